@@ -1,0 +1,277 @@
+//! What a layer tells those inside it about the call under way, and what a caller may ask of one call.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+
+thread_local! {
+    static CALL: Cell<Call> = const { Cell::new(Call { attempt: 1, last: true }) };
+    static OPTIONS: Cell<Options> = const { Cell::new(Options { timeout: None, retry: true }) };
+    static KEY: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
+    static SPENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// The attempt that is being made: carried with the task, like the deadline.
+///
+/// ```
+/// # use buttress::Call;
+/// let call = Call::current();
+/// assert_eq!(call.attempt, 1, "outside any retry layer every call is a first attempt");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// Whether the retry layer will certainly make no further one.
+    pub last: bool,
+}
+
+impl Call {
+    /// The attempt that the task being polled makes.
+    pub fn current() -> Self {
+        CALL.get()
+    }
+
+    pub(crate) const fn new(attempt: u32, last: bool) -> Self {
+        Self { attempt, last }
+    }
+
+    /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
+    pub(crate) fn enter(self) -> EnteredCall {
+        EnteredCall {
+            call: CALL.replace(self),
+            spent: SPENT.replace(false),
+        }
+    }
+}
+
+/// Puts back what was in force before.
+pub(crate) struct EnteredCall {
+    call: Call,
+    spent: bool,
+}
+
+impl EnteredCall {
+    /// Whether a retry layer below has spent its attempts or its budget in this scope.
+    pub(crate) fn spent_below(&self) -> bool {
+        SPENT.get()
+    }
+}
+
+impl Drop for EnteredCall {
+    fn drop(&mut self) {
+        CALL.set(self.call);
+        SPENT.set(self.spent);
+    }
+}
+
+/// Tells the next retry layer outwards that this failure has been repeated as often as it may be.
+pub(crate) fn mark_spent() {
+    SPENT.set(true);
+}
+
+/// What a caller asks for one call. Carried with the task into every layer.
+///
+/// ```
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use buttress::CallOptions;
+///
+/// let answer = CallOptions::new()
+///     .timeout(Duration::from_millis(200))
+///     .retry(false)
+///     .key("order-4711-attempt-of-the-user")
+///     .scope(async { 42 })
+///     .await;
+/// # assert_eq!(answer, 42);
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CallOptions {
+    /// The limit of each attempt, instead of the timeout layer's own. `None`: the layer's.
+    pub timeout: Option<Duration>,
+    /// Whether the call may be repeated. Default: yes.
+    pub retry: bool,
+    /// The idempotency key of this call, instead of a minted one.
+    pub key: Option<Arc<str>>,
+}
+
+impl Default for CallOptions {
+    fn default() -> Self {
+        Self {
+            timeout: None,
+            retry: true,
+            key: None,
+        }
+    }
+}
+
+impl CallOptions {
+    /// No wishes: every layer does as it was configured.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The limit of each attempt, instead of the timeout layer's own.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Whether the call may be repeated.
+    #[must_use]
+    pub fn retry(mut self, retry: bool) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// The idempotency key of this call. The key of the operation, not of the attempt: the same one whenever the user
+    /// presses the button again.
+    #[must_use]
+    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// A future in which these options hold, whatever it polls. They do not cross `tokio::spawn`.
+    pub fn scope<F: Future>(self, future: F) -> CallScope<F> {
+        CallScope {
+            options: Options {
+                timeout: self.timeout,
+                retry: self.retry,
+            },
+            key: self.key,
+            future: Some(future),
+        }
+    }
+
+    /// The timeout asked for the call under way.
+    pub(crate) fn current_timeout() -> Option<Duration> {
+        OPTIONS.get().timeout
+    }
+
+    /// Whether the call under way may be repeated.
+    pub(crate) fn current_retry() -> bool {
+        OPTIONS.get().retry
+    }
+
+    /// The idempotency key asked for the call under way.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "the key layer comes with HTTP")
+    )]
+    pub(crate) fn current_key() -> Option<Arc<str>> {
+        KEY.with_borrow(Clone::clone)
+    }
+}
+
+/// The part of the options that fits in a cell.
+#[derive(Clone, Copy, Debug)]
+struct Options {
+    timeout: Option<Duration>,
+    retry: bool,
+}
+
+struct EnteredOptions {
+    options: Options,
+    key: Option<Arc<str>>,
+}
+
+impl EnteredOptions {
+    fn new(options: Options, key: Option<Arc<str>>) -> Self {
+        Self {
+            options: OPTIONS.replace(options),
+            key: KEY.replace(key),
+        }
+    }
+}
+
+impl Drop for EnteredOptions {
+    fn drop(&mut self) {
+        OPTIONS.set(self.options);
+        KEY.set(self.key.take());
+    }
+}
+
+/// The future of [`CallOptions::scope`].
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct CallScope<F> {
+    options: Options,
+    key: Option<Arc<str>>,
+    /// `None` only while it is dropped.
+    #[pin]
+    future: Option<F>,
+}
+
+impl<F: Future> Future for CallScope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _entered = EnteredOptions::new(*this.options, this.key.clone());
+        match this.future.as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for CallScope<F> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let _entered = EnteredOptions::new(*this.options, this.key.take());
+        this.future.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_reaches_the_next_scope_outwards_only() {
+        let outermost = Call::new(1, false).enter();
+        {
+            let outer = Call::new(1, false).enter();
+            {
+                let inner = Call::new(3, true).enter();
+                assert_eq!(Call::current().attempt, 3);
+                assert!(!inner.spent_below());
+            }
+            mark_spent();
+            assert!(outer.spent_below());
+        }
+        assert!(!outermost.spent_below());
+        drop(outermost);
+        assert_eq!(Call::current(), Call::new(1, true));
+    }
+
+    #[tokio::test]
+    async fn options_hold_inside_their_scope_only() {
+        let limit = Duration::from_secs(1);
+        CallOptions::new()
+            .timeout(limit)
+            .retry(false)
+            .key("k")
+            .scope(async {
+                assert_eq!(CallOptions::current_timeout(), Some(limit));
+                assert!(!CallOptions::current_retry());
+                assert_eq!(CallOptions::current_key().as_deref(), Some("k"));
+            })
+            .await;
+        assert_eq!(CallOptions::current_timeout(), None);
+        assert!(CallOptions::current_retry());
+        assert_eq!(CallOptions::current_key(), None);
+    }
+}

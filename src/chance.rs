@@ -1,0 +1,135 @@
+//! The one place that draws. Machines are handed a [`Draw`]; they never ask for one.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clock::nanos;
+
+/// One random draw, uniform over all 64-bit values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw(u64);
+
+impl Draw {
+    /// The draw with this value: for tests of machines. `0` is the lowest draw, `u64::MAX` the highest.
+    pub const fn new(value: u64) -> Self {
+        Self(value)
+    }
+
+    /// The draw that scales to `part` of any range: `0.0` the lower end, `1.0` (just below) the upper one.
+    #[must_use]
+    pub fn part(part: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a float cast saturates, which is what is meant"
+        )]
+        Self((part.clamp(0.0, 1.0) * u64::MAX as f64) as u64)
+    }
+
+    /// A whole number in `[0, bound)`; 0 if `bound` is 0.
+    pub const fn below(self, bound: u64) -> u64 {
+        // Lemire's multiply-shift; its bias is below bound/2^64.
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the product is shifted by 64 bits"
+        )]
+        {
+            ((self.0 as u128 * bound as u128) >> 64) as u64
+        }
+    }
+
+    /// A duration in `[0, bound)`; zero if `bound` is zero.
+    pub const fn duration_below(self, bound: Duration) -> Duration {
+        Duration::from_nanos(self.below(nanos(bound)))
+    }
+
+    /// `duration`, moved by up to `part` of itself to either side: `[d − part·d, d + part·d]`.
+    #[must_use]
+    pub fn spread(self, duration: Duration, part: f64) -> Duration {
+        if part <= 0.0 {
+            return duration;
+        }
+        let whole = nanos(duration);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a float cast saturates, and a nanosecond in 2^53 does not matter"
+        )]
+        let reach = (whole as f64 * part.min(1.0)) as u64;
+        let low = whole.saturating_sub(reach);
+        Duration::from_nanos(low.saturating_add(self.below(reach.saturating_mul(2).saturating_add(1))))
+    }
+
+    /// Whether an event of this probability happens. `0.0` never does, `1.0` always.
+    pub fn happens(self, probability: f64) -> bool {
+        if probability >= 1.0 {
+            return true;
+        }
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "the 53 upper bits are enough for a probability"
+        )]
+        let unit = (self.0 >> 11) as f64 / (1_u64 << 53) as f64;
+        unit < probability
+    }
+}
+
+thread_local! {
+    static SEEDED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+}
+
+/// Draws: from this thread's generator, or from the seeded one of a test.
+pub(crate) fn draw() -> Draw {
+    SEEDED.with_borrow_mut(|seeded| match seeded {
+        Some(rng) => Draw(rng.next_u64()),
+        None => Draw(rand::rng().next_u64()),
+    })
+}
+
+/// From now on this thread draws from a generator with this seed.
+#[cfg_attr(
+    not(any(test, feature = "test-util")),
+    expect(dead_code, reason = "exported by `testing`")
+)]
+pub(crate) fn seed(seed: u64) {
+    SEEDED.set(Some(StdRng::seed_from_u64(seed)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn draws_stay_in_their_ranges() {
+        for draw in [Draw::new(0), Draw::new(u64::MAX), Draw::part(0.5)] {
+            assert!(draw.below(10) < 10);
+            assert_eq!(draw.below(0), 0);
+            assert_eq!(draw.duration_below(Duration::ZERO), Duration::ZERO);
+            assert!(draw.duration_below(Duration::MAX) < Duration::MAX);
+            let spread = draw.spread(Duration::from_secs(10), 0.2);
+            assert!((8..=12).contains(&spread.as_secs()), "{spread:?}");
+            let _ = draw.spread(Duration::MAX, 1.0);
+        }
+        assert_eq!(
+            Draw::new(0).spread(Duration::from_secs(10), 0.2),
+            Duration::from_secs(8)
+        );
+        assert!(Draw::new(u64::MAX).happens(1.0));
+        assert!(!Draw::new(0).happens(0.0));
+    }
+
+    #[test]
+    fn a_seed_repeats_its_draws() {
+        seed(7);
+        let first = [draw(), draw()];
+        seed(7);
+        assert_eq!([draw(), draw()], first);
+        SEEDED.set(None);
+        assert_ne!([draw(), draw()], first);
+    }
+}

@@ -1,0 +1,145 @@
+//! The one place that reads the clock, and it reads tokio's: `tokio::time::pause` and `advance` drive every layer.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the module that may read the clock"
+)]
+
+use std::cell::Cell;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A point in time, in nanoseconds since some moment before this process asked for the first time.
+///
+/// Moments only compare with moments of the same process. Arithmetic saturates: [`Moment::FAR`] is later than
+/// anything that happens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(u64);
+
+impl Moment {
+    /// The earliest moment.
+    pub const START: Self = Self(0);
+    /// A moment that never comes, some 584 years on.
+    pub const FAR: Self = Self(u64::MAX);
+
+    /// The moment this many nanoseconds after [`Moment::START`].
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since [`Moment::START`].
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// This moment, `by` later; [`Moment::FAR`] at most.
+    #[must_use]
+    pub const fn after(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(nanos(by)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not.
+    pub const fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// `duration` in nanoseconds, at most `u64::MAX`.
+pub(crate) const fn nanos(duration: Duration) -> u64 {
+    let nanos = duration.as_nanos();
+    if nanos > u64::MAX as u128 {
+        u64::MAX
+    } else {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "compared with the maximum above"
+        )]
+        {
+            nanos as u64
+        }
+    }
+}
+
+/// The time of one call or one poll: read at most once, and only if somebody asks.
+///
+/// Reading a clock costs more than everything else in a gate, and a closed circuit does not need it.
+#[derive(Clone, Debug, Default)]
+pub struct Now {
+    read: Cell<Option<Moment>>,
+}
+
+impl Now {
+    /// A time that is read when it is first asked for.
+    pub const fn unread() -> Self {
+        Self {
+            read: Cell::new(None),
+        }
+    }
+
+    /// A time that is already known: for machines' tests and for simulations.
+    pub const fn at(moment: Moment) -> Self {
+        Self {
+            read: Cell::new(Some(moment)),
+        }
+    }
+
+    /// The time. All later calls give the same answer.
+    pub fn moment(&self) -> Moment {
+        if let Some(moment) = self.read.get() {
+            return moment;
+        }
+        let moment = read();
+        self.read.set(Some(moment));
+        moment
+    }
+}
+
+/// The wall clock, for dates that a server sent.
+#[cfg_attr(
+    not(feature = "http"),
+    expect(dead_code, reason = "dates come with HTTP")
+)]
+pub(crate) fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+fn read() -> Moment {
+    /// The anchor is a real instant, not tokio's, and an hour back: a paused clock may stand anywhere after the
+    /// start of its runtime, and another one may have been advanced by days before we are first asked.
+    static ANCHOR: OnceLock<Instant> = OnceLock::new();
+    let anchor = *ANCHOR.get_or_init(|| {
+        let now = Instant::now();
+        now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+    });
+    let now = tokio::time::Instant::now().into_std();
+    Moment(nanos(now.saturating_duration_since(anchor)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_saturate() {
+        assert_eq!(Moment::FAR.after(Duration::MAX), Moment::FAR);
+        assert_eq!(Moment::START.after(Duration::MAX), Moment::FAR);
+        assert_eq!(Moment::START.since(Moment::FAR), Duration::ZERO);
+    }
+
+    #[test]
+    fn now_is_read_once() {
+        let now = Now::unread();
+        let first = now.moment();
+        std::thread::yield_now();
+        assert_eq!(now.moment(), first);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_paused_clock_drives_it() {
+        let before = Now::unread().moment();
+        tokio::time::advance(Duration::from_secs(7)).await;
+        assert_eq!(
+            Now::unread().moment().since(before),
+            Duration::from_secs(7)
+        );
+    }
+}

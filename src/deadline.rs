@@ -1,0 +1,175 @@
+//! How long a call may still take, carried with the task.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+
+use crate::clock::{Moment, Now};
+
+thread_local! {
+    /// A plain thread-local that is set around every poll: a tokio task-local costs twelve times as much.
+    static CURRENT: Cell<Moment> = const { Cell::new(Moment::FAR) };
+}
+
+/// The instant after which a call's answer is of no use to its caller.
+///
+/// It is carried with the task: everything polled inside a [`DeadlineLayer`](crate::DeadlineLayer) or a
+/// [`Deadline::scope`] sees it, and of nested deadlines the earliest wins. It does not cross `tokio::spawn` by itself;
+/// [`scope`](Deadline::scope) takes it there.
+///
+/// ```
+/// # use std::time::Duration;
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use buttress::Deadline;
+///
+/// let deadline = Deadline::after(Duration::from_secs(2));
+/// deadline.scope(async {
+///     let mine = Deadline::current().expect("inside the scope");
+///     // Into a task of its own:
+///     tokio::spawn(mine.scope(async { assert!(Deadline::current().is_some()) })).await.unwrap();
+/// }).await;
+/// assert!(Deadline::current().is_none());
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Moment);
+
+impl Deadline {
+    /// The deadline that is `time` from now. `Duration::MAX` is no limit.
+    pub fn after(time: Duration) -> Self {
+        Self(Now::unread().moment().after(time))
+    }
+
+    /// The deadline at this moment.
+    pub const fn at(moment: Moment) -> Self {
+        Self(moment)
+    }
+
+    /// The deadline of the task that is being polled, if it has one.
+    pub fn current() -> Option<Self> {
+        let moment = CURRENT.get();
+        (moment != Moment::FAR).then_some(Self(moment))
+    }
+
+    /// The moment of this deadline.
+    pub const fn moment(self) -> Moment {
+        self.0
+    }
+
+    /// The time left; zero if it is over.
+    pub fn remaining(self, now: &Now) -> Duration {
+        if self.0 == Moment::FAR {
+            return Duration::MAX;
+        }
+        self.0.since(now.moment())
+    }
+
+    /// Whether it is over.
+    pub fn is_over(self, now: &Now) -> bool {
+        self.0 != Moment::FAR && now.moment() >= self.0
+    }
+
+    /// A future that carries this deadline into everything it polls. It does not end the future when the time is over;
+    /// that is the work of [`DeadlineLayer`](crate::DeadlineLayer).
+    pub fn scope<F: Future>(self, future: F) -> DeadlineScope<F> {
+        DeadlineScope {
+            deadline: self,
+            future: Some(future),
+        }
+    }
+
+    /// Sets this deadline for the calling thread until the guard is dropped, unless an earlier one is set.
+    pub(crate) fn enter(self) -> Entered {
+        let before = CURRENT.get();
+        CURRENT.set(before.min(self.0));
+        Entered { before }
+    }
+}
+
+/// Puts the deadline back that was in force before, even when a poll panics.
+pub(crate) struct Entered {
+    before: Moment,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.before);
+    }
+}
+
+/// The future of [`Deadline::scope`].
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct DeadlineScope<F> {
+    deadline: Deadline,
+    /// `None` only while it is dropped: what is inside must see the deadline even then.
+    #[pin]
+    future: Option<F>,
+}
+
+impl<F: Future> Future for DeadlineScope<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let _entered = this.deadline.enter();
+        match this.future.as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for DeadlineScope<F> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let _entered = this.deadline.enter();
+        this.future.set(None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_nested_deadlines_the_earliest_wins() {
+        let early = Deadline::at(Moment::from_nanos(10));
+        let late = Deadline::at(Moment::from_nanos(20));
+        {
+            let _outer = early.enter();
+            let _inner = late.enter();
+            assert_eq!(Deadline::current(), Some(early));
+        }
+        assert_eq!(Deadline::current(), None);
+    }
+
+    #[test]
+    fn what_is_inside_sees_it_while_it_is_dropped() {
+        struct Looks(std::rc::Rc<Cell<bool>>);
+        impl Drop for Looks {
+            fn drop(&mut self) {
+                self.0.set(Deadline::current().is_some());
+            }
+        }
+        let seen = std::rc::Rc::new(Cell::new(false));
+        let looks = Looks(seen.clone());
+        drop(Deadline::at(Moment::START).scope(async move {
+            let _looks = looks;
+        }));
+        assert!(seen.get());
+    }
+
+    #[test]
+    fn no_limit_is_no_limit() {
+        let never = Deadline::after(Duration::MAX);
+        assert!(!never.is_over(&Now::at(Moment::FAR)));
+        assert_eq!(never.remaining(&Now::unread()), Duration::MAX);
+    }
+}

@@ -1,0 +1,306 @@
+//! One error for every refusal, and what a service's error must be able to say about it.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error as ThisError;
+
+use crate::outcome::Executed;
+
+/// A call that this crate refused or cut short: which layer, why, and when to come back.
+///
+/// The message names the layer and the numbers: ``circuit breaker `payments` is open, next probe in 1.2s``.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// Why.
+    pub reason: Reason,
+    /// The name of the layer that says so.
+    pub name: Arc<str>,
+    /// The earliest time at which another call could be admitted, if that is known.
+    pub retry_after: Option<Duration>,
+    /// Whether the service may have acted on the call. A claim about the whole call, earlier attempts included.
+    pub executed: Executed,
+}
+
+/// Why a call was refused or cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The circuit is open: the service failed too often.
+    CircuitOpen,
+    /// The circuit is half-open and all its probes are under way.
+    CircuitProbing,
+    /// The circuit has closed a moment ago and lets calls back in step by step.
+    CircuitRampingUp,
+    /// The circuit was opened by hand for a time.
+    CircuitForcedOpen,
+    /// The circuit was isolated by hand, until it is released.
+    CircuitIsolated,
+    /// One attempt took longer than its limit.
+    AttemptTimeout {
+        /// The limit that was in force.
+        limit: Duration,
+    },
+    /// The time for the whole call is over: before it began (not executed) or while it ran.
+    Deadline,
+    /// The response's body sent nothing for too long.
+    BodyIdle {
+        /// The limit between two frames.
+        limit: Duration,
+    },
+    /// A policy of your own refused, and says why.
+    Policy(Cow<'static, str>),
+}
+
+impl Rejected {
+    /// A refusal by the layer of this name, of a call that was never handed to the service.
+    pub fn new(reason: Reason, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            reason,
+            name: name.into(),
+            retry_after: None,
+            executed: Executed::No,
+        }
+    }
+
+    /// The same, with the time after which another call could be admitted.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// The same, with this claim about the whole call.
+    #[must_use]
+    pub fn executed(mut self, executed: Executed) -> Self {
+        self.executed = executed;
+        self
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.reason {
+            Reason::CircuitOpen => write!(f, "circuit breaker `{name}` is open")?,
+            Reason::CircuitProbing => write!(
+                f,
+                "circuit breaker `{name}` is half-open and its probes are under way"
+            )?,
+            Reason::CircuitRampingUp => write!(
+                f,
+                "circuit breaker `{name}` has just closed and lets calls back in step by step"
+            )?,
+            Reason::CircuitForcedOpen => write!(f, "circuit breaker `{name}` was forced open")?,
+            Reason::CircuitIsolated => write!(
+                f,
+                "circuit breaker `{name}` was isolated by hand and waits for its release"
+            )?,
+            Reason::AttemptTimeout { limit } => {
+                write!(f, "timeout `{name}`: no answer within {limit:?}")?;
+            }
+            Reason::Deadline if self.executed == Executed::No => {
+                write!(f, "deadline `{name}` was over before the call began")?;
+            }
+            Reason::Deadline => write!(f, "deadline `{name}` passed while the call was under way")?,
+            Reason::BodyIdle { limit } => {
+                write!(f, "body limit `{name}`: nothing received for {limit:?}")?;
+            }
+            Reason::Policy(why) => write!(f, "`{name}` refused the call: {why}")?,
+        }
+        match (&self.reason, self.retry_after) {
+            (_, None) => Ok(()),
+            (Reason::CircuitOpen | Reason::CircuitForcedOpen, Some(wait)) => {
+                write!(f, ", next probe in {:?}", rounded(wait))
+            }
+            (_, Some(wait)) => write!(f, ", try again in {:?}", rounded(wait)),
+        }
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// A wait as a person wants to read it: to the millisecond, and never rounded down to nothing.
+fn rounded(wait: Duration) -> Duration {
+    let millis = wait.as_nanos().div_ceil(1_000_000);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+/// What the layers need of a service's error: it can hold a [`Rejected`], and say whether it does.
+///
+/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`]. An application's own enum does it in three lines;
+/// a foreign error needs one `.map_err(buttress::Error::Inner)` innermost in the stack.
+///
+/// ```
+/// use buttress::{CallError, Rejected};
+///
+/// #[derive(Debug, thiserror::Error)]
+/// enum PaymentError {
+///     #[error("the payment was declined")]
+///     Declined,
+///     #[error("the payment service cannot be called now")]
+///     Unavailable(#[from] #[source] Rejected),
+/// }
+///
+/// impl CallError for PaymentError {
+///     fn rejected(&self) -> Option<&Rejected> {
+///         if let Self::Unavailable(rejected) = self { Some(rejected) } else { None }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "the error `{Self}` cannot hold a rejection of this crate",
+    label = "this service's error must implement `buttress::CallError`",
+    note = "wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`",
+    note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`",
+    note = "your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`"
+)]
+pub trait CallError: From<Rejected> {
+    /// The rejection that this error is, if it is one.
+    fn rejected(&self) -> Option<&Rejected>;
+}
+
+impl CallError for Rejected {
+    fn rejected(&self) -> Option<&Rejected> {
+        Some(self)
+    }
+}
+
+/// Any error, boxed: the error of tower's own `Buffer` and `Timeout`.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl CallError for BoxError {
+    fn rejected(&self) -> Option<&Rejected> {
+        let mut error: &(dyn std::error::Error + 'static) = self.as_ref();
+        loop {
+            if let Some(rejected) = error.downcast_ref::<Rejected>() {
+                return Some(rejected);
+            }
+            error = error.source()?;
+        }
+    }
+}
+
+/// A rejection, or the service's own error untouched.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+pub enum Error<E> {
+    /// This crate refused the call or cut it short.
+    #[error("{0}")]
+    Rejected(
+        #[from]
+        #[source]
+        Rejected,
+    ),
+    /// The service's own error.
+    #[error(transparent)]
+    Inner(E),
+}
+
+impl<E> Error<E> {
+    /// The service's own error, if it is one.
+    pub fn into_inner(self) -> Option<E> {
+        match self {
+            Self::Inner(error) => Some(error),
+            Self::Rejected(_) => None,
+        }
+    }
+}
+
+impl<E> CallError for Error<E> {
+    fn rejected(&self) -> Option<&Rejected> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected),
+            Self::Inner(_) => None,
+        }
+    }
+}
+
+/// A setting that cannot work: which field, what it was set to, and what is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[error("`{field}` is {value}, but it must be {allowed}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The field, with its path in a stack: `breaker.probes`.
+    pub field: Cow<'static, str>,
+    /// The value it had.
+    pub value: String,
+    /// What is allowed.
+    pub allowed: Cow<'static, str>,
+}
+
+impl ConfigError {
+    /// `field` is `value`, but it must be `allowed`.
+    pub fn new(
+        field: impl Into<Cow<'static, str>>,
+        value: &(impl fmt::Debug + ?Sized),
+        allowed: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            field: field.into(),
+            value: format!("{value:?}"),
+            allowed: allowed.into(),
+        }
+    }
+
+    /// The same error, of a field inside `part`.
+    #[must_use]
+    pub fn within(mut self, part: &str) -> Self {
+        self.field = format!("{part}.{}", self.field).into();
+        self
+    }
+
+    /// `Ok` if `holds`, else this error.
+    pub(crate) fn unless(
+        holds: bool,
+        field: &'static str,
+        value: &(impl fmt::Debug + ?Sized),
+        allowed: impl Into<Cow<'static, str>>,
+    ) -> Result<(), Self> {
+        if holds {
+            Ok(())
+        } else {
+            Err(Self::new(field, value, allowed))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_layer_and_the_numbers() {
+        let open = Rejected::new(Reason::CircuitOpen, "payments")
+            .retry_after(Some(Duration::from_micros(1_199_001)));
+        assert_eq!(
+            open.to_string(),
+            "circuit breaker `payments` is open, next probe in 1.2s"
+        );
+        let limit = Duration::from_millis(250);
+        let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
+        assert_eq!(late.to_string(), "timeout `search`: no answer within 250ms");
+    }
+
+    #[test]
+    fn a_rejection_is_found_through_a_chain_of_boxes() {
+        #[derive(Debug, ThisError)]
+        #[error("outer")]
+        struct Outer(#[source] Error<std::io::Error>);
+        let boxed: BoxError = Box::new(Outer(Rejected::new(Reason::CircuitOpen, "deep").into()));
+        assert_eq!(boxed.rejected().map(|r| &*r.name), Some("deep"));
+        let other: BoxError = "something else".into();
+        assert!(other.rejected().is_none());
+    }
+
+    #[test]
+    fn a_config_error_names_field_value_and_range() {
+        let error = ConfigError::new("probes", &0, "from 1 to 1000").within("breaker");
+        assert_eq!(
+            error.to_string(),
+            "`breaker.probes` is 0, but it must be from 1 to 1000"
+        );
+    }
+}

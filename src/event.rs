@@ -1,0 +1,311 @@
+//! Everything that can be observed, in one enum.
+//!
+//! Machines return what happened; handles [`emit`] it after every lock is released. The observers of the features
+//! `metrics` and `tracing` see every event; your own see them after [`subscribe`].
+
+use std::any::Any;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use crate::error::Rejected;
+use crate::outcome::Outcome;
+
+/// Something that happened in a layer.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A call was refused, or cut short by a time limit.
+    Rejected {
+        /// The layer it happened in.
+        source: &'a Source,
+        /// What the caller gets.
+        rejected: &'a Rejected,
+    },
+    /// A dry run admitted a call that would have been refused.
+    WouldReject {
+        /// The layer it happened in.
+        source: &'a Source,
+        /// What the caller would have got.
+        rejected: &'a Rejected,
+    },
+    /// A circuit breaker changed its state.
+    BreakerMoved {
+        /// The breaker.
+        source: &'a Source,
+        /// Counts the moves of this breaker. Events may arrive out of order; an older one is to be ignored.
+        sequence: u64,
+        /// The move.
+        moved: Move,
+        /// Whether it is the shadow of a dry run that moved.
+        dry_run: bool,
+    },
+    /// Another attempt is scheduled.
+    Retry {
+        /// The retry layer.
+        source: &'a Source,
+        /// The number of the attempt to come; the first one was 1.
+        attempt: u32,
+        /// The time until it starts.
+        wait: Duration,
+        /// What the attempt before it came to.
+        outcome: Outcome,
+    },
+    /// A failed call is not repeated, though its outcome alone would have allowed it.
+    RetryStopped {
+        /// The retry layer.
+        source: &'a Source,
+        /// How many attempts were made.
+        attempts: u32,
+        /// Why there is no further one.
+        why: RetryStop,
+    },
+    /// A retry budget changed by a withdrawal or a refund.
+    Budget {
+        /// The budget.
+        source: &'a Source,
+        /// Tokens left.
+        balance: f64,
+    },
+    /// A retry budget had nothing left for a retry.
+    BudgetExhausted {
+        /// The budget.
+        source: &'a Source,
+        /// Tokens left.
+        balance: f64,
+    },
+    /// A call ended that is observed for the four golden signals.
+    Finished {
+        /// The observing layer.
+        source: &'a Source,
+        /// What it came to; `None` if its caller left.
+        outcome: Option<Outcome>,
+        /// How long it took.
+        took: Duration,
+    },
+    /// A key was forgotten to make room or because it was idle.
+    KeyEvicted {
+        /// What was kept for that key.
+        source: &'a Source,
+    },
+    /// No key could be forgotten, so a new one shares the overflow entry.
+    KeyOverflow {
+        /// What is shared.
+        source: &'a Source,
+        /// The most keys that may be kept.
+        max_keys: usize,
+    },
+}
+
+impl Event<'_> {
+    /// The layer it happened in.
+    pub const fn source(&self) -> &Source {
+        match self {
+            Self::Rejected { source, .. }
+            | Self::WouldReject { source, .. }
+            | Self::BreakerMoved { source, .. }
+            | Self::Retry { source, .. }
+            | Self::RetryStopped { source, .. }
+            | Self::Budget { source, .. }
+            | Self::BudgetExhausted { source, .. }
+            | Self::Finished { source, .. }
+            | Self::KeyEvicted { source }
+            | Self::KeyOverflow { source, .. } => source,
+        }
+    }
+}
+
+/// What a circuit breaker does with the next call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BreakerState {
+    /// Calls pass and are counted.
+    Closed,
+    /// Calls are refused for a time.
+    Open,
+    /// A few probes pass, the rest is refused.
+    HalfOpen,
+    /// Opened by hand for a time.
+    ForcedOpen,
+    /// Opened by hand until it is released.
+    Isolated,
+    /// Switched off: all calls pass, nothing is counted.
+    Disabled,
+}
+
+/// A change of a breaker's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Move {
+    /// The state it left.
+    pub from: BreakerState,
+    /// The state it is in now.
+    pub to: BreakerState,
+    /// Why.
+    pub cause: Cause,
+}
+
+impl Move {
+    pub(crate) const fn new(from: BreakerState, to: BreakerState, cause: Cause) -> Self {
+        Self { from, to, cause }
+    }
+}
+
+/// Why a breaker changed its state. When several rules trip at once, the first of this list is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Too many failures in a row.
+    Consecutive,
+    /// Too large a share of failures.
+    FailureRate,
+    /// Too large a share of slow calls.
+    SlowRate,
+    /// Too many calls in a row whose callers left before an answer.
+    Abandoned,
+    /// The time it was to stay open is over.
+    OpenForOver,
+    /// Enough probes succeeded.
+    ProbesSucceeded,
+    /// Too many probes failed.
+    ProbeFailed,
+    /// A probe gave no answer within its lease.
+    ProbeLost,
+    /// By hand, or by a new configuration.
+    ByHand,
+}
+
+/// Why a failed call is not repeated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetryStop {
+    /// All attempts are used up.
+    AttemptsUsed,
+    /// The retry budget is empty.
+    BudgetExhausted,
+    /// The request cannot, or must not, be sent again.
+    NotRepeatable,
+    /// The server asked for a longer wait than is allowed.
+    WaitTooLong,
+    /// The wait could not end before the deadline.
+    Deadline,
+    /// A retry layer nearer to the failure has already repeated it.
+    SpentBelow,
+    /// Switched off for this call.
+    SwitchedOff,
+}
+
+/// Who an event comes from: the kind of layer and its name.
+pub struct Source {
+    layer: &'static str,
+    name: Arc<str>,
+    /// Two places for what an observer keeps for this source, so that it need not look it up each time.
+    cache: [OnceLock<Box<dyn Any + Send + Sync>>; 2],
+}
+
+impl Source {
+    /// A source of events: the kind of layer, such as `"breaker"`, and the name its user gave it.
+    pub fn new(layer: &'static str, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            layer,
+            name: name.into(),
+            cache: [const { OnceLock::new() }; 2],
+        }
+    }
+
+    /// The kind of layer: `"breaker"`, `"retry"`, `"budget"`, `"timeout"`, `"deadline"` …
+    pub const fn layer(&self) -> &'static str {
+        self.layer
+    }
+
+    /// The name its user gave it.
+    pub const fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    #[cfg_attr(
+        not(feature = "metrics"),
+        expect(dead_code, reason = "the metrics observer keeps its handles here")
+    )]
+    pub(crate) const fn cache(&self) -> &[OnceLock<Box<dyn Any + Send + Sync>>; 2] {
+        &self.cache
+    }
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.layer, self.name)
+    }
+}
+
+/// Is told what happens. Called after every lock is released, on the task it happened in: it must be quick and must
+/// not block.
+pub trait Observe: Send + Sync {
+    /// This happened.
+    fn on_event(&self, event: &Event<'_>);
+}
+
+impl<F: Fn(&Event<'_>) + Send + Sync> Observe for F {
+    fn on_event(&self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+type Observers = Vec<(u64, Arc<dyn Observe>)>;
+static OBSERVERS: RwLock<(u64, Observers)> = RwLock::new((0, Vec::new()));
+static OBSERVED: AtomicBool = AtomicBool::new(false);
+
+/// From now on this observer is told of every event in the process, until the subscription is dropped.
+///
+/// ```
+/// use buttress::{Event, subscribe};
+///
+/// let subscription = subscribe(|event: &Event<'_>| {
+///     if let Event::BreakerMoved { source, moved, .. } = event {
+///         println!("{source:?}: {:?} because of {:?}", moved.to, moved.cause);
+///     }
+/// });
+/// # drop(subscription);
+/// ```
+#[must_use = "the observer is removed when the subscription is dropped"]
+pub fn subscribe(observer: impl Observe + 'static) -> Subscription {
+    let mut observers = OBSERVERS.write().unwrap_or_else(PoisonError::into_inner);
+    observers.0 += 1;
+    let id = observers.0;
+    observers.1.push((id, Arc::new(observer)));
+    OBSERVED.store(true, Ordering::Release);
+    Subscription { id }
+}
+
+/// Keeps an observer subscribed; dropping it removes the observer.
+#[derive(Debug)]
+pub struct Subscription {
+    id: u64,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut observers = OBSERVERS.write().unwrap_or_else(PoisonError::into_inner);
+        observers.1.retain(|(id, _)| *id != self.id);
+        OBSERVED.store(!observers.1.is_empty(), Ordering::Release);
+    }
+}
+
+/// Tells all observers. Never called under a lock.
+pub(crate) fn emit(event: &Event<'_>) {
+    for observer in crate::BUILT_IN_OBSERVERS {
+        observer.on_event(event);
+    }
+    if OBSERVED.load(Ordering::Acquire) {
+        // Taken out of the lock, so that an observer may subscribe or unsubscribe.
+        let observers = OBSERVERS
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .1
+            .clone();
+        for (_, observer) in observers {
+            observer.on_event(event);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One vocabulary of results: every pattern asks the same question about a finished call.
+
+use std::time::Duration;
+
+use crate::error::{CallError, Reason, Rejected};
+
+/// What a finished call says about the service and about trying again.
+///
+/// Breakers, limits and throttles read [`kind`](Outcome::kind); retry and hedge read all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// What the result says about the service.
+    pub kind: Kind,
+    /// How long the server asked us to wait before the next attempt.
+    pub wait: Option<Duration>,
+    /// Whether trying again is allowed whatever the kind says.
+    pub repeat: Again,
+    /// Whether the service may have acted on the call.
+    pub executed: Executed,
+}
+
+/// What a result says about the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The call did what it was for.
+    Success,
+    /// It might work if tried again.
+    Transient,
+    /// The service is alive, but limiting.
+    Overloaded,
+    /// The request's own fault; the service is fine.
+    Permanent,
+    /// Says nothing about the service.
+    Neutral,
+}
+
+/// Whether a result may be followed by another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Again {
+    /// As its [`Kind`] has it: transient and overloaded ones.
+    ByKind,
+    /// No: the server, or a refusal of our own, said so.
+    Never,
+    /// Yes, even though its kind would not be repeated.
+    Allowed,
+}
+
+/// Whether the service may have acted on a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Executed {
+    /// It may have: the call was handed to the service.
+    Maybe,
+    /// It has not, for sure.
+    No,
+}
+
+impl Outcome {
+    /// The call did what it was for.
+    pub const SUCCESS: Self = Self::of(Kind::Success);
+    /// It might work if tried again.
+    pub const TRANSIENT: Self = Self::of(Kind::Transient);
+    /// The service is alive, but limiting.
+    pub const OVERLOADED: Self = Self::of(Kind::Overloaded);
+    /// The request's own fault; the service is fine.
+    pub const PERMANENT: Self = Self::of(Kind::Permanent);
+    /// Says nothing about the service.
+    pub const NEUTRAL: Self = Self::of(Kind::Neutral);
+
+    /// An outcome of this kind: no wait, repeated as the kind has it, perhaps executed.
+    pub const fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            wait: None,
+            repeat: Again::ByKind,
+            executed: Executed::Maybe,
+        }
+    }
+
+    /// The same, with the wait the server asked for.
+    #[must_use]
+    pub const fn wait(mut self, wait: Option<Duration>) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// The same, and the service certainly did not act on the call.
+    #[must_use]
+    pub const fn not_executed(mut self) -> Self {
+        self.executed = Executed::No;
+        self
+    }
+
+    /// The same, repeated as `repeat` says.
+    #[must_use]
+    pub const fn repeat(mut self, repeat: Again) -> Self {
+        self.repeat = repeat;
+        self
+    }
+
+    /// Whether this counts as an answer the service is responsible for and gave well: a success, or an error that
+    /// was the request's own fault.
+    pub const fn is_good(&self) -> bool {
+        matches!(self.kind, Kind::Success | Kind::Permanent)
+    }
+}
+
+/// Says what a result means. Asked by every pattern; never shown a rejection of this crate's own.
+///
+/// Closures are classifiers; [`classify_fn`] helps the compiler with their types.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
+    label = "not a classifier for these results",
+    note = "use `buttress::ErrorIsTransient` (every error may be retried), `buttress::http::ByStatus` for HTTP responses, or \
+            `buttress::classify_fn(|result: Result<&Res, &E>| …)`"
+)]
+pub trait Classify<Res, E> {
+    /// What this result means.
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome;
+}
+
+impl<F, Res, E> Classify<Res, E> for F
+where
+    F: Fn(Result<&Res, &E>) -> Outcome,
+{
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        self(result)
+    }
+}
+
+/// A closure as a classifier: the same closure, with its types pinned down.
+///
+/// ```
+/// use buttress::{Outcome, classify_fn};
+///
+/// let by_text = classify_fn(|result: Result<&String, &std::io::Error>| match result {
+///     Ok(text) if text.is_empty() => Outcome::PERMANENT,
+///     Ok(_) => Outcome::SUCCESS,
+///     Err(_) => Outcome::TRANSIENT,
+/// });
+/// # let _ = by_text;
+/// ```
+pub const fn classify_fn<F, Res, E>(f: F) -> F
+where
+    F: Fn(Result<&Res, &E>) -> Outcome,
+{
+    f
+}
+
+/// The plainest classifier: an `Ok` is a success, an `Err` is transient.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ErrorIsTransient;
+
+impl<Res, E> Classify<Res, E> for ErrorIsTransient {
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(_) => Outcome::SUCCESS,
+            Err(_) => Outcome::TRANSIENT,
+        }
+    }
+}
+
+/// What a result means, our own rejections included; `None` if it is no result at all: the call was cut short by a
+/// deadline that is not the service's fault, and its permit is to be dropped.
+pub fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
+where
+    E: CallError,
+    C: Classify<Res, E>,
+{
+    match result {
+        Ok(response) => Some(classify.classify(Ok(response))),
+        Err(error) => match error.rejected() {
+            Some(rejected) => judge_rejection(rejected),
+            None => Some(classify.classify(Err(error))),
+        },
+    }
+}
+
+/// What a rejection of this crate's own means. The only place that knows.
+pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
+    match rejected.reason {
+        // The attempt ran and took too long: a failure of the service.
+        Reason::AttemptTimeout { .. } | Reason::BodyIdle { .. } => Some(Outcome::TRANSIENT),
+        // The caller's time ran out while the call was under way.
+        Reason::Deadline if rejected.executed == Executed::Maybe => None,
+        _ => Some(Outcome {
+            kind: Kind::Neutral,
+            wait: rejected.retry_after,
+            repeat: Again::Never,
+            executed: rejected.executed,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Error;
+
+    fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
+        let result: Result<(), Error<&str>> = Err(Rejected::new(reason, "x").executed(executed).into());
+        // A classifier that would call everything a success must not be asked about a rejection.
+        judge(&result, &|_: Result<&(), &Error<&str>>| Outcome::SUCCESS)
+    }
+
+    #[test]
+    fn our_own_rejections_are_judged_here_and_never_by_a_classifier() {
+        let limit = Duration::from_secs(1);
+        assert_eq!(
+            judged(Reason::AttemptTimeout { limit }, Executed::Maybe),
+            Some(Outcome::TRANSIENT)
+        );
+        let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+        assert_eq!(judged(Reason::Deadline, Executed::No), Some(refusal));
+        assert_eq!(judged(Reason::Deadline, Executed::Maybe), None);
+        assert_eq!(judged(Reason::CircuitOpen, Executed::No), Some(refusal));
+        assert_eq!(
+            judged(Reason::CircuitOpen, Executed::Maybe).map(|o| o.executed),
+            Some(Executed::Maybe),
+            "the claim is about the whole call"
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Locks, atomics and lanes: std's, or loom's under `--cfg buttress_loom`.
+
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(buttress_loom)]
+pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+#[cfg(not(buttress_loom))]
+pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+
+#[cfg(buttress_loom)]
+use loom::sync as imp;
+#[cfg(not(buttress_loom))]
+use std::sync as imp;
+
+#[cfg(buttress_loom)]
+pub(crate) use loom::sync::MutexGuard;
+#[cfg(not(buttress_loom))]
+pub(crate) use std::sync::MutexGuard;
+
+/// A mutex that a panic does not poison: what it guards are machines, which are never left half-way.
+#[derive(Debug, Default)]
+pub(crate) struct Mutex<T>(imp::Mutex<T>);
+
+impl<T> Mutex<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(imp::Mutex::new(value))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+        self.0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// How many lanes a handle has: one a core, at most eight.
+pub(crate) fn lane_count() -> usize {
+    if cfg!(buttress_loom) {
+        return 2;
+    }
+    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
+    *COUNT.get_or_init(|| {
+        std::thread::available_parallelism()
+            .map_or(1, std::num::NonZero::get)
+            .next_power_of_two()
+            .min(8)
+    })
+}
+
+/// The lane of this thread, below `count`.
+pub(crate) fn lane_index(count: usize) -> usize {
+    use std::cell::Cell;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static MINE: Cell<usize> = const { Cell::new(usize::MAX) };
+    }
+    let mine = MINE.get();
+    let mine = if mine == usize::MAX {
+        let mine = NEXT.fetch_add(1, Ordering::Relaxed) & (usize::MAX >> 1);
+        MINE.set(mine);
+        mine
+    } else {
+        mine
+    };
+    // `count` is a power of two.
+    mine & (count - 1)
+}
+
+/// One core's own way to something shared: its reference count and its counter lie in lines of their own, so that cores
+/// do not pull them from one another.
+#[repr(align(64))]
+pub(crate) struct Lane<T> {
+    /// What this lane counts; the meaning is its owner's.
+    pub(crate) word: AtomicU64,
+    /// What all lanes belong to.
+    pub(crate) shared: Arc<T>,
+}
+
+impl<T> Lane<T> {
+    pub(crate) fn new(shared: Arc<T>, word: u64) -> Arc<Self> {
+        Arc::new(Self {
+            word: AtomicU64::new(word),
+            shared,
+        })
+    }
+}
+
+impl<T> fmt::Debug for Lane<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
