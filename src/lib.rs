@@ -39,6 +39,7 @@ pub use crate::retry::repeat::{self, Repeat};
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
+pub use crate::timeout::{DeadlineLayer, TimeoutLayer};
 pub use crate::outcome::{Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge};
 
 /// The observers that come with features.

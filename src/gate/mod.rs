@@ -1,1 +1,99 @@
-//! To come.
+//! Admit, call, settle: the one shape of breaker, bulkhead, rate limit, adaptive limit and load shedding, written once.
+//!
+//! A [`Policy`] says whether a call may pass and hands out a [`Permit`]; the [`Gate`] asks it, calls the inner service,
+//! classifies the result and settles the permit. Everything asynchronous is here; a policy is plain, synchronous code.
+//!
+//! ```text
+//!            ┌───────────────── Gate ─────────────────┐
+//! request ──►│ admit ──► inner.call ──► classify ──► settle │──► result
+//!            │   └─ refused: Rejected                 │
+//!            └────────────────────────────────────────┘
+//! ```
+//!
+//! # A gate of your own
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::sync::atomic::{AtomicBool, Ordering};
+//!
+//! use buttress::clock::Now;
+//! use buttress::gate::{GateLayer, Permit, Policy};
+//! use buttress::{ErrorIsTransient, Outcome, Reason, Rejected};
+//!
+//! /// Refuses every call while a switch is on.
+//! #[derive(Clone, Default)]
+//! struct Maintenance(Arc<AtomicBool>);
+//!
+//! impl<Req: ?Sized> Policy<Req> for Maintenance {
+//!     type Permit = Passed;
+//!
+//!     fn admit(&self, _request: &Req, _now: &Now) -> Result<Passed, Rejected> {
+//!         if self.0.load(Ordering::Relaxed) {
+//!             return Err(Rejected::new(Reason::Policy("maintenance".into()), "orders"));
+//!         }
+//!         Ok(Passed)
+//!     }
+//! }
+//!
+//! struct Passed;
+//!
+//! impl Permit for Passed {
+//!     fn settle(self, _outcome: Outcome, _now: &Now) {}
+//! }
+//!
+//! let layer = GateLayer::new(Maintenance::default(), ErrorIsTransient);
+//! # let _ = layer;
+//! ```
+//!
+//! # Cancel safety
+//!
+//! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
+//! that panics settles it as a failure, and the panic goes on.
+
+mod future;
+mod keyed;
+mod layer;
+mod service;
+
+pub use self::future::{AtResult, Finish, GateFuture};
+pub use self::keyed::{By, ByStr, Forget, KeyBy, Keyed, KeyedConfig, Keeps, StrKey, by, by_str};
+pub use self::layer::GateLayer;
+pub use self::service::Gate;
+
+use crate::clock::Now;
+use crate::error::Rejected;
+use crate::outcome::Outcome;
+
+/// Says whether a call may pass.
+///
+/// A policy is a handle: cloning it must give another handle to the same state, because a layer is applied more than
+/// once (axum does so once a route, and once a request).
+pub trait Policy<Req: ?Sized> {
+    /// What an admitted call carries until it is settled.
+    type Permit: Permit;
+
+    /// Asked in `call`, with the request: the permit, or the refusal the caller gets.
+    ///
+    /// # Errors
+    ///
+    /// The refusal.
+    fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected>;
+
+    /// Asked before the inner service is polled ready: would *any* call be refused now? If so, the inner service is not
+    /// polled and the next call gets this refusal, so that an open circuit never waits for a dead connection.
+    fn refuse(&self, now: &Now) -> Option<Rejected> {
+        let _ = now;
+        None
+    }
+
+    /// A refusal of [`refuse`](Policy::refuse) was given to a call: the moment to report it.
+    fn refused(&self, rejected: &Rejected) {
+        let _ = rejected;
+    }
+}
+
+/// What an admitted call carries. Dropped unsettled, the call was abandoned: its caller left before there was a result.
+pub trait Permit {
+    /// The call came to this.
+    fn settle(self, outcome: Outcome, now: &Now);
+}

@@ -1,0 +1,453 @@
+//! A policy per key (host, tenant, route), with bounded memory.
+
+use std::fmt;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::{Equivalent, HashMap};
+
+use super::Policy;
+use crate::clock::{Moment, Now};
+use crate::error::{ConfigError, Rejected};
+use crate::event::{Event, Source, emit};
+use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
+
+/// Finds the key of a request without allocating; the key is made to be kept only when it is new.
+pub trait KeyBy<Req: ?Sized> {
+    /// What is kept for as long as the key is.
+    type Key: Hash + Eq + Clone + fmt::Display;
+    /// What a look-up needs: it hashes and compares like the key.
+    type Look<'a>: Hash + Equivalent<Self::Key>
+    where
+        Req: 'a;
+
+    /// What to look for.
+    fn look<'a>(&self, request: &'a Req) -> Self::Look<'a>;
+
+    /// The key to keep.
+    fn own(&self, look: &Self::Look<'_>) -> Self::Key;
+}
+
+/// A key that a closure computes: [`by`].
+#[derive(Clone, Copy, Debug)]
+pub struct By<F>(F);
+
+/// The key is what the closure returns: for keys that are cheap to make, such as a number.
+///
+/// ```
+/// # struct Query { shard: u32 }
+/// let by_shard = buttress::gate::by(|query: &Query| query.shard);
+/// # let _ = by_shard;
+/// ```
+pub const fn by<F>(key: F) -> By<F> {
+    By(key)
+}
+
+impl<Req: ?Sized, K, F> KeyBy<Req> for By<F>
+where
+    F: Fn(&Req) -> K,
+    K: Hash + Eq + Clone + fmt::Display,
+{
+    type Key = K;
+    type Look<'a>
+        = K
+    where
+        Req: 'a;
+
+    fn look<'a>(&self, request: &'a Req) -> K {
+        (self.0)(request)
+    }
+
+    fn own(&self, look: &K) -> K {
+        look.clone()
+    }
+}
+
+/// A key that is a part of the request's text: [`by_str`].
+#[derive(Clone, Copy, Debug)]
+pub struct ByStr<F>(F);
+
+/// The key is a string that the closure borrows from the request; it is copied only when it is new.
+///
+/// ```
+/// # struct Query { tenant: String }
+/// let by_tenant = buttress::gate::by_str(|query: &Query| query.tenant.as_str());
+/// # let _ = by_tenant;
+/// ```
+pub const fn by_str<Req: ?Sized, F: Fn(&Req) -> &str>(key: F) -> ByStr<F> {
+    ByStr(key)
+}
+
+/// A borrowed string to look for among owned ones.
+#[derive(Clone, Copy, Debug, Hash)]
+pub struct StrKey<'a>(&'a str);
+
+impl Equivalent<Box<str>> for StrKey<'_> {
+    fn equivalent(&self, key: &Box<str>) -> bool {
+        *self.0 == **key
+    }
+}
+
+impl<Req: ?Sized, F: Fn(&Req) -> &str> KeyBy<Req> for ByStr<F> {
+    type Key = Box<str>;
+    type Look<'a>
+        = StrKey<'a>
+    where
+        Req: 'a;
+
+    fn look<'a>(&self, request: &'a Req) -> StrKey<'a> {
+        StrKey((self.0)(request))
+    }
+
+    fn own(&self, look: &StrKey<'_>) -> Box<str> {
+        look.0.into()
+    }
+}
+
+/// What a policy would lose if its key were forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeps {
+    /// Nothing: a new one would behave the same.
+    Nothing,
+    /// Something that may be lost when room is short.
+    Memory,
+    /// Calls in flight, an open circuit: it must stay.
+    Essentials,
+}
+
+/// A policy that a [`Keyed`] can keep and forget: a handle whose clones share their state.
+pub trait Forget: Clone {
+    /// What forgetting it would lose.
+    fn keeps(&self, now: &Now) -> Keeps;
+
+    /// Whom its events come from.
+    fn source(&self) -> &Source;
+}
+
+/// How many keys are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct KeyedConfig {
+    /// The most keys kept, from 1 to 16 777 216. Default 10 000.
+    pub max_keys: usize,
+    /// A key not used for this long is forgotten when the next new key comes. Default 10 min; more than zero.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub idle: Duration,
+}
+
+impl Default for KeyedConfig {
+    fn default() -> Self {
+        Self {
+            max_keys: 10_000,
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+impl KeyedConfig {
+    /// The most keys kept.
+    #[must_use]
+    pub const fn max_keys(mut self, max_keys: usize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
+    /// How long an unused key is kept.
+    #[must_use]
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            (1..=1 << 24).contains(&self.max_keys),
+            "max_keys",
+            &self.max_keys,
+            "from 1 to 16777216",
+        )?;
+        ConfigError::unless(
+            !self.idle.is_zero(),
+            "idle",
+            &self.idle,
+            "more than 0",
+        )
+    }
+}
+
+/// A policy per key, as a policy.
+///
+/// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
+/// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
+/// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
+/// [`Event::KeyOverflow`] says so.
+///
+/// A hit costs a lock that only this core takes, one hash, and no allocation.
+///
+/// Keys are found in `call`, which has the request, so a `Keyed` policy never refuses before the inner service is polled
+/// ready.
+///
+/// ```
+/// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
+/// use buttress::gate::{KeyedConfig, by_str};
+/// # struct Query { shard: String }
+///
+/// let per_shard = Breaker::keyed(
+///     "search",
+///     BreakerConfig::default(),
+///     KeyedConfig::default().max_keys(200),
+///     by_str(|query: &Query| query.shard.as_str()),
+/// )?;
+/// let layer = BreakerLayer::new(per_shard.clone(), buttress::ErrorIsTransient);
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+pub struct Keyed<K, B, P> {
+    inner: Arc<Inner<K, B, P>>,
+}
+
+struct Inner<K, B, P> {
+    by: B,
+    config: KeyedConfig,
+    make: Box<dyn Fn(&str) -> P + Send + Sync>,
+    /// Every key. Locked for a key that its lane has not seen, before any lane.
+    all: Mutex<All<K, P>>,
+    /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
+    lanes: Box<[Mutex<LaneMap<K, P>>]>,
+}
+
+struct All<K, P> {
+    entries: HashMap<K, Known<P>>,
+    overflow: Option<P>,
+    swept: Moment,
+}
+
+struct Known<P> {
+    policy: P,
+    last_used: Moment,
+}
+
+type LaneMap<K, P> = HashMap<K, Used<P>>;
+
+struct Used<P> {
+    /// A count above one says that a call is just being admitted.
+    policy: Arc<P>,
+    /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
+    touched: bool,
+}
+
+impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
+    /// A policy per key, made by `make` from the key's text when the key is new.
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot work.
+    pub fn new(
+        by: B,
+        config: KeyedConfig,
+        make: impl Fn(&str) -> P + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                by,
+                config,
+                make: Box::new(make),
+                all: Mutex::new(All {
+                    entries: HashMap::new(),
+                    overflow: None,
+                    swept: Moment::START,
+                }),
+                lanes: (0..lane_count())
+                    .map(|_| Mutex::new(HashMap::new()))
+                    .collect(),
+            }),
+        })
+    }
+
+    /// How many keys are kept now.
+    pub fn len(&self) -> usize {
+        self.inner.all.lock().entries.len()
+    }
+
+    /// Whether no key is kept now.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The keys kept now, with their policies: for a page of states, or to act on one by hand.
+    pub fn entries(&self) -> Vec<(K, P)> {
+        let all = self.inner.all.lock();
+        all.entries
+            .iter()
+            .map(|(key, known)| (key.clone(), known.policy.clone()))
+            .collect()
+    }
+
+    /// The policy of this request's key, made if the key is new.
+    pub fn get<Req: ?Sized>(&self, request: &Req, now: &Now) -> Arc<P>
+    where
+        B: KeyBy<Req, Key = K>,
+    {
+        let inner = &*self.inner;
+        let look = inner.by.look(request);
+        let lane = &inner.lanes[lane_index(inner.lanes.len())];
+        if let Some(used) = lane.lock().get_mut(&look) {
+            used.touched = true;
+            return Arc::clone(&used.policy);
+        }
+        inner.miss(lane, &look, || inner.by.own(&look), now)
+    }
+}
+
+impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
+    #[cold]
+    fn miss(
+        &self,
+        lane: &Mutex<LaneMap<K, P>>,
+        look: &(impl Hash + Equivalent<K>),
+        own: impl FnOnce() -> K,
+        now: &Now,
+    ) -> Arc<P> {
+        let moment = now.moment();
+        let mut evicted = Vec::new();
+        let mut overflowed = false;
+        let policy = {
+            let mut all = self.all.lock();
+            if let Some(known) = all.entries.get_mut(look) {
+                known.last_used = moment;
+                Self::remember(lane, own(), &known.policy)
+            } else {
+                let full = all.entries.len() >= self.config.max_keys;
+                if full || moment.since(all.swept) >= self.config.idle / 8 {
+                    self.sweep(&mut all, now, &mut evicted);
+                }
+                if all.entries.len() < self.config.max_keys {
+                    let key = own();
+                    let policy = (self.make)(&key.to_string());
+                    let entry = Self::remember(lane, key.clone(), &policy);
+                    all.entries.insert(
+                        key,
+                        Known { policy, last_used: moment },
+                    );
+                    entry
+                } else {
+                    overflowed = true;
+                    let overflow = all.overflow.get_or_insert_with(|| (self.make)("overflow"));
+                    Arc::new(overflow.clone())
+                }
+            }
+        };
+        for gone in &evicted {
+            emit(&Event::KeyEvicted { source: gone.source() });
+        }
+        if overflowed {
+            emit(&Event::KeyOverflow {
+                source: policy.source(),
+                max_keys: self.config.max_keys,
+            });
+        }
+        policy
+    }
+
+    /// The lane's own entry, which another thread of the same lane may have made meanwhile.
+    fn remember(lane: &Mutex<LaneMap<K, P>>, key: K, policy: &P) -> Arc<P> {
+        let mut lane = lane.lock();
+        let used = lane.entry(key).or_insert_with(|| Used {
+            policy: Arc::new(policy.clone()),
+            touched: true,
+        });
+        used.touched = true;
+        Arc::clone(&used.policy)
+    }
+
+    /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
+    /// of new keys does not sweep for each of them.
+    fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
+        let moment = now.moment();
+        all.swept = moment;
+        let mut lanes: Vec<MutexGuard<'_, LaneMap<K, P>>> =
+            self.lanes.iter().map(Mutex::lock).collect();
+        for lane in &mut lanes {
+            for (key, used) in lane.iter_mut() {
+                let busy = Arc::strong_count(&used.policy) > 1;
+                if std::mem::take(&mut used.touched) || busy {
+                    if let Some(known) = all.entries.get_mut(key) {
+                        known.last_used = moment;
+                    }
+                }
+            }
+        }
+        let mut candidates: Vec<(bool, Keeps, Moment, K)> = all
+            .entries
+            .iter()
+            .filter_map(|(key, known)| {
+                let busy = lanes.iter().any(|lane| {
+                    lane.get(key)
+                        .is_some_and(|used| Arc::strong_count(&used.policy) > 1)
+                });
+                let keeps = known.policy.keeps(now);
+                let idle = moment.since(known.last_used) >= self.config.idle;
+                (!busy && keeps < Keeps::Essentials)
+                    .then(|| (!idle, keeps, known.last_used, key.clone()))
+            })
+            .collect();
+        candidates.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+        let room = if all.entries.len() >= self.config.max_keys {
+            (self.config.max_keys / 16).max(1)
+        } else {
+            0
+        };
+        for (number, (in_use, _, _, key)) in candidates.into_iter().enumerate() {
+            if in_use && number >= room {
+                break;
+            }
+            for lane in &mut lanes {
+                lane.remove(&key);
+            }
+            if let Some(known) = all.entries.remove(&key) {
+                evicted.push(known.policy);
+            }
+        }
+    }
+}
+
+impl<K, B, P> Clone for Keyed<K, B, P> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<K, B, P> fmt::Debug for Keyed<K, B, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keyed")
+            .field("config", &self.inner.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Req: ?Sized, K, B, P> Policy<Req> for Keyed<K, B, P>
+where
+    K: Hash + Eq + Clone + fmt::Display,
+    B: KeyBy<Req, Key = K>,
+    P: Policy<Req> + Forget,
+{
+    type Permit = P::Permit;
+
+    fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
+        self.get(request, now).admit(request, now)
+    }
+}

@@ -1,0 +1,87 @@
+//! The service of every gate pattern.
+
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::future::Unwinding;
+use super::{Finish, GateFuture, Policy};
+use crate::clock::Now;
+use crate::error::{CallError, Rejected};
+
+/// A service behind a [`Policy`]. Made by [`GateLayer`](super::GateLayer).
+#[derive(Debug)]
+pub struct Gate<S, P, C, H> {
+    inner: S,
+    policy: P,
+    classify: C,
+    finish: H,
+    /// What `poll_ready` was refused. The inner service was not polled then, so the next call gets this refusal,
+    /// whatever the policy says by that time.
+    kept: Option<Rejected>,
+}
+
+impl<S, P, C, H> Gate<S, P, C, H> {
+    pub(super) const fn new(inner: S, policy: P, classify: C, finish: H) -> Self {
+        Self {
+            inner,
+            policy,
+            classify,
+            finish,
+            kept: None,
+        }
+    }
+}
+
+/// A clone was not polled ready, so it inherits no refusal either.
+impl<S: Clone, P: Clone, C: Clone, H: Clone> Clone for Gate<S, P, C, H> {
+    fn clone(&self) -> Self {
+        Self::new(
+            self.inner.clone(),
+            self.policy.clone(),
+            self.classify.clone(),
+            self.finish.clone(),
+        )
+    }
+}
+
+impl<S, Req, P, C, H> Service<Req> for Gate<S, P, C, H>
+where
+    S: Service<Req>,
+    S::Error: CallError,
+    P: Policy<Req>,
+    C: Clone,
+    H: Finish<S::Response, S::Error, P::Permit, C> + Clone,
+{
+    type Response = H::Response;
+    type Error = S::Error;
+    type Future = GateFuture<S::Future, P::Permit, C, H>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.kept = self.policy.refuse(&Now::unread());
+        if self.kept.is_some() {
+            return Poll::Ready(Ok(()));
+        }
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        if let Some(rejected) = self.kept.take() {
+            self.policy.refused(&rejected);
+            return GateFuture::refused(rejected);
+        }
+        match self.policy.admit(&request, &Now::unread()) {
+            Err(rejected) => GateFuture::refused(rejected),
+            Ok(permit) => {
+                let unwinding = Unwinding::new(permit);
+                let future = self.inner.call(request);
+                GateFuture::running(
+                    future,
+                    unwinding.disarm(),
+                    self.classify.clone(),
+                    self.finish.clone(),
+                )
+            }
+        }
+    }
+}

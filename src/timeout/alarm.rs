@@ -1,0 +1,52 @@
+//! A timer that costs nothing until it is needed.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::pin_project;
+use tokio::task::unconstrained;
+use tokio::time::{Sleep, sleep};
+
+/// A timer that is armed when it is first polled.
+#[pin_project]
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    #[pin]
+    sleep: Option<Sleep>,
+    /// No time at all: tokio's timer would still take up to a millisecond.
+    due: bool,
+}
+
+impl Alarm {
+    pub(crate) const fn new() -> Self {
+        Self {
+            sleep: None,
+            due: false,
+        }
+    }
+
+    pub(crate) const fn is_armed(&self) -> bool {
+        self.due || self.sleep.is_some()
+    }
+
+    /// The timer goes off `after` this moment.
+    pub(crate) fn arm(self: Pin<&mut Self>, after: Duration) {
+        let mut this = self.project();
+        *this.due = after.is_zero();
+        this.sleep.set((!after.is_zero()).then(|| sleep(after)));
+    }
+
+    /// Ready when the armed timer has gone off; pending while none is armed.
+    ///
+    /// Polled outside tokio's cooperative budget: a busy inner future that has used it up must not hold back its own limit.
+    pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        match this.sleep.as_pin_mut() {
+            Some(sleep) => Pin::new(&mut unconstrained(sleep)).poll(cx),
+            None if *this.due => Poll::Ready(()),
+            None => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! The limit of one attempt.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::Alarm;
+use crate::call::CallOptions;
+use crate::clock::Now;
+use crate::deadline::Deadline;
+use crate::error::{CallError, Error, Reason, Rejected};
+use crate::event::{Event, Source, emit};
+use crate::outcome::Executed;
+
+/// Limits one attempt: `min(limit, what is left until the deadline)`, counted from the first poll.
+///
+/// A per-call [`CallOptions::timeout`] takes the place of the limit. `Duration::ZERO` is one poll, then timeout;
+/// `Duration::MAX` is no limit but the deadline's. See [the page](crate::timeout).
+#[derive(Clone, Debug)]
+pub struct TimeoutLayer {
+    source: Arc<Source>,
+    limit: Duration,
+}
+
+impl TimeoutLayer {
+    /// A limit for each attempt at what is called `name`.
+    pub fn new(name: impl Into<Arc<str>>, limit: Duration) -> Self {
+        Self {
+            source: Arc::new(Source::new("timeout", name)),
+            limit,
+        }
+    }
+
+    /// The limit.
+    pub const fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// The same limit for a call without tower.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] when the limit or the deadline passes first; else the call's own error.
+    pub async fn run<T, E>(
+        &self,
+        call: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, Error<E>> {
+        let future = async { call().await.map_err(Error::Inner) };
+        TimeoutFuture::new(future, Arc::clone(&self.source), self.limit).await
+    }
+}
+
+impl<S> Layer<S> for TimeoutLayer {
+    type Service = Timeout<S>;
+
+    fn layer(&self, inner: S) -> Timeout<S> {
+        Timeout {
+            inner,
+            source: Arc::clone(&self.source),
+            limit: self.limit,
+        }
+    }
+}
+
+/// A service whose attempts have a time limit. Made by [`TimeoutLayer`].
+#[derive(Clone, Debug)]
+pub struct Timeout<S> {
+    inner: S,
+    source: Arc<Source>,
+    limit: Duration,
+}
+
+impl<S, Req> Service<Req> for Timeout<S>
+where
+    S: Service<Req>,
+    S::Error: CallError,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = TimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        TimeoutFuture::new(
+            self.inner.call(request),
+            Arc::clone(&self.source),
+            self.limit,
+        )
+    }
+}
+
+/// The future of a [`Timeout`].
+///
+/// # Cancel safety
+///
+/// Dropping it drops the inner future.
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct TimeoutFuture<F> {
+    #[pin]
+    future: F,
+    #[pin]
+    alarm: Alarm,
+    source: Arc<Source>,
+    /// The layer's limit; from the first pending poll on the time that was left then.
+    limit: Duration,
+    /// Whether it is the deadline that the timer stands for.
+    is_deadline: bool,
+}
+
+impl<F> TimeoutFuture<F> {
+    const fn new(future: F, source: Arc<Source>, limit: Duration) -> Self {
+        Self {
+            future,
+            alarm: Alarm::new(),
+            source,
+            limit,
+            is_deadline: false,
+        }
+    }
+}
+
+impl<F, Res, E> Future for TimeoutFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: CallError,
+{
+    type Output = Result<Res, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        if let Poll::Ready(result) = this.future.poll(cx) {
+            return Poll::Ready(result);
+        }
+        if !this.alarm.is_armed() {
+            if let Some(asked) = CallOptions::current_timeout() {
+                *this.limit = asked;
+            }
+            let left = Deadline::current().map_or(Duration::MAX, |d| d.remaining(&Now::unread()));
+            if left <= *this.limit {
+                *this.limit = left;
+                *this.is_deadline = left != Duration::MAX;
+            }
+            this.alarm.as_mut().arm(*this.limit);
+        }
+        ready!(this.alarm.poll(cx));
+        let reason = if *this.is_deadline {
+            Reason::Deadline
+        } else {
+            Reason::AttemptTimeout { limit: *this.limit }
+        };
+        let rejected =
+            Rejected::new(reason, Arc::clone(this.source.name())).executed(Executed::Maybe);
+        emit(&Event::Rejected {
+            source: this.source,
+            rejected: &rejected,
+        });
+        Poll::Ready(Err(rejected.into()))
+    }
+}

@@ -1,0 +1,207 @@
+//! The limit of the whole call, retries and waits included.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::Alarm;
+use crate::clock::{Moment, Now};
+use crate::deadline::Deadline;
+use crate::error::{CallError, Error, Reason, Rejected};
+use crate::event::{Event, Source, emit};
+use crate::outcome::Executed;
+
+/// Limits the whole call, and tells everything inside how much time is left.
+///
+/// The time counts from `call`. It is a [`Deadline`], carried with the task: an earlier one that is already in force wins,
+/// and a call that begins after it is refused, not executed. `Duration::MAX` is no limit of its own. See
+/// [the page](crate::timeout).
+#[derive(Clone, Debug)]
+pub struct DeadlineLayer {
+    source: Arc<Source>,
+    total: Duration,
+}
+
+impl DeadlineLayer {
+    /// A limit for each call of what is called `name`, from first attempt to last.
+    pub fn new(name: impl Into<Arc<str>>, total: Duration) -> Self {
+        Self {
+            source: Arc::new(Source::new("deadline", name)),
+            total,
+        }
+    }
+
+    /// The limit.
+    pub const fn total(&self) -> Duration {
+        self.total
+    }
+
+    /// The same limit for a call without tower.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Rejected`] when the time is over; else the call's own error.
+    pub async fn run<T, E>(
+        &self,
+        call: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, Error<E>> {
+        match begin(self.total) {
+            Ok(deadline) => {
+                let future = async { call().await.map_err(Error::Inner) };
+                DeadlineFuture::running(deadline, Arc::clone(&self.source), future).await
+            }
+            Err(()) => Err(over(&self.source, Executed::No).into()),
+        }
+    }
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = DeadlineService<S>;
+
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService {
+            inner,
+            source: Arc::clone(&self.source),
+            total: self.total,
+        }
+    }
+}
+
+/// A service whose calls have a deadline. Made by [`DeadlineLayer`].
+#[derive(Clone, Debug)]
+pub struct DeadlineService<S> {
+    inner: S,
+    source: Arc<Source>,
+    total: Duration,
+}
+
+impl<S, Req> Service<Req> for DeadlineService<S>
+where
+    S: Service<Req>,
+    S::Error: CallError,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let source = Arc::clone(&self.source);
+        match begin(self.total) {
+            Ok(deadline) => {
+                let future = {
+                    let _entered = deadline.enter();
+                    self.inner.call(request)
+                };
+                DeadlineFuture::running(deadline, source, future)
+            }
+            Err(()) => DeadlineFuture {
+                deadline: Deadline::at(Moment::START),
+                alarm: Alarm::new(),
+                source,
+                future: None,
+            },
+        }
+    }
+}
+
+/// The deadline of a call that begins now; an error if an outer one is already over.
+fn begin(total: Duration) -> Result<Deadline, ()> {
+    let outer = Deadline::current();
+    if total == Duration::MAX && outer.is_none() {
+        return Ok(Deadline::at(Moment::FAR));
+    }
+    let now = Now::unread();
+    if outer.is_some_and(|outer| outer.is_over(&now)) {
+        return Err(());
+    }
+    Ok(Deadline::at(now.moment().after(total)))
+}
+
+fn over(source: &Source, executed: Executed) -> Rejected {
+    let rejected = Rejected::new(Reason::Deadline, Arc::clone(source.name())).executed(executed);
+    emit(&Event::Rejected {
+        source,
+        rejected: &rejected,
+    });
+    rejected
+}
+
+/// The future of a [`DeadlineService`].
+///
+/// # Cancel safety
+///
+/// Dropping it drops the inner future, which sees the deadline even then.
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct DeadlineFuture<F> {
+    deadline: Deadline,
+    #[pin]
+    alarm: Alarm,
+    source: Arc<Source>,
+    /// `None`: refused, cut short, or just being dropped.
+    #[pin]
+    future: Option<F>,
+}
+
+impl<F> DeadlineFuture<F> {
+    const fn running(deadline: Deadline, source: Arc<Source>, future: F) -> Self {
+        Self {
+            deadline,
+            alarm: Alarm::new(),
+            source,
+            future: Some(future),
+        }
+    }
+}
+
+impl<F, Res, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: CallError,
+{
+    type Output = Result<Res, E>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let _entered = this.deadline.enter();
+        let Some(future) = this.future.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err(over(this.source, Executed::No).into()));
+        };
+        if let Poll::Ready(result) = future.poll(cx) {
+            return Poll::Ready(result);
+        }
+        if !this.alarm.is_armed() {
+            // The earliest of this one and of those outside it, which `enter` has found.
+            let Some(earliest) = Deadline::current() else {
+                return Poll::Pending;
+            };
+            let left = earliest.remaining(&Now::unread());
+            this.alarm.as_mut().arm(left);
+        }
+        ready!(this.alarm.poll(cx));
+        // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.
+        this.future.set(None);
+        Poll::Ready(Err(over(this.source, Executed::Maybe).into()))
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for DeadlineFuture<F> {
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        let _entered = this.deadline.enter();
+        this.future.set(None);
+    }
+}
