@@ -1,1 +1,3 @@
-//! To come.
+//! HTTP
+mod body;
+pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
