@@ -1,0 +1,4 @@
+//! One binary, a module a pattern: it links once.
+
+mod architecture;
+mod timeout;
