@@ -58,7 +58,7 @@ pub(crate) struct Machine {
     pub(super) state: State,
     pub(super) epoch: Epoch,
     /// The number of the last move.
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl Machine {

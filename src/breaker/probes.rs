@@ -42,7 +42,7 @@ pub(super) enum Decision {
 impl Probes {
     /// A place for a probe, if fewer than `probes` are counted or under way.
     pub(super) fn admit(&mut self, probes: u32, now: Moment) -> Option<u16> {
-        if self.good + self.bad + self.under_way() >= probes {
+        if self.is_full(probes) {
             return None;
         }
         let place = match self.places.iter().position(|place| *place == Place::Free) {
@@ -54,6 +54,11 @@ impl Probes {
         };
         self.places[place] = Place::Taken(now);
         u16::try_from(place).ok()
+    }
+
+    /// Whether `probes` are counted or under way.
+    pub(super) fn is_full(&self, probes: u32) -> bool {
+        self.good + self.bad + self.under_way() >= probes
     }
 
     /// Takes a probe's answer, unless it was given up for lost.
