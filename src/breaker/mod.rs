@@ -3,6 +3,8 @@
 mod config;
 mod hand;
 mod machine;
+#[cfg(test)]
+mod model;
 mod probes;
 mod ticket;
 mod trip;
