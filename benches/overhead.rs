@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 use buttress::gate::{KeyedConfig, by};
-use buttress::{DeadlineLayer, ErrorIsTransient, TimeoutLayer};
+use buttress::{DeadlineLayer, ErrorIsTransient, Outcome, TimeoutLayer};
 use support::{Noop, Table, block_on};
 use tower::{Layer, Service};
 
@@ -21,6 +21,13 @@ fn consecutive_only() -> BreakerConfig {
 
 fn breaker(config: BreakerConfig) -> BreakerLayer<ErrorIsTransient> {
     BreakerLayer::new(Breaker::new("bench", config).expect("a valid configuration"), ErrorIsTransient)
+}
+
+/// Opens a circuit as a failing service does.
+fn fail(breaker: &Breaker) {
+    while let Ok(permit) = breaker.try_acquire() {
+        permit.settle(Outcome::TRANSIENT);
+    }
 }
 
 fn main() {
@@ -35,8 +42,8 @@ fn main() {
     table.service("breaker, consecutive", || shared.layer(Noop));
     let shared = breaker(BreakerConfig::default());
     table.service("breaker, time window", || shared.layer(Noop));
-    let open = Breaker::new("bench", BreakerConfig::default()).expect("a valid configuration");
-    open.force_open(Duration::from_secs(3600));
+    let open = Breaker::new("bench", BreakerConfig::default().open_for(Duration::from_secs(600))).expect("a valid configuration");
+    fail(&open);
     let shared = BreakerLayer::new(open, ErrorIsTransient);
     table.service("breaker, rejecting", || shared.layer(Noop));
     let keyed = Breaker::keyed(

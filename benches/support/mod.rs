@@ -34,6 +34,7 @@ impl Service<u64> for Noop {
 }
 
 /// Polls a future that never waits.
+#[inline(always)]
 pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut cx = Context::from_waker(Waker::noop());
     match pin!(future).poll(&mut cx) {
@@ -82,6 +83,11 @@ impl Table {
 
     /// Anything that can be repeated; `make` runs on each thread.
     pub fn row<F: FnMut()>(&mut self, name: &str, make: impl Fn() -> F + Sync) {
+        // Like the standard harness: a word on the command line picks the rows that contain it.
+        let wanted = std::env::args().skip(1).filter(|word| !word.starts_with('-')).all(|word| name.contains(&word));
+        if !wanted {
+            return;
+        }
         let (one, allocations) = measure(&make, 1);
         let (two, _) = measure(&make, 2);
         // Two threads make twice the calls: their aggregate against one thread's.

@@ -4,6 +4,8 @@ mod config;
 mod hand;
 mod machine;
 mod policy;
+#[cfg(test)]
+mod model;
 mod probes;
 mod ticket;
 mod trip;

@@ -285,8 +285,16 @@ impl Breaker {
 
     #[inline]
     fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+        match Mode::unpack(self.owner.shared.mode.load(Ordering::Acquire)) {
+            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
+            mode => self.admit_unclosed(mode, now),
+        }
+    }
+
+    #[inline(never)]
+    fn admit_unclosed(&self, mode: Mode, now: &Now) -> Result<BreakerPermit, Rejected> {
         let shared = &*self.owner.shared;
-        match Mode::unpack(shared.mode.load(Ordering::Acquire)) {
+        match mode {
             Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
             Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
             Mode::Open => {
@@ -303,12 +311,13 @@ impl Breaker {
         }
     }
 
+    #[inline]
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
         let slow = self.owner.shared.slow_call.load(Ordering::Relaxed);
         BreakerPermit {
             lane: Some(Arc::clone(self.owner.lane())),
             ticket,
-            started: (slow != u64::MAX).then(|| now.moment()),
+            started: if slow == u64::MAX { NOT_ASKED } else { now.moment() },
         }
     }
 
@@ -414,8 +423,8 @@ impl Shared {
 
     /// Counts a success past the lock, if the licence allows it.
     #[inline]
-    fn count(&self, lane: &Lane<Self>, permit: &Permitted, now: &Now) -> bool {
-        if let Some(started) = permit.started {
+    fn count(&self, lane: &Lane<Self>, epoch: Epoch, started: Moment, now: &Now) -> bool {
+        if started != NOT_ASKED {
             let slow = self.slow_call.load(Ordering::Relaxed);
             if crate::clock::nanos(now.moment().since(started)) > slow {
                 return false;
@@ -425,7 +434,7 @@ impl Shared {
         if until != u64::MAX && now.moment().as_nanos() >= until {
             return false;
         }
-        let tag = licensed(permit.epoch);
+        let tag = licensed(epoch);
         let mut word = lane.word.load(Ordering::Acquire);
         loop {
             if word & !COUNT != tag || word & COUNT == COUNT {
@@ -461,11 +470,6 @@ impl Shared {
     }
 }
 
-struct Permitted {
-    epoch: Epoch,
-    started: Option<Moment>,
-}
-
 impl Locked {
     /// Takes the lanes' counts in. Their licence ends here: a success that comes while the machine thinks waits for the
     /// lock.
@@ -497,9 +501,12 @@ pub struct BreakerPermit {
     /// Taken when it is settled.
     lane: Option<Arc<Lane<Shared>>>,
     ticket: Ticket,
-    /// When the call began; only read if a rule asks for slow calls.
-    started: Option<Moment>,
+    /// When the call began, or [`NOT_ASKED`].
+    started: Moment,
 }
+
+/// No rule asked for slow calls when the call began.
+const NOT_ASKED: Moment = Moment::FAR;
 
 impl BreakerPermit {
     /// The call came to this.
@@ -515,17 +522,14 @@ impl Permit for BreakerPermit {
         if self.ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
             return;
         }
-        let permitted = Permitted {
-            epoch: self.ticket.epoch,
-            started: self.started,
-        };
-        if outcome.is_good()
+        let counted = outcome.is_good()
             && !self.ticket.is_probe()
-            && lane.shared.count(&lane, &permitted, now)
-        {
-            return;
+            && lane
+                .shared
+                .count(&lane, self.ticket.epoch, self.started, now);
+        if !counted {
+            settle_locked(&lane.shared, self.ticket, self.started, &outcome, now);
         }
-        settle_locked(&lane.shared, self.ticket, self.started, &outcome, now);
     }
 }
 
@@ -533,25 +537,30 @@ impl Permit for BreakerPermit {
 fn settle_locked(
     shared: &Shared,
     ticket: Ticket,
-    started: Option<Moment>,
+    started: Moment,
     outcome: &Outcome,
     now: &Now,
 ) {
     let moment = now.moment();
-    let took = started.map(|started| moment.since(started));
+    let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.locked(|machine, draw| ((), machine.settle(ticket, outcome, took, moment, draw)));
 }
 
 impl Drop for BreakerPermit {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take()
-            && self.ticket != Ticket::IGNORED
-        {
-            let moment = Now::unread().moment();
-            let ticket = self.ticket;
-            lane.shared
-                .locked(|machine, draw| ((), machine.abandon(ticket, moment, draw)));
+        if let Some(lane) = self.lane.take() {
+            abandon(&lane, self.ticket);
         }
+    }
+}
+
+#[cold]
+fn abandon(lane: &Lane<Shared>, ticket: Ticket) {
+    if ticket != Ticket::IGNORED {
+        let moment = Now::unread().moment();
+        lane.shared
+            .locked(|machine, draw| ((), machine.abandon(ticket, moment, draw)));
     }
 }
 
@@ -572,12 +581,14 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
         }
     }
 
+    #[cold]
     fn refused(&self, rejected: &Rejected) {
         self.owner.shared.report(rejected);
     }
 }
 
 impl Shared {
+    #[inline(never)]
     fn would_refuse(&self, now: &Now) -> Option<Rejected> {
         let moment = now.moment();
         let until = Moment::from_nanos(self.refused_until.load(Ordering::Acquire));

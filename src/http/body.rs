@@ -69,18 +69,18 @@ where
     B: Body,
     E: CallError,
     P: Permit,
-    C: Classify<Response<B>, E> + ClassifyEnd,
+    C: Classify<Response<B>, E> + ClassifyEnd + Clone,
 {
     type Response = Response<GatedBody<B, P, C>>;
 
     fn finish(
-        self,
+        &self,
         result: Result<Response<B>, E>,
         permit: P,
-        classify: C,
+        classify: &C,
     ) -> Result<Self::Response, E> {
         let streams = CallOptions::current_streams();
-        let call = match judge(&result, &classify) {
+        let call = match judge(&result, classify) {
             None => {
                 drop(permit);
                 None
@@ -88,7 +88,7 @@ where
             Some(outcome) if outcome.kind == Kind::Success && !streams => Some(Carried {
                 permit,
                 head: outcome,
-                classify,
+                classify: classify.clone(),
             }),
             Some(outcome) => {
                 permit.settle(outcome, &Now::unread());
@@ -100,7 +100,7 @@ where
             body,
             alarm: Alarm::new(),
             limits: (!streams).then(|| Limits {
-                source: self.source,
+                source: Arc::clone(&self.source),
                 idle: self.idle,
                 deadline: Deadline::current(),
                 wakes_for_deadline: false,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 
+use crate::error::Reason;
 use crate::event::{BreakerState, Event, Observe, Source};
 
 /// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
@@ -60,8 +61,8 @@ impl Observe for Metrics {
 struct Handles {
     /// The address of the recorder the handles belong to.
     recorder: usize,
-    /// Rejections by reason, the commonest first; see [`reason_slot`].
-    rejected: [OnceLock<Counter>; 3],
+    /// Rejections by reason: they come in floods. See [`reason_slot`].
+    rejected: [OnceLock<Counter>; 6],
     gauge: OnceLock<Gauge>,
     wait: OnceLock<Histogram>,
     calls: [OnceLock<Histogram>; 3],
@@ -115,7 +116,7 @@ impl Handles {
             Event::Rejected { rejected, .. } => {
                 let reason = rejected.reason.as_str();
                 let register = || counter(REJECTED, &[("layer", source.layer()), ("reason", reason)]);
-                match reason_slot(reason) {
+                match reason_slot(&rejected.reason) {
                     Some(slot) => self.rejected[slot].get_or_init(register).increment(1),
                     None => register().increment(1),
                 }
@@ -195,11 +196,17 @@ fn key(name: &'static str, source: &Source, labels: &[(&'static str, &'static st
     Key::from_parts(name, std::iter::once(own).chain(labels).collect::<Vec<_>>())
 }
 
-/// The place of the reasons that come in floods.
-fn reason_slot(reason: &str) -> Option<usize> {
-    ["circuit_open", "attempt_timeout", "deadline"]
-        .iter()
-        .position(|frequent| *frequent == reason)
+/// The place of a reason's counter; an application's own have none.
+const fn reason_slot(reason: &Reason) -> Option<usize> {
+    match reason {
+        Reason::CircuitOpen => Some(0),
+        Reason::CircuitProbing => Some(1),
+        Reason::CircuitForcedOpen => Some(2),
+        Reason::CircuitIsolated => Some(3),
+        Reason::AttemptTimeout { .. } => Some(4),
+        Reason::Deadline => Some(5),
+        _ => None,
+    }
 }
 
 fn call_slot(outcome: &str) -> Option<usize> {
