@@ -196,7 +196,7 @@ impl Breaker {
     ) -> Result<T, Error<E>> {
         let permit = self.try_acquire()?;
         let future = async { call().await.map_err(Error::Inner) };
-        GateFuture::running(future, permit, classify, AtResult).await
+        GateFuture::running(future, Some(permit), classify, AtResult).await
     }
 
     /// What a call would find now. Asking does not move the circuit.
@@ -283,7 +283,7 @@ impl Breaker {
             .locked(|machine, _| ((), act(machine, now)));
     }
 
-    #[inline]
+    #[inline(always)]
     fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
         match Mode::unpack(self.owner.shared.mode.load(Ordering::Acquire)) {
             Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
@@ -311,7 +311,7 @@ impl Breaker {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
         let slow = self.owner.shared.slow_call.load(Ordering::Relaxed);
         BreakerPermit {
@@ -351,7 +351,7 @@ impl Breaker {
 }
 
 impl Owner {
-    #[inline]
+    #[inline(always)]
     fn lane(&self) -> &Arc<Lane<Shared>> {
         let slot = &self.lanes[lane_index(self.lanes.len())];
         match slot.get() {
@@ -422,7 +422,7 @@ impl Shared {
     }
 
     /// Counts a success past the lock, if the licence allows it.
-    #[inline]
+    #[inline(always)]
     fn count(&self, lane: &Lane<Self>, epoch: Epoch, started: Moment, now: &Now) -> bool {
         if started != NOT_ASKED {
             let slow = self.slow_call.load(Ordering::Relaxed);
@@ -516,7 +516,7 @@ impl BreakerPermit {
 }
 
 impl Permit for BreakerPermit {
-    #[inline]
+    #[inline(always)]
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let Some(lane) = self.lane.take() else { return };
         if self.ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
@@ -534,6 +534,7 @@ impl Permit for BreakerPermit {
 }
 
 #[cold]
+#[inline(never)]
 fn settle_locked(
     shared: &Shared,
     ticket: Ticket,
@@ -567,12 +568,12 @@ fn abandon(lane: &Lane<Shared>, ticket: Ticket) {
 impl<Req: ?Sized> Policy<Req> for Breaker {
     type Permit = BreakerPermit;
 
-    #[inline]
+    #[inline(always)]
     fn admit(&self, _request: &Req, now: &Now) -> Result<BreakerPermit, Rejected> {
         self.admit_at(now)
     }
 
-    #[inline]
+    #[inline(always)]
     fn refuse(&self, now: &Now) -> Option<Rejected> {
         let shared = &*self.owner.shared;
         match Mode::unpack(shared.mode.load(Ordering::Acquire)) {
