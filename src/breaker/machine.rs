@@ -3,21 +3,17 @@
 use std::time::Duration;
 
 use super::config::{Abandoned, BreakerConfig};
-use super::probes::{Answer, Decision, Probes};
+use super::probes::{Answer, Probes};
 use super::ticket::{Epoch, Moves, Ticket, Verdict};
 use super::trip::Tally;
 use crate::chance::Draw;
 use crate::clock::Moment;
 use crate::error::{ConfigError, Reason};
-use crate::event::{BreakerState, Cause, Move};
+use crate::event::{BreakerState, Cause};
 use crate::outcome::{Kind, Outcome};
 
 /// What the machine does with calls, and what it remembers for it.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "closed is the state almost all machines are in"
-)]
 pub(super) enum State {
     Closed(Tally),
     Open {
@@ -58,7 +54,7 @@ pub(crate) struct Machine {
     pub(super) state: State,
     pub(super) epoch: Epoch,
     /// The number of the last move.
-    sequence: u64,
+    pub(super) sequence: u64,
 }
 
 impl Machine {
@@ -104,7 +100,7 @@ impl Machine {
             Kind::Success | Kind::Permanent if slow => (Answer::Bad, None),
             Kind::Success | Kind::Permanent => (Answer::Good, None),
         };
-        self.take(ticket, answer, wait, now, draw, |tally, config| {
+        self.receive(ticket, answer, wait, now, draw, |tally, config| {
             tally.settle(config, outcome.kind, slow, now)
         })
     }
@@ -115,7 +111,7 @@ impl Machine {
             Abandoned::Failure => Answer::Bad,
             Abandoned::Detect | Abandoned::Ignore => Answer::Nothing,
         };
-        self.take(ticket, answer, None, now, draw, |tally, config| {
+        self.receive(ticket, answer, None, now, draw, |tally, config| {
             tally.abandon(config, now)
         })
     }
@@ -163,7 +159,7 @@ impl Machine {
     }
 
     /// Takes a result of this epoch: a probe's `answer`, or, while closed, what it does to the tally.
-    fn take(
+    fn receive(
         &mut self,
         ticket: Ticket,
         answer: Answer,
@@ -192,96 +188,6 @@ impl Machine {
             _ => {}
         }
         moves
-    }
-
-    fn give_up_lost_probes(&mut self, now: Moment, moves: &mut Moves) {
-        let until = self.lost_until(now);
-        match &mut self.state {
-            State::HalfOpen { probes, before, .. } => match until {
-                Some(until) => {
-                    let before = *before;
-                    self.enter(State::Open { until, before }, Cause::ProbeLost, moves);
-                }
-                None => probes.expire(self.config.probe_lease, now),
-            },
-            _ => {}
-        }
-    }
-
-    /// Until when the circuit opens again because it will be found to have lost its probes.
-    pub(super) fn lost_until(&self, now: Moment) -> Option<Moment> {
-        match &self.state {
-            State::HalfOpen {
-                probes,
-                before,
-                draw,
-            } => probes
-                .lost(&self.config, now)
-                .map(|admitted| admitted.after(self.config.open_time(*before, *draw, None))),
-            _ => None,
-        }
-    }
-
-    /// Ends the half-open time if the answers so far decide it.
-    pub(super) fn decide(
-        &mut self,
-        wait: Option<Duration>,
-        now: Moment,
-        cause: Option<Cause>,
-        moves: &mut Moves,
-    ) {
-        let State::HalfOpen {
-            probes,
-            before,
-            draw,
-        } = &self.state
-        else {
-            return;
-        };
-        match probes.decision(&self.config) {
-            None => {}
-            Some(Decision::Close) => {
-                let tally = Tally::new(&self.config).ramping_up(&self.config, now);
-                self.enter(
-                    State::Closed(tally),
-                    cause.unwrap_or(Cause::ProbesSucceeded),
-                    moves,
-                );
-            }
-            Some(Decision::Open) => {
-                let before = *before;
-                let until = now.after(self.config.open_time(before, *draw, wait));
-                self.enter(
-                    State::Open { until, before },
-                    cause.unwrap_or(Cause::ProbeFailed),
-                    moves,
-                );
-            }
-        }
-    }
-
-    fn half_open(&mut self, before: u32, draw: Draw, moves: &mut Moves) {
-        let probes = Probes::default();
-        self.enter(
-            State::HalfOpen {
-                probes,
-                before,
-                draw,
-            },
-            Cause::OpenForOver,
-            moves,
-        );
-    }
-
-    /// Every state begins a new epoch: results of calls admitted before it change nothing.
-    pub(super) fn enter(&mut self, state: State, cause: Cause, moves: &mut Moves) {
-        let (from, to) = (self.state.name(), state.name());
-        self.state = state;
-        self.epoch = self.epoch.next();
-        if from != to {
-            self.sequence += 1;
-            moves.push(self.sequence, Move::new(from, to, cause));
-        }
     }
 }
 
@@ -513,7 +419,7 @@ mod tests {
         let mut bench = bench(config);
         bench.calls("S");
         assert_eq!(
-            bench.wait(10 * S - Duration::from_nanos(1)).calls("SSF"),
+            bench.wait(Duration::from_nanos(9_999_999_999)).calls("SSF"),
             Closed
         );
         assert_eq!(bench.wait(Duration::from_nanos(1)).calls("F"), Open);
@@ -665,7 +571,7 @@ mod tests {
         let minute = 60 * S;
         let mut bench = Bench::until_half_open(plain().open_for(minute).probes(1));
         let lost = bench.ticket();
-        bench.wait(10 * S - MS);
+        bench.wait(9999 * MS);
         assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(MS)));
         bench.wait(MS);
         assert_eq!((bench.state(), bench.moves), (Open, 2));

@@ -7,6 +7,7 @@ mod machine;
 mod model;
 mod probes;
 mod ticket;
+mod transitions;
 mod trip;
 
 pub use config::{Abandoned, BreakerConfig, Window};
