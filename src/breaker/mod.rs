@@ -8,6 +8,7 @@ mod policy;
 mod model;
 mod probes;
 mod ticket;
+mod transitions;
 mod trip;
 mod view;
 
