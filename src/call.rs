@@ -11,7 +11,7 @@ use pin_project::{pin_project, pinned_drop};
 
 thread_local! {
     static CALL: Cell<Call> = const { Cell::new(Call { attempt: 1, last: true }) };
-    static OPTIONS: Cell<Options> = const { Cell::new(Options { timeout: None, retry: true }) };
+    static OPTIONS: Cell<Options> = const { Cell::new(Options::NONE) };
     static KEY: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
     static SPENT: Cell<bool> = const { Cell::new(false) };
 }
@@ -99,6 +99,8 @@ pub struct CallOptions {
     pub timeout: Option<Duration>,
     /// Whether the call may be repeated. Default: yes.
     pub retry: bool,
+    /// Whether the response is a stream on purpose: then no limit reaches into its body. Default: no.
+    pub streams: bool,
     /// The idempotency key of this call, instead of a minted one.
     pub key: Option<Arc<str>>,
 }
@@ -108,6 +110,7 @@ impl Default for CallOptions {
         Self {
             timeout: None,
             retry: true,
+            streams: false,
             key: None,
         }
     }
@@ -133,6 +136,14 @@ impl CallOptions {
         self
     }
 
+    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
+    /// the HTTP stacks reaches into its body, and a breaker has its result at the head.
+    #[must_use]
+    pub fn streams(mut self, streams: bool) -> Self {
+        self.streams = streams;
+        self
+    }
+
     /// The idempotency key of this call. The key of the operation, not of the attempt: the same one whenever the user
     /// presses the button again.
     #[must_use]
@@ -147,6 +158,7 @@ impl CallOptions {
             options: Options {
                 timeout: self.timeout,
                 retry: self.retry,
+                streams: self.streams,
             },
             key: self.key,
             future: Some(future),
@@ -161,6 +173,15 @@ impl CallOptions {
     /// Whether the call under way may be repeated.
     pub(crate) fn current_retry() -> bool {
         OPTIONS.get().retry
+    }
+
+    /// Whether the response of the call under way is a stream on purpose.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "bodies come with HTTP")
+    )]
+    pub(crate) fn current_streams() -> bool {
+        OPTIONS.get().streams
     }
 
     /// The idempotency key asked for the call under way.
@@ -178,6 +199,15 @@ impl CallOptions {
 struct Options {
     timeout: Option<Duration>,
     retry: bool,
+    streams: bool,
+}
+
+impl Options {
+    const NONE: Self = Self {
+        timeout: None,
+        retry: true,
+        streams: false,
+    };
 }
 
 struct EnteredOptions {

@@ -4,7 +4,9 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::Rng;
+#[cfg(any(test, feature = "test-util"))]
+use rand::SeedableRng;
 
 use crate::clock::nanos;
 
@@ -96,12 +98,9 @@ pub(crate) fn draw() -> Draw {
     })
 }
 
-/// From now on this thread draws from a generator with this seed.
-#[cfg_attr(
-    not(any(test, feature = "test-util")),
-    expect(dead_code, reason = "exported by `testing`")
-)]
-pub(crate) fn seed(seed: u64) {
+/// From now on this thread draws from a generator with this seed: jitter, shares and keys repeat.
+#[cfg(any(test, feature = "test-util"))]
+pub fn seed(seed: u64) {
     SEEDED.set(Some(StdRng::seed_from_u64(seed)));
 }
 

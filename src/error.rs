@@ -55,6 +55,23 @@ pub enum Reason {
     Policy(Cow<'static, str>),
 }
 
+impl Reason {
+    /// The reason as a label of metrics and logs.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::CircuitProbing => "circuit_probing",
+            Self::CircuitRampingUp => "circuit_ramping_up",
+            Self::CircuitForcedOpen => "circuit_forced_open",
+            Self::CircuitIsolated => "circuit_isolated",
+            Self::AttemptTimeout { .. } => "attempt_timeout",
+            Self::Deadline => "deadline",
+            Self::BodyIdle { .. } => "body_idle",
+            Self::Policy(_) => "policy",
+        }
+    }
+}
+
 impl Rejected {
     /// A refusal by the layer of this name, of a call that was never handed to the service.
     pub fn new(reason: Reason, name: impl Into<Arc<str>>) -> Self {

@@ -6,7 +6,7 @@
 use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use crate::error::Rejected;
@@ -134,6 +134,20 @@ pub enum BreakerState {
     Disabled,
 }
 
+impl BreakerState {
+    /// The state as a label of metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::ForcedOpen => "forced_open",
+            Self::Isolated => "isolated",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
 /// A change of a breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -176,6 +190,23 @@ pub enum Cause {
     ByHand,
 }
 
+impl Cause {
+    /// The cause as a label of metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive",
+            Self::FailureRate => "failure_rate",
+            Self::SlowRate => "slow_rate",
+            Self::Abandoned => "abandoned",
+            Self::OpenForOver => "open_for_over",
+            Self::ProbesSucceeded => "probes_succeeded",
+            Self::ProbeFailed => "probe_failed",
+            Self::ProbeLost => "probe_lost",
+            Self::ByHand => "by_hand",
+        }
+    }
+}
+
 /// Why a failed call is not repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -194,6 +225,21 @@ pub enum RetryStop {
     SpentBelow,
     /// Switched off for this call.
     SwitchedOff,
+}
+
+impl RetryStop {
+    /// The reason as a label of metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AttemptsUsed => "attempts_used",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::NotRepeatable => "not_repeatable",
+            Self::WaitTooLong => "wait_too_long",
+            Self::Deadline => "deadline",
+            Self::SpentBelow => "spent_below",
+            Self::SwitchedOff => "switched_off",
+        }
+    }
 }
 
 /// Who an event comes from: the kind of layer and its name.
@@ -307,5 +353,32 @@ pub(crate) fn emit(event: &Event<'_>) {
         for (_, observer) in observers {
             observer.on_event(event);
         }
+    }
+}
+
+/// A handle whose gauge shows more than its last event, such as the balance of a budget that successes fill.
+pub(crate) trait Refresh: Send + Sync {
+    /// Emits the event that carries the present value.
+    fn refresh(&self);
+}
+
+static FRESH: Mutex<Vec<Weak<dyn Refresh>>> = Mutex::new(Vec::new());
+
+/// From now on `refresh` reaches this handle, for as long as it lives.
+pub(crate) fn keep_fresh(handle: Weak<dyn Refresh>) {
+    let mut fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner);
+    // Forgets the dead whenever the list would grow, so that it is never longer than twice the living.
+    if fresh.len() == fresh.capacity() {
+        fresh.retain(|handle| handle.strong_count() > 0);
+    }
+    fresh.push(handle);
+}
+
+/// Tells all observers the present value of what changes without an event: the balance of every retry budget. To be called
+/// before metrics are collected.
+pub fn refresh() {
+    let fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    for handle in fresh.iter().filter_map(Weak::upgrade) {
+        handle.refresh();
     }
 }

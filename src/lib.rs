@@ -44,4 +44,9 @@ pub use crate::timeout::{DeadlineLayer, TimeoutLayer};
 pub use crate::outcome::{Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge};
 
 /// The observers that come with features.
-const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[];
+const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[
+    #[cfg(feature = "metrics")]
+    &telemetry::metrics::Metrics,
+    #[cfg(feature = "tracing")]
+    &telemetry::tracing::Tracing,
+];

@@ -36,6 +36,19 @@ pub enum Kind {
     Neutral,
 }
 
+impl Kind {
+    /// The kind as a label of metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Transient => "transient",
+            Self::Overloaded => "overloaded",
+            Self::Permanent => "permanent",
+            Self::Neutral => "neutral",
+        }
+    }
+}
+
 /// Whether a result may be followed by another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]

@@ -1,1 +1,270 @@
-//! To come.
+//! Rolling counts of calls, over a time or over the last calls: exact, in fixed memory, O(1) a call.
+
+use std::time::Duration;
+
+use crate::clock::{Moment, nanos};
+
+/// How many calls there were, and how many of them failed or were slow. A call can be both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) total: u32,
+    pub(crate) failed: u32,
+    pub(crate) slow: u32,
+}
+
+impl Counts {
+    pub(crate) fn one(failed: bool, slow: bool) -> Self {
+        Self {
+            total: 1,
+            failed: u32::from(failed),
+            slow: u32::from(slow),
+        }
+    }
+
+    fn good(total: u64) -> Self {
+        Self {
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            ..Self::default()
+        }
+    }
+
+    #[must_use]
+    fn plus(self, other: Self) -> Self {
+        Self {
+            total: self.total.saturating_add(other.total),
+            failed: self.failed.saturating_add(other.failed),
+            slow: self.slow.saturating_add(other.slow),
+        }
+    }
+}
+
+/// What is counted: the calls of a time, or the last calls.
+#[derive(Clone, Debug)]
+pub(crate) enum Rolling {
+    Time(TimeWindow),
+    Calls(CallWindow),
+}
+
+impl Rolling {
+    /// Counts a call that ended at `now`.
+    pub(crate) fn add(&mut self, failed: bool, slow: bool, now: Moment) {
+        match self {
+            Self::Time(window) => {
+                window.advance(now);
+                window.add(Counts::one(failed, slow));
+            }
+            Self::Calls(window) => window.add(failed, slow),
+        }
+    }
+
+    /// Counts `n` calls that were neither failed nor slow and ended before [`Rolling::unmoved_until`].
+    pub(crate) fn add_good(&mut self, n: u64) {
+        match self {
+            Self::Time(window) => window.add(Counts::good(n)),
+            Self::Calls(window) => window.add_good(n),
+        }
+    }
+
+    /// The counts as they were when the last call was added.
+    pub(crate) fn counts(&self) -> Counts {
+        match self {
+            Self::Time(window) => window.sum,
+            Self::Calls(window) => window.sum,
+        }
+    }
+
+    /// The counts at `now`.
+    pub(crate) fn counts_at(&self, now: Moment) -> Counts {
+        match self {
+            Self::Time(window) => window.counts_at(now),
+            Self::Calls(window) => window.sum,
+        }
+    }
+
+    /// Until then no time that passes takes anything out of the counts.
+    pub(crate) fn unmoved_until(&self) -> Moment {
+        match self {
+            Self::Time(window) => window.end(),
+            Self::Calls(_) => Moment::FAR,
+        }
+    }
+}
+
+/// Counts over a time: the running cell and the ones before it. Cells are aligned to [`Moment::START`].
+#[derive(Clone, Debug)]
+pub(crate) struct TimeWindow<const CELLS: usize = 10> {
+    /// A ring; cell number `n` lies at `n % CELLS`.
+    cells: [Counts; CELLS],
+    sum: Counts,
+    /// Nanoseconds a cell.
+    width: u64,
+    /// The number of the running cell, counted from [`Moment::START`].
+    running: u64,
+}
+
+impl<const CELLS: usize> TimeWindow<CELLS> {
+    pub(crate) fn new(length: Duration) -> Self {
+        Self {
+            cells: [Counts::default(); CELLS],
+            sum: Counts::default(),
+            // Rounded down: nothing older than `length` ever counts.
+            width: (nanos(length) / CELLS as u64).max(1),
+            running: 0,
+        }
+    }
+
+    /// Makes the cell of `now` the running one. A `now` of an earlier cell, read by another thread before it got
+    /// here, changes nothing: its call counts in the running cell.
+    pub(crate) fn advance(&mut self, now: Moment) {
+        if now < self.end() {
+            return;
+        }
+        let number = now.as_nanos() / self.width;
+        let passed = number.saturating_sub(self.running);
+        self.running = number;
+        for age in 0..CELLS {
+            if age as u64 >= passed {
+                break;
+            }
+            let slot = self.slot(age);
+            self.cells[slot] = Counts::default();
+        }
+        // Not the old sum less the cleared cells: a sum that was ever clipped would stay wrong.
+        self.sum = self
+            .cells
+            .iter()
+            .copied()
+            .fold(Counts::default(), Counts::plus);
+    }
+
+    /// Adds to the running cell.
+    pub(crate) fn add(&mut self, counts: Counts) {
+        let slot = self.slot(0);
+        self.cells[slot] = self.cells[slot].plus(counts);
+        self.sum = self.sum.plus(counts);
+    }
+
+    pub(crate) fn counts_at(&self, now: Moment) -> Counts {
+        let passed = (now.as_nanos() / self.width).saturating_sub(self.running);
+        if passed == 0 {
+            return self.sum;
+        }
+        (0..CELLS)
+            .take_while(|&age| (age as u64).saturating_add(passed) < CELLS as u64)
+            .map(|age| self.cells[self.slot(age)])
+            .fold(Counts::default(), Counts::plus)
+    }
+
+    /// The end of the running cell.
+    pub(crate) fn end(&self) -> Moment {
+        Moment::from_nanos(self.running.saturating_add(1).saturating_mul(self.width))
+    }
+
+    /// A window of another length with the same counts, each put where its old cell began, so that none lives longer
+    /// than the new window allows.
+    pub(crate) fn resized(mut self, length: Duration, now: Moment) -> Self {
+        self.advance(now);
+        let mut new = Self::new(length);
+        let now = now.as_nanos().max(self.running.saturating_mul(self.width));
+        new.running = now / new.width;
+        for age in 0..CELLS {
+            let Some(number) = self.running.checked_sub(age as u64) else {
+                break;
+            };
+            let new_number = number.saturating_mul(self.width) / new.width;
+            let new_age = new.running.saturating_sub(new_number);
+            if let Some(new_age) = usize::try_from(new_age).ok().filter(|&age| age < CELLS) {
+                let slot = new.slot(new_age);
+                new.cells[slot] = new.cells[slot].plus(self.cells[self.slot(age)]);
+            }
+        }
+        new.sum = new
+            .cells
+            .iter()
+            .copied()
+            .fold(Counts::default(), Counts::plus);
+        new
+    }
+
+    /// Where the cell lies that is `age` (below `CELLS`) cells older than the running one.
+    fn slot(&self, age: usize) -> usize {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the remainder is below a usize"
+        )]
+        let running = (self.running % CELLS as u64) as usize;
+        (running + CELLS - age) % CELLS
+    }
+}
+
+/// Counts over the last calls.
+#[derive(Clone, Debug)]
+pub(crate) struct CallWindow {
+    /// Two words for every 64 calls: whether each failed, whether each was slow. Counted calls are never rearranged.
+    bits: Box<[[u64; 2]]>,
+    sum: Counts,
+    size: u32,
+    /// Where the next call goes.
+    next: u32,
+}
+
+impl CallWindow {
+    pub(crate) fn new(size: u32) -> Self {
+        let size = size.max(1);
+        Self {
+            bits: vec![[0; 2]; size.div_ceil(64) as usize].into(),
+            sum: Counts::default(),
+            size,
+            next: 0,
+        }
+    }
+
+    pub(crate) fn add(&mut self, failed: bool, slow: bool) {
+        let (word, bit) = (self.next as usize / 64, self.next % 64);
+        let before = if self.sum.total == self.size {
+            let [failed, slow] = self.bits[word].map(|word| word >> bit & 1 == 1);
+            Counts::one(failed, slow)
+        } else {
+            Counts::default()
+        };
+        let [all_failed, all_slow] = &mut self.bits[word];
+        *all_failed = *all_failed & !(1 << bit) | u64::from(failed) << bit;
+        *all_slow = *all_slow & !(1 << bit) | u64::from(slow) << bit;
+        let sum = self.sum.plus(Counts::one(failed, slow));
+        self.sum = Counts {
+            total: sum.total - before.total,
+            failed: sum.failed - before.failed,
+            slow: sum.slow - before.slow,
+        };
+        self.next = (self.next + 1) % self.size;
+    }
+
+    pub(crate) fn add_good(&mut self, n: u64) {
+        // All bits are 0 already: nothing to do for each single call.
+        if self.sum.failed == 0 && self.sum.slow == 0 {
+            let size = u64::from(self.size);
+            #[expect(clippy::cast_possible_truncation, reason = "both are at most the size")]
+            {
+                self.sum.total = n.saturating_add(u64::from(self.sum.total)).min(size) as u32;
+                self.next = ((n % size + u64::from(self.next)) % size) as u32;
+            }
+            return;
+        }
+        for _ in 0..n.min(u64::from(self.size)) {
+            self.add(false, false);
+        }
+    }
+
+    /// A window of another size with the newest of the same calls.
+    pub(crate) fn resized(&self, size: u32) -> Self {
+        let mut new = Self::new(size);
+        let kept = self.sum.total.min(new.size);
+        for age in (1..=kept).rev() {
+            let place = (self.next + self.size - age) % self.size;
+            let [failed, slow] =
+                self.bits[place as usize / 64].map(|word| word >> (place % 64) & 1 == 1);
+            new.add(failed, slow);
+        }
+        new
+    }
+}

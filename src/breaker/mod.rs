@@ -1,1 +1,20 @@
 //! To come.
+
+mod config;
+mod hand;
+mod machine;
+mod policy;
+#[cfg(test)]
+mod model;
+mod probes;
+mod ticket;
+mod trip;
+mod view;
+
+pub use self::config::{Abandoned, BreakerConfig, Window};
+pub use self::policy::{Breaker, BreakerPermit, Changes};
+pub use self::view::Snapshot;
+pub use crate::event::{BreakerState, Cause, Move};
+
+/// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
+pub type BreakerLayer<C, P = Breaker> = crate::gate::GateLayer<P, C>;

@@ -5,18 +5,21 @@
 //! first and then asks the machine, so each verdict is the one the plain machine would have given.
 
 use std::fmt;
+use std::hash::Hash;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
 use super::config::BreakerConfig;
-use super::machine::{Counts, Epoch, Machine, Moves, Ticket, Verdict};
+use super::machine::Machine;
+use super::ticket::{Epoch, Moves, Ticket, Verdict};
+use super::view::Snapshot;
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Error, Reason, Rejected};
 use crate::event::{BreakerState, Event, Source, emit};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Permit, Policy};
+use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Permit, Policy};
 use crate::outcome::{Classify, ErrorIsTransient, Kind, Outcome};
 use crate::sync::{AtomicU64, Lane, Mutex, Ordering, lane_count, lane_index};
 
@@ -69,7 +72,7 @@ impl Mode {
     fn pack(self) -> u64 {
         match self {
             Self::Ask => 0,
-            Self::Closed(epoch) => 1 | u64::from(epoch.get()) << 32,
+            Self::Closed(epoch) => 1 | u64::from(epoch.bits()) << 32,
             Self::Disabled => 2,
             Self::Open => 3,
         }
@@ -78,7 +81,7 @@ impl Mode {
     fn unpack(word: u64) -> Self {
         match word & 3 {
             0 => Self::Ask,
-            1 => Self::Closed(Epoch::new(upper(word))),
+            1 => Self::Closed(Epoch::from_bits(upper(word))),
             2 => Self::Disabled,
             _ => Self::Open,
         }
@@ -90,7 +93,7 @@ impl Mode {
 const COUNT: u64 = u32::MAX as u64;
 
 fn licensed(epoch: Epoch) -> u64 {
-    u64::from(epoch.get() << 1 | 1) << 32
+    u64::from(epoch.bits() << 1 | 1) << 32
 }
 
 #[expect(
@@ -129,6 +132,28 @@ impl Breaker {
                 shared: Arc::new(shared),
                 lanes: (0..lane_count()).map(|_| OnceLock::new()).collect(),
             }),
+        })
+    }
+
+    /// A circuit per key: the same settings for each, the key's text behind the name.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn keyed<K, B>(
+        name: &str,
+        config: BreakerConfig,
+        keys: KeyedConfig,
+        by: B,
+    ) -> Result<Keyed<K, B, Self>, ConfigError>
+    where
+        K: Hash + Eq + Clone + fmt::Display,
+    {
+        // Tried once, so that no later key can fail.
+        let first = Self::new(name, config.clone())?;
+        Keyed::new(by, keys, move |key| {
+            let name = format!("{}/{key}", first.name());
+            Self::new(name, config.clone()).unwrap_or_else(|_| first.clone())
         })
     }
 
@@ -180,10 +205,12 @@ impl Breaker {
         self.owner.shared.locked.lock().machine.state(now)
     }
 
-    /// The counts the rules see now.
-    pub fn counts(&self) -> Counts {
+    /// What it has counted, and where it stands.
+    pub fn snapshot(&self) -> Snapshot {
         let now = Now::unread().moment();
-        self.owner.shared.locked(|machine, _| (machine.counts(now), Moves::default()))
+        self.owner
+            .shared
+            .locked(|machine, _| (machine.snapshot(now), Moves::default()))
     }
 
     /// The state from now on, to wait for its next change.
@@ -200,7 +227,7 @@ impl Breaker {
     /// ```
     pub fn changes(&self) -> Changes {
         Changes {
-            seen: self.owner.shared.locked.lock().machine.sequence(),
+            seen: self.owner.shared.locked.lock().machine.sequence,
             breaker: self.clone(),
         }
     }
@@ -212,23 +239,23 @@ impl Breaker {
 
     /// Opens the circuit by hand until [`release`](Self::release).
     pub fn isolate(&self) {
-        self.by_hand(Machine::isolate);
+        self.by_hand(|machine, _| machine.isolate());
     }
 
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(Machine::release);
+        self.by_hand(|machine, _| machine.release());
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
     pub fn disable(&self) {
-        self.by_hand(Machine::disable);
+        self.by_hand(|machine, _| machine.disable());
     }
 
     /// Closes the circuit, with nothing counted.
     pub fn reset(&self) {
-        self.by_hand(Machine::reset);
+        self.by_hand(|machine, _| machine.reset());
     }
 
     /// Takes new settings over while running: what was counted, the state and its remaining wait are kept; changing
@@ -258,9 +285,17 @@ impl Breaker {
 
     #[inline]
     fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+        match Mode::unpack(self.owner.shared.mode.load(Ordering::Acquire)) {
+            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
+            mode => self.admit_unclosed(mode, now),
+        }
+    }
+
+    #[inline(never)]
+    fn admit_unclosed(&self, mode: Mode, now: &Now) -> Result<BreakerPermit, Rejected> {
         let shared = &*self.owner.shared;
-        match Mode::unpack(shared.mode.load(Ordering::Acquire)) {
-            Mode::Closed(epoch) => Ok(self.permit(Ticket::closed(epoch), now)),
+        match mode {
+            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
             Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
             Mode::Open => {
                 let until = Moment::from_nanos(shared.refused_until.load(Ordering::Acquire));
@@ -276,12 +311,13 @@ impl Breaker {
         }
     }
 
+    #[inline]
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
         let slow = self.owner.shared.slow_call.load(Ordering::Relaxed);
         BreakerPermit {
             lane: Some(Arc::clone(self.owner.lane())),
             ticket,
-            started: (slow != u64::MAX).then(|| now.moment()),
+            started: if slow == u64::MAX { NOT_ASKED } else { now.moment() },
         }
     }
 
@@ -364,14 +400,11 @@ impl Shared {
         let machine = &locked.machine;
         let epoch = machine.epoch();
         let refused_until = machine.refused_until();
-        let mode = if machine.is_disabled() {
-            Mode::Disabled
-        } else if machine.admits_without_asking() {
-            Mode::Closed(epoch)
-        } else if machine.is_open() && !locked.dry_run {
-            Mode::Open
-        } else {
-            Mode::Ask
+        let mode = match machine.last_state() {
+            BreakerState::Disabled => Mode::Disabled,
+            _ if machine.admits_without_asking() => Mode::Closed(epoch),
+            BreakerState::Open if !locked.dry_run => Mode::Open,
+            _ => Mode::Ask,
         };
         let slow = machine.slow_call().map_or(u64::MAX, crate::clock::nanos);
         self.slow_call.store(slow, Ordering::Relaxed);
@@ -390,8 +423,8 @@ impl Shared {
 
     /// Counts a success past the lock, if the licence allows it.
     #[inline]
-    fn count(&self, lane: &Lane<Self>, permit: &Permitted, now: &Now) -> bool {
-        if let Some(started) = permit.started {
+    fn count(&self, lane: &Lane<Self>, epoch: Epoch, started: Moment, now: &Now) -> bool {
+        if started != NOT_ASKED {
             let slow = self.slow_call.load(Ordering::Relaxed);
             if crate::clock::nanos(now.moment().since(started)) > slow {
                 return false;
@@ -401,7 +434,7 @@ impl Shared {
         if until != u64::MAX && now.moment().as_nanos() >= until {
             return false;
         }
-        let tag = licensed(permit.epoch);
+        let tag = licensed(epoch);
         let mut word = lane.word.load(Ordering::Acquire);
         loop {
             if word & !COUNT != tag || word & COUNT == COUNT {
@@ -437,11 +470,6 @@ impl Shared {
     }
 }
 
-struct Permitted {
-    epoch: Epoch,
-    started: Option<Moment>,
-}
-
 impl Locked {
     /// Takes the lanes' counts in. Their licence ends here: a success that comes while the machine thinks waits for the
     /// lock.
@@ -473,9 +501,12 @@ pub struct BreakerPermit {
     /// Taken when it is settled.
     lane: Option<Arc<Lane<Shared>>>,
     ticket: Ticket,
-    /// When the call began; only read if a rule asks for slow calls.
-    started: Option<Moment>,
+    /// When the call began, or [`NOT_ASKED`].
+    started: Moment,
 }
+
+/// No rule asked for slow calls when the call began.
+const NOT_ASKED: Moment = Moment::FAR;
 
 impl BreakerPermit {
     /// The call came to this.
@@ -488,20 +519,17 @@ impl Permit for BreakerPermit {
     #[inline]
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let Some(lane) = self.lane.take() else { return };
-        if self.ticket.is_ignored() || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
+        if self.ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
             return;
         }
-        let permitted = Permitted {
-            epoch: self.ticket.epoch(),
-            started: self.started,
-        };
-        if outcome.is_good()
+        let counted = outcome.is_good()
             && !self.ticket.is_probe()
-            && lane.shared.count(&lane, &permitted, now)
-        {
-            return;
+            && lane
+                .shared
+                .count(&lane, self.ticket.epoch, self.started, now);
+        if !counted {
+            settle_locked(&lane.shared, self.ticket, self.started, &outcome, now);
         }
-        settle_locked(&lane.shared, self.ticket, self.started, &outcome, now);
     }
 }
 
@@ -509,24 +537,30 @@ impl Permit for BreakerPermit {
 fn settle_locked(
     shared: &Shared,
     ticket: Ticket,
-    started: Option<Moment>,
+    started: Moment,
     outcome: &Outcome,
     now: &Now,
 ) {
     let moment = now.moment();
-    let took = started.map(|started| moment.since(started));
+    let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.locked(|machine, draw| ((), machine.settle(ticket, outcome, took, moment, draw)));
 }
 
 impl Drop for BreakerPermit {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(lane) = self.lane.take()
-            && !self.ticket.is_ignored()
-        {
-            let moment = Now::unread().moment();
-            lane.shared
-                .locked(|machine, draw| ((), machine.abandon(self.ticket, moment, draw)));
+        if let Some(lane) = self.lane.take() {
+            abandon(&lane, self.ticket);
         }
+    }
+}
+
+#[cold]
+fn abandon(lane: &Lane<Shared>, ticket: Ticket) {
+    if ticket != Ticket::IGNORED {
+        let moment = Now::unread().moment();
+        lane.shared
+            .locked(|machine, draw| ((), machine.abandon(ticket, moment, draw)));
     }
 }
 
@@ -547,12 +581,14 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
         }
     }
 
+    #[cold]
     fn refused(&self, rejected: &Rejected) {
         self.owner.shared.report(rejected);
     }
 }
 
 impl Shared {
+    #[inline(never)]
     fn would_refuse(&self, now: &Now) -> Option<Rejected> {
         let moment = now.moment();
         let until = Moment::from_nanos(self.refused_until.load(Ordering::Acquire));
@@ -581,12 +617,15 @@ impl Forget for Breaker {
         if in_flight {
             return Keeps::Essentials;
         }
-        self.owner
-            .shared
-            .locked
-            .lock()
-            .machine
-            .keeps(now.moment())
+        let now = now.moment();
+        let locked = self.owner.shared.locked.lock();
+        match locked.machine.state(now) {
+            // Its time is over and nobody has asked: what it knew is out of date.
+            BreakerState::HalfOpen => Keeps::Memory,
+            BreakerState::Closed if locked.machine.counts(now).failed > 0 => Keeps::Memory,
+            BreakerState::Closed => Keeps::Nothing,
+            _ => Keeps::Essentials,
+        }
     }
 
     fn source(&self) -> &Source {
@@ -632,7 +671,7 @@ impl Changes {
             let moved = shared.moved.notified();
             let (sequence, state) = {
                 let machine = &shared.locked.lock().machine;
-                (machine.sequence(), machine.settled_state())
+                (machine.sequence, machine.last_state())
             };
             if sequence != self.seen {
                 self.seen = sequence;

@@ -22,7 +22,7 @@ pub trait Finish<Res, E, P, C> {
     /// # Errors
     ///
     /// The inner service's own, untouched.
-    fn finish(self, result: Result<Res, E>, permit: P, classify: C) -> Result<Self::Response, E>;
+    fn finish(&self, result: Result<Res, E>, permit: P, classify: &C) -> Result<Self::Response, E>;
 }
 
 /// The permit is settled with the result.
@@ -38,8 +38,8 @@ where
     type Response = Res;
 
     #[inline]
-    fn finish(self, result: Result<Res, E>, permit: P, classify: C) -> Result<Res, E> {
-        match judge(&result, &classify) {
+    fn finish(&self, result: Result<Res, E>, permit: P, classify: &C) -> Result<Res, E> {
+        match judge(&result, classify) {
             Some(outcome) => permit.settle(outcome, &Now::unread()),
             None => drop(permit),
         }
@@ -63,38 +63,33 @@ pub struct GateFuture<F, P, C, H> {
 #[pin_project(project = StateProjection)]
 #[derive(Debug)]
 enum State<F, P, C, H> {
-    Refused(Option<Rejected>),
     Running {
         #[pin]
         future: F,
         /// Taken when the inner future is ready.
-        call: Option<Admitted<P, C, H>>,
+        permit: Option<P>,
+        classify: C,
+        finish: H,
     },
-}
-
-#[derive(Debug)]
-struct Admitted<P, C, H> {
-    permit: P,
-    classify: C,
-    finish: H,
+    Refused(Option<Rejected>),
 }
 
 impl<F, P, C, H> GateFuture<F, P, C, H> {
+    #[cold]
     pub(super) const fn refused(rejected: Rejected) -> Self {
         Self {
             state: State::Refused(Some(rejected)),
         }
     }
 
+    #[inline]
     pub(crate) const fn running(future: F, permit: P, classify: C, finish: H) -> Self {
         Self {
             state: State::Running {
                 future,
-                call: Some(Admitted {
-                    permit,
-                    classify,
-                    finish,
-                }),
+                permit: Some(permit),
+                classify,
+                finish,
             },
         }
     }
@@ -112,23 +107,22 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
+            StateProjection::Running {
+                future,
+                permit,
+                classify,
+                finish,
+            } => {
+                let settling = Settling(permit);
+                let polled = future.poll(cx);
+                std::mem::forget(settling);
+                let result = ready!(polled);
+                let permit = permit.take().expect("polled after completion");
+                Poll::Ready(finish.finish(result, permit, classify))
+            }
             StateProjection::Refused(rejected) => {
                 let rejected = rejected.take().expect("polled after completion");
                 Poll::Ready(Err(rejected.into()))
-            }
-            StateProjection::Running { future, call } => {
-                let unwinding = Settling(call);
-                let result = ready!({
-                    let polled = future.poll(cx);
-                    std::mem::forget(unwinding);
-                    polled
-                });
-                let Admitted {
-                    permit,
-                    classify,
-                    finish,
-                } = call.take().expect("polled after completion");
-                Poll::Ready(finish.finish(result, permit, classify))
             }
         }
     }
@@ -137,12 +131,12 @@ where
 /// Settles the permit as a failure when `inner.poll` unwinds. Forgotten when it returns.
 ///
 /// Not `thread::panicking()`, which is also true while a permit is dropped by somebody else's unwinding.
-struct Settling<'a, P: Permit, C, H>(&'a mut Option<Admitted<P, C, H>>);
+struct Settling<'a, P: Permit>(&'a mut Option<P>);
 
-impl<P: Permit, C, H> Drop for Settling<'_, P, C, H> {
+impl<P: Permit> Drop for Settling<'_, P> {
     fn drop(&mut self) {
-        if let Some(admitted) = self.0.take() {
-            admitted.permit.settle(Outcome::TRANSIENT, &Now::unread());
+        if let Some(permit) = self.0.take() {
+            permit.settle(Outcome::TRANSIENT, &Now::unread());
         }
     }
 }

@@ -57,21 +57,24 @@ where
     type Error = S::Error;
     type Future = GateFuture<S::Future, P::Permit, C, H>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.kept = self.policy.refuse(&Now::unread());
-        if self.kept.is_some() {
-            return Poll::Ready(Ok(()));
+        let refused = self.policy.refuse(&Now::unread());
+        if refused.is_some() || self.kept.is_some() {
+            self.kept = refused;
+            if self.kept.is_some() {
+                return Poll::Ready(Ok(()));
+            }
         }
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        if let Some(rejected) = self.kept.take() {
-            self.policy.refused(&rejected);
-            return GateFuture::refused(rejected);
+        if self.kept.is_some() {
+            return self.refuse_kept::<Req, S::Future>();
         }
         match self.policy.admit(&request, &Now::unread()) {
-            Err(rejected) => GateFuture::refused(rejected),
             Ok(permit) => {
                 let unwinding = Unwinding::new(permit);
                 let future = self.inner.call(request);
@@ -82,6 +85,19 @@ where
                     self.finish.clone(),
                 )
             }
+            Err(rejected) => GateFuture::refused(rejected),
         }
+    }
+}
+
+impl<S, P, C, H> Gate<S, P, C, H> {
+    #[cold]
+    fn refuse_kept<Req, F>(&mut self) -> GateFuture<F, P::Permit, C, H>
+    where
+        P: Policy<Req>,
+    {
+        let rejected = self.kept.take().expect("looked at by `call`");
+        self.policy.refused(&rejected);
+        GateFuture::refused(rejected)
     }
 }

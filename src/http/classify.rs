@@ -5,6 +5,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, StatusCode};
 
 use super::answer::NotExecuted;
+use super::body::ClassifyEnd;
 use super::error::ErrorOutcome;
 use super::request::HttpResponse;
 use super::retry_after::retry_after;
@@ -100,6 +101,9 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
         }
     }
 }
+
+/// The head says it all: the end of a body does not change its meaning.
+impl ClassifyEnd for ByStatus {}
 
 pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
     let outcome = match status.as_u16() {

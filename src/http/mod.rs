@@ -10,6 +10,7 @@
 
 mod answer;
 mod authority;
+mod body;
 mod classify;
 mod error;
 mod quota;
@@ -19,6 +20,7 @@ mod retry_after;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Lift, LiftFuture, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
+pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::replay::{Kept, Keys, Replay};

@@ -1,1 +1,18 @@
-//! To come.
+//! Every [`Event`](crate::Event), as metrics (feature `metrics`) and as `tracing` events (feature `tracing`).
+//!
+//! Both features are on by default and need nothing more than a recorder or a subscriber in the application. What there is
+//! to see, name by name, is in [`docs/telemetry.md`](https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md).
+//!
+//! - A gauge shows the last event. The balance of a retry budget also changes with successes, which are not reported one by
+//!   one: call [`refresh`] before metrics are collected.
+//! - [`ObserveLayer`] reports calls: put it outermost for what callers see, innermost for what the service sees.
+//! - Handles are registered at the first event after a recorder was installed, so layers may be built before it.
+
+#[cfg(feature = "metrics")]
+pub(crate) mod metrics;
+mod observe;
+#[cfg(feature = "tracing")]
+pub(crate) mod tracing;
+
+pub use self::observe::{Observation, ObserveLayer, Observed};
+pub use crate::event::refresh;

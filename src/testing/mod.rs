@@ -1,1 +1,21 @@
-//! To come.
+//! For tests of layers, and of what is built with them: a strict service that is scripted, and a seeded generator.
+//!
+//! ```
+//! # use tower::{Service, ServiceExt};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() {
+//! use buttress::testing::{Step, Strict};
+//!
+//! let service: Strict<u64, &str, buttress::Error<&str>> = Strict::new(|call| match call {
+//!     0 => Step::Answer(Err(buttress::Error::Inner("down"))),
+//!     _ => Step::Answer(Ok("up")),
+//! });
+//! let mut copy = service.clone();
+//! assert!(copy.ready().await.unwrap().call(7).await.is_err());
+//! assert_eq!(service.calls(), 1);
+//! # }
+//! ```
+
+mod strict;
+
+pub use self::strict::{Step, Strict, StrictFuture};
+pub use crate::chance::seed;

@@ -1,0 +1,286 @@
+//! What a breaker can be told.
+
+use std::time::Duration;
+
+use crate::chance::Draw;
+use crate::error::ConfigError;
+
+/// When a circuit opens, for how long, and what closes it again.
+///
+/// The rules combine with *or*: the first that trips opens the circuit. A rule set to `None` is off; with all of them off,
+/// and [`Abandoned::Ignore`], the circuit only opens by hand, which is allowed.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::breaker::{BreakerConfig, Window};
+///
+/// let config = BreakerConfig::default()
+///     .failure_rate(Some(0.3))
+///     .window(Window::Time(Duration::from_secs(30)))
+///     .open_for(Duration::from_secs(5));
+/// config.validate()?;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(default, deny_unknown_fields))]
+#[non_exhaustive]
+pub struct BreakerConfig {
+    /// Opens after this many failures in a row, 1 to 1 000 000. Default: 10.
+    pub consecutive: Option<u32>,
+    /// The first and the last failure of such a run lie at least so far apart, 0 to 1 day: one dying connection that takes
+    /// its calls with it must not close off a whole service. Default: 200 ms.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub consecutive_over: Duration,
+    /// Opens when at least this share of the calls in the window failed, above 0, at most 1. Default: 0.5.
+    pub failure_rate: Option<f64>,
+    /// Opens when at least this share of the calls in the window was slow, above 0, at most 1. Slow and failed are counted
+    /// apart. With this rule on, a slow probe has failed. Default: off.
+    pub slow_rate: Option<f64>,
+    /// A call is slow if it took longer than this, above 0, at most 1 day. Default: 1 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub slow_call: Duration,
+    /// Which calls the two rates are about. Default: those of the last 10 s.
+    pub window: Window,
+    /// No rate is judged before the window holds this many calls; nor does a shorter run of abandoned calls open the
+    /// circuit. 1 to 1 000 000, and not more than a window of calls holds. Default: 20.
+    pub min_calls: u32,
+    /// How long the circuit stays open, above 0, at most 1 day. Default: 2 s. A longer time spares a dead service nothing
+    /// (it gets three calls a turn either way), but keeps callers away from a healthy one.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub open_for: Duration,
+    /// The open time is moved at random by up to this part of itself to either side, 0 to 1, so that many clients do not
+    /// probe at one instant. Default: 0.2.
+    pub open_jitter: f64,
+    /// Each further open time without a close between is this many times longer, 1 to 100. Default: 1, they are all alike.
+    pub open_growth: f64,
+    /// The longest such grown time, before jitter: at least `open_for`, at most 1 day. Without growth it plays no part.
+    /// Default: 60 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub max_open_for: Duration,
+    /// If the failure that opens the circuit names a wait, the circuit stays open at least so long, but no longer than this
+    /// for its sake. Above 0, at most 1 day. Default: `None`, such waits play no part.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub max_server_wait: Option<Duration>,
+    /// How many calls a half-open circuit admits as probes, 1 to 1000. Default: 3.
+    pub probes: u32,
+    /// How many of them must succeed to close it, 1 to `probes`. Default: `None`, all.
+    pub probes_to_close: Option<u32>,
+    /// A probe without an answer after this time has failed, above 0, at most 1 day. Not shorter than a call may take.
+    /// Default: 10 s.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub probe_lease: Duration,
+    /// After closing, a share of calls that grows to all of them over this time is admitted; it begins with a tenth. Pays
+    /// for services that start cold; costs seconds else. 0 to 1 day. Default: 0, off.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub ramp_up: Duration,
+    /// What calls mean whose callers left before an answer. Default: [`Abandoned::Detect`].
+    pub abandoned: Abandoned,
+    /// Decides and reports, but refuses nothing. Default: no.
+    pub dry_run: bool,
+}
+
+/// Which calls a rate is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Window {
+    /// Those that ended within this time, 10 ms to 1 h, in ten cells: the running one and the nine before it.
+    Time(#[cfg_attr(feature = "serde", serde(with = "humantime_serde"))] Duration),
+    /// The last so many, 1 to 10 000. It takes a quarter of a byte for each.
+    Calls(u32),
+}
+
+/// What calls mean whose callers left before an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum Abandoned {
+    /// A single one means nothing. But `min_calls` of them with no result between, the first and the last at least 1 s
+    /// apart, open the circuit: a time limit outside the breaker must not blind it.
+    Detect,
+    /// Nothing.
+    Ignore,
+    /// Each counts as a failure, of a probe too.
+    Failure,
+}
+
+impl Default for BreakerConfig {
+    fn default() -> Self {
+        Self {
+            consecutive: Some(10),
+            consecutive_over: Duration::from_millis(200),
+            failure_rate: Some(0.5),
+            slow_rate: None,
+            slow_call: Duration::from_secs(1),
+            window: Window::Time(Duration::from_secs(10)),
+            min_calls: 20,
+            open_for: Duration::from_secs(2),
+            open_jitter: 0.2,
+            open_growth: 1.0,
+            max_open_for: Duration::from_secs(60),
+            max_server_wait: None,
+            probes: 3,
+            probes_to_close: None,
+            probe_lease: Duration::from_secs(10),
+            ramp_up: Duration::ZERO,
+            abandoned: Abandoned::Detect,
+            dry_run: false,
+        }
+    }
+}
+
+macro_rules! setters {
+    ($($field:ident: $type:ty,)*) => {$(
+        #[doc = concat!("The same, with this `", stringify!($field), "`.")]
+        #[must_use]
+        pub const fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        }
+    )*};
+}
+
+impl BreakerConfig {
+    setters! {
+        consecutive: Option<u32>,
+        consecutive_over: Duration,
+        failure_rate: Option<f64>,
+        slow_rate: Option<f64>,
+        slow_call: Duration,
+        window: Window,
+        min_calls: u32,
+        open_for: Duration,
+        open_jitter: f64,
+        open_growth: f64,
+        max_open_for: Duration,
+        max_server_wait: Option<Duration>,
+        probes: u32,
+        probes_to_close: Option<u32>,
+        probe_lease: Duration,
+        ramp_up: Duration,
+        abandoned: Abandoned,
+        dry_run: bool,
+    }
+
+    /// Whether all of this can work.
+    ///
+    /// # Errors
+    ///
+    /// The first field that cannot, its value, and what is allowed.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        number("consecutive", self.consecutive.unwrap_or(1), MAX_CALLS)?;
+        time("consecutive_over", self.consecutive_over, Duration::ZERO)?;
+        share("failure_rate", self.failure_rate)?;
+        share("slow_rate", self.slow_rate)?;
+        time("slow_call", self.slow_call, LEAST)?;
+        let most_calls = match self.window {
+            Window::Time(length) => {
+                let holds =
+                    (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&length);
+                ConfigError::unless(holds, "window", &length, "from 10 ms to 1 h")?;
+                MAX_CALLS
+            }
+            Window::Calls(calls) => {
+                number("window", calls, 10_000)?;
+                calls
+            }
+        };
+        number("min_calls", self.min_calls, most_calls)?;
+        time("open_for", self.open_for, LEAST)?;
+        let jitter = self.open_jitter;
+        ConfigError::unless(
+            (0.0..=1.0).contains(&jitter),
+            "open_jitter",
+            &jitter,
+            "from 0 to 1",
+        )?;
+        let growth = self.open_growth;
+        ConfigError::unless(
+            (1.0..=100.0).contains(&growth),
+            "open_growth",
+            &growth,
+            "from 1 to 100",
+        )?;
+        if growth > 1.0 {
+            let holds = (self.open_for..=DAY).contains(&self.max_open_for);
+            let allowed = "at least `open_for` and at most 1 day";
+            ConfigError::unless(holds, "max_open_for", &self.max_open_for, allowed)?;
+        }
+        time(
+            "max_server_wait",
+            self.max_server_wait.unwrap_or(LEAST),
+            LEAST,
+        )?;
+        number("probes", self.probes, 1000)?;
+        number(
+            "probes_to_close",
+            self.probes_to_close.unwrap_or(1),
+            self.probes,
+        )?;
+        time("probe_lease", self.probe_lease, LEAST)?;
+        time("ramp_up", self.ramp_up, Duration::ZERO)
+    }
+
+    /// How many probes must succeed.
+    pub(super) fn needed_probes(&self) -> u32 {
+        self.probes_to_close.unwrap_or(self.probes)
+    }
+
+    /// How many probes may fail.
+    pub(super) fn tolerated_probes(&self) -> u32 {
+        self.probes.saturating_sub(self.needed_probes())
+    }
+
+    /// How long the circuit stays open that was opened `before` times since it was last closed, by a failure that named
+    /// this wait.
+    pub(super) fn open_time(&self, before: u32, draw: Draw, wait: Option<Duration>) -> Duration {
+        let mut open_for = self.open_for;
+        if self.open_growth > 1.0 {
+            let factor = self
+                .open_growth
+                .powi(i32::try_from(before).unwrap_or(i32::MAX));
+            let grown = Duration::try_from_secs_f64(open_for.as_secs_f64() * factor);
+            // What is too long for a duration is too long for the limit.
+            open_for = grown.unwrap_or(Duration::MAX).min(self.max_open_for);
+        }
+        let asked = wait
+            .unwrap_or_default()
+            .min(self.max_server_wait.unwrap_or_default());
+        draw.spread(open_for, self.open_jitter).max(asked)
+    }
+}
+
+const MAX_CALLS: u32 = 1_000_000;
+const LEAST: Duration = Duration::from_nanos(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn number(field: &'static str, value: u32, most: u32) -> Result<(), ConfigError> {
+    ConfigError::unless(
+        (1..=most).contains(&value),
+        field,
+        &value,
+        format!("from 1 to {most}"),
+    )
+}
+
+fn time(field: &'static str, value: Duration, least: Duration) -> Result<(), ConfigError> {
+    let allowed = if least.is_zero() {
+        "from 0 to 1 day"
+    } else {
+        "longer than 0 and at most 1 day"
+    };
+    ConfigError::unless((least..=DAY).contains(&value), field, &value, allowed)
+}
+
+fn share(field: &'static str, value: Option<f64>) -> Result<(), ConfigError> {
+    let value = value.unwrap_or(1.0);
+    ConfigError::unless(
+        value > 0.0 && value <= 1.0,
+        field,
+        &value,
+        "above 0 and at most 1",
+    )
+}

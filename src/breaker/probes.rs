@@ -1,0 +1,126 @@
+//! The probes of one half-open time.
+
+use std::time::Duration;
+
+use super::config::BreakerConfig;
+use crate::clock::Moment;
+
+/// Who is under way, and what came back.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Probes {
+    /// Never more than twice the probes allowed: a lost place is not given out again, but it is counted.
+    places: Vec<Place>,
+    good: u32,
+    bad: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Free,
+    /// Taken by the probe admitted then.
+    Taken(Moment),
+    /// Its probe has outlived its lease; the late result must not be taken for another probe's.
+    Lost,
+}
+
+/// What a probe came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Good,
+    Bad,
+    /// Says nothing: the place is given back.
+    Nothing,
+}
+
+/// What the answers so far decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    Close,
+    Open,
+}
+
+impl Probes {
+    /// A place for a probe, if fewer than `probes` are counted or under way.
+    pub(super) fn admit(&mut self, probes: u32, now: Moment) -> Option<u16> {
+        if self.is_full(probes) {
+            return None;
+        }
+        let place = match self.places.iter().position(|place| *place == Place::Free) {
+            Some(place) => place,
+            None => {
+                self.places.push(Place::Free);
+                self.places.len() - 1
+            }
+        };
+        self.places[place] = Place::Taken(now);
+        u16::try_from(place).ok()
+    }
+
+    /// Whether `probes` are counted or under way.
+    pub(super) fn is_full(&self, probes: u32) -> bool {
+        self.good + self.bad + self.under_way() >= probes
+    }
+
+    /// Takes a probe's answer, unless it was given up for lost.
+    pub(super) fn settle(&mut self, place: u16, answer: Answer) {
+        if let Some(place @ Place::Taken(_)) = self.places.get_mut(usize::from(place)) {
+            *place = Place::Free;
+            match answer {
+                Answer::Good => self.good += 1,
+                Answer::Bad => self.bad += 1,
+                Answer::Nothing => {}
+            }
+        }
+    }
+
+    pub(super) fn decision(&self, config: &BreakerConfig) -> Option<Decision> {
+        if self.good >= config.needed_probes() {
+            Some(Decision::Close)
+        } else if self.bad > config.tolerated_probes() {
+            Some(Decision::Open)
+        } else {
+            None
+        }
+    }
+
+    /// When the probe was admitted whose loss, found at `now`, puts closing out of reach.
+    pub(super) fn lost(&self, config: &BreakerConfig, now: Moment) -> Option<Moment> {
+        let mut over: Vec<Moment> = self
+            .admissions()
+            .filter(|admitted| now >= admitted.after(config.probe_lease))
+            .collect();
+        over.sort_unstable();
+        let tolerated = config.tolerated_probes().saturating_sub(self.bad);
+        over.get(tolerated as usize).copied()
+    }
+
+    /// Counts the probes as failed whose lease is over.
+    pub(super) fn expire(&mut self, lease: Duration, now: Moment) {
+        for place in &mut self.places {
+            if matches!(place, Place::Taken(admitted) if now >= admitted.after(lease)) {
+                *place = Place::Lost;
+                self.bad += 1;
+            }
+        }
+    }
+
+    /// When to ask again if all places are taken: the open time that would follow now, unless the oldest probe is decided
+    /// sooner because its lease is over.
+    pub(super) fn wait(&self, config: &BreakerConfig, now: Moment) -> Option<Duration> {
+        let oldest = self.admissions().min()?;
+        let lease = oldest.after(config.probe_lease).since(now);
+        Some(lease.min(config.open_for))
+    }
+
+    fn under_way(&self) -> u32 {
+        // At most 1000 by configuration.
+        u32::try_from(self.admissions().count()).unwrap_or(u32::MAX)
+    }
+
+    fn admissions(&self) -> impl Iterator<Item = Moment> {
+        self.places.iter().filter_map(|place| match place {
+            Place::Taken(admitted) => Some(*admitted),
+            Place::Free | Place::Lost => None,
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! What a machine hands out: tickets, verdicts, moves.
+
+use std::time::Duration;
+
+use crate::error::Reason;
+use crate::event::Move;
+
+/// Counts the states a machine has been in. 31 bits; it wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u32);
+
+impl Epoch {
+    pub(super) const FIRST: Self = Self(0);
+    /// Not one of the 31-bit values, so no machine is ever in it.
+    const NONE: Self = Self(u32::MAX);
+    const MASK: u32 = u32::MAX >> 1;
+
+    /// The epoch with these 31 bits.
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::MASK)
+    }
+
+    /// Its 31 bits.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn next(self) -> Self {
+        Self::from_bits(self.0.wrapping_add(1))
+    }
+}
+
+/// Goes with an admitted call, and comes back with its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(super) epoch: Epoch,
+    /// Its place among the probes, if it is one.
+    pub(super) probe: Option<u16>,
+}
+
+impl Ticket {
+    /// Of a call whose result is not asked for.
+    pub(crate) const IGNORED: Self = Self::call(Epoch::NONE);
+
+    /// Of a call admitted by a circuit that was closed in this epoch.
+    pub(crate) const fn call(epoch: Epoch) -> Self {
+        Self { epoch, probe: None }
+    }
+
+    pub(super) const fn probe(epoch: Epoch, place: u16) -> Self {
+        Self {
+            epoch,
+            probe: Some(place),
+        }
+    }
+
+    pub(crate) const fn is_probe(self) -> bool {
+        self.probe.is_some()
+    }
+}
+
+/// May a call pass?
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Admit(Ticket),
+    Refuse {
+        reason: Reason,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The moves one step made, each with its number: two at most (a probe is found lost, and the open time that follows from
+/// it is over already).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Moves([Option<(u64, Move)>; 2]);
+
+impl Moves {
+    pub(super) fn push(&mut self, sequence: u64, moved: Move) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some((sequence, moved));
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0[0].is_none()
+    }
+}
+
+impl IntoIterator for Moves {
+    type Item = (u64, Move);
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<(u64, Move)>, 2>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().flatten()
+    }
+}

@@ -1,0 +1,69 @@
+//! What a machine shows without being moved: to its handle, and to users.
+
+use std::time::Duration;
+
+use super::machine::{Machine, State};
+use crate::clock::Moment;
+use crate::error::Reason;
+use crate::event::BreakerState;
+
+/// What a breaker has counted, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// What a call would find now.
+    pub state: BreakerState,
+    /// The time until the next probe, if the circuit is open.
+    pub remaining: Option<Duration>,
+    /// Results in the window.
+    pub total: u32,
+    /// How many of them were failures.
+    pub failed: u32,
+    /// How many of them were slow.
+    pub slow: u32,
+    /// The share of failures, from 0 to 1; `None` below `min_calls`.
+    pub failure_rate: Option<f64>,
+    /// The share of slow calls, from 0 to 1; `None` below `min_calls` and while the rule is off.
+    pub slow_rate: Option<f64>,
+}
+
+impl Machine {
+    pub(super) fn snapshot(&self, now: Moment) -> Snapshot {
+        let counts = self.counts(now);
+        Snapshot {
+            state: self.state(now),
+            remaining: self.remaining(now),
+            total: counts.total,
+            failed: counts.failed,
+            slow: counts.slow,
+            failure_rate: self.failure_rate(now),
+            slow_rate: self.slow_rate(now),
+        }
+    }
+
+    /// The state after the last move, whatever the time is.
+    pub(super) fn last_state(&self) -> BreakerState {
+        self.state.name()
+    }
+
+    /// How a call would be refused now for certain; `None` if it might pass.
+    pub(super) fn refuses(&self, now: Moment) -> Option<(Reason, Option<Duration>)> {
+        let reason = match (&self.state, self.state(now)) {
+            (State::Open { .. }, BreakerState::Open) => Reason::CircuitOpen,
+            (State::ForcedOpen { .. }, BreakerState::ForcedOpen) => Reason::CircuitForcedOpen,
+            (State::Isolated, _) => Reason::CircuitIsolated,
+            (State::HalfOpen { probes, .. }, BreakerState::HalfOpen)
+                if probes.is_full(self.config.probes) && self.lost_until(now).is_none() =>
+            {
+                return Some((Reason::CircuitProbing, probes.wait(&self.config, now)));
+            }
+            _ => return None,
+        };
+        Some((reason, self.remaining(now)))
+    }
+
+    /// Over which time a call is slow; `None` while nobody asks.
+    pub(super) fn slow_call(&self) -> Option<Duration> {
+        self.config.slow_rate.map(|_| self.config.slow_call)
+    }
+}

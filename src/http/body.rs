@@ -1,0 +1,258 @@
+//! A response is over when its body is: the permit goes on with the body, and so do the limits.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::http::{HeaderMap, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::{pin_project, pinned_drop};
+
+use crate::call::CallOptions;
+use crate::clock::Now;
+use crate::deadline::Deadline;
+use crate::error::{CallError, Error, Reason, Rejected};
+use crate::event::{Event, Source, emit};
+use crate::gate::{Finish, Permit};
+use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
+use crate::timeout::Alarm;
+
+/// What the end of a body means, when its head was a success.
+pub trait ClassifyEnd {
+    /// The outcome of a response whose head came to `head` and whose body has ended with these trailers, or was dropped
+    /// before its end (`None`).
+    fn end(&self, head: Outcome, trailers: Option<&HeaderMap>) -> Outcome {
+        let _ = trailers;
+        head
+    }
+}
+
+/// Settles a gate's permit when the response is over, and limits the body.
+///
+/// A head whose outcome is not a success settles the permit at once. After a successful head the body carries it: it is
+/// settled at the trailers, at the end or at an error; a body that is dropped early settles it as the head said. A body
+/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error; a stalled body is a
+/// failure of the service, a passed deadline is not.
+///
+/// [`CallOptions::streams`] switches the limits off for one call, and settles it at the head.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
+/// use buttress::http::{AtBodyEnd, ByStatus};
+///
+/// let breaker = Breaker::new("search", BreakerConfig::default())?;
+/// let layer = BreakerLayer::new(breaker, ByStatus::new())
+///     .finish(AtBodyEnd::new("search", Duration::from_secs(10)));
+/// # let _ = layer;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AtBodyEnd {
+    source: Arc<Source>,
+    idle: Duration,
+}
+
+impl AtBodyEnd {
+    /// With this limit between two frames of a body; `Duration::MAX` is none.
+    pub fn new(name: impl Into<Arc<str>>, idle: Duration) -> Self {
+        Self {
+            source: Arc::new(Source::new("body", name)),
+            idle,
+        }
+    }
+}
+
+impl<B, E, P, C> Finish<Response<B>, E, P, C> for AtBodyEnd
+where
+    B: Body,
+    E: CallError,
+    P: Permit,
+    C: Classify<Response<B>, E> + ClassifyEnd + Clone,
+{
+    type Response = Response<GatedBody<B, P, C>>;
+
+    fn finish(
+        &self,
+        result: Result<Response<B>, E>,
+        permit: P,
+        classify: &C,
+    ) -> Result<Self::Response, E> {
+        let streams = CallOptions::current_streams();
+        let call = match judge(&result, classify) {
+            None => {
+                drop(permit);
+                None
+            }
+            Some(outcome) if outcome.kind == Kind::Success && !streams => Some(Carried {
+                permit,
+                head: outcome,
+                classify: classify.clone(),
+            }),
+            Some(outcome) => {
+                permit.settle(outcome, &Now::unread());
+                None
+            }
+        };
+        let (head, body) = result?.into_parts();
+        let mut body = GatedBody {
+            body,
+            alarm: Alarm::new(),
+            limits: (!streams).then(|| Limits {
+                source: Arc::clone(&self.source),
+                idle: self.idle,
+                deadline: Deadline::current(),
+                wakes_for_deadline: false,
+            }),
+            call,
+        };
+        if body.body.is_end_stream() {
+            settle(&mut body.call, Some(None));
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+/// The body of a response that a gate watches to its end. Made by [`AtBodyEnd`].
+///
+/// # Errors
+///
+/// [`Error::Rejected`] when the idle limit or the deadline passes, else the body's own error.
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
+    #[pin]
+    body: B,
+    #[pin]
+    alarm: Alarm,
+    limits: Option<Limits>,
+    /// `None` once it is settled.
+    call: Option<Carried<P, C>>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    source: Arc<Source>,
+    idle: Duration,
+    deadline: Option<Deadline>,
+    wakes_for_deadline: bool,
+}
+
+#[derive(Debug)]
+struct Carried<P, C> {
+    permit: P,
+    head: Outcome,
+    classify: C,
+}
+
+/// Settles what is carried, if it still is, at an end with these trailers or without; `None`: it was abandoned.
+fn settle<P: Permit, C: ClassifyEnd>(
+    call: &mut Option<Carried<P, C>>,
+    end: Option<Option<&HeaderMap>>,
+) {
+    if let Some(carried) = call.take()
+        && let Some(trailers) = end
+    {
+        let outcome = carried.classify.end(carried.head, trailers);
+        carried.permit.settle(outcome, &Now::unread());
+    }
+}
+
+impl<B, P, C> Body for GatedBody<B, P, C>
+where
+    B: Body,
+    P: Permit,
+    C: ClassifyEnd,
+{
+    type Data = B::Data;
+    type Error = Error<B::Error>;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
+        let mut this = self.project();
+        match this.body.as_mut().poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.alarm.as_mut().disarm();
+                match &frame {
+                    None => settle(this.call, Some(None)),
+                    Some(Ok(frame)) => {
+                        if let Some(trailers) = frame.trailers_ref() {
+                            settle(this.call, Some(Some(trailers)));
+                        } else if this.body.is_end_stream() {
+                            settle(this.call, Some(None));
+                        }
+                    }
+                    Some(Err(_)) => fail(this.call),
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Error::Inner)))
+            }
+            Poll::Pending => {
+                let Some(limits) = this.limits else {
+                    return Poll::Pending;
+                };
+                if !this.alarm.is_armed() {
+                    let left = limits
+                        .deadline
+                        .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
+                    limits.wakes_for_deadline = left <= limits.idle;
+                    let first = left.min(limits.idle);
+                    if first == Duration::MAX {
+                        return Poll::Pending;
+                    }
+                    this.alarm.as_mut().arm(first);
+                }
+                ready!(this.alarm.poll(cx));
+                let rejected = limits.passed();
+                if limits.wakes_for_deadline {
+                    // The caller's time is over; that says nothing about the service.
+                    settle(this.call, None);
+                } else {
+                    fail(this.call);
+                }
+                Poll::Ready(Some(Err(rejected.into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn fail<P: Permit, C>(call: &mut Option<Carried<P, C>>) {
+    if let Some(carried) = call.take() {
+        carried.permit.settle(Outcome::TRANSIENT, &Now::unread());
+    }
+}
+
+impl Limits {
+    fn passed(&self) -> Rejected {
+        let reason = if self.wakes_for_deadline {
+            Reason::Deadline
+        } else {
+            Reason::BodyIdle { limit: self.idle }
+        };
+        let rejected =
+            Rejected::new(reason, Arc::clone(self.source.name())).executed(Executed::Maybe);
+        emit(&Event::Rejected {
+            source: &self.source,
+            rejected: &rejected,
+        });
+        rejected
+    }
+}
+
+/// A body dropped before its end is no failure, and not abandoned either: its head has said how the service is.
+#[pinned_drop]
+impl<B, P: Permit, C: ClassifyEnd> PinnedDrop for GatedBody<B, P, C> {
+    fn drop(self: Pin<&mut Self>) {
+        settle(self.project().call, Some(None));
+    }
+}

@@ -1,0 +1,247 @@
+//! Every event as metrics, through the `metrics` facade.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+
+use crate::error::Reason;
+use crate::event::{BreakerState, Event, Observe, Source};
+
+/// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
+pub(crate) const RECORDED: &[(&str, Type, Unit, &str)] = &[
+    (REJECTED, Type::Counter, Unit::Count, "calls refused or cut short; labels layer, name, reason"),
+    (WOULD_REJECT, Type::Counter, Unit::Count, "calls a dry run would have refused; labels layer, name, reason"),
+    (STATE, Type::Gauge, Unit::Count, "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name"),
+    (MOVES, Type::Counter, Unit::Count, "changes of a breaker's state; labels name, to, cause, dry_run"),
+    (RETRIES, Type::Counter, Unit::Count, "attempts after the first one; labels name, outcome"),
+    (RETRY_WAIT, Type::Histogram, Unit::Seconds, "wait before an attempt; label name"),
+    (RETRY_STOPPED, Type::Counter, Unit::Count, "failed calls that were not repeated; labels name, why"),
+    (BALANCE, Type::Gauge, Unit::Count, "tokens in a retry budget; label name"),
+    (EXHAUSTED, Type::Counter, Unit::Count, "retries refused by an empty budget; label name"),
+    (CALLS, Type::Histogram, Unit::Seconds, "duration of observed calls; labels name, outcome"),
+    (EVICTED, Type::Counter, Unit::Count, "keys forgotten; labels layer, name"),
+    (OVERFLOW, Type::Counter, Unit::Count, "calls that shared the overflow entry; labels layer, name"),
+];
+
+const REJECTED: &str = "buttress.rejected";
+const WOULD_REJECT: &str = "buttress.would_reject";
+const STATE: &str = "buttress.breaker.state";
+const MOVES: &str = "buttress.breaker.moves";
+const RETRIES: &str = "buttress.retry.attempts";
+const RETRY_WAIT: &str = "buttress.retry.wait";
+const RETRY_STOPPED: &str = "buttress.retry.stopped";
+const BALANCE: &str = "buttress.budget.balance";
+const EXHAUSTED: &str = "buttress.budget.exhausted";
+const CALLS: &str = "buttress.call.duration";
+const EVICTED: &str = "buttress.keys.evicted";
+const OVERFLOW: &str = "buttress.keys.overflow";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// The observer of the feature `metrics`.
+#[derive(Debug)]
+pub(crate) struct Metrics;
+
+impl Observe for Metrics {
+    fn on_event(&self, event: &Event<'_>) {
+        metrics::with_recorder(|recorder| with_handles(recorder, event.source(), |handles| {
+            handles.record(recorder, event);
+        }));
+    }
+}
+
+/// What is kept for one source and one recorder. Each counter is registered when it is first needed.
+#[derive(Default)]
+struct Handles {
+    /// The address of the recorder the handles belong to.
+    recorder: usize,
+    /// Rejections by reason: they come in floods. See [`reason_slot`].
+    rejected: [OnceLock<Counter>; 6],
+    gauge: OnceLock<Gauge>,
+    wait: OnceLock<Histogram>,
+    calls: [OnceLock<Histogram>; 3],
+    /// The newest move shown by the gauge.
+    sequence: AtomicU64,
+}
+
+/// Finds the handles of this source, or registers them.
+///
+/// A process sees two recorders: none, and the one it installs. So there are two places, each written once and read without
+/// a lock. A third recorder (a test's local one) works too, without being kept.
+fn with_handles(recorder: &dyn Recorder, source: &Source, act: impl FnOnce(&Handles)) {
+    let address = std::ptr::from_ref(recorder).cast::<()>().addr();
+    for place in source.cache() {
+        let kept = place.get_or_init(|| {
+            describe(recorder);
+            Box::new(Handles {
+                recorder: address,
+                ..Handles::default()
+            })
+        });
+        match kept.downcast_ref::<Handles>() {
+            Some(handles) if handles.recorder == address => return act(handles),
+            _ => {}
+        }
+    }
+    act(&Handles::default());
+}
+
+fn describe(recorder: &dyn Recorder) {
+    for &(name, kind, unit, text) in RECORDED {
+        let (name, unit) = (KeyName::from_const_str(name), Some(unit));
+        match kind {
+            Type::Counter => recorder.describe_counter(name, unit, text.into()),
+            Type::Gauge => recorder.describe_gauge(name, unit, text.into()),
+            Type::Histogram => recorder.describe_histogram(name, unit, text.into()),
+        }
+    }
+}
+
+static METADATA: Metadata<'static> =
+    Metadata::new("buttress", Level::INFO, Some(module_path!()));
+
+impl Handles {
+    fn record(&self, recorder: &dyn Recorder, event: &Event<'_>) {
+        let source = event.source();
+        let counter = |name, labels: &[(&'static str, &'static str)]| {
+            recorder.register_counter(&key(name, source, labels), &METADATA)
+        };
+        match *event {
+            Event::Rejected { rejected, .. } => {
+                let reason = rejected.reason.as_str();
+                let register = || counter(REJECTED, &[("layer", source.layer()), ("reason", reason)]);
+                match reason_slot(&rejected.reason) {
+                    Some(slot) => self.rejected[slot].get_or_init(register).increment(1),
+                    None => register().increment(1),
+                }
+            }
+            Event::WouldReject { rejected, .. } => counter(
+                WOULD_REJECT,
+                &[("layer", source.layer()), ("reason", rejected.reason.as_str())],
+            )
+            .increment(1),
+            Event::BreakerMoved {
+                sequence,
+                moved,
+                dry_run,
+                ..
+            } => {
+                counter(
+                    MOVES,
+                    &[
+                        ("to", moved.to.as_str()),
+                        ("cause", moved.cause.as_str()),
+                        ("dry_run", if dry_run { "true" } else { "false" }),
+                    ],
+                )
+                .increment(1);
+                // Emitted after the lock, so an older move may come later: the gauge must not go back to it.
+                if self.sequence.fetch_max(sequence, Ordering::AcqRel) < sequence {
+                    self.gauge(recorder, STATE, source).set(level(moved.to));
+                }
+            }
+            Event::Retry { wait, outcome, .. } => {
+                counter(RETRIES, &[("outcome", outcome.kind.as_str())]).increment(1);
+                self.wait
+                    .get_or_init(|| recorder.register_histogram(&key(RETRY_WAIT, source, &[]), &METADATA))
+                    .record(wait.as_secs_f64());
+            }
+            Event::RetryStopped { why, .. } => {
+                counter(RETRY_STOPPED, &[("why", why.as_str())]).increment(1);
+            }
+            Event::Budget { balance, .. } => self.gauge(recorder, BALANCE, source).set(balance),
+            Event::BudgetExhausted { balance, .. } => {
+                counter(EXHAUSTED, &[]).increment(1);
+                self.gauge(recorder, BALANCE, source).set(balance);
+            }
+            Event::Finished { outcome, took, .. } => {
+                let label = outcome.map_or("abandoned", |outcome| outcome.kind.as_str());
+                let register = || {
+                    recorder.register_histogram(&key(CALLS, source, &[("outcome", label)]), &METADATA)
+                };
+                let took = took.as_secs_f64();
+                match call_slot(label) {
+                    Some(slot) => self.calls[slot].get_or_init(register).record(took),
+                    None => register().record(took),
+                }
+            }
+            Event::KeyEvicted { .. } => {
+                counter(EVICTED, &[("layer", source.layer())]).increment(1);
+                // The facade cannot delete a series: at least it says nothing untrue any more.
+                if let Some(gauge) = self.gauge.get() {
+                    gauge.set(0.0);
+                }
+            }
+            Event::KeyOverflow { .. } => {
+                counter(OVERFLOW, &[("layer", source.layer())]).increment(1);
+            }
+        }
+    }
+
+    fn gauge(&self, recorder: &dyn Recorder, name: &'static str, source: &Source) -> &Gauge {
+        self.gauge
+            .get_or_init(|| recorder.register_gauge(&key(name, source, &[]), &METADATA))
+    }
+}
+
+fn key(name: &'static str, source: &Source, labels: &[(&'static str, &'static str)]) -> Key {
+    let own = Label::new("name", source.name().to_string());
+    let labels = labels.iter().map(|(key, value)| Label::from_static_parts(key, value));
+    Key::from_parts(name, std::iter::once(own).chain(labels).collect::<Vec<_>>())
+}
+
+/// The place of a reason's counter; an application's own have none.
+const fn reason_slot(reason: &Reason) -> Option<usize> {
+    match reason {
+        Reason::CircuitOpen => Some(0),
+        Reason::CircuitProbing => Some(1),
+        Reason::CircuitForcedOpen => Some(2),
+        Reason::CircuitIsolated => Some(3),
+        Reason::AttemptTimeout { .. } => Some(4),
+        Reason::Deadline => Some(5),
+        _ => None,
+    }
+}
+
+fn call_slot(outcome: &str) -> Option<usize> {
+    ["success", "permanent", "transient"]
+        .iter()
+        .position(|frequent| *frequent == outcome)
+}
+
+fn level(state: BreakerState) -> f64 {
+    match state {
+        BreakerState::Closed => 0.0,
+        BreakerState::HalfOpen => 1.0,
+        BreakerState::Open => 2.0,
+        BreakerState::ForcedOpen => 3.0,
+        BreakerState::Isolated => 4.0,
+        BreakerState::Disabled => 5.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_documented_list_is_the_recorded_one() {
+        let page = include_str!("../../docs/telemetry.md");
+        for (name, kind, unit, text) in RECORDED {
+            let row = format!(
+                "| `{name}` | {} | {} | {text} |",
+                format!("{kind:?}").to_lowercase(),
+                unit.as_str()
+            );
+            assert!(page.contains(&row), "docs/telemetry.md lacks the row\n{row}");
+        }
+        let rows = page.lines().filter(|line| line.starts_with("| `buttress.")).count();
+        assert_eq!(rows, RECORDED.len(), "docs/telemetry.md lists something that is not recorded");
+    }
+}

@@ -1,0 +1,76 @@
+//! Every event as a `tracing` event: transitions at `warn`, the rest at `debug`.
+
+use tracing::{debug, warn};
+
+use crate::event::{Event, Observe};
+
+/// The observer of the feature `tracing`.
+#[derive(Debug)]
+pub(crate) struct Tracing;
+
+impl Observe for Tracing {
+    fn on_event(&self, event: &Event<'_>) {
+        let name = &**event.source().name();
+        let layer = event.source().layer();
+        match *event {
+            Event::Rejected { rejected, .. } => {
+                debug!(layer, name, reason = rejected.reason.as_str(), "{rejected}");
+            }
+            Event::WouldReject { rejected, .. } => debug!(
+                layer,
+                name,
+                reason = rejected.reason.as_str(),
+                "dry run, admitted: {rejected}"
+            ),
+            Event::BreakerMoved {
+                moved,
+                sequence,
+                dry_run,
+                ..
+            } => warn!(
+                layer,
+                name,
+                sequence,
+                dry_run,
+                from = moved.from.as_str(),
+                cause = moved.cause.as_str(),
+                "circuit breaker `{name}` is now {}",
+                moved.to.as_str()
+            ),
+            Event::Retry {
+                attempt,
+                wait,
+                outcome,
+                ..
+            } => debug!(
+                layer,
+                name,
+                attempt,
+                wait_ms = wait.as_secs_f64() * 1e3,
+                outcome = outcome.kind.as_str(),
+                "another attempt is scheduled"
+            ),
+            Event::RetryStopped { attempts, why, .. } => {
+                debug!(layer, name, attempts, why = why.as_str(), "not repeated");
+            }
+            Event::Budget { .. } => {}
+            Event::BudgetExhausted { balance, .. } => {
+                debug!(layer, name, balance, "the retry budget is exhausted");
+            }
+            Event::Finished { outcome, took, .. } => debug!(
+                layer,
+                name,
+                took_ms = took.as_secs_f64() * 1e3,
+                outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
+                "call finished"
+            ),
+            Event::KeyEvicted { .. } => debug!(layer, name, "the key was forgotten"),
+            Event::KeyOverflow { max_keys, .. } => warn!(
+                layer,
+                name,
+                max_keys,
+                "no key could be forgotten: a new one shares the overflow entry"
+            ),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! An inner service that holds a layer to tower's contract.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomPinned;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use pin_project::{pin_project, pinned_drop};
+use tower_service::Service;
+
+use crate::sync::Mutex;
+use crate::timeout::Alarm;
+
+/// What one call of a [`Strict`] service does.
+#[derive(Debug)]
+pub enum Step<Res, E> {
+    /// Answers at the first poll.
+    Answer(Result<Res, E>),
+    /// Answers after this time.
+    After(Duration, Result<Res, E>),
+    /// Never answers.
+    Hang,
+    /// Panics when it is polled.
+    Panic,
+    /// Panics in `call`.
+    PanicInCall,
+}
+
+/// A service that panics when it is called without having been polled ready, and counts what is done to it.
+///
+/// Each call runs the step that the script gives for its number, counted from 0 over all clones. Its futures are `!Unpin`.
+pub struct Strict<Req, Res, E> {
+    shared: Arc<Shared<Req, Res, E>>,
+    ready: bool,
+}
+
+type Script<Res, E> = Box<dyn Fn(usize) -> Step<Res, E> + Send + Sync>;
+
+struct Shared<Req, Res, E> {
+    script: Script<Res, E>,
+    /// What `poll_ready` does before the service becomes ready: a pending poll, or an error.
+    readiness: Mutex<Vec<Option<E>>>,
+    requests: Mutex<Vec<Req>>,
+    calls: AtomicUsize,
+    clones: AtomicUsize,
+    ready_polls: AtomicUsize,
+    live: AtomicUsize,
+}
+
+impl<Req, Res, E> Strict<Req, Res, E> {
+    /// A service that is always ready and follows the script.
+    pub fn new(script: impl Fn(usize) -> Step<Res, E> + Send + Sync + 'static) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                script: Box::new(script),
+                readiness: Mutex::new(Vec::new()),
+                requests: Mutex::new(Vec::new()),
+                calls: AtomicUsize::new(0),
+                clones: AtomicUsize::new(0),
+                ready_polls: AtomicUsize::new(0),
+                live: AtomicUsize::new(0),
+            }),
+            ready: false,
+        }
+    }
+
+    /// The next `poll_ready` of any clone is pending, and does not wake its caller.
+    pub fn pend_once(&self) {
+        self.shared.readiness.lock().push(None);
+    }
+
+    /// The next `poll_ready` of any clone returns this error.
+    pub fn fail_ready_once(&self, error: E) {
+        self.shared.readiness.lock().push(Some(error));
+    }
+
+    /// How often it was called, all clones together.
+    pub fn calls(&self) -> usize {
+        self.shared.calls.load(Ordering::SeqCst)
+    }
+
+    /// How often it was cloned.
+    pub fn clones(&self) -> usize {
+        self.shared.clones.load(Ordering::SeqCst)
+    }
+
+    /// How often it was polled ready.
+    pub fn ready_polls(&self) -> usize {
+        self.shared.ready_polls.load(Ordering::SeqCst)
+    }
+
+    /// How many of its futures are alive.
+    pub fn live(&self) -> usize {
+        self.shared.live.load(Ordering::SeqCst)
+    }
+
+    /// The requests it was called with, in order; they are taken out.
+    pub fn take_requests(&self) -> Vec<Req> {
+        std::mem::take(&mut *self.shared.requests.lock())
+    }
+}
+
+/// The clone is not ready: readiness belongs to the instance that was polled.
+impl<Req, Res, E> Clone for Strict<Req, Res, E> {
+    fn clone(&self) -> Self {
+        self.shared.clones.fetch_add(1, Ordering::SeqCst);
+        Self {
+            shared: Arc::clone(&self.shared),
+            ready: false,
+        }
+    }
+}
+
+impl<Req, Res, E> Service<Req> for Strict<Req, Res, E> {
+    type Response = Res;
+    type Error = E;
+    type Future = StrictFuture<Req, Res, E>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), E>> {
+        self.shared.ready_polls.fetch_add(1, Ordering::SeqCst);
+        match self.shared.readiness.lock().pop() {
+            Some(None) => Poll::Pending,
+            Some(Some(error)) => Poll::Ready(Err(error)),
+            None => {
+                self.ready = true;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        assert!(
+            std::mem::take(&mut self.ready),
+            "called without having been polled ready"
+        );
+        let number = self.shared.calls.fetch_add(1, Ordering::SeqCst);
+        self.shared.requests.lock().push(request);
+        let step = (self.shared.script)(number);
+        assert!(!matches!(step, Step::PanicInCall), "scripted panic in call");
+        self.shared.live.fetch_add(1, Ordering::SeqCst);
+        StrictFuture {
+            shared: Arc::clone(&self.shared),
+            step: Some(step),
+            alarm: Alarm::new(),
+            _pinned: PhantomPinned,
+        }
+    }
+}
+
+/// The future of a [`Strict`] service.
+#[pin_project(PinnedDrop)]
+#[must_use = "futures do nothing unless polled"]
+pub struct StrictFuture<Req, Res, E> {
+    shared: Arc<Shared<Req, Res, E>>,
+    step: Option<Step<Res, E>>,
+    #[pin]
+    alarm: Alarm,
+    _pinned: PhantomPinned,
+}
+
+impl<Req, Res, E> Future for StrictFuture<Req, Res, E> {
+    type Output = Result<Res, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        match this.step.take().expect("polled after completion") {
+            Step::Answer(result) => Poll::Ready(result),
+            Step::After(time, result) => {
+                if !this.alarm.is_armed() {
+                    this.alarm.as_mut().arm(time);
+                }
+                if this.alarm.poll(cx).is_ready() {
+                    Poll::Ready(result)
+                } else {
+                    *this.step = Some(Step::After(time, result));
+                    Poll::Pending
+                }
+            }
+            Step::Hang => {
+                *this.step = Some(Step::Hang);
+                Poll::Pending
+            }
+            Step::Panic | Step::PanicInCall => panic!("scripted panic"),
+        }
+    }
+}
+
+#[pinned_drop]
+impl<Req, Res, E> PinnedDrop for StrictFuture<Req, Res, E> {
+    fn drop(self: Pin<&mut Self>) {
+        self.shared.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl<Req, Res, E> fmt::Debug for Strict<Req, Res, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Strict")
+            .field("calls", &self.calls())
+            .field("ready", &self.ready)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<Req, Res, E> fmt::Debug for StrictFuture<Req, Res, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StrictFuture").finish_non_exhaustive()
+    }
+}

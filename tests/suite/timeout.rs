@@ -1,0 +1,152 @@
+//! Limits of an attempt and of a call, on paused time.
+
+use std::time::Duration;
+
+use buttress::testing::{Step, Strict};
+use buttress::{CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, TimeoutLayer};
+use tokio::time::Instant;
+use tower::{Layer, Service, ServiceExt};
+
+type Inner = Strict<(), &'static str, Error<&'static str>>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn answers_after(time: Duration) -> Inner {
+    Strict::new(move |_| Step::After(time, Ok("late")))
+}
+
+fn reason<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, Error<E>>) -> (Reason, Executed) {
+    match result {
+        Err(Error::Rejected(rejected)) => (rejected.reason, rejected.executed),
+        other => panic!("not rejected: {other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_ends_at_its_limit_and_says_the_limit() {
+    let inner = answers_after(2 * SECOND);
+    let started = Instant::now();
+    let result = TimeoutLayer::new("t", SECOND).layer(inner.clone()).oneshot(()).await;
+    assert_eq!(reason(result), (Reason::AttemptTimeout { limit: SECOND }, Executed::Maybe));
+    assert_eq!(started.elapsed(), SECOND);
+    assert_eq!(inner.live(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_in_time_arms_and_leaves_no_timer() {
+    let result = TimeoutLayer::new("t", SECOND).layer(answers_after(SECOND / 2)).oneshot(()).await;
+    assert_eq!(result, Ok("late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_ready_together_with_the_timer_wins() {
+    let result = TimeoutLayer::new("t", SECOND).layer(answers_after(SECOND)).oneshot(()).await;
+    assert_eq!(result, Ok("late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_zero_is_one_poll_then_timeout() {
+    let started = Instant::now();
+    let late = TimeoutLayer::new("t", Duration::ZERO).layer(answers_after(SECOND)).oneshot(()).await;
+    assert_eq!(reason(late).0, Reason::AttemptTimeout { limit: Duration::ZERO });
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    let inner: Inner = Strict::new(|_| Step::Answer(Ok("at once")));
+    assert_eq!(TimeoutLayer::new("t", Duration::ZERO).layer(inner).oneshot(()).await, Ok("at once"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_largest_limits_are_no_limits() {
+    let layers = (
+        DeadlineLayer::new("d", Duration::MAX),
+        TimeoutLayer::new("t", Duration::MAX),
+    );
+    let service = layers.0.layer(layers.1.layer(answers_after(1000 * 86400 * SECOND)));
+    assert_eq!(service.oneshot(()).await, Ok("late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_gets_what_is_left_until_the_deadline_and_blames_the_deadline() {
+    let service = DeadlineLayer::new("d", 3 * SECOND).layer(TimeoutLayer::new("t", 5 * SECOND).layer(answers_after(9 * SECOND)));
+    let started = Instant::now();
+    assert_eq!(reason(service.oneshot(()).await), (Reason::Deadline, Executed::Maybe));
+    assert_eq!(started.elapsed(), 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_nested_limits_the_inner_fires_once() {
+    let service = TimeoutLayer::new("outer", SECOND / 2).layer(TimeoutLayer::new("inner", SECOND / 10).layer(answers_after(SECOND)));
+    let Err(Error::Rejected(rejected)) = service.oneshot(()).await else { panic!("not rejected") };
+    assert_eq!(&*rejected.name, "inner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_begins_after_the_deadline_is_refused_and_not_executed() {
+    let inner = answers_after(Duration::ZERO);
+    let mut service = DeadlineLayer::new("d", SECOND).layer(inner.clone());
+    let result = Deadline::after(Duration::ZERO)
+        .scope(async move { service.ready().await?.call(()).await })
+        .await;
+    assert_eq!(reason(result), (Reason::Deadline, Executed::No));
+    assert_eq!(inner.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outer_deadline_that_is_earlier_wins() {
+    let service = DeadlineLayer::new("d", 9 * SECOND).layer(answers_after(20 * SECOND));
+    let started = Instant::now();
+    let result = Deadline::after(2 * SECOND).scope(service.oneshot(())).await;
+    assert_eq!(reason(result).0, Reason::Deadline);
+    assert_eq!(started.elapsed(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_may_ask_for_a_limit_of_its_own() {
+    let layer = TimeoutLayer::new("t", SECOND);
+    let asked = |limit| CallOptions::new().timeout(limit);
+    let longer = asked(5 * SECOND).scope(layer.layer(answers_after(2 * SECOND)).oneshot(())).await;
+    assert_eq!(longer, Ok("late"));
+    let shorter = asked(SECOND / 4).scope(layer.layer(answers_after(SECOND / 2)).oneshot(())).await;
+    assert_eq!(reason(shorter).0, Reason::AttemptTimeout { limit: SECOND / 4 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_deadline_crosses_a_spawn_when_it_is_taken_along() {
+    let layer = DeadlineLayer::new("d", SECOND);
+    let left = layer
+        .run(async || {
+            let mine = Deadline::current().expect("a deadline");
+            let there = tokio::spawn(mine.scope(async { Deadline::current() })).await.expect("a task");
+            Ok::<_, ()>(there == Some(mine))
+        })
+        .await;
+    assert_eq!(left, Ok(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_timer_fires_even_if_the_inner_future_has_used_up_the_cooperative_budget() {
+    // Each `recv` of a full channel takes one unit; the loop ends only when tokio says "pending" for want of budget.
+    let (send, mut receive) = tokio::sync::mpsc::unbounded_channel::<()>();
+    let result = TimeoutLayer::new("t", Duration::from_millis(5))
+        .run(async || {
+            loop {
+                send.send(()).map_err(|_| "closed")?;
+                receive.recv().await;
+                tokio::time::advance(Duration::from_millis(1)).await;
+            }
+            #[expect(unreachable_code, reason = "the loop's type")]
+            Ok::<(), &str>(())
+        })
+        .await;
+    assert!(matches!(result, Err(Error::Rejected(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_tower_the_same_limits_hold() {
+    let slow = async || {
+        tokio::time::sleep(2 * SECOND).await;
+        Ok::<_, &str>(())
+    };
+    assert_eq!(reason(TimeoutLayer::new("t", SECOND).run(slow).await).0, Reason::AttemptTimeout { limit: SECOND });
+    assert_eq!(reason(DeadlineLayer::new("d", SECOND).run(slow).await), (Reason::Deadline, Executed::Maybe));
+    assert_eq!(TimeoutLayer::new("t", SECOND).run(async || Err::<(), _>("own")).await, Err(Error::Inner("own")));
+}
