@@ -32,6 +32,11 @@ impl Draw {
         Self((part.clamp(0.0, 1.0) * u64::MAX as f64) as u64)
     }
 
+    /// All of its 64 bits.
+    pub const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// A whole number in `[0, bound)`; 0 if `bound` is 0.
     pub const fn below(self, bound: u64) -> u64 {
         // Lemire's multiply-shift; its bias is below bound/2^64.

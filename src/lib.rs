@@ -16,6 +16,7 @@ mod window;
 // ── patterns ──
 pub mod breaker;
 pub mod budget;
+#[cfg(feature = "http")]
 pub mod idempotency;
 pub mod retry;
 pub mod timeout;

@@ -1,1 +1,31 @@
-//! To come.
+//! reqwest: requests are built as ever and sent through a stack.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! # use std::time::Duration;
+//! use buttress::reqwest::SendThrough;
+//! use buttress::{Error, TimeoutLayer};
+//! use tower::ServiceBuilder;
+//!
+//! // A retry policy of reqwest's own would multiply with ours.
+//! let client = reqwest::Client::builder().retry(reqwest::retry::never()).build()?;
+//! let stack = ServiceBuilder::new()
+//!     .layer(TimeoutLayer::new("orders", Duration::from_secs(2)))
+//!     .map_err(Error::Inner)
+//!     .service(client.clone());
+//!
+//! let response = client
+//!     .post("https://api.example.com/orders")
+//!     .body("one of each")
+//!     .send_through(&stack)
+//!     .await?;
+//! # let _ = response;
+//! # Ok(()) }
+//! ```
+
+mod replay;
+mod request;
+mod send;
+
+pub use self::send::{SendThrough, SendThroughFuture};
+pub use crate::http::Replay;

@@ -1,4 +1,7 @@
 //! One binary, a module a pattern: it links once.
 
 mod architecture;
+mod http;
+mod idempotency;
+mod reqwest;
 mod timeout;

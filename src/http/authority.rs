@@ -1,0 +1,299 @@
+//! Whom a request is addressed to: the key of everything that is kept per server.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+use ::http::Uri;
+use hashbrown::Equivalent;
+
+use super::request::HttpRequest;
+use crate::error::ConfigError;
+use crate::gate::KeyBy;
+
+/// A server: scheme, lower-case host, and the port unless it is the scheme's own. Never a user name or a password.
+///
+/// Requests of `http` and of reqwest that go to the same server have equal authorities. A host is compared as text: an
+/// IPv6 address written in two ways is two hosts.
+///
+/// ```
+/// use buttress::http::Authority;
+///
+/// let api: Authority = "https://user:secret@API.example.com:443/v1".parse()?;
+/// assert_eq!(api.to_string(), "https://api.example.com");
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Authority {
+    scheme: Box<str>,
+    host: Box<str>,
+    port: Option<u16>,
+}
+
+impl Authority {
+    /// The scheme, in lower case; empty if the request named none.
+    pub fn scheme(&self) -> &str {
+        &self.scheme
+    }
+
+    /// The host, in lower case, an IPv6 address in brackets; empty if the request named none.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port, unless it is the scheme's own.
+    pub const fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    fn as_ref(&self) -> AuthorityRef<'_> {
+        AuthorityRef {
+            scheme: &self.scheme,
+            host: &self.host,
+            port: self.port,
+        }
+    }
+}
+
+/// The authority of an absolute URL.
+impl FromStr for Authority {
+    type Err = ConfigError;
+
+    fn from_str(url: &str) -> Result<Self, ConfigError> {
+        let invalid = |shown: &str| {
+            ConfigError::new(
+                "authority",
+                shown,
+                "an absolute URL with a host, such as \"https://api.example.com\"",
+            )
+        };
+        // The text may hold a password: an error shows it only once its authority is known.
+        let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
+        let found = AuthorityRef::of_uri(&uri);
+        if found.scheme.is_empty() || found.host.is_empty() {
+            return Err(invalid(&Self::from(found).to_string()));
+        }
+        Ok(found.into())
+    }
+}
+
+impl fmt::Display for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.scheme.is_empty() {
+            write!(f, "{}://", self.scheme)?;
+        }
+        f.write_str(&self.host)?;
+        match self.port {
+            Some(port) => write!(f, ":{port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl PartialEq for Authority {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_ref() == other.as_ref()
+    }
+}
+
+impl Eq for Authority {}
+
+impl Hash for Authority {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_ref().hash(state);
+    }
+}
+
+/// An [`Authority`] borrowed from a request. It hashes and compares like the authority it would be.
+#[derive(Clone, Copy, Debug)]
+pub struct AuthorityRef<'a> {
+    scheme: &'a str,
+    host: &'a str,
+    port: Option<u16>,
+}
+
+impl<'a> AuthorityRef<'a> {
+    /// From its parts, in any case; a port that is the scheme's own is dropped.
+    pub fn new(scheme: &'a str, host: &'a str, port: Option<u16>) -> Self {
+        Self {
+            scheme,
+            host,
+            port: port.filter(|port| own_port(scheme) != Some(*port)),
+        }
+    }
+
+    pub(crate) fn of_uri(uri: &'a Uri) -> Self {
+        Self::new(
+            uri.scheme_str().unwrap_or_default(),
+            uri.host().unwrap_or_default(),
+            uri.port_u16(),
+        )
+    }
+}
+
+impl From<AuthorityRef<'_>> for Authority {
+    fn from(found: AuthorityRef<'_>) -> Self {
+        Self {
+            scheme: found.scheme.to_ascii_lowercase().into(),
+            host: found.host.to_ascii_lowercase().into(),
+            port: found.port,
+        }
+    }
+}
+
+fn own_port(scheme: &str) -> Option<u16> {
+    let is = |name| scheme.eq_ignore_ascii_case(name);
+    if is("https") || is("wss") {
+        Some(443)
+    } else if is("http") || is("ws") {
+        Some(80)
+    } else {
+        None
+    }
+}
+
+impl PartialEq for AuthorityRef<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.port == other.port
+            && self.host.eq_ignore_ascii_case(other.host)
+            && self.scheme.eq_ignore_ascii_case(other.scheme)
+    }
+}
+
+impl Eq for AuthorityRef<'_> {}
+
+impl Hash for AuthorityRef<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        hash_lower(self.host, state);
+        // The length and the last letter tell the known schemes apart; equality does the rest.
+        state.write_u32(
+            u32::from(self.port.unwrap_or_default()) << 8
+                | u32::from(
+                    self.scheme
+                        .bytes()
+                        .last()
+                        .unwrap_or_default()
+                        .to_ascii_lowercase(),
+                ),
+        );
+    }
+}
+
+/// Hashes `text` in lower case, in pieces of a fixed length, so that the same text always makes the same writes.
+fn hash_lower<H: Hasher>(text: &str, state: &mut H) {
+    for piece in text.as_bytes().chunks(32) {
+        if piece.iter().any(u8::is_ascii_uppercase) {
+            let mut lower = [0; 32];
+            let lower = &mut lower[..piece.len()];
+            lower.copy_from_slice(piece);
+            lower.make_ascii_lowercase();
+            state.write(lower);
+        } else {
+            state.write(piece);
+        }
+    }
+    state.write_u8(0xff);
+}
+
+impl Equivalent<Authority> for AuthorityRef<'_> {
+    fn equivalent(&self, key: &Authority) -> bool {
+        *self == key.as_ref()
+    }
+}
+
+/// A policy per server: the key of a request is its [`Authority`].
+///
+/// Requests without an absolute URI share one key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByAuthority;
+
+impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
+    type Key = Authority;
+    type Look<'a>
+        = AuthorityRef<'a>
+    where
+        Req: 'a;
+
+    fn look<'a>(&self, request: &'a Req) -> AuthorityRef<'a> {
+        request.authority()
+    }
+
+    fn own(&self, look: &AuthorityRef<'_>) -> Authority {
+        (*look).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::{BuildHasher, RandomState};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn of(url: &str) -> Authority {
+        AuthorityRef::of_uri(&url.parse().unwrap()).into()
+    }
+
+    #[test]
+    fn the_same_server_is_the_same_key() {
+        let cases = [
+            ("http://Example.COM/a", "http://example.com:80/b"),
+            ("https://example.com:443", "HTTPS://EXAMPLE.com"),
+            ("http://me:pw@h/", "http://h/"),
+            ("http://[::1]:80/", "http://[::1]/"),
+        ];
+        for (a, b) in cases {
+            assert_eq!(of(a), of(b), "{a} {b}");
+        }
+        let different = [
+            ("http://h/", "https://h/"),
+            ("http://h/", "http://h:443/"),
+            ("http://h:8080/", "http://h:8081/"),
+            ("http://a/", "http://b/"),
+        ];
+        for (a, b) in different {
+            assert_ne!(of(a), of(b), "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn it_is_shown_without_what_is_secret_or_the_default() {
+        assert_eq!(of("http://me:pw@Host:80/path?q").to_string(), "http://host");
+        assert_eq!(of("https://[::1]:8443/").to_string(), "https://[::1]:8443");
+        assert_eq!(of("/path").to_string(), "");
+        for text in ["/path", "h:1", "http://me:pw@ h", ""] {
+            let error = text.parse::<Authority>().unwrap_err().to_string();
+            assert!(!error.contains("pw"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_reqwest_has_the_same_key() {
+        #[cfg(feature = "reqwest")]
+        for url in [
+            "http://Example.COM/a",
+            "https://u:p@example.com:443/",
+            "https://example.com:8443/",
+            "http://[::1]:80/",
+        ] {
+            let ours = ::reqwest::Request::new(::http::Method::GET, url.parse().unwrap());
+            assert_eq!(Authority::from(ours.authority()), of(url), "{url}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_borrowed_form_hashes_and_compares_like_the_kept_one(
+            scheme in "(http|HTTPS|ws|x)",
+            host in "[a-zA-Z0-9.-]{0,80}",
+            port in proptest::option::of(any::<u16>()),
+        ) {
+            let look = AuthorityRef::new(&scheme, &host, port);
+            let kept = Authority::from(look);
+            let hasher = RandomState::new();
+            prop_assert!(look.equivalent(&kept));
+            prop_assert_eq!(hasher.hash_one(look), hasher.hash_one(&kept));
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! What a response means, by its status and by what the server says about trying again.
+
+use std::time::Duration;
+
+use ::http::{HeaderMap, StatusCode};
+
+use super::answer::NotExecuted;
+use super::body::ClassifyEnd;
+use super::error::ErrorOutcome;
+use super::request::HttpResponse;
+use super::retry_after::retry_after;
+use crate::call::Call;
+use crate::outcome::{Again, Classify, Outcome};
+
+/// What an HTTP response or error means: the classifier to use unless you know better.
+///
+/// | status | outcome |
+/// |---|---|
+/// | 1xx, 2xx, 3xx | success |
+/// | 408, 500, 502, 503, 504, 520–527 | transient |
+/// | 429, and 503 that names a wait | overloaded |
+/// | 501, 505, 511, other 4xx | permanent |
+/// | other 5xx, and what is above | transient, never repeated |
+/// | 409 that names a wait: the same operation is still running | neutral, may be repeated |
+/// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
+///
+/// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
+/// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
+/// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
+/// told at [`error_outcome`](super::error_outcome).
+///
+/// Of a 409 only the head is seen: one that names no wait is taken for a conflict that a repetition will not cure.
+///
+/// ```
+/// use buttress::http::ByStatus;
+/// use buttress::{Classify, Outcome};
+///
+/// let response = http::Response::builder().status(502).body(()).unwrap();
+/// let outcome = ByStatus::new().classify(Ok::<_, &std::io::Error>(&response));
+/// assert_eq!(outcome, Outcome::TRANSIENT);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ByStatus {
+    /// Whether a 429 is a result: overloaded, or else neutral. Default: yes.
+    ///
+    /// Switch it off for a breaker that many callers share, each with a quota of its own: a 429 then says nothing about
+    /// the service. Leave it on for a retry layer, which does not repeat what is neutral.
+    pub count_429: bool,
+}
+
+impl Default for ByStatus {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ByStatus {
+    /// The table above.
+    pub const fn new() -> Self {
+        Self { count_429: true }
+    }
+
+    /// Whether a 429 is a result.
+    #[must_use]
+    pub const fn count_429(mut self, count_429: bool) -> Self {
+        self.count_429 = count_429;
+        self
+    }
+
+    /// What this response means.
+    pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
+        let status = response.status();
+        if status.as_u16() < 400 {
+            return Outcome::SUCCESS;
+        }
+        let wait = retry_after(response);
+        if response.extensions().get::<NotExecuted>().is_some() {
+            let refused = Outcome::NEUTRAL.not_executed();
+            return refused.repeat(Again::Never).wait(wait);
+        }
+        let outcome = match of_status(status, wait) {
+            _ if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 => {
+                Outcome::NEUTRAL.wait(wait)
+            }
+            outcome => outcome,
+        };
+        match servers_word(response.headers()) {
+            Some(true) => outcome.repeat(Again::Allowed),
+            Some(false) => outcome.repeat(Again::Never),
+            None => outcome,
+        }
+    }
+}
+
+impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(response) => self.response(response),
+            Err(error) => error.outcome(),
+        }
+    }
+}
+
+/// The head says it all: the end of a body does not change its meaning.
+impl ClassifyEnd for ByStatus {}
+
+pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
+    let outcome = match status.as_u16() {
+        ..400 => Outcome::SUCCESS,
+        409 if wait.is_some() => Outcome::NEUTRAL.repeat(Again::Allowed),
+        425 => too_early(),
+        429 => Outcome::OVERLOADED,
+        503 if wait.is_some() => Outcome::OVERLOADED,
+        408 | 500 | 502 | 503 | 504 | 520..=527 => Outcome::TRANSIENT,
+        400..500 | 501 | 505 | 511 => Outcome::PERMANENT,
+        _ => Outcome::TRANSIENT.repeat(Again::Never),
+    };
+    outcome.wait(wait)
+}
+
+/// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
+/// never does, so a 425 to a retry would come again and again.
+fn too_early() -> Outcome {
+    let first = Call::current().attempt <= 1;
+    Outcome::PERMANENT
+        .not_executed()
+        .repeat(if first { Again::Allowed } else { Again::Never })
+}
+
+/// What the server says about trying again; a veto outweighs everything.
+fn servers_word(headers: &HeaderMap) -> Option<bool> {
+    let says = |name, word: &[u8]| {
+        let mut values = headers.get_all(name).iter();
+        values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
+    };
+    let either = |word| says("x-should-retry", word) || says("stripe-should-retry", word);
+    if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
+        Some(false)
+    } else {
+        either(b"true").then_some(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use ::http::Response;
+
+    use super::*;
+
+    fn meaning(status: u16, headers: &[(&'static str, &'static str)]) -> Outcome {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(()).unwrap();
+        ByStatus::new().classify(Ok::<_, &io::Error>(&response))
+    }
+
+    #[test]
+    fn every_status_has_its_meaning() {
+        let never = Outcome::TRANSIENT.repeat(Again::Never);
+        for (statuses, outcome) in [
+            (
+                vec![100, 101, 200, 204, 299, 301, 304, 399],
+                Outcome::SUCCESS,
+            ),
+            (
+                vec![408, 500, 502, 503, 504, 520, 524, 527],
+                Outcome::TRANSIENT,
+            ),
+            (vec![429], Outcome::OVERLOADED),
+            (
+                vec![400, 401, 403, 404, 409, 410, 418, 422, 499, 501, 505, 511],
+                Outcome::PERMANENT,
+            ),
+            (vec![506, 507, 508, 510, 519, 528, 599, 600, 999], never),
+        ] {
+            for status in statuses {
+                assert_eq!(meaning(status, &[]), outcome, "{status}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wait_is_passed_on_and_makes_503_overloaded() {
+        let wait = Some(Duration::from_secs(7));
+        let named = [("retry-after", "7")];
+        assert_eq!(meaning(429, &named), Outcome::OVERLOADED.wait(wait));
+        assert_eq!(meaning(503, &named), Outcome::OVERLOADED.wait(wait));
+        assert_eq!(meaning(500, &named), Outcome::TRANSIENT.wait(wait));
+        assert_eq!(meaning(301, &named), Outcome::SUCCESS);
+        assert_eq!(
+            meaning(503, &[("retry-after", "soon")]),
+            Outcome::TRANSIENT,
+            "a wait that cannot be read is none"
+        );
+    }
+
+    #[test]
+    fn an_operation_still_running_may_be_asked_again() {
+        let wait = Some(Duration::from_secs(1));
+        assert_eq!(
+            meaning(409, &[("retry-after", "1")]),
+            Outcome::NEUTRAL.repeat(Again::Allowed).wait(wait)
+        );
+    }
+
+    #[test]
+    fn too_early_is_repeated_once() {
+        let outcome = Outcome::PERMANENT.not_executed();
+        assert_eq!(meaning(425, &[]), outcome.repeat(Again::Allowed));
+        let _second = Call::new(2, false).enter();
+        assert_eq!(meaning(425, &[]), outcome.repeat(Again::Never));
+    }
+
+    #[test]
+    fn the_server_has_the_last_word() {
+        for veto in [
+            ("x-should-retry", "false"),
+            ("stripe-should-retry", "FALSE"),
+            ("x-envoy-ratelimited", "true"),
+        ] {
+            assert_eq!(
+                meaning(500, &[veto]),
+                Outcome::TRANSIENT.repeat(Again::Never)
+            );
+            assert_eq!(
+                meaning(429, &[("x-should-retry", "true"), veto]).repeat,
+                Again::Never,
+                "a veto outweighs a permission"
+            );
+        }
+        let allowed = [("stripe-should-retry", "true")];
+        assert_eq!(
+            meaning(400, &allowed),
+            Outcome::PERMANENT.repeat(Again::Allowed)
+        );
+        assert_eq!(
+            meaning(507, &allowed),
+            Outcome::TRANSIENT.repeat(Again::Allowed)
+        );
+        assert_eq!(meaning(200, &allowed), Outcome::SUCCESS);
+        assert_eq!(
+            meaning(500, &[("x-should-retry", "perhaps")]),
+            Outcome::TRANSIENT
+        );
+    }
+
+    #[test]
+    fn a_429_may_be_left_out() {
+        let response = Response::builder()
+            .status(429)
+            .header("retry-after", "3")
+            .body(())
+            .unwrap();
+        let wait = Some(Duration::from_secs(3));
+        assert_eq!(
+            ByStatus::new().count_429(false).response(&response),
+            Outcome::NEUTRAL.wait(wait)
+        );
+    }
+}

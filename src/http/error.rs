@@ -1,0 +1,251 @@
+//! What a transport error means: whether the service may have acted on the request, and whether it is to blame.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::io;
+
+use crate::error::{BoxError, Error, Rejected};
+use crate::outcome::{Again, Outcome, judge_rejection};
+
+/// An error of an HTTP client that can say what it means for the call.
+///
+/// Implemented for the errors of `reqwest`, `hyper` and hyper-util's client (each behind its feature), for
+/// [`std::io::Error`], [`BoxError`], [`Error<E>`](crate::Error) and `Infallible`. An application's own error does it in one
+/// line:
+///
+/// ```
+/// # #[derive(Debug, thiserror::Error)]
+/// # #[error("transport")]
+/// # struct ShopError(#[source] std::io::Error);
+/// use buttress::Outcome;
+/// use buttress::http::{ErrorOutcome, error_outcome};
+///
+/// impl ErrorOutcome for ShopError {
+///     fn outcome(&self) -> Outcome {
+///         error_outcome(self)
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not say what it means for an HTTP call",
+    note = "the errors of reqwest, hyper and hyper-util do with this crate's features `reqwest`, `hyper`",
+    note = "your own: `impl buttress::http::ErrorOutcome for {Self} {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
+    note = "or classify it yourself: `buttress::classify_fn(|result| …)`"
+)]
+pub trait ErrorOutcome {
+    /// What this error means.
+    fn outcome(&self) -> Outcome;
+}
+
+/// What an error means, found by walking its chain of sources down to the first link that knows.
+///
+/// | what happened | outcome |
+/// |---|---|
+/// | no connection: refused, unreachable, name or TLS failed, connect timeout | transient, not executed |
+/// | hyper gave up on the request before it was written | transient, not executed |
+/// | HTTP/2: refused stream, or one above a GOAWAY's last (feature `http2`) | neutral, not executed, may be repeated |
+/// | reset, closed before the answer was complete, timeout, garbage, anything unknown | transient |
+/// | a request that cannot be built, a redirect that cannot be followed, an undecodable body | permanent |
+/// | the request's own body failed | neutral, never repeated |
+/// | a [`Rejected`] of this crate | as everywhere |
+pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
+    let mut fallback = Outcome::TRANSIENT;
+    let mut link = Some(error);
+    while let Some(error) = link {
+        match of_link(error) {
+            Some(Says::This(outcome)) => return outcome,
+            Some(Says::UnlessDeeper(outcome)) => fallback = outcome,
+            None => {}
+        }
+        link = below(error);
+    }
+    fallback
+}
+
+/// What one link of a chain says.
+enum Says {
+    /// This, whatever is below it.
+    This(Outcome),
+    /// This, unless a link below knows better.
+    #[cfg_attr(
+        not(feature = "reqwest"),
+        expect(dead_code, reason = "only reqwest's errors are that vague")
+    )]
+    UnlessDeeper(Outcome),
+}
+
+fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
+    if let Some(rejected) = error.downcast_ref::<Rejected>() {
+        // One that is no result at all must at least not be repeated.
+        let none = Outcome::NEUTRAL.repeat(Again::Never);
+        return Some(Says::This(judge_rejection(rejected).unwrap_or(none)));
+    }
+    #[cfg(feature = "reqwest")]
+    if let Some(error) = error.downcast_ref::<::reqwest::Error>() {
+        return of_reqwest(error);
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+        return of_hyper_util(error);
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        // What is below may be the error of another call, which the request's body is the response of.
+        return Some(Says::This(of_hyper(error)));
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        // A connection that is established is never refused.
+        let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+        return refused.then_some(Says::This(NOT_CONNECTED));
+    }
+    None
+}
+
+const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
+
+/// The next link. An [`io::Error`] holds its cause, but does not name it as its source.
+fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    if let Some(held) = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+    {
+        return Some(held);
+    }
+    error.source()
+}
+
+#[cfg(feature = "reqwest")]
+fn of_reqwest(error: &::reqwest::Error) -> Option<Says> {
+    if let Some(status) = error.status() {
+        return Some(Says::This(super::classify::of_status(status, None)));
+    }
+    if error.is_builder() || error.is_redirect() || error.is_upgrade() {
+        return Some(Says::This(Outcome::PERMANENT));
+    }
+    // A body that ends too soon is reported as one that cannot be decoded.
+    error
+        .is_decode()
+        .then_some(Says::UnlessDeeper(Outcome::PERMANENT))
+}
+
+#[cfg(feature = "hyper")]
+fn of_hyper_util(error: &hyper_util::client::legacy::Error) -> Option<Says> {
+    if error.is_connect() {
+        return Some(Says::This(NOT_CONNECTED));
+    }
+    // Every failure of a connection has a cause. What has none is a request that the client will not send: a URI that
+    // is not absolute, a version or a method that it does not know.
+    error
+        .source()
+        .is_none()
+        .then_some(Says::This(Outcome::PERMANENT))
+}
+
+#[cfg(feature = "hyper")]
+fn of_hyper(error: &hyper::Error) -> Outcome {
+    // Both are given for requests that were never taken up by their connection. They count as failures all the same: a
+    // server that accepts connections only to close them is not well.
+    if error.is_canceled() || error.is_closed() {
+        return Outcome::TRANSIENT.not_executed();
+    }
+    if error.is_user() {
+        return Outcome::NEUTRAL.repeat(Again::Never);
+    }
+    #[cfg(feature = "http2")]
+    if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
+        return of_h2(error);
+    }
+    Outcome::TRANSIENT
+}
+
+/// RFC 9113 §8.7: a server says of both that it did not process the request.
+#[cfg(feature = "http2")]
+fn of_h2(error: &h2::Error) -> Outcome {
+    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+    // h2 hands a GOAWAY only to the streams above its last one; the others may still be answered.
+    if error.is_remote() && (refused || error.is_go_away()) {
+        return Outcome::NEUTRAL.not_executed().repeat(Again::Allowed);
+    }
+    Outcome::TRANSIENT
+}
+
+#[cfg(feature = "reqwest")]
+impl ErrorOutcome for ::reqwest::Error {
+    fn outcome(&self) -> Outcome {
+        error_outcome(self)
+    }
+}
+
+#[cfg(feature = "hyper")]
+impl ErrorOutcome for hyper::Error {
+    fn outcome(&self) -> Outcome {
+        error_outcome(self)
+    }
+}
+
+#[cfg(feature = "hyper")]
+impl ErrorOutcome for hyper_util::client::legacy::Error {
+    fn outcome(&self) -> Outcome {
+        error_outcome(self)
+    }
+}
+
+impl ErrorOutcome for io::Error {
+    fn outcome(&self) -> Outcome {
+        error_outcome(self)
+    }
+}
+
+impl ErrorOutcome for Rejected {
+    fn outcome(&self) -> Outcome {
+        error_outcome(self)
+    }
+}
+
+impl ErrorOutcome for BoxError {
+    fn outcome(&self) -> Outcome {
+        error_outcome(&**self)
+    }
+}
+
+impl ErrorOutcome for Infallible {
+    fn outcome(&self) -> Outcome {
+        match *self {}
+    }
+}
+
+impl<E: ErrorOutcome> ErrorOutcome for Error<E> {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Rejected(rejected) => rejected.outcome(),
+            Self::Inner(error) => error.outcome(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Reason;
+
+    #[test]
+    fn what_is_held_by_an_io_error_is_found() {
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(refused().outcome(), NOT_CONNECTED);
+        let held: BoxError = Box::new(io::Error::other(io::Error::other(refused())));
+        assert_eq!(held.outcome(), NOT_CONNECTED);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(reset.outcome(), Outcome::TRANSIENT);
+        assert_eq!(BoxError::from("who knows").outcome(), Outcome::TRANSIENT);
+    }
+
+    #[test]
+    fn a_rejection_is_judged_as_everywhere() {
+        let open = || Rejected::new(Reason::CircuitOpen, "x");
+        let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+        assert_eq!(BoxError::from(open()).outcome(), refusal);
+        assert_eq!(Error::<io::Error>::from(open()).outcome(), refusal);
+        let cut = Rejected::new(Reason::Deadline, "x").executed(crate::Executed::Maybe);
+        assert_eq!(cut.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+    }
+}

@@ -1,0 +1,372 @@
+//! Which requests may run twice.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ::http::{HeaderMap, HeaderName, Method, Request};
+
+use super::authority::Authority;
+use super::request::HttpRequest;
+use crate::call::{Call, CallOptions};
+use crate::error::ConfigError;
+use crate::idempotency::{DEFAULT_HEADER, header_name};
+use crate::outcome::Outcome;
+use crate::retry::Repeat;
+
+/// Which servers make a request with an idempotency key run once, however often it is sent.
+///
+/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Keys {
+    /// Nothing is known: a key that a layer minted makes nothing repeatable.
+    #[default]
+    Unknown,
+    /// Every server that this client calls honours keys.
+    Honoured,
+    /// These servers do.
+    HonouredBy(Arc<[Authority]>),
+}
+
+/// Repeats HTTP requests, and only those that may run twice.
+///
+/// After a failure that the service may have acted on, a request is repeated if
+/// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
+/// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
+///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
+///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
+///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
+///
+/// After a failure that the service certainly did not act on, every request is repeated. What cannot be repeated is sent
+/// once, never refused: reqwest's requests with a streaming body, for one.
+///
+/// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
+/// count. An `early-data` header is not repeated (RFC 8470). Each attempt of an `http` request carries its number as a
+/// [`Call`] in its extensions.
+///
+/// ```
+/// use buttress::http::{Keys, Replay};
+///
+/// let safe_methods = Replay::new();
+/// let payments_too = Replay::new().keys(Keys::Honoured);
+/// let only_there = Replay::new().keys(Keys::HonouredBy(["https://api.example.com".parse()?].into()));
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Replay {
+    keys: Keys,
+    header: HeaderName,
+    proxy: bool,
+    attempt_header: bool,
+}
+
+impl Default for Replay {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Replay {
+    /// Nothing is known about keys; the attempt number is not sent.
+    pub fn new() -> Self {
+        Self {
+            keys: Keys::Unknown,
+            header: DEFAULT_HEADER,
+            proxy: false,
+            attempt_header: false,
+        }
+    }
+
+    /// Which servers honour idempotency keys.
+    #[must_use]
+    pub fn keys(mut self, keys: Keys) -> Self {
+        self.keys = keys;
+        self
+    }
+
+    /// The name of the header that carries the key. Default: `idempotency-key`.
+    ///
+    /// # Errors
+    ///
+    /// It is not a header name.
+    pub fn key_header(mut self, name: &str) -> Result<Self, ConfigError> {
+        self.header = header_name("key_header", name)?;
+        Ok(self)
+    }
+
+    /// For a proxy, which does not know what it forwards: a request whose method is not idempotent is sent once, key or
+    /// not, whatever happens (RFC 9110 §9.2.2).
+    #[must_use]
+    pub fn proxy(mut self) -> Self {
+        self.proxy = true;
+        self
+    }
+
+    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
+    #[must_use]
+    pub fn attempt_header(mut self, attempt_header: bool) -> Self {
+        self.attempt_header = attempt_header;
+        self
+    }
+
+    /// What is kept of a request that may be sent again.
+    pub(crate) fn keep<R: HttpRequest>(
+        &self,
+        request: &R,
+        copy: impl FnOnce(&R) -> Option<R>,
+    ) -> Option<Kept<R>> {
+        let idempotent = is_idempotent(request.method());
+        if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
+            return None;
+        }
+        let safe = idempotent || self.has_honoured_key(request);
+        let mut request = copy(request)?;
+        request.headers_mut().remove(EARLY_DATA);
+        Some(Kept {
+            request,
+            attempt: 1,
+            safe,
+        })
+    }
+
+    fn has_honoured_key<R: HttpRequest>(&self, request: &R) -> bool {
+        if !matches!(*request.method(), Method::POST | Method::PATCH) {
+            return false;
+        }
+        let Some(key) = request.headers().get(&self.header) else {
+            return false;
+        };
+        let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
+        let honoured = match &self.keys {
+            Keys::Unknown => false,
+            Keys::Honoured => true,
+            Keys::HonouredBy(servers) => {
+                let server = request.authority();
+                servers
+                    .iter()
+                    .any(|one| hashbrown::Equivalent::equivalent(&server, one))
+            }
+        };
+        !key.is_empty() && (honoured || callers_own())
+    }
+
+    pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
+        if self.attempt_header {
+            headers.insert(ATTEMPT_COUNT, attempt.into());
+        }
+    }
+}
+
+const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
+
+/// RFC 9110 §9.2.2; methods of extensions are not known to be.
+fn is_idempotent(method: &Method) -> bool {
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    )
+}
+
+/// What [`Replay`] keeps of a request.
+pub struct Kept<R> {
+    request: R,
+    attempt: u32,
+    safe: bool,
+}
+
+impl<R> Kept<R> {
+    /// Counts another attempt: its number, and the request to copy.
+    pub(crate) fn next(&mut self) -> (u32, &R) {
+        self.attempt = self.attempt.saturating_add(1);
+        (self.attempt, &self.request)
+    }
+
+    pub(crate) fn is_safe(&self) -> bool {
+        self.safe
+    }
+}
+
+/// Without the request, whose headers hold secrets.
+impl<R> fmt::Debug for Kept<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("attempt", &self.attempt)
+            .field("safe", &self.safe)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: Clone> Repeat<Request<B>> for Replay {
+    type Attempt = Request<B>;
+    type Saved = Kept<Request<B>>;
+
+    fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
+        let saved = self.keep(&request, |request| Some(request.clone()));
+        self.number(1, request.headers_mut());
+        request
+            .extensions_mut()
+            .insert(Call::new(1, saved.is_none()));
+        (request, saved)
+    }
+
+    fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
+        let (attempt, request) = saved.next();
+        let mut request = request.clone();
+        self.number(attempt, request.headers_mut());
+        request.extensions_mut().insert(Call::new(attempt, false));
+        Some(request)
+    }
+
+    fn may_repeat(&self, saved: &Kept<Request<B>>, _outcome: &Outcome) -> bool {
+        saved.is_safe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::HeaderValue;
+
+    use super::*;
+
+    const KEY: &str = "idempotency-key";
+
+    fn request(method: &str) -> Sent {
+        Request::builder()
+            .method(method)
+            .uri("https://api.example.com/orders")
+            .body("body")
+            .unwrap()
+    }
+
+    fn with_key(method: &str, minted: bool) -> Sent {
+        let mut request = request(method);
+        let mut key = HeaderValue::from_static("\"a-key-of-enough-letters\"");
+        key.set_sensitive(minted);
+        request.headers_mut().insert(KEY, key);
+        request
+    }
+
+    type Sent = Request<&'static str>;
+
+    fn may_repeat(replay: &Replay, request: Sent) -> bool {
+        let (_, saved) = replay.first(request);
+        saved.is_some_and(|saved| Repeat::<Sent>::may_repeat(replay, &saved, &Outcome::TRANSIENT))
+    }
+
+    fn again(replay: &Replay, saved: Option<Kept<Sent>>) -> Sent {
+        Repeat::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_method_decides() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(may_repeat(&Replay::new(), request(method)), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "PROPFIND", "get"] {
+            assert!(!may_repeat(&Replay::new(), request(method)), "{method}");
+            let (_, saved) = Replay::new().first(request(method));
+            assert!(
+                saved.is_some(),
+                "{method} is kept for a failure before it was executed"
+            );
+        }
+    }
+
+    #[test]
+    fn a_minted_key_alone_makes_nothing_repeatable() {
+        assert!(!may_repeat(&Replay::new(), with_key("POST", true)));
+        let honoured = Replay::new().keys(Keys::Honoured);
+        assert!(may_repeat(&honoured, with_key("POST", true)));
+        assert!(may_repeat(&honoured, with_key("PATCH", true)));
+        assert!(
+            !may_repeat(&honoured, request("POST")),
+            "without a key it runs twice"
+        );
+        assert!(!may_repeat(&honoured, with_key("LOCK", true)));
+        let mut empty = request("POST");
+        empty
+            .headers_mut()
+            .insert(KEY, HeaderValue::from_static(""));
+        assert!(!may_repeat(&honoured, empty));
+    }
+
+    #[test]
+    fn the_callers_own_key_says_that_it_is_honoured() {
+        assert!(may_repeat(&Replay::new(), with_key("POST", false)));
+        let elsewhere = Replay::new().key_header("x-key").unwrap();
+        assert!(!may_repeat(&elsewhere, with_key("POST", false)));
+    }
+
+    #[tokio::test]
+    async fn so_does_the_key_in_the_options_of_the_call() {
+        CallOptions::new()
+            .key("order-1")
+            .scope(async { assert!(may_repeat(&Replay::new(), with_key("POST", true))) })
+            .await;
+    }
+
+    #[test]
+    fn keys_may_be_honoured_by_some_servers() {
+        let by = |server: &str| {
+            let servers = [server.parse().unwrap()];
+            Replay::new().keys(Keys::HonouredBy(servers.into()))
+        };
+        assert!(may_repeat(
+            &by("https://API.example.com:443"),
+            with_key("POST", true)
+        ));
+        assert!(!may_repeat(
+            &by("https://other.example.com"),
+            with_key("POST", true)
+        ));
+    }
+
+    #[test]
+    fn a_proxy_never_repeats_what_is_not_idempotent() {
+        let proxy = Replay::new().keys(Keys::Honoured).proxy();
+        assert!(may_repeat(&proxy, request("GET")));
+        for request in [request("POST"), with_key("POST", false)] {
+            let (_, saved) = proxy.first(request);
+            assert!(saved.is_none(), "not even before it was executed");
+        }
+    }
+
+    #[test]
+    fn attempts_are_numbered() {
+        let replay = Replay::new().attempt_header(true);
+        let (first, saved) = replay.first(request("GET"));
+        let second = again(&replay, saved);
+        for (attempt, request) in [(1, first), (2, second)] {
+            assert_eq!(request.extensions().get::<Call>().unwrap().attempt, attempt);
+            assert_eq!(
+                request.headers()["x-envoy-attempt-count"],
+                attempt.to_string()
+            );
+            assert_eq!(*request.body(), "body");
+        }
+        let (silent, _) = Replay::new().first(request("GET"));
+        assert!(silent.headers().is_empty());
+    }
+
+    #[test]
+    fn a_repetition_is_not_early_data() {
+        let mut early = request("GET");
+        early
+            .headers_mut()
+            .insert(EARLY_DATA, HeaderValue::from_static("1"));
+        let (first, saved) = Replay::new().first(early.clone());
+        assert!(first.headers().contains_key(EARLY_DATA));
+        let second = again(&Replay::new(), saved);
+        assert!(!second.headers().contains_key(EARLY_DATA));
+        let (_, saved) = Replay::new().proxy().first(early);
+        assert!(saved.is_none(), "it is the client's to repeat");
+    }
+
+    #[test]
+    fn nothing_shows_a_key() {
+        let (_, saved) = Replay::new().first(with_key("POST", false));
+        assert!(!format!("{saved:?}").contains("letters"));
+    }
+}

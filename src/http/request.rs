@@ -1,0 +1,93 @@
+//! What the parts of this module need to know of a request and of a response, whatever library they come from.
+
+use ::http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
+
+use super::authority::AuthorityRef;
+use crate::idempotency::KeyedRequest;
+
+/// An HTTP request: of the `http` crate or, with the feature `reqwest`, of reqwest.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an HTTP request that this crate knows",
+    note = "known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
+)]
+pub trait HttpRequest {
+    /// The method.
+    fn method(&self) -> &Method;
+
+    /// Whom it is addressed to. Cheap: nothing is copied.
+    fn authority(&self) -> AuthorityRef<'_>;
+
+    /// The headers.
+    fn headers(&self) -> &HeaderMap;
+
+    /// The headers, to be changed.
+    fn headers_mut(&mut self) -> &mut HeaderMap;
+
+    /// The extensions; `None` if the type has no public ones, as reqwest's.
+    fn extensions(&self) -> Option<&Extensions> {
+        None
+    }
+}
+
+impl<B> HttpRequest for Request<B> {
+    fn method(&self) -> &Method {
+        self.method()
+    }
+
+    fn authority(&self) -> AuthorityRef<'_> {
+        AuthorityRef::of_uri(self.uri())
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+
+    fn extensions(&self) -> Option<&Extensions> {
+        Some(self.extensions())
+    }
+}
+
+/// POST and PATCH are the methods that are neither safe nor idempotent by themselves.
+impl<R: HttpRequest> KeyedRequest for R {
+    fn wants_key(&self) -> bool {
+        matches!(*self.method(), Method::POST | Method::PATCH)
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        HttpRequest::headers_mut(self)
+    }
+}
+
+/// An HTTP response: of the `http` crate or, with the feature `reqwest`, of reqwest.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an HTTP response that this crate knows",
+    note = "known are `http::Response<B>` and, with the feature `reqwest`, `reqwest::Response`"
+)]
+pub trait HttpResponse {
+    /// The status.
+    fn status(&self) -> StatusCode;
+
+    /// The headers.
+    fn headers(&self) -> &HeaderMap;
+
+    /// The extensions: what layers below have left there.
+    fn extensions(&self) -> &Extensions;
+}
+
+impl<B> HttpResponse for Response<B> {
+    fn status(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
+
+    fn extensions(&self) -> &Extensions {
+        self.extensions()
+    }
+}

@@ -1,0 +1,151 @@
+//! The layer that mints keys.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use ::http::HeaderName;
+use pin_project::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::KeyedRequest;
+use super::key::{self, DEFAULT_HEADER, Form};
+use crate::call::CallOptions;
+use crate::error::{CallError, ConfigError, Reason, Rejected};
+
+/// Gives every call that would happen twice if it were sent twice an idempotency key. See the [module](super).
+#[derive(Clone, Debug)]
+pub struct IdempotencyKeyLayer {
+    header: HeaderName,
+    form: Form,
+}
+
+impl Default for IdempotencyKeyLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl IdempotencyKeyLayer {
+    /// Quoted keys in `idempotency-key`.
+    pub const fn new() -> Self {
+        Self {
+            header: DEFAULT_HEADER,
+            form: Form::Quoted,
+        }
+    }
+
+    /// The header that carries the key, such as `paypal-request-id`. Tell [`Replay::key_header`] too.
+    ///
+    /// # Errors
+    ///
+    /// It is not a header name.
+    ///
+    /// [`Replay::key_header`]: crate::http::Replay::key_header
+    pub fn header(mut self, name: &str) -> Result<Self, ConfigError> {
+        self.header = key::header_name("header", name)?;
+        Ok(self)
+    }
+
+    /// Sends the key without quotes: for Stripe, Adyen and others that count them as part of the key.
+    #[must_use]
+    pub fn raw(mut self) -> Self {
+        self.form = Form::Raw;
+        self
+    }
+}
+
+impl<S> Layer<S> for IdempotencyKeyLayer {
+    type Service = IdempotencyKey<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        IdempotencyKey {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// A service whose calls carry keys. Made by [`IdempotencyKeyLayer`].
+#[derive(Clone, Debug)]
+pub struct IdempotencyKey<S> {
+    inner: S,
+    layer: IdempotencyKeyLayer,
+}
+
+impl<S, Req> Service<Req> for IdempotencyKey<S>
+where
+    S: Service<Req>,
+    S::Error: CallError,
+    Req: KeyedRequest,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = IdempotencyKeyFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        let state = match self.layer.equip(&mut request) {
+            Ok(()) => State::Running(self.inner.call(request)),
+            Err(why) => {
+                let name = self.layer.header.as_str();
+                State::Refused(Some(Rejected::new(Reason::Policy(why.into()), name)))
+            }
+        };
+        IdempotencyKeyFuture { state }
+    }
+}
+
+impl IdempotencyKeyLayer {
+    /// Puts a key into the request, unless it wants none or has one.
+    fn equip(&self, request: &mut impl KeyedRequest) -> Result<(), &'static str> {
+        if !request.wants_key() || request.headers_mut().contains_key(&self.header) {
+            return Ok(());
+        }
+        let key = match CallOptions::current_key() {
+            Some(key) => key::given(&key, self.form)?,
+            None => key::minted(self.form),
+        };
+        request.headers_mut().insert(self.header.clone(), key);
+        Ok(())
+    }
+}
+
+/// The future of [`IdempotencyKey`].
+#[pin_project]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct IdempotencyKeyFuture<F> {
+    #[pin]
+    state: State<F>,
+}
+
+#[pin_project(project = Projected)]
+#[derive(Debug)]
+enum State<F> {
+    Running(#[pin] F),
+    /// `None` once it was given.
+    Refused(Option<Rejected>),
+}
+
+impl<F, Res, E> Future for IdempotencyKeyFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    E: CallError,
+{
+    type Output = Result<Res, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project().state.project() {
+            Projected::Running(future) => future.poll(cx),
+            Projected::Refused(rejected) => match rejected.take() {
+                Some(rejected) => Poll::Ready(Err(rejected.into())),
+                None => Poll::Pending,
+            },
+        }
+    }
+}

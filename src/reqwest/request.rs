@@ -1,0 +1,39 @@
+//! reqwest's requests and responses, seen as HTTP.
+
+use ::http::{Extensions, HeaderMap, Method, StatusCode};
+use ::reqwest::{Request, Response};
+
+use crate::http::{AuthorityRef, HttpRequest, HttpResponse};
+
+impl HttpRequest for Request {
+    fn method(&self) -> &Method {
+        self.method()
+    }
+
+    fn authority(&self) -> AuthorityRef<'_> {
+        let url = self.url();
+        AuthorityRef::new(url.scheme(), url.host_str().unwrap_or_default(), url.port())
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
+
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+}
+
+impl HttpResponse for Response {
+    fn status(&self) -> StatusCode {
+        self.status()
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.headers()
+    }
+
+    fn extensions(&self) -> &Extensions {
+        self.extensions()
+    }
+}

@@ -1,0 +1,360 @@
+//! Real clients against real servers on loopback: what each failure means. And axum, whose rejections are answered.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::routing::get;
+use buttress::clock::Now;
+use buttress::gate::{GateLayer, Permit, Policy};
+use buttress::http::{ByStatus, ErrorOutcome, answer};
+use buttress::{Again, BoxError, Classify, Error, Outcome, Reason, Rejected};
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tower::{Service, ServiceExt};
+
+/// Not executed, and the service's fault.
+pub(crate) const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
+/// Not executed, and nobody's fault.
+pub(crate) const NOT_PROCESSED: Outcome = Outcome::NEUTRAL.not_executed().repeat(Again::Allowed);
+
+/// What a server does with each connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Does {
+    /// Reads the head of a request and answers with these bytes, then closes.
+    Answer(&'static [u8]),
+    /// Reads the head of a request and closes in good order.
+    Close,
+    /// Closes without waiting for a request.
+    CloseAtOnce,
+    /// Closes while the request lies unread, so that the client's side is reset.
+    Reset,
+    /// Reads the head of a request and nothing else, for ever.
+    Hang,
+    /// HTTP/2: refuses each stream.
+    Refuse,
+    /// HTTP/2: resets each stream for another reason.
+    ResetStream,
+    /// HTTP/2: goes away having processed no stream.
+    GoAway,
+    /// HTTP/2: goes away having perhaps processed the stream, and closes.
+    GoAwayAfter,
+}
+
+/// A server on loopback that does this, for as long as the test runs.
+pub(crate) async fn server(does: Does) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(serve(stream, does));
+        }
+    });
+    address
+}
+
+/// An address that nobody listens at.
+pub(crate) async fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap()
+}
+
+async fn serve(mut stream: TcpStream, does: Does) -> io::Result<()> {
+    match does {
+        Does::CloseAtOnce => {}
+        // Closing with bytes unread makes a reset.
+        Does::Reset => return stream.peek(&mut [0]).await.map(drop),
+        Does::Answer(bytes) => {
+            read_head(&mut stream).await?;
+            stream.write_all(bytes).await?;
+        }
+        Does::Close => read_head(&mut stream).await?,
+        Does::Hang => {
+            read_head(&mut stream).await?;
+            // Until the client closes.
+            while stream.read_u8().await.is_ok() {}
+        }
+        Does::Refuse | Does::ResetStream | Does::GoAway | Does::GoAwayAfter => {
+            serve_http2(&mut stream, does).await?;
+        }
+    }
+    stream.shutdown().await
+}
+
+async fn read_head(stream: &mut TcpStream) -> io::Result<()> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(stream.read_u8().await?);
+    }
+    Ok(())
+}
+
+/// Just enough of RFC 9113 to answer a stream with `RST_STREAM` or GOAWAY.
+async fn serve_http2(stream: &mut TcpStream, does: Does) -> io::Result<()> {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface).await?;
+    stream.write_all(&frame(SETTINGS, 0, &[])).await?;
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let [a, b, c, kind, flags, id @ ..] = head;
+        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
+        stream.read_exact(&mut payload).await?;
+        let id = u32::from_be_bytes(id);
+        match (kind, does) {
+            (SETTINGS, _) if flags & 1 == 0 => {
+                let mut ack = frame(SETTINGS, 0, &[]);
+                ack[4] = 1;
+                stream.write_all(&ack).await?;
+            }
+            (HEADERS, Does::Refuse) => {
+                stream
+                    .write_all(&frame(RST_STREAM, id, &7_u32.to_be_bytes()))
+                    .await?;
+            }
+            (HEADERS, Does::ResetStream) => {
+                stream
+                    .write_all(&frame(RST_STREAM, id, &2_u32.to_be_bytes()))
+                    .await?;
+            }
+            (HEADERS, Does::GoAway) => stream.write_all(&frame(GOAWAY, 0, &[0; 8])).await?,
+            (HEADERS, Does::GoAwayAfter) => {
+                let last = [id.to_be_bytes(), [0; 4]].concat();
+                return stream.write_all(&frame(GOAWAY, 0, &last)).await;
+            }
+            _ => {}
+        }
+    }
+}
+
+fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = vec![a, b, c, kind, 0];
+    frame.extend(id.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+fn client(http2: bool) -> Client<HttpConnector, Empty<Bytes>> {
+    Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        .build_http()
+}
+
+fn get_from(uri: &str) -> http::Request<Empty<Bytes>> {
+    http::Request::get(uri).body(Empty::new()).unwrap()
+}
+
+async fn meaning(does: Does) -> Outcome {
+    let http2 = matches!(
+        does,
+        Does::Refuse | Does::ResetStream | Does::GoAway | Does::GoAwayAfter
+    );
+    let uri = format!("http://{}/", server(does).await);
+    let error = client(http2).request(get_from(&uri)).await.unwrap_err();
+    let plain = error.outcome();
+    let boxed: BoxError = Box::new(io::Error::other(error));
+    assert_eq!(boxed.outcome(), plain, "however deep it lies");
+    plain
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_a_failure_that_executed_nothing() {
+    let uri = format!("http://{}/", nobody().await);
+    let error = client(false).request(get_from(&uri)).await.unwrap_err();
+    assert_eq!(error.outcome(), NOT_CONNECTED);
+    let lifted = Error::Inner(error);
+    let judged = buttress::judge::<http::Response<()>, _, _>(&Err(lifted), &ByStatus::new());
+    assert_eq!(judged, Some(NOT_CONNECTED));
+    let plain = TcpStream::connect(nobody().await).await.unwrap_err();
+    assert_eq!(plain.outcome(), NOT_CONNECTED);
+}
+
+#[tokio::test]
+async fn what_breaks_after_it_was_sent_may_have_been_executed() {
+    assert_eq!(meaning(Does::Close).await, Outcome::TRANSIENT);
+    assert_eq!(meaning(Does::Reset).await, Outcome::TRANSIENT);
+    assert_eq!(
+        meaning(Does::Answer(b"SSH-2.0-nonsense\r\n\r\n")).await,
+        Outcome::TRANSIENT
+    );
+    assert_eq!(
+        meaning(Does::Answer(b"HTTP/1.1 200 OK\r\nconte")).await,
+        Outcome::TRANSIENT
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_accepts_and_closes_is_not_well_even_if_nothing_was_sent() {
+    // Whether hyper notices before it writes is a matter of luck.
+    let outcome = meaning(Does::CloseAtOnce).await;
+    assert_eq!(outcome.kind, buttress::Kind::Transient);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_did_not_process_is_neutral() {
+    assert_eq!(meaning(Does::Refuse).await, NOT_PROCESSED);
+    assert_eq!(meaning(Does::GoAway).await, NOT_PROCESSED);
+}
+
+#[tokio::test]
+async fn any_other_end_of_a_stream_may_have_been_executed() {
+    assert_eq!(meaning(Does::ResetStream).await, Outcome::TRANSIENT);
+    assert_eq!(meaning(Does::GoAwayAfter).await, Outcome::TRANSIENT);
+}
+
+#[tokio::test]
+async fn a_request_that_was_never_written_was_not_executed() {
+    let stream = TcpStream::connect(server(Does::Hang).await).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    drop(connection);
+    let error = sender.send_request(get_from("/")).await.unwrap_err();
+    assert!(error.is_canceled());
+    assert_eq!(error.outcome(), NOT_CONNECTED);
+    let error = sender.ready().await.unwrap_err();
+    assert_eq!(error.outcome(), NOT_CONNECTED, "not even ready for one");
+}
+
+#[tokio::test]
+async fn a_request_that_the_client_will_not_send_is_the_callers_own_fault() {
+    let error = client(false)
+        .request(get_from("/no-host"))
+        .await
+        .unwrap_err();
+    assert_eq!(error.outcome(), Outcome::PERMANENT);
+}
+
+#[tokio::test]
+async fn the_failure_of_a_requests_own_body_says_nothing_about_the_service() {
+    // The body fails as the response of another call would, whose connection was refused. That is not this call's story.
+    let uri = format!("http://{}/", nobody().await);
+    let other = client(false).request(get_from(&uri)).await.unwrap_err();
+    let body = http_body_util::StreamBody::new(FailsOnce(Some(other)));
+    let uri = format!("http://{}/", server(Does::Hang).await);
+    let request = http::Request::put(uri).body(body).unwrap();
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    let error = client.request(request).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+}
+
+/// A body that is an error.
+struct FailsOnce<E>(Option<E>);
+
+impl<E: Unpin> futures_core::Stream for FailsOnce<E> {
+    type Item = Result<http_body::Frame<Bytes>, E>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        std::task::Poll::Ready(self.0.take().map(Err))
+    }
+}
+
+#[tokio::test]
+async fn a_real_response_is_classified_by_its_status() {
+    let busy: &[u8] = b"HTTP/1.1 503 Busy\r\nretry-after: 2\r\ncontent-length: 0\r\n\r\n";
+    let uri = format!("http://{}/", server(Does::Answer(busy)).await);
+    let response = client(false).request(get_from(&uri)).await;
+    let outcome = ByStatus::new().classify(response.as_ref());
+    assert_eq!(
+        outcome,
+        Outcome::OVERLOADED.wait(Some(std::time::Duration::from_secs(2)))
+    );
+}
+
+/// Refuses what asks for it.
+#[derive(Clone, Copy)]
+struct Refuses;
+
+struct Passed;
+
+impl Permit for Passed {
+    fn settle(self, _: Outcome, _: &Now) {}
+}
+
+impl Policy<Request> for Refuses {
+    type Permit = Passed;
+
+    fn admit(&self, request: &Request, _: &Now) -> Result<Passed, Rejected> {
+        match request.uri().query() {
+            Some("refuse") => Err(Rejected::new(Reason::CircuitOpen, "orders")
+                .retry_after(Some(std::time::Duration::from_millis(1)))),
+            _ => Ok(Passed),
+        }
+    }
+}
+
+#[tokio::test]
+async fn axum_answers_a_rejection_without_a_handler_for_errors() {
+    let mut app: axum::Router = axum::Router::new()
+        .route("/", get(|| async { "hello" }))
+        .layer(answer((
+            GateLayer::new(Refuses, ByStatus::new()),
+            GateLayer::new(Refuses, ByStatus::new()),
+        )));
+    let ask = |uri: &str| Request::get(uri).body(Body::empty()).unwrap();
+    let fine = ServiceExt::<Request>::ready(&mut app)
+        .await
+        .unwrap()
+        .call(ask("/"))
+        .await
+        .unwrap();
+    assert_eq!(fine.status(), 200);
+    let refused = app.call(ask("/?refuse")).await.unwrap();
+    assert_eq!(refused.status(), 503);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    let outcome = ByStatus::new().response(&refused);
+    assert_eq!(
+        (outcome.kind, outcome.executed),
+        (buttress::Kind::Neutral, buttress::Executed::No)
+    );
+    let body = axum::body::to_bytes(refused.into_body(), 1000)
+        .await
+        .unwrap();
+    assert!(body.starts_with(b"{\"title\":\"Service Unavailable\",\"status\":503,"));
+}
+
+#[tokio::test]
+async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it() {
+    /// Not ready for anything.
+    #[derive(Clone)]
+    struct Shut;
+    impl Service<()> for Shut {
+        type Response = http::Response<String>;
+        type Error = Error<Infallible>;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Self::Error>> {
+            let refusal = Rejected::new(Reason::Policy("shut".into()), "door");
+            std::task::Poll::Ready(Err(refusal.into()))
+        }
+        fn call(&mut self, (): ()) -> Self::Future {
+            std::future::ready(Ok(http::Response::new("called".to_owned())))
+        }
+    }
+    // A layer that takes the place of the service.
+    let layers = tower::layer::layer_fn(|_| Shut);
+    let mut service = tower::Layer::layer(&answer(layers), ());
+    let ready: Result<_, Infallible> = service.ready().await;
+    let ready = ready.unwrap();
+    let copy = ready.clone().call(()).await.unwrap();
+    assert_eq!(copy.body(), "called");
+    let refused = ready.call(()).await.unwrap();
+    assert_eq!(refused.status(), 503);
+}

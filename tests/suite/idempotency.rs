@@ -1,0 +1,164 @@
+//! The layer that mints keys.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use buttress::http::{Keys, Replay};
+use buttress::idempotency::IdempotencyKeyLayer;
+use buttress::{CallOptions, Error, Executed, Outcome, Reason, Repeat};
+use http::{HeaderMap, HeaderValue, Request};
+use tower::{Layer, Service, ServiceExt};
+
+type Sent = Request<&'static str>;
+
+/// Notes what it is called with.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<Vec<Sent>>>);
+
+impl Service<Sent> for Notes {
+    type Response = ();
+    type Error = Error<Infallible>;
+    type Future = Ready<Result<(), Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Sent) -> Self::Future {
+        self.0.lock().unwrap().push(request);
+        ready(Ok(()))
+    }
+}
+
+impl Notes {
+    fn last(&self) -> Sent {
+        self.0.lock().unwrap().pop().expect("a call")
+    }
+}
+
+fn request(method: &str) -> Sent {
+    Request::builder().method(method).body("").unwrap()
+}
+
+async fn sent(layer: &IdempotencyKeyLayer, request: Sent) -> Sent {
+    let notes = Notes::default();
+    layer.layer(notes.clone()).oneshot(request).await.unwrap();
+    notes.last()
+}
+
+fn key(headers: &HeaderMap) -> &str {
+    headers["idempotency-key"].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn only_what_would_happen_twice_gets_a_key() {
+    let layer = IdempotencyKeyLayer::new();
+    for method in ["POST", "PATCH"] {
+        let sent = sent(&layer, request(method)).await;
+        assert_eq!(key(sent.headers()).len(), 38, "a quoted UUID");
+        assert!(sent.headers()["idempotency-key"].is_sensitive());
+    }
+    for method in [
+        "GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "CONNECT", "REPORT",
+    ] {
+        let sent = sent(&layer, request(method)).await;
+        assert!(sent.headers().is_empty(), "{method}");
+    }
+}
+
+#[tokio::test]
+async fn every_call_has_a_key_of_its_own_and_every_attempt_the_same() {
+    let layer = IdempotencyKeyLayer::new();
+    let first = sent(&layer, request("POST")).await;
+    let other = sent(&layer, request("POST")).await;
+    assert_ne!(key(first.headers()), key(other.headers()));
+    let (attempt, saved) = Replay::new().first(first);
+    let mut saved = saved.unwrap();
+    for _ in 0..3 {
+        let again = Repeat::<Sent>::again(&Replay::new(), &mut saved).unwrap();
+        assert_eq!(key(again.headers()), key(attempt.headers()));
+    }
+}
+
+#[tokio::test]
+async fn the_callers_own_key_is_left_alone() {
+    let mut own = request("POST");
+    own.headers_mut().insert(
+        "idempotency-key",
+        HeaderValue::from_static("mine, badly formed"),
+    );
+    let sent = sent(&IdempotencyKeyLayer::new(), own).await;
+    assert_eq!(key(sent.headers()), "mine, badly formed");
+    assert_eq!(sent.headers().get_all("idempotency-key").iter().count(), 1);
+}
+
+#[tokio::test]
+async fn header_and_form_are_configurable() {
+    let layer = IdempotencyKeyLayer::new()
+        .header("PayPal-Request-Id")
+        .unwrap()
+        .raw();
+    let sent = sent(&layer, request("POST")).await;
+    let key = sent.headers()["paypal-request-id"].to_str().unwrap();
+    assert_eq!((key.len(), key.as_bytes()[14]), (36, b'4'));
+    let error = IdempotencyKeyLayer::new().header("no header").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`header` is \"no header\", but it must be a header name"
+    );
+}
+
+#[tokio::test]
+async fn the_key_of_the_call_options_is_used() {
+    let layer = IdempotencyKeyLayer::new();
+    let options = CallOptions::new().key("order \"7\"");
+    let with_key = options.scope(sent(&layer, request("POST"))).await;
+    assert_eq!(key(with_key.headers()), r#""order \"7\"""#);
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
+    let notes = Notes::default();
+    for (layer, bad) in [
+        (IdempotencyKeyLayer::new(), ""),
+        (IdempotencyKeyLayer::new(), "größe-xyz"),
+        (IdempotencyKeyLayer::new().raw(), "with space-xyz"),
+    ] {
+        let call = layer.layer(notes.clone()).oneshot(request("POST"));
+        match CallOptions::new().key(bad).scope(call).await {
+            Err(Error::Rejected(rejected)) => {
+                assert!(matches!(rejected.reason, Reason::Policy(_)));
+                assert_eq!(rejected.executed, Executed::No);
+                assert!(
+                    !rejected.to_string().contains("xyz"),
+                    "a key is never shown"
+                );
+            }
+            other => panic!("not refused: {other:?}"),
+        }
+    }
+    assert!(notes.0.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_minted_key_makes_nothing_repeatable_until_it_is_said_to_be_honoured() {
+    let may_repeat = |replay: &Replay, request: Sent| {
+        let (_, saved) = replay.first(request);
+        Repeat::<Sent>::may_repeat(replay, &saved.unwrap(), &Outcome::TRANSIENT)
+    };
+    let layer = IdempotencyKeyLayer::new();
+    let minted = sent(&layer, request("POST")).await;
+    assert!(!may_repeat(&Replay::new(), minted.clone()));
+    assert!(may_repeat(&Replay::new().keys(Keys::Honoured), minted));
+    // What crosses a buffer is called in a task of its own, and keeps its mark.
+    let notes = Notes::default();
+    let buffered = tower::buffer::Buffer::new(notes.clone(), 1);
+    let layered = layer.layer(tower::util::MapErr::new(
+        buffered,
+        |error| -> buttress::BoxError { error },
+    ));
+    layered.oneshot(request("POST")).await.unwrap();
+    assert!(!may_repeat(&Replay::new(), notes.last()));
+}

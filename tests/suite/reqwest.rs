@@ -1,0 +1,141 @@
+//! reqwest over real connections.
+
+use std::time::Duration;
+
+use buttress::http::{ByStatus, ErrorOutcome};
+use buttress::reqwest::SendThrough;
+use buttress::{Classify, Error, Outcome, TimeoutLayer};
+use tower::ServiceBuilder;
+
+use crate::http::{Does, NOT_CONNECTED, NOT_PROCESSED, nobody, server};
+
+const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder().retry(reqwest::retry::never())
+}
+
+fn client() -> reqwest::Client {
+    builder().build().unwrap()
+}
+
+async fn error(client: reqwest::Client, does: Does) -> reqwest::Error {
+    let url = format!("http://{}/", server(does).await);
+    client.get(url).send().await.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_request_is_sent_through_a_stack() {
+    let stack = ServiceBuilder::new()
+        .layer(TimeoutLayer::new("t", Duration::from_secs(60)))
+        .map_err(Error::Inner)
+        .service(client());
+    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
+    let answer = client().post(&url).body("one of each").send_through(&stack);
+    let answer = tokio::spawn(answer).await.unwrap().unwrap();
+    assert_eq!(
+        ByStatus::new().classify(Ok::<_, &reqwest::Error>(&answer)),
+        Outcome::SUCCESS
+    );
+    assert_eq!(answer.text().await.unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_built_is_reqwests_own_error() {
+    let stack = ServiceBuilder::new()
+        .map_err(Error::Inner)
+        .service(client());
+    match client().get("not a url").send_through(&stack).await {
+        Err(Error::Inner(error)) => {
+            assert!(error.is_builder());
+            assert_eq!(error.outcome(), Outcome::PERMANENT);
+        }
+        other => panic!("not an error of reqwest: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_a_failure_that_executed_nothing() {
+    let url = format!("http://{}/", nobody().await);
+    let error = client().get(url).send().await.unwrap_err();
+    assert_eq!(error.outcome(), NOT_CONNECTED);
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_a_failure_that_executed_nothing() {
+    struct NoNames;
+    impl reqwest::dns::Resolve for NoNames {
+        fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+            Box::pin(std::future::ready(Err("no such name".into())))
+        }
+    }
+    let client = builder().dns_resolver(NoNames).build().unwrap();
+    let error = client.get("http://nowhere.invalid/").send().await;
+    assert_eq!(error.unwrap_err().outcome(), NOT_CONNECTED);
+}
+
+#[tokio::test]
+async fn what_breaks_after_it_was_sent_may_have_been_executed() {
+    for does in [Does::Close, Does::Reset, Does::Answer(b"nonsense\r\n\r\n")] {
+        assert_eq!(
+            error(client(), does).await.outcome(),
+            Outcome::TRANSIENT,
+            "{does:?}"
+        );
+    }
+    let impatient = builder()
+        .timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let late = error(impatient, Does::Hang).await;
+    assert!(late.is_timeout());
+    assert_eq!(late.outcome(), Outcome::TRANSIENT);
+}
+
+#[tokio::test]
+async fn a_stream_that_the_server_did_not_process_is_neutral() {
+    for does in [Does::Refuse, Does::GoAway] {
+        let client = builder().http2_prior_knowledge().build().unwrap();
+        assert_eq!(
+            error(client, does).await.outcome(),
+            NOT_PROCESSED,
+            "{does:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_callers_own_faults_are_permanent() {
+    const LOOP: &[u8] = b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
+    let error = error(client(), Does::Answer(LOOP)).await;
+    assert!(error.is_redirect());
+    assert_eq!(error.outcome(), Outcome::PERMANENT);
+    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
+    let answer = client().get(url).send().await.unwrap();
+    let error = answer.json::<u32>().await.unwrap_err();
+    assert_eq!(
+        error.outcome(),
+        Outcome::PERMANENT,
+        "a body that is no JSON"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_ends_too_soon_is_the_services_failure() {
+    const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello";
+    let url = format!("http://{}/", server(Does::Answer(SHORT)).await);
+    let answer = client().get(url).send().await.unwrap();
+    let error = answer.bytes().await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::TRANSIENT);
+}
+
+#[tokio::test]
+async fn an_error_made_of_a_status_means_what_the_status_does() {
+    const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n";
+    let url = format!("http://{}/", server(Does::Answer(BAD)).await);
+    let answer = client().get(url).send().await.unwrap();
+    assert_eq!(
+        answer.error_for_status().unwrap_err().outcome(),
+        Outcome::TRANSIENT
+    );
+}
