@@ -216,7 +216,8 @@ mod tests {
     use crate::error::Error;
 
     fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
-        let result: Result<(), Error<&str>> = Err(Rejected::new(reason, "x").executed(executed).into());
+        let result: Result<(), Error<&str>> =
+            Err(Rejected::new(reason, "x").executed(executed).into());
         // A classifier that would call everything a success must not be asked about a rejection.
         judge(&result, &|_: Result<&(), &Error<&str>>| Outcome::SUCCESS)
     }

@@ -3,9 +3,9 @@
 mod config;
 mod hand;
 mod machine;
-mod policy;
 #[cfg(test)]
 mod model;
+mod policy;
 mod probes;
 mod ticket;
 mod transitions;

@@ -177,10 +177,7 @@ impl Breaker {
     /// # Errors
     ///
     /// [`Error::Rejected`] if it was refused, else the call's own error.
-    pub async fn run<T, E>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, Error<E>> {
+    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
         self.run_classified(ErrorIsTransient, call).await
     }
 
@@ -317,7 +314,11 @@ impl Breaker {
         BreakerPermit {
             lane: Some(Arc::clone(self.owner.lane())),
             ticket,
-            started: if slow == u64::MAX { NOT_ASKED } else { now.moment() },
+            started: if slow == u64::MAX {
+                NOT_ASKED
+            } else {
+                now.moment()
+            },
         }
     }
 
@@ -519,7 +520,9 @@ impl Permit for BreakerPermit {
     #[inline(always)]
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let Some(lane) = self.lane.take() else { return };
-        if self.ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
+        if self.ticket == Ticket::IGNORED
+            || (outcome.kind == Kind::Neutral && !self.ticket.is_probe())
+        {
             return;
         }
         let counted = outcome.is_good()
@@ -535,13 +538,7 @@ impl Permit for BreakerPermit {
 
 #[cold]
 #[inline(never)]
-fn settle_locked(
-    shared: &Shared,
-    ticket: Ticket,
-    started: Moment,
-    outcome: &Outcome,
-    now: &Now,
-) {
+fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: &Outcome, now: &Now) {
     let moment = now.moment();
     let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.locked(|machine, draw| ((), machine.settle(ticket, outcome, took, moment, draw)));
