@@ -20,7 +20,10 @@ fn consecutive_only() -> BreakerConfig {
 }
 
 fn breaker(config: BreakerConfig) -> BreakerLayer<ErrorIsTransient> {
-    BreakerLayer::new(Breaker::new("bench", config).expect("a valid configuration"), ErrorIsTransient)
+    BreakerLayer::new(
+        Breaker::new("bench", config).expect("a valid configuration"),
+        ErrorIsTransient,
+    )
 }
 
 /// Opens a circuit as a failing service does.
@@ -32,17 +35,27 @@ fn fail(breaker: &Breaker) {
 
 fn main() {
     let mut table = Table::new();
-    table.row("clock alone", || || {
-        black_box(buttress::clock::Now::unread().moment());
+    table.row("clock alone", || {
+        || {
+            black_box(buttress::clock::Now::unread().moment());
+        }
     });
     table.service("bare service", || Noop);
-    table.service("timeout", || TimeoutLayer::new("bench", Duration::from_secs(1)).layer(Noop));
-    table.service("deadline", || DeadlineLayer::new("bench", Duration::from_secs(1)).layer(Noop));
+    table.service("timeout", || {
+        TimeoutLayer::new("bench", Duration::from_secs(1)).layer(Noop)
+    });
+    table.service("deadline", || {
+        DeadlineLayer::new("bench", Duration::from_secs(1)).layer(Noop)
+    });
     let shared = breaker(consecutive_only());
     table.service("breaker, consecutive", || shared.layer(Noop));
     let shared = breaker(BreakerConfig::default());
     table.service("breaker, time window", || shared.layer(Noop));
-    let open = Breaker::new("bench", BreakerConfig::default().open_for(Duration::from_secs(600))).expect("a valid configuration");
+    let open = Breaker::new(
+        "bench",
+        BreakerConfig::default().open_for(Duration::from_secs(600)),
+    )
+    .expect("a valid configuration");
     fail(&open);
     let shared = BreakerLayer::new(open, ErrorIsTransient);
     table.service("breaker, rejecting", || shared.layer(Noop));

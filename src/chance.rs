@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
 use rand::Rng;
 #[cfg(any(test, feature = "test-util"))]
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use crate::clock::nanos;
 
@@ -69,7 +69,9 @@ impl Draw {
         )]
         let reach = (whole as f64 * part.min(1.0)) as u64;
         let low = whole.saturating_sub(reach);
-        Duration::from_nanos(low.saturating_add(self.below(reach.saturating_mul(2).saturating_add(1))))
+        Duration::from_nanos(
+            low.saturating_add(self.below(reach.saturating_mul(2).saturating_add(1))),
+        )
     }
 
     /// Whether an event of this probability happens. `0.0` never does, `1.0` always.

@@ -137,9 +137,6 @@ mod tests {
     async fn the_paused_clock_drives_it() {
         let before = Now::unread().moment();
         tokio::time::advance(Duration::from_secs(7)).await;
-        assert_eq!(
-            Now::unread().moment().since(before),
-            Duration::from_secs(7)
-        );
+        assert_eq!(Now::unread().moment().since(before), Duration::from_secs(7));
     }
 }

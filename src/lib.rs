@@ -33,15 +33,16 @@ pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
-
 pub use crate::call::{Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
-pub use crate::retry::repeat::{self, Repeat};
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
+pub use crate::outcome::{
+    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge,
+};
+pub use crate::retry::repeat::{self, Repeat};
 pub use crate::timeout::{DeadlineLayer, TimeoutLayer};
-pub use crate::outcome::{Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge};
 
 /// The observers that come with features.
 const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[

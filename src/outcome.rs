@@ -178,6 +178,7 @@ impl<Res, E> Classify<Res, E> for ErrorIsTransient {
 
 /// What a result means, our own rejections included; `None` if it is no result at all: the call was cut short by a
 /// deadline that is not the service's fault, and its permit is to be dropped.
+#[inline(always)]
 pub fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
 where
     E: CallError,
@@ -193,6 +194,7 @@ where
 }
 
 /// What a rejection of this crate's own means. The only place that knows.
+#[cold]
 pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
     match rejected.reason {
         // The attempt ran and took too long: a failure of the service.
@@ -214,7 +216,8 @@ mod tests {
     use crate::error::Error;
 
     fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
-        let result: Result<(), Error<&str>> = Err(Rejected::new(reason, "x").executed(executed).into());
+        let result: Result<(), Error<&str>> =
+            Err(Rejected::new(reason, "x").executed(executed).into());
         // A classifier that would call everything a success must not be asked about a rejection.
         judge(&result, &|_: Result<&(), &Error<&str>>| Outcome::SUCCESS)
     }

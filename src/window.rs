@@ -268,3 +268,197 @@ impl CallWindow {
         new
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(millis: u64) -> Moment {
+        Moment::START.after(Duration::from_millis(millis))
+    }
+
+    fn counts(total: u32, failed: u32, slow: u32) -> Counts {
+        Counts {
+            total,
+            failed,
+            slow,
+        }
+    }
+
+    fn settle<const CELLS: usize>(
+        window: &mut TimeWindow<CELLS>,
+        good: u32,
+        failed: u32,
+        now: Moment,
+    ) -> (u32, u32) {
+        window.advance(now);
+        window.add(counts(good + failed, failed, 0));
+        (window.sum.total - window.sum.failed, window.sum.failed)
+    }
+
+    #[test]
+    fn five_cells_of_a_second_roll() {
+        let mut window = TimeWindow::<5>::new(5000 * MS);
+        let calls = [
+            (0, true, 1, 1),
+            (100, false, 2, 1),
+            (200, false, 3, 1),
+            (1200, false, 4, 1),
+            (2200, false, 5, 1),
+            (3200, true, 6, 2),
+            (4200, false, 7, 2),
+            (5200, false, 5, 1),
+            (6200, false, 5, 1),
+            (11_200, false, 1, 0),
+        ];
+        for (millis, failed, total, failures) in calls {
+            window.advance(at(millis));
+            window.add(Counts::one(failed, false));
+            assert_eq!(window.sum, counts(total, failures, 0), "at {millis}");
+        }
+    }
+
+    #[test]
+    fn cells_are_aligned_and_skipped_ones_are_cleared() {
+        let mut window = TimeWindow::<4>::new(4000 * MS);
+        assert_eq!(settle(&mut window, 10, 40, at(900)), (10, 40));
+        assert_eq!(settle(&mut window, 10, 0, at(1000)), (20, 40));
+        assert_eq!(settle(&mut window, 0, 20, at(2500)), (20, 60));
+        assert_eq!(settle(&mut window, 5, 20, at(3100)), (25, 80));
+        assert_eq!(settle(&mut window, 8, 0, at(5400)), (13, 40));
+        assert_eq!(settle(&mut window, 0, 5, at(7300)), (8, 5));
+        assert_eq!(window.counts_at(at(22_500)), Counts::default());
+        assert_eq!(settle(&mut window, 3, 0, at(23_100)), (3, 0));
+    }
+
+    #[test]
+    fn looking_later_finds_less_and_moves_nothing() {
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
+        for second in 0..10 {
+            settle(&mut window, 1, 0, at(second * 1000));
+        }
+        for (second, left) in [(9, 10), (10, 9), (11, 8), (18, 1), (19, 0)] {
+            assert_eq!(
+                window.counts_at(at(second * 1000)).total,
+                left,
+                "at {second} s"
+            );
+        }
+        assert_eq!(window.sum.total, 10);
+    }
+
+    #[test]
+    fn sixty_days_later_nothing_is_left() {
+        let mut window = TimeWindow::<10>::new(10 * MS);
+        settle(&mut window, 0, 1, at(0));
+        let days = 60 * 86_400_000;
+        assert_eq!(settle(&mut window, 1, 0, at(days)), (1, 0));
+        assert_eq!(settle(&mut window, 0, 1, at(days + 1)), (1, 1));
+        assert_eq!(settle(&mut window, 1, 0, at(days + 2)), (2, 1));
+        assert_eq!(settle(&mut window, 1, 0, Moment::FAR), (1, 0));
+    }
+
+    #[test]
+    fn a_result_of_an_earlier_moment_counts_in_the_running_cell() {
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
+        settle(&mut window, 1, 0, at(60_000));
+        assert_eq!(settle(&mut window, 0, 1, at(100)), (1, 1));
+        assert_eq!(window.counts_at(at(0)), counts(2, 1, 0));
+        assert_eq!(window.counts_at(at(69_999)), counts(2, 1, 0));
+        assert_eq!(window.counts_at(at(70_000)), Counts::default());
+    }
+
+    #[test]
+    fn a_resized_time_window_has_the_counts_where_their_cells_began() {
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
+        for second in 0..10 {
+            settle(&mut window, 1, 0, at(second * 1000 + 900));
+        }
+        let shorter = window.clone().resized(1000 * MS, at(9950));
+        assert_eq!(shorter.sum.total, 1);
+        // It ended at 9.9 s, but its cell began at 9 s.
+        assert_eq!(shorter.counts_at(at(10_000)).total, 0);
+        let shorter = window.clone().resized(2000 * MS, at(9950));
+        assert_eq!(shorter.sum.total, 2);
+        let longer = window.resized(60_000 * MS, at(9950));
+        assert_eq!(longer.sum.total, 10);
+        assert_eq!(
+            longer.counts_at(at(60_000)).total,
+            4,
+            "those of the first cell of 6 s are gone"
+        );
+    }
+
+    #[test]
+    fn a_count_window_evicts_the_oldest() {
+        let mut window = CallWindow::new(4);
+        window.add(true, true);
+        for expected in [
+            counts(2, 1, 1),
+            counts(3, 1, 1),
+            counts(4, 1, 1),
+            counts(4, 0, 0),
+        ] {
+            window.add(false, false);
+            assert_eq!(window.sum, expected);
+        }
+    }
+
+    #[test]
+    fn slow_and_failed_are_counted_apart() {
+        let mut window = CallWindow::new(2);
+        for ((failed, slow), expected) in [
+            ((true, true), counts(1, 1, 1)),
+            ((false, true), counts(2, 1, 2)),
+            ((false, false), counts(2, 0, 1)),
+            ((false, false), counts(2, 0, 0)),
+        ] {
+            window.add(failed, slow);
+            assert_eq!(window.sum, expected);
+        }
+    }
+
+    #[test]
+    fn counts_are_clipped_and_recover() {
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
+        for second in 0..3 {
+            window.advance(at(second * 1000));
+            window.add(Counts::good(u64::MAX));
+            window.add(Counts::one(true, false));
+        }
+        assert_eq!(window.sum, counts(u32::MAX, 3, 0));
+        assert_eq!(settle(&mut window, 4, 1, at(20_000)), (4, 1));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_count_window_holds_what_a_list_holds(
+            size in 1_u32..200,
+            calls in proptest::collection::vec((0_u32..4, 0_u64..70), 1..60),
+            new_size in 1_u32..200,
+        ) {
+            let sum = |list: &[(bool, bool)]| list.iter().fold(Counts::default(), |sum, &(failed, slow)| sum.plus(Counts::one(failed, slow)));
+            let last = |list: &[(bool, bool)], n: u32| list[list.len().saturating_sub(n as usize)..].to_vec();
+            let mut window = CallWindow::new(size);
+            let mut list = vec![];
+            for (bits, good) in calls {
+                let (failed, slow) = (bits & 1 == 1, bits & 2 == 2);
+                window.add(failed, slow);
+                list.push((failed, slow));
+                if good > 40 {
+                    window.add_good(good);
+                    list.extend((0..good).map(|_| (false, false)));
+                }
+                prop_assert_eq!(window.sum, sum(&last(&list, size)));
+            }
+            let resized = window.resized(new_size);
+            prop_assert_eq!(resized.sum, sum(&last(&list, size.min(new_size))));
+        }
+    }
+}

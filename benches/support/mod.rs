@@ -61,9 +61,18 @@ const ROUNDS: usize = 15;
 
 impl Table {
     pub fn new() -> Self {
-        let _runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        println!("{:36} {:>9} {:>9} {:>13} {:>8}", "layer", "ns", "allocs", "ns, 2 threads", "scaling");
-        Self { rows: Vec::new(), _runtime }
+        let _runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        println!(
+            "{:36} {:>9} {:>9} {:>13} {:>8}",
+            "layer", "ns", "allocs", "ns, 2 threads", "scaling"
+        );
+        Self {
+            rows: Vec::new(),
+            _runtime,
+        }
     }
 
     /// A service that is polled ready and called.
@@ -84,16 +93,27 @@ impl Table {
     /// Anything that can be repeated; `make` runs on each thread.
     pub fn row<F: FnMut()>(&mut self, name: &str, make: impl Fn() -> F + Sync) {
         // Like the standard harness: a word on the command line picks the rows that contain it.
-        let wanted = std::env::args().skip(1).filter(|word| !word.starts_with('-')).all(|word| name.contains(&word));
+        let wanted = std::env::args()
+            .skip(1)
+            .filter(|word| !word.starts_with('-'))
+            .all(|word| name.contains(&word));
         if !wanted {
             return;
         }
         let (one, allocations) = measure(&make, 1);
         let (two, _) = measure(&make, 2);
         // Two threads make twice the calls: their aggregate against one thread's.
-        println!("{name:36} {one:9.1} {allocations:9.2} {two:13.1} {:7.2}×", 2.0 * one / two);
+        println!(
+            "{name:36} {one:9.1} {allocations:9.2} {two:13.1} {:7.2}×",
+            2.0 * one / two
+        );
         for (threads, nanos) in [(1, one), (2, two)] {
-            self.rows.push(Row { name: name.to_owned(), nanos, allocations, threads });
+            self.rows.push(Row {
+                name: name.to_owned(),
+                nanos,
+                allocations,
+                threads,
+            });
         }
     }
 
@@ -139,14 +159,21 @@ fn measure<F: FnMut()>(make: &(impl Fn() -> F + Sync), threads: usize) -> (f64, 
                         }
                         nanos.push(started.elapsed().as_nanos() as f64 / f64::from(CALLS));
                     }
-                    let allocations = region.change().allocations as f64 / (f64::from(CALLS) * ROUNDS as f64);
+                    let allocations =
+                        region.change().allocations as f64 / (f64::from(CALLS) * ROUNDS as f64);
                     (nanos, allocations)
                 })
             })
             .collect();
-        running.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+        running
+            .into_iter()
+            .map(|thread| thread.join().expect("a thread"))
+            .collect()
     });
-    let mut nanos: Vec<f64> = results.iter().flat_map(|(nanos, _)| nanos.clone()).collect();
+    let mut nanos: Vec<f64> = results
+        .iter()
+        .flat_map(|(nanos, _)| nanos.clone())
+        .collect();
     nanos.sort_by(f64::total_cmp);
     (nanos[nanos.len() / 2], results[0].1)
 }

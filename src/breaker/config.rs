@@ -284,3 +284,147 @@ fn share(field: &'static str, value: Option<f64>) -> Result<(), ConfigError> {
         "above 0 and at most 1",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn the_defaults_work() {
+        assert_eq!(BreakerConfig::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_may_be_nothing_or_off() {
+        let config = BreakerConfig::default()
+            .consecutive(None)
+            .consecutive_over(Duration::ZERO)
+            .failure_rate(None)
+            .open_jitter(0.0)
+            .ramp_up(Duration::ZERO)
+            .abandoned(Abandoned::Ignore)
+            .max_server_wait(None)
+            .max_open_for(MS);
+        assert_eq!(config.validate(), Ok(()));
+    }
+
+    #[test]
+    fn every_value_that_cannot_work_is_named() {
+        let good = BreakerConfig::default;
+        let day = Duration::from_secs(86_401);
+        let mut bad = vec![
+            ("consecutive", good().consecutive(Some(0))),
+            ("consecutive", good().consecutive(Some(u32::MAX))),
+            ("consecutive_over", good().consecutive_over(Duration::MAX)),
+            ("window", good().window(Window::Time(Duration::ZERO))),
+            ("window", good().window(Window::Time(9 * MS))),
+            ("window", good().window(Window::Time(Duration::MAX))),
+            ("window", good().window(Window::Calls(0))),
+            ("window", good().window(Window::Calls(10_001))),
+            ("min_calls", good().min_calls(0)),
+            ("min_calls", good().min_calls(u32::MAX)),
+            ("min_calls", good().window(Window::Calls(5)).min_calls(10)),
+            ("open_growth", good().open_growth(0.5)),
+            ("open_growth", good().open_growth(f64::INFINITY)),
+            ("open_growth", good().open_growth(f64::NAN)),
+            ("max_open_for", good().open_growth(2.0).max_open_for(MS)),
+            ("max_open_for", good().open_growth(2.0).max_open_for(day)),
+            ("probes", good().probes(0)),
+            ("probes", good().probes(1001)),
+            ("probes_to_close", good().probes_to_close(Some(0))),
+            ("probes_to_close", good().probes_to_close(Some(4))),
+            ("ramp_up", good().ramp_up(day)),
+        ];
+        for rate in [
+            0.0,
+            -0.0,
+            -0.5,
+            1.001,
+            f64::NAN,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+        ] {
+            bad.push(("failure_rate", good().failure_rate(Some(rate))));
+            bad.push(("slow_rate", good().slow_rate(Some(rate))));
+        }
+        for jitter in [-0.1, 1.001, f64::NAN, f64::INFINITY] {
+            bad.push(("open_jitter", good().open_jitter(jitter)));
+        }
+        for time in [Duration::ZERO, day, Duration::MAX] {
+            bad.push(("slow_call", good().slow_call(time)));
+            bad.push(("open_for", good().open_for(time)));
+            bad.push(("max_server_wait", good().max_server_wait(Some(time))));
+            bad.push(("probe_lease", good().probe_lease(time)));
+        }
+        for (field, config) in bad {
+            let error = config.validate().expect_err(field);
+            assert_eq!(error.field, field, "{error}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_is_allowed() {
+        let error = BreakerConfig::default().probes_to_close(Some(4)).validate();
+        assert_eq!(
+            error.map_err(|error| error.to_string()),
+            Err("`probes_to_close` is 4, but it must be from 1 to 3".to_owned())
+        );
+    }
+
+    #[test]
+    fn the_open_time_grows_to_its_limit() {
+        let config = BreakerConfig::default().open_jitter(0.0);
+        let draw = Draw::part(0.5);
+        let seconds =
+            |config: &BreakerConfig, before| config.open_time(before, draw, None).as_secs();
+        assert_eq!(
+            [0, 1, u32::MAX].map(|before| seconds(&config, before)),
+            [2, 2, 2]
+        );
+        let growing = config
+            .open_growth(2.0)
+            .max_open_for(Duration::from_secs(10));
+        let times = [0, 1, 2, 3, u32::MAX].map(|before| seconds(&growing, before));
+        assert_eq!(times, [2, 4, 8, 10, 10]);
+    }
+
+    #[test]
+    fn a_servers_wait_prolongs_the_open_time_up_to_its_limit() {
+        let config = BreakerConfig::default().open_jitter(0.0);
+        let seconds = |config: &BreakerConfig, wait: u64| {
+            let wait = Some(Duration::from_secs(wait));
+            config.open_time(0, Draw::part(0.5), wait).as_secs()
+        };
+        assert_eq!(seconds(&config, 60), 2);
+        let config = config.max_server_wait(Some(Duration::from_secs(30)));
+        assert_eq!(
+            [0, 1, 5, 60].map(|wait| seconds(&config, wait)),
+            [2, 2, 5, 30]
+        );
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        use serde::Deserialize;
+        use serde::de::value::{Error, MapAccessDeserializer, MapDeserializer};
+
+        let read = |fields: [(&'static str, &'static str); 2]| {
+            BreakerConfig::deserialize(MapDeserializer::<_, Error>::new(fields.into_iter()))
+        };
+        assert_eq!(
+            read([("open_for", "250ms"), ("abandoned", "ignore")]),
+            Ok(BreakerConfig::default()
+                .open_for(250 * MS)
+                .abandoned(Abandoned::Ignore))
+        );
+        assert!(read([("open_for", "250ms"), ("opne_for", "1s")]).is_err());
+        let window = MapDeserializer::<_, Error>::new([("time", "1m 30s")].into_iter());
+        assert_eq!(
+            Window::deserialize(MapAccessDeserializer::new(window)),
+            Ok(Window::Time(Duration::from_secs(90)))
+        );
+    }
+}

@@ -3,21 +3,17 @@
 use std::time::Duration;
 
 use super::config::{Abandoned, BreakerConfig};
-use super::probes::{Answer, Decision, Probes};
+use super::probes::{Answer, Probes};
 use super::ticket::{Epoch, Moves, Ticket, Verdict};
 use super::trip::Tally;
 use crate::chance::Draw;
 use crate::clock::Moment;
 use crate::error::{ConfigError, Reason};
-use crate::event::{BreakerState, Cause, Move};
+use crate::event::{BreakerState, Cause};
 use crate::outcome::{Kind, Outcome};
 
 /// What the machine does with calls, and what it remembers for it.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "closed is the state almost all machines are in"
-)]
 pub(super) enum State {
     Closed(Tally),
     Open {
@@ -104,7 +100,7 @@ impl Machine {
             Kind::Success | Kind::Permanent if slow => (Answer::Bad, None),
             Kind::Success | Kind::Permanent => (Answer::Good, None),
         };
-        self.take(ticket, answer, wait, now, draw, |tally, config| {
+        self.receive(ticket, answer, wait, now, draw, |tally, config| {
             tally.settle(config, outcome.kind, slow, now)
         })
     }
@@ -115,7 +111,7 @@ impl Machine {
             Abandoned::Failure => Answer::Bad,
             Abandoned::Detect | Abandoned::Ignore => Answer::Nothing,
         };
-        self.take(ticket, answer, None, now, draw, |tally, config| {
+        self.receive(ticket, answer, None, now, draw, |tally, config| {
             tally.abandon(config, now)
         })
     }
@@ -163,7 +159,7 @@ impl Machine {
     }
 
     /// Takes a result of this epoch: a probe's `answer`, or, while closed, what it does to the tally.
-    fn take(
+    fn receive(
         &mut self,
         ticket: Ticket,
         answer: Answer,
@@ -193,94 +189,743 @@ impl Machine {
         }
         moves
     }
+}
 
-    fn give_up_lost_probes(&mut self, now: Moment, moves: &mut Moves) {
-        let until = self.lost_until(now);
-        match &mut self.state {
-            State::HalfOpen { probes, before, .. } => match until {
-                Some(until) => {
-                    let before = *before;
-                    self.enter(State::Open { until, before }, Cause::ProbeLost, moves);
-                }
-                None => probes.expire(self.config.probe_lease, now),
-            },
-            _ => {}
-        }
-    }
+#[cfg(test)]
+mod tests {
+    use super::super::config::Window;
+    use super::*;
+    use crate::window::Counts;
 
-    /// Until when the circuit opens again because it will be found to have lost its probes.
-    pub(super) fn lost_until(&self, now: Moment) -> Option<Moment> {
-        match &self.state {
-            State::HalfOpen {
-                probes,
-                before,
-                draw,
-            } => probes
-                .lost(&self.config, now)
-                .map(|admitted| admitted.after(self.config.open_time(*before, *draw, None))),
-            _ => None,
-        }
-    }
+    const MS: Duration = Duration::from_millis(1);
+    const S: Duration = Duration::from_secs(1);
+    const EVEN: Draw = Draw::new(u64::MAX / 2);
 
-    /// Ends the half-open time if the answers so far decide it.
-    pub(super) fn decide(
-        &mut self,
-        wait: Option<Duration>,
+    /// A machine, the time, and the last move made.
+    struct Bench {
+        machine: Machine,
         now: Moment,
-        cause: Option<Cause>,
-        moves: &mut Moves,
-    ) {
-        let State::HalfOpen {
-            probes,
-            before,
-            draw,
-        } = &self.state
-        else {
-            return;
-        };
-        match probes.decision(&self.config) {
-            None => {}
-            Some(Decision::Close) => {
-                let tally = Tally::new(&self.config).ramping_up(&self.config, now);
-                self.enter(
-                    State::Closed(tally),
-                    cause.unwrap_or(Cause::ProbesSucceeded),
-                    moves,
-                );
-            }
-            Some(Decision::Open) => {
-                let before = *before;
-                let until = now.after(self.config.open_time(before, *draw, wait));
-                self.enter(
-                    State::Open { until, before },
-                    cause.unwrap_or(Cause::ProbeFailed),
-                    moves,
-                );
-            }
+        last: Option<Cause>,
+        moves: u64,
+    }
+
+    /// No jitter and no spread; three failures in a row unless a test says something else.
+    fn plain() -> BreakerConfig {
+        BreakerConfig::default()
+            .consecutive(Some(3))
+            .consecutive_over(Duration::ZERO)
+            .open_jitter(0.0)
+    }
+
+    /// Only the failure rate.
+    fn by_rate(rate: f64, min_calls: u32, window: Window) -> BreakerConfig {
+        plain()
+            .consecutive(None)
+            .failure_rate(Some(rate))
+            .min_calls(min_calls)
+            .window(window)
+    }
+
+    fn bench(config: BreakerConfig) -> Bench {
+        Bench {
+            machine: Machine::new(config).unwrap(),
+            now: Moment::START,
+            last: None,
+            moves: 0,
         }
     }
 
-    fn half_open(&mut self, before: u32, draw: Draw, moves: &mut Moves) {
-        let probes = Probes::default();
-        self.enter(
-            State::HalfOpen {
-                probes,
-                before,
-                draw,
-            },
-            Cause::OpenForOver,
-            moves,
+    impl Bench {
+        fn wait(&mut self, time: Duration) -> &mut Self {
+            self.now = self.now.after(time);
+            self
+        }
+
+        fn admit(&mut self) -> Verdict {
+            let (verdict, moves) = self.machine.admit(self.now, EVEN);
+            self.note(moves);
+            verdict
+        }
+
+        fn ticket(&mut self) -> Ticket {
+            match self.admit() {
+                Verdict::Admit(ticket) => ticket,
+                refused @ Verdict::Refuse { .. } => panic!("{refused:?}"),
+            }
+        }
+
+        fn refusal(&mut self) -> (Reason, Option<Duration>) {
+            match self.admit() {
+                Verdict::Refuse {
+                    reason,
+                    retry_after,
+                } => (reason, retry_after),
+                Verdict::Admit(_) => panic!("was admitted in {:?}", self.state()),
+            }
+        }
+
+        fn settle_slow(
+            &mut self,
+            ticket: Ticket,
+            outcome: Outcome,
+            took: Duration,
+        ) -> BreakerState {
+            let moves = self
+                .machine
+                .settle(ticket, &outcome, Some(took), self.now, EVEN);
+            self.note(moves);
+            self.state()
+        }
+
+        fn settle(&mut self, ticket: Ticket, outcome: Outcome) -> BreakerState {
+            self.settle_slow(ticket, outcome, MS)
+        }
+
+        fn abandon(&mut self, ticket: Ticket) -> BreakerState {
+            let moves = self.machine.abandon(ticket, self.now, EVEN);
+            self.note(moves);
+            self.state()
+        }
+
+        /// One call a letter: success, failure, overloaded, permanent, neutral, abandoned; as long as it is admitted.
+        fn calls(&mut self, letters: &str) -> BreakerState {
+            for letter in letters.chars() {
+                let ticket = self.ticket();
+                match letter {
+                    'S' => self.settle(ticket, Outcome::SUCCESS),
+                    'F' => self.settle(ticket, Outcome::TRANSIENT),
+                    'O' => self.settle(ticket, Outcome::OVERLOADED),
+                    'P' => self.settle(ticket, Outcome::PERMANENT),
+                    'N' => self.settle(ticket, Outcome::NEUTRAL),
+                    'A' => self.abandon(ticket),
+                    _ => unreachable!(),
+                };
+            }
+            self.state()
+        }
+
+        fn state(&self) -> BreakerState {
+            self.machine.state(self.now)
+        }
+
+        fn note(&mut self, moves: Moves) {
+            for (sequence, moved) in moves {
+                self.moves += 1;
+                assert_eq!(sequence, self.moves);
+                self.last = Some(moved.cause);
+            }
+        }
+
+        /// Opens it by three failures and waits until it may probe.
+        fn until_half_open(config: BreakerConfig) -> Self {
+            let mut bench = bench(config);
+            assert_eq!(bench.calls("FFF"), Open);
+            bench.wait(config.open_for);
+            bench
+        }
+    }
+
+    use BreakerState::{Closed, Disabled, ForcedOpen, HalfOpen, Isolated, Open};
+
+    #[test]
+    fn it_is_small_enough_to_keep_one_for_every_key() {
+        assert!(size_of::<Machine>() <= 480, "{}", size_of::<Machine>());
+        assert_eq!(size_of::<Ticket>(), 8);
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it() {
+        for (calls, state) in [
+            ("FFSFF", Closed),
+            ("FFSFFF", Open),
+            ("FFPFF", Closed),
+            ("FFOF", Open),
+            ("OOOOOO", Closed),
+            ("FFOO", Closed),
+            ("FFNAF", Open),
+            ("FSFSFSFSFSFSFSFS", Closed),
+        ] {
+            assert_eq!(bench(plain()).calls(calls), state, "{calls}");
+        }
+    }
+
+    #[test]
+    fn a_run_must_be_spread_over_its_time() {
+        let mut bench = bench(plain().consecutive_over(200 * MS));
+        assert_eq!(bench.calls("FFFFF"), Closed);
+        assert_eq!(bench.wait(199 * MS).calls("F"), Closed);
+        assert_eq!(bench.wait(MS).calls("F"), Open);
+        assert_eq!(bench.last, Some(Cause::Consecutive));
+    }
+
+    #[test]
+    fn rates_are_judged_on_every_outcome_once_there_were_enough() {
+        let last_three = by_rate(0.66, 3, Window::Calls(3));
+        assert_eq!(bench(last_three).calls("FSF"), Open);
+        let in_time = by_rate(0.5, 5, Window::Time(5 * S));
+        let mut on_a_success = bench(in_time);
+        assert_eq!(on_a_success.calls("FFFS"), Closed);
+        assert_eq!(on_a_success.calls("S"), Open);
+        assert_eq!(on_a_success.last, Some(Cause::FailureRate));
+        assert_eq!(bench(in_time).calls("FFFNNNNP"), Closed);
+        assert_eq!(bench(in_time).calls("FFFNNNNPP"), Open);
+        assert_eq!(
+            bench(by_rate(0.5, 4, Window::Time(10 * S))).calls("SSFF"),
+            Open
+        );
+        assert_eq!(
+            bench(by_rate(0.5, 4, Window::Time(10 * S))).calls("SSSF"),
+            Closed
+        );
+        assert_eq!(
+            bench(by_rate(0.5, 4, Window::Time(10 * S))).calls("SSOO"),
+            Open
         );
     }
 
-    /// Every state begins a new epoch: results of calls admitted before it change nothing.
-    pub(super) fn enter(&mut self, state: State, cause: Cause, moves: &mut Moves) {
-        let (from, to) = (self.state.name(), state.name());
-        self.state = state;
-        self.epoch = self.epoch.next();
-        if from != to {
-            self.sequence += 1;
-            moves.push(self.sequence, Move::new(from, to, cause));
+    #[test]
+    fn a_rate_is_reached_by_exactly_its_fraction() {
+        for percent in 1..100_u32 {
+            let rate = f64::from(percent) / 100.0;
+            let mut bench = bench(by_rate(rate, 100, Window::Calls(100)));
+            for _ in 0..percent {
+                assert_eq!(bench.calls("F"), Closed);
+            }
+            for _ in percent..99 {
+                assert_eq!(bench.calls("S"), Closed);
+            }
+            assert_eq!(bench.calls("S"), Open, "{percent} %");
         }
+    }
+
+    #[test]
+    fn a_result_as_old_as_the_window_no_longer_counts() {
+        let config = by_rate(0.5, 4, Window::Time(10 * S));
+        for (first, wait, then, state) in [
+            ("SSF", 10 * S, "F", Closed),
+            ("SSF", 20 * S, "F", Closed),
+            ("FFF", 6 * S, "F", Open),
+            ("FFF", 9 * S + 999 * MS, "F", Open),
+        ] {
+            let mut bench = bench(config);
+            bench.calls(first);
+            assert_eq!(
+                bench.wait(wait).calls(then),
+                state,
+                "{first}, {wait:?}, {then}"
+            );
+        }
+        // It rolls, it does not tumble.
+        let mut bench = bench(config);
+        bench.calls("S");
+        assert_eq!(
+            bench.wait(Duration::from_nanos(9_999_999_999)).calls("SSF"),
+            Closed
+        );
+        assert_eq!(bench.wait(Duration::from_nanos(1)).calls("F"), Open);
+    }
+
+    #[test]
+    fn after_any_healthy_time_an_outage_opens_it_within_one_window() {
+        let mut bench = bench(by_rate(0.5, 20, Window::Time(10 * S)));
+        for _ in 0..10_000 {
+            bench.wait(MS).calls("S");
+        }
+        let began = bench.now;
+        while bench.wait(MS).calls("F") == Closed {}
+        assert!(bench.now.since(began) <= 10 * S);
+    }
+
+    #[test]
+    fn when_several_rules_trip_the_first_of_them_is_named_and_it_moves_once() {
+        let mut bench = bench(plain().min_calls(3).slow_rate(Some(0.5)));
+        bench.calls("FF");
+        let ticket = bench.ticket();
+        bench.settle_slow(ticket, Outcome::TRANSIENT, 5 * S);
+        assert_eq!((bench.last, bench.moves), (Some(Cause::Consecutive), 1));
+    }
+
+    #[test]
+    fn results_of_calls_under_way_when_it_opened_change_nothing() {
+        let mut bench = bench(plain());
+        let tickets: Vec<_> = (0..6).map(|_| bench.ticket()).collect();
+        for ticket in &tickets[..5] {
+            bench.settle(*ticket, Outcome::TRANSIENT);
+        }
+        assert_eq!((bench.state(), bench.moves), (Open, 1));
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(2 * S)));
+        bench.wait(2 * S);
+        let probe = bench.ticket();
+        assert_eq!(bench.settle(tickets[5], Outcome::TRANSIENT), HalfOpen);
+        assert_eq!(bench.settle(probe, Outcome::SUCCESS), HalfOpen);
+        assert_eq!(bench.calls("SS"), Closed);
+        assert_eq!(bench.last, Some(Cause::ProbesSucceeded));
+    }
+
+    #[test]
+    fn a_refused_call_is_not_counted_and_is_told_the_remaining_wait() {
+        let mut bench = bench(plain().open_for(5 * S));
+        bench.calls("FFF");
+        bench.wait(MS);
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(4999 * MS)));
+        assert_eq!(bench.machine.remaining(bench.now), Some(4999 * MS));
+        bench.wait(4998 * MS);
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(MS)));
+        bench.wait(MS);
+        assert_eq!((bench.state(), bench.moves), (HalfOpen, 1));
+        assert_eq!(bench.machine.remaining(bench.now), None);
+        assert!(bench.ticket().is_probe());
+        assert_eq!((bench.last, bench.moves), (Some(Cause::OpenForOver), 2));
+    }
+
+    #[test]
+    fn slow_calls_open_it_even_when_they_succeed() {
+        let config = plain()
+            .slow_rate(Some(0.5))
+            .slow_call(4 * S)
+            .failure_rate(None)
+            .min_calls(5);
+        let mut bench = bench(config);
+        for (outcome, took, state) in [
+            (Outcome::TRANSIENT, 5 * S, Closed),
+            (Outcome::SUCCESS, 5 * S, Closed),
+            (Outcome::TRANSIENT, MS, Closed),
+            (Outcome::SUCCESS, 4 * S, Closed),
+            (Outcome::SUCCESS, 4 * S + Duration::from_nanos(1), Open),
+        ] {
+            let ticket = bench.ticket();
+            assert_eq!(bench.settle_slow(ticket, outcome, took), state);
+        }
+        assert_eq!(bench.last, Some(Cause::SlowRate));
+        bench.wait(2 * S);
+        let probe = bench.ticket();
+        assert_eq!(bench.settle_slow(probe, Outcome::SUCCESS, 5 * S), Open);
+        assert_eq!(bench.last, Some(Cause::ProbeFailed));
+    }
+
+    #[test]
+    fn a_slow_probe_succeeds_while_the_slow_rule_is_off() {
+        let mut bench = Bench::until_half_open(plain().probes(1));
+        let probe = bench.ticket();
+        assert_eq!(bench.settle_slow(probe, Outcome::SUCCESS, 5 * S), Closed);
+    }
+
+    #[test]
+    fn probes_decide() {
+        let all = |probes| plain().probes(probes);
+        let some = |needed, probes| plain().probes(probes).probes_to_close(Some(needed));
+        for (config, calls, state) in [
+            (all(3), "SS", HalfOpen),
+            (all(3), "SSS", Closed),
+            (all(3), "SPP", Closed),
+            (all(3), "SF", Open),
+            (all(3), "O", Open),
+            (all(3), "NNNNAAAASS", HalfOpen),
+            (all(3), "NNNNF", Open),
+            (some(2, 3), "FS", HalfOpen),
+            (some(2, 3), "FSS", Closed),
+            (some(2, 3), "FSF", Open),
+            (some(2, 4), "SFF", HalfOpen),
+            (some(2, 4), "SFFF", Open),
+            (some(3, 4), "FSSS", Closed),
+            (some(3, 4), "SFF", Open),
+            (some(1, 1000), "FFFS", Closed),
+        ] {
+            assert_eq!(
+                Bench::until_half_open(config).calls(calls),
+                state,
+                "{calls}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_more_probes_pass_than_allowed_and_places_are_given_back() {
+        let mut bench = Bench::until_half_open(plain().probes(4));
+        let probes: Vec<_> = (0..4).map(|_| bench.ticket()).collect();
+        assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(2 * S)));
+        bench.settle(probes[0], Outcome::NEUTRAL);
+        let again = bench.ticket();
+        bench.refusal();
+        bench.abandon(probes[1]);
+        let once_more = bench.ticket();
+        bench.refusal();
+        for probe in [again, probes[2], once_more] {
+            assert_eq!(bench.settle(probe, Outcome::SUCCESS), HalfOpen);
+            assert_eq!(
+                bench.refusal().0,
+                Reason::CircuitProbing,
+                "a counted probe keeps its place"
+            );
+        }
+        assert_eq!(bench.settle(probes[3], Outcome::SUCCESS), Closed);
+        assert_eq!(
+            bench.calls("FF"),
+            Closed,
+            "nothing is left of the run that opened it"
+        );
+    }
+
+    #[test]
+    fn a_lost_probe_opens_it_again_dated_from_its_admission() {
+        let minute = 60 * S;
+        let mut bench = Bench::until_half_open(plain().open_for(minute).probes(1));
+        let lost = bench.ticket();
+        bench.wait(9999 * MS);
+        assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(MS)));
+        bench.wait(MS);
+        assert_eq!((bench.state(), bench.moves), (Open, 2));
+        assert_eq!(bench.machine.remaining(bench.now), Some(50 * S));
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(50 * S)));
+        assert_eq!((bench.last, bench.moves), (Some(Cause::ProbeLost), 3));
+        assert_eq!(bench.settle(lost, Outcome::SUCCESS), Open);
+        bench.wait(49 * S);
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(S)));
+        bench.wait(S);
+        assert!(bench.ticket().is_probe(), "one more probe every open time");
+    }
+
+    #[test]
+    fn a_probe_that_was_lost_long_ago_costs_no_further_wait() {
+        let mut bench = Bench::until_half_open(plain().probes(1));
+        bench.ticket();
+        bench.wait(10 * S);
+        assert_eq!(bench.state(), HalfOpen);
+        assert!(bench.ticket().is_probe());
+        assert_eq!((bench.last, bench.moves), (Some(Cause::OpenForOver), 4));
+    }
+
+    #[test]
+    fn a_probe_that_comes_back_too_late_is_lost() {
+        let mut bench = Bench::until_half_open(plain().open_for(60 * S).probes(2));
+        let late = bench.ticket();
+        bench.wait(S);
+        let other = bench.ticket();
+        bench.wait(9 * S);
+        assert_eq!(bench.settle(other, Outcome::SUCCESS), Open);
+        assert_eq!(bench.last, Some(Cause::ProbeLost));
+        assert_eq!(bench.machine.remaining(bench.now), Some(50 * S));
+        assert_eq!(bench.settle(late, Outcome::SUCCESS), Open);
+    }
+
+    #[test]
+    fn a_lost_probe_is_a_failed_one_where_some_may_fail() {
+        let config = plain().open_for(60 * S).probes(3).probes_to_close(Some(2));
+        let mut bench = Bench::until_half_open(config);
+        let first = bench.ticket();
+        bench.wait(S);
+        let second = bench.ticket();
+        bench.wait(9 * S);
+        let third = bench.ticket();
+        assert_eq!(bench.refusal().0, Reason::CircuitProbing);
+        assert_eq!(
+            bench.settle(first, Outcome::SUCCESS),
+            HalfOpen,
+            "its place is lost"
+        );
+        assert_eq!(bench.settle(second, Outcome::SUCCESS), HalfOpen);
+        bench.wait(10 * S);
+        assert_eq!(bench.settle(third, Outcome::SUCCESS), Open);
+        assert_eq!(bench.machine.remaining(bench.now), Some(50 * S));
+    }
+
+    #[test]
+    fn the_open_time_starts_over_after_a_close() {
+        let config = plain().open_growth(2.0).max_open_for(10 * S).probes(1);
+        let mut bench = bench(config);
+        bench.calls("FFF");
+        for seconds in [2, 4, 8, 10, 10] {
+            assert_eq!(bench.refusal().1, Some(seconds * S));
+            assert_eq!(bench.wait(seconds * S).calls("F"), Open);
+        }
+        assert_eq!(bench.wait(10 * S).calls("S"), Closed);
+        bench.calls("FFF");
+        assert_eq!(bench.refusal().1, Some(2 * S));
+    }
+
+    #[test]
+    fn the_open_time_is_jittered() {
+        for (part, millis) in [(0.0, 1600), (1.0, 2400)] {
+            let mut bench = bench(plain().open_jitter(0.2));
+            bench.calls("FF");
+            let ticket = bench.ticket();
+            let draw = Draw::part(part);
+            bench
+                .machine
+                .settle(ticket, &Outcome::TRANSIENT, None, bench.now, draw);
+            assert_eq!(bench.refusal().1.map(|wait| wait.as_millis()), Some(millis));
+        }
+    }
+
+    #[test]
+    fn a_servers_wait_prolongs_the_open_time() {
+        let asked = |wait| Outcome::TRANSIENT.wait(Some(wait));
+        for (wait, expected) in [(S, 2 * S), (7 * S, 7 * S), (Duration::MAX, 30 * S)] {
+            let mut bench = bench(plain().max_server_wait(Some(30 * S)).probes(1));
+            bench.calls("FF");
+            let ticket = bench.ticket();
+            bench.settle(ticket, asked(wait));
+            assert_eq!(bench.refusal().1, Some(expected));
+            bench.wait(expected);
+            let probe = bench.ticket();
+            bench.settle(probe, Outcome::OVERLOADED.wait(Some(wait)));
+            assert_eq!(bench.refusal().1, Some(expected));
+        }
+    }
+
+    #[test]
+    fn a_growing_share_of_calls_passes_after_closing() {
+        let mut bench = Bench::until_half_open(plain().ramp_up(10 * S));
+        bench.calls("SSS");
+        assert!(!bench.machine.admits_without_asking());
+        for (seconds, admitted) in [(0, 10), (1, 10), (4, 50), (4, 90)] {
+            bench.wait(seconds * S);
+            let passed = (0..100).filter(|percent| {
+                let draw = Draw::part(f64::from(*percent) / 100.0);
+                matches!(bench.machine.admit(bench.now, draw).0, Verdict::Admit(_))
+            });
+            let passed = passed.count();
+            assert!(
+                passed.abs_diff(admitted) <= 1,
+                "{passed} instead of {admitted}"
+            );
+        }
+        let (verdict, _) = bench.machine.admit(bench.now, Draw::part(1.0));
+        let reason = Reason::CircuitRampingUp;
+        assert_eq!(
+            verdict,
+            Verdict::Refuse {
+                reason,
+                retry_after: None
+            }
+        );
+        assert_eq!(bench.state(), Closed);
+        bench.wait(S).ticket();
+        assert!(bench.machine.admits_without_asking());
+    }
+
+    #[test]
+    fn abandoned_calls_open_it_when_nothing_else_is_heard_for_a_second() {
+        let config = plain().min_calls(3).failure_rate(None);
+        let mut opened = bench(config);
+        assert_eq!(opened.calls("AA"), Closed);
+        assert_eq!(opened.wait(S).calls("A"), Open);
+        assert_eq!(opened.last, Some(Cause::Abandoned));
+        for (first, then) in [
+            ("AAAAAA", "S"),
+            ("AAS", "A"),
+            ("AAF", "A"),
+            ("AAO", "A"),
+            ("A", "A"),
+        ] {
+            let mut bench = bench(config);
+            bench.calls(first);
+            assert_eq!(bench.wait(S).calls(then), Closed, "{first}, {then}");
+        }
+        let mut quick = bench(config);
+        quick.calls("AAA");
+        assert_eq!(quick.wait(999 * MS).calls("A"), Closed);
+        assert_eq!(quick.wait(MS).calls("NA"), Open, "a neutral result is none");
+    }
+
+    #[test]
+    fn abandoned_calls_are_nothing_or_failures_by_choice() {
+        let config = plain().min_calls(3);
+        let mut ignoring = bench(config.abandoned(Abandoned::Ignore));
+        ignoring.calls("AAAA");
+        assert_eq!(ignoring.wait(S).calls("A"), Closed);
+        let failing = config.abandoned(Abandoned::Failure);
+        assert_eq!(bench(failing).calls("AAA"), Open);
+        assert_eq!(Bench::until_half_open(failing).calls("A"), Open);
+    }
+
+    #[test]
+    fn with_all_rules_off_it_only_opens_by_hand() {
+        let config = plain()
+            .consecutive(None)
+            .failure_rate(None)
+            .abandoned(Abandoned::Ignore);
+        let mut bench = bench(config);
+        assert_eq!(bench.calls("FFFFFOOOOAAAASFFFF"), Closed);
+        assert_eq!(bench.machine.licence(), Some(Moment::FAR));
+        bench.machine.isolate();
+        assert_eq!(bench.state(), Isolated);
+    }
+
+    #[test]
+    fn what_was_set_by_hand_is_not_left_by_traffic() {
+        let mut bench = bench(plain());
+        let tickets: Vec<_> = (0..20).map(|_| bench.ticket()).collect();
+        let mut tickets = tickets.into_iter();
+        let moves = bench.machine.force_open(7200 * S, bench.now);
+        bench.note(moves);
+        bench.wait(3600 * S);
+        assert_eq!(bench.refusal(), (Reason::CircuitForcedOpen, Some(3600 * S)));
+        assert_eq!(
+            bench.machine.refused_until(),
+            Some(bench.now.after(3600 * S))
+        );
+        assert_eq!(
+            bench.settle(tickets.next().unwrap(), Outcome::SUCCESS),
+            ForcedOpen
+        );
+        bench.wait(3600 * S);
+        assert_eq!(bench.state(), HalfOpen);
+        assert!(bench.ticket().is_probe());
+
+        let moves = bench.machine.isolate();
+        bench.note(moves);
+        bench.wait(60 * 86_400 * S);
+        assert_eq!(bench.refusal(), (Reason::CircuitIsolated, None));
+        assert_eq!(
+            bench.settle(tickets.next().unwrap(), Outcome::TRANSIENT),
+            Isolated
+        );
+        let moves = bench.machine.release();
+        bench.note(moves);
+        assert_eq!((bench.state(), bench.last), (Closed, Some(Cause::ByHand)));
+
+        let moves = bench.machine.disable();
+        bench.note(moves);
+        assert_eq!(bench.calls("FFFFFFFFFFF"), Disabled);
+        assert_eq!(bench.ticket(), Ticket::IGNORED);
+        assert!(bench.machine.admits_without_asking());
+        let moves = bench.machine.enable();
+        bench.note(moves);
+        assert_eq!(bench.calls("FF"), Closed);
+        let moves = bench.machine.reset();
+        assert!(moves.is_empty());
+        assert_eq!(bench.calls("FF"), Closed, "it was forgotten");
+    }
+
+    #[test]
+    fn release_and_enable_end_nothing_but_their_own() {
+        let mut bench = bench(plain());
+        bench.calls("FFF");
+        assert!(bench.machine.release().is_empty());
+        assert!(bench.machine.enable().is_empty());
+        assert_eq!(bench.state(), Open);
+    }
+
+    #[test]
+    fn a_new_configuration_keeps_state_wait_and_counts() {
+        let mut open = bench(plain());
+        open.calls("FFF");
+        open.wait(S);
+        assert_eq!(
+            open.machine.reconfigure(plain().open_for(60 * S), open.now),
+            Ok(Moves::default())
+        );
+        assert_eq!(open.refusal(), (Reason::CircuitOpen, Some(S)));
+
+        let config = by_rate(0.5, 4, Window::Time(10 * S));
+        let mut closed = bench(config);
+        closed.calls("FFF");
+        closed
+            .machine
+            .reconfigure(config.window(Window::Time(60 * S)), closed.now)
+            .unwrap();
+        assert_eq!(closed.machine.counts(closed.now).failed, 3);
+        assert!(
+            closed
+                .machine
+                .reconfigure(config.min_calls(0), closed.now)
+                .is_err()
+        );
+        closed
+            .machine
+            .reconfigure(config.window(Window::Calls(60)), closed.now)
+            .unwrap();
+        assert_eq!(closed.machine.counts(closed.now), Counts::default());
+        assert_eq!(closed.calls("FFF"), Closed);
+        assert_eq!(closed.calls("F"), Open);
+    }
+
+    #[test]
+    fn a_new_configuration_may_decide_a_half_open_circuit() {
+        let config = plain().probes(3);
+        let mut bench = Bench::until_half_open(config);
+        bench.calls("S");
+        let moves = bench
+            .machine
+            .reconfigure(config.probes(1), bench.now)
+            .unwrap();
+        bench.note(moves);
+        assert_eq!((bench.state(), bench.last), (Closed, Some(Cause::ByHand)));
+    }
+
+    #[test]
+    fn the_licence_ends_where_a_success_could_change_more_than_the_counts() {
+        let licence = |bench: &Bench| bench.machine.licence().map(Moment::as_nanos);
+        let mut timed = bench(by_rate(0.5, 4, Window::Time(10 * S)));
+        timed.wait(1500 * MS).calls("S");
+        assert_eq!(licence(&timed), Some(2_000_000_000));
+        timed.calls("F");
+        assert_eq!(licence(&timed), Some(2_000_000_000), "1 of at least 4");
+        timed.calls("F");
+        assert_eq!(
+            licence(&timed),
+            None,
+            "one success more would complete 2 of 4"
+        );
+        timed.calls("N");
+        assert_eq!(licence(&timed), None);
+        assert_eq!(timed.calls("S"), Open);
+        assert_eq!(licence(&timed), None);
+
+        let mut counted = bench(by_rate(0.5, 4, Window::Calls(4)));
+        assert_eq!(counted.machine.licence(), Some(Moment::FAR));
+        counted.calls("SSSF");
+        counted.machine.successes(3);
+        assert_eq!(counted.machine.counts(counted.now).failed, 1);
+        counted.machine.successes(1);
+        assert_eq!(counted.machine.counts(counted.now).failed, 0);
+
+        let mut in_a_row = bench(plain().failure_rate(None));
+        in_a_row.calls("FF");
+        assert_eq!(in_a_row.machine.licence(), Some(Moment::FAR));
+        in_a_row.machine.successes(1);
+        assert_eq!(in_a_row.calls("FF"), Closed);
+        in_a_row.machine.successes(0);
+        assert_eq!(in_a_row.calls("F"), Open);
+    }
+
+    #[test]
+    fn rates_are_unknown_below_the_least_number_of_calls() {
+        let mut bench = bench(by_rate(1.0, 4, Window::Calls(10)));
+        bench.calls("SSF");
+        assert_eq!(bench.machine.failure_rate(bench.now), None);
+        bench.calls("F");
+        assert_eq!(bench.machine.failure_rate(bench.now), Some(0.5));
+        assert_eq!(bench.machine.slow_rate(bench.now), None);
+        bench.calls("FFFFSSSS");
+        let counts = bench.machine.counts(bench.now);
+        assert_eq!((counts.total, counts.failed), (10, 6));
+    }
+
+    #[test]
+    fn epochs_wrap_within_their_bits() {
+        let last = Epoch::from_bits(u32::MAX);
+        assert_eq!(last.bits(), u32::MAX >> 1);
+        assert_eq!(last.next(), Epoch::FIRST);
+        assert_ne!(Ticket::IGNORED, Ticket::call(last));
+    }
+
+    #[test]
+    fn the_end_of_time_is_a_time_like_any_other() {
+        let mut bench = bench(plain().min_calls(1).window(Window::Time(3600 * S)));
+        bench.now = Moment::FAR;
+        bench.calls("SSFF");
+        bench.calls("F");
+        assert_eq!(bench.machine.refused_until(), Some(Moment::FAR));
+        bench.now = Moment::START;
+        assert_eq!(bench.refusal().0, Reason::CircuitOpen);
+        bench.now = Moment::FAR;
+        let probes = [bench.ticket(), bench.ticket()];
+        bench.now = Moment::START;
+        // The first was lost at once: its lease cannot end later than time does.
+        bench.settle(probes[0], Outcome::TRANSIENT);
+        bench.abandon(probes[1]);
+        assert_eq!(bench.calls("SSS"), Closed);
     }
 }

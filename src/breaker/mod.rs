@@ -3,11 +3,12 @@
 mod config;
 mod hand;
 mod machine;
-mod policy;
 #[cfg(test)]
 mod model;
+mod policy;
 mod probes;
 mod ticket;
+mod transitions;
 mod trip;
 mod view;
 

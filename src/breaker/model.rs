@@ -152,7 +152,7 @@ impl Model {
         };
         match self.state {
             State::Open { until, before } if now >= until => {
-                self.enter(half_open(before + 1), Cause::OpenForOver)
+                self.enter(half_open(before + 1), Cause::OpenForOver);
             }
             State::Forced(until) if now >= until => self.enter(half_open(0), Cause::OpenForOver),
             _ => {}
@@ -167,7 +167,10 @@ impl Model {
                         Err((Reason::CircuitRampingUp, None))
                     }
                 }
-                _ => Ok((self.epoch, None)),
+                _ => {
+                    *ramp = None;
+                    Ok((self.epoch, None))
+                }
             },
             State::Open { until, .. } => Err((Reason::CircuitOpen, Some(until.since(now)))),
             State::HalfOpen { probes, .. } => {
@@ -334,10 +337,13 @@ impl Model {
             return Some(Cause::Consecutive);
         }
         if log.last()?.kind.is_some() {
-            // Fractions of whole numbers: the rates of these tests are halves and quarters.
             let (total, failed, slow) = self.counts(now);
+            // Whole numbers: the rates of these histories are quarters.
             let over = |part: usize, rate: Option<f64>| {
-                rate.is_some_and(|rate| part * 4 >= total * (rate * 4.0) as usize)
+                let quarters = (1..=4)
+                    .zip([0.25, 0.5, 0.75, 1.0])
+                    .find(|(_, part)| Some(*part) == rate);
+                quarters.is_some_and(|(quarters, _)| part * 4 >= total * quarters)
             };
             if total < self.config.min_calls as usize {
                 return None;
@@ -703,5 +709,47 @@ proptest! {
         for step in steps {
             trial.step(step);
         }
+    }
+
+    #[test]
+    fn times_in_any_order_neither_panic_nor_hold_places(
+        seed: u64,
+        steps in proptest::collection::vec((0_u8..4, any::<u64>(), 0_usize..8), 1..60),
+    ) {
+        let config = config(seed);
+        let mut machine = Machine::new(config).unwrap();
+        let mut tickets = vec![];
+        let check = |machine: &Machine, tickets: &[Ticket]| {
+            let current = |ticket: &&Ticket| ticket.epoch == machine.epoch() && ticket.is_probe();
+            prop_assert!(tickets.iter().filter(current).count() <= 2 * config.probes as usize);
+            Ok(())
+        };
+        for (what, time, which) in steps {
+            let shift = which * 8;
+            let (now, draw) = (Moment::from_nanos(time >> shift), Draw::new(time));
+            let which = which.min(tickets.len().saturating_sub(1));
+            match what {
+                0 | 1 => {
+                    if let (Verdict::Admit(ticket), _) = machine.admit(now, draw) {
+                        tickets.push(ticket);
+                    }
+                }
+                _ if tickets.is_empty() => {}
+                2 => {
+                    machine.settle(tickets.swap_remove(which), &Outcome::TRANSIENT, None, now, draw);
+                }
+                _ => {
+                    machine.abandon(tickets.swap_remove(which), now, draw);
+                }
+            }
+            let _ = (machine.state(now), machine.remaining(now), machine.licence(), machine.counts(now));
+            check(&machine, &tickets)?;
+        }
+        for ticket in tickets {
+            machine.abandon(ticket, Moment::START, Draw::new(0));
+        }
+        machine.admit(Moment::FAR, Draw::new(u64::MAX));
+        let (verdict, _) = machine.admit(Moment::FAR, Draw::new(0));
+        prop_assert!(matches!(verdict, Verdict::Admit(_)), "{verdict:?}");
     }
 }

@@ -177,10 +177,7 @@ impl Breaker {
     /// # Errors
     ///
     /// [`Error::Rejected`] if it was refused, else the call's own error.
-    pub async fn run<T, E>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, Error<E>> {
+    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
         self.run_classified(ErrorIsTransient, call).await
     }
 
@@ -196,7 +193,7 @@ impl Breaker {
     ) -> Result<T, Error<E>> {
         let permit = self.try_acquire()?;
         let future = async { call().await.map_err(Error::Inner) };
-        GateFuture::running(future, permit, classify, AtResult).await
+        GateFuture::running(future, Some(permit), classify, AtResult).await
     }
 
     /// What a call would find now. Asking does not move the circuit.
@@ -283,7 +280,7 @@ impl Breaker {
             .locked(|machine, _| ((), act(machine, now)));
     }
 
-    #[inline]
+    #[inline(always)]
     fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
         match Mode::unpack(self.owner.shared.mode.load(Ordering::Acquire)) {
             Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
@@ -311,13 +308,17 @@ impl Breaker {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
         let slow = self.owner.shared.slow_call.load(Ordering::Relaxed);
         BreakerPermit {
             lane: Some(Arc::clone(self.owner.lane())),
             ticket,
-            started: if slow == u64::MAX { NOT_ASKED } else { now.moment() },
+            started: if slow == u64::MAX {
+                NOT_ASKED
+            } else {
+                now.moment()
+            },
         }
     }
 
@@ -351,7 +352,7 @@ impl Breaker {
 }
 
 impl Owner {
-    #[inline]
+    #[inline(always)]
     fn lane(&self) -> &Arc<Lane<Shared>> {
         let slot = &self.lanes[lane_index(self.lanes.len())];
         match slot.get() {
@@ -422,7 +423,7 @@ impl Shared {
     }
 
     /// Counts a success past the lock, if the licence allows it.
-    #[inline]
+    #[inline(always)]
     fn count(&self, lane: &Lane<Self>, epoch: Epoch, started: Moment, now: &Now) -> bool {
         if started != NOT_ASKED {
             let slow = self.slow_call.load(Ordering::Relaxed);
@@ -516,10 +517,12 @@ impl BreakerPermit {
 }
 
 impl Permit for BreakerPermit {
-    #[inline]
+    #[inline(always)]
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let Some(lane) = self.lane.take() else { return };
-        if self.ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !self.ticket.is_probe()) {
+        if self.ticket == Ticket::IGNORED
+            || (outcome.kind == Kind::Neutral && !self.ticket.is_probe())
+        {
             return;
         }
         let counted = outcome.is_good()
@@ -534,13 +537,8 @@ impl Permit for BreakerPermit {
 }
 
 #[cold]
-fn settle_locked(
-    shared: &Shared,
-    ticket: Ticket,
-    started: Moment,
-    outcome: &Outcome,
-    now: &Now,
-) {
+#[inline(never)]
+fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: &Outcome, now: &Now) {
     let moment = now.moment();
     let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.locked(|machine, draw| ((), machine.settle(ticket, outcome, took, moment, draw)));
@@ -567,12 +565,12 @@ fn abandon(lane: &Lane<Shared>, ticket: Ticket) {
 impl<Req: ?Sized> Policy<Req> for Breaker {
     type Permit = BreakerPermit;
 
-    #[inline]
+    #[inline(always)]
     fn admit(&self, _request: &Req, now: &Now) -> Result<BreakerPermit, Rejected> {
         self.admit_at(now)
     }
 
-    #[inline]
+    #[inline(always)]
     fn refuse(&self, now: &Now) -> Option<Rejected> {
         let shared = &*self.owner.shared;
         match Mode::unpack(shared.mode.load(Ordering::Acquire)) {

@@ -45,13 +45,11 @@ impl Probes {
         if self.is_full(probes) {
             return None;
         }
-        let place = match self.places.iter().position(|place| *place == Place::Free) {
-            Some(place) => place,
-            None => {
-                self.places.push(Place::Free);
-                self.places.len() - 1
-            }
-        };
+        let free = self.places.iter().position(|place| *place == Place::Free);
+        let place = free.unwrap_or_else(|| {
+            self.places.push(Place::Free);
+            self.places.len() - 1
+        });
         self.places[place] = Place::Taken(now);
         u16::try_from(place).ok()
     }
@@ -113,7 +111,6 @@ impl Probes {
     }
 
     fn under_way(&self) -> u32 {
-        // At most 1000 by configuration.
         u32::try_from(self.admissions().count()).unwrap_or(u32::MAX)
     }
 
@@ -122,5 +119,49 @@ impl Probes {
             Place::Taken(admitted) => Some(*admitted),
             Place::Free | Place::Lost => None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_used_again_but_lost_ones_are_not() {
+        let config = BreakerConfig::default().probes(3).probes_to_close(Some(1));
+        let lease = config.probe_lease;
+        let mut probes = Probes::default();
+        assert_eq!(probes.admit(3, Moment::START), Some(0));
+        assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(1));
+        probes.expire(lease, Moment::START.after(lease));
+        assert_eq!((probes.bad, probes.under_way()), (1, 1));
+        for _ in 0..100 {
+            assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(2));
+            assert_eq!(probes.admit(3, Moment::START.after(lease)), None);
+            probes.settle(0, Answer::Good);
+            probes.settle(2, Answer::Nothing);
+        }
+        assert_eq!(probes.decision(&config), None);
+        probes.settle(1, Answer::Good);
+        assert_eq!(probes.decision(&config), Some(Decision::Close));
+        assert_eq!(
+            (probes.good, probes.under_way(), probes.places.len()),
+            (1, 0, 3)
+        );
+    }
+
+    #[test]
+    fn the_loss_counts_that_puts_closing_out_of_reach() {
+        let config = BreakerConfig::default().probes(4).probes_to_close(Some(3));
+        let second = |n| Moment::START.after(Duration::from_secs(n));
+        let mut probes = Probes::default();
+        for admitted in [3, 1, 2] {
+            probes.admit(4, second(admitted));
+        }
+        assert_eq!(probes.lost(&config, second(11)), None);
+        assert_eq!(probes.lost(&config, second(12)), Some(second(2)));
+        assert_eq!(probes.lost(&config, second(99)), Some(second(2)));
+        probes.settle(0, Answer::Bad);
+        assert_eq!(probes.lost(&config, second(99)), Some(second(1)));
     }
 }

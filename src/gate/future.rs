@@ -37,7 +37,7 @@ where
 {
     type Response = Res;
 
-    #[inline]
+    #[inline(always)]
     fn finish(&self, result: Result<Res, E>, permit: P, classify: &C) -> Result<Res, E> {
         match judge(&result, classify) {
             Some(outcome) => permit.settle(outcome, &Now::unread()),
@@ -83,11 +83,11 @@ impl<F, P, C, H> GateFuture<F, P, C, H> {
     }
 
     #[inline]
-    pub(crate) const fn running(future: F, permit: P, classify: C, finish: H) -> Self {
+    pub(crate) const fn running(future: F, permit: Option<P>, classify: C, finish: H) -> Self {
         Self {
             state: State::Running {
                 future,
-                permit: Some(permit),
+                permit,
                 classify,
                 finish,
             },
@@ -104,7 +104,9 @@ where
 {
     type Output = Result<H::Response, E>;
 
-    #[inline]
+    // Inlined by force, here and along the way of a call that succeeds: a result that is handed on through memory from
+    // frame to frame costs more than all the rest.
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().state.project() {
             StateProjection::Running {
@@ -113,48 +115,30 @@ where
                 classify,
                 finish,
             } => {
-                let settling = Settling(permit);
+                let unwinding = Unwinding(permit);
                 let polled = future.poll(cx);
-                std::mem::forget(settling);
+                std::mem::forget(unwinding);
                 let result = ready!(polled);
                 let permit = permit.take().expect("polled after completion");
                 Poll::Ready(finish.finish(result, permit, classify))
             }
-            StateProjection::Refused(rejected) => {
-                let rejected = rejected.take().expect("polled after completion");
-                Poll::Ready(Err(rejected.into()))
-            }
+            StateProjection::Refused(rejected) => Poll::Ready(Err(refusal(rejected))),
         }
     }
 }
 
-/// Settles the permit as a failure when `inner.poll` unwinds. Forgotten when it returns.
+#[cold]
+fn refusal<E: CallError>(rejected: &mut Option<Rejected>) -> E {
+    rejected.take().expect("polled after completion").into()
+}
+
+/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Forgotten when they return.
 ///
 /// Not `thread::panicking()`, which is also true while a permit is dropped by somebody else's unwinding.
-struct Settling<'a, P: Permit>(&'a mut Option<P>);
+pub(super) struct Unwinding<'a, P: Permit>(pub(super) &'a mut Option<P>);
 
-impl<P: Permit> Drop for Settling<'_, P> {
-    fn drop(&mut self) {
-        if let Some(permit) = self.0.take() {
-            permit.settle(Outcome::TRANSIENT, &Now::unread());
-        }
-    }
-}
-
-/// The same around `inner.call`, where the permit is not in its place yet.
-pub(super) struct Unwinding<P: Permit>(Option<P>);
-
-impl<P: Permit> Unwinding<P> {
-    pub(super) const fn new(permit: P) -> Self {
-        Self(Some(permit))
-    }
-
-    pub(super) fn disarm(mut self) -> P {
-        self.0.take().expect("a guard is disarmed once")
-    }
-}
-
-impl<P: Permit> Drop for Unwinding<P> {
+impl<P: Permit> Drop for Unwinding<'_, P> {
+    #[cold]
     fn drop(&mut self) {
         if let Some(permit) = self.0.take() {
             permit.settle(Outcome::TRANSIENT, &Now::unread());

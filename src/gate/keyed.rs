@@ -177,12 +177,7 @@ impl KeyedConfig {
             &self.max_keys,
             "from 1 to 16777216",
         )?;
-        ConfigError::unless(
-            !self.idle.is_zero(),
-            "idle",
-            &self.idle,
-            "more than 0",
-        )
+        ConfigError::unless(!self.idle.is_zero(), "idle", &self.idle, "more than 0")
     }
 }
 
@@ -339,7 +334,10 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     let entry = Self::remember(lane, key.clone(), &policy);
                     all.entries.insert(
                         key,
-                        Known { policy, last_used: moment },
+                        Known {
+                            policy,
+                            last_used: moment,
+                        },
                     );
                     entry
                 } else {
@@ -350,7 +348,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             }
         };
         for gone in &evicted {
-            emit(&Event::KeyEvicted { source: gone.source() });
+            emit(&Event::KeyEvicted {
+                source: gone.source(),
+            });
         }
         if overflowed {
             emit(&Event::KeyOverflow {

@@ -56,7 +56,7 @@ mod layer;
 mod service;
 
 pub use self::future::{AtResult, Finish, GateFuture};
-pub use self::keyed::{By, ByStr, Forget, KeyBy, Keyed, KeyedConfig, Keeps, StrKey, by, by_str};
+pub use self::keyed::{By, ByStr, Forget, Keeps, KeyBy, Keyed, KeyedConfig, StrKey, by, by_str};
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
 

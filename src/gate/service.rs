@@ -57,33 +57,34 @@ where
     type Error = S::Error;
     type Future = GateFuture<S::Future, P::Permit, C, H>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        let refused = self.policy.refuse(&Now::unread());
-        if refused.is_some() || self.kept.is_some() {
-            self.kept = refused;
-            if self.kept.is_some() {
-                return Poll::Ready(Ok(()));
+        // Not `self.kept = …`: that would drop and write on every call.
+        match self.policy.refuse(&Now::unread()) {
+            None if self.kept.is_none() => self.inner.poll_ready(cx),
+            None => {
+                self.kept = None;
+                self.inner.poll_ready(cx)
+            }
+            refused => {
+                self.kept = refused;
+                Poll::Ready(Ok(()))
             }
         }
-        self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         if self.kept.is_some() {
             return self.refuse_kept::<Req, S::Future>();
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
-                let unwinding = Unwinding::new(permit);
+                let mut permit = Some(permit);
+                let unwinding = Unwinding(&mut permit);
                 let future = self.inner.call(request);
-                GateFuture::running(
-                    future,
-                    unwinding.disarm(),
-                    self.classify.clone(),
-                    self.finish.clone(),
-                )
+                std::mem::forget(unwinding);
+                GateFuture::running(future, permit, self.classify.clone(), self.finish.clone())
             }
             Err(rejected) => GateFuture::refused(rejected),
         }

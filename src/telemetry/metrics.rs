@@ -10,18 +10,78 @@ use crate::event::{BreakerState, Event, Observe, Source};
 
 /// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
 pub(crate) const RECORDED: &[(&str, Type, Unit, &str)] = &[
-    (REJECTED, Type::Counter, Unit::Count, "calls refused or cut short; labels layer, name, reason"),
-    (WOULD_REJECT, Type::Counter, Unit::Count, "calls a dry run would have refused; labels layer, name, reason"),
-    (STATE, Type::Gauge, Unit::Count, "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name"),
-    (MOVES, Type::Counter, Unit::Count, "changes of a breaker's state; labels name, to, cause, dry_run"),
-    (RETRIES, Type::Counter, Unit::Count, "attempts after the first one; labels name, outcome"),
-    (RETRY_WAIT, Type::Histogram, Unit::Seconds, "wait before an attempt; label name"),
-    (RETRY_STOPPED, Type::Counter, Unit::Count, "failed calls that were not repeated; labels name, why"),
-    (BALANCE, Type::Gauge, Unit::Count, "tokens in a retry budget; label name"),
-    (EXHAUSTED, Type::Counter, Unit::Count, "retries refused by an empty budget; label name"),
-    (CALLS, Type::Histogram, Unit::Seconds, "duration of observed calls; labels name, outcome"),
-    (EVICTED, Type::Counter, Unit::Count, "keys forgotten; labels layer, name"),
-    (OVERFLOW, Type::Counter, Unit::Count, "calls that shared the overflow entry; labels layer, name"),
+    (
+        REJECTED,
+        Type::Counter,
+        Unit::Count,
+        "calls refused or cut short; labels layer, name, reason",
+    ),
+    (
+        WOULD_REJECT,
+        Type::Counter,
+        Unit::Count,
+        "calls a dry run would have refused; labels layer, name, reason",
+    ),
+    (
+        STATE,
+        Type::Gauge,
+        Unit::Count,
+        "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name",
+    ),
+    (
+        MOVES,
+        Type::Counter,
+        Unit::Count,
+        "changes of a breaker's state; labels name, to, cause, dry_run",
+    ),
+    (
+        RETRIES,
+        Type::Counter,
+        Unit::Count,
+        "attempts after the first one; labels name, outcome",
+    ),
+    (
+        RETRY_WAIT,
+        Type::Histogram,
+        Unit::Seconds,
+        "wait before an attempt; label name",
+    ),
+    (
+        RETRY_STOPPED,
+        Type::Counter,
+        Unit::Count,
+        "failed calls that were not repeated; labels name, why",
+    ),
+    (
+        BALANCE,
+        Type::Gauge,
+        Unit::Count,
+        "tokens in a retry budget; label name",
+    ),
+    (
+        EXHAUSTED,
+        Type::Counter,
+        Unit::Count,
+        "retries refused by an empty budget; label name",
+    ),
+    (
+        CALLS,
+        Type::Histogram,
+        Unit::Seconds,
+        "duration of observed calls; labels name, outcome",
+    ),
+    (
+        EVICTED,
+        Type::Counter,
+        Unit::Count,
+        "keys forgotten; labels layer, name",
+    ),
+    (
+        OVERFLOW,
+        Type::Counter,
+        Unit::Count,
+        "calls that shared the overflow entry; labels layer, name",
+    ),
 ];
 
 const REJECTED: &str = "buttress.rejected";
@@ -50,9 +110,11 @@ pub(crate) struct Metrics;
 
 impl Observe for Metrics {
     fn on_event(&self, event: &Event<'_>) {
-        metrics::with_recorder(|recorder| with_handles(recorder, event.source(), |handles| {
-            handles.record(recorder, event);
-        }));
+        metrics::with_recorder(|recorder| {
+            with_handles(recorder, event.source(), |handles| {
+                handles.record(recorder, event);
+            })
+        });
     }
 }
 
@@ -103,8 +165,7 @@ fn describe(recorder: &dyn Recorder) {
     }
 }
 
-static METADATA: Metadata<'static> =
-    Metadata::new("buttress", Level::INFO, Some(module_path!()));
+static METADATA: Metadata<'static> = Metadata::new("buttress", Level::INFO, Some(module_path!()));
 
 impl Handles {
     fn record(&self, recorder: &dyn Recorder, event: &Event<'_>) {
@@ -115,7 +176,8 @@ impl Handles {
         match *event {
             Event::Rejected { rejected, .. } => {
                 let reason = rejected.reason.as_str();
-                let register = || counter(REJECTED, &[("layer", source.layer()), ("reason", reason)]);
+                let register =
+                    || counter(REJECTED, &[("layer", source.layer()), ("reason", reason)]);
                 match reason_slot(&rejected.reason) {
                     Some(slot) => self.rejected[slot].get_or_init(register).increment(1),
                     None => register().increment(1),
@@ -123,7 +185,10 @@ impl Handles {
             }
             Event::WouldReject { rejected, .. } => counter(
                 WOULD_REJECT,
-                &[("layer", source.layer()), ("reason", rejected.reason.as_str())],
+                &[
+                    ("layer", source.layer()),
+                    ("reason", rejected.reason.as_str()),
+                ],
             )
             .increment(1),
             Event::BreakerMoved {
@@ -149,7 +214,9 @@ impl Handles {
             Event::Retry { wait, outcome, .. } => {
                 counter(RETRIES, &[("outcome", outcome.kind.as_str())]).increment(1);
                 self.wait
-                    .get_or_init(|| recorder.register_histogram(&key(RETRY_WAIT, source, &[]), &METADATA))
+                    .get_or_init(|| {
+                        recorder.register_histogram(&key(RETRY_WAIT, source, &[]), &METADATA)
+                    })
                     .record(wait.as_secs_f64());
             }
             Event::RetryStopped { why, .. } => {
@@ -163,7 +230,8 @@ impl Handles {
             Event::Finished { outcome, took, .. } => {
                 let label = outcome.map_or("abandoned", |outcome| outcome.kind.as_str());
                 let register = || {
-                    recorder.register_histogram(&key(CALLS, source, &[("outcome", label)]), &METADATA)
+                    recorder
+                        .register_histogram(&key(CALLS, source, &[("outcome", label)]), &METADATA)
                 };
                 let took = took.as_secs_f64();
                 match call_slot(label) {
@@ -192,7 +260,9 @@ impl Handles {
 
 fn key(name: &'static str, source: &Source, labels: &[(&'static str, &'static str)]) -> Key {
     let own = Label::new("name", source.name().to_string());
-    let labels = labels.iter().map(|(key, value)| Label::from_static_parts(key, value));
+    let labels = labels
+        .iter()
+        .map(|(key, value)| Label::from_static_parts(key, value));
     Key::from_parts(name, std::iter::once(own).chain(labels).collect::<Vec<_>>())
 }
 
@@ -239,9 +309,19 @@ mod tests {
                 format!("{kind:?}").to_lowercase(),
                 unit.as_str()
             );
-            assert!(page.contains(&row), "docs/telemetry.md lacks the row\n{row}");
+            assert!(
+                page.contains(&row),
+                "docs/telemetry.md lacks the row\n{row}"
+            );
         }
-        let rows = page.lines().filter(|line| line.starts_with("| `buttress.")).count();
-        assert_eq!(rows, RECORDED.len(), "docs/telemetry.md lists something that is not recorded");
+        let rows = page
+            .lines()
+            .filter(|line| line.starts_with("| `buttress."))
+            .count();
+        assert_eq!(
+            rows,
+            RECORDED.len(),
+            "docs/telemetry.md lists something that is not recorded"
+        );
     }
 }

@@ -67,9 +67,7 @@ impl Observe for Tracing {
             Event::KeyEvicted { .. } => debug!(layer, name, "the key was forgotten"),
             Event::KeyOverflow { max_keys, .. } => warn!(
                 layer,
-                name,
-                max_keys,
-                "no key could be forgotten: a new one shares the overflow entry"
+                name, max_keys, "no key could be forgotten: a new one shares the overflow entry"
             ),
         }
     }

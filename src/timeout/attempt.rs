@@ -47,10 +47,7 @@ impl TimeoutLayer {
     /// # Errors
     ///
     /// [`Error::Rejected`] when the limit or the deadline passes first; else the call's own error.
-    pub async fn run<T, E>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, Error<E>> {
+    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
         let future = async { call().await.map_err(Error::Inner) };
         TimeoutFuture::new(future, Arc::clone(&self.source), self.limit).await
     }

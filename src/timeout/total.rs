@@ -47,10 +47,7 @@ impl DeadlineLayer {
     /// # Errors
     ///
     /// [`Error::Rejected`] when the time is over; else the call's own error.
-    pub async fn run<T, E>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, Error<E>> {
+    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
         match begin(self.total) {
             Ok(deadline) => {
                 let future = async { call().await.map_err(Error::Inner) };

@@ -25,11 +25,17 @@ fn files() -> Vec<(String, String)> {
             let text = fs::read_to_string(&path).expect("a source file");
             let code: String = text
                 .lines()
-                .take_while(|line| !line.starts_with("#[cfg(test)]") && !line.starts_with("#[cfg(all(test"))
+                .take_while(|line| {
+                    !line.starts_with("#[cfg(test)]") && !line.starts_with("#[cfg(all(test")
+                })
                 .filter(|line| !line.trim_start().starts_with("//"))
                 .flat_map(|line| [line, "\n"])
                 .collect();
-            let name = path.strip_prefix(&root).expect("below src").to_string_lossy().replace('\\', "/");
+            let name = path
+                .strip_prefix(&root)
+                .expect("below src")
+                .to_string_lossy()
+                .replace('\\', "/");
             (name, code)
         })
         .collect()
@@ -40,9 +46,14 @@ const RIM: &[&str] = &["http", "reqwest", "telemetry", "testing"];
 
 #[test]
 fn machines_and_configs_know_no_runtime_no_lock_and_no_clock() {
-    let banned = ["tokio", "tower", "Future", "Mutex", "Arc<", "Arc::", "draw()", "Now", "async "];
+    let banned = [
+        "tokio", "tower", "Future", "Mutex", "Arc<", "Arc::", "draw()", "Now", "async ",
+    ];
     for (name, code) in files() {
-        if name.ends_with("/machine.rs") || name.ends_with("/config.rs") || ["window.rs", "backoff.rs"].contains(&&*name) {
+        if name.ends_with("/machine.rs")
+            || name.ends_with("/config.rs")
+            || ["window.rs", "backoff.rs"].contains(&&*name)
+        {
             for word in banned {
                 assert!(!code.contains(word), "{name} knows `{word}`");
             }
@@ -54,7 +65,11 @@ fn machines_and_configs_know_no_runtime_no_lock_and_no_clock() {
 fn arrows_never_turn_back() {
     let everything = PATTERNS.iter().chain(RIM).chain(&["gate"]);
     for (name, code) in files() {
-        let home = name.split('/').next().expect("a path").trim_end_matches(".rs");
+        let home = name
+            .split('/')
+            .next()
+            .expect("a path")
+            .trim_end_matches(".rs");
         for module in everything.clone() {
             let allowed = match home {
                 "lib" => true,
@@ -64,7 +79,9 @@ fn arrows_never_turn_back() {
                 // Patterns know the gate. What two of them need stands alone: the budget, and the limit's timer.
                 _ if PATTERNS.contains(&home) => {
                     *module == "gate"
-                        || (home == "retry" && (*module == "budget" || (*module == "timeout" && only_the_alarm(&code))))
+                        || (home == "retry"
+                            && (*module == "budget"
+                                || (*module == "timeout" && only_the_alarm(&code))))
                 }
                 _ => false,
             };
@@ -84,10 +101,16 @@ fn only_the_alarm(code: &str) -> bool {
 fn only_the_clock_reads_the_clock_and_only_chance_draws() {
     for (name, code) in files() {
         for call in ["Instant::now", "SystemTime::now"] {
-            assert!(name == "clock.rs" || !code.contains(call), "{name} calls `{call}`");
+            assert!(
+                name == "clock.rs" || !code.contains(call),
+                "{name} calls `{call}`"
+            );
         }
         for call in ["rand::rng", "rand::random", "thread_rng"] {
-            assert!(name == "chance.rs" || !code.contains(call), "{name} calls `{call}`");
+            assert!(
+                name == "chance.rs" || !code.contains(call),
+                "{name} calls `{call}`"
+            );
         }
     }
 }

@@ -15,7 +15,9 @@ fn answers_after(time: Duration) -> Inner {
     Strict::new(move |_| Step::After(time, Ok("late")))
 }
 
-fn reason<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, Error<E>>) -> (Reason, Executed) {
+fn reason<T: std::fmt::Debug, E: std::fmt::Debug>(
+    result: Result<T, Error<E>>,
+) -> (Reason, Executed) {
     match result {
         Err(Error::Rejected(rejected)) => (rejected.reason, rejected.executed),
         other => panic!("not rejected: {other:?}"),
@@ -26,32 +28,58 @@ fn reason<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, Error<E>>) -
 async fn an_attempt_ends_at_its_limit_and_says_the_limit() {
     let inner = answers_after(2 * SECOND);
     let started = Instant::now();
-    let result = TimeoutLayer::new("t", SECOND).layer(inner.clone()).oneshot(()).await;
-    assert_eq!(reason(result), (Reason::AttemptTimeout { limit: SECOND }, Executed::Maybe));
+    let result = TimeoutLayer::new("t", SECOND)
+        .layer(inner.clone())
+        .oneshot(())
+        .await;
+    assert_eq!(
+        reason(result),
+        (Reason::AttemptTimeout { limit: SECOND }, Executed::Maybe)
+    );
     assert_eq!(started.elapsed(), SECOND);
     assert_eq!(inner.live(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_in_time_arms_and_leaves_no_timer() {
-    let result = TimeoutLayer::new("t", SECOND).layer(answers_after(SECOND / 2)).oneshot(()).await;
+    let result = TimeoutLayer::new("t", SECOND)
+        .layer(answers_after(SECOND / 2))
+        .oneshot(())
+        .await;
     assert_eq!(result, Ok("late"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_result_ready_together_with_the_timer_wins() {
-    let result = TimeoutLayer::new("t", SECOND).layer(answers_after(SECOND)).oneshot(()).await;
+    let result = TimeoutLayer::new("t", SECOND)
+        .layer(answers_after(SECOND))
+        .oneshot(())
+        .await;
     assert_eq!(result, Ok("late"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_zero_is_one_poll_then_timeout() {
     let started = Instant::now();
-    let late = TimeoutLayer::new("t", Duration::ZERO).layer(answers_after(SECOND)).oneshot(()).await;
-    assert_eq!(reason(late).0, Reason::AttemptTimeout { limit: Duration::ZERO });
+    let late = TimeoutLayer::new("t", Duration::ZERO)
+        .layer(answers_after(SECOND))
+        .oneshot(())
+        .await;
+    assert_eq!(
+        reason(late).0,
+        Reason::AttemptTimeout {
+            limit: Duration::ZERO
+        }
+    );
     assert_eq!(started.elapsed(), Duration::ZERO);
     let inner: Inner = Strict::new(|_| Step::Answer(Ok("at once")));
-    assert_eq!(TimeoutLayer::new("t", Duration::ZERO).layer(inner).oneshot(()).await, Ok("at once"));
+    assert_eq!(
+        TimeoutLayer::new("t", Duration::ZERO)
+            .layer(inner)
+            .oneshot(())
+            .await,
+        Ok("at once")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,22 +88,31 @@ async fn the_largest_limits_are_no_limits() {
         DeadlineLayer::new("d", Duration::MAX),
         TimeoutLayer::new("t", Duration::MAX),
     );
-    let service = layers.0.layer(layers.1.layer(answers_after(1000 * 86400 * SECOND)));
+    let service = layers
+        .0
+        .layer(layers.1.layer(answers_after(1000 * 86400 * SECOND)));
     assert_eq!(service.oneshot(()).await, Ok("late"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_gets_what_is_left_until_the_deadline_and_blames_the_deadline() {
-    let service = DeadlineLayer::new("d", 3 * SECOND).layer(TimeoutLayer::new("t", 5 * SECOND).layer(answers_after(9 * SECOND)));
+    let service = DeadlineLayer::new("d", 3 * SECOND)
+        .layer(TimeoutLayer::new("t", 5 * SECOND).layer(answers_after(9 * SECOND)));
     let started = Instant::now();
-    assert_eq!(reason(service.oneshot(()).await), (Reason::Deadline, Executed::Maybe));
+    assert_eq!(
+        reason(service.oneshot(()).await),
+        (Reason::Deadline, Executed::Maybe)
+    );
     assert_eq!(started.elapsed(), 3 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_nested_limits_the_inner_fires_once() {
-    let service = TimeoutLayer::new("outer", SECOND / 2).layer(TimeoutLayer::new("inner", SECOND / 10).layer(answers_after(SECOND)));
-    let Err(Error::Rejected(rejected)) = service.oneshot(()).await else { panic!("not rejected") };
+    let service = TimeoutLayer::new("outer", SECOND / 2)
+        .layer(TimeoutLayer::new("inner", SECOND / 10).layer(answers_after(SECOND)));
+    let Err(Error::Rejected(rejected)) = service.oneshot(()).await else {
+        panic!("not rejected")
+    };
     assert_eq!(&*rejected.name, "inner");
 }
 
@@ -103,10 +140,17 @@ async fn an_outer_deadline_that_is_earlier_wins() {
 async fn a_call_may_ask_for_a_limit_of_its_own() {
     let layer = TimeoutLayer::new("t", SECOND);
     let asked = |limit| CallOptions::new().timeout(limit);
-    let longer = asked(5 * SECOND).scope(layer.layer(answers_after(2 * SECOND)).oneshot(())).await;
+    let longer = asked(5 * SECOND)
+        .scope(layer.layer(answers_after(2 * SECOND)).oneshot(()))
+        .await;
     assert_eq!(longer, Ok("late"));
-    let shorter = asked(SECOND / 4).scope(layer.layer(answers_after(SECOND / 2)).oneshot(())).await;
-    assert_eq!(reason(shorter).0, Reason::AttemptTimeout { limit: SECOND / 4 });
+    let shorter = asked(SECOND / 4)
+        .scope(layer.layer(answers_after(SECOND / 2)).oneshot(()))
+        .await;
+    assert_eq!(
+        reason(shorter).0,
+        Reason::AttemptTimeout { limit: SECOND / 4 }
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -115,7 +159,9 @@ async fn the_deadline_crosses_a_spawn_when_it_is_taken_along() {
     let left = layer
         .run(async || {
             let mine = Deadline::current().expect("a deadline");
-            let there = tokio::spawn(mine.scope(async { Deadline::current() })).await.expect("a task");
+            let there = tokio::spawn(mine.scope(async { Deadline::current() }))
+                .await
+                .expect("a task");
             Ok::<_, ()>(there == Some(mine))
         })
         .await;
@@ -146,7 +192,18 @@ async fn without_tower_the_same_limits_hold() {
         tokio::time::sleep(2 * SECOND).await;
         Ok::<_, &str>(())
     };
-    assert_eq!(reason(TimeoutLayer::new("t", SECOND).run(slow).await).0, Reason::AttemptTimeout { limit: SECOND });
-    assert_eq!(reason(DeadlineLayer::new("d", SECOND).run(slow).await), (Reason::Deadline, Executed::Maybe));
-    assert_eq!(TimeoutLayer::new("t", SECOND).run(async || Err::<(), _>("own")).await, Err(Error::Inner("own")));
+    assert_eq!(
+        reason(TimeoutLayer::new("t", SECOND).run(slow).await).0,
+        Reason::AttemptTimeout { limit: SECOND }
+    );
+    assert_eq!(
+        reason(DeadlineLayer::new("d", SECOND).run(slow).await),
+        (Reason::Deadline, Executed::Maybe)
+    );
+    assert_eq!(
+        TimeoutLayer::new("t", SECOND)
+            .run(async || Err::<(), _>("own"))
+            .await,
+        Err(Error::Inner("own"))
+    );
 }

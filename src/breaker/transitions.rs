@@ -1,0 +1,103 @@
+//! How a machine comes from one state into another.
+
+use std::time::Duration;
+
+use super::machine::{Machine, State};
+use super::probes::{Decision, Probes};
+use super::ticket::Moves;
+use super::trip::Tally;
+use crate::chance::Draw;
+use crate::clock::Moment;
+use crate::event::{Cause, Move};
+
+impl Machine {
+    /// Looks whether a lease is over: there is no timer that would.
+    pub(super) fn give_up_lost_probes(&mut self, now: Moment, moves: &mut Moves) {
+        let until = self.lost_until(now);
+        if let State::HalfOpen { probes, before, .. } = &mut self.state {
+            if let Some(until) = until {
+                let before = *before;
+                self.enter(State::Open { until, before }, Cause::ProbeLost, moves);
+            } else {
+                probes.expire(self.config.probe_lease, now);
+            }
+        }
+    }
+
+    /// Until when the circuit opens again because it will be found to have lost its probes.
+    pub(super) fn lost_until(&self, now: Moment) -> Option<Moment> {
+        match &self.state {
+            State::HalfOpen {
+                probes,
+                before,
+                draw,
+            } => probes
+                .lost(&self.config, now)
+                .map(|admitted| admitted.after(self.config.open_time(*before, *draw, None))),
+            _ => None,
+        }
+    }
+
+    /// Ends the half-open time if the answers so far decide it.
+    pub(super) fn decide(
+        &mut self,
+        wait: Option<Duration>,
+        now: Moment,
+        cause: Option<Cause>,
+        moves: &mut Moves,
+    ) {
+        let State::HalfOpen {
+            probes,
+            before,
+            draw,
+        } = &self.state
+        else {
+            return;
+        };
+        match probes.decision(&self.config) {
+            None => {}
+            Some(Decision::Close) => {
+                let tally = Tally::new(&self.config).ramping_up(&self.config, now);
+                self.enter(
+                    State::Closed(tally),
+                    cause.unwrap_or(Cause::ProbesSucceeded),
+                    moves,
+                );
+            }
+            Some(Decision::Open) => {
+                let before = *before;
+                let until = now.after(self.config.open_time(before, *draw, wait));
+                self.enter(
+                    State::Open { until, before },
+                    cause.unwrap_or(Cause::ProbeFailed),
+                    moves,
+                );
+            }
+        }
+    }
+
+    /// Begins to probe, having opened `before` times since the last close.
+    pub(super) fn half_open(&mut self, before: u32, draw: Draw, moves: &mut Moves) {
+        let probes = Probes::default();
+        self.enter(
+            State::HalfOpen {
+                probes,
+                before,
+                draw,
+            },
+            Cause::OpenForOver,
+            moves,
+        );
+    }
+
+    /// Every state begins a new epoch: results of calls admitted before it change nothing.
+    pub(super) fn enter(&mut self, state: State, cause: Cause, moves: &mut Moves) {
+        let (from, to) = (self.state.name(), state.name());
+        self.state = state;
+        self.epoch = self.epoch.next();
+        if from != to {
+            self.sequence += 1;
+            moves.push(self.sequence, Move::new(from, to, cause));
+        }
+    }
+}
