@@ -18,6 +18,8 @@ pub struct Outcome {
     pub repeat: Again,
     /// Whether the service may have acted on the call.
     pub executed: Executed,
+    /// Whether the waits of later retries start over, as after a gRPC pushback.
+    pub restarts_backoff: bool,
 }
 
 /// What a result says about the service.
@@ -77,6 +79,7 @@ impl Outcome {
             wait: None,
             repeat: Again::ByKind,
             executed: Executed::Maybe,
+            restarts_backoff: false,
         }
     }
 
@@ -98,6 +101,13 @@ impl Outcome {
     #[must_use]
     pub const fn repeat(mut self, repeat: Again) -> Self {
         self.repeat = repeat;
+        self
+    }
+
+    /// The same, and the waits of later retries start over.
+    #[must_use]
+    pub const fn restarts_backoff(mut self) -> Self {
+        self.restarts_backoff = true;
         self
     }
 
@@ -191,6 +201,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             wait: rejected.retry_after,
             repeat: Again::Never,
             executed: rejected.executed,
+            restarts_backoff: false,
         }),
     }
 }
@@ -201,7 +212,8 @@ mod tests {
     use crate::error::Error;
 
     fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
-        let result: Result<(), Error<&str>> = Err(Rejected::new(reason, "x").executed(executed).into());
+        let result: Result<(), Error<&str>> =
+            Err(Rejected::new(reason, "x").executed(executed).into());
         // A classifier that would call everything a success must not be asked about a rejection.
         judge(&result, &|_: Result<&(), &Error<&str>>| Outcome::SUCCESS)
     }
