@@ -1,0 +1,4 @@
+//! One binary, a module a pattern.
+
+mod budget;
+mod retry;
