@@ -1,5 +1,6 @@
 //! Layers around a service that never fails: rejections become responses.
 
+use super::lift::Lift;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::future::Future;
