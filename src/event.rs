@@ -240,6 +240,7 @@ impl RetryStop {
             Self::Deadline => "deadline",
             Self::SpentBelow => "spent_below",
             Self::SwitchedOff => "switched_off",
+            Self::NotReady => "not_ready",
         }
     }
 }

@@ -1,13 +1,15 @@
 //! The shared handle.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hash::Hash;
+use std::sync::{Arc, Weak};
 
 use super::config::BudgetConfig;
 use super::machine::{Machine, Rules, TOKEN, Taken};
 use crate::clock::Now;
 use crate::error::ConfigError;
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, Refresh, Source, emit, keep_fresh};
+use crate::gate::{Forget, Keeps, Keyed, KeyedConfig};
 use crate::outcome::{Kind, Outcome};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -38,15 +40,38 @@ impl RetryBudget {
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
         config.validate()?;
         let rules = Rules::new(&config);
-        Ok(Self {
-            shared: Arc::new(Shared {
-                balance: AtomicU64::new(rules.initial(&config)),
-                calls: AtomicU64::new(0),
-                machine: Mutex::new(Machine::new(&rules, Now::unread().moment())),
-                rules,
-                config,
-                source: Source::new("budget", name),
-            }),
+        let shared = Arc::new(Shared {
+            balance: AtomicU64::new(rules.initial(&config)),
+            calls: AtomicU64::new(0),
+            machine: Mutex::new(Machine::new(&rules, Now::unread().moment())),
+            rules,
+            config,
+            source: Source::new("budget", name),
+        });
+        let weak: Weak<Shared> = Arc::downgrade(&shared);
+        keep_fresh(weak);
+        Ok(Self { shared })
+    }
+
+    /// A budget per key: the same settings for each, the key's text behind the name.
+    ///
+    /// # Errors
+    ///
+    /// If a setting cannot work.
+    pub fn keyed<K, B>(
+        name: &str,
+        config: BudgetConfig,
+        keys: KeyedConfig,
+        by: B,
+    ) -> Result<Keyed<K, B, Self>, ConfigError>
+    where
+        K: Hash + Eq + Clone + fmt::Display,
+    {
+        // Tried once, so that no later key can fail.
+        let first = Self::new(name, config)?;
+        Keyed::new(by, keys, move |key| {
+            let name = format!("{}/{key}", first.name());
+            Self::new(name, config).unwrap_or_else(|_| first.clone())
         })
     }
 
@@ -137,6 +162,24 @@ impl RetryBudget {
     pub fn balance(&self) -> f64 {
         let machine = *self.shared.machine.lock();
         self.shared.balance(&machine)
+    }
+}
+
+impl Refresh for Shared {
+    fn refresh(&self) {
+        self.report();
+    }
+}
+
+/// A budget can always be forgotten: calls under way keep theirs, and after a quiet time it would be cut to its reserve
+/// anyway, which a new one has.
+impl Forget for RetryBudget {
+    fn keeps(&self, _now: &Now) -> Keeps {
+        Keeps::Memory
+    }
+
+    fn source(&self) -> &Source {
+        &self.shared.source
     }
 }
 

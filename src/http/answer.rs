@@ -217,7 +217,7 @@ mod tests {
     use std::time::Duration;
 
     use super::lift::Lift;
-use super::*;
+    use super::*;
     use crate::http::ByStatus;
     use crate::outcome::{Again, Outcome};
 

@@ -99,9 +99,7 @@ impl AtBodyEnd {
     {
         match judge(result, classify) {
             None => None,
-            Some(outcome)
-                if outcome.kind == Kind::Success && !CallOptions::current_streams() =>
-            {
+            Some(outcome) if outcome.kind == Kind::Success && !CallOptions::current_streams() => {
                 Some(Carried {
                     permit,
                     head: outcome,

@@ -261,12 +261,15 @@ impl ClientLayer {
             .transpose()?;
         let once = RetryConfig::default().max_attempts(1);
         let budgets = match &config.budget {
-            Some(budget) => {
-                Some(RetryBudget::keyed(name, *budget, config.authorities, ByAuthority)?)
-            }
+            Some(budget) => Some(RetryBudget::keyed(
+                name,
+                *budget,
+                config.authorities,
+                ByAuthority,
+            )?),
             None => None,
         };
-        let retry = config.retry.clone().unwrap_or(once);
+        let retry = config.retry.unwrap_or(once);
         let keys_may_be_honoured = config.keys != Keys::Unknown;
         Ok(Self {
             deadline: DeadlineLayer::new(name, config.total),
@@ -275,8 +278,11 @@ impl ClientLayer {
                 .classify(ByStatus::new())
                 .budgets(budgets.clone()),
             budgets,
-            gate: GateLayer::new(breakers.clone(), ByStatus::new().count_429(config.count_429))
-                .finish(AtBodyEnd::new(name, config.body_idle)),
+            gate: GateLayer::new(
+                breakers.clone(),
+                ByStatus::new().count_429(config.count_429),
+            )
+            .finish(AtBodyEnd::new(name, config.body_idle)),
             breakers,
             timeout: TimeoutLayer::new(name, config.attempt),
             config,

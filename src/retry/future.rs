@@ -24,12 +24,12 @@ use crate::outcome::{Classify, Executed, Outcome};
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct RetryFuture<S, R, C, Req>
+pub struct RetryFuture<S, R, C, K, Req>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
 {
-    shared: Arc<Shared<R, C>>,
+    shared: Arc<Shared<R, C, K>>,
     progress: Progress,
     /// `None` if there can be no further attempt.
     further: Option<Further<S, R::Saved>>,
@@ -61,14 +61,14 @@ struct Between<T> {
     timer: Option<Sleep>,
 }
 
-impl<S, R, C, Req> RetryFuture<S, R, C, Req>
+impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
 {
     #[inline]
     pub(super) const fn new(
-        shared: Arc<Shared<R, C>>,
+        shared: Arc<Shared<R, C, K>>,
         progress: Progress,
         first: Attempt<S::Future>,
         further: Option<Further<S, R::Saved>>,
@@ -82,7 +82,7 @@ where
     }
 }
 
-impl<S, R, C, Req> Future for RetryFuture<S, R, C, Req>
+impl<S, R, C, K, Req> Future for RetryFuture<S, R, C, K, Req>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
@@ -97,6 +97,7 @@ where
             terms,
             repeat,
             classify,
+            ..
         } = &**this.shared;
         this.progress.polled();
         loop {
@@ -194,7 +195,7 @@ impl<T> Between<T> {
     }
 }
 
-impl<S, R, C, Req> fmt::Debug for RetryFuture<S, R, C, Req>
+impl<S, R, C, K, Req> fmt::Debug for RetryFuture<S, R, C, K, Req>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,

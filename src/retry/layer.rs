@@ -17,16 +17,17 @@ use crate::outcome::{Classify, ErrorIsTransient};
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R, C = ErrorIsTransient> {
-    shared: Arc<Shared<R, C>>,
+pub struct RetryLayer<R, C = ErrorIsTransient, K = ()> {
+    shared: Arc<Shared<R, C, K>>,
 }
 
 /// What all calls of a layer share.
 #[derive(Clone, Debug)]
-pub(super) struct Shared<R, C> {
+pub(super) struct Shared<R, C, K> {
     pub(super) terms: Terms,
     pub(super) repeat: R,
     pub(super) classify: C,
+    pub(super) budgets: K,
 }
 
 impl<R> RetryLayer<R> {
@@ -53,21 +54,28 @@ impl<R> RetryLayer<R> {
                 },
                 repeat,
                 classify: ErrorIsTransient,
+                budgets: (),
             }),
         })
     }
 }
 
-impl<R: Clone, C: Clone> RetryLayer<R, C> {
+impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
     /// What results mean is for `classify` to say.
     #[must_use]
-    pub fn classify<D>(self, classify: D) -> RetryLayer<R, D> {
-        let Shared { terms, repeat, .. } = Arc::unwrap_or_clone(self.shared);
+    pub fn classify<D>(self, classify: D) -> RetryLayer<R, D, K> {
+        let Shared {
+            terms,
+            repeat,
+            budgets,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
         RetryLayer {
             shared: Arc::new(Shared {
                 terms,
                 repeat,
                 classify,
+                budgets,
             }),
         }
     }
@@ -76,6 +84,25 @@ impl<R: Clone, C: Clone> RetryLayer<R, C> {
     #[must_use]
     pub fn budget(self, budget: RetryBudget) -> Self {
         self.with_budget(Some(budget))
+    }
+
+    /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
+    #[must_use]
+    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            ..
+        } = Arc::unwrap_or_clone(self.without_budget().shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat,
+                classify,
+                budgets,
+            }),
+        }
     }
 
     /// Retries are bounded by nothing but the attempts of each call: when the service fails, its load multiplies by
@@ -94,7 +121,7 @@ impl<R: Clone, C: Clone> RetryLayer<R, C> {
     }
 }
 
-impl<R, C> RetryLayer<R, C> {
+impl<R, C, K> RetryLayer<R, C, K> {
     /// The name it was given.
     pub fn name(&self) -> &Arc<str> {
         self.shared.terms.source.name()
@@ -141,7 +168,7 @@ impl<R, C> RetryLayer<R, C> {
     {
         // Not `AsyncFnMut`: with one, the future could not be spawned if the closure borrows anything (rust-lang/rust#110338).
         let shared = &*self.shared;
-        let mut progress = Progress::new(&shared.terms);
+        let mut progress = Progress::new(&shared.terms, None);
         progress.polled();
         loop {
             let attempt = progress.begin(&shared.terms, true);
@@ -164,7 +191,7 @@ impl<R, C> RetryLayer<R, C> {
     }
 }
 
-impl<R, C> Clone for RetryLayer<R, C> {
+impl<R, C, K> Clone for RetryLayer<R, C, K> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -172,10 +199,10 @@ impl<R, C> Clone for RetryLayer<R, C> {
     }
 }
 
-impl<S, R, C> Layer<S> for RetryLayer<R, C> {
-    type Service = Retry<S, R, C>;
+impl<S, R, C, K> Layer<S> for RetryLayer<R, C, K> {
+    type Service = Retry<S, R, C, K>;
 
-    fn layer(&self, inner: S) -> Retry<S, R, C> {
+    fn layer(&self, inner: S) -> Retry<S, R, C, K> {
         Retry::new(inner, self.shared.clone())
     }
 }

@@ -1,6 +1,7 @@
 //! To come.
 
 mod attempt;
+mod budgets;
 mod config;
 mod future;
 mod layer;
@@ -9,6 +10,7 @@ mod progress;
 pub mod repeat;
 mod service;
 
+pub use self::budgets::Budgets;
 pub use self::config::RetryConfig;
 pub use self::future::RetryFuture;
 pub use self::layer::RetryLayer;

@@ -49,6 +49,8 @@ pub(super) struct Progress {
     /// Pays for the retry that is scheduled or under way.
     paid: Option<Withdrawal>,
     under_way: Option<CallUnderWay>,
+    /// The budget that pays for this request, if it is not the layer's.
+    own: Option<RetryBudget>,
     /// Whether the service may have acted on an attempt made so far.
     executed: Executed,
     /// Whether the last result was good, in the budget's eyes.
@@ -72,13 +74,15 @@ pub(super) enum Next<R> {
 
 impl Progress {
     #[inline]
-    pub(super) fn new(terms: &Terms) -> Self {
+    pub(super) fn new(terms: &Terms, own: Option<RetryBudget>) -> Self {
+        let budget = own.as_ref().or(terms.budget.as_ref());
         Self {
             machine: Machine::new(),
             wishes: None,
             counted: true,
             paid: None,
-            under_way: terms.budget.as_ref().map(RetryBudget::begin),
+            under_way: budget.map(RetryBudget::begin),
+            own,
             executed: Executed::No,
             good: false,
         }
@@ -97,6 +101,11 @@ impl Progress {
         self.wishes.and_then(|wishes| wishes.deadline)
     }
 
+    #[inline]
+    fn budget<'a>(&'a self, terms: &'a Terms) -> Option<&'a RetryBudget> {
+        self.own.as_ref().or(terms.budget.as_ref())
+    }
+
     fn retry_allowed(&self) -> bool {
         self.wishes.is_none_or(|wishes| wishes.retry)
     }
@@ -108,6 +117,10 @@ impl Progress {
         if let Some(paid) = &mut self.paid {
             paid.started();
         }
+        self.call(terms, repeatable)
+    }
+
+    fn call(&self, terms: &Terms, repeatable: bool) -> Call {
         let last = !repeatable || !self.retry_allowed() || self.machine.is_last(&terms.config);
         Call::new(self.machine.attempts(), last)
     }
@@ -127,7 +140,12 @@ impl Progress {
     {
         // The retry that came to this is over.
         self.paid = None;
-        let outcome = match judge(&result, classify) {
+        // A classifier may ask which attempt it judges: a 425 is repeated once.
+        let judged = {
+            let _attempt = self.call(terms, true).enter();
+            judge(&result, classify)
+        };
+        let outcome = match judged {
             Some(outcome) => outcome,
             // Cut short by the deadline: no result of the service, and no time for another one.
             None => return Next::Done(result),
@@ -164,7 +182,7 @@ impl Progress {
         if outcome.executed == Executed::Maybe {
             self.executed = Executed::Maybe;
         }
-        if let Some(budget) = &terms.budget {
+        if let Some(budget) = self.budget(terms) {
             budget.failed(&outcome);
         }
         let step = self.machine.next(&terms.config, &finished, chance::draw);
@@ -179,7 +197,7 @@ impl Progress {
                 return None;
             }
         };
-        if let (Some(kind), Some(budget)) = (cost, &terms.budget) {
+        if let (Some(kind), Some(budget)) = (cost, self.budget(terms)) {
             self.paid = budget.withdraw(kind, &now);
             if self.paid.is_none() {
                 self.stop(terms, Some(RetryStop::BudgetExhausted));
@@ -235,7 +253,7 @@ impl Progress {
     fn end(&mut self, terms: &Terms) {
         self.under_way = None;
         if self.good {
-            if let Some(budget) = &terms.budget {
+            if let Some(budget) = self.budget(terms) {
                 budget.deposit();
             }
         }

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use tower_service::Service;
 
 use super::attempt::Attempt;
+use super::budgets::Budgets;
 use super::future::{Further, RetryFuture};
 use super::layer::Shared;
 use super::progress::Progress;
@@ -15,13 +16,13 @@ use crate::outcome::{Classify, ErrorIsTransient};
 
 /// Repeats the failed calls of a service; made by a [`RetryLayer`](super::RetryLayer).
 #[derive(Debug)]
-pub struct Retry<S, R, C = ErrorIsTransient> {
+pub struct Retry<S, R, C = ErrorIsTransient, K = ()> {
     inner: S,
-    shared: Arc<Shared<R, C>>,
+    shared: Arc<Shared<R, C, K>>,
 }
 
-impl<S, R, C> Retry<S, R, C> {
-    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C>>) -> Self {
+impl<S, R, C, K> Retry<S, R, C, K> {
+    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K>>) -> Self {
         Self { inner, shared }
     }
 
@@ -31,7 +32,7 @@ impl<S, R, C> Retry<S, R, C> {
     }
 }
 
-impl<S: Clone, R, C> Clone for Retry<S, R, C> {
+impl<S: Clone, R, C, K> Clone for Retry<S, R, C, K> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -40,16 +41,17 @@ impl<S: Clone, R, C> Clone for Retry<S, R, C> {
     }
 }
 
-impl<S, R, C, Req> Service<Req> for Retry<S, R, C>
+impl<S, R, C, K, Req> Service<Req> for Retry<S, R, C, K>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt> + Clone,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
+    K: Budgets<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RetryFuture<S, R, C, Req>;
+    type Future = RetryFuture<S, R, C, K, Req>;
 
     #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -58,8 +60,9 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
+        let own = self.shared.budgets.budget(&request);
         let (first, saved) = self.shared.repeat.first(request);
-        let mut progress = Progress::new(&self.shared.terms);
+        let mut progress = Progress::new(&self.shared.terms, own);
         let call = progress.begin(&self.shared.terms, saved.is_some());
         let (attempt, further) = match saved {
             None => (Attempt::new(call, || self.inner.call(first)), None),
