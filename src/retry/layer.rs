@@ -7,8 +7,9 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
-use super::progress::{Next, Progress, Terms};
+use super::progress::{Next, Progress};
 use super::service::Retry;
+use super::shared::{Shared, Terms};
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
@@ -19,14 +20,6 @@ use crate::outcome::{Classify, ErrorIsTransient};
 #[derive(Debug)]
 pub struct RetryLayer<R, C = ErrorIsTransient> {
     shared: Arc<Shared<R, C>>,
-}
-
-/// What all calls of a layer share.
-#[derive(Clone, Debug)]
-pub(super) struct Shared<R, C> {
-    pub(super) terms: Terms,
-    pub(super) repeat: R,
-    pub(super) classify: C,
 }
 
 impl<R> RetryLayer<R> {
