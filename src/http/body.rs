@@ -174,9 +174,7 @@ fn settle<P: Permit, C: ClassifyEnd>(
     call: &mut Option<Carried<P, C>>,
     end: Option<Option<&HeaderMap>>,
 ) {
-    if let Some(carried) = call.take()
-        && let Some(trailers) = end
-    {
+    if let (Some(carried), Some(trailers)) = (call.take(), end) {
         let outcome = carried.classify.end(carried.head, trailers);
         carried.permit.settle(outcome, &Now::unread());
     }

@@ -12,9 +12,9 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::attempt::Attempt;
-use super::layer::Shared;
 use super::progress::{Next, Progress};
 use super::repeat::Repeat;
+use super::shared::Shared;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;

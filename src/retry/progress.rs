@@ -1,45 +1,17 @@
 //! What one call has gone through, whoever drives it: the machine, the token, and the claim about the whole call.
 
-use std::fmt;
 use std::time::Duration;
 
-use super::config::RetryConfig;
 use super::machine::{Finished, Machine, Refusal, Step};
+use super::shared::Terms;
 use crate::budget::{CallUnderWay, RetryBudget, Withdrawal};
 use crate::call::{Call, CallOptions, mark_spent};
 use crate::chance;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
-use crate::event::{Event, RetryStop, Source, emit};
+use crate::event::{Event, RetryStop, emit};
 use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
-
-/// What all calls of a layer share, the types of requests and results aside.
-pub(super) struct Terms {
-    pub(super) config: RetryConfig,
-    pub(super) budget: Option<RetryBudget>,
-    pub(super) source: Source,
-}
-
-impl Clone for Terms {
-    fn clone(&self) -> Self {
-        Self {
-            config: self.config,
-            budget: self.budget.clone(),
-            source: Source::new(self.source.layer(), self.source.name().clone()),
-        }
-    }
-}
-
-impl fmt::Debug for Terms {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Terms")
-            .field("source", &self.source)
-            .field("config", &self.config)
-            .field("budget", &self.budget)
-            .finish()
-    }
-}
 
 pub(super) struct Progress {
     machine: Machine,
@@ -145,10 +117,9 @@ impl Progress {
             let _attempt = self.call(terms, true).enter();
             judge(&result, classify)
         };
-        let outcome = match judged {
-            Some(outcome) => outcome,
+        let Some(outcome) = judged else {
             // Cut short by the deadline: no result of the service, and no time for another one.
-            None => return Next::Done(result),
+            return Next::Done(result);
         };
         self.good = outcome.is_good();
         if outcome.kind == Kind::Success {

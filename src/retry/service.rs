@@ -8,9 +8,9 @@ use tower_service::Service;
 use super::attempt::Attempt;
 use super::budgets::Budgets;
 use super::future::{Further, RetryFuture};
-use super::layer::Shared;
 use super::progress::Progress;
 use super::repeat::Repeat;
+use super::shared::Shared;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
 
