@@ -38,10 +38,11 @@ impl Protected {
         let opened = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&opened);
         let subscription = subscribe(move |event: &Event<'_>| {
-            if let Event::BreakerMoved { moved, .. } = event
-                && moved.to == BreakerState::Open
-            {
-                seen.fetch_add(1, Ordering::Relaxed);
+            match event {
+                Event::BreakerMoved { moved, .. } if moved.to == BreakerState::Open => {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                }
+                _ => {}
             }
         });
         // For as long as the process lives.
