@@ -242,7 +242,14 @@ impl Breaker {
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(|machine, _| machine.release());
+        self.by_hand(|machine, _| {
+            let released = machine.release();
+            if released.is_empty() {
+                machine.enable()
+            } else {
+                released
+            }
+        });
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
