@@ -1,6 +1,8 @@
 //! One binary, a module a pattern: it links once.
 
 mod architecture;
+mod breaker;
+mod common;
 mod http;
 mod idempotency;
 mod reqwest;
