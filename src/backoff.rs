@@ -1,1 +1,456 @@
-//! To come.
+//! How long to wait before another attempt: a schedule that grows, a cap, and jitter drawn inside it.
+//!
+//! Clients that failed together would come back together. Jitter spreads them; of its forms *full* jitter costs a
+//! contended service the fewest calls. Everything here is a pure function of the retry's number, the wait before it and a
+//! random [`Draw`].
+//!
+//! ```
+//! use std::time::Duration;
+//! use buttress::Draw;
+//! use buttress::backoff::{Backoff, Jitter};
+//!
+//! let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
+//!     .cap(Duration::from_secs(1))
+//!     .jitter(Jitter::None);
+//! let waits = [1, 2, 3, 4, 5, u32::MAX].map(|retry| backoff.delay(retry, None, Draw::new(0)).as_millis());
+//! assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
+//! ```
+//!
+//! # Defaults
+//!
+//! | setting | default | why |
+//! |---|---|---|
+//! | growth | exponential, × 2 | a short disturbance is over before the second retry, a long one is soon left alone |
+//! | `base` | 50 ms | longer than a connection's hiccup, shorter than what a person notices |
+//! | `cap` | 2 s | no wait longer than a breaker stays open |
+//! | `jitter` | full | the fewest calls until all contenders are done |
+//!
+//! The forms of jitter are those of Marc Brooker, ["Exponential Backoff And Jitter"][aws] (AWS Architecture Blog, 2015).
+//!
+//! [aws]: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+use std::time::Duration;
+
+use crate::chance::Draw;
+use crate::clock::nanos;
+use crate::error::ConfigError;
+
+/// A schedule of waits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// How the waits grow from one retry to the next.
+    pub growth: Growth,
+    /// The wait before the first retry, jitter aside. From 0 to `cap`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub base: Duration,
+    /// The longest wait. Jitter is drawn inside it: neither does a wait pass it, nor do capped clients come in step.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub cap: Duration,
+    /// How the waits are spread.
+    pub jitter: Jitter,
+}
+
+/// How waits grow from one retry to the next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum Growth {
+    /// They do not: always `base`.
+    Constant,
+    /// By the same step each time: `base + (n − 1) · step`.
+    Linear {
+        /// What each wait is longer than the one before it.
+        #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+        step: Duration,
+    },
+    /// By the same factor each time: `base · factor^(n − 1)`.
+    Exponential {
+        /// How many times the wait before it each wait is. At least 1.
+        factor: f64,
+    },
+}
+
+/// How waits are spread, so that clients that failed together do not come back together.
+///
+/// `window` is the wait of the schedule, capped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum Jitter {
+    /// Not at all: exactly `window`. For a single client, and for tests.
+    None,
+    /// Uniform over `[0, window)`.
+    #[default]
+    Full,
+    /// Half of the window is kept, the other half drawn: uniform over `[window/2, window]`.
+    Equal,
+    /// Uniform over `[base, 3 · previous wait]`, then capped; grows by itself, whatever the schedule's growth. Once the
+    /// waits are long, two of three are exactly `cap`, as in its source.
+    Decorrelated,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            growth: Growth::Exponential { factor: 2.0 },
+            base: Duration::from_millis(50),
+            cap: Duration::from_secs(2),
+            jitter: Jitter::Full,
+        }
+    }
+}
+
+impl Backoff {
+    /// Always the same wait, spread by full jitter. The cap is raised to it if need be.
+    pub fn constant(base: Duration) -> Self {
+        let default = Self::default();
+        Self {
+            growth: Growth::Constant,
+            base,
+            cap: default.cap.max(base),
+            ..default
+        }
+    }
+
+    /// Waits that grow by `step`, starting from `base`.
+    pub fn linear(base: Duration, step: Duration) -> Self {
+        Self::default().growth(Growth::Linear { step }).base(base)
+    }
+
+    /// Waits that are `factor` times as long as the one before, starting from `base`.
+    pub fn exponential(base: Duration, factor: f64) -> Self {
+        Self::default()
+            .growth(Growth::Exponential { factor })
+            .base(base)
+    }
+
+    /// How the waits grow.
+    #[must_use]
+    pub const fn growth(mut self, growth: Growth) -> Self {
+        self.growth = growth;
+        self
+    }
+
+    /// The wait before the first retry.
+    #[must_use]
+    pub const fn base(mut self, base: Duration) -> Self {
+        self.base = base;
+        self
+    }
+
+    /// The longest wait.
+    #[must_use]
+    pub const fn cap(mut self, cap: Duration) -> Self {
+        self.cap = cap;
+        self
+    }
+
+    /// How the waits are spread.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// Whether the settings can work.
+    ///
+    /// # Errors
+    ///
+    /// If `base` is above `cap`, or the factor is below 1, infinite or not a number.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if let Growth::Exponential { factor } = self.growth {
+            ConfigError::unless(
+                factor.is_finite() && factor >= 1.0,
+                "factor",
+                &factor,
+                "a finite number, at least 1",
+            )?;
+        }
+        ConfigError::unless(
+            self.base <= self.cap,
+            "base",
+            &self.base,
+            format!("at most `cap`, which is {:?}", self.cap),
+        )
+    }
+
+    /// The wait before the `retry`-th retry, counted from 1, if the wait before the one before it was `previous`.
+    ///
+    /// At most [`cap`](Self::cap), for any input; takes the same time for any `retry`. `previous` matters to decorrelated
+    /// jitter only. Zero counts as the first retry.
+    pub fn delay(&self, retry: u32, previous: Option<Duration>, draw: Draw) -> Duration {
+        let window = nanos(self.window(retry));
+        Duration::from_nanos(match self.jitter {
+            Jitter::None => window,
+            Jitter::Full => draw.below(window),
+            Jitter::Equal => {
+                let half = window / 2;
+                half + draw.below((window - half).saturating_add(1))
+            }
+            Jitter::Decorrelated => {
+                let (base, cap) = (nanos(self.base), nanos(self.cap));
+                let previous = previous.map_or(base, nanos).max(base);
+                let reach = previous.saturating_mul(3) - base;
+                base.saturating_add(draw.below(reach.saturating_add(1)))
+                    .min(cap)
+            }
+        })
+    }
+
+    /// The wait of the schedule, capped, before any jitter.
+    fn window(&self, retry: u32) -> Duration {
+        let steps = retry.saturating_sub(1);
+        let grown = match self.growth {
+            _ if steps == 0 => self.base,
+            Growth::Constant => self.base,
+            Growth::Linear { step } => self.base.saturating_add(step.saturating_mul(steps)),
+            Growth::Exponential { factor } => grown(self.base, factor, steps),
+        };
+        grown.min(self.cap)
+    }
+}
+
+/// `base · factor^steps`, saturating, never below `base`.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a float cast saturates, and a nanosecond in 2^53 does not matter"
+)]
+fn grown(base: Duration, factor: f64, steps: u32) -> Duration {
+    let nanos = nanos(base) as f64 * factor.powf(f64::from(steps));
+    Duration::from_nanos(nanos as u64).max(base)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn exact(backoff: Backoff, retries: &[u32]) -> Vec<Duration> {
+        let backoff = backoff.jitter(Jitter::None);
+        retries
+            .iter()
+            .map(|&n| backoff.delay(n, None, Draw::new(0)))
+            .collect()
+    }
+
+    #[test]
+    fn schedules_are_those_of_the_known_systems() {
+        let first = [1, 2, 3, 4, 5, 6];
+        let rows: [(Backoff, &[u32], Vec<Duration>); 8] = [
+            (Backoff::constant(S(1)), &first[..3], vec![S(1); 3]),
+            (
+                Backoff::linear(S(1), S(1)).cap(S(9)),
+                &first[..3],
+                vec![S(1), S(2), S(3)],
+            ),
+            (
+                Backoff::exponential(S(1), 2.0).cap(S(9)),
+                &first[..3],
+                vec![S(1), S(2), S(4)],
+            ),
+            (
+                Backoff::exponential(MS(1), 2.0).cap(MS(10)),
+                &first,
+                [1, 2, 4, 8, 10, 10].map(MS).to_vec(),
+            ),
+            (
+                Backoff::linear(MS(9), MS(30)).cap(MS(99)),
+                &first[..5],
+                [9, 39, 69, 99, 99].map(MS).to_vec(),
+            ),
+            (
+                Backoff::exponential(S(100), 2.0).cap(S(700)),
+                &first[..5],
+                [100, 200, 400, 700, 700].map(S).to_vec(),
+            ),
+            (
+                Backoff::exponential(S(1), 2.0).cap(S(300)),
+                &[1, 2, 3, 4, 64, 129],
+                [1, 2, 4, 8, 300, 300].map(S).to_vec(),
+            ),
+            (
+                Backoff::exponential(S(86_400), 2.0).cap(Duration::MAX),
+                &[1001],
+                vec![Duration::from_nanos(u64::MAX)],
+            ),
+        ];
+        for (backoff, retries, waits) in rows {
+            assert_eq!(exact(backoff, retries), waits, "{backoff:?}");
+        }
+    }
+
+    #[test]
+    fn a_capped_schedule_is_strictly_growing_up_to_its_cap() {
+        let backoff = Backoff::exponential(MS(100), 2.0).cap(S(100));
+        let waits = exact(backoff, &(1..=13).collect::<Vec<_>>());
+        assert!(waits[..11].windows(2).all(|pair| pair[0] < pair[1]));
+        assert_eq!(waits[11..], [S(100), S(100)]);
+    }
+
+    #[test]
+    fn full_jitter_is_drawn_below_the_capped_window() {
+        let backoff = Backoff::exponential(MS(5), 2.0).cap(MS(100));
+        let highest: Vec<u128> = (1..=7)
+            .map(|n| backoff.delay(n, None, Draw::new(u64::MAX)).as_millis())
+            .collect();
+        assert_eq!(highest, [4, 9, 19, 39, 79, 99, 99]);
+        assert_eq!(backoff.delay(7, None, Draw::new(0)), Duration::ZERO);
+        assert_eq!(backoff.delay(7, None, Draw::part(0.5)).as_millis(), 50);
+    }
+
+    #[test]
+    fn decorrelated_jitter_grows_with_the_wait_before_it() {
+        let backoff = Backoff::default().jitter(Jitter::Decorrelated);
+        let delay = |previous, part| backoff.delay(9, previous, Draw::part(part));
+        assert_eq!(delay(None, 0.0), MS(50));
+        assert_eq!(delay(None, 1.0), MS(150));
+        assert_eq!(delay(Some(MS(150)), 1.0), MS(450));
+        assert_eq!(delay(Some(S(2)), 1.0), S(2));
+        assert_eq!(delay(Some(Duration::MAX), 1.0), S(2));
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_the_name_of_the_field() {
+        for factor in [f64::NAN, f64::INFINITY, 0.0, -2.0, 0.999] {
+            let error = Backoff::exponential(MS(1), factor).validate().unwrap_err();
+            assert_eq!(error.field, "factor");
+        }
+        let error = Backoff::exponential(S(10), 2.0).validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`base` is 10s, but it must be at most `cap`, which is 2s"
+        );
+        assert_eq!(Backoff::default().validate(), Ok(()));
+        assert_eq!(Backoff::constant(S(10)).validate(), Ok(()));
+        assert_eq!(Backoff::constant(Duration::MAX).validate(), Ok(()));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_backoff_round_trips_through_serde() {
+        use serde::Deserialize;
+        use serde::de::value::{Error, MapDeserializer};
+        let read = |pairs: Vec<(&str, &str)>| {
+            Backoff::deserialize(MapDeserializer::<_, Error>::new(pairs.into_iter()))
+        };
+        assert_eq!(read(vec![]), Ok(Backoff::default()));
+        assert_eq!(
+            read(vec![
+                ("base", "250ms"),
+                ("growth", "constant"),
+                ("jitter", "equal")
+            ]),
+            Ok(Backoff::constant(MS(250)).jitter(Jitter::Equal))
+        );
+        assert!(read(vec![("bsae", "250ms")]).is_err());
+    }
+
+    fn any_duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            4 => (0_u64..10_000_000_000).prop_map(Duration::from_nanos),
+            1 => any::<u64>().prop_map(Duration::from_secs),
+            1 => Just(Duration::MAX),
+            1 => Just(Duration::ZERO),
+        ]
+    }
+
+    fn any_growth() -> impl Strategy<Value = Growth> {
+        prop_oneof![
+            Just(Growth::Constant),
+            any_duration().prop_map(|step| Growth::Linear { step }),
+            prop_oneof![1.0..4.0_f64, Just(f64::MAX), Just(1.0)]
+                .prop_map(|factor| Growth::Exponential { factor }),
+        ]
+    }
+
+    fn any_jitter() -> impl Strategy<Value = Jitter> {
+        prop_oneof![
+            Just(Jitter::None),
+            Just(Jitter::Full),
+            Just(Jitter::Equal),
+            Just(Jitter::Decorrelated),
+        ]
+    }
+
+    /// The schedule, one retry at a time.
+    fn naive_window(backoff: &Backoff, retry: u32) -> f64 {
+        let mut wait = backoff.base.as_secs_f64();
+        for _ in 1..retry {
+            wait = match backoff.growth {
+                Growth::Constant => wait,
+                Growth::Linear { step } => wait + step.as_secs_f64(),
+                Growth::Exponential { factor } => wait * factor,
+            };
+        }
+        wait.min(backoff.cap.as_secs_f64())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn every_delay_lies_inside_its_bounds(
+            growth in any_growth(),
+            jitter in any_jitter(),
+            base in any_duration(),
+            cap in any_duration(),
+            retry in prop_oneof![0_u32..70, any::<u32>(), Just(u32::MAX)],
+            previous in proptest::option::of(any_duration()),
+            draw in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)].prop_map(Draw::new),
+        ) {
+            let backoff = Backoff { growth, base, cap, jitter };
+            let delay = backoff.delay(retry, previous, draw);
+            prop_assert!(delay <= cap);
+            let window = backoff.window(retry).min(Duration::from_nanos(u64::MAX));
+            prop_assert!(window <= backoff.window(retry.saturating_add(1)));
+            let nanos = |d: Duration| Duration::from_nanos(nanos(d));
+            match jitter {
+                Jitter::None => prop_assert_eq!(delay, window),
+                Jitter::Full => prop_assert!(delay < window || window.is_zero()),
+                Jitter::Equal => prop_assert!(window / 2 <= delay && delay <= window),
+                Jitter::Decorrelated => {
+                    let previous = nanos(previous.unwrap_or(base).max(base));
+                    prop_assert!(nanos(base.min(cap)) <= delay && delay <= previous.saturating_mul(3));
+                }
+            }
+        }
+
+        #[test]
+        fn the_schedule_is_that_of_a_loop(
+            growth in any_growth(),
+            base in 0_u64..10_000_000_000,
+            cap in 1_u64..1_000_000_000_000,
+            retry in 1_u32..40,
+        ) {
+            let backoff = Backoff {
+                growth,
+                base: Duration::from_nanos(base.min(cap)),
+                cap: Duration::from_nanos(cap),
+                jitter: Jitter::None,
+            };
+            let naive = naive_window(&backoff, retry);
+            let ours = backoff.delay(retry, None, Draw::new(0)).as_secs_f64();
+            prop_assert!((ours - naive).abs() <= naive * 1e-9 + 2e-9, "{ours} {naive}");
+        }
+    }
+}

@@ -223,6 +223,8 @@ pub enum RetryStop {
     Deadline,
     /// A retry layer nearer to the failure has already repeated it.
     SpentBelow,
+    /// The service failed before it was ready for another attempt.
+    NotReady,
     /// Switched off for this call.
     SwitchedOff,
 }
@@ -238,6 +240,7 @@ impl RetryStop {
             Self::Deadline => "deadline",
             Self::SpentBelow => "spent_below",
             Self::SwitchedOff => "switched_off",
+            Self::NotReady => "not_ready",
         }
     }
 }

@@ -33,6 +33,7 @@ pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
 
+pub use crate::backoff::{Backoff, Jitter};
 pub use crate::call::{Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};

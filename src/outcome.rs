@@ -18,6 +18,8 @@ pub struct Outcome {
     pub repeat: Again,
     /// Whether the service may have acted on the call.
     pub executed: Executed,
+    /// Whether the waits of later retries start over, as after a gRPC pushback.
+    pub restarts_backoff: bool,
 }
 
 /// What a result says about the service.
@@ -90,6 +92,7 @@ impl Outcome {
             wait: None,
             repeat: Again::ByKind,
             executed: Executed::Maybe,
+            restarts_backoff: false,
         }
     }
 
@@ -111,6 +114,13 @@ impl Outcome {
     #[must_use]
     pub const fn repeat(mut self, repeat: Again) -> Self {
         self.repeat = repeat;
+        self
+    }
+
+    /// The same, and the waits of later retries start over.
+    #[must_use]
+    pub const fn restarts_backoff(mut self) -> Self {
+        self.restarts_backoff = true;
         self
     }
 
@@ -206,6 +216,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             wait: rejected.retry_after,
             repeat: Again::Never,
             executed: rejected.executed,
+            restarts_backoff: false,
         }),
     }
 }

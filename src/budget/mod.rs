@@ -1,1 +1,82 @@
-//! To come.
+//! Retry budget: calls that went well pay for retries, so that retries cannot multiply the load of a service that fails.
+//!
+//! # When to use it
+//!
+//! Always: a [`RetryLayer`](crate::RetryLayer) has one from the start. Make one yourself to share it, between layers or with code of
+//! your own, or to change its numbers. One budget a service that is called: a service that fails must not use up what the others
+//! may need.
+//!
+//! It does not replace a limit of attempts, which bounds one call; nor a breaker, which stops first attempts too.
+//!
+//! ```text
+//!    call ended well ──deposit 0.2──▶ ┌────────┐
+//!                                     │ ≤ cap  │ ──try_withdraw 1──▶ a retry ──started──▶ spent
+//!            never started ◀──refund──│        │                        └────dropped───▶ refunded
+//!                                     └────────┘ ──empty──▶ no retry: the caller gets the real result
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use buttress::Kind;
+//! use buttress::budget::{BudgetConfig, RetryBudget};
+//!
+//! # fn main() -> Result<(), buttress::ConfigError> {
+//! let budget = RetryBudget::new("payments", BudgetConfig::new().ratio(0.1).cap(20))?;
+//!
+//! // Once for each call that ended well:
+//! budget.deposit();
+//! // When a retry is scheduled; kept until it is over:
+//! if let Some(mut paid) = budget.try_withdraw(Kind::Transient) {
+//!     // Dropped before this line, it would give its token back.
+//!     paid.started();
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! # Defaults
+//!
+//! | setting | default | why |
+//! |---|---|---|
+//! | `rule` | `Bucket` | bounds the load even when nothing succeeds; needs no clock when all is well |
+//! | `ratio` | 0.2 | enough for one failure in six; at most a fifth more load |
+//! | `cap` | 10 | a burst of ten: what a blip of a healthy service takes |
+//! | `initial`, `reserve` | 2 | a client that has just started, or is seldom used, can still retry |
+//! | `ttl` | 10 s | a day of good calls must not fund a storm: after 10 s without a retry only `reserve` is left |
+//! | `floor` | none | a floor multiplies with the number of clients: a thousand clients at one a second are a thousand retries a second |
+//! | `cost` | 1 and 1 | |
+//! | `in_flight` | none | it needs two counters on every call |
+//!
+//! In any interval no more is granted than `cap + ratio × deposits`, and with a floor `floor × (ttl + interval)` more. Ratios hold
+//! exactly, as tokens are counted in millionths. The rules beside the bucket are those of [gRPC][a6]
+//! ([`BudgetConfig::throttle`]) and of [Envoy][envoy] ([`BudgetConfig::concurrent`]); the bucket follows Finagle's idea, with
+//! deposits for successes only, as in Marc Brooker's ["Fixing retries with token buckets and circuit breakers"][brooker] (2022).
+//!
+//! [a6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
+//! [envoy]: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/circuit_breaker.proto
+//! [brooker]: https://brooker.co.za/blog/2022/02/28/retries.html
+//!
+//! # Order
+//!
+//! It is no layer; retries and hedges hold it. Give both the same one.
+//!
+//! # Errors
+//!
+//! None of its own: if the budget is exhausted, the caller gets the real result of the last attempt.
+//!
+//! # Events
+//!
+//! [`Event::Budget`](crate::Event::Budget) with the balance on every withdrawal and refund,
+//! [`Event::BudgetExhausted`](crate::Event::BudgetExhausted) when a retry was refused.
+//!
+//! # Cancel safety
+//!
+//! A retry is paid for when it is scheduled, and the [`Withdrawal`] is a value: if the caller leaves before the retry started,
+//! dropping it gives the token back.
+
+mod config;
+mod machine;
+mod policy;
+
+pub use self::config::{BudgetConfig, Cost, InFlight, Rule};
+pub use self::policy::{CallUnderWay, RetryBudget, Withdrawal};

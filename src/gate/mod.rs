@@ -92,6 +92,35 @@ pub trait Policy<Req: ?Sized> {
     }
 }
 
+/// A gate that may have been left out: `None` admits every call.
+impl<Req: ?Sized, P: Policy<Req>> Policy<Req> for Option<P> {
+    type Permit = Option<P::Permit>;
+
+    fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected> {
+        self.as_ref()
+            .map(|policy| policy.admit(request, now))
+            .transpose()
+    }
+
+    fn refuse(&self, now: &Now) -> Option<Rejected> {
+        self.as_ref().and_then(|policy| policy.refuse(now))
+    }
+
+    fn refused(&self, rejected: &Rejected) {
+        if let Some(policy) = self {
+            policy.refused(rejected);
+        }
+    }
+}
+
+impl<P: Permit> Permit for Option<P> {
+    fn settle(self, outcome: Outcome, now: &Now) {
+        if let Some(permit) = self {
+            permit.settle(outcome, now);
+        }
+    }
+}
+
 /// What an admitted call carries. Dropped unsettled, the call was abandoned: its caller left before there was a result.
 pub trait Permit {
     /// The call came to this.

@@ -1,5 +1,6 @@
 //! Layers around a service that never fails: rejections become responses.
 
+use super::lift::Lift;
 use std::convert::Infallible;
 use std::fmt::Write;
 use std::future::Future;
@@ -62,7 +63,7 @@ impl<S, L: Layer<Lift<S>>> Layer<S> for AnswerLayer<L> {
 
     fn layer(&self, inner: S) -> Self::Service {
         Answer {
-            inner: self.layers.layer(Lift { inner }),
+            inner: self.layers.layer(Lift::new(inner)),
             refused: None,
         }
     }
@@ -155,51 +156,6 @@ fn rejection(error: Error<Infallible>) -> Rejected {
     }
 }
 
-/// Gives a service that never fails an error that can hold a [`Rejected`]. Made by [`answer`].
-#[derive(Clone, Copy, Debug)]
-pub struct Lift<S> {
-    inner: S,
-}
-
-impl<S, Req> Service<Req> for Lift<S>
-where
-    S: Service<Req, Error = Infallible>,
-{
-    type Response = S::Response;
-    type Error = Error<Infallible>;
-    type Future = LiftFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx).map_err(Error::Inner)
-    }
-
-    fn call(&mut self, request: Req) -> Self::Future {
-        LiftFuture {
-            inner: self.inner.call(request),
-        }
-    }
-}
-
-/// The future of [`Lift`].
-#[pin_project]
-#[derive(Debug)]
-#[must_use = "futures do nothing unless polled"]
-pub struct LiftFuture<F> {
-    #[pin]
-    inner: F,
-}
-
-impl<F, T> Future for LiftFuture<F>
-where
-    F: Future<Output = Result<T, Infallible>>,
-{
-    type Output = Result<T, Error<Infallible>>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.project().inner.poll(cx).map_err(Error::Inner)
-    }
-}
-
 /// Says of a response that nobody acted on its request. It never leaves the process, and only this module sets it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NotExecuted;
@@ -260,6 +216,7 @@ fn problem(status: StatusCode, detail: &str) -> String {
 mod tests {
     use std::time::Duration;
 
+    use super::lift::Lift;
     use super::*;
     use crate::http::ByStatus;
     use crate::outcome::{Again, Outcome};

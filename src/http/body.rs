@@ -79,38 +79,60 @@ where
         permit: P,
         classify: &C,
     ) -> Result<Self::Response, E> {
-        let streams = CallOptions::current_streams();
-        let call = match judge(&result, classify) {
-            None => {
-                drop(permit);
-                None
+        let call = self.begin(&result, permit, classify);
+        Ok(result?.map(|body| self.wrap(body, call)))
+    }
+}
+
+impl AtBodyEnd {
+    /// Settles what the head decides; what it does not goes on with the body.
+    pub(crate) fn begin<Res, E, P, C>(
+        &self,
+        result: &Result<Res, E>,
+        permit: P,
+        classify: &C,
+    ) -> Option<Carried<P, C>>
+    where
+        E: CallError,
+        P: Permit,
+        C: Classify<Res, E> + Clone,
+    {
+        match judge(result, classify) {
+            None => None,
+            Some(outcome) if outcome.kind == Kind::Success && !CallOptions::current_streams() => {
+                Some(Carried {
+                    permit,
+                    head: outcome,
+                    classify: classify.clone(),
+                })
             }
-            Some(outcome) if outcome.kind == Kind::Success && !streams => Some(Carried {
-                permit,
-                head: outcome,
-                classify: classify.clone(),
-            }),
             Some(outcome) => {
                 permit.settle(outcome, &Now::unread());
                 None
             }
-        };
-        let (head, body) = result?.into_parts();
-        let mut body = GatedBody {
+        }
+    }
+
+    /// The body, with what is carried and within its limits.
+    pub(crate) fn wrap<B: Body, P: Permit, C: ClassifyEnd>(
+        &self,
+        body: B,
+        mut call: Option<Carried<P, C>>,
+    ) -> GatedBody<B, P, C> {
+        if body.is_end_stream() {
+            settle(&mut call, Some(None));
+        }
+        GatedBody {
             body,
             alarm: Alarm::new(),
-            limits: (!streams).then(|| Limits {
+            limits: (!CallOptions::current_streams()).then(|| Limits {
                 source: Arc::clone(&self.source),
                 idle: self.idle,
                 deadline: Deadline::current(),
                 wakes_for_deadline: false,
             }),
             call,
-        };
-        if body.body.is_end_stream() {
-            settle(&mut body.call, Some(None));
         }
-        Ok(Response::from_parts(head, body))
     }
 }
 
@@ -139,8 +161,9 @@ struct Limits {
     wakes_for_deadline: bool,
 }
 
+/// A permit on its way to the end of a body.
 #[derive(Debug)]
-struct Carried<P, C> {
+pub(crate) struct Carried<P, C> {
     permit: P,
     head: Outcome,
     classify: C,

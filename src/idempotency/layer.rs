@@ -19,6 +19,7 @@ use crate::error::{CallError, ConfigError, Reason, Rejected};
 pub struct IdempotencyKeyLayer {
     header: HeaderName,
     form: Form,
+    mint: bool,
 }
 
 impl Default for IdempotencyKeyLayer {
@@ -33,7 +34,15 @@ impl IdempotencyKeyLayer {
         Self {
             header: DEFAULT_HEADER,
             form: Form::Quoted,
+            mint: true,
         }
+    }
+
+    /// Whether a call whose caller chose no key is given one. Default: yes.
+    #[must_use]
+    pub const fn mint(mut self, mint: bool) -> Self {
+        self.mint = mint;
+        self
     }
 
     /// The header that carries the key, such as `paypal-request-id`. Tell [`Replay::key_header`] too.
@@ -108,7 +117,8 @@ impl IdempotencyKeyLayer {
         }
         let key = match CallOptions::current_key() {
             Some(key) => key::given(&key, self.form)?,
-            None => key::minted(self.form),
+            None if self.mint => key::minted(self.form),
+            None => return Ok(()),
         };
         request.headers_mut().insert(self.header.clone(), key);
         Ok(())

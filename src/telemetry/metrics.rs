@@ -3,106 +3,11 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
+use super::names::*;
 use crate::error::Reason;
 use crate::event::{BreakerState, Event, Observe, Source};
-
-/// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
-pub(crate) const RECORDED: &[(&str, Type, Unit, &str)] = &[
-    (
-        REJECTED,
-        Type::Counter,
-        Unit::Count,
-        "calls refused or cut short; labels layer, name, reason",
-    ),
-    (
-        WOULD_REJECT,
-        Type::Counter,
-        Unit::Count,
-        "calls a dry run would have refused; labels layer, name, reason",
-    ),
-    (
-        STATE,
-        Type::Gauge,
-        Unit::Count,
-        "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name",
-    ),
-    (
-        MOVES,
-        Type::Counter,
-        Unit::Count,
-        "changes of a breaker's state; labels name, to, cause, dry_run",
-    ),
-    (
-        RETRIES,
-        Type::Counter,
-        Unit::Count,
-        "attempts after the first one; labels name, outcome",
-    ),
-    (
-        RETRY_WAIT,
-        Type::Histogram,
-        Unit::Seconds,
-        "wait before an attempt; label name",
-    ),
-    (
-        RETRY_STOPPED,
-        Type::Counter,
-        Unit::Count,
-        "failed calls that were not repeated; labels name, why",
-    ),
-    (
-        BALANCE,
-        Type::Gauge,
-        Unit::Count,
-        "tokens in a retry budget; label name",
-    ),
-    (
-        EXHAUSTED,
-        Type::Counter,
-        Unit::Count,
-        "retries refused by an empty budget; label name",
-    ),
-    (
-        CALLS,
-        Type::Histogram,
-        Unit::Seconds,
-        "duration of observed calls; labels name, outcome",
-    ),
-    (
-        EVICTED,
-        Type::Counter,
-        Unit::Count,
-        "keys forgotten; labels layer, name",
-    ),
-    (
-        OVERFLOW,
-        Type::Counter,
-        Unit::Count,
-        "calls that shared the overflow entry; labels layer, name",
-    ),
-];
-
-const REJECTED: &str = "buttress.rejected";
-const WOULD_REJECT: &str = "buttress.would_reject";
-const STATE: &str = "buttress.breaker.state";
-const MOVES: &str = "buttress.breaker.moves";
-const RETRIES: &str = "buttress.retry.attempts";
-const RETRY_WAIT: &str = "buttress.retry.wait";
-const RETRY_STOPPED: &str = "buttress.retry.stopped";
-const BALANCE: &str = "buttress.budget.balance";
-const EXHAUSTED: &str = "buttress.budget.exhausted";
-const CALLS: &str = "buttress.call.duration";
-const EVICTED: &str = "buttress.keys.evicted";
-const OVERFLOW: &str = "buttress.keys.overflow";
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Type {
-    Counter,
-    Gauge,
-    Histogram,
-}
 
 /// The observer of the feature `metrics`.
 #[derive(Debug)]

@@ -10,6 +10,8 @@
 
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;
+#[cfg(feature = "metrics")]
+mod names;
 mod observe;
 #[cfg(feature = "tracing")]
 pub(crate) mod tracing;

@@ -2,8 +2,10 @@
 
 mod architecture;
 mod breaker;
+mod budget;
 mod common;
 mod http;
 mod idempotency;
 mod reqwest;
+mod retry;
 mod timeout;

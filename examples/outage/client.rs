@@ -1,0 +1,41 @@
+//! The two callers, seen alike: one call in, its result out, every attempt noted.
+
+use crate::calls::{CallResult, Entry};
+use crate::naive::Naive;
+use crate::protected::Protected;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Client {
+    Naive(Naive),
+    Protected(Protected),
+}
+
+/// What the breaker of a client says, if it has one.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct BreakerView {
+    pub(crate) state: &'static str,
+    pub(crate) opened: u64,
+}
+
+impl Client {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Naive(_) => "naive",
+            Self::Protected(_) => "buttress",
+        }
+    }
+
+    pub(crate) async fn call(&self, entry: &Entry) -> CallResult {
+        match self {
+            Self::Naive(client) => client.call(entry).await,
+            Self::Protected(client) => client.call(entry).await,
+        }
+    }
+
+    pub(crate) fn breaker(&self) -> Option<BreakerView> {
+        match self {
+            Self::Naive(_) => None,
+            Self::Protected(client) => Some(client.breaker()),
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Plain settings of a retry budget.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use crate::error::ConfigError;
+
+/// What a [`RetryBudget`](super::RetryBudget) grants.
+///
+/// The default is a token bucket that pays one retry for five calls that went well. [`throttle`](Self::throttle) and
+/// [`concurrent`](Self::concurrent) are the rules of gRPC and of Envoy.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct BudgetConfig {
+    /// What a retry must be paid with.
+    pub rule: Rule,
+    /// The tokens that a call which went well adds: with 0.2, five calls pay a retry. From 0.001 to 10.
+    pub ratio: f64,
+    /// The most tokens that are kept. From 1.
+    pub cap: u32,
+    /// The tokens at the start. At most `cap`. [`Rule::Throttle`] always starts with all.
+    pub initial: u32,
+    /// What is left of the tokens, at most, when nothing was withdrawn for longer than `ttl`. At most `cap`.
+    pub reserve: u32,
+    /// How long a healthy time may fund retries: see `reserve`. Above zero.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub ttl: Duration,
+    /// Retries a second that are granted whatever the bucket holds; up to `ttl`'s worth of them at once. `None`: none. From
+    /// 0.001 to 1 000 000.
+    pub floor: Option<f64>,
+    /// The tokens a retry costs.
+    pub cost: Cost,
+    /// How many retries may be under way at once; asked in addition to the tokens. `None`: any number.
+    pub in_flight: Option<InFlight>,
+}
+
+/// What a retry must be paid with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Tokens, which calls that went well put into a bucket.
+    #[default]
+    Bucket,
+    /// gRPC's throttle ([A6]): a failed attempt costs a token, retries are free, but there are none unless more than
+    /// half of `cap` is there. `initial`, `reserve`, `ttl`, `floor` and `cost` play no part.
+    ///
+    /// [A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md#throttling-retry-attempts-and-hedged-rpcs
+    Throttle,
+    /// Nothing: only `in_flight` limits, as Envoy's retry budget does.
+    InFlight,
+}
+
+/// The tokens a retry costs, by the failure it follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct Cost {
+    /// After a failure of the service. From 1 to `cap`.
+    pub transient: u32,
+    /// After an answer that says the service is limiting. From 1 to `cap`.
+    pub overloaded: u32,
+}
+
+/// The retries that may be under way at once: `max(floor, ratio × calls under way)`, each counted from the moment it is
+/// scheduled until it ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct InFlight {
+    /// Retries for each call under way. From 0.001 to 10.
+    pub ratio: f64,
+    /// Retries that are allowed however few calls are under way. From 1.
+    pub floor: u32,
+}
+
+impl Default for BudgetConfig {
+    fn default() -> Self {
+        Self {
+            rule: Rule::Bucket,
+            ratio: 0.2,
+            cap: 10,
+            initial: 2,
+            reserve: 2,
+            ttl: Duration::from_secs(10),
+            floor: None,
+            cost: Cost::default(),
+            in_flight: None,
+        }
+    }
+}
+
+impl Default for Cost {
+    fn default() -> Self {
+        Self {
+            transient: 1,
+            overloaded: 1,
+        }
+    }
+}
+
+impl Default for InFlight {
+    /// Envoy's: 20 %, and three.
+    fn default() -> Self {
+        Self {
+            ratio: 0.2,
+            floor: 3,
+        }
+    }
+}
+
+impl BudgetConfig {
+    /// A token bucket: calls that went well pay for retries.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// gRPC's throttle: [`Rule::Throttle`] with these `maxTokens` and this `tokenRatio`.
+    pub fn throttle(max_tokens: u32, token_ratio: f64) -> Self {
+        Self::default()
+            .rule(Rule::Throttle)
+            .cap(max_tokens)
+            .initial(max_tokens)
+            .reserve(max_tokens)
+            .ratio(token_ratio)
+    }
+
+    /// Envoy's retry budget: no tokens, but at most `max(floor, ratio × calls under way)` retries under way at once.
+    pub fn concurrent(ratio: f64, floor: u32) -> Self {
+        Self::default()
+            .rule(Rule::InFlight)
+            .in_flight(Some(InFlight { ratio, floor }))
+    }
+
+    /// What a retry must be paid with.
+    #[must_use]
+    pub const fn rule(mut self, rule: Rule) -> Self {
+        self.rule = rule;
+        self
+    }
+
+    /// The tokens that a call which went well adds.
+    #[must_use]
+    pub const fn ratio(mut self, ratio: f64) -> Self {
+        self.ratio = ratio;
+        self
+    }
+
+    /// The most tokens that are kept.
+    #[must_use]
+    pub const fn cap(mut self, cap: u32) -> Self {
+        self.cap = cap;
+        self
+    }
+
+    /// The tokens at the start.
+    #[must_use]
+    pub const fn initial(mut self, initial: u32) -> Self {
+        self.initial = initial;
+        self
+    }
+
+    /// What is left when nothing was withdrawn for longer than `ttl`.
+    #[must_use]
+    pub const fn reserve(mut self, reserve: u32) -> Self {
+        self.reserve = reserve;
+        self
+    }
+
+    /// How long a healthy time may fund retries.
+    #[must_use]
+    pub const fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Retries a second that are granted whatever the bucket holds.
+    #[must_use]
+    pub const fn floor(mut self, per_second: Option<f64>) -> Self {
+        self.floor = per_second;
+        self
+    }
+
+    /// The tokens a retry costs.
+    #[must_use]
+    pub const fn cost(mut self, cost: Cost) -> Self {
+        self.cost = cost;
+        self
+    }
+
+    /// How many retries may be under way at once.
+    #[must_use]
+    pub const fn in_flight(mut self, in_flight: Option<InFlight>) -> Self {
+        self.in_flight = in_flight;
+        self
+    }
+
+    /// Whether the settings can work.
+    ///
+    /// # Errors
+    ///
+    /// If a field is outside the range that its page names.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            RATIOS.contains(&self.ratio),
+            "ratio",
+            &self.ratio,
+            "from 0.001 to 10",
+        )?;
+        ConfigError::unless(self.cap >= 1, "cap", &self.cap, "at least 1")?;
+        if self.rule == Rule::Bucket {
+            self.validate_bucket()?;
+        }
+        match self.in_flight {
+            Some(InFlight { ratio, floor }) => {
+                ConfigError::unless(
+                    RATIOS.contains(&ratio),
+                    "in_flight.ratio",
+                    &ratio,
+                    "from 0.001 to 10",
+                )?;
+                ConfigError::unless(floor >= 1, "in_flight.floor", &floor, "at least 1")
+            }
+            None => ConfigError::unless(
+                self.rule != Rule::InFlight,
+                "in_flight",
+                &self.in_flight,
+                "set, as nothing else limits under this rule",
+            ),
+        }
+    }
+
+    fn validate_bucket(&self) -> Result<(), ConfigError> {
+        let below_cap = |field, value: u32, from: u32| {
+            ConfigError::unless(
+                (from..=self.cap).contains(&value),
+                field,
+                &value,
+                format!("from {from} to `cap`, which is {}", self.cap),
+            )
+        };
+        below_cap("initial", self.initial, 0)?;
+        below_cap("reserve", self.reserve, 0)?;
+        below_cap("cost.transient", self.cost.transient, 1)?;
+        below_cap("cost.overloaded", self.cost.overloaded, 1)?;
+        ConfigError::unless(!self.ttl.is_zero(), "ttl", &self.ttl, "above zero")?;
+        let floor = self.floor.unwrap_or(1.0);
+        ConfigError::unless(
+            (0.001..=1e6).contains(&floor),
+            "floor",
+            &floor,
+            "`None`, or from 0.001 to 1000000",
+        )
+    }
+}
+
+/// Ratios that micro-tokens hold to within 0.1 %.
+const RATIOS: RangeInclusive<f64> = 0.001..=10.0;
+
+impl Cost {
+    /// These costs.
+    pub const fn new(transient: u32, overloaded: u32) -> Self {
+        Self {
+            transient,
+            overloaded,
+        }
+    }
+}
+
+impl InFlight {
+    /// At most `max(floor, ratio × calls under way)`.
+    pub const fn new(ratio: f64, floor: u32) -> Self {
+        Self { ratio, floor }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_nonsense_is_refused_with_the_name_of_its_field() {
+        let ok = BudgetConfig::default();
+        let mut rows = vec![
+            (ok.cap(0), "cap"),
+            (ok.initial(11), "initial"),
+            (ok.reserve(u32::MAX), "reserve"),
+            (ok.ttl(Duration::ZERO), "ttl"),
+            (ok.cost(Cost::new(0, 1)), "cost.transient"),
+            (ok.cost(Cost::new(1, 11)), "cost.overloaded"),
+            (ok.rule(Rule::InFlight), "in_flight"),
+            (BudgetConfig::concurrent(0.2, 0), "in_flight.floor"),
+        ];
+        for bad in [0.0, -1.0, 0.0001, 10.1, f64::NAN, f64::INFINITY] {
+            rows.push((ok.ratio(bad), "ratio"));
+            rows.push((BudgetConfig::concurrent(bad, 3), "in_flight.ratio"));
+            rows.push((BudgetConfig::throttle(10, bad), "ratio"));
+        }
+        for bad in [0.0, -1.0, 1e7, f64::NAN, f64::INFINITY] {
+            rows.push((ok.floor(Some(bad)), "floor"));
+        }
+        for (config, field) in rows {
+            assert_eq!(
+                config.validate().map_err(|error| error.field),
+                Err(field.into()),
+                "{config:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_ends_of_every_range_are_ordinary() {
+        let most = BudgetConfig::new()
+            .ratio(10.0)
+            .cap(u32::MAX)
+            .initial(u32::MAX)
+            .reserve(u32::MAX)
+            .ttl(Duration::MAX)
+            .floor(Some(1e6))
+            .cost(Cost::new(u32::MAX, u32::MAX))
+            .in_flight(Some(InFlight::new(10.0, u32::MAX)));
+        let least = BudgetConfig::new()
+            .ratio(0.001)
+            .cap(1)
+            .initial(0)
+            .reserve(0)
+            .ttl(Duration::from_nanos(1))
+            .floor(Some(0.001))
+            .in_flight(Some(InFlight::new(0.001, 1)));
+        for config in [
+            most,
+            least,
+            BudgetConfig::default(),
+            BudgetConfig::throttle(10, 0.1),
+            BudgetConfig::concurrent(0.2, 3),
+        ] {
+            assert_eq!(config.validate(), Ok(()), "{config:?}");
+        }
+    }
+}

@@ -1,0 +1,749 @@
+//! The rules of a retry budget: integers in micro-tokens, time as an argument.
+//!
+//! What every good call touches is one number, the *balance*; what only retries touch is a [`Machine`].
+
+use std::time::Duration;
+
+use super::config::{BudgetConfig, Rule};
+use crate::clock::{Moment, nanos};
+use crate::outcome::{Again, Kind, Outcome};
+
+/// One token, in the unit everything is counted in.
+pub(super) const TOKEN: u64 = 1_000_000;
+
+/// The settings, in micro-tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    rule: Rule,
+    /// What a good call adds.
+    ratio: u64,
+    cap: u64,
+    reserve: u64,
+    ttl: Duration,
+    /// What the floor gains a second, and the most it holds.
+    floor: (u64, u64),
+    transient: u64,
+    overloaded: u64,
+    /// Retries for each call under way, in millionths, and those always allowed.
+    in_flight: Option<(u64, u64)>,
+}
+
+impl Rules {
+    pub(super) fn new(config: &BudgetConfig) -> Self {
+        let per_second = config.floor.map_or(0, micro);
+        let bucket = config.rule == Rule::Bucket;
+        Self {
+            rule: config.rule,
+            ratio: micro(config.ratio),
+            cap: if config.rule == Rule::InFlight {
+                0
+            } else {
+                u64::from(config.cap) * TOKEN
+            },
+            reserve: u64::from(config.reserve) * TOKEN,
+            ttl: config.ttl,
+            floor: if bucket {
+                (per_second, earned(per_second, config.ttl))
+            } else {
+                (0, 0)
+            },
+            transient: u64::from(config.cost.transient) * TOKEN,
+            overloaded: u64::from(config.cost.overloaded) * TOKEN,
+            in_flight: config
+                .in_flight
+                .map(|allowed| (micro(allowed.ratio), u64::from(allowed.floor))),
+        }
+    }
+
+    /// The balance at the start.
+    pub(super) fn initial(&self, config: &BudgetConfig) -> u64 {
+        match self.rule {
+            Rule::Bucket => u64::from(config.initial) * TOKEN,
+            Rule::Throttle | Rule::InFlight => self.cap,
+        }
+    }
+
+    /// Whether a good call has anything to add.
+    pub(super) const fn is_full(&self, balance: u64) -> bool {
+        balance >= self.cap
+    }
+
+    /// The balance after a good call.
+    pub(super) fn deposit(&self, balance: u64) -> u64 {
+        balance.saturating_add(self.ratio).min(self.cap)
+    }
+
+    /// Whether this result of an attempt takes a token by itself: gRPC's throttle counts failures that may be retried, and
+    /// any error whose server said that it must not be.
+    pub(super) fn counts(&self, outcome: &Outcome) -> bool {
+        self.rule == Rule::Throttle
+            && match outcome.kind {
+                Kind::Transient | Kind::Overloaded => true,
+                Kind::Permanent => outcome.repeat == Again::Never,
+                Kind::Success | Kind::Neutral => false,
+            }
+    }
+
+    /// The balance after an attempt that [counts](Self::counts) as failed.
+    pub(super) const fn failed(balance: u64) -> u64 {
+        balance.saturating_sub(TOKEN)
+    }
+
+    /// The balance after `taken` came back.
+    pub(super) fn refund(&self, balance: u64, taken: &Taken) -> u64 {
+        balance.saturating_add(taken.balance).min(self.cap)
+    }
+
+    /// Whether calls under way need to be counted.
+    pub(super) const fn counts_calls(&self) -> bool {
+        self.in_flight.is_some()
+    }
+
+    fn cost(&self, kind: Kind) -> u64 {
+        match kind {
+            Kind::Overloaded => self.overloaded,
+            _ => self.transient,
+        }
+    }
+
+    /// How many retries may be under way beside this many calls.
+    fn allowed(&self, calls: u64) -> u64 {
+        self.in_flight.map_or(u64::MAX, |(ratio, floor)| {
+            let share = u128::from(calls) * u128::from(ratio) / u128::from(TOKEN);
+            floor.max(u64::try_from(share).unwrap_or(u64::MAX))
+        })
+    }
+}
+
+/// What only retries touch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    /// The last withdrawal, granted or not; at first, when the budget was built.
+    last: Moment,
+    /// What the floor held at `filled`.
+    floor: u64,
+    filled: Moment,
+    /// Retries scheduled or under way.
+    retries: u64,
+}
+
+/// What a granted retry was paid with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Taken {
+    balance: u64,
+    floor: u64,
+}
+
+impl Machine {
+    pub(super) const fn new(rules: &Rules, now: Moment) -> Self {
+        Self {
+            last: now,
+            floor: rules.floor.1,
+            filled: now,
+            retries: 0,
+        }
+    }
+
+    /// Asks for one retry: the new balance, and what it was paid with if it was granted.
+    ///
+    /// A refused one counts as a withdrawal too: with nothing in reserve, the balance would else be cut before each of
+    /// them, and never grow.
+    pub(super) fn withdraw(
+        &mut self,
+        rules: &Rules,
+        balance: u64,
+        calls: u64,
+        kind: Kind,
+        now: Moment,
+    ) -> (u64, Option<Taken>) {
+        let balance = self.cut(rules, balance, now);
+        self.refill(rules, now);
+        if self.retries >= rules.allowed(calls) {
+            return (balance, None);
+        }
+        let taken = match rules.rule {
+            Rule::Bucket => {
+                let cost = rules.cost(kind);
+                let from_balance = balance.min(cost);
+                let taken = Taken {
+                    balance: from_balance,
+                    floor: cost - from_balance,
+                };
+                (taken.floor <= self.floor).then_some(taken)
+            }
+            Rule::Throttle => (balance > rules.cap / 2).then(Taken::default),
+            Rule::InFlight => Some(Taken::default()),
+        };
+        let Some(taken) = taken else {
+            return (balance, None);
+        };
+        self.floor -= taken.floor;
+        self.retries += 1;
+        (balance - taken.balance, Some(taken))
+    }
+
+    /// A granted retry that never started gives back what the floor paid. It [ends](Self::end) as well.
+    pub(super) fn refund(&mut self, rules: &Rules, taken: &Taken) {
+        self.floor = self.floor.saturating_add(taken.floor).min(rules.floor.1);
+    }
+
+    /// A granted retry is over.
+    pub(super) const fn end(&mut self) {
+        self.retries = self.retries.saturating_sub(1);
+    }
+
+    /// Retries scheduled or under way.
+    #[cfg(test)]
+    pub(super) const fn retries(&self) -> u64 {
+        self.retries
+    }
+
+    /// What could be withdrawn, in micro-tokens; retries, if only their number is limited.
+    pub(super) fn balance(&self, rules: &Rules, balance: u64, calls: u64) -> u64 {
+        match rules.rule {
+            Rule::Bucket | Rule::Throttle => balance,
+            Rule::InFlight => rules
+                .allowed(calls)
+                .saturating_sub(self.retries)
+                .saturating_mul(TOKEN),
+        }
+    }
+
+    /// A long healthy time must not fund a storm.
+    fn cut(&mut self, rules: &Rules, balance: u64, now: Moment) -> u64 {
+        let idle = now.since(self.last);
+        self.last = self.last.max(now);
+        if rules.rule == Rule::Bucket && idle > rules.ttl {
+            balance.min(rules.reserve)
+        } else {
+            balance
+        }
+    }
+
+    fn refill(&mut self, rules: &Rules, now: Moment) {
+        let (per_second, most) = rules.floor;
+        let gained = earned(per_second, now.since(self.filled));
+        // Else the rest below one micro-token would be lost each time, and frequent refusals would keep the floor empty.
+        if gained > 0 {
+            self.floor = self.floor.saturating_add(gained).min(most);
+            self.filled = self.filled.max(now);
+        }
+    }
+}
+
+/// Tokens as micro-tokens.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a float cast saturates"
+)]
+fn micro(tokens: f64) -> u64 {
+    (tokens * 1e6).round() as u64
+}
+
+/// What `per_second` micro-tokens a second come to over `time`.
+fn earned(per_second: u64, time: Duration) -> u64 {
+    let earned = u128::from(per_second) * u128::from(nanos(time)) / 1_000_000_000;
+    u64::try_from(earned).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::config::{Cost, InFlight};
+    use super::*;
+
+    /// A budget as one number and one machine, driven on one thread.
+    struct Budget {
+        rules: Rules,
+        machine: Machine,
+        balance: u64,
+    }
+
+    impl Budget {
+        fn new(config: BudgetConfig) -> Self {
+            assert_eq!(config.validate(), Ok(()));
+            let rules = Rules::new(&config);
+            Self {
+                machine: Machine::new(&rules, Moment::START),
+                balance: rules.initial(&config),
+                rules,
+            }
+        }
+
+        fn deposit(&mut self) {
+            self.balance = self.rules.deposit(self.balance);
+        }
+
+        fn failed(&mut self, outcome: &Outcome) {
+            if self.rules.counts(outcome) {
+                self.balance = Rules::failed(self.balance);
+            }
+        }
+
+        fn withdraw(&mut self, kind: Kind, calls: u64, now: Moment) -> Option<Taken> {
+            let (balance, taken) =
+                self.machine
+                    .withdraw(&self.rules, self.balance, calls, kind, now);
+            self.balance = balance;
+            taken
+        }
+
+        fn take(&mut self, at: Duration) -> bool {
+            self.withdraw(Kind::Transient, 0, Moment::START.after(at))
+                .is_some()
+        }
+
+        fn refund(&mut self, taken: &Taken) {
+            self.balance = self.rules.refund(self.balance, taken);
+            self.machine.refund(&self.rules, taken);
+            self.machine.end();
+        }
+    }
+
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    fn empty() -> BudgetConfig {
+        BudgetConfig::new().initial(0).reserve(0)
+    }
+
+    #[test]
+    fn every_ratio_grants_its_share_exactly() {
+        for ratio in [
+            0.1, 0.25, 0.4, 0.5, 0.51, 0.6, 0.75, 0.9, 0.99, 0.999, 0.01, 0.001,
+        ] {
+            let mut budget = Budget::new(empty().ratio(ratio));
+            let granted = (0..10_000)
+                .filter(|_| {
+                    budget.deposit();
+                    budget.take(Duration::ZERO)
+                })
+                .count();
+            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+            let off = granted as f64 - 10_000.0 * ratio;
+            assert!(off.abs() <= 1.0, "{ratio}: {granted}");
+            assert!(budget.balance < TOKEN);
+        }
+    }
+
+    #[test]
+    fn a_ratio_above_one_pays_several_retries_a_call() {
+        let mut budget = Budget::new(empty().ratio(2.0).cap(20_000));
+        (0..10_000).for_each(|_| budget.deposit());
+        assert_eq!(budget.balance, 20_000 * TOKEN);
+    }
+
+    #[test]
+    fn the_floor_and_the_ratio_add_up() {
+        for (ttl, floor, ratio, granted) in [(1, 10.0, 0.1, 1010), (2, 5.0, 0.5, 5010)] {
+            let mut budget = Budget::new(empty().ttl(S(ttl)).floor(Some(floor)).ratio(ratio));
+            let took = (0..10_000).filter(|_| {
+                budget.deposit();
+                budget.take(Duration::ZERO)
+            });
+            assert!(took.count().abs_diff(granted) <= 1);
+        }
+    }
+
+    #[test]
+    fn the_floor_refills_with_time_and_not_with_refusals() {
+        let mut budget = Budget::new(empty().floor(Some(0.5)));
+        assert_eq!(
+            (0..9).filter(|_| budget.take(S(0))).count(),
+            5,
+            "ttl's worth"
+        );
+        // Asked 10 000 times a second, it still grants one every two seconds.
+        let granted = (0..100_000_u64)
+            .filter(|i| budget.take(Duration::from_nanos(100_000 * i + 1)))
+            .count();
+        assert!((4..=5).contains(&granted), "{granted}");
+    }
+
+    #[test]
+    fn a_long_healthy_time_does_not_fund_a_storm() {
+        let mut budget = Budget::new(BudgetConfig::new());
+        (0..1000).for_each(|_| budget.deposit());
+        assert_eq!(budget.balance, 10 * TOKEN);
+        let granted = |budget: &mut Budget, at| (0..20).filter(|_| budget.take(at)).count();
+        assert_eq!(granted(&mut budget, S(11)), 2, "cut to the reserve");
+        (0..1000).for_each(|_| budget.deposit());
+        assert_eq!(
+            granted(&mut budget, S(21)),
+            10,
+            "exactly `ttl` later: not cut"
+        );
+        (0..1000).for_each(|_| budget.deposit());
+        let later = S(31) + Duration::from_nanos(1);
+        assert_eq!(granted(&mut budget, later), 2, "a nanosecond more: cut");
+        (0..1000).for_each(|_| budget.deposit());
+        assert_eq!(granted(&mut budget, S(60 * 86_400)), 2);
+    }
+
+    #[test]
+    fn with_nothing_in_reserve_a_budget_comes_to_life_all_the_same() {
+        let mut budget = Budget::new(empty());
+        (0..50).for_each(|_| budget.deposit());
+        assert!(!budget.take(S(11)), "cut to nothing");
+        (0..5).for_each(|_| budget.deposit());
+        assert!(budget.take(S(12)));
+    }
+
+    #[test]
+    fn the_throttle_is_that_of_grpc() {
+        let mut budget = Budget::new(BudgetConfig::throttle(4, 0.8));
+        let mut seen = Vec::new();
+        let tenths = |budget: &Budget| budget.balance / 100_000;
+        for _ in 0..6 {
+            budget.failed(&Outcome::TRANSIENT);
+            seen.push((tenths(&budget), budget.take(S(0))));
+        }
+        for _ in 0..6 {
+            budget.deposit();
+            seen.push((tenths(&budget), budget.take(S(0))));
+        }
+        for _ in 0..2 {
+            budget.failed(&Outcome::OVERLOADED);
+            seen.push((tenths(&budget), budget.take(S(0))));
+        }
+        let (yes, no) = (true, false);
+        assert_eq!(
+            seen,
+            [
+                (30, yes),
+                (20, no),
+                (10, no),
+                (0, no),
+                (0, no),
+                (0, no),
+                (8, no),
+                (16, no),
+                (24, yes),
+                (32, yes),
+                (40, yes),
+                (40, yes),
+                (30, yes),
+                (20, no),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_throttle_counts_what_grpc_counts() {
+        let rules = Rules::new(&BudgetConfig::throttle(4, 0.8));
+        let hint = Some(S(1));
+        for (outcome, counts) in [
+            (Outcome::TRANSIENT, true),
+            (Outcome::PERMANENT, false),
+            (Outcome::TRANSIENT.wait(hint), true),
+            (Outcome::PERMANENT.wait(hint), false),
+            (Outcome::TRANSIENT.repeat(Again::Never), true),
+            (Outcome::PERMANENT.repeat(Again::Never), true),
+            (Outcome::NEUTRAL.repeat(Again::Never), false),
+            (Outcome::SUCCESS, false),
+        ] {
+            assert_eq!(rules.counts(&outcome), counts, "{outcome:?}");
+        }
+        assert!(!Rules::new(&BudgetConfig::new()).counts(&Outcome::TRANSIENT));
+    }
+
+    #[test]
+    fn the_throttle_gives_the_course_of_grpcs_own_test() {
+        let mut budget = Budget::new(BudgetConfig::throttle(10, 0.5));
+        let good = |server: i32| matches!(server, 0 | 3 | 6 | 10..=14 | 16 | 18);
+        let mut server = -1;
+        let mut course = Vec::new();
+        for _ in 0..12 {
+            for attempt in 1..=4 {
+                server += 1;
+                if good(server) {
+                    budget.deposit();
+                    break;
+                }
+                budget.failed(&Outcome::TRANSIENT);
+                if attempt == 4 || !budget.take(S(0)) {
+                    break;
+                }
+            }
+            course.push((server, budget.balance / 100_000));
+        }
+        assert_eq!(
+            course,
+            [
+                (0, 100),
+                (3, 85),
+                (6, 70),
+                (8, 50),
+                (9, 40),
+                (10, 45),
+                (11, 50),
+                (12, 55),
+                (13, 60),
+                (14, 65),
+                (16, 60),
+                (17, 50),
+            ]
+        );
+    }
+
+    #[test]
+    fn retries_under_way_are_a_share_of_the_calls_under_way() {
+        for (config, calls, most) in [
+            (BudgetConfig::concurrent(0.2, 3), 25, 5),
+            (BudgetConfig::concurrent(0.2, 3), 2, 3),
+            (BudgetConfig::concurrent(0.2, 5), 0, 5),
+            (BudgetConfig::concurrent(10.0, 1), u64::MAX, 50),
+        ] {
+            let mut budget = Budget::new(config);
+            let granted = (0..50).filter(|_| {
+                budget
+                    .withdraw(Kind::Transient, calls, Moment::START)
+                    .is_some()
+            });
+            assert_eq!(granted.count(), most);
+        }
+        let mut budget = Budget::new(BudgetConfig::concurrent(0.5, 1));
+        let mut seen = vec![budget.take(S(0)), budget.take(S(0))];
+        budget.machine.end();
+        seen.extend([budget.take(S(0)), budget.take(S(0))]);
+        assert_eq!(seen, [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_retry_costs_what_its_failure_is_said_to_cost() {
+        let config = BudgetConfig::new().cap(500).initial(20).reserve(20);
+        let mut budget = Budget::new(config.cost(Cost::new(14, 5)));
+        let now = Moment::START;
+        assert!(budget.withdraw(Kind::Transient, 0, now).is_some());
+        assert_eq!(budget.balance, 6 * TOKEN);
+        assert!(budget.withdraw(Kind::Transient, 0, now).is_none());
+        assert!(budget.withdraw(Kind::Overloaded, 0, now).is_some());
+        assert_eq!(budget.balance, TOKEN);
+    }
+
+    #[test]
+    fn the_largest_numbers_saturate() {
+        let most = BudgetConfig::new()
+            .ratio(10.0)
+            .cap(u32::MAX)
+            .initial(u32::MAX)
+            .reserve(u32::MAX)
+            .ttl(Duration::MAX)
+            .floor(Some(1e6))
+            .in_flight(Some(InFlight::new(10.0, u32::MAX)));
+        let mut budget = Budget::new(most);
+        budget.deposit();
+        assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
+        let taken = budget.withdraw(Kind::Transient, u64::MAX, Moment::FAR);
+        budget.refund(&taken.expect("there is plenty"));
+        assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Op {
+        Deposit,
+        Pass(Duration),
+        Withdraw(Kind),
+        Refund,
+        End,
+    }
+
+    fn any_op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            6 => Just(Op::Deposit),
+            2 => (0_u64..3000).prop_map(|ms| Op::Pass(Duration::from_millis(ms))),
+            1 => prop_oneof![Just(S(10)), Just(S(11)), Just(S(60 * 86_400))].prop_map(Op::Pass),
+            3 => Just(Op::Withdraw(Kind::Transient)),
+            1 => Just(Op::Withdraw(Kind::Overloaded)),
+            1 => Just(Op::Refund),
+            1 => Just(Op::End),
+        ]
+    }
+
+    fn any_bucket() -> impl Strategy<Value = BudgetConfig> {
+        (
+            0.001..10.0_f64,
+            1_u32..20,
+            (0_u32..20, 0_u32..20),
+            1_u64..20,
+            proptest::option::of(0.001..5.0_f64),
+            (1_u32..4, 1_u32..4),
+            proptest::option::of(1_u32..5),
+        )
+            .prop_map(
+                |(ratio, cap, (initial, reserve), ttl, floor, cost, flight)| {
+                    BudgetConfig::new()
+                        .ratio(ratio)
+                        .cap(cap)
+                        .initial(initial.min(cap))
+                        .reserve(reserve.min(cap))
+                        .ttl(S(ttl))
+                        .floor(floor)
+                        .cost(Cost::new(cost.0.min(cap), cost.1.min(cap)))
+                        .in_flight(flight.map(|floor| InFlight::new(0.5, floor)))
+                },
+            )
+    }
+
+    /// The same rules in whole tokens as fractions, everything recounted from the list of what happened.
+    #[derive(Default)]
+    struct Naive {
+        log: Vec<(f64, Logged)>,
+    }
+
+    #[derive(Clone, Copy)]
+    enum Logged {
+        Deposit,
+        Try,
+        Paid { balance: f64, floor: f64 },
+        Back { balance: f64, floor: f64 },
+    }
+
+    impl Naive {
+        /// Balance and floor, as of `now`.
+        fn holds(&self, config: &BudgetConfig, now: f64) -> (f64, f64) {
+            let cap = f64::from(config.cap);
+            let per_second = config.floor.unwrap_or(0.0);
+            let most = per_second * config.ttl.as_secs_f64();
+            let (mut balance, mut floor) = (f64::from(config.initial), most);
+            let (mut tried, mut seen) = (0.0, 0.0);
+            for &(at, what) in self.log.iter().chain([&(now, Logged::Try)]) {
+                if matches!(what, Logged::Try) {
+                    // Only when asked does time count.
+                    floor = (floor + (at - seen) * per_second).min(most);
+                    seen = at;
+                    if at - tried > config.ttl.as_secs_f64() + 1e-9 {
+                        balance = balance.min(f64::from(config.reserve));
+                    }
+                    tried = at;
+                }
+                match what {
+                    Logged::Try => {}
+                    Logged::Deposit => balance = (balance + config.ratio).min(cap),
+                    Logged::Paid {
+                        balance: b,
+                        floor: f,
+                    } => {
+                        balance -= b;
+                        floor -= f;
+                    }
+                    Logged::Back {
+                        balance: b,
+                        floor: f,
+                    } => {
+                        balance = (balance + b).min(cap);
+                        floor = (floor + f).min(most);
+                    }
+                }
+            }
+            (balance, floor)
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "small numbers")]
+    fn tokens(micro: u64) -> f64 {
+        micro as f64 / TOKEN as f64
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn it_agrees_with_a_model_that_recounts_everything(
+            config in any_bucket(),
+            ops in proptest::collection::vec(any_op(), 0..24),
+        ) {
+            let mut budget = Budget::new(config);
+            let mut naive = Naive::default();
+            let (mut now, mut open) = (Duration::ZERO, Vec::<Taken>::new());
+            let mut running = 0_u32;
+            for op in ops {
+                let at = now.as_secs_f64();
+                match op {
+                    Op::Pass(time) => now += time,
+                    Op::Deposit => {
+                        budget.deposit();
+                        naive.log.push((at, Logged::Deposit));
+                    }
+                    Op::Withdraw(kind) => {
+                        let cost = f64::from(if kind == Kind::Overloaded {
+                            config.cost.overloaded
+                        } else {
+                            config.cost.transient
+                        });
+                        let (balance, floor) = naive.holds(&config, at);
+                        naive.log.push((at, Logged::Try));
+                        let free = config.in_flight.is_none_or(|f| running < f.floor);
+                        let taken = budget.withdraw(kind, 0, Moment::START.after(now));
+                        // Within a rounding of the ratio and of the clock either answer is right.
+                        let close = (balance + floor - cost).abs() < 1e-3;
+                        let expected = free && balance + floor >= cost;
+                        prop_assert!(taken.is_some() == expected || (free && close));
+                        let paid = taken.map_or(0, |taken| taken.balance);
+                        prop_assert!((tokens(budget.balance + paid) - balance).abs() < 1e-3);
+                        if let Some(taken) = taken {
+                            naive.log.push((at, Logged::Paid {
+                                balance: tokens(taken.balance),
+                                floor: tokens(taken.floor),
+                            }));
+                            prop_assert!((tokens(taken.balance + taken.floor) - cost).abs() < 1e-9);
+                            open.push(taken);
+                            running += 1;
+                        }
+                    }
+                    Op::Refund => if let Some(taken) = open.pop() {
+                        budget.refund(&taken);
+                        naive.log.push((at, Logged::Back {
+                            balance: tokens(taken.balance),
+                            floor: tokens(taken.floor),
+                        }));
+                        running -= 1;
+                    },
+                    Op::End => if open.pop().is_some() {
+                        budget.machine.end();
+                        running -= 1;
+                    },
+                }
+                prop_assert!(budget.balance <= u64::from(config.cap) * TOKEN);
+            }
+        }
+
+        #[test]
+        fn in_no_interval_is_more_granted_than_cap_ratio_and_floor_allow(
+            config in any_bucket(),
+            ops in proptest::collection::vec(any_op(), 0..24),
+        ) {
+            let mut budget = Budget::new(config);
+            let mut now = Duration::ZERO;
+            // When, what was deposited, what was granted.
+            let mut log: Vec<(Duration, f64, f64)> = Vec::new();
+            for op in ops {
+                match op {
+                    Op::Pass(time) => now += time,
+                    Op::Deposit => {
+                        budget.deposit();
+                        log.push((now, config.ratio, 0.0));
+                    }
+                    Op::Withdraw(kind) => {
+                        if let Some(taken) = budget.withdraw(kind, 0, Moment::START.after(now)) {
+                            log.push((now, 0.0, tokens(taken.balance + taken.floor)));
+                        }
+                    }
+                    Op::Refund | Op::End => budget.machine.end(),
+                }
+            }
+            let per_second = config.floor.unwrap_or(0.0);
+            for (i, &(from, ..)) in log.iter().enumerate() {
+                let (mut deposited, mut granted) = (0.0, 0.0);
+                for &(to, deposit, grant) in &log[i..] {
+                    deposited += deposit;
+                    granted += grant;
+                    let floor = per_second * (config.ttl + (to - from)).as_secs_f64();
+                    let most = f64::from(config.cap) + deposited + floor;
+                    prop_assert!(granted <= most + 1e-3, "{granted} of {most}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! One attempt, made, polled and dropped inside its [`Call`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use pin_project::{pin_project, pinned_drop};
+
+use crate::call::Call;
+
+#[pin_project(PinnedDrop)]
+pub(super) struct Attempt<F> {
+    call: Call,
+    /// Whether a retry layer further in has, at any time of this attempt, given up.
+    spent_below: bool,
+    /// `None` once it is over: a permit it holds is free before anything else is done.
+    #[pin]
+    future: Option<F>,
+}
+
+impl<F> Attempt<F> {
+    pub(super) fn new(call: Call, make: impl FnOnce() -> F) -> Self {
+        let entered = call.enter();
+        let future = Some(make());
+        Self {
+            call,
+            spent_below: entered.spent_below(),
+            future,
+        }
+    }
+}
+
+impl<F: Future> Future for Attempt<F> {
+    /// What it came to, and whether a retry layer further in has given up on it.
+    type Output = (F::Output, bool);
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let entered = this.call.enter();
+        let polled = match this.future.as_mut().as_pin_mut() {
+            Some(future) => future.poll(cx),
+            None => Poll::Pending,
+        };
+        *this.spent_below |= entered.spent_below();
+        let result = ready!(polled);
+        this.future.set(None);
+        Poll::Ready((result, *this.spent_below))
+    }
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for Attempt<F> {
+    #[inline]
+    fn drop(self: Pin<&mut Self>) {
+        let mut this = self.project();
+        if this.future.is_some() {
+            let _entered = this.call.enter();
+            this.future.set(None);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Plain settings of a retry layer.
+
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+use crate::error::ConfigError;
+
+/// How often and when a failed call is repeated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct RetryConfig {
+    /// The most attempts a call makes, the first one included. From 1, which repeats only what certainly was not executed.
+    pub max_attempts: u32,
+    /// The waits between attempts.
+    pub backoff: Backoff,
+    /// The base of the backoff after an answer that says the service is limiting but names no wait. The backoff's cap holds for
+    /// it too.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub overloaded_base: Duration,
+    /// How much longer than the backoff's a wait that the server asks for may be. If it is longer still, the call is not
+    /// repeated: the caller gets that answer at once.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub max_hint: Duration,
+    /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`: a
+    /// refusal ends the retry at once.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub retry_rejections: Option<Duration>,
+    /// Whether to repeat what a retry layer further in has already repeated as often as it may. The attempts of both multiply.
+    pub retry_spent_below: bool,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            max_attempts: 3,
+            backoff: Backoff::default(),
+            overloaded_base: Duration::from_secs(1),
+            max_hint: Duration::from_secs(5),
+            retry_rejections: None,
+            retry_spent_below: false,
+        }
+    }
+}
+
+impl RetryConfig {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The most attempts a call makes, the first one included.
+    #[must_use]
+    pub const fn max_attempts(mut self, max_attempts: u32) -> Self {
+        self.max_attempts = max_attempts;
+        self
+    }
+
+    /// The waits between attempts.
+    #[must_use]
+    pub const fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// The base of the backoff after an answer that says the service is limiting but names no wait.
+    #[must_use]
+    pub const fn overloaded_base(mut self, overloaded_base: Duration) -> Self {
+        self.overloaded_base = overloaded_base;
+        self
+    }
+
+    /// How much longer than the backoff's a wait that the server asks for may be.
+    #[must_use]
+    pub const fn max_hint(mut self, max_hint: Duration) -> Self {
+        self.max_hint = max_hint;
+        self
+    }
+
+    /// Whether a refusal by a layer of ours further in is waited for, and how long at most.
+    #[must_use]
+    pub const fn retry_rejections(mut self, max_wait: Option<Duration>) -> Self {
+        self.retry_rejections = max_wait;
+        self
+    }
+
+    /// Whether to repeat what a retry layer further in has already repeated as often as it may.
+    #[must_use]
+    pub const fn retry_spent_below(mut self, retry_spent_below: bool) -> Self {
+        self.retry_spent_below = retry_spent_below;
+        self
+    }
+
+    /// Whether the settings can work.
+    ///
+    /// # Errors
+    ///
+    /// If `max_attempts` is 0, or the backoff cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            self.max_attempts >= 1,
+            "max_attempts",
+            &self.max_attempts,
+            "at least 1, which is the first attempt",
+        )?;
+        self.backoff
+            .validate()
+            .map_err(|error| error.within("backoff"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_is_refused_with_the_name_of_its_field() {
+        let ok = RetryConfig::new();
+        assert_eq!(ok.validate(), Ok(()));
+        let none = ok.max_attempts(0).validate().map_err(|error| error.field);
+        assert_eq!(none, Err("max_attempts".into()));
+        let backoff = ok.backoff(Backoff::default().cap(Duration::ZERO));
+        let field = backoff.validate().map_err(|error| error.field);
+        assert_eq!(field, Err("backoff.base".into()));
+        let most = RetryConfig::new()
+            .max_attempts(u32::MAX)
+            .overloaded_base(Duration::MAX)
+            .max_hint(Duration::MAX)
+            .retry_rejections(Some(Duration::MAX));
+        assert_eq!(most.validate(), Ok(()));
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn a_config_is_read_with_human_durations() {
+        use serde::Deserialize;
+        use serde::de::value::{Error, MapDeserializer};
+        let pairs = [("overloaded_base", "1500ms"), ("max_hint", "1m")];
+        let read = RetryConfig::deserialize(MapDeserializer::<_, Error>::new(pairs.into_iter()));
+        let expected = RetryConfig::new()
+            .overloaded_base(Duration::from_millis(1500))
+            .max_hint(Duration::from_secs(60));
+        assert_eq!(read, Ok(expected));
+    }
+}

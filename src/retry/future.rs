@@ -1,0 +1,208 @@
+//! The future: attempt, wait, become ready, attempt.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project::pin_project;
+use tokio::time::{Sleep, sleep};
+use tower_service::Service;
+
+use super::attempt::Attempt;
+use super::layer::Shared;
+use super::progress::{Next, Progress};
+use super::repeat::Repeat;
+use crate::clock::Now;
+use crate::deadline::Deadline;
+use crate::error::CallError;
+use crate::event::RetryStop;
+use crate::outcome::{Classify, Executed, Outcome};
+
+/// The future of [`Retry`](super::Retry).
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+{
+    shared: Arc<Shared<R, C, K>>,
+    progress: Progress,
+    /// `None` if there can be no further attempt.
+    further: Option<Further<S, R::Saved>>,
+    #[pin]
+    state: State<S::Future, Result<S::Response, S::Error>>,
+}
+
+/// What further attempts need.
+pub(super) struct Further<S, Saved> {
+    pub(super) service: S,
+    pub(super) saved: Saved,
+}
+
+#[pin_project(project = StateNow)]
+enum State<F, T> {
+    Trying(#[pin] Attempt<F>),
+    Between(#[pin] Between<T>),
+}
+
+/// The time between two attempts.
+#[pin_project]
+struct Between<T> {
+    /// What the call has come to so far, kept whole until the next attempt has begun. `None` only when it is handed over.
+    last: Option<T>,
+    /// Whether the wait goes on; after it, the service must become ready.
+    waiting: bool,
+    /// The wait's, then the deadline's.
+    #[pin]
+    timer: Option<Sleep>,
+}
+
+impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+{
+    #[inline]
+    pub(super) const fn new(
+        shared: Arc<Shared<R, C, K>>,
+        progress: Progress,
+        first: Attempt<S::Future>,
+        further: Option<Further<S, R::Saved>>,
+    ) -> Self {
+        Self {
+            shared,
+            progress,
+            further,
+            state: State::Trying(first),
+        }
+    }
+}
+
+impl<S, R, C, K, Req> Future for RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+    S::Error: CallError,
+    C: Classify<S::Response, S::Error>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            ..
+        } = &**this.shared;
+        this.progress.polled();
+        loop {
+            let mut between = match this.state.as_mut().project() {
+                StateNow::Between(between) => between,
+                StateNow::Trying(attempt) => {
+                    let result = ready!(attempt.poll(cx));
+                    let may_repeat = |outcome: &Outcome| match this.further {
+                        // What was not executed may always be sent again, if there is something left to send.
+                        Some(further) => {
+                            outcome.executed == Executed::No
+                                || repeat.may_repeat(&further.saved, outcome)
+                        }
+                        None => false,
+                    };
+                    match this.progress.settle(terms, classify, result, may_repeat) {
+                        Next::Done(result) => return Poll::Ready(result),
+                        Next::Again(wait, last) => {
+                            this.state.set(State::Between(Between::new(wait, last)));
+                            continue;
+                        }
+                    }
+                }
+            };
+            let Some(Further { service, saved }) = this.further else {
+                return Poll::Pending;
+            };
+            let deadline = this.progress.deadline();
+            let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
+            match ready.map(|()| repeat.again(saved)) {
+                Ok(Some(attempt)) => {
+                    let call = this.progress.begin(terms, true);
+                    let next = Attempt::new(call, || service.call(attempt));
+                    // Only here is the result of the attempt before it let go.
+                    this.state.set(State::Trying(next));
+                }
+                stopped => {
+                    let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
+                    // A readiness that is not used is given back at once.
+                    *this.further = None;
+                    return match between.project().last.take() {
+                        Some(last) => Poll::Ready(this.progress.give_up(terms, why, last)),
+                        None => Poll::Pending,
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl<T> Between<T> {
+    fn new(wait: Duration, last: T) -> Self {
+        Self {
+            last: Some(last),
+            waiting: !wait.is_zero(),
+            timer: (!wait.is_zero()).then(|| sleep(wait)),
+        }
+    }
+
+    /// Ready when the next attempt may be made, or must not be.
+    fn poll_ready<S: Service<Req>, Req>(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        deadline: Option<Deadline>,
+        service: &mut S,
+    ) -> Poll<Result<(), RetryStop>> {
+        let mut this = self.project();
+        if *this.waiting {
+            if let Some(wait) = this.timer.as_mut().as_pin_mut() {
+                ready!(wait.poll(cx));
+            }
+            *this.waiting = false;
+            this.timer.set(None);
+        }
+        let now = Now::unread();
+        if deadline.is_some_and(|deadline| deadline.is_over(&now)) {
+            return Poll::Ready(Err(RetryStop::Deadline));
+        }
+        match service.poll_ready(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(RetryStop::NotReady)),
+            Poll::Pending => {
+                let Some(deadline) = deadline else {
+                    return Poll::Pending;
+                };
+                if this.timer.is_none() {
+                    this.timer.set(Some(sleep(deadline.remaining(&now))));
+                }
+                match this.timer.as_pin_mut() {
+                    Some(timer) => timer.poll(cx).map(|()| Err(RetryStop::Deadline)),
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+impl<S, R, C, K, Req> fmt::Debug for RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryFuture")
+            .field("name", self.shared.terms.source.name())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,208 @@
+//! The layer, which is also the handle for code without tower.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tower_layer::Layer;
+
+use super::attempt::Attempt;
+use super::config::RetryConfig;
+use super::progress::{Next, Progress, Terms};
+use super::service::Retry;
+use crate::budget::{BudgetConfig, RetryBudget};
+use crate::clock::Now;
+use crate::error::{CallError, ConfigError};
+use crate::event::{RetryStop, Source};
+use crate::outcome::{Classify, ErrorIsTransient};
+
+/// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
+#[derive(Debug)]
+pub struct RetryLayer<R, C = ErrorIsTransient, K = ()> {
+    shared: Arc<Shared<R, C, K>>,
+}
+
+/// What all calls of a layer share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared<R, C, K> {
+    pub(super) terms: Terms,
+    pub(super) repeat: R,
+    pub(super) classify: C,
+    pub(super) budgets: K,
+}
+
+impl<R> RetryLayer<R> {
+    /// A layer of this name, which repeats requests in this way. It has a budget of the same name and takes every `Err` for
+    /// transient; [`budget`](Self::budget) and [`classify`](Self::classify) change that.
+    ///
+    /// # Errors
+    ///
+    /// If a setting cannot work.
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        config: RetryConfig,
+        repeat: R,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let name = name.into();
+        let budget = RetryBudget::new(name.clone(), BudgetConfig::default())?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                terms: Terms {
+                    config,
+                    budget: Some(budget),
+                    source: Source::new("retry", name),
+                },
+                repeat,
+                classify: ErrorIsTransient,
+                budgets: (),
+            }),
+        })
+    }
+}
+
+impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
+    /// What results mean is for `classify` to say.
+    #[must_use]
+    pub fn classify<D>(self, classify: D) -> RetryLayer<R, D, K> {
+        let Shared {
+            terms,
+            repeat,
+            budgets,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat,
+                classify,
+                budgets,
+            }),
+        }
+    }
+
+    /// Retries are paid from this budget, which others may share.
+    #[must_use]
+    pub fn budget(self, budget: RetryBudget) -> Self {
+        self.with_budget(Some(budget))
+    }
+
+    /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
+    #[must_use]
+    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            ..
+        } = Arc::unwrap_or_clone(self.without_budget().shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat,
+                classify,
+                budgets,
+            }),
+        }
+    }
+
+    /// Retries are bounded by nothing but the attempts of each call: when the service fails, its load multiplies by
+    /// [`max_attempts`](RetryConfig::max_attempts).
+    #[must_use]
+    pub fn without_budget(self) -> Self {
+        self.with_budget(None)
+    }
+
+    fn with_budget(self, budget: Option<RetryBudget>) -> Self {
+        let mut shared = Arc::unwrap_or_clone(self.shared);
+        shared.terms.budget = budget;
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl<R, C, K> RetryLayer<R, C, K> {
+    /// The name it was given.
+    pub fn name(&self) -> &Arc<str> {
+        self.shared.terms.source.name()
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &RetryConfig {
+        &self.shared.terms.config
+    }
+
+    /// The budget that pays for its retries, to be shared.
+    pub fn shared_budget(&self) -> Option<&RetryBudget> {
+        self.shared.terms.budget.as_ref()
+    }
+
+    /// Makes a call without tower: the closure is given the number of the attempt, from 1, and called again by the same rules, from
+    /// the same budget. What to repeat is no question here, so **every call may run twice**.
+    ///
+    /// ```
+    /// use buttress::retry::{RetryConfig, RetryLayer};
+    /// use buttress::{Error, repeat};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let retry = RetryLayer::new("lookup", RetryConfig::new(), repeat::cloned())?;
+    /// let answer = retry
+    ///     .run(async |attempt| match attempt {
+    ///         1 => Err(Error::Inner("not yet")),
+    ///         _ => Ok(42),
+    ///     })
+    ///     .await;
+    /// assert_eq!(answer, Ok(42));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The last error of `call`, untouched; a rejection of this crate's own is returned with what is true of the whole call in
+    /// [`executed`](crate::Rejected::executed).
+    pub async fn run<T, E, F>(&self, mut call: impl FnMut(u32) -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+        C: Classify<T, E>,
+    {
+        // Not `AsyncFnMut`: with one, the future could not be spawned if the closure borrows anything (rust-lang/rust#110338).
+        let shared = &*self.shared;
+        let mut progress = Progress::new(&shared.terms, None);
+        progress.polled();
+        loop {
+            let attempt = progress.begin(&shared.terms, true);
+            let result = Attempt::new(attempt, || call(attempt.attempt)).await;
+            let next = progress.settle(&shared.terms, &shared.classify, result, |_| true);
+            let last = match next {
+                Next::Done(result) => return result,
+                Next::Again(wait, last) => {
+                    if !wait.is_zero() {
+                        tokio::time::sleep(wait).await;
+                    }
+                    last
+                }
+            };
+            let now = Now::unread();
+            if progress.deadline().is_some_and(|at| at.is_over(&now)) {
+                return progress.give_up(&shared.terms, RetryStop::Deadline, last);
+            }
+        }
+    }
+}
+
+impl<R, C, K> Clone for RetryLayer<R, C, K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<S, R, C, K> Layer<S> for RetryLayer<R, C, K> {
+    type Service = Retry<S, R, C, K>;
+
+    fn layer(&self, inner: S) -> Retry<S, R, C, K> {
+        Retry::new(inner, self.shared.clone())
+    }
+}

@@ -1,0 +1,697 @@
+//! The rules of a retry: what comes after a finished attempt. Time and chance are arguments.
+
+use std::time::Duration;
+
+use super::config::RetryConfig;
+use crate::backoff::Backoff;
+use crate::chance::Draw;
+use crate::error::{Reason, Rejected};
+use crate::event::RetryStop;
+use crate::outcome::{Again, Executed, Kind, Outcome};
+
+/// How far one call has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Machine {
+    /// Attempts that were begun, the free one aside.
+    attempts: u32,
+    /// Whether the free repeat of what was not executed is used up.
+    free_used: bool,
+    /// Waits of the schedule since it was last started.
+    waits: u32,
+    previous: Option<Duration>,
+}
+
+/// An attempt that has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Finished {
+    pub(super) outcome: Outcome,
+    /// Whether the request can be sent again, and may after this outcome.
+    pub(super) repeatable: bool,
+    /// Set if it was a layer of ours further in that refused.
+    pub(super) refusal: Option<Refusal>,
+    /// Whether a retry layer further in has already repeated it as often as it may.
+    pub(super) spent_below: bool,
+    /// What the caller wants.
+    pub(super) retry_allowed: bool,
+    /// The time until the deadline.
+    pub(super) remaining: Option<Duration>,
+}
+
+/// A refusal by a layer of ours further in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is not to be waited for: a circuit keeps calls away on purpose, and a deadline does not come back.
+    Final,
+    /// It may be over soon.
+    Passing,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Nothing: the caller gets this result. Why, if its outcome alone would have allowed another attempt.
+    Stop(Option<RetryStop>),
+    /// Another attempt.
+    RetryAfter {
+        /// Not before this time is over.
+        wait: Duration,
+        /// The kind of failure that the budget is to pay for.
+        cost: Option<Kind>,
+        /// Whether it counts as an attempt.
+        counted: bool,
+    },
+}
+
+impl Refusal {
+    /// `None` if it was no refusal, but a result of the service.
+    pub(super) const fn of(rejected: &Rejected) -> Option<Self> {
+        match rejected.reason {
+            Reason::AttemptTimeout { .. } | Reason::BodyIdle { .. } => None,
+            Reason::CircuitOpen
+            | Reason::CircuitProbing
+            | Reason::CircuitRampingUp
+            | Reason::CircuitForcedOpen
+            | Reason::CircuitIsolated
+            | Reason::Deadline => Some(Self::Final),
+            Reason::Policy(_) => Some(Self::Passing),
+        }
+    }
+}
+
+impl Machine {
+    pub(super) const fn new() -> Self {
+        Self {
+            attempts: 0,
+            free_used: false,
+            waits: 0,
+            previous: None,
+        }
+    }
+
+    /// An attempt begins.
+    pub(super) const fn begin(&mut self, counted: bool) {
+        self.attempts = self.attempts.saturating_add(counted as u32);
+    }
+
+    /// The number of the last attempt that was begun. The free repeat has the number of the attempt it repeats.
+    pub(super) const fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// Whether there will be no further attempt, whatever the one under way comes to.
+    pub(super) const fn is_last(&self, config: &RetryConfig) -> bool {
+        self.free_used && self.attempts >= config.max_attempts
+    }
+
+    /// What comes after this attempt.
+    pub(super) fn next(
+        &mut self,
+        config: &RetryConfig,
+        finished: &Finished,
+        draw: impl FnOnce() -> Draw,
+    ) -> Step {
+        let outcome = &finished.outcome;
+        if !wanted(config, finished) {
+            return Step::Stop(None);
+        }
+        if let Some(why) = forbidden(config, finished) {
+            return Step::Stop(Some(why));
+        }
+        if !self.free_used && is_free(finished) {
+            self.free_used = true;
+            return in_time(finished, Duration::ZERO, None, false);
+        }
+        if self.attempts >= config.max_attempts {
+            return Step::Stop(Some(RetryStop::AttemptsUsed));
+        }
+        let computed = self.wait(config, outcome, draw());
+        let hint = outcome.wait.unwrap_or_default();
+        let (wait, longest, cost) = match finished.refusal {
+            None => (
+                hint.max(computed),
+                computed.saturating_add(config.max_hint),
+                Some(outcome.kind),
+            ),
+            // It never reached the service: there is nothing to pay for.
+            Some(_) => {
+                let longest = config.retry_rejections.unwrap_or_default();
+                (hint.max(computed.min(longest)), longest, None)
+            }
+        };
+        if hint > longest {
+            return Step::Stop(Some(RetryStop::WaitTooLong));
+        }
+        in_time(finished, wait, cost, true)
+    }
+
+    /// The next wait of the schedule.
+    fn wait(&mut self, config: &RetryConfig, outcome: &Outcome, draw: Draw) -> Duration {
+        let mut backoff = config.backoff;
+        if outcome.kind == Kind::Overloaded && outcome.wait.is_none() {
+            backoff = slower(backoff, config.overloaded_base);
+        }
+        if outcome.restarts_backoff {
+            self.waits = 0;
+            self.previous = None;
+            return backoff.delay(1, None, draw);
+        }
+        self.waits = self.waits.saturating_add(1);
+        let wait = backoff.delay(self.waits, self.previous, draw);
+        self.previous = Some(wait);
+        wait
+    }
+}
+
+/// Whether the outcome asks for another attempt at all.
+fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
+    if let Some(refusal) = finished.refusal {
+        return refusal == Refusal::Passing && config.retry_rejections.is_some();
+    }
+    match (finished.outcome.kind, finished.outcome.repeat) {
+        (Kind::Success, _) | (_, Again::Never) => false,
+        (_, Again::Allowed) | (Kind::Transient | Kind::Overloaded, Again::ByKind) => true,
+        (Kind::Permanent | Kind::Neutral, Again::ByKind) => false,
+    }
+}
+
+/// Why another attempt that the outcome asks for must not be made.
+fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
+    if !finished.retry_allowed {
+        Some(RetryStop::SwitchedOff)
+    } else if finished.spent_below && !config.retry_spent_below {
+        Some(RetryStop::SpentBelow)
+    } else if !finished.repeatable {
+        Some(RetryStop::NotRepeatable)
+    } else {
+        None
+    }
+}
+
+/// Whether it may be repeated at once: the service has not acted on it, and did not ask for time either.
+fn is_free(finished: &Finished) -> bool {
+    let outcome = &finished.outcome;
+    finished.refusal.is_none()
+        && outcome.executed == Executed::No
+        && outcome.kind != Kind::Overloaded
+        && outcome.wait.is_none_or(|wait| wait.is_zero())
+}
+
+/// The retry, unless its wait cannot end before the deadline.
+fn in_time(finished: &Finished, wait: Duration, cost: Option<Kind>, counted: bool) -> Step {
+    match finished.remaining {
+        Some(remaining) if wait >= remaining => Step::Stop(Some(RetryStop::Deadline)),
+        _ => Step::RetryAfter {
+            wait,
+            cost,
+            counted,
+        },
+    }
+}
+
+/// The same schedule, from at least this base.
+fn slower(backoff: Backoff, base: Duration) -> Backoff {
+    backoff.base(backoff.base.max(base).min(backoff.cap))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::backoff::Jitter;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+    const S: fn(u64) -> Duration = Duration::from_secs;
+
+    const STOP: Step = Step::Stop(None);
+
+    fn stop(why: RetryStop) -> Step {
+        Step::Stop(Some(why))
+    }
+
+    fn retry(wait: Duration) -> Step {
+        Step::RetryAfter {
+            wait,
+            cost: Some(Kind::Transient),
+            counted: true,
+        }
+    }
+
+    const FREE: Step = Step::RetryAfter {
+        wait: Duration::ZERO,
+        cost: None,
+        counted: false,
+    };
+
+    fn config() -> RetryConfig {
+        RetryConfig::new().backoff(Backoff::default().jitter(Jitter::None))
+    }
+
+    fn finished(outcome: Outcome) -> Finished {
+        Finished {
+            outcome,
+            repeatable: true,
+            refusal: None,
+            spent_below: false,
+            retry_allowed: true,
+            remaining: None,
+        }
+    }
+
+    /// The steps after these attempts, up to the first stop.
+    fn course(config: &RetryConfig, attempts: &[Finished]) -> Vec<Step> {
+        let mut machine = Machine::new();
+        machine.begin(true);
+        let mut steps = Vec::new();
+        for finished in attempts {
+            let step = machine.next(config, finished, || Draw::new(u64::MAX));
+            steps.push(step);
+            match step {
+                Step::Stop(_) => break,
+                Step::RetryAfter { counted, .. } => machine.begin(counted),
+            }
+        }
+        steps
+    }
+
+    fn step(config: &RetryConfig, finished: Finished) -> Step {
+        course(config, &[finished])[0]
+    }
+
+    #[test]
+    fn the_kind_decides_unless_the_outcome_says_otherwise() {
+        let c = config();
+        let allowed = |outcome: Outcome| finished(outcome.repeat(Again::Allowed));
+        let never = |outcome: Outcome| finished(outcome.repeat(Again::Never));
+        let pays = |kind| Step::RetryAfter {
+            wait: MS(50),
+            cost: Some(kind),
+            counted: true,
+        };
+        for (finished, expected) in [
+            (finished(Outcome::SUCCESS), STOP),
+            (finished(Outcome::PERMANENT), STOP),
+            (finished(Outcome::NEUTRAL), STOP),
+            (finished(Outcome::NEUTRAL.not_executed()), STOP),
+            (finished(Outcome::TRANSIENT), retry(MS(50))),
+            (allowed(Outcome::SUCCESS), STOP),
+            (allowed(Outcome::PERMANENT), pays(Kind::Permanent)),
+            (allowed(Outcome::NEUTRAL), pays(Kind::Neutral)),
+            (never(Outcome::TRANSIENT), STOP),
+            (never(Outcome::OVERLOADED.wait(Some(S(1)))), STOP),
+            (never(Outcome::TRANSIENT.not_executed()), STOP),
+        ] {
+            assert_eq!(step(&c, finished), expected, "{finished:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_are_counted_with_the_first_and_waits_grow() {
+        let failed = [finished(Outcome::TRANSIENT); 9];
+        let used = stop(RetryStop::AttemptsUsed);
+        assert_eq!(
+            course(&config(), &failed),
+            [retry(MS(50)), retry(MS(100)), used]
+        );
+        let backoff = Backoff::exponential(S(1), 2.0).cap(S(3));
+        let five = config()
+            .max_attempts(5)
+            .backoff(backoff.jitter(Jitter::None));
+        assert_eq!(
+            course(&five, &failed),
+            [retry(S(1)), retry(S(2)), retry(S(3)), retry(S(3)), used]
+        );
+        assert_eq!(course(&config().max_attempts(1), &failed), [used]);
+    }
+
+    #[test]
+    fn what_was_not_executed_is_repeated_at_once_once() {
+        let refused = finished(Outcome::TRANSIENT.not_executed());
+        let stream = finished(Outcome::NEUTRAL.not_executed().repeat(Again::Allowed));
+        let used = stop(RetryStop::AttemptsUsed);
+        assert_eq!(
+            course(&config(), &[refused; 9]),
+            [FREE, retry(MS(50)), retry(MS(100)), used]
+        );
+        assert_eq!(step(&config(), stream), FREE);
+        assert_eq!(
+            course(&config().max_attempts(1), &[refused; 9]),
+            [FREE, used]
+        );
+        let asked_for_time = finished(Outcome::TRANSIENT.not_executed().wait(Some(S(1))));
+        assert_eq!(step(&config(), asked_for_time), retry(S(1)));
+        let limiting = finished(Outcome::OVERLOADED.not_executed());
+        assert_ne!(step(&config(), limiting), FREE);
+    }
+
+    #[test]
+    fn the_last_attempt_is_known_once_the_free_repeat_is_used() {
+        let c = config().max_attempts(2);
+        let mut machine = Machine::new();
+        machine.begin(true);
+        let refused = finished(Outcome::TRANSIENT.not_executed());
+        assert_eq!(machine.next(&c, &refused, || Draw::new(0)), FREE);
+        machine.begin(false);
+        assert_eq!((machine.attempts(), machine.is_last(&c)), (1, false));
+        machine.begin(true);
+        assert_eq!((machine.attempts(), machine.is_last(&c)), (2, true));
+    }
+
+    #[test]
+    fn the_wait_is_never_shorter_than_the_server_asked() {
+        let hint = |wait| finished(Outcome::TRANSIENT.wait(Some(wait)));
+        let too_long = stop(RetryStop::WaitTooLong);
+        for (wait, expected) in [
+            (MS(10), retry(MS(50))),
+            (S(3), retry(S(3))),
+            (MS(5050), retry(MS(5050))),
+            (MS(5051), too_long),
+            (S(86_400), too_long),
+            (Duration::MAX, too_long),
+        ] {
+            assert_eq!(step(&config(), hint(wait)), expected, "{wait:?}");
+        }
+        let patient = config().max_hint(Duration::MAX);
+        assert_eq!(step(&patient, hint(Duration::MAX)), retry(Duration::MAX));
+        let hints = [hint(S(1)), hint(S(1)), hint(S(1))];
+        let steps = course(&config(), &hints);
+        assert_eq!(steps[2], stop(RetryStop::AttemptsUsed), "a hint adds none");
+    }
+
+    #[test]
+    fn an_overloaded_service_that_names_no_wait_gets_a_second() {
+        let pays = |wait| Step::RetryAfter {
+            wait,
+            cost: Some(Kind::Overloaded),
+            counted: true,
+        };
+        let overloaded = finished(Outcome::OVERLOADED);
+        assert_eq!(step(&config(), overloaded), pays(S(1)));
+        let hinted = finished(Outcome::OVERLOADED.wait(Some(MS(10))));
+        assert_eq!(step(&config(), hinted), pays(MS(50)));
+        let capped = config().backoff(config().backoff.cap(MS(200)));
+        assert_eq!(step(&capped, overloaded), pays(MS(200)));
+    }
+
+    #[test]
+    fn a_pushback_starts_the_schedule_over() {
+        let c = config().max_attempts(9);
+        let failed = finished(Outcome::TRANSIENT);
+        let pushed = finished(Outcome::TRANSIENT.wait(Some(MS(123))).restarts_backoff());
+        assert_eq!(
+            course(
+                &c,
+                &[failed, failed, failed, pushed, pushed, failed, failed]
+            ),
+            [50, 100, 200, 123, 123, 50, 100].map(|wait| retry(MS(wait)))
+        );
+    }
+
+    #[test]
+    fn no_wait_begins_that_cannot_end_before_the_deadline() {
+        let failed = |remaining| Finished {
+            remaining: Some(remaining),
+            ..finished(Outcome::TRANSIENT)
+        };
+        let deadline = stop(RetryStop::Deadline);
+        assert_eq!(step(&config(), failed(MS(51))), retry(MS(50)));
+        assert_eq!(step(&config(), failed(MS(50))), deadline);
+        let hint = Outcome::TRANSIENT.wait(Some(S(3)));
+        let hinted = Finished {
+            outcome: hint,
+            ..failed(S(2))
+        };
+        assert_eq!(step(&config(), hinted), deadline);
+        let refused = Outcome::TRANSIENT.not_executed();
+        let late = Finished {
+            outcome: refused,
+            ..failed(Duration::ZERO)
+        };
+        assert_eq!(step(&config(), late), deadline);
+    }
+
+    #[test]
+    fn a_refusal_of_our_own_ends_the_retry_unless_it_is_asked_for() {
+        let refused = |refusal, wait| Finished {
+            refusal: Some(refusal),
+            ..finished(
+                Outcome::NEUTRAL
+                    .not_executed()
+                    .repeat(Again::Never)
+                    .wait(wait),
+            )
+        };
+        let waits = config().retry_rejections(Some(MS(300)));
+        let unpaid = |wait| Step::RetryAfter {
+            wait,
+            cost: None,
+            counted: true,
+        };
+        let passing = |wait| refused(Refusal::Passing, wait);
+        for (config, finished, expected) in [
+            (config(), passing(Some(MS(1))), STOP),
+            (config(), refused(Refusal::Final, None), STOP),
+            (waits, refused(Refusal::Final, Some(MS(1))), STOP),
+            (waits, passing(Some(MS(1))), unpaid(MS(50))),
+            (waits, passing(Some(MS(300))), unpaid(MS(300))),
+            (waits, passing(None), unpaid(MS(50))),
+            (waits, passing(Some(MS(301))), stop(RetryStop::WaitTooLong)),
+            (
+                waits.retry_rejections(Some(MS(20))),
+                passing(None),
+                unpaid(MS(20)),
+            ),
+        ] {
+            assert_eq!(step(&config, finished), expected, "{finished:?}");
+        }
+        let full = passing(Some(MS(1)));
+        let steps = course(&waits, &[full, full, full]);
+        assert_eq!(steps[2], stop(RetryStop::AttemptsUsed));
+    }
+
+    #[test]
+    fn every_reason_is_a_refusal_or_a_result() {
+        let limit = S(1);
+        let of = |reason| Refusal::of(&Rejected::new(reason, "x"));
+        for circuit in [
+            Reason::CircuitOpen,
+            Reason::CircuitProbing,
+            Reason::CircuitRampingUp,
+            Reason::CircuitForcedOpen,
+            Reason::CircuitIsolated,
+            Reason::Deadline,
+        ] {
+            assert_eq!(of(circuit), Some(Refusal::Final));
+        }
+        assert_eq!(of(Reason::Policy("full".into())), Some(Refusal::Passing));
+        assert_eq!(of(Reason::AttemptTimeout { limit }), None);
+        assert_eq!(of(Reason::BodyIdle { limit }), None);
+    }
+
+    #[test]
+    fn what_must_not_be_repeated_is_not() {
+        let failed = finished(Outcome::TRANSIENT);
+        let stuck = Finished {
+            repeatable: false,
+            ..failed
+        };
+        let off = Finished {
+            retry_allowed: false,
+            ..failed
+        };
+        let spent = Finished {
+            spent_below: true,
+            ..failed
+        };
+        assert_eq!(step(&config(), stuck), stop(RetryStop::NotRepeatable));
+        assert_eq!(step(&config(), off), stop(RetryStop::SwitchedOff));
+        assert_eq!(step(&config(), spent), stop(RetryStop::SpentBelow));
+        let told = config().retry_spent_below(true);
+        assert_eq!(step(&told, spent), retry(MS(50)));
+    }
+
+    #[test]
+    fn the_attempt_number_never_overflows() {
+        let endless = config().max_attempts(u32::MAX);
+        let mut machine = Machine::new();
+        machine.attempts = u32::MAX - 1;
+        machine.waits = u32::MAX - 1;
+        for expected in [true, false] {
+            let step = machine.next(&endless, &finished(Outcome::TRANSIENT), || Draw::new(0));
+            assert_eq!(matches!(step, Step::RetryAfter { .. }), expected);
+            machine.begin(true);
+            assert_eq!(machine.attempts(), u32::MAX);
+        }
+    }
+
+    fn any_wait() -> impl Strategy<Value = Option<Duration>> {
+        proptest::option::of(prop_oneof![
+            8 => (0_u64..8000).prop_map(MS),
+            1 => Just(Duration::MAX),
+        ])
+    }
+
+    fn any_finished() -> impl Strategy<Value = Finished> {
+        let kind = prop_oneof![
+            1 => Just(Kind::Success),
+            6 => Just(Kind::Transient),
+            3 => Just(Kind::Overloaded),
+            1 => Just(Kind::Permanent),
+            1 => Just(Kind::Neutral),
+        ];
+        let repeat = prop_oneof![
+            6 => Just(Again::ByKind),
+            1 => Just(Again::Never),
+            2 => Just(Again::Allowed),
+        ];
+        let refusal = prop_oneof![
+            8 => Just(None),
+            1 => Just(Some(Refusal::Final)),
+            2 => Just(Some(Refusal::Passing)),
+        ];
+        let mostly = || prop::bool::weighted(0.95);
+        let flags = (mostly(), mostly(), mostly(), any::<bool>(), mostly());
+        (kind, repeat, refusal, any_wait(), any_wait(), flags).prop_map(
+            |(kind, repeat, refusal, wait, remaining, flags)| {
+                let mut outcome = Outcome::of(kind).repeat(repeat).wait(wait);
+                if flags.3 {
+                    outcome = outcome.not_executed();
+                }
+                if !flags.4 {
+                    outcome = outcome.restarts_backoff();
+                }
+                Finished {
+                    outcome,
+                    repeatable: flags.0,
+                    refusal,
+                    spent_below: !flags.1,
+                    retry_allowed: flags.2,
+                    remaining,
+                }
+            },
+        )
+    }
+
+    fn any_config() -> impl Strategy<Value = RetryConfig> {
+        let jitter = prop_oneof![
+            Just(Jitter::None),
+            Just(Jitter::Full),
+            Just(Jitter::Equal),
+            Just(Jitter::Decorrelated)
+        ];
+        (1_u32..6, any_wait(), any::<bool>(), 0_u64..9000, jitter).prop_map(
+            |(max_attempts, rejections, below, max_hint, jitter)| {
+                RetryConfig::new()
+                    .max_attempts(max_attempts)
+                    .retry_rejections(rejections)
+                    .retry_spent_below(below)
+                    .max_hint(MS(max_hint))
+                    .backoff(Backoff::default().jitter(jitter))
+            },
+        )
+    }
+
+    /// What the page of the pattern says, recounted from the whole history each time.
+    fn naive(
+        config: &RetryConfig,
+        history: &[(Finished, Step, Duration)],
+        finished: &Finished,
+        draw: Draw,
+    ) -> (Step, Duration) {
+        let none = Duration::ZERO;
+        let outcome = finished.outcome;
+        let own = finished.refusal.is_some();
+        let wants = match outcome.kind {
+            _ if own => {
+                finished.refusal == Some(Refusal::Passing) && config.retry_rejections.is_some()
+            }
+            Kind::Success => false,
+            Kind::Transient | Kind::Overloaded => outcome.repeat != Again::Never,
+            Kind::Permanent | Kind::Neutral => outcome.repeat == Again::Allowed,
+        };
+        let counted = |step: &Step| matches!(step, Step::RetryAfter { counted: true, .. });
+        let attempts = 1 + history.iter().filter(|(_, step, _)| counted(step)).count();
+        let free_before = history.iter().any(|(_, step, _)| *step == FREE);
+        let no_hint = outcome.wait.unwrap_or(none) == none;
+        let unexecuted = !own && outcome.executed == Executed::No;
+        let free = unexecuted && no_hint && outcome.kind != Kind::Overloaded && !free_before;
+
+        // The waits since the schedule was last started over.
+        let since = history
+            .iter()
+            .rposition(|(f, step, _)| f.outcome.restarts_backoff && counted(step))
+            .map_or(0, |at| at + 1);
+        let waits: Vec<Duration> = history[since..]
+            .iter()
+            .filter(|(_, step, _)| counted(step))
+            .map(|(_, _, computed)| *computed)
+            .collect();
+        let mut backoff = config.backoff;
+        if outcome.kind == Kind::Overloaded && outcome.wait.is_none() {
+            backoff.base = S(1);
+        }
+        let computed = if outcome.restarts_backoff {
+            backoff.delay(1, None, draw)
+        } else {
+            let retry = u32::try_from(waits.len()).expect("few") + 1;
+            backoff.delay(retry, waits.last().copied(), draw)
+        };
+        let hint = outcome.wait.unwrap_or(none);
+        let (wait, too_long) = if free {
+            (none, false)
+        } else if own {
+            let longest = config.retry_rejections.unwrap_or(none);
+            (hint.max(computed.min(longest)), hint > longest)
+        } else {
+            let longest = computed.saturating_add(config.max_hint);
+            (hint.max(computed), hint > longest)
+        };
+        let max_attempts = usize::try_from(config.max_attempts).expect("few");
+        let step = if !wants {
+            STOP
+        } else if !finished.retry_allowed {
+            stop(RetryStop::SwitchedOff)
+        } else if finished.spent_below && !config.retry_spent_below {
+            stop(RetryStop::SpentBelow)
+        } else if !finished.repeatable {
+            stop(RetryStop::NotRepeatable)
+        } else if !free && attempts >= max_attempts {
+            stop(RetryStop::AttemptsUsed)
+        } else if too_long {
+            stop(RetryStop::WaitTooLong)
+        } else if finished.remaining.is_some_and(|left| wait >= left) {
+            stop(RetryStop::Deadline)
+        } else {
+            Step::RetryAfter {
+                wait,
+                cost: (!free && !own).then_some(outcome.kind),
+                counted: !free,
+            }
+        };
+        (step, computed)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn it_agrees_with_a_model_that_recounts_the_history(
+            config in any_config(),
+            attempts in proptest::collection::vec((any_finished(), any::<u64>()), 1..12),
+        ) {
+            let mut machine = Machine::new();
+            machine.begin(true);
+            let mut history = Vec::new();
+            for (finished, draw) in attempts {
+                let draw = Draw::new(draw);
+                let (expected, computed) = naive(&config, &history, &finished, draw);
+                let step = machine.next(&config, &finished, || draw);
+                prop_assert_eq!(step, expected);
+                let Step::RetryAfter { counted, .. } = step else { break };
+                machine.begin(counted);
+                prop_assert!(machine.attempts() <= config.max_attempts);
+                history.push((finished, step, computed));
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The service.
+
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::attempt::Attempt;
+use super::budgets::Budgets;
+use super::future::{Further, RetryFuture};
+use super::layer::Shared;
+use super::progress::Progress;
+use super::repeat::Repeat;
+use crate::error::CallError;
+use crate::outcome::{Classify, ErrorIsTransient};
+
+/// Repeats the failed calls of a service; made by a [`RetryLayer`](super::RetryLayer).
+#[derive(Debug)]
+pub struct Retry<S, R, C = ErrorIsTransient, K = ()> {
+    inner: S,
+    shared: Arc<Shared<R, C, K>>,
+}
+
+impl<S, R, C, K> Retry<S, R, C, K> {
+    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K>>) -> Self {
+        Self { inner, shared }
+    }
+
+    /// The service whose calls it repeats.
+    pub const fn inner(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, R, C, K> Clone for Retry<S, R, C, K> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<S, R, C, K, Req> Service<Req> for Retry<S, R, C, K>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt> + Clone,
+    S::Error: CallError,
+    C: Classify<S::Response, S::Error>,
+    K: Budgets<Req>,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = RetryFuture<S, R, C, K, Req>;
+
+    #[inline]
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    #[inline]
+    fn call(&mut self, request: Req) -> Self::Future {
+        let own = self.shared.budgets.budget(&request);
+        let (first, saved) = self.shared.repeat.first(request);
+        let mut progress = Progress::new(&self.shared.terms, own);
+        let call = progress.begin(&self.shared.terms, saved.is_some());
+        let (attempt, further) = match saved {
+            None => (Attempt::new(call, || self.inner.call(first)), None),
+            Some(saved) => {
+                // The instance that was polled ready is the one that is called. It then goes with the call, for further
+                // attempts; it holds no readiness any more.
+                let fresh = self.inner.clone();
+                let mut service = std::mem::replace(&mut self.inner, fresh);
+                let attempt = Attempt::new(call, || service.call(first));
+                (attempt, Some(Further { service, saved }))
+            }
+        };
+        RetryFuture::new(self.shared.clone(), progress, attempt, further)
+    }
+}

@@ -1,0 +1,99 @@
+//! The metrics there are. The same list is in `docs/telemetry.md`.
+
+use metrics::Unit;
+
+/// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
+pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
+    (
+        REJECTED,
+        Type::Counter,
+        Unit::Count,
+        "calls refused or cut short; labels layer, name, reason",
+    ),
+    (
+        WOULD_REJECT,
+        Type::Counter,
+        Unit::Count,
+        "calls a dry run would have refused; labels layer, name, reason",
+    ),
+    (
+        STATE,
+        Type::Gauge,
+        Unit::Count,
+        "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name",
+    ),
+    (
+        MOVES,
+        Type::Counter,
+        Unit::Count,
+        "changes of a breaker's state; labels name, to, cause, dry_run",
+    ),
+    (
+        RETRIES,
+        Type::Counter,
+        Unit::Count,
+        "attempts after the first one; labels name, outcome",
+    ),
+    (
+        RETRY_WAIT,
+        Type::Histogram,
+        Unit::Seconds,
+        "wait before an attempt; label name",
+    ),
+    (
+        RETRY_STOPPED,
+        Type::Counter,
+        Unit::Count,
+        "failed calls that were not repeated; labels name, why",
+    ),
+    (
+        BALANCE,
+        Type::Gauge,
+        Unit::Count,
+        "tokens in a retry budget; label name",
+    ),
+    (
+        EXHAUSTED,
+        Type::Counter,
+        Unit::Count,
+        "retries refused by an empty budget; label name",
+    ),
+    (
+        CALLS,
+        Type::Histogram,
+        Unit::Seconds,
+        "duration of observed calls; labels name, outcome",
+    ),
+    (
+        EVICTED,
+        Type::Counter,
+        Unit::Count,
+        "keys forgotten; labels layer, name",
+    ),
+    (
+        OVERFLOW,
+        Type::Counter,
+        Unit::Count,
+        "calls that shared the overflow entry; labels layer, name",
+    ),
+];
+
+pub(super) const REJECTED: &str = "buttress.rejected";
+pub(super) const WOULD_REJECT: &str = "buttress.would_reject";
+pub(super) const STATE: &str = "buttress.breaker.state";
+pub(super) const MOVES: &str = "buttress.breaker.moves";
+pub(super) const RETRIES: &str = "buttress.retry.attempts";
+pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";
+pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped";
+pub(super) const BALANCE: &str = "buttress.budget.balance";
+pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted";
+pub(super) const CALLS: &str = "buttress.call.duration";
+pub(super) const EVICTED: &str = "buttress.keys.evicted";
+pub(super) const OVERFLOW: &str = "buttress.keys.overflow";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}

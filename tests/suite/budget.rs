@@ -1,0 +1,65 @@
+//! What a retry budget promises, seen from outside.
+
+use std::time::Duration;
+
+use buttress::Kind;
+use buttress::budget::{BudgetConfig, RetryBudget};
+use tokio::time::advance;
+
+fn budget(config: BudgetConfig) -> RetryBudget {
+    RetryBudget::new("test", config).unwrap()
+}
+
+/// How many retries are granted and started in a row.
+fn granted(budget: &RetryBudget) -> u32 {
+    let mut granted = 0;
+    while let Some(mut paid) = budget.try_withdraw(Kind::Transient) {
+        paid.started();
+        granted += 1;
+    }
+    granted
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_healthy_time_funds_no_storm_and_a_quiet_client_can_still_retry() {
+    let budget = budget(BudgetConfig::default());
+    for _ in 0..1000 {
+        budget.deposit();
+    }
+    assert_eq!(granted(&budget), 10, "built a moment ago");
+    for _ in 0..1000 {
+        budget.deposit();
+    }
+    advance(Duration::from_secs(11)).await;
+    assert_eq!(granted(&budget), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_days_of_silence_it_answers_at_once() {
+    let budget = budget(BudgetConfig::default().floor(Some(1.0)));
+    advance(Duration::from_secs(7 * 86_400)).await;
+    let started = std::time::Instant::now();
+    assert_eq!(granted(&budget), 2 + 10);
+    assert!(started.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_floor_grants_its_rate_without_any_success() {
+    let budget = budget(BudgetConfig::default().initial(0).floor(Some(2.0)));
+    assert_eq!(granted(&budget), 20);
+    let mut later = 0;
+    for _ in 0..100 {
+        advance(Duration::from_millis(100)).await;
+        later += granted(&budget);
+    }
+    assert_eq!(later, 20, "two a second");
+}
+
+#[test]
+fn nonsense_is_refused_by_name() {
+    let error = RetryBudget::new("x", BudgetConfig::new().ratio(f64::NAN)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "`ratio` is NaN, but it must be from 0.001 to 10"
+    );
+}

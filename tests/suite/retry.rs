@@ -1,0 +1,1074 @@
+//! What a retry layer promises.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use buttress::backoff::{Backoff, Jitter};
+use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::event::RetryStop;
+use buttress::repeat::{Cloned, cloned, cloned_if};
+use buttress::retry::{Retry, RetryConfig, RetryLayer};
+use buttress::{
+    Again, BoxError, Call, CallError, CallOptions, Deadline, Error, Event, Executed, Kind, Outcome,
+    Reason, Rejected, Repeat, classify_fn, subscribe,
+};
+use tokio::time::{Instant, advance, sleep};
+use tower::{Layer, Service, ServiceExt};
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const S: fn(u64) -> Duration = Duration::from_secs;
+
+/// What a scripted service answers: a result, after some time.
+#[derive(Clone, Debug, PartialEq)]
+struct Answer {
+    result: Result<Outcome, Error<Fault>>,
+    took: Duration,
+}
+
+fn ok(outcome: Outcome) -> Answer {
+    Answer {
+        result: Ok(outcome),
+        took: Duration::ZERO,
+    }
+}
+
+fn err(outcome: Outcome) -> Answer {
+    Answer {
+        result: Err(Error::Inner(Fault(outcome))),
+        took: Duration::ZERO,
+    }
+}
+
+fn refuse(rejected: Rejected) -> Answer {
+    Answer {
+        result: Err(rejected.into()),
+        took: Duration::ZERO,
+    }
+}
+
+impl Answer {
+    fn after(mut self, took: Duration) -> Self {
+        self.took = took;
+        self
+    }
+}
+
+/// A failure of the scripted service itself.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[error("{0:?}")]
+struct Fault(Outcome);
+
+const GOOD: Outcome = Outcome::SUCCESS;
+const BAD: Outcome = Outcome::TRANSIENT;
+
+/// One call that a scripted service saw.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Seen {
+    request: u32,
+    at: Duration,
+    call: (u32, bool),
+}
+
+/// A strict service that plays a script, and repeats its last line. It panics when it is called without being ready.
+#[derive(Debug)]
+struct Scripted {
+    ready: bool,
+    script: Arc<Mutex<Script>>,
+}
+
+#[derive(Debug)]
+struct Script {
+    lines: VecDeque<Answer>,
+    seen: Vec<Seen>,
+    started: Instant,
+    /// Not ready before this moment.
+    busy_until: Option<Instant>,
+    /// Fails instead of becoming ready, once a call was made.
+    breaks: bool,
+}
+
+impl Scripted {
+    fn new(lines: impl IntoIterator<Item = Answer>) -> Self {
+        Self {
+            ready: false,
+            script: Arc::new(Mutex::new(Script {
+                lines: lines.into_iter().collect(),
+                seen: Vec::new(),
+                started: Instant::now(),
+                busy_until: None,
+                breaks: false,
+            })),
+        }
+    }
+
+    fn seen(&self) -> Vec<Seen> {
+        self.script.lock().unwrap().seen.clone()
+    }
+
+    fn count(&self) -> usize {
+        self.seen().len()
+    }
+
+    /// The times between the calls, in milliseconds.
+    fn waits(&self) -> Vec<u128> {
+        let seen = self.seen();
+        seen.windows(2)
+            .map(|pair| (pair[1].at - pair[0].at).as_millis())
+            .collect()
+    }
+}
+
+impl Clone for Scripted {
+    fn clone(&self) -> Self {
+        Self {
+            ready: false,
+            script: self.script.clone(),
+        }
+    }
+}
+
+type Reply = Pin<Box<dyn Future<Output = Result<Outcome, Error<Fault>>> + Send>>;
+
+impl Service<u32> for Scripted {
+    type Response = Outcome;
+    type Error = Error<Fault>;
+    type Future = Reply;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        let script = self.script.lock().unwrap();
+        if script.breaks && !script.seen.is_empty() {
+            return Poll::Ready(Err(Error::Inner(Fault(Outcome::PERMANENT))));
+        }
+        if let Some(until) = script.busy_until.filter(|until| *until > Instant::now()) {
+            let waker = cx.waker().clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(until).await;
+                waker.wake();
+            });
+            return Poll::Pending;
+        }
+        self.ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u32) -> Self::Future {
+        assert!(
+            std::mem::take(&mut self.ready),
+            "called without being ready"
+        );
+        let mut script = self.script.lock().unwrap();
+        let call = Call::current();
+        let seen = Seen {
+            request,
+            at: script.started.elapsed(),
+            call: (call.attempt, call.last),
+        };
+        script.seen.push(seen);
+        let answer = if script.lines.len() > 1 {
+            script.lines.pop_front().unwrap()
+        } else {
+            script.lines[0].clone()
+        };
+        Box::pin(async move {
+            if !answer.took.is_zero() {
+                sleep(answer.took).await;
+            }
+            // A buffer calls its service in a task of its own.
+            let outside = call.attempt == 1 && call.last;
+            assert!(outside || Call::current() == call, "the same in every poll");
+            answer.result
+        })
+    }
+}
+
+/// The outcome is what the answer says; a rejection is never shown.
+fn says(result: Result<&Outcome, &Error<Fault>>) -> Outcome {
+    match result {
+        Ok(outcome) | Err(Error::Inner(Fault(outcome))) => *outcome,
+        Err(Error::Rejected(rejected)) => panic!("shown to a classifier: {rejected}"),
+    }
+}
+
+type Says = fn(Result<&Outcome, &Error<Fault>>) -> Outcome;
+
+/// Waits of 100, 200, 400 … ms, without jitter.
+fn plain() -> RetryConfig {
+    let backoff = Backoff::exponential(MS(100), 2.0).jitter(Jitter::None);
+    RetryConfig::new().backoff(backoff)
+}
+
+fn layer(name: &str, config: RetryConfig) -> RetryLayer<Cloned, Says> {
+    RetryLayer::new(name, config, cloned())
+        .unwrap()
+        .classify(says as Says)
+}
+
+fn over(inner: &Scripted, config: RetryConfig) -> Retry<Scripted, Cloned, Says> {
+    layer("test", config).without_budget().layer(inner.clone())
+}
+
+/// A layer with a budget of its own, and that budget.
+fn paid(config: RetryConfig, tokens: u32) -> (RetryLayer<Cloned, Says>, RetryBudget) {
+    let budget = BudgetConfig::new().cap(100).initial(tokens).reserve(100);
+    let budget = RetryBudget::new("test", budget).unwrap();
+    (layer("test", config).budget(budget.clone()), budget)
+}
+
+async fn send<T>(service: &T, request: u32) -> Result<T::Response, T::Error>
+where
+    T: Service<u32> + Clone,
+{
+    service.clone().oneshot(request).await
+}
+
+fn events_of(name: &'static str) -> (buttress::event::Subscription, Arc<Mutex<Vec<String>>>) {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let seen = log.clone();
+    let subscription = subscribe(move |event: &Event<'_>| {
+        if &**event.source().name() == name {
+            seen.lock().unwrap().push(match event {
+                Event::Retry { attempt, wait, .. } => format!("retry {attempt} after {wait:?}"),
+                Event::RetryStopped { attempts, why, .. } => format!("{why:?} after {attempts}"),
+                other => format!("{other:?}"),
+            });
+        }
+    });
+    (subscription, log)
+}
+
+/// The balance in tenths, which is exact enough to compare.
+fn tenths(budget: &RetryBudget) -> u32 {
+    format!("{:.0}", budget.balance() * 10.0).parse().unwrap()
+}
+
+// ── attempts and waits ──────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_call_makes_three_attempts_by_default_and_ends_with_the_last_result() {
+    let last = Outcome::TRANSIENT.wait(Some(MS(1)));
+    let inner = Scripted::new([err(BAD), err(BAD), err(last)]);
+    let result = send(&over(&inner, plain()), 7).await;
+    assert_eq!(result, Err(Error::Inner(Fault(last))), "untouched");
+    assert_eq!(inner.waits(), [100, 200]);
+    assert!(inner.seen().iter().all(|seen| seen.request == 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_ends_the_call() {
+    let inner = Scripted::new([err(BAD), ok(GOOD)]);
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
+    assert_eq!(inner.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn jitter_is_drawn_afresh_for_every_wait_and_inside_the_cap() {
+    let backoff = Backoff::exponential(MS(500), 2.0).cap(S(1));
+    let config = RetryConfig::new().max_attempts(40).backoff(backoff);
+    let inner = Scripted::new([err(BAD)]);
+    let _ = send(&over(&inner, config), 1).await;
+    let mut waits = inner.waits();
+    // A timer of tokio's may fire a millisecond late.
+    assert!(waits.iter().all(|wait| *wait <= 1001), "{waits:?}");
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 20, "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn clients_that_failed_together_do_not_come_back_together() {
+    let service = layer("together", RetryConfig::new().max_attempts(2)).without_budget();
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        let inner = Scripted::new([err(BAD)]);
+        let _ = send(&service.layer(inner.clone()), 1).await;
+        waits.extend(inner.waits());
+    }
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 5, "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_and_neutral_results_are_not_repeated_unless_they_say_so() {
+    for (outcome, attempts) in [
+        (Outcome::PERMANENT, 1),
+        (Outcome::NEUTRAL, 1),
+        (Outcome::PERMANENT.repeat(Again::Allowed), 3),
+        (Outcome::NEUTRAL.repeat(Again::Allowed), 3),
+        (BAD.repeat(Again::Never), 1),
+        (Outcome::OVERLOADED.repeat(Again::Never), 1),
+    ] {
+        for answer in [ok(outcome), err(outcome)] {
+            let inner = Scripted::new([answer.clone()]);
+            assert_eq!(send(&over(&inner, plain()), 1).await, answer.result);
+            assert_eq!(inner.count(), attempts, "{outcome:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overloaded_service_is_left_alone_for_a_second_or_as_long_as_it_says() {
+    let inner = Scripted::new([
+        ok(Outcome::OVERLOADED),
+        ok(Outcome::OVERLOADED.wait(Some(S(3)))),
+        ok(GOOD),
+    ]);
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
+    assert_eq!(inner.waits(), [1000, 3000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_the_server_asks_for_is_kept_and_never_shortened() {
+    let hint = |wait| err(BAD.wait(Some(MS(wait))));
+    let inner = Scripted::new([hint(30), hint(700), ok(GOOD)]);
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
+    assert_eq!(inner.waits(), [100, 700]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn too_long_a_wait_ends_the_call_at_once_with_that_answer() {
+    let answer = BAD.wait(Some(S(86_400)));
+    let inner = Scripted::new([ok(answer)]);
+    let started = Instant::now();
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(answer));
+    assert_eq!((inner.count(), started.elapsed()), (1, Duration::ZERO));
+}
+
+// ── what may be repeated ────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn what_may_not_run_twice_is_repeated_only_if_it_was_not_executed() {
+    for (outcome, attempts) in [(BAD, 1), (BAD.not_executed(), 4)] {
+        let inner = Scripted::new([err(outcome)]);
+        let reads = cloned_if(|request: &u32| *request == 0);
+        let layer = RetryLayer::new("some", plain(), reads).unwrap();
+        let service = layer.classify(says as Says).without_budget();
+        let _ = send(&service.layer(inner.clone()), 9).await;
+        assert_eq!(inner.count(), attempts, "a write, {outcome:?}");
+        let inner = Scripted::new([err(outcome)]);
+        let _ = send(&service.layer(inner.clone()), 0).await;
+        assert!(inner.count() >= 3, "a read");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_executed_is_repeated_at_once_without_a_token_and_uncounted() {
+    let refused = BAD.not_executed();
+    let inner = Scripted::new([err(refused)]);
+    let (layer, budget) = paid(plain(), 10);
+    let _ = send(&layer.layer(inner.clone()), 1).await;
+    assert_eq!(inner.waits(), [0, 100, 200]);
+    assert_eq!(tenths(&budget), 80, "the later ones cost a token each");
+    let numbers: Vec<u32> = inner.seen().iter().map(|seen| seen.call.0).collect();
+    assert_eq!(numbers, [1, 1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_repeated_is_sent_once_and_never_refused() {
+    #[derive(Clone)]
+    struct Once;
+    impl Repeat<u32> for Once {
+        type Attempt = u32;
+        type Saved = Infallible;
+        fn first(&self, request: u32) -> (u32, Option<Infallible>) {
+            (request, None)
+        }
+        fn again(&self, saved: &mut Infallible) -> Option<u32> {
+            match *saved {}
+        }
+    }
+    let inner = Scripted::new([err(BAD.not_executed())]);
+    let (_subscription, events) = events_of("once");
+    let layer = RetryLayer::new("once", plain(), Once).unwrap();
+    let mut service = layer.classify(says as Says).layer(inner.clone());
+    for _ in 0..2 {
+        let service = service.ready().await.unwrap();
+        let result = service.call(1).await;
+        assert_eq!(result, Err(Error::Inner(Fault(BAD.not_executed()))));
+    }
+    assert_eq!(inner.seen()[0].call, (1, true), "certainly the last");
+    let events = events.lock().unwrap().clone();
+    assert_eq!(events, ["NotRepeatable after 1"; 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_used_up_ends_the_call_and_returns_the_token() {
+    #[derive(Clone)]
+    struct UsedUp;
+    impl Repeat<u32> for UsedUp {
+        type Attempt = u32;
+        type Saved = ();
+        fn first(&self, request: u32) -> (u32, Option<()>) {
+            (request, Some(()))
+        }
+        fn again(&self, (): &mut ()) -> Option<u32> {
+            None
+        }
+    }
+    let inner = Scripted::new([err(BAD)]);
+    let (_, budget) = paid(plain(), 5);
+    let layer = RetryLayer::new("used up", plain(), UsedUp).unwrap();
+    let layer = layer.classify(says as Says).budget(budget.clone());
+    let result = send(&layer.layer(inner.clone()), 1).await;
+    assert_eq!(result, Err(Error::Inner(Fault(BAD))));
+    assert_eq!((inner.count(), tenths(&budget)), (1, 50));
+}
+
+// ── our own refusals ────────────────────────────────────────────────────────
+
+fn refusal(reason: Reason, wait: Option<Duration>) -> Rejected {
+    Rejected::new(reason, "inner").retry_after(wait)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_our_own_ends_the_call_at_once_and_costs_nothing() {
+    for reason in [
+        Reason::CircuitOpen,
+        Reason::Policy("full".into()),
+        Reason::Deadline,
+    ] {
+        let refused = refusal(reason, Some(MS(1)));
+        let inner = Scripted::new([refuse(refused.clone())]);
+        let (layer, budget) = paid(plain(), 5);
+        let started = Instant::now();
+        let result = send(&layer.layer(inner.clone()), 1).await;
+        assert_eq!(result, Err(Error::Rejected(refused)));
+        assert_eq!((inner.count(), started.elapsed()), (1, Duration::ZERO));
+        assert_eq!(tenths(&budget), 50);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusals_are_waited_for_by_choice_but_never_an_open_circuit() {
+    let config = plain().retry_rejections(Some(MS(500)));
+    for (reason, wait, attempts) in [
+        (Reason::Policy("full".into()), Some(MS(300)), 3),
+        (Reason::Policy("full".into()), Some(MS(501)), 1),
+        (Reason::CircuitOpen, Some(MS(1)), 1),
+        (Reason::CircuitForcedOpen, None, 1),
+        (Reason::CircuitIsolated, None, 1),
+    ] {
+        let inner = Scripted::new([refuse(refusal(reason.clone(), wait))]);
+        let (layer, budget) = paid(config, 5);
+        assert!(send(&layer.layer(inner.clone()), 1).await.is_err());
+        assert_eq!(inner.count(), attempts, "{reason:?}");
+        assert_eq!(tenths(&budget), 50, "nothing reached the service");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_timeout_is_a_failure_of_the_service() {
+    let limit = S(1);
+    let late = refusal(Reason::AttemptTimeout { limit }, None).executed(Executed::Maybe);
+    let inner = Scripted::new([refuse(late), ok(GOOD)]);
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
+}
+
+#[tokio::test(start_paused = true)]
+async fn not_executed_is_a_claim_about_the_whole_call() {
+    let refused = refusal(Reason::CircuitOpen, None);
+    for (first, claim) in [
+        (err(BAD), Executed::Maybe),
+        (err(BAD.not_executed()), Executed::No),
+    ] {
+        let inner = Scripted::new([first, refuse(refused.clone())]);
+        let result = send(&over(&inner, plain()), 1).await;
+        let expected = refused.clone().executed(claim);
+        assert_eq!(result, Err(Error::Rejected(expected)));
+    }
+}
+
+// ── deadline ────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_cannot_end_before_the_deadline_is_not_begun() {
+    let inner = Scripted::new([err(BAD)]);
+    let service = over(&inner, plain());
+    let started = Instant::now();
+    let call = Deadline::after(MS(250)).scope(send(&service, 1));
+    assert_eq!(call.await, Err(Error::Inner(Fault(BAD))));
+    assert_eq!((inner.count(), started.elapsed()), (2, MS(100)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hint_beyond_the_deadline_ends_the_call_at_once() {
+    let answer = Outcome::OVERLOADED.wait(Some(S(60)));
+    let inner = Scripted::new([ok(answer).after(S(1))]);
+    let service = over(&inner, plain().max_hint(S(600)));
+    let started = Instant::now();
+    let call = Deadline::after(S(30)).scope(send(&service, 1));
+    assert_eq!(call.await, Ok(answer));
+    assert_eq!(started.elapsed(), S(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_its_deadline_cut_short_is_not_repeated() {
+    let cut = refusal(Reason::Deadline, None).executed(Executed::Maybe);
+    let inner = Scripted::new([refuse(cut.clone())]);
+    let (layer, budget) = paid(plain(), 5);
+    let result = send(&layer.layer(inner.clone()), 1).await;
+    assert_eq!(result, Err(Error::Rejected(cut)));
+    assert_eq!((inner.count(), tenths(&budget)), (1, 50));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadline_and_options_are_those_of_the_first_poll() {
+    let inner = Scripted::new([err(BAD)]);
+    let mut service = over(&inner, plain());
+    // `call` runs here, as in the worker of a buffer; the caller polls within its deadline.
+    let future = service.ready().await.unwrap().call(1);
+    let _ = Deadline::after(MS(50)).scope(future).await;
+    assert_eq!(inner.count(), 1);
+    let future = service.ready().await.unwrap().call(1);
+    let _ = CallOptions::new().retry(false).scope(future).await;
+    assert_eq!(inner.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_while_the_service_is_busy_gives_the_last_real_result_then() {
+    let inner = Scripted::new([err(BAD)]);
+    let (layer, budget) = paid(plain(), 5);
+    let (_subscription, events) = events_of("test busy");
+    let layer = RetryLayer::new("test busy", *layer.config(), cloned())
+        .unwrap()
+        .classify(says as Says)
+        .budget(budget.clone());
+    let mut service = layer.layer(inner.clone());
+    let future = service.ready().await.unwrap().call(1);
+    inner.script.lock().unwrap().busy_until = Some(Instant::now() + S(60));
+    let started = Instant::now();
+    let result = Deadline::after(MS(500)).scope(future).await;
+    assert_eq!(result, Err(Error::Inner(Fault(BAD))));
+    assert_eq!((inner.count(), started.elapsed()), (1, MS(500)));
+    assert_eq!(tenths(&budget), 50, "the retry never started");
+    let events = events.lock().unwrap().clone();
+    assert_eq!(events, ["retry 2 after 100ms", "Deadline after 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_service_is_waited_for() {
+    let inner = Scripted::new([err(BAD), ok(GOOD)]);
+    let mut service = over(&inner, plain());
+    let future = service.ready().await.unwrap().call(1);
+    inner.script.lock().unwrap().busy_until = Some(Instant::now() + S(5));
+    assert_eq!(future.await, Ok(GOOD));
+    assert_eq!(inner.waits(), [5000]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_breaks_before_it_is_ready_gives_the_last_real_result() {
+    let inner = Scripted::new([err(BAD)]);
+    inner.script.lock().unwrap().breaks = true;
+    let (layer, budget) = paid(plain(), 5);
+    let result = send(&layer.layer(inner.clone()), 1).await;
+    assert_eq!(result, Err(Error::Inner(Fault(BAD))));
+    assert_eq!((inner.count(), tenths(&budget)), (1, 50));
+}
+
+// ── retries do not multiply ─────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn the_layer_nearest_the_failure_repeats_and_the_one_outside_it_does_not() {
+    let (_subscription, events) = events_of("outermost");
+    let inner = Scripted::new([err(BAD)]);
+    let stack = layer("outermost", plain()).layer(over(&inner, plain()));
+    assert!(send(&stack, 1).await.is_err());
+    assert_eq!(inner.count(), 3);
+    assert_eq!(*events.lock().unwrap(), ["SpentBelow after 1"]);
+    // Three deep: the mark is passed on.
+    let inner = Scripted::new([err(BAD)]);
+    let stack = layer("top", plain()).layer(layer("middle", plain()).layer(over(&inner, plain())));
+    assert!(send(&stack, 1).await.is_err());
+    assert_eq!(inner.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn told_to_the_layer_outside_repeats_what_was_spent_below() {
+    let inner = Scripted::new([err(BAD)]);
+    let outer = layer("told", plain().retry_spent_below(true)).without_budget();
+    assert!(send(&outer.layer(over(&inner, plain())), 1).await.is_err());
+    assert_eq!(inner.count(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_repeats_nothing_has_spent_nothing() {
+    let inner = Scripted::new([err(BAD)]);
+    let stack = layer("outer", plain()).layer(over(&inner, plain().max_attempts(1)));
+    assert!(send(&stack, 1).await.is_err());
+    assert_eq!(inner.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_budget_below_is_spent_too() {
+    let inner = Scripted::new([err(BAD)]);
+    let (below, _) = paid(plain(), 0);
+    let stack = layer("outer", plain()).without_budget();
+    let stack = stack.layer(below.layer(inner.clone()));
+    assert!(send(&stack, 1).await.is_err());
+    assert_eq!(inner.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_inner_retry_succeeded_is_not_marked() {
+    // The service in the middle fails by itself, after its own retry went well.
+    #[derive(Clone)]
+    struct Middle(Retry<Scripted, Cloned, Says>);
+    impl Service<u32> for Middle {
+        type Response = Outcome;
+        type Error = Error<Fault>;
+        type Future = Reply;
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, request: u32) -> Self::Future {
+            let below = self.0.clone();
+            Box::pin(async move {
+                below.oneshot(request).await?;
+                Err(Error::Inner(Fault(BAD)))
+            })
+        }
+    }
+    let inner = Scripted::new([err(BAD), ok(GOOD)]);
+    let stack = layer("outer", plain()).layer(Middle(over(&inner, plain())));
+    assert!(send(&stack, 1).await.is_err());
+    assert_eq!(inner.count(), 2 + 1 + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_knows_its_number_and_the_caller_sees_none() {
+    let inner = Scripted::new([err(BAD.not_executed()), err(BAD)]);
+    assert!(send(&over(&inner, plain()), 1).await.is_err());
+    let calls: Vec<_> = inner.seen().iter().map(|seen| seen.call).collect();
+    assert_eq!(calls, [(1, false), (1, false), (2, false), (3, true)]);
+    assert_eq!(Call::current().attempt, 1);
+}
+
+// ── the caller ──────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_may_switch_it_off_for_one_call() {
+    let (_subscription, events) = events_of("off");
+    let inner = Scripted::new([err(BAD)]);
+    let service = layer("off", plain()).layer(inner.clone());
+    let options = CallOptions::new().retry(false);
+    assert!(options.scope(send(&service, 1)).await.is_err());
+    assert_eq!(inner.count(), 1);
+    assert_eq!(*events.lock().unwrap(), ["SwitchedOff after 1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_while_waiting_starts_nothing_and_returns_the_token() {
+    let inner = Scripted::new([err(BAD)]);
+    let (layer, budget) = paid(plain(), 5);
+    let service = layer.layer(inner.clone());
+    {
+        let mut call = pin!(send(&service, 1));
+        assert!(futures_poll(call.as_mut()).await.is_pending());
+        assert_eq!(tenths(&budget), 40, "taken when it is scheduled");
+    }
+    assert_eq!(tenths(&budget), 50);
+    advance(S(60)).await;
+    assert_eq!(inner.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_during_a_retry_has_spent_its_token() {
+    let inner = Scripted::new([err(BAD), err(BAD).after(S(9))]);
+    let (layer, budget) = paid(plain(), 5);
+    let service = layer.layer(inner.clone());
+    let call = tokio::time::timeout(S(1), send(&service, 1)).await;
+    assert!(call.is_err());
+    assert_eq!((inner.count(), tenths(&budget)), (2, 40));
+}
+
+#[tokio::test]
+async fn a_future_dropped_before_its_first_poll_leaves_nothing_behind() {
+    let inner = Scripted::new([err(BAD)]);
+    let (layer, budget) = paid(plain(), 5);
+    let mut service = layer.layer(inner.clone());
+    drop(service.ready().await.unwrap().call(1));
+    assert_eq!(tenths(&budget), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_the_service_passes_through_and_the_next_call_works() {
+    let calls = Arc::new(Mutex::new(0));
+    let count = calls.clone();
+    let inner = tower::service_fn(move |_: u32| {
+        *count.lock().unwrap() += 1;
+        let call = *count.lock().unwrap();
+        async move {
+            assert!(call != 2, "the second one panics");
+            match call {
+                1 => Err(Error::Inner(Fault(BAD))),
+                _ => Ok(GOOD),
+            }
+        }
+    });
+    let (layer, budget) = paid(plain(), 5);
+    let service = layer.layer(inner);
+    let first = tokio::spawn(service.clone().oneshot(1));
+    assert!(first.await.unwrap_err().is_panic());
+    assert_eq!(service.oneshot(1).await, Ok(GOOD));
+    assert_eq!(tenths(&budget), 42, "the panicked retry had started");
+    assert_eq!(Call::current().attempt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_is_dropped_inside_its_call() {
+    struct Hangs(Arc<Mutex<Option<u32>>>);
+    impl Drop for Hangs {
+        fn drop(&mut self) {
+            *self.0.lock().unwrap() = Some(Call::current().attempt);
+        }
+    }
+    let seen = Arc::new(Mutex::new(None));
+    let slot = seen.clone();
+    let inner = tower::service_fn(move |_: u32| {
+        let slot = slot.clone();
+        async move {
+            if Call::current().attempt == 2 {
+                let _hangs = Hangs(slot);
+                std::future::pending::<()>().await;
+            }
+            Err::<Outcome, _>(Error::Inner(Fault(BAD)))
+        }
+    });
+    let service = layer("drops", plain()).without_budget().layer(inner);
+    assert!(
+        tokio::time::timeout(S(1), service.oneshot(1))
+            .await
+            .is_err()
+    );
+    assert_eq!(*seen.lock().unwrap(), Some(2));
+}
+
+#[test]
+fn a_call_that_succeeds_needs_no_runtime_and_no_timer() {
+    let service = layer("no runtime", plain()).layer(tower::service_fn(async |_: u32| {
+        Ok::<_, Error<Fault>>(GOOD)
+    }));
+    let mut call = pin!(service.oneshot(1));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert_eq!(call.as_mut().poll(&mut cx), Poll::Ready(Ok(GOOD)));
+}
+
+// ── other people's services ─────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn over_a_concurrency_limit_of_one_attempts_follow_one_another() {
+    let inner = Scripted::new([err(BAD).after(S(1)), err(BAD).after(MS(10)), ok(GOOD)]);
+    let limited = tower::limit::ConcurrencyLimit::new(inner.clone(), 1);
+    let service = layer("limit", plain()).without_budget().layer(limited);
+    let calls = tokio::join!(send(&service, 1), send(&service, 2));
+    assert_eq!(calls, (Ok(GOOD), Ok(GOOD)));
+    // While one call waits, it holds no permit: the other one runs.
+    let requests: Vec<u32> = inner.seen().iter().map(|seen| seen.request).collect();
+    assert_eq!(requests, [1, 2, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn over_a_buffer_of_one_attempts_follow_one_another() {
+    let inner = Scripted::new([err(BAD).after(MS(10)), err(BAD), ok(GOOD)]);
+    let shared = tower::buffer::Buffer::new(inner.clone().map_err(BoxError::from), 1);
+    let by_error = classify_fn(|result: Result<&Outcome, &BoxError>| match result {
+        Ok(outcome) => *outcome,
+        Err(_) => Outcome::TRANSIENT,
+    });
+    let layer = RetryLayer::new("buffer", plain(), cloned()).unwrap();
+    let service = layer.classify(by_error).without_budget().layer(shared);
+    let calls = tokio::join!(send(&service, 1), send(&service, 2));
+    assert!(calls.0.is_ok() && calls.1.is_ok(), "{calls:?}");
+    assert_eq!(inner.count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn inside_a_buffer_the_callers_deadline_still_counts() {
+    let inner = Scripted::new([err(BAD)]);
+    let service = over(&inner, plain());
+    let shared = tower::buffer::Buffer::new(service, 4);
+    let call = Deadline::after(MS(150)).scope(send(&shared, 1));
+    assert!(call.await.is_err());
+    assert_eq!(inner.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_instance_called_is_the_one_that_was_ready() {
+    // `Scripted` panics otherwise; clones are never ready.
+    let inner = Scripted::new([err(BAD)]);
+    let mut service = over(&inner, plain());
+    for _ in 0..3 {
+        assert!(service.ready().await.unwrap().call(1).await.is_err());
+    }
+    assert_eq!(inner.count(), 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_need_be_neither_send_nor_owned() {
+    let text = String::from("borrowed");
+    let shared = Rc::new(7_u32);
+    let calls = std::cell::Cell::new(0);
+    let inner = tower::service_fn(|(text, number): (&str, Rc<u32>)| {
+        calls.set(calls.get() + 1);
+        let last = calls.get() == 3;
+        let answer = format!("{text} {number}");
+        async move {
+            if last {
+                Ok(answer)
+            } else {
+                Err(Rejected::new(
+                    Reason::AttemptTimeout { limit: S(1) },
+                    "inner",
+                ))
+            }
+        }
+    });
+    let layer = RetryLayer::new("local", plain(), cloned()).unwrap();
+    let service = layer.without_budget().layer(inner);
+    let answer = service.oneshot((&*text, shared)).await;
+    assert_eq!(answer.as_deref(), Ok("borrowed 7"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_failed_result_is_kept_whole_until_the_next_attempt_is_made() {
+    struct Body(Arc<Mutex<Vec<&'static str>>>);
+    impl Drop for Body {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().push("dropped");
+        }
+    }
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let bodies = log.clone();
+    let inner = tower::service_fn(move |_: u32| {
+        bodies.lock().unwrap().push("called");
+        let body = Body(bodies.clone());
+        async move { Ok::<_, Error<Fault>>(body) }
+    });
+    let layer = RetryLayer::new("kept", plain(), cloned()).unwrap();
+    let layer = layer.classify(classify_fn(|_: Result<&Body, &Error<Fault>>| BAD));
+    let body = layer.without_budget().layer(inner).oneshot(1).await;
+    let order = ["called", "called", "dropped", "called", "dropped"];
+    assert_eq!(*log.lock().unwrap(), order);
+    drop(body);
+}
+
+// ── budget ──────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_has_a_budget_from_the_start_and_all_its_services_share_it() {
+    let layer = layer("default", plain());
+    let budget = layer.shared_budget().cloned().expect("on by default");
+    assert_eq!((&**budget.name(), tenths(&budget)), ("default", 20));
+    let inner = Scripted::new([err(BAD)]);
+    let one = layer.layer(inner.clone());
+    let other = layer.clone().layer(inner.clone());
+    for service in [one.clone(), other, one] {
+        assert!(send(&service, 1).await.is_err());
+    }
+    assert_eq!(inner.count(), 3 + 2, "two retries in all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_an_outage_the_load_hardly_grows() {
+    let inner = Scripted::new([err(BAD)]);
+    let service = layer("outage", RetryConfig::new()).layer(inner.clone());
+    for _ in 0..1000 {
+        let _ = send(&service, 1).await;
+    }
+    assert_eq!(inner.count(), 1002);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_an_empty_budget_the_caller_gets_the_real_result() {
+    let (_subscription, events) = events_of("poor");
+    let inner = Scripted::new([err(BAD)]);
+    let budget = BudgetConfig::new().initial(1);
+    let budget = RetryBudget::new("somebody's", budget).unwrap();
+    let service = layer("poor", plain()).budget(budget).layer(inner.clone());
+    assert_eq!(send(&service, 1).await, Err(Error::Inner(Fault(BAD))));
+    assert_eq!(inner.count(), 2);
+    let events = events.lock().unwrap().clone();
+    assert_eq!(events, ["retry 2 after 100ms", "BudgetExhausted after 2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_ends_well_deposits_once_however_many_attempts_it_took() {
+    for (script, after) in [
+        (vec![ok(GOOD)], 52),
+        (vec![err(BAD), err(BAD), ok(GOOD)], 32),
+        (vec![err(Outcome::PERMANENT)], 52),
+        (vec![err(BAD), ok(Outcome::PERMANENT)], 42),
+        (vec![err(Outcome::NEUTRAL)], 50),
+        (vec![err(BAD.repeat(Again::Never))], 50),
+        (vec![err(BAD)], 30),
+    ] {
+        let inner = Scripted::new(script.clone());
+        let (layer, budget) = paid(plain(), 5);
+        let _ = send(&layer.layer(inner), 1).await;
+        assert_eq!(tenths(&budget), after, "{script:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_counts_against_the_concurrency_cap_from_schedule_to_end() {
+    let budget = RetryBudget::new("one", BudgetConfig::concurrent(0.2, 1)).unwrap();
+    let inner = Scripted::new([err(BAD), err(BAD).after(S(1)), ok(GOOD).after(S(1))]);
+    let service = layer("one", plain()).budget(budget.clone());
+    let service = service.layer(inner.clone());
+    let first = tokio::spawn(send_owned(service.clone(), 1));
+    // The first call waits for its retry, then makes it: all the time others get none.
+    for _ in 0..3 {
+        sleep(MS(60)).await;
+        assert_eq!(tenths(&budget), 0);
+        assert!(budget.try_withdraw(Kind::Transient).is_none());
+    }
+    first.abort();
+    assert!(first.await.is_err());
+    assert_eq!(tenths(&budget), 10);
+    assert_eq!(send(&service, 2).await, Ok(GOOD));
+    assert_eq!(tenths(&budget), 10);
+}
+
+async fn send_owned(
+    service: Retry<Scripted, Cloned, Says>,
+    request: u32,
+) -> Result<Outcome, Error<Fault>> {
+    service.oneshot(request).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn grpcs_throttle_runs_its_own_test_through_the_layer() {
+    let good = |server: u32| matches!(server, 0 | 3 | 6 | 10..=14 | 16 | 18);
+    let script: Vec<Answer> = (0..20)
+        .map(|server| if good(server) { ok(GOOD) } else { err(BAD) })
+        .collect();
+    let inner = Scripted::new(script);
+    let budget = RetryBudget::new("grpc", BudgetConfig::throttle(10, 0.5)).unwrap();
+    let layer = layer("grpc", plain().max_attempts(4)).budget(budget.clone());
+    let service = layer.layer(inner.clone());
+    let mut course = Vec::new();
+    for _ in 0..12 {
+        let ok = send(&service, 1).await.is_ok();
+        course.push((inner.count() - 1, ok, tenths(&budget)));
+    }
+    assert_eq!(
+        course,
+        [
+            (0, true, 100),
+            (3, true, 85),
+            (6, true, 70),
+            (8, false, 50),
+            (9, false, 40),
+            (10, true, 45),
+            (11, true, 50),
+            (12, true, 55),
+            (13, true, 60),
+            (14, true, 65),
+            (16, true, 60),
+            (17, false, 50),
+        ]
+    );
+}
+
+// ── events ──────────────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn retries_and_their_end_are_events_and_a_good_call_is_none() {
+    let (_subscription, events) = events_of("told of");
+    let run = async |script: Vec<Answer>| {
+        let inner = Scripted::new(script);
+        let service = layer("told of", plain()).without_budget().layer(inner);
+        let _ = send(&service, 1).await;
+        std::mem::take(&mut *events.lock().unwrap())
+    };
+    let nothing: [&str; 0] = [];
+    assert_eq!(run(vec![ok(GOOD)]).await, nothing);
+    assert_eq!(run(vec![err(Outcome::PERMANENT)]).await, nothing);
+    assert_eq!(
+        run(vec![err(BAD)]).await,
+        [
+            "retry 2 after 100ms",
+            "retry 3 after 200ms",
+            "AttemptsUsed after 3"
+        ]
+    );
+    assert_eq!(
+        run(vec![err(BAD.not_executed()), ok(GOOD)]).await,
+        ["retry 1 after 0ns"]
+    );
+    let long = BAD.wait(Some(S(100)));
+    let stopped = format!("{:?} after 1", RetryStop::WaitTooLong);
+    assert_eq!(run(vec![err(long)]).await, [stopped]);
+}
+
+// ── without tower ───────────────────────────────────────────────────────────
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_is_repeated_by_the_same_rules_and_from_the_same_budget() {
+    let (layer, budget) = paid(plain(), 5);
+    let started = Instant::now();
+    let mut attempts = Vec::new();
+    let result = layer
+        .run(|attempt| {
+            attempts.push(attempt);
+            async move {
+                assert_eq!(Call::current().attempt, attempt);
+                Err::<Outcome, _>(Error::Inner(Fault(BAD)))
+            }
+        })
+        .await;
+    assert_eq!(result, Err(Error::Inner(Fault(BAD))));
+    assert_eq!(attempts, [1, 2, 3]);
+    assert_eq!(started.elapsed(), MS(300));
+    assert_eq!(tenths(&budget), 30);
+    // A refusal ends it, and claims nothing that is not true of the whole call.
+    let result = layer
+        .run(async |attempt| match attempt {
+            1 => Err::<Outcome, _>(Error::Inner(Fault(BAD))),
+            _ => Err(Error::Rejected(refusal(Reason::CircuitOpen, None))),
+        })
+        .await;
+    let rejected = result.unwrap_err();
+    assert_eq!(
+        rejected.rejected().map(|r| r.executed),
+        Some(Executed::Maybe)
+    );
+    let run = layer.run(async |_| Err::<Outcome, _>(Error::Inner(Fault(BAD))));
+    let started = Instant::now();
+    assert!(Deadline::after(MS(250)).scope(run).await.is_err());
+    assert_eq!(started.elapsed(), MS(100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_can_be_spawned_and_marks_what_it_has_spent() {
+    let (layer, _) = paid(plain(), 5);
+    let task = tokio::spawn(async move {
+        let text = String::from("borrowed");
+        let attempts = Mutex::new(0);
+        let below = layer.clone();
+        let result = layer
+            .run(async |_| {
+                below
+                    .run(async |_| {
+                        *attempts.lock().unwrap() += text.len() / text.len();
+                        Err::<Outcome, _>(Error::Inner(Fault(BAD)))
+                    })
+                    .await
+            })
+            .await;
+        (result, attempts.into_inner().unwrap())
+    });
+    let (result, attempts) = task.await.unwrap();
+    assert_eq!((result, attempts), (Err(Error::Inner(Fault(BAD))), 3));
+}
+
+/// Polls once.
+async fn futures_poll<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
