@@ -627,7 +627,7 @@ impl Forget for Breaker {
         match locked.machine.state(now) {
             // Its time is over and nobody has asked: what it knew is out of date.
             BreakerState::HalfOpen => Keeps::Memory,
-            BreakerState::Closed if locked.machine.counts(now).failed > 0 => Keeps::Memory,
+            BreakerState::Closed if locked.machine.remembers(now) => Keeps::Memory,
             BreakerState::Closed => Keeps::Nothing,
             _ => Keeps::Essentials,
         }
