@@ -6,6 +6,7 @@ mod budget;
 mod common;
 mod http;
 mod idempotency;
+mod keyed;
 mod reqwest;
 mod retry;
 mod timeout;
