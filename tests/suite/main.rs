@@ -9,4 +9,5 @@ mod idempotency;
 mod keyed;
 mod reqwest;
 mod retry;
+mod telemetry;
 mod timeout;
