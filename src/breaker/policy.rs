@@ -258,7 +258,14 @@ impl Breaker {
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(|machine, _| machine.release());
+        self.by_hand(|machine, _| {
+            let released = machine.release();
+            if released.is_empty() {
+                machine.enable()
+            } else {
+                released
+            }
+        });
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
@@ -636,7 +643,7 @@ impl Forget for Breaker {
         match locked.machine.state(now) {
             // Its time is over and nobody has asked: what it knew is out of date.
             BreakerState::HalfOpen => Keeps::Memory,
-            BreakerState::Closed if locked.machine.counts(now).failed > 0 => Keeps::Memory,
+            BreakerState::Closed if locked.machine.remembers(now) => Keeps::Memory,
             BreakerState::Closed => Keeps::Nothing,
             _ => Keeps::Essentials,
         }
