@@ -102,8 +102,9 @@ where
         loop {
             let mut between = match this.state.as_mut().project() {
                 StateNow::Between(between) => between,
-                StateNow::Trying(attempt) => {
-                    let result = ready!(attempt.poll(cx));
+                StateNow::Trying(mut attempt) => {
+                    let result = ready!(attempt.as_mut().poll(cx));
+                    let spent_below = attempt.spent_below();
                     let may_repeat = |outcome: &Outcome| match this.further {
                         // What was not executed may always be sent again, if there is something left to send.
                         Some(further) => {
@@ -112,10 +113,13 @@ where
                         }
                         None => false,
                     };
-                    match this.progress.settle(terms, classify, result, may_repeat) {
-                        Next::Done(result) => return Poll::Ready(result),
-                        Next::Again(wait, last) => {
-                            this.state.set(State::Between(Between::new(wait, last)));
+                    let progress = &mut *this.progress;
+                    match progress.settle(terms, classify, &result, spent_below, may_repeat) {
+                        Next::Done => return Poll::Ready(result),
+                        Next::Failed => return Poll::Ready(progress.claim(result)),
+                        Next::Again(wait) => {
+                            let between = Between::new(wait, result);
+                            this.state.set(State::Between(between));
                             continue;
                         }
                     }
