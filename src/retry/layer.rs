@@ -133,7 +133,7 @@ impl<R, C> RetryLayer<R, C> {
         E: CallError,
         C: Classify<T, E>,
     {
-        // Not `AsyncFnMut`: with one, the future could not be spawned if the closure borrows anything (rust-lang/rust#110338).
+        // `FnMut`, not `AsyncFnMut`: with that, what borrows anything could not be spawned, as the compiler cannot prove it `Send`.
         let Shared {
             terms, classify, ..
         } = &*self.shared;
