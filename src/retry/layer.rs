@@ -140,8 +140,8 @@ impl<R, C> RetryLayer<R, C> {
         let mut progress = Progress::new(terms);
         progress.polled();
         loop {
-            let now = progress.begin(terms, true);
-            let mut attempt = pin!(Attempt::new(now, || call(now.attempt)));
+            let scope = progress.begin(terms, true);
+            let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
             let result = attempt.as_mut().await;
             let spent_below = attempt.spent_below();
             match progress.settle(terms, classify, &result, spent_below, |_| true) {
