@@ -25,7 +25,7 @@
 //! | `cap` | 2 s | no wait longer than a breaker stays open |
 //! | `jitter` | full | the fewest calls until all contenders are done |
 //!
-//! The forms of jitter are those of Marc Brooker, ["Exponential Backoff And Jitter"][aws] (AWS Architecture Blog, 2015).
+//! The forms of jitter are those of Marc Brooker, [*Exponential Backoff And Jitter*][aws] (AWS Architecture Blog, 2015).
 //!
 //! [aws]: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
 

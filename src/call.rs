@@ -59,6 +59,10 @@ pub(crate) struct EnteredCall {
 
 impl EnteredCall {
     /// Whether a retry layer below has spent its attempts or its budget in this scope.
+    #[expect(
+        clippy::unused_self,
+        reason = "the guard is the proof that the scope is open"
+    )]
     pub(crate) fn spent_below(&self) -> bool {
         SPENT.get()
     }

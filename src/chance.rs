@@ -40,13 +40,7 @@ impl Draw {
     /// A whole number in `[0, bound)`; 0 if `bound` is 0.
     pub const fn below(self, bound: u64) -> u64 {
         // Lemire's multiply-shift; its bias is below bound/2^64.
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the product is shifted by 64 bits"
-        )]
-        {
-            ((self.0 as u128 * bound as u128) >> 64) as u64
-        }
+        ((self.0 as u128 * bound as u128) >> 64) as u64
     }
 
     /// A duration in `[0, bound)`; zero if `bound` is zero.

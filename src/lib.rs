@@ -32,6 +32,7 @@ pub mod reqwest;
 pub mod telemetry;
 #[cfg(feature = "test-util")]
 pub mod testing;
+mod verify;
 
 pub use crate::backoff::{Backoff, Jitter};
 pub use crate::call::{Call, CallOptions, CallScope};
@@ -44,6 +45,7 @@ pub use crate::outcome::{
 };
 pub use crate::retry::repeat::{self, Repeat};
 pub use crate::timeout::{DeadlineLayer, TimeoutLayer};
+pub use crate::verify::verify;
 
 /// The observers that come with features.
 const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[

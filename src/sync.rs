@@ -36,10 +36,10 @@ impl<T> Mutex<T> {
 
 /// How many lanes a handle has: one a core, at most eight.
 pub(crate) fn lane_count() -> usize {
+    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     if cfg!(buttress_loom) {
         return 2;
     }
-    static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *COUNT.get_or_init(|| {
         std::thread::available_parallelism()
             .map_or(1, std::num::NonZero::get)

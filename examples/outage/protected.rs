@@ -37,12 +37,11 @@ impl Protected {
         let layer = client("dependency", config)?;
         let opened = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&opened);
-        let subscription = subscribe(move |event: &Event<'_>| {
-            if let Event::BreakerMoved { moved, .. } = event
-                && moved.to == BreakerState::Open
-            {
+        let subscription = subscribe(move |event: &Event<'_>| match event {
+            Event::BreakerMoved { moved, .. } if moved.to == BreakerState::Open => {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
+            _ => {}
         });
         // For as long as the process lives.
         std::mem::forget(subscription);

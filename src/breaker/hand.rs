@@ -73,10 +73,6 @@ impl Machine {
         moves
     }
 
-    pub(crate) const fn config(&self) -> &BreakerConfig {
-        &self.config
-    }
-
     pub(crate) const fn epoch(&self) -> Epoch {
         self.epoch
     }

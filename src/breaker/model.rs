@@ -421,7 +421,7 @@ impl Licensed {
         now: Moment,
         draw: Draw,
     ) -> Moves {
-        let config = self.machine.config();
+        let config = &self.machine.config;
         let licensed = outcome.is_good()
             && (config.slow_rate.is_none() || took <= config.slow_call)
             && ticket == Ticket::call(self.machine.epoch())

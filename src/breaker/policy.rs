@@ -17,7 +17,7 @@ use super::ticket::{Epoch, Moves, Ticket, Verdict};
 use super::view::Snapshot;
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
-use crate::error::{ConfigError, Error, Reason, Rejected};
+use crate::error::{CallError, ConfigError, Reason, Rejected};
 use crate::event::{BreakerState, Event, Source, emit};
 use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Permit, Policy};
 use crate::outcome::{Classify, ErrorIsTransient, Kind, Outcome};
@@ -174,10 +174,25 @@ impl Breaker {
 
     /// Runs a call without tower: refused while the circuit is open; an `Err` counts as a failure, and so does a panic.
     ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # async fn query() -> Result<u32, std::io::Error> { Ok(42) }
+    /// use buttress::Error;
+    /// use buttress::breaker::{Breaker, BreakerConfig};
+    ///
+    /// let breaker = Breaker::new("database", BreakerConfig::default())?;
+    /// let answer = breaker.run(async || query().await.map_err(Error::Inner)).await?;
+    /// # assert_eq!(answer, 42);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
-    /// [`Error::Rejected`] if it was refused, else the call's own error.
-    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
+    /// A [`Rejected`] if it was refused, else the call's own error.
+    pub async fn run<T, E: CallError>(
+        &self,
+        call: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         self.run_classified(ErrorIsTransient, call).await
     }
 
@@ -185,14 +200,15 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// [`Error::Rejected`] if it was refused, else the call's own error.
-    pub async fn run_classified<T, E>(
+    /// A [`Rejected`] if it was refused, else the call's own error.
+    pub async fn run_classified<T, E: CallError>(
         &self,
-        classify: impl Classify<T, Error<E>>,
+        classify: impl Classify<T, E>,
         call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, Error<E>> {
+    ) -> Result<T, E> {
         let permit = self.try_acquire()?;
-        let future = async { call().await.map_err(Error::Inner) };
+        // The closure runs inside the future, so that its panic counts too.
+        let future = async { call().await };
         GateFuture::running(future, Some(permit), classify, AtResult).await
     }
 
@@ -242,7 +258,14 @@ impl Breaker {
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(|machine, _| machine.release());
+        self.by_hand(|machine, _| {
+            let released = machine.release();
+            if released.is_empty() {
+                machine.enable()
+            } else {
+                released
+            }
+        });
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
@@ -620,7 +643,7 @@ impl Forget for Breaker {
         match locked.machine.state(now) {
             // Its time is over and nobody has asked: what it knew is out of date.
             BreakerState::HalfOpen => Keeps::Memory,
-            BreakerState::Closed if locked.machine.counts(now).failed > 0 => Keeps::Memory,
+            BreakerState::Closed if locked.machine.remembers(now) => Keeps::Memory,
             BreakerState::Closed => Keeps::Nothing,
             _ => Keeps::Essentials,
         }

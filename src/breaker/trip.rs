@@ -156,6 +156,16 @@ impl Tally {
         }
     }
 
+    /// Whether a new tally would behave otherwise, the mere number of calls aside.
+    pub(super) fn remembers(&self, now: Moment) -> bool {
+        let counts = self.counts_at(now);
+        counts.failed > 0
+            || counts.slow > 0
+            || self.failures.length > 0
+            || self.abandoned.length > 0
+            || self.is_ramping_up()
+    }
+
     pub(super) fn counts_at(&self, now: Moment) -> Counts {
         self.window
             .as_ref()

@@ -46,6 +46,14 @@ impl Machine {
         self.state.name()
     }
 
+    /// Whether a closed circuit knows of anything but good results.
+    pub(super) fn remembers(&self, now: Moment) -> bool {
+        match &self.state {
+            State::Closed(tally) => tally.remembers(now),
+            _ => true,
+        }
+    }
+
     /// How a call would be refused now for certain; `None` if it might pass.
     pub(super) fn refuses(&self, now: Moment) -> Option<(Reason, Option<Duration>)> {
         let reason = match (&self.state, self.state(now)) {

@@ -739,7 +739,7 @@ mod tests {
                 for &(to, deposit, grant) in &log[i..] {
                     deposited += deposit;
                     granted += grant;
-                    let floor = per_second * (config.ttl + (to - from)).as_secs_f64();
+                    let floor = per_second * (config.ttl + to.saturating_sub(from)).as_secs_f64();
                     let most = f64::from(config.cap) + deposited + floor;
                     prop_assert!(granted <= most + 1e-3, "{granted} of {most}");
                 }

@@ -2,7 +2,7 @@
 //!
 //! # When to use it
 //!
-//! Always: a [`RetryLayer`](crate::RetryLayer) has one from the start. Make one yourself to share it, between layers or with code of
+//! Always: a [`RetryLayer`](crate::retry::RetryLayer) has one from the start. Make one yourself to share it, between layers or with code of
 //! your own, or to change its numbers. One budget a service that is called: a service that fails must not use up what the others
 //! may need.
 //!
@@ -50,7 +50,7 @@
 //! In any interval no more is granted than `cap + ratio × deposits`, and with a floor `floor × (ttl + interval)` more. Ratios hold
 //! exactly, as tokens are counted in millionths. The rules beside the bucket are those of [gRPC][a6]
 //! ([`BudgetConfig::throttle`]) and of [Envoy][envoy] ([`BudgetConfig::concurrent`]); the bucket follows Finagle's idea, with
-//! deposits for successes only, as in Marc Brooker's ["Fixing retries with token buckets and circuit breakers"][brooker] (2022).
+//! deposits for successes only, as in Marc Brooker's [*Fixing retries with token buckets and circuit breakers*][brooker] (2022).
 //!
 //! [a6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md
 //! [envoy]: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/circuit_breaker.proto

@@ -364,11 +364,11 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
     /// The lane's own entry, which another thread of the same lane may have made meanwhile.
     fn remember(lane: &Mutex<LaneMap<K, P>>, key: K, policy: &P) -> Arc<P> {
         let mut lane = lane.lock();
+        // Not touched: a miss has read the clock, so the key's last use is known exactly.
         let used = lane.entry(key).or_insert_with(|| Used {
             policy: Arc::new(policy.clone()),
-            touched: true,
+            touched: false,
         });
-        used.touched = true;
         Arc::clone(&used.policy)
     }
 

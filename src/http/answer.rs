@@ -216,7 +216,6 @@ fn problem(status: StatusCode, detail: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::lift::Lift;
     use super::*;
     use crate::http::ByStatus;
     use crate::outcome::{Again, Outcome};

@@ -79,7 +79,7 @@ where
         permit: P,
         classify: &C,
     ) -> Result<Self::Response, E> {
-        let call = self.begin(&result, permit, classify);
+        let call = Self::begin(&result, permit, classify);
         Ok(result?.map(|body| self.wrap(body, call)))
     }
 }
@@ -87,7 +87,6 @@ where
 impl AtBodyEnd {
     /// Settles what the head decides; what it does not goes on with the body.
     pub(crate) fn begin<Res, E, P, C>(
-        &self,
         result: &Result<Res, E>,
         permit: P,
         classify: &C,
@@ -120,7 +119,7 @@ impl AtBodyEnd {
         mut call: Option<Carried<P, C>>,
     ) -> GatedBody<B, P, C> {
         if body.is_end_stream() {
-            settle(&mut call, Some(None));
+            settle(&mut call, None);
         }
         GatedBody {
             body,
@@ -169,14 +168,12 @@ pub(crate) struct Carried<P, C> {
     classify: C,
 }
 
-/// Settles what is carried, if it still is, at an end with these trailers or without; `None`: it was abandoned.
+/// Settles what is carried, if it still is, at an end with these trailers or without.
 fn settle<P: Permit, C: ClassifyEnd>(
     call: &mut Option<Carried<P, C>>,
-    end: Option<Option<&HeaderMap>>,
+    trailers: Option<&HeaderMap>,
 ) {
-    if let Some(carried) = call.take()
-        && let Some(trailers) = end
-    {
+    if let Some(carried) = call.take() {
         let outcome = carried.classify.end(carried.head, trailers);
         carried.permit.settle(outcome, &Now::unread());
     }
@@ -200,12 +197,12 @@ where
             Poll::Ready(frame) => {
                 this.alarm.as_mut().disarm();
                 match &frame {
-                    None => settle(this.call, Some(None)),
+                    None => settle(this.call, None),
                     Some(Ok(frame)) => {
                         if let Some(trailers) = frame.trailers_ref() {
-                            settle(this.call, Some(Some(trailers)));
+                            settle(this.call, Some(trailers));
                         } else if this.body.is_end_stream() {
-                            settle(this.call, Some(None));
+                            settle(this.call, None);
                         }
                     }
                     Some(Err(_)) => fail(this.call),
@@ -231,7 +228,7 @@ where
                 let rejected = limits.passed();
                 if limits.wakes_for_deadline {
                     // The caller's time is over; that says nothing about the service.
-                    settle(this.call, None);
+                    drop(this.call.take());
                 } else {
                     fail(this.call);
                 }
@@ -276,6 +273,6 @@ impl Limits {
 #[pinned_drop]
 impl<B, P: Permit, C: ClassifyEnd> PinnedDrop for GatedBody<B, P, C> {
     fn drop(self: Pin<&mut Self>) {
-        settle(self.project().call, Some(None));
+        settle(self.project().call, None);
     }
 }

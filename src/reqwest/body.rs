@@ -18,7 +18,7 @@ where
     type Response = Response;
 
     fn finish(&self, result: Result<Response, E>, permit: P, classify: &C) -> Result<Response, E> {
-        let call = self.begin(&result, permit, classify);
+        let call = Self::begin(&result, permit, classify);
         let response = result?;
         let url = response.url().clone();
         let (mut head, body) = ::http::Response::from(response).into_parts();

@@ -1,14 +1,16 @@
 //! The layer, which is also the handle for code without tower.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
-use super::progress::{Next, Progress, Terms};
+use super::progress::{Next, Progress};
 use super::service::Retry;
+use super::shared::{Shared, Terms};
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
@@ -19,15 +21,6 @@ use crate::outcome::{Classify, ErrorIsTransient};
 #[derive(Debug)]
 pub struct RetryLayer<R, C = ErrorIsTransient, K = ()> {
     shared: Arc<Shared<R, C, K>>,
-}
-
-/// What all calls of a layer share.
-#[derive(Clone, Debug)]
-pub(super) struct Shared<R, C, K> {
-    pub(super) terms: Terms,
-    pub(super) repeat: R,
-    pub(super) classify: C,
-    pub(super) budgets: K,
 }
 
 impl<R> RetryLayer<R> {
@@ -138,16 +131,16 @@ impl<R, C, K> RetryLayer<R, C, K> {
     }
 
     /// Makes a call without tower: the closure is given the number of the attempt, from 1, and called again by the same rules, from
-    /// the same budget. What to repeat is no question here, so **every call may run twice**.
+    /// the same budget. Results mean what `classify` says. What to repeat is no question here, so **every call may run twice**.
     ///
     /// ```
     /// use buttress::retry::{RetryConfig, RetryLayer};
-    /// use buttress::{Error, repeat};
+    /// use buttress::{Error, ErrorIsTransient, repeat};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let retry = RetryLayer::new("lookup", RetryConfig::new(), repeat::cloned())?;
     /// let answer = retry
-    ///     .run(async |attempt| match attempt {
+    ///     .run(ErrorIsTransient, async |attempt| match attempt {
     ///         1 => Err(Error::Inner("not yet")),
     ///         _ => Ok(42),
     ///     })
@@ -160,32 +153,33 @@ impl<R, C, K> RetryLayer<R, C, K> {
     ///
     /// The last error of `call`, untouched; a rejection of this crate's own is returned with what is true of the whole call in
     /// [`executed`](crate::Rejected::executed).
-    pub async fn run<T, E, F>(&self, mut call: impl FnMut(u32) -> F) -> Result<T, E>
+    pub async fn run<T, E, F>(
+        &self,
+        classify: impl Classify<T, E>,
+        mut call: impl FnMut(u32) -> F,
+    ) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
         E: CallError,
-        C: Classify<T, E>,
     {
-        // Not `AsyncFnMut`: with one, the future could not be spawned if the closure borrows anything (rust-lang/rust#110338).
-        let shared = &*self.shared;
-        let mut progress = Progress::new(&shared.terms, None);
+        // `FnMut`, not `AsyncFnMut`: with that, what borrows anything could not be spawned, as the compiler cannot prove it `Send`.
+        let rules = self.shared.terms.rules(None);
+        let mut progress = Progress::new(rules);
         progress.polled();
         loop {
-            let attempt = progress.begin(&shared.terms, true);
-            let result = Attempt::new(attempt, || call(attempt.attempt)).await;
-            let next = progress.settle(&shared.terms, &shared.classify, result, |_| true);
-            let last = match next {
-                Next::Done(result) => return result,
-                Next::Again(wait, last) => {
-                    if !wait.is_zero() {
-                        tokio::time::sleep(wait).await;
-                    }
-                    last
-                }
-            };
+            let now = progress.begin(rules, true);
+            let mut attempt = pin!(Attempt::new(now, || call(now.attempt)));
+            let result = attempt.as_mut().await;
+            let spent_below = attempt.spent_below();
+            match progress.settle(rules, &classify, &result, spent_below, |_| true) {
+                Next::Done => return result,
+                Next::Failed => return progress.claim(result),
+                Next::Again(wait) if wait.is_zero() => {}
+                Next::Again(wait) => tokio::time::sleep(wait).await,
+            }
             let now = Now::unread();
             if progress.deadline().is_some_and(|at| at.is_over(&now)) {
-                return progress.give_up(&shared.terms, RetryStop::Deadline, last);
+                return progress.give_up(rules, RetryStop::Deadline, result);
             }
         }
     }

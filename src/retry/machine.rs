@@ -126,17 +126,13 @@ impl Machine {
         }
         let computed = self.wait(config, outcome, draw());
         let hint = outcome.wait.unwrap_or_default();
-        let (wait, longest, cost) = match finished.refusal {
-            None => (
-                hint.max(computed),
-                computed.saturating_add(config.max_hint),
-                Some(outcome.kind),
-            ),
+        let (wait, longest, cost) = if finished.refusal.is_none() {
+            let longest = computed.saturating_add(config.max_hint);
+            (hint.max(computed), longest, Some(outcome.kind))
+        } else {
             // It never reached the service: there is nothing to pay for.
-            Some(_) => {
-                let longest = config.retry_rejections.unwrap_or_default();
-                (hint.max(computed.min(longest)), longest, None)
-            }
+            let longest = config.retry_rejections.unwrap_or_default();
+            (hint.max(computed.min(longest)), longest, None)
         };
         if hint > longest {
             return Step::Stop(Some(RetryStop::WaitTooLong));
@@ -167,10 +163,10 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     if let Some(refusal) = finished.refusal {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
     }
-    match (finished.outcome.kind, finished.outcome.repeat) {
-        (Kind::Success, _) | (_, Again::Never) => false,
-        (_, Again::Allowed) | (Kind::Transient | Kind::Overloaded, Again::ByKind) => true,
-        (Kind::Permanent | Kind::Neutral, Again::ByKind) => false,
+    match (finished.outcome.repeat, finished.outcome.kind) {
+        (Again::Never, _) | (_, Kind::Success) => false,
+        (Again::Allowed, _) => true,
+        (Again::ByKind, kind) => matches!(kind, Kind::Transient | Kind::Overloaded),
     }
 }
 
@@ -621,7 +617,7 @@ mod tests {
             .iter()
             .rposition(|(f, step, _)| f.outcome.restarts_backoff && counted(step))
             .map_or(0, |at| at + 1);
-        let waits: Vec<Duration> = history[since..]
+        let earlier: Vec<Duration> = history[since..]
             .iter()
             .filter(|(_, step, _)| counted(step))
             .map(|(_, _, computed)| *computed)
@@ -633,8 +629,8 @@ mod tests {
         let computed = if outcome.restarts_backoff {
             backoff.delay(1, None, draw)
         } else {
-            let retry = u32::try_from(waits.len()).expect("few") + 1;
-            backoff.delay(retry, waits.last().copied(), draw)
+            let retry = u32::try_from(earlier.len()).expect("few") + 1;
+            backoff.delay(retry, earlier.last().copied(), draw)
         };
         let hint = outcome.wait.unwrap_or(none);
         let (wait, too_long) = if free {

@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
-use super::names::*;
+use super::names::{
+    BALANCE, CALLS, EVICTED, EXHAUSTED, MOVES, OVERFLOW, RECORDED, REJECTED, RETRIES,
+    RETRY_STOPPED, RETRY_WAIT, STATE, Type, WOULD_REJECT,
+};
 use crate::error::Reason;
 use crate::event::{BreakerState, Event, Observe, Source};
 
@@ -18,7 +21,7 @@ impl Observe for Metrics {
         metrics::with_recorder(|recorder| {
             with_handles(recorder, event.source(), |handles| {
                 handles.record(recorder, event);
-            })
+            });
         });
     }
 }

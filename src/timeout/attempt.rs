@@ -14,7 +14,7 @@ use super::Alarm;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::deadline::Deadline;
-use crate::error::{CallError, Error, Reason, Rejected};
+use crate::error::{CallError, Reason, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
 
@@ -46,9 +46,12 @@ impl TimeoutLayer {
     ///
     /// # Errors
     ///
-    /// [`Error::Rejected`] when the limit or the deadline passes first; else the call's own error.
-    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
-        let future = async { call().await.map_err(Error::Inner) };
+    /// A [`Rejected`] when the limit or the deadline passes first; else the call's own error.
+    pub async fn run<T, E: CallError>(
+        &self,
+        call: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
+        let future = async { call().await };
         TimeoutFuture::new(future, Arc::clone(&self.source), self.limit).await
     }
 }

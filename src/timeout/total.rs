@@ -13,7 +13,7 @@ use tower_service::Service;
 use super::Alarm;
 use crate::clock::{Moment, Now};
 use crate::deadline::Deadline;
-use crate::error::{CallError, Error, Reason, Rejected};
+use crate::error::{CallError, Reason, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
 
@@ -46,11 +46,14 @@ impl DeadlineLayer {
     ///
     /// # Errors
     ///
-    /// [`Error::Rejected`] when the time is over; else the call's own error.
-    pub async fn run<T, E>(&self, call: impl AsyncFnOnce() -> Result<T, E>) -> Result<T, Error<E>> {
+    /// A [`Rejected`] when the time is over; else the call's own error.
+    pub async fn run<T, E: CallError>(
+        &self,
+        call: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         match begin(self.total) {
             Ok(deadline) => {
-                let future = async { call().await.map_err(Error::Inner) };
+                let future = async { call().await };
                 DeadlineFuture::running(deadline, Arc::clone(&self.source), future).await
             }
             Err(()) => Err(over(&self.source, Executed::No).into()),

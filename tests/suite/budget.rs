@@ -35,12 +35,10 @@ async fn a_long_healthy_time_funds_no_storm_and_a_quiet_client_can_still_retry()
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_days_of_silence_it_answers_at_once() {
+async fn after_days_of_silence_it_holds_no_more_than_its_reserve_and_its_floor() {
     let budget = budget(BudgetConfig::default().floor(Some(1.0)));
     advance(Duration::from_secs(7 * 86_400)).await;
-    let started = std::time::Instant::now();
     assert_eq!(granted(&budget), 2 + 10);
-    assert!(started.elapsed() < Duration::from_secs(1));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,9 +1,13 @@
 //! One binary, a module a pattern: it links once.
 
 mod architecture;
+mod breaker;
 mod budget;
+mod common;
 mod http;
 mod idempotency;
+mod keyed;
 mod reqwest;
 mod retry;
+mod telemetry;
 mod timeout;

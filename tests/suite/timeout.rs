@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use buttress::testing::{Step, Strict};
-use buttress::{CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, TimeoutLayer};
+use buttress::{
+    CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, Rejected, TimeoutLayer,
+};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt};
 
@@ -162,7 +164,7 @@ async fn the_deadline_crosses_a_spawn_when_it_is_taken_along() {
             let there = tokio::spawn(mine.scope(async { Deadline::current() }))
                 .await
                 .expect("a task");
-            Ok::<_, ()>(there == Some(mine))
+            Ok::<_, Rejected>(there == Some(mine))
         })
         .await;
     assert_eq!(left, Ok(true));
@@ -175,12 +177,12 @@ async fn the_timer_fires_even_if_the_inner_future_has_used_up_the_cooperative_bu
     let result = TimeoutLayer::new("t", Duration::from_millis(5))
         .run(async || {
             loop {
-                send.send(()).map_err(|_| "closed")?;
+                send.send(()).map_err(|_| Error::Inner("closed"))?;
                 receive.recv().await;
                 tokio::time::advance(Duration::from_millis(1)).await;
             }
             #[expect(unreachable_code, reason = "the loop's type")]
-            Ok::<(), &str>(())
+            Ok::<(), Error<&str>>(())
         })
         .await;
     assert!(matches!(result, Err(Error::Rejected(_))));
@@ -190,7 +192,7 @@ async fn the_timer_fires_even_if_the_inner_future_has_used_up_the_cooperative_bu
 async fn without_tower_the_same_limits_hold() {
     let slow = async || {
         tokio::time::sleep(2 * SECOND).await;
-        Ok::<_, &str>(())
+        Ok::<_, Error<&str>>(())
     };
     assert_eq!(
         reason(TimeoutLayer::new("t", SECOND).run(slow).await).0,
@@ -202,7 +204,7 @@ async fn without_tower_the_same_limits_hold() {
     );
     assert_eq!(
         TimeoutLayer::new("t", SECOND)
-            .run(async || Err::<(), _>("own"))
+            .run(async || Err::<(), _>(Error::Inner("own")))
             .await,
         Err(Error::Inner("own"))
     );

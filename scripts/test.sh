@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Everything: format, lints, docs, unit, integration and doc tests, model checking, examples in quick mode, and the
+# benchmarks long enough to see that they run. Stops at the first failure.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step cargo fmt --all --check
+step cargo clippy --all-targets --all-features -- -D warnings
+# Features gate dependencies only; each combination that a user may pick has to build.
+for features in "" metrics tracing http hyper reqwest serde test-util; do
+    step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
+done
+RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
+
+step cargo test --all-features
+# The handles under every interleaving. A folder of its own: the flag rebuilds everything.
+RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
+    step cargo test --lib --release loom
+
+for example in own_gate keyed axum_service hyper_client reqwest_client; do
+    step cargo run --quiet --release --example "$example" -- --quick
+done
+# Exit code 3: the host is too busy for a verdict, which says nothing about the code.
+step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
+
+step cargo bench --bench overhead -- bare
+echo
+echo "all passed"

@@ -1,0 +1,63 @@
+//! What all calls of a layer share.
+
+use std::fmt;
+
+use super::config::RetryConfig;
+use crate::budget::RetryBudget;
+use crate::event::Source;
+
+/// Everything a call needs of its layer, behind one reference count.
+#[derive(Clone, Debug)]
+pub(super) struct Shared<R, C, K> {
+    pub(super) terms: Terms,
+    pub(super) repeat: R,
+    pub(super) classify: C,
+    pub(super) budgets: K,
+}
+
+/// The part that does not depend on the types of requests and results.
+pub(super) struct Terms {
+    pub(super) config: RetryConfig,
+    pub(super) budget: Option<RetryBudget>,
+    pub(super) source: Source,
+}
+
+/// The terms of one call: those of its layer, and the budget that pays for it.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) config: &'a RetryConfig,
+    pub(super) source: &'a Source,
+    pub(super) budget: Option<&'a RetryBudget>,
+}
+
+impl Terms {
+    /// The terms of a call whose retries are paid from its `own` budget, or else from the layer's.
+    #[inline]
+    pub(super) fn rules<'a>(&'a self, own: Option<&'a RetryBudget>) -> Rules<'a> {
+        Rules {
+            config: &self.config,
+            source: &self.source,
+            budget: own.or(self.budget.as_ref()),
+        }
+    }
+}
+
+impl Clone for Terms {
+    fn clone(&self) -> Self {
+        Self {
+            config: self.config,
+            budget: self.budget.clone(),
+            source: Source::new(self.source.layer(), self.source.name().clone()),
+        }
+    }
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terms")
+            .field("source", &self.source)
+            .field("config", &self.config)
+            .field("budget", &self.budget)
+            .finish()
+    }
+}

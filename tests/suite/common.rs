@@ -1,0 +1,158 @@
+//! What several modules use.
+
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use buttress::breaker::{Breaker, BreakerConfig, BreakerState, Cause};
+use buttress::event::{RetryStop, Subscription};
+use buttress::testing::{Step, Strict};
+use buttress::{Error, Event, Kind, Outcome, Rejected, subscribe};
+
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// An error of a service in these tests.
+pub(crate) type Failure = Error<&'static str>;
+pub(crate) type Inner<Req = ()> = Strict<Req, &'static str, Failure>;
+
+pub(crate) fn good() -> Step<&'static str, Failure> {
+    Step::Answer(Ok("good"))
+}
+
+pub(crate) fn bad() -> Step<&'static str, Failure> {
+    Step::Answer(Err(Error::Inner("bad")))
+}
+
+/// Three failures in a row open it for two seconds, one good probe closes it.
+pub(crate) fn three_in_a_row() -> BreakerConfig {
+    BreakerConfig::default()
+        .consecutive(Some(3))
+        .consecutive_over(Duration::ZERO)
+        .failure_rate(None)
+        .open_jitter(0.0)
+        .probes(1)
+}
+
+pub(crate) fn breaker(name: &'static str, config: BreakerConfig) -> Breaker {
+    Breaker::new(name, config).expect("a configuration that works")
+}
+
+/// So many admitted calls come to this.
+pub(crate) fn settle(breaker: &Breaker, times: usize, outcome: Outcome) {
+    for _ in 0..times {
+        let permit = breaker.try_acquire().expect("an admitted call");
+        permit.settle(outcome);
+    }
+}
+
+/// The rejection that a call came to.
+pub(crate) fn rejection<T: std::fmt::Debug>(result: Result<T, Failure>) -> Rejected {
+    match result {
+        Err(Error::Rejected(rejected)) => rejected,
+        other => panic!("not rejected: {other:?}"),
+    }
+}
+
+/// One poll, by nobody who could be woken.
+pub(crate) fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// Whether this panics, which it may only do as the test has scripted it.
+pub(crate) fn panics<T>(act: impl FnOnce() -> T) -> bool {
+    match catch_unwind(AssertUnwindSafe(act)) {
+        Ok(_) => false,
+        Err(payload) => {
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            assert!(
+                text.is_some_and(|text| text.starts_with("scripted panic")),
+                "another panic: {text:?}"
+            );
+            true
+        }
+    }
+}
+
+/// From, to, because of.
+pub(crate) type Moved = (BreakerState, BreakerState, Cause);
+
+/// What was told of one handle.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Told {
+    Rejected(Rejected),
+    WouldReject(Rejected),
+    Moved(u64, Moved, bool),
+    Retry(u32, Duration),
+    RetryStopped(RetryStop),
+    Budget,
+    BudgetExhausted,
+    Finished(Option<Kind>, Duration),
+    Evicted(String),
+    Overflow(String),
+}
+
+/// Listens to all events of the handle of this name, and of the keys below it. Tests run side by side in one process, so
+/// each must use names of its own.
+pub(crate) struct Listener {
+    told: Arc<Mutex<Vec<Told>>>,
+    _subscription: Subscription,
+}
+
+impl Listener {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&told);
+        let subscription = subscribe(move |event: &Event<'_>| {
+            let source = &**event.source().name();
+            if source.split('/').next() == Some(name) {
+                sink.lock().unwrap().push(tell(event));
+            }
+        });
+        Self {
+            told,
+            _subscription: subscription,
+        }
+    }
+
+    /// All since the last time it was asked.
+    pub(crate) fn take(&self) -> Vec<Told> {
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+
+    /// The moves among them.
+    pub(crate) fn take_moves(&self) -> Vec<(u64, Moved)> {
+        let moved = |told| match told {
+            Told::Moved(sequence, moved, _) => Some((sequence, moved)),
+            _ => None,
+        };
+        self.take().into_iter().filter_map(moved).collect()
+    }
+}
+
+fn tell(event: &Event<'_>) -> Told {
+    match *event {
+        Event::Rejected { rejected, .. } => Told::Rejected(rejected.clone()),
+        Event::WouldReject { rejected, .. } => Told::WouldReject(rejected.clone()),
+        Event::BreakerMoved {
+            sequence,
+            moved,
+            dry_run,
+            ..
+        } => Told::Moved(sequence, (moved.from, moved.to, moved.cause), dry_run),
+        Event::Retry { attempt, wait, .. } => Told::Retry(attempt, wait),
+        Event::RetryStopped { why, .. } => Told::RetryStopped(why),
+        Event::Budget { .. } => Told::Budget,
+        Event::BudgetExhausted { .. } => Told::BudgetExhausted,
+        Event::Finished { outcome, took, .. } => {
+            Told::Finished(outcome.map(|outcome| outcome.kind), took)
+        }
+        Event::KeyEvicted { source } => Told::Evicted(source.name().to_string()),
+        Event::KeyOverflow { source, .. } => Told::Overflow(source.name().to_string()),
+        ref new => unimplemented!("{new:?}"),
+    }
+}

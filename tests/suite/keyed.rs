@@ -1,0 +1,354 @@
+//! A breaker per key: which keys share what, how many are kept, and which are forgotten.
+
+use std::fmt;
+use std::sync::Arc;
+
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
+use buttress::clock::Now;
+use buttress::gate::{By, ByStr, Keyed, KeyedConfig, by, by_str};
+use buttress::testing::Step;
+use buttress::{Error, ErrorIsTransient, Outcome};
+use tokio::time::advance;
+use tower::{Layer, Service, ServiceExt};
+
+use crate::common::{
+    Failure, Inner, Listener, SECOND, Told, bad, good, rejection, settle, three_in_a_row,
+};
+use BreakerState::{Closed, HalfOpen, Open};
+
+type PerNumber = Keyed<u32, By<fn(&u32) -> u32>, Breaker>;
+
+fn per_number(name: &str, config: BreakerConfig, keys: KeyedConfig) -> PerNumber {
+    let own: fn(&u32) -> u32 = |key| *key;
+    Breaker::keyed(name, config, keys, by(own)).expect("a configuration that works")
+}
+
+fn at_most(max_keys: usize) -> KeyedConfig {
+    KeyedConfig::default().max_keys(max_keys)
+}
+
+fn get(keyed: &PerNumber, key: u32) -> Arc<Breaker> {
+    keyed.get(&key, &Now::unread())
+}
+
+/// The keys kept, in order.
+fn kept(keyed: &PerNumber) -> Vec<u32> {
+    let mut keys: Vec<_> = keyed.entries().into_iter().map(|(key, _)| key).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[derive(Clone, Debug)]
+struct Query {
+    shard: &'static str,
+}
+
+fn shard() -> ByStr<fn(&Query) -> &str> {
+    by_str(|query| query.shard)
+}
+
+// ── which policy a key finds ──
+
+#[test]
+fn the_same_key_finds_the_same_policy_on_any_thread() {
+    let keyed = per_number("threads", three_in_a_row(), KeyedConfig::default());
+    settle(&get(&keyed, 7), 1, Outcome::TRANSIENT);
+    std::thread::scope(|scope| {
+        // More threads than lanes, each of them new to the key.
+        for _ in 0..20 {
+            scope.spawn(|| settle(&get(&keyed, 7), 1, Outcome::SUCCESS));
+        }
+    });
+    assert_eq!(keyed.len(), 1);
+    for _ in 0..3 {
+        std::thread::scope(|scope| {
+            scope.spawn(|| settle(&get(&keyed, 7), 1, Outcome::TRANSIENT));
+        });
+    }
+    assert_eq!(get(&keyed, 7).state(), Open);
+    assert_eq!(&**get(&keyed, 7).name(), "threads/7");
+    assert_eq!(get(&keyed, 8).state(), Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_dead_shard_of_three_leaves_the_other_two_untouched() {
+    struct Shards;
+    impl Service<Query> for Shards {
+        type Response = &'static str;
+        type Error = Failure;
+        type Future = std::future::Ready<Result<&'static str, Failure>>;
+
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Failure>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, query: Query) -> Self::Future {
+            std::future::ready(match query.shard {
+                "dead" => Err(Error::Inner("dead")),
+                alive => Ok(alive),
+            })
+        }
+    }
+
+    let keyed = Breaker::keyed("shards", three_in_a_row(), KeyedConfig::default(), shard());
+    let mut service = BreakerLayer::new(keyed.unwrap(), ErrorIsTransient).layer(Shards);
+    let mut refused = 0;
+    for _ in 0..100 {
+        for shard in ["a", "dead", "b"] {
+            let result = service.ready().await.unwrap().call(Query { shard }).await;
+            match result {
+                Ok(answer) => assert_eq!(answer, shard),
+                Err(Error::Inner(_)) => assert_eq!(shard, "dead"),
+                Err(Error::Rejected(rejected)) => {
+                    assert_eq!(&*rejected.name, "shards/dead");
+                    refused += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(refused, 97, "all but the three that opened it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keyed_gate_asks_for_readiness_and_refuses_only_in_the_call() {
+    let inner: Inner<Query> = Inner::new(|_| bad());
+    let config = three_in_a_row().consecutive(Some(1));
+    let keyed = Breaker::keyed("in-call", config, KeyedConfig::default(), shard()).unwrap();
+    let mut service = BreakerLayer::new(keyed, ErrorIsTransient).layer(inner.clone());
+    let query = Query { shard: "s" };
+    assert!(
+        service
+            .ready()
+            .await
+            .unwrap()
+            .call(query.clone())
+            .await
+            .is_err()
+    );
+    for polled in 2..5 {
+        let result = service.ready().await.unwrap().call(query.clone()).await;
+        rejection(result);
+        assert_eq!((inner.calls(), inner.ready_polls()), (1, polled));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_of_a_keyed_handle_and_its_layers_are_one() {
+    let keyed =
+        Breaker::keyed("clones", three_in_a_row(), KeyedConfig::default(), shard()).unwrap();
+    let layer = BreakerLayer::new(keyed.clone(), ErrorIsTransient);
+    let query = Query { shard: "s" };
+    for _ in 0..3 {
+        let service = layer.clone().layer(Inner::new(|_| bad()));
+        assert!(service.oneshot(query.clone()).await.is_err());
+    }
+    assert_eq!(keyed.entries()[0].1.state(), Open);
+    rejection(layer.layer(Inner::new(|_| good())).oneshot(query).await);
+}
+
+#[test]
+fn a_key_that_is_borrowed_is_made_only_when_it_is_new() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static CLONED: AtomicUsize = AtomicUsize::new(0);
+
+    #[derive(PartialEq, Eq, Hash)]
+    struct Key(&'static str);
+    impl Clone for Key {
+        fn clone(&self) -> Self {
+            CLONED.fetch_add(1, Ordering::SeqCst);
+            Self(self.0)
+        }
+    }
+    impl fmt::Display for Key {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    let own: fn(&&'static str) -> Key = |key| Key(key);
+    let keyed = Breaker::keyed("made", three_in_a_row(), KeyedConfig::default(), by(own)).unwrap();
+    let first = keyed.get(&"k", &Now::unread());
+    let made = CLONED.load(Ordering::SeqCst);
+    for _ in 0..100 {
+        assert!(Arc::ptr_eq(&first, &keyed.get(&"k", &Now::unread())));
+    }
+    assert_eq!(CLONED.load(Ordering::SeqCst), made);
+}
+
+// ── how many are kept ──
+
+#[tokio::test(start_paused = true)]
+async fn at_the_cap_the_longest_idle_key_that_keeps_nothing_goes_first() {
+    let listener = Listener::new("cap");
+    let keyed = per_number("cap", three_in_a_row(), at_most(6));
+    for key in 0..6 {
+        settle(&get(&keyed, key), 1, Outcome::SUCCESS);
+        advance(SECOND).await;
+    }
+    // An open circuit, a call in flight, a failure that is remembered: 3 is the first that keeps nothing.
+    settle(&get(&keyed, 0), 3, Outcome::TRANSIENT);
+    let _in_flight = get(&keyed, 1).try_acquire().unwrap();
+    settle(&get(&keyed, 2), 1, Outcome::TRANSIENT);
+    listener.take();
+    get(&keyed, 6);
+    assert_eq!(kept(&keyed), [0, 1, 2, 4, 5, 6]);
+    assert_eq!(listener.take(), [Told::Evicted("cap/3".to_owned())]);
+    for key in 7..10 {
+        advance(SECOND).await;
+        get(&keyed, key);
+    }
+    assert_eq!(kept(&keyed), [0, 1, 2, 7, 8, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_goes_when_there_is_nothing_less_but_never_an_open_circuit_before_its_time() {
+    let keyed = per_number("before-its-time", three_in_a_row(), at_most(2));
+    settle(&get(&keyed, 0), 3, Outcome::TRANSIENT);
+    settle(&get(&keyed, 1), 2, Outcome::TRANSIENT);
+    get(&keyed, 2);
+    assert_eq!(kept(&keyed), [0, 2]);
+    for key in 3..50 {
+        advance(SECOND / 100).await;
+        get(&keyed, key);
+        assert_eq!(get(&keyed, 0).state(), Open);
+    }
+    // Its time is over: what it knew is out of date.
+    advance(2 * SECOND).await;
+    let _in_flight = get(&keyed, 49).try_acquire().unwrap();
+    get(&keyed, 50);
+    assert_eq!(kept(&keyed), [49, 50]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_with_a_call_in_flight_is_never_forgotten() {
+    let keyed = per_number("in-flight", three_in_a_row(), at_most(2));
+    let permit = get(&keyed, 0).try_acquire().unwrap();
+    settle(&get(&keyed, 0), 2, Outcome::TRANSIENT);
+    advance(3600 * SECOND).await;
+    for key in 1..100 {
+        get(&keyed, key);
+    }
+    permit.settle(Outcome::TRANSIENT);
+    assert_eq!(get(&keyed, 0).state(), Open, "still the same circuit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_key_that_finds_no_room_shares_the_overflow_entry_and_says_so() {
+    let listener = Listener::new("overflow");
+    let keyed = per_number("overflow", three_in_a_row(), at_most(3));
+    for key in 0..3 {
+        settle(&get(&keyed, key), 3, Outcome::TRANSIENT);
+    }
+    listener.take();
+    let shared = get(&keyed, 3);
+    assert_eq!(&**shared.name(), "overflow/overflow");
+    let overflowed = Told::Overflow("overflow/overflow".to_owned());
+    assert_eq!(listener.take(), [overflowed]);
+    settle(&shared, 1, Outcome::TRANSIENT);
+    settle(&get(&keyed, 4), 1, Outcome::TRANSIENT);
+    settle(&get(&keyed, 5), 1, Outcome::TRANSIENT);
+    assert_eq!(get(&keyed, 6).state(), Open, "they are one circuit");
+    assert_eq!(kept(&keyed), [0, 1, 2], "and take no room");
+    advance(2 * SECOND).await;
+    assert_eq!(
+        &**get(&keyed, 7).name(),
+        "overflow/7",
+        "there is room again"
+    );
+    assert_eq!(keyed.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_key_is_forgotten_when_the_next_new_one_comes() {
+    let listener = Listener::new("idle");
+    let keys = KeyedConfig::default().idle(60 * SECOND);
+    let keyed = per_number("idle", three_in_a_row(), keys);
+    settle(&get(&keyed, 0), 2, Outcome::TRANSIENT);
+    get(&keyed, 1);
+    get(&keyed, 2).isolate();
+    let used = get(&keyed, 3);
+    drop(used);
+    for _ in 0..7 {
+        advance(10 * SECOND).await;
+        get(&keyed, 3);
+        get(&keyed, 1000);
+    }
+    listener.take();
+    advance(10 * SECOND).await;
+    get(&keyed, 4);
+    assert_eq!(kept(&keyed), [2, 3, 4, 1000]);
+    let mut told = listener.take();
+    told.sort_by_key(|told| format!("{told:?}"));
+    let evicted = ["idle/0", "idle/1"].map(|name| Told::Evicted(name.to_owned()));
+    assert_eq!(told, evicted);
+    settle(&get(&keyed, 0), 2, Outcome::TRANSIENT);
+    assert_eq!(get(&keyed, 0).state(), Closed, "it was forgotten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probing_circuit_with_its_probe_under_way_stays() {
+    let keyed = per_number("probing-key", three_in_a_row(), at_most(1));
+    settle(&get(&keyed, 0), 3, Outcome::TRANSIENT);
+    advance(2 * SECOND).await;
+    let probe = get(&keyed, 0).try_acquire().unwrap();
+    assert_eq!(&**get(&keyed, 1).name(), "probing-key/overflow");
+    assert_eq!(get(&keyed, 0).state(), HalfOpen);
+    probe.settle(Outcome::SUCCESS);
+    assert_eq!(&**get(&keyed, 1).name(), "probing-key/1");
+}
+
+#[test]
+fn settings_that_cannot_work_are_named() {
+    let field = |keys, config| {
+        let own: fn(&u32) -> u32 = |key| *key;
+        let refused: Result<PerNumber, _> = Breaker::keyed("bad", config, keys, by(own));
+        refused.expect_err("it cannot work").field
+    };
+    assert_eq!(field(at_most(0), three_in_a_row()), "max_keys");
+    assert_eq!(field(at_most(usize::MAX), three_in_a_row()), "max_keys");
+    let at_once = KeyedConfig::default().idle(std::time::Duration::ZERO);
+    assert_eq!(field(at_once, three_in_a_row()), "idle");
+    let no_probes = three_in_a_row().probes(0);
+    assert_eq!(field(at_most(1), no_probes), "probes");
+}
+
+#[test]
+fn many_threads_and_many_keys_stay_within_the_cap() {
+    let keyed = per_number("crowd", three_in_a_row(), at_most(64));
+    get(&keyed, 0).isolate();
+    let in_flight = get(&keyed, 1).try_acquire().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8_u32 {
+            let keyed = &keyed;
+            scope.spawn(move || {
+                for call in 0..2_000_u32 {
+                    let key = 2 + (call.wrapping_mul(2_654_435_761) >> 7) % 500;
+                    let outcome = [Outcome::SUCCESS, Outcome::PERMANENT][(call % 2) as usize];
+                    settle(&get(keyed, key), 1, outcome);
+                    assert!(get(keyed, 0).try_acquire().is_err(), "thread {thread}");
+                    assert!(keyed.len() <= 64);
+                }
+            });
+        }
+    });
+    assert!(kept(&keyed).starts_with(&[0, 1]));
+    get(&keyed, 1).force_open(SECOND);
+    in_flight.settle(Outcome::SUCCESS);
+    assert_eq!(get(&keyed, 1).state(), BreakerState::ForcedOpen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_keeps_its_policy_although_its_key_is_forgotten_meanwhile() {
+    let keyed = Breaker::keyed("dropped", three_in_a_row(), at_most(1), shard()).unwrap();
+    let inner: Inner<Query> = Inner::new(|_| Step::After(SECOND, Ok("late")));
+    let mut service = BreakerLayer::new(keyed.clone(), ErrorIsTransient).layer(inner);
+    let first = tokio::spawn(service.ready().await.unwrap().call(Query { shard: "a" }));
+    let second = service.ready().await.unwrap().call(Query { shard: "b" });
+    drop(keyed);
+    assert_eq!(second.await, Ok("late"));
+    drop(service);
+    assert_eq!(first.await.unwrap(), Ok("late"));
+}

@@ -1,0 +1,459 @@
+//! What is recorded and logged of what the layers do.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
+use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::clock::Now;
+use buttress::gate::{KeyedConfig, by_str};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::telemetry::{ObserveLayer, Observed, refresh};
+use buttress::testing::Step;
+use buttress::{
+    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Outcome, TimeoutLayer, repeat,
+    subscribe,
+};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::time::advance;
+use tower::{Layer, ServiceExt};
+
+use crate::common::{
+    Inner, MS, SECOND, bad, breaker, good, poll, rejection, settle, three_in_a_row,
+};
+
+/// One recorded series: its name, its labels in order, its value.
+#[derive(Debug)]
+struct Series {
+    name: String,
+    labels: Vec<(String, String)>,
+    value: DebugValue,
+}
+
+/// All series since the last time this was asked.
+fn series(snapshotter: &Snapshotter) -> Vec<Series> {
+    let all = snapshotter.snapshot().into_vec().into_iter();
+    all.map(|(key, _, _, value)| {
+        let (name, labels) = key.key().clone().into_parts();
+        let labels = labels
+            .into_iter()
+            .map(|label| (label.key().to_owned(), label.value().to_owned()));
+        Series {
+            name: name.as_str().to_owned(),
+            labels: labels.collect(),
+            value,
+        }
+    })
+    .collect()
+}
+
+/// The value of the only series of this metric with these labels.
+fn value(all: &[Series], name: &str, labels: &[(&str, &str)]) -> f64 {
+    let mut found = all.iter().filter(|series| {
+        series.name == name
+            && labels.iter().all(|(key, value)| {
+                let wanted = ((*key).to_owned(), (*value).to_owned());
+                series.labels.contains(&wanted)
+            })
+    });
+    let (Some(one), None) = (found.next(), found.next()) else {
+        panic!("not one `{name}` {labels:?} in {all:#?}")
+    };
+    match &one.value {
+        DebugValue::Counter(count) => u32::try_from(*count).unwrap().into(),
+        DebugValue::Gauge(value) => value.0,
+        DebugValue::Histogram(values) => u32::try_from(values.len()).unwrap().into(),
+    }
+}
+
+fn state(all: &[Series], name: &str) -> f64 {
+    value(all, "buttress.breaker.state", &[("name", name)])
+}
+
+/// Makes every layer do everything that it can report.
+async fn everything() {
+    let observe = ObserveLayer::new(Observed::new("all"), ErrorIsTransient);
+    let deadline = DeadlineLayer::new("all", SECOND);
+    let hanging: Inner = Inner::new(|_| Step::Hang);
+    rejection(observe.layer(deadline.layer(hanging)).oneshot(()).await);
+
+    let dry = breaker("all", three_in_a_row().dry_run(true));
+    settle(&dry, 4, Outcome::TRANSIENT);
+
+    let keyed = Breaker::keyed(
+        "all",
+        BreakerConfig::default(),
+        KeyedConfig::default().max_keys(1),
+        by_str(|key: &String| key),
+    );
+    let keyed = keyed.unwrap();
+    for key in ["a", "b", "c"] {
+        let breaker = keyed.get(&key.to_owned(), &Now::unread());
+        if key == "b" {
+            breaker.isolate();
+        }
+    }
+
+    let config = RetryConfig::new().max_attempts(9);
+    let retry = RetryLayer::new("all", config, repeat::cloned()).unwrap();
+    let inner: Inner = Inner::new(|_| bad());
+    retry.layer(inner).oneshot(()).await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_name_on_the_page_is_recorded_and_nothing_else() {
+    let page = include_str!("../../docs/telemetry.md");
+    let documented: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `"))
+        .filter_map(|line| line.split('`').next())
+        .collect();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let guard = metrics::set_default_local_recorder(&recorder);
+    everything().await;
+    drop(guard);
+    let all = series(&snapshotter);
+    let recorded: BTreeSet<_> = all.iter().map(|series| &*series.name).collect();
+    assert_eq!(recorded, documented);
+    // And with the labels that the page names, no others.
+    for line in page.lines().filter(|line| line.starts_with("| `")) {
+        let name = line.split('`').nth(1).unwrap();
+        let described = line.rsplit("label").next().unwrap();
+        let described = described.trim_start_matches('s').trim_matches([' ', '|']);
+        let described: BTreeSet<_> = described.split(", ").collect();
+        for series in all.iter().filter(|series| series.name == name) {
+            let labels: BTreeSet<_> = series.labels.iter().map(|(key, _)| &**key).collect();
+            assert_eq!(labels, described, "{name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_state_gauge_follows_every_move_and_goes_back_to_closed() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let breaker = breaker("gauge", three_in_a_row());
+    let level = || state(&series(&snapshotter), "gauge").to_string();
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    assert_eq!(level(), "2");
+    advance(2 * SECOND).await;
+    let probe = breaker.try_acquire().unwrap();
+    assert_eq!(level(), "1");
+    probe.settle(Outcome::SUCCESS);
+    assert_eq!(level(), "0");
+    breaker.force_open(SECOND);
+    assert_eq!(level(), "3");
+    breaker.isolate();
+    assert_eq!(level(), "4");
+    breaker.disable();
+    assert_eq!(level(), "5");
+    breaker.release();
+    assert_eq!(level(), "0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_breaker_built_before_the_recorder_still_reports() {
+    let breaker = breaker("before", three_in_a_row());
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    breaker.reset();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    breaker.try_acquire().unwrap_err();
+    let all = series(&snapshotter);
+    assert_eq!(state(&all, "before").to_string(), "2");
+    let refused = [
+        ("name", "before"),
+        ("layer", "breaker"),
+        ("reason", "circuit_open"),
+    ];
+    assert_eq!(value(&all, "buttress.rejected", &refused).to_string(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
+    // Of a lost probe whose open time is over too, two moves are told, one after the other. Whoever hears of the first moves
+    // the circuit again, and that is told before the second.
+    let breaker = breaker("late", three_in_a_row());
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    advance(2 * SECOND).await;
+    let lost = breaker.try_acquire().unwrap();
+    advance(20 * SECOND).await;
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let (notes, heard) = (Arc::clone(&told), breaker.clone());
+    let subscription = subscribe(move |event: &Event<'_>| {
+        let Event::BreakerMoved {
+            source,
+            sequence,
+            moved,
+            ..
+        } = event
+        else {
+            return;
+        };
+        if &**source.name() == "late" {
+            notes.lock().unwrap().push(*sequence);
+            if moved.cause == Cause::ProbeLost {
+                heard.isolate();
+            }
+        }
+    });
+    let _ = breaker.try_acquire();
+    drop(subscription);
+    drop(lost);
+    assert_eq!(*told.lock().unwrap(), [3, 5, 4]);
+    assert_eq!(breaker.state(), BreakerState::Isolated);
+    assert_eq!(state(&series(&snapshotter), "late").to_string(), "4");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gauges_of_a_forgotten_key_are_cleared() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let keyed = Breaker::keyed(
+        "cleared",
+        three_in_a_row(),
+        KeyedConfig::default().max_keys(1),
+        by_str(|key: &String| key),
+    );
+    let keyed = keyed.unwrap();
+    let first = keyed.get(&"first".to_owned(), &Now::unread());
+    settle(&first, 3, Outcome::TRANSIENT);
+    drop(first);
+    assert_eq!(
+        state(&series(&snapshotter), "cleared/first").to_string(),
+        "2"
+    );
+    advance(2 * SECOND).await;
+    keyed.get(&"second".to_owned(), &Now::unread());
+    let all = series(&snapshotter);
+    assert_eq!(state(&all, "cleared/first").to_string(), "0");
+    let evicted = [("layer", "breaker"), ("name", "cleared/first")];
+    assert_eq!(
+        value(&all, "buttress.keys.evicted", &evicted).to_string(),
+        "1"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let config = RetryConfig::new().max_attempts(9);
+    let retry = RetryLayer::new("wired", config, repeat::cloned()).unwrap();
+    let inner: Inner = Inner::new(|_| bad());
+    let result = retry.layer(inner.clone()).oneshot(()).await;
+    assert_eq!(result, Err(Error::Inner("bad")), "the real result");
+    assert_eq!(inner.calls(), 3, "two tokens at first");
+    let all = series(&snapshotter);
+    let count = |name, labels: &[_]| value(&all, name, labels).to_string();
+    let wired = ("name", "wired");
+    assert_eq!(count("buttress.budget.balance", &[wired]), "0");
+    assert_eq!(count("buttress.budget.exhausted", &[wired]), "1");
+    assert_eq!(count("buttress.retry.attempts", &[wired]), "2");
+    assert_eq!(count("buttress.retry.wait", &[wired]), "2");
+    let why = ("why", "budget_exhausted");
+    assert_eq!(count("buttress.retry.stopped", &[wired, why]), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_balance_that_successes_have_filled_is_written_on_refresh() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let config = BudgetConfig::new().initial(0).ratio(0.5);
+    let budget = RetryBudget::new("refreshed", config).unwrap();
+    for _ in 0..7 {
+        budget.deposit();
+    }
+    assert!(series(&snapshotter).is_empty(), "a success is no event");
+    refresh();
+    let refreshed = [("name", "refreshed")];
+    let balance = value(&series(&snapshotter), "buttress.budget.balance", &refreshed);
+    assert_eq!(balance.to_string(), "3.5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn observed_calls_are_told_with_what_they_came_to() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let observe = ObserveLayer::new(Observed::new("calls"), ErrorIsTransient);
+    let inner: Inner = Inner::new(|call| match call {
+        0 => Step::After(250 * MS, Ok("late")),
+        1 => bad(),
+        _ => Step::Hang,
+    });
+    let service = observe.layer(inner);
+    service.clone().oneshot(()).await.unwrap();
+    service.clone().oneshot(()).await.unwrap_err();
+    {
+        let mut left = Box::pin(service.oneshot(()));
+        assert!(poll(left.as_mut()).is_pending());
+    }
+    let all = series(&snapshotter);
+    for (outcome, count) in [("success", 1.0), ("transient", 1.0), ("abandoned", 1.0)] {
+        let labels = [("name", "calls"), ("outcome", outcome)];
+        let recorded = value(&all, "buttress.call.duration", &labels);
+        assert!((recorded - count).abs() < 1e-9, "{outcome}");
+    }
+    let durations = all.iter().flat_map(|series| match &series.value {
+        DebugValue::Histogram(values) => values.clone(),
+        _ => Vec::new(),
+    });
+    let longest = durations.map(|seconds| seconds.0).fold(0.0, f64::max);
+    assert!((longest - 0.25).abs() < 1e-9, "in seconds");
+}
+
+// ── logs ──
+
+/// A subscriber that keeps the lines of the target `buttress`.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<(tracing::Level, String)>>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("buttress")
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let mut lines = self.0.lock().unwrap();
+        lines.push((*event.metadata().level(), line.0));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+impl Log {
+    fn take(&self) -> Vec<(tracing::Level, String)> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+#[derive(Default)]
+struct Line(String);
+
+impl tracing::field::Visit for Line {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
+        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn moves_are_logged_as_warnings_and_the_rest_for_debugging() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let breaker = breaker("logged", three_in_a_row());
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    let [(level, line)] = &log.take()[..] else {
+        panic!("one line a move")
+    };
+    assert_eq!(*level, tracing::Level::WARN);
+    for part in [
+        "message=circuit breaker `logged` is now open ",
+        "from=\"closed\"",
+        "cause=\"consecutive\"",
+        "sequence=1",
+    ] {
+        assert!(line.contains(part), "{line} lacks {part}");
+    }
+    breaker.try_acquire().unwrap_err();
+    let [(level, line)] = &log.take()[..] else {
+        panic!("one line a refusal")
+    };
+    assert_eq!(*level, tracing::Level::DEBUG);
+    assert!(
+        line.contains("message=circuit breaker `logged` is open, next probe in 2s "),
+        "{line}"
+    );
+    assert!(line.contains("reason=\"circuit_open\""), "{line}");
+    let retry = RetryLayer::new("logged", RetryConfig::new(), repeat::cloned()).unwrap();
+    let inner: Inner = Inner::new(|call| if call == 0 { bad() } else { good() });
+    let limit = TimeoutLayer::new("logged", SECOND);
+    retry.layer(limit.layer(inner)).oneshot(()).await.unwrap();
+    let lines = log.take();
+    assert!(!lines.is_empty());
+    for (level, line) in lines {
+        assert_eq!(level, tracing::Level::DEBUG, "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
+    use buttress::http::{Replay, answer};
+    use buttress::idempotency::IdempotencyKeyLayer;
+
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let keyed = Breaker::keyed(
+        "discreet",
+        three_in_a_row(),
+        KeyedConfig::default(),
+        buttress::http::ByAuthority,
+    );
+    let layers = tower::ServiceBuilder::new()
+        .layer(ObserveLayer::new(
+            Observed::new("discreet"),
+            buttress::http::ByStatus::new(),
+        ))
+        .layer(IdempotencyKeyLayer::new())
+        .layer(
+            RetryLayer::new("discreet", RetryConfig::new(), Replay::new())
+                .unwrap()
+                .classify(buttress::http::ByStatus::new()),
+        )
+        .layer(BreakerLayer::new(
+            keyed.unwrap(),
+            buttress::http::ByStatus::new(),
+        ))
+        .into_inner();
+    let service = answer(layers).layer(tower::service_fn(
+        async |_: http::Request<String>| -> Result<http::Response<String>, std::convert::Infallible> {
+            let mut response = http::Response::new(String::new());
+            *response.status_mut() = http::StatusCode::BAD_GATEWAY;
+            Ok(response)
+        },
+    ));
+    for method in ["GET", "POST"] {
+        for _ in 0..5 {
+            let mut request = http::Request::new(String::new());
+            *request.method_mut() = method.parse().unwrap();
+            *request.uri_mut() = "http://u:p@host/secret-path?secret-query".parse().unwrap();
+            let call = service.clone().oneshot(request);
+            CallOptions::new()
+                .key("secret-key")
+                .scope(call)
+                .await
+                .unwrap();
+        }
+    }
+    let told = format!("{:?} {:?}", log.take(), series(&snapshotter));
+    assert!(told.contains("host"), "the authority may be told");
+    for secret in ["secret", "u:p"] {
+        assert!(!told.contains(secret), "{secret} is in {told}");
+    }
+}
