@@ -167,8 +167,8 @@ impl<R, C, K> RetryLayer<R, C, K> {
         let mut progress = Progress::new(rules);
         progress.polled();
         loop {
-            let now = progress.begin(rules, true);
-            let mut attempt = pin!(Attempt::new(now, || call(now.attempt)));
+            let scope = progress.begin(rules, true);
+            let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
             let result = attempt.as_mut().await;
             let spent_below = attempt.spent_below();
             match progress.settle(rules, &classify, &result, spent_below, |_| true) {
