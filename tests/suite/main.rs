@@ -3,6 +3,7 @@
 mod architecture;
 mod breaker;
 mod budget;
+mod client;
 mod common;
 mod http;
 mod idempotency;
