@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::BreakerState;
+use buttress::gate::Keyed;
 use buttress::http::{Client, ClientConfig, ClientLayer, client};
 use buttress::reqwest::SendThrough;
 use buttress::{BoxError, Error, Event, subscribe};
@@ -70,7 +71,7 @@ impl Protected {
     }
 
     pub(crate) fn breaker(&self) -> BreakerView {
-        let breakers = self.layer.breakers().map(|all| all.entries());
+        let breakers = self.layer.breakers().map(Keyed::entries);
         let state = breakers
             .and_then(|all| all.first().map(|(_, breaker)| breaker.state()))
             .unwrap_or(BreakerState::Closed);

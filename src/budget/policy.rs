@@ -110,15 +110,16 @@ impl RetryBudget {
         }
     }
 
-    /// A call begins, and is under way until the guard is dropped. Does nothing unless
-    /// [`in_flight`](BudgetConfig::in_flight) is set.
+    /// A call begins, and is under way until the guard is dropped. `None`, and free, unless
+    /// [`in_flight`](BudgetConfig::in_flight) is set: else their number does not matter.
     #[inline]
-    pub fn begin(&self) -> CallUnderWay {
-        let counted = self.shared.rules.counts_calls().then(|| {
+    pub fn begin(&self) -> Option<CallUnderWay> {
+        self.shared.rules.counts_calls().then(|| {
             self.shared.calls.fetch_add(1, Ordering::Relaxed);
-            self.shared.clone()
-        });
-        CallUnderWay { counted }
+            CallUnderWay {
+                shared: self.shared.clone(),
+            }
+        })
     }
 
     /// Pays for a retry after a failure of this kind, or returns `None` if there is nothing left to pay with. To be asked when
@@ -280,15 +281,12 @@ impl fmt::Debug for Withdrawal {
 /// A call that is under way, until this is dropped.
 #[must_use = "the call is under way until this is dropped"]
 pub struct CallUnderWay {
-    counted: Option<Arc<Shared>>,
+    shared: Arc<Shared>,
 }
 
 impl Drop for CallUnderWay {
-    #[inline]
     fn drop(&mut self) {
-        if let Some(shared) = &self.counted {
-            shared.calls.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

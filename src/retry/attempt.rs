@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project::{pin_project, pinned_drop};
 
@@ -28,11 +28,15 @@ impl<F> Attempt<F> {
             future,
         }
     }
+
+    /// Whether a retry layer further in has given up on it.
+    pub(super) const fn spent_below(&self) -> bool {
+        self.spent_below
+    }
 }
 
 impl<F: Future> Future for Attempt<F> {
-    /// What it came to, and whether a retry layer further in has given up on it.
-    type Output = (F::Output, bool);
+    type Output = F::Output;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -43,9 +47,10 @@ impl<F: Future> Future for Attempt<F> {
             None => Poll::Pending,
         };
         *this.spent_below |= entered.spent_below();
-        let result = ready!(polled);
-        this.future.set(None);
-        Poll::Ready((result, *this.spent_below))
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        polled
     }
 }
 

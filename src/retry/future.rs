@@ -15,6 +15,7 @@ use super::attempt::Attempt;
 use super::progress::{Next, Progress};
 use super::repeat::Repeat;
 use super::shared::Shared;
+use crate::budget::RetryBudget;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
@@ -31,6 +32,8 @@ where
 {
     shared: Arc<Shared<R, C, K>>,
     progress: Progress,
+    /// The budget of this request's key, if it is not the layer's that pays.
+    budget: Option<RetryBudget>,
     /// `None` if there can be no further attempt.
     further: Option<Further<S, R::Saved>>,
     #[pin]
@@ -70,12 +73,14 @@ where
     pub(super) const fn new(
         shared: Arc<Shared<R, C, K>>,
         progress: Progress,
+        budget: Option<RetryBudget>,
         first: Attempt<S::Future>,
         further: Option<Further<S, R::Saved>>,
     ) -> Self {
         Self {
             shared,
             progress,
+            budget,
             further,
             state: State::Trying(first),
         }
@@ -99,12 +104,14 @@ where
             classify,
             ..
         } = &**this.shared;
+        let rules = terms.rules(this.budget.as_ref());
         this.progress.polled();
         loop {
             let mut between = match this.state.as_mut().project() {
                 StateNow::Between(between) => between,
-                StateNow::Trying(attempt) => {
-                    let result = ready!(attempt.poll(cx));
+                StateNow::Trying(mut attempt) => {
+                    let result = ready!(attempt.as_mut().poll(cx));
+                    let spent_below = attempt.spent_below();
                     let may_repeat = |outcome: &Outcome| match this.further {
                         // What was not executed may always be sent again, if there is something left to send.
                         Some(further) => {
@@ -113,10 +120,13 @@ where
                         }
                         None => false,
                     };
-                    match this.progress.settle(terms, classify, result, may_repeat) {
-                        Next::Done(result) => return Poll::Ready(result),
-                        Next::Again(wait, last) => {
-                            this.state.set(State::Between(Between::new(wait, last)));
+                    let progress = &mut *this.progress;
+                    match progress.settle(rules, classify, &result, spent_below, may_repeat) {
+                        Next::Done => return Poll::Ready(result),
+                        Next::Failed => return Poll::Ready(progress.claim(result)),
+                        Next::Again(wait) => {
+                            let between = Between::new(wait, result);
+                            this.state.set(State::Between(between));
                             continue;
                         }
                     }
@@ -129,7 +139,7 @@ where
             let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
             match ready.map(|()| repeat.again(saved)) {
                 Ok(Some(attempt)) => {
-                    let call = this.progress.begin(terms, true);
+                    let call = this.progress.begin(rules, true);
                     let next = Attempt::new(call, || service.call(attempt));
                     // Only here is the result of the attempt before it let go.
                     this.state.set(State::Trying(next));
@@ -139,7 +149,7 @@ where
                     // A readiness that is not used is given back at once.
                     *this.further = None;
                     return match between.project().last.take() {
-                        Some(last) => Poll::Ready(this.progress.give_up(terms, why, last)),
+                        Some(last) => Poll::Ready(this.progress.give_up(rules, why, last)),
                         None => Poll::Pending,
                     };
                 }

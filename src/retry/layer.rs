@@ -1,6 +1,7 @@
 //! The layer, which is also the handle for code without tower.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tower_layer::Layer;
@@ -161,26 +162,24 @@ impl<R, C, K> RetryLayer<R, C, K> {
         F: Future<Output = Result<T, E>>,
         E: CallError,
     {
-        // Not `AsyncFnMut`: with one, the future could not be spawned if the closure borrows anything (rust-lang/rust#110338).
-        let shared = &*self.shared;
-        let mut progress = Progress::new(&shared.terms, None);
+        // `FnMut`, not `AsyncFnMut`: with that, what borrows anything could not be spawned, as the compiler cannot prove it `Send`.
+        let rules = self.shared.terms.rules(None);
+        let mut progress = Progress::new(rules);
         progress.polled();
         loop {
-            let attempt = progress.begin(&shared.terms, true);
-            let result = Attempt::new(attempt, || call(attempt.attempt)).await;
-            let next = progress.settle(&shared.terms, &classify, result, |_| true);
-            let last = match next {
-                Next::Done(result) => return result,
-                Next::Again(wait, last) => {
-                    if !wait.is_zero() {
-                        tokio::time::sleep(wait).await;
-                    }
-                    last
-                }
-            };
+            let scope = progress.begin(rules, true);
+            let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
+            let result = attempt.as_mut().await;
+            let spent_below = attempt.spent_below();
+            match progress.settle(rules, &classify, &result, spent_below, |_| true) {
+                Next::Done => return result,
+                Next::Failed => return progress.claim(result),
+                Next::Again(wait) if wait.is_zero() => {}
+                Next::Again(wait) => tokio::time::sleep(wait).await,
+            }
             let now = Now::unread();
             if progress.deadline().is_some_and(|at| at.is_over(&now)) {
-                return progress.give_up(&shared.terms, RetryStop::Deadline, last);
+                return progress.give_up(rules, RetryStop::Deadline, result);
             }
         }
     }

@@ -60,10 +60,11 @@ where
 
     #[inline]
     fn call(&mut self, request: Req) -> Self::Future {
-        let own = self.shared.budgets.budget(&request);
+        let budget = self.shared.budgets.budget(&request);
         let (first, saved) = self.shared.repeat.first(request);
-        let mut progress = Progress::new(&self.shared.terms, own);
-        let call = progress.begin(&self.shared.terms, saved.is_some());
+        let rules = self.shared.terms.rules(budget.as_ref());
+        let mut progress = Progress::new(rules);
+        let call = progress.begin(rules, saved.is_some());
         let (attempt, further) = match saved {
             None => (Attempt::new(call, || self.inner.call(first)), None),
             Some(saved) => {
@@ -75,6 +76,6 @@ where
                 (attempt, Some(Further { service, saved }))
             }
         };
-        RetryFuture::new(self.shared.clone(), progress, attempt, further)
+        RetryFuture::new(self.shared.clone(), progress, budget, attempt, further)
     }
 }

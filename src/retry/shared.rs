@@ -22,6 +22,26 @@ pub(super) struct Terms {
     pub(super) source: Source,
 }
 
+/// The terms of one call: those of its layer, and the budget that pays for it.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    pub(super) config: &'a RetryConfig,
+    pub(super) source: &'a Source,
+    pub(super) budget: Option<&'a RetryBudget>,
+}
+
+impl Terms {
+    /// The terms of a call whose retries are paid from its `own` budget, or else from the layer's.
+    #[inline]
+    pub(super) fn rules<'a>(&'a self, own: Option<&'a RetryBudget>) -> Rules<'a> {
+        Rules {
+            config: &self.config,
+            source: &self.source,
+            budget: own.or(self.budget.as_ref()),
+        }
+    }
+}
+
 impl Clone for Terms {
     fn clone(&self) -> Self {
         Self {

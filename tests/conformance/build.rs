@@ -87,7 +87,11 @@ pub(crate) struct Parts {
 
 pub(crate) fn shows(at: &str, case: &Parts) {
     let shown = format!("{:?}", client("row", ClientConfig::default()).expect(at));
-    let places: Vec<_> = case.parts.iter().map(|part| shown.find(&**part)).collect();
+    let places: Vec<_> = case
+        .parts
+        .iter()
+        .map(|part| shown.find(&format!(" {part}: ")))
+        .collect();
     assert!(places.iter().all(Option::is_some), "{at}: {shown}");
     assert!(places.is_sorted(), "{at}: {shown}");
 }
