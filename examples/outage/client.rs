@@ -4,6 +4,7 @@ use crate::calls::{CallResult, Entry};
 use crate::naive::Naive;
 use crate::protected::Protected;
 
+#[expect(clippy::large_enum_variant, reason = "there are two of them")]
 #[derive(Debug, Clone)]
 pub(crate) enum Client {
     Naive(Naive),
