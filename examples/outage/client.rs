@@ -36,7 +36,7 @@ impl Client {
     pub(crate) fn breaker(&self) -> Option<BreakerView> {
         match self {
             Self::Naive(_) => None,
-            Self::Protected(client) => Some(client.breaker()),
+            Self::Protected(client) => client.breaker(),
         }
     }
 }

@@ -47,8 +47,11 @@ pub trait Forget: Clone {
 /// ready.
 ///
 /// ```
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 /// use buttress::gate::{KeyedConfig, by_str};
+/// use buttress::{Error, ErrorIsTransient};
 /// # struct Query { shard: String }
 ///
 /// let per_shard = Breaker::keyed(
@@ -57,9 +60,14 @@ pub trait Forget: Clone {
 ///     KeyedConfig::default().max_keys(200),
 ///     by_str(|query: &Query| query.shard.as_str()),
 /// )?;
-/// let layer = BreakerLayer::new(per_shard.clone(), buttress::ErrorIsTransient);
-/// # let _ = layer;
-/// # Ok::<(), buttress::ConfigError>(())
+/// let search = ServiceBuilder::new()
+///     .layer(BreakerLayer::new(per_shard.clone(), ErrorIsTransient))
+///     .map_err(Error::Inner)
+///     .service(service_fn(async |query: Query| Ok::<_, std::io::Error>(query.shard.len())));
+///
+/// search.oneshot(Query { shard: "eu-1".to_owned() }).await?;
+/// assert_eq!(per_shard.entries()[0].1.name().as_ref(), "search/eu-1");
+/// # Ok(()) }
 /// ```
 pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
