@@ -75,7 +75,7 @@ impl Seen {
                 self.held.extend(withdrawal);
             }
             "end" => drop(self.held.remove(0)),
-            "call" => self.calls.push(budget.begin()),
+            "call" => self.calls.extend(budget.begin()),
             "hang_up" => drop(self.calls.pop()),
             _ if word.starts_with('+') => {}
             failed => budget.failed(&outcome(failed)),

@@ -4,6 +4,7 @@ mod architecture;
 mod breaker;
 mod budget;
 mod common;
+mod contract;
 mod http;
 mod idempotency;
 mod keyed;
