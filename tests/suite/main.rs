@@ -5,6 +5,7 @@ mod breaker;
 mod budget;
 mod client;
 mod common;
+mod contract;
 mod http;
 mod idempotency;
 mod keyed;
