@@ -96,10 +96,6 @@ fn licensed(epoch: Epoch) -> u64 {
     u64::from(epoch.bits() << 1 | 1) << 32
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the upper half of the word is wanted"
-)]
 const fn upper(word: u64) -> u32 {
     (word >> 32) as u32
 }
@@ -150,10 +146,10 @@ impl Breaker {
         K: Hash + Eq + Clone + fmt::Display,
     {
         // Tried once, so that no later key can fail.
-        let first = Self::new(name, config.clone())?;
+        let first = Self::new(name, config)?;
         Keyed::new(by, keys, move |key| {
             let name = format!("{}/{key}", first.name());
-            Self::new(name, config.clone()).unwrap_or_else(|_| first.clone())
+            Self::new(name, config).unwrap_or_else(|_| first.clone())
         })
     }
 

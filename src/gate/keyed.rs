@@ -3,107 +3,16 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hashbrown::{Equivalent, HashMap};
 
 use super::Policy;
+use super::config::KeyedConfig;
+use super::key::KeyBy;
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
-
-/// Finds the key of a request without allocating; the key is made to be kept only when it is new.
-pub trait KeyBy<Req: ?Sized> {
-    /// What is kept for as long as the key is.
-    type Key: Hash + Eq + Clone + fmt::Display;
-    /// What a look-up needs: it hashes and compares like the key.
-    type Look<'a>: Hash + Equivalent<Self::Key>
-    where
-        Req: 'a;
-
-    /// What to look for.
-    fn look<'a>(&self, request: &'a Req) -> Self::Look<'a>;
-
-    /// The key to keep.
-    fn own(&self, look: &Self::Look<'_>) -> Self::Key;
-}
-
-/// A key that a closure computes: [`by`].
-#[derive(Clone, Copy, Debug)]
-pub struct By<F>(F);
-
-/// The key is what the closure returns: for keys that are cheap to make, such as a number.
-///
-/// ```
-/// # struct Query { shard: u32 }
-/// let by_shard = buttress::gate::by(|query: &Query| query.shard);
-/// # let _ = by_shard;
-/// ```
-pub const fn by<F>(key: F) -> By<F> {
-    By(key)
-}
-
-impl<Req: ?Sized, K, F> KeyBy<Req> for By<F>
-where
-    F: Fn(&Req) -> K,
-    K: Hash + Eq + Clone + fmt::Display,
-{
-    type Key = K;
-    type Look<'a>
-        = K
-    where
-        Req: 'a;
-
-    fn look<'a>(&self, request: &'a Req) -> K {
-        (self.0)(request)
-    }
-
-    fn own(&self, look: &K) -> K {
-        look.clone()
-    }
-}
-
-/// A key that is a part of the request's text: [`by_str`].
-#[derive(Clone, Copy, Debug)]
-pub struct ByStr<F>(F);
-
-/// The key is a string that the closure borrows from the request; it is copied only when it is new.
-///
-/// ```
-/// # struct Query { tenant: String }
-/// let by_tenant = buttress::gate::by_str(|query: &Query| query.tenant.as_str());
-/// # let _ = by_tenant;
-/// ```
-pub const fn by_str<Req: ?Sized, F: Fn(&Req) -> &str>(key: F) -> ByStr<F> {
-    ByStr(key)
-}
-
-/// A borrowed string to look for among owned ones.
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct StrKey<'a>(&'a str);
-
-impl Equivalent<Box<str>> for StrKey<'_> {
-    fn equivalent(&self, key: &Box<str>) -> bool {
-        *self.0 == **key
-    }
-}
-
-impl<Req: ?Sized, F: Fn(&Req) -> &str> KeyBy<Req> for ByStr<F> {
-    type Key = Box<str>;
-    type Look<'a>
-        = StrKey<'a>
-    where
-        Req: 'a;
-
-    fn look<'a>(&self, request: &'a Req) -> StrKey<'a> {
-        StrKey((self.0)(request))
-    }
-
-    fn own(&self, look: &StrKey<'_>) -> Box<str> {
-        look.0.into()
-    }
-}
 
 /// What a policy would lose if its key were forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -125,62 +34,6 @@ pub trait Forget: Clone {
     fn source(&self) -> &Source;
 }
 
-/// How many keys are kept, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct KeyedConfig {
-    /// The most keys kept, from 1 to 16 777 216. Default 10 000.
-    pub max_keys: usize,
-    /// A key not used for this long is forgotten when the next new key comes. Default 10 min; more than zero.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub idle: Duration,
-}
-
-impl Default for KeyedConfig {
-    fn default() -> Self {
-        Self {
-            max_keys: 10_000,
-            idle: Duration::from_secs(600),
-        }
-    }
-}
-
-impl KeyedConfig {
-    /// The most keys kept.
-    #[must_use]
-    pub const fn max_keys(mut self, max_keys: usize) -> Self {
-        self.max_keys = max_keys;
-        self
-    }
-
-    /// How long an unused key is kept.
-    #[must_use]
-    pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
-    }
-
-    /// Checks every setting.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            (1..=1 << 24).contains(&self.max_keys),
-            "max_keys",
-            &self.max_keys,
-            "from 1 to 16777216",
-        )?;
-        ConfigError::unless(!self.idle.is_zero(), "idle", &self.idle, "more than 0")
-    }
-}
-
 /// A policy per key, as a policy.
 ///
 /// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
@@ -194,8 +47,11 @@ impl KeyedConfig {
 /// ready.
 ///
 /// ```
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 /// use buttress::gate::{KeyedConfig, by_str};
+/// use buttress::{Error, ErrorIsTransient};
 /// # struct Query { shard: String }
 ///
 /// let per_shard = Breaker::keyed(
@@ -204,9 +60,14 @@ impl KeyedConfig {
 ///     KeyedConfig::default().max_keys(200),
 ///     by_str(|query: &Query| query.shard.as_str()),
 /// )?;
-/// let layer = BreakerLayer::new(per_shard.clone(), buttress::ErrorIsTransient);
-/// # let _ = layer;
-/// # Ok::<(), buttress::ConfigError>(())
+/// let search = ServiceBuilder::new()
+///     .layer(BreakerLayer::new(per_shard.clone(), ErrorIsTransient))
+///     .map_err(Error::Inner)
+///     .service(service_fn(async |query: Query| Ok::<_, std::io::Error>(query.shard.len())));
+///
+/// search.oneshot(Query { shard: "eu-1".to_owned() }).await?;
+/// assert_eq!(per_shard.entries()[0].1.name().as_ref(), "search/eu-1");
+/// # Ok(()) }
 /// ```
 pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
@@ -403,7 +264,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     .then(|| (!idle, keeps, known.last_used, key.clone()))
             })
             .collect();
-        candidates.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+        candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
         let room = if all.entries.len() >= self.config.max_keys {
             (self.config.max_keys / 16).max(1)
         } else {

@@ -50,13 +50,17 @@
 //! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
 //! that panics settles it as a failure, and the panic goes on.
 
+mod config;
 mod future;
+mod key;
 mod keyed;
 mod layer;
 mod service;
 
+pub use self::config::KeyedConfig;
 pub use self::future::{AtResult, Finish, GateFuture};
-pub use self::keyed::{By, ByStr, Forget, Keeps, KeyBy, Keyed, KeyedConfig, StrKey, by, by_str};
+pub use self::key::{By, ByStr, KeyBy, StrKey, by, by_str};
+pub use self::keyed::{Forget, Keeps, Keyed};
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
 
