@@ -200,8 +200,7 @@ where
     }
 }
 
-/// The same, of an error.
-#[inline(always)]
+/// What [`judge`] says of an error.
 pub(crate) fn judge_error<Res, E, C>(error: &E, classify: &C) -> Option<Outcome>
 where
     E: CallError,
