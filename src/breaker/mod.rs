@@ -1,10 +1,15 @@
 //! To come.
 
+mod changes;
 mod config;
 mod hand;
+mod lanes;
+#[cfg(all(test, buttress_loom))]
+mod loom;
 mod machine;
 #[cfg(test)]
 mod model;
+mod permit;
 mod policy;
 mod probes;
 mod ticket;
@@ -12,8 +17,10 @@ mod transitions;
 mod trip;
 mod view;
 
+pub use self::changes::Changes;
 pub use self::config::{Abandoned, BreakerConfig, Window};
-pub use self::policy::{Breaker, BreakerPermit, Changes};
+pub use self::permit::BreakerPermit;
+pub use self::policy::Breaker;
 pub use self::view::Snapshot;
 pub use crate::event::{BreakerState, Cause, Move};
 

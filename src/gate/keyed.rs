@@ -3,183 +3,14 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hashbrown::{Equivalent, HashMap};
 
-use super::Policy;
+use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, emit};
 use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
-
-/// Finds the key of a request without allocating; the key is made to be kept only when it is new.
-pub trait KeyBy<Req: ?Sized> {
-    /// What is kept for as long as the key is.
-    type Key: Hash + Eq + Clone + fmt::Display;
-    /// What a look-up needs: it hashes and compares like the key.
-    type Look<'a>: Hash + Equivalent<Self::Key>
-    where
-        Req: 'a;
-
-    /// What to look for.
-    fn look<'a>(&self, request: &'a Req) -> Self::Look<'a>;
-
-    /// The key to keep.
-    fn own(&self, look: &Self::Look<'_>) -> Self::Key;
-}
-
-/// A key that a closure computes: [`by`].
-#[derive(Clone, Copy, Debug)]
-pub struct By<F>(F);
-
-/// The key is what the closure returns: for keys that are cheap to make, such as a number.
-///
-/// ```
-/// # struct Query { shard: u32 }
-/// let by_shard = buttress::gate::by(|query: &Query| query.shard);
-/// # let _ = by_shard;
-/// ```
-pub const fn by<F>(key: F) -> By<F> {
-    By(key)
-}
-
-impl<Req: ?Sized, K, F> KeyBy<Req> for By<F>
-where
-    F: Fn(&Req) -> K,
-    K: Hash + Eq + Clone + fmt::Display,
-{
-    type Key = K;
-    type Look<'a>
-        = K
-    where
-        Req: 'a;
-
-    fn look<'a>(&self, request: &'a Req) -> K {
-        (self.0)(request)
-    }
-
-    fn own(&self, look: &K) -> K {
-        look.clone()
-    }
-}
-
-/// A key that is a part of the request's text: [`by_str`].
-#[derive(Clone, Copy, Debug)]
-pub struct ByStr<F>(F);
-
-/// The key is a string that the closure borrows from the request; it is copied only when it is new.
-///
-/// ```
-/// # struct Query { tenant: String }
-/// let by_tenant = buttress::gate::by_str(|query: &Query| query.tenant.as_str());
-/// # let _ = by_tenant;
-/// ```
-pub const fn by_str<Req: ?Sized, F: Fn(&Req) -> &str>(key: F) -> ByStr<F> {
-    ByStr(key)
-}
-
-/// A borrowed string to look for among owned ones.
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct StrKey<'a>(&'a str);
-
-impl Equivalent<Box<str>> for StrKey<'_> {
-    fn equivalent(&self, key: &Box<str>) -> bool {
-        *self.0 == **key
-    }
-}
-
-impl<Req: ?Sized, F: Fn(&Req) -> &str> KeyBy<Req> for ByStr<F> {
-    type Key = Box<str>;
-    type Look<'a>
-        = StrKey<'a>
-    where
-        Req: 'a;
-
-    fn look<'a>(&self, request: &'a Req) -> StrKey<'a> {
-        StrKey((self.0)(request))
-    }
-
-    fn own(&self, look: &StrKey<'_>) -> Box<str> {
-        look.0.into()
-    }
-}
-
-/// What a policy would lose if its key were forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Keeps {
-    /// Nothing: a new one would behave the same.
-    Nothing,
-    /// Something that may be lost when room is short.
-    Memory,
-    /// Calls in flight, an open circuit: it must stay.
-    Essentials,
-}
-
-/// A policy that a [`Keyed`] can keep and forget: a handle whose clones share their state.
-pub trait Forget: Clone {
-    /// What forgetting it would lose.
-    fn keeps(&self, now: &Now) -> Keeps;
-
-    /// Whom its events come from.
-    fn source(&self) -> &Source;
-}
-
-/// How many keys are kept, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct KeyedConfig {
-    /// The most keys kept, from 1 to 16 777 216. Default 10 000.
-    pub max_keys: usize,
-    /// A key not used for this long is forgotten when the next new key comes. Default 10 min; more than zero.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub idle: Duration,
-}
-
-impl Default for KeyedConfig {
-    fn default() -> Self {
-        Self {
-            max_keys: 10_000,
-            idle: Duration::from_secs(600),
-        }
-    }
-}
-
-impl KeyedConfig {
-    /// The most keys kept.
-    #[must_use]
-    pub const fn max_keys(mut self, max_keys: usize) -> Self {
-        self.max_keys = max_keys;
-        self
-    }
-
-    /// How long an unused key is kept.
-    #[must_use]
-    pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
-    }
-
-    /// Checks every setting.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            (1..=1 << 24).contains(&self.max_keys),
-            "max_keys",
-            &self.max_keys,
-            "from 1 to 16777216",
-        )?;
-        ConfigError::unless(!self.idle.is_zero(), "idle", &self.idle, "more than 0")
-    }
-}
 
 /// A policy per key, as a policy.
 ///
@@ -238,6 +69,8 @@ type LaneMap<K, P> = HashMap<K, Used<P>>;
 struct Used<P> {
     /// A count above one says that a call is just being admitted.
     policy: Arc<P>,
+    /// For the calls that need nothing more: it is right here.
+    near: P,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
     touched: bool,
 }
@@ -367,6 +200,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         // Not touched: a miss has read the clock, so the key's last use is known exactly.
         let used = lane.entry(key).or_insert_with(|| Used {
             policy: Arc::new(policy.clone()),
+            near: policy.near(),
             touched: false,
         });
         Arc::clone(&used.policy)
@@ -447,7 +281,26 @@ where
 {
     type Permit = P::Permit;
 
+    #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
-        self.get(request, now).admit(request, now)
+        let inner = &*self.inner;
+        let look = inner.by.look(request);
+        let lane = &inner.lanes[lane_index(inner.lanes.len())];
+        let policy = {
+            let mut lane = lane.lock();
+            lane.get_mut(&look).map(|used| {
+                used.touched = true;
+                used.near
+                    .pass(request)
+                    .ok_or_else(|| Arc::clone(&used.policy))
+            })
+        };
+        match policy {
+            Some(Ok(permit)) => Ok(permit),
+            Some(Err(policy)) => policy.admit(request, now),
+            None => inner
+                .miss(lane, &look, || inner.by.own(&look), now)
+                .admit(request, now),
+        }
     }
 }

@@ -1,0 +1,89 @@
+//! What a [`Keyed`](super::Keyed) policy keeps, and for how long.
+
+use std::time::Duration;
+
+use crate::clock::Now;
+use crate::error::ConfigError;
+use crate::event::Source;
+
+/// What a policy would lose if its key were forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeps {
+    /// Nothing: a new one would behave the same.
+    Nothing,
+    /// Something that may be lost when room is short.
+    Memory,
+    /// Calls in flight, an open circuit: it must stay.
+    Essentials,
+}
+
+/// A policy that a [`Keyed`](super::Keyed) can keep and forget: a handle whose clones share their state.
+pub trait Forget: Clone {
+    /// What forgetting it would lose.
+    fn keeps(&self, now: &Now) -> Keeps;
+
+    /// Whom its events come from.
+    fn source(&self) -> &Source;
+
+    /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
+    /// own to count in.
+    fn near(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// How many keys are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct KeyedConfig {
+    /// The most keys kept, from 1 to 16 777 216. Default 10 000.
+    pub max_keys: usize,
+    /// A key not used for this long is forgotten when the next new key comes. Default 10 min; more than zero.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub idle: Duration,
+}
+
+impl Default for KeyedConfig {
+    fn default() -> Self {
+        Self {
+            max_keys: 10_000,
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+impl KeyedConfig {
+    /// The most keys kept.
+    #[must_use]
+    pub const fn max_keys(mut self, max_keys: usize) -> Self {
+        self.max_keys = max_keys;
+        self
+    }
+
+    /// How long an unused key is kept.
+    #[must_use]
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            (1..=1 << 24).contains(&self.max_keys),
+            "max_keys",
+            &self.max_keys,
+            "from 1 to 16777216",
+        )?;
+        ConfigError::unless(!self.idle.is_zero(), "idle", &self.idle, "more than 0")
+    }
+}
