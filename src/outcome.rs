@@ -196,10 +196,19 @@ where
 {
     match result {
         Ok(response) => Some(classify.classify(Ok(response))),
-        Err(error) => match error.rejected() {
-            Some(rejected) => judge_rejection(rejected),
-            None => Some(classify.classify(Err(error))),
-        },
+        Err(error) => judge_error(error, classify),
+    }
+}
+
+/// What [`judge`] says of an error.
+pub(crate) fn judge_error<Res, E, C>(error: &E, classify: &C) -> Option<Outcome>
+where
+    E: CallError,
+    C: Classify<Res, E>,
+{
+    match error.rejected() {
+        Some(rejected) => judge_rejection(rejected),
+        None => Some(classify.classify(Err(error))),
     }
 }
 

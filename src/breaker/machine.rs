@@ -173,7 +173,7 @@ impl Machine {
             return moves;
         }
         self.give_up_lost_probes(now, &mut moves);
-        match (&mut self.state, ticket.probe) {
+        match (&mut self.state, ticket.place()) {
             (State::Closed(tally), None) => {
                 if let Some(cause) = count(tally, &self.config) {
                     let until = now.after(self.config.open_time(0, draw, wait));

@@ -50,17 +50,17 @@
 //! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
 //! that panics settles it as a failure, and the panic goes on.
 
-mod config;
 mod future;
+mod keep;
 mod key;
 mod keyed;
 mod layer;
 mod service;
 
-pub use self::config::KeyedConfig;
 pub use self::future::{AtResult, Finish, GateFuture};
+pub use self::keep::{Forget, Keeps, KeyedConfig};
 pub use self::key::{By, ByStr, KeyBy, StrKey, by, by_str};
-pub use self::keyed::{Forget, Keeps, Keyed};
+pub use self::keyed::Keyed;
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
 
@@ -82,6 +82,13 @@ pub trait Policy<Req: ?Sized> {
     ///
     /// The refusal.
     fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected>;
+
+    /// Admits, if that takes neither a clock nor a lock and is certain; `None`: ask [`admit`](Policy::admit). A
+    /// [`Keyed`] policy asks this first, under a lock of its own: it must be quick and must not call back.
+    fn pass(&self, request: &Req) -> Option<Self::Permit> {
+        let _ = request;
+        None
+    }
 
     /// Asked before the inner service is polled ready: would *any* call be refused now? If so, the inner service is not
     /// polled and the next call gets this refusal, so that an open circuit never waits for a dead connection.
