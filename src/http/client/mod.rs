@@ -44,7 +44,8 @@ pub use self::config::ClientConfig;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// ///
+/// use std::time::Duration;
+///
 /// use buttress::http::{ClientConfig, client};
 /// use hyper_util::client::legacy::Client;
 /// use hyper_util::rt::TokioExecutor;
