@@ -19,6 +19,7 @@ pub(super) struct Attempt<F> {
 }
 
 impl<F> Attempt<F> {
+    #[inline(always)]
     pub(super) fn new(call: Call, make: impl FnOnce() -> F) -> Self {
         let entered = call.enter();
         let future = Some(make());
@@ -35,11 +36,14 @@ impl<F> Attempt<F> {
     }
 }
 
-impl<F: Future> Future for Attempt<F> {
-    type Output = F::Output;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl<F: Future> Attempt<F> {
+    /// Polls it. `judge` is shown what it came to: a classifier may ask which attempt it judges (a 425 is repeated once).
+    #[inline(always)]
+    pub(super) fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        judge: impl FnOnce(&F::Output),
+    ) -> Poll<F::Output> {
         let mut this = self.project();
         let entered = this.call.enter();
         let polled = match this.future.as_mut().as_pin_mut() {
@@ -47,8 +51,10 @@ impl<F: Future> Future for Attempt<F> {
             None => Poll::Pending,
         };
         *this.spent_below |= entered.spent_below();
-        if polled.is_ready() {
+        if let Poll::Ready(result) = &polled {
             this.future.set(None);
+            entered.go_on(Call::new(this.call.attempt, false));
+            judge(result);
         }
         polled
     }

@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::attempt::Attempt;
-use super::progress::{Next, Progress};
+use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
@@ -20,7 +20,7 @@ use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::RetryStop;
-use crate::outcome::{Classify, Executed, Outcome};
+use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
 
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
@@ -96,62 +96,122 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Shared {
-            terms,
-            repeat,
-            classify,
-            ..
-        } = &**this.shared;
-        let rules = terms.rules(this.budget.as_ref());
-        this.progress.polled();
+    // A call whose first attempt goes well runs straight through; everything else is out of its way.
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let mut between = match this.state.as_mut().project() {
-                StateNow::Between(between) => between,
-                StateNow::Trying(mut attempt) => {
-                    let result = ready!(attempt.as_mut().poll(cx));
-                    let spent_below = attempt.spent_below();
-                    let may_repeat = |outcome: &Outcome| match this.further {
-                        // What was not executed may always be sent again, if there is something left to send.
-                        Some(further) => {
-                            outcome.executed == Executed::No
-                                || repeat.may_repeat(&further.saved, outcome)
-                        }
-                        None => false,
-                    };
-                    let progress = &mut *this.progress;
-                    match progress.settle(rules, classify, &result, spent_below, may_repeat) {
-                        Next::Done => return Poll::Ready(result),
-                        Next::Failed => return Poll::Ready(progress.claim(result)),
-                        Next::Again(wait) => {
-                            let between = Between::new(wait, result);
-                            this.state.set(State::Between(between));
-                            continue;
-                        }
-                    }
-                }
+            let tried = match self.as_mut().poll_attempt(cx) {
+                Tried::Done(result) => return Poll::Ready(result),
+                Tried::Failed(result, outcome) => Some((result, outcome)),
+                Tried::Waiting => None,
+                Tried::Running => return Poll::Pending,
             };
-            let Some(Further { service, saved }) = this.further else {
-                return Poll::Pending;
-            };
-            let deadline = this.progress.deadline();
-            let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
-            match ready.map(|()| repeat.again(saved)) {
-                Ok(Some(attempt)) => {
-                    let call = this.progress.begin(rules, true);
-                    let next = Attempt::new(call, || service.call(attempt));
-                    // Only here is the result of the attempt before it let go.
-                    this.state.set(State::Trying(next));
+            if let Some(result) = ready!(self.as_mut().poll_next(cx, tried)) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+/// What has become of the attempt.
+enum Tried<T> {
+    Running,
+    /// The call's result.
+    Done(T),
+    Failed(T, Outcome),
+    /// There is none between two.
+    Waiting,
+}
+
+impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+    S::Error: CallError,
+    C: Classify<S::Response, S::Error>,
+{
+    #[inline(always)]
+    fn poll_attempt(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Tried<Result<S::Response, S::Error>> {
+        let this = self.project();
+        let shared = &**this.shared;
+        let StateNow::Trying(attempt) = this.state.project() else {
+            return Tried::Waiting;
+        };
+        let mut judged = None;
+        match attempt.poll(cx, |result| judged = judge(result, &shared.classify)) {
+            Poll::Pending => {
+                this.progress.polled();
+                Tried::Running
+            }
+            Poll::Ready(result) => match judged {
+                Some(outcome) if outcome.kind != Kind::Success => Tried::Failed(result, outcome),
+                judged => {
+                    let rules = shared.terms.rules(this.budget.as_ref());
+                    // `None`: cut short by the deadline, so no result of the service, and no time for another one.
+                    this.progress.end(rules, judged.is_some());
+                    Tried::Done(result)
                 }
-                stopped => {
-                    let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
-                    // A readiness that is not used is given back at once.
-                    *this.further = None;
-                    return match between.project().last.take() {
-                        Some(last) => Poll::Ready(this.progress.give_up(rules, why, last)),
-                        None => Poll::Pending,
-                    };
+            },
+        }
+    }
+
+    /// From an attempt that `failed`, or the wait after it, to the next attempt: `None`, or to the end: the call's result.
+    #[cold]
+    #[inline(never)]
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        failed: Option<(Result<S::Response, S::Error>, Outcome)>,
+    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+        let mut this = self.project();
+        let Shared { terms, repeat, .. } = &**this.shared;
+        let rules = terms.rules(this.budget.as_ref());
+        if let Some((result, outcome)) = failed {
+            let spent_below = match this.state.as_mut().project() {
+                StateNow::Trying(attempt) => attempt.spent_below(),
+                StateNow::Between(_) => false,
+            };
+            let repeatable = match this.further {
+                // What was not executed may always be sent again, if there is something left to send.
+                Some(further) => {
+                    outcome.executed == Executed::No || repeat.may_repeat(&further.saved, &outcome)
+                }
+                None => false,
+            };
+            let progress = &mut *this.progress;
+            match progress.failed(rules, outcome, &result, spent_below, repeatable) {
+                None => return Poll::Ready(Some(progress.claim(result))),
+                Some(wait) => {
+                    let between = Between::new(wait, result);
+                    this.state.set(State::Between(between));
+                }
+            }
+        }
+        let (StateNow::Between(mut between), Some(Further { service, saved })) =
+            (this.state.as_mut().project(), this.further.as_mut())
+        else {
+            return Poll::Pending;
+        };
+        let deadline = this.progress.deadline();
+        let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
+        match ready.map(|()| repeat.again(saved)) {
+            Ok(Some(attempt)) => {
+                let call = this.progress.begin(rules, true);
+                let next = Attempt::new(call, || service.call(attempt));
+                // Only here is the result of the attempt before it let go.
+                this.state.set(State::Trying(next));
+                Poll::Ready(None)
+            }
+            stopped => {
+                let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
+                // A readiness that is not used is given back at once.
+                *this.further = None;
+                match between.project().last.take() {
+                    Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
+                    None => Poll::Pending,
                 }
             }
         }

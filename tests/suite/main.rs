@@ -3,7 +3,9 @@
 mod architecture;
 mod breaker;
 mod budget;
+mod client;
 mod common;
+mod contract;
 mod http;
 mod idempotency;
 mod keyed;

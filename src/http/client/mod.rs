@@ -13,8 +13,10 @@ use super::body::AtBodyEnd;
 use super::classify::ByStatus;
 use super::lift::Lift;
 use super::replay::{Keys, Replay};
+use super::request::HttpRequest;
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
+use crate::deadline::Deadline;
 use crate::error::ConfigError;
 use crate::gate::{Gate, GateLayer, Keyed};
 use crate::idempotency::{IdempotencyKey, IdempotencyKeyLayer};
@@ -38,6 +40,8 @@ pub use self::config::ClientConfig;
 ///
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
+///
+/// An `http::Request` may carry a [`Deadline`] of its own in its extensions; the earliest one counts.
 ///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
@@ -187,6 +191,7 @@ impl<S: fmt::Debug> fmt::Debug for Client<S> {
 impl<S, Req> Service<Req> for Client<S>
 where
     Stack<S>: Service<Req>,
+    Req: HttpRequest,
 {
     type Response = <Stack<S> as Service<Req>>::Response;
     type Error = <Stack<S> as Service<Req>>::Error;
@@ -197,6 +202,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        let deadline = request.extensions().and_then(|of| of.get::<Deadline>());
+        let _entered = deadline.map(|deadline| deadline.enter());
         self.stack.call(request)
     }
 }
