@@ -9,6 +9,7 @@ mod contract;
 mod http;
 mod idempotency;
 mod keyed;
+mod readme;
 mod reqwest;
 mod retry;
 mod telemetry;
