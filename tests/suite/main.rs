@@ -3,6 +3,7 @@
 mod architecture;
 mod breaker;
 mod budget;
+mod cancel;
 mod client;
 mod common;
 mod contract;
