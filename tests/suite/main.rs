@@ -10,6 +10,7 @@ mod contract;
 mod http;
 mod idempotency;
 mod keyed;
+mod peers;
 mod reqwest;
 mod retry;
 mod telemetry;
