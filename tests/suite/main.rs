@@ -15,3 +15,4 @@ mod reqwest;
 mod retry;
 mod telemetry;
 mod timeout;
+mod tonic;
