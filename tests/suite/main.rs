@@ -1,5 +1,6 @@
 //! One binary, a module a pattern: it links once.
 
+mod allocations;
 mod architecture;
 mod breaker;
 mod budget;
