@@ -130,6 +130,7 @@
 
 mod changes;
 mod config;
+mod control;
 mod hand;
 mod lanes;
 #[cfg(all(test, buttress_loom))]
