@@ -218,12 +218,7 @@ impl Table {
             Some((group, _)) => format!("{group}: {name}"),
             None => name.to_owned(),
         };
-        // Like the standard harness: a word on the command line picks the rows that contain it.
-        let wanted = std::env::args()
-            .skip(1)
-            .filter(|word| !word.starts_with('-'))
-            .all(|word| full.contains(&word));
-        if !wanted {
+        if !wanted(&full) {
             return;
         }
         let handle = self.runtime.handle();
@@ -275,6 +270,21 @@ impl Table {
             Err(error) => eprintln!("cannot write {path}: {error}"),
         }
     }
+}
+
+/// Like the standard harness: words on the command line pick the rows that contain them all, or with `--exact` one row.
+fn wanted(name: &str) -> bool {
+    let exact = std::env::args().any(|argument| argument == "--exact");
+    std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .all(|word| {
+            if exact {
+                name == word
+            } else {
+                name.contains(&word)
+            }
+        })
 }
 
 fn on_a_thread<T: Send>(handle: &tokio::runtime::Handle, run: impl FnOnce() -> T + Send) -> T {

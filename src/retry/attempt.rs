@@ -2,11 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use crate::call::Call;
+use crate::call::{Call, EnteredCall};
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
@@ -37,13 +37,9 @@ impl<F> Attempt<F> {
 }
 
 impl<F: Future> Attempt<F> {
-    /// Polls it. `judge` is shown what it came to: a classifier may ask which attempt it judges (a 425 is repeated once).
+    /// Polls it. What it came to is to be judged while the guard lives.
     #[inline(always)]
-    pub(super) fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        judge: impl FnOnce(&F::Output),
-    ) -> Poll<F::Output> {
+    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, Judging)> {
         let mut this = self.project();
         let entered = this.call.enter();
         let polled = match this.future.as_mut().as_pin_mut() {
@@ -51,14 +47,15 @@ impl<F: Future> Attempt<F> {
             None => Poll::Pending,
         };
         *this.spent_below |= entered.spent_below();
-        if let Poll::Ready(result) = &polled {
-            this.future.set(None);
-            entered.go_on(Call::new(this.call.attempt, false));
-            judge(result);
-        }
-        polled
+        let result = ready!(polled);
+        this.future.set(None);
+        entered.go_on(Call::new(this.call.attempt, false));
+        Poll::Ready((result, Judging(entered)))
     }
 }
+
+/// The scope of an attempt that is over: a classifier may ask which one it judges (a 425 is repeated once).
+pub(super) struct Judging(#[expect(dead_code, reason = "kept until it is dropped")] EnteredCall);
 
 #[pinned_drop]
 impl<F> PinnedDrop for Attempt<F> {

@@ -11,7 +11,7 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Judging};
 use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
@@ -20,7 +20,7 @@ use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::RetryStop;
-use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
+use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
 
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
@@ -100,27 +100,37 @@ where
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let tried = match self.as_mut().poll_attempt(cx) {
-                Tried::Done(result) => return Poll::Ready(result),
-                Tried::Failed(result, outcome) => Some((result, outcome)),
-                Tried::Waiting => None,
-                Tried::Running => return Poll::Pending,
+            let this = self.as_mut().project();
+            let shared = &**this.shared;
+            let next = match this.state.project() {
+                StateNow::Between(_) => self.as_mut().poll_next(cx, None),
+                StateNow::Trying(attempt) => match attempt.poll(cx) {
+                    Poll::Pending => {
+                        this.progress.polled();
+                        return Poll::Pending;
+                    }
+                    // Taken apart at once: a response that is moved as part of a `Result` is moved with room for an error, and
+                    // waits for what was never written there.
+                    Poll::Ready((Ok(response), judging)) => {
+                        let outcome = shared.classify.classify(Ok(&response));
+                        drop(judging);
+                        if outcome.kind == Kind::Success {
+                            let rules = shared.terms.rules(this.budget.as_ref());
+                            this.progress.end(rules, true);
+                            return Poll::Ready(Ok(response));
+                        }
+                        self.as_mut().poll_next(cx, Some((Ok(response), outcome)))
+                    }
+                    Poll::Ready((Err(error), judging)) => {
+                        self.as_mut().poll_failed(cx, error, judging)
+                    }
+                },
             };
-            if let Some(result) = ready!(self.as_mut().poll_next(cx, tried)) {
+            if let Some(result) = ready!(next) {
                 return Poll::Ready(result);
             }
         }
     }
-}
-
-/// What has become of the attempt.
-enum Tried<T> {
-    Running,
-    /// The call's result.
-    Done(T),
-    Failed(T, Outcome),
-    /// There is none between two.
-    Waiting,
 }
 
 impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
@@ -130,31 +140,28 @@ where
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
 {
-    #[inline(always)]
-    fn poll_attempt(
-        self: Pin<&mut Self>,
+    #[cold]
+    #[inline(never)]
+    fn poll_failed(
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Tried<Result<S::Response, S::Error>> {
-        let this = self.project();
+        error: S::Error,
+        judging: Judging,
+    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+        let this = self.as_mut().project();
         let shared = &**this.shared;
-        let StateNow::Trying(attempt) = this.state.project() else {
-            return Tried::Waiting;
-        };
-        let mut judged = None;
-        match attempt.poll(cx, |result| judged = judge(result, &shared.classify)) {
-            Poll::Pending => {
-                this.progress.polled();
-                Tried::Running
+        let judged = judge_error(&error, &shared.classify);
+        drop(judging);
+        match judged {
+            Some(outcome) if outcome.kind != Kind::Success => {
+                self.poll_next(cx, Some((Err(error), outcome)))
             }
-            Poll::Ready(result) => match judged {
-                Some(outcome) if outcome.kind != Kind::Success => Tried::Failed(result, outcome),
-                judged => {
-                    let rules = shared.terms.rules(this.budget.as_ref());
-                    // `None`: cut short by the deadline, so no result of the service, and no time for another one.
-                    this.progress.end(rules, judged.is_some());
-                    Tried::Done(result)
-                }
-            },
+            // `None`: cut short by the deadline, so no result of the service, and no time for another one.
+            judged => {
+                let rules = shared.terms.rules(this.budget.as_ref());
+                this.progress.end(rules, judged.is_some());
+                Poll::Ready(Some(Err(error)))
+            }
         }
     }
 

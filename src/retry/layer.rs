@@ -170,9 +170,10 @@ impl<R, C, K> RetryLayer<R, C, K> {
         loop {
             let scope = progress.begin(rules, true);
             let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
-            let result = poll_fn(|cx| attempt.as_mut().poll(cx, |_| {})).await;
+            // The guard must not live across a wait; and a classifier that is lent to the future would have to be `Sync`.
+            let ended = |(result, _judging)| result;
+            let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
             let spent_below = attempt.spent_below();
-            // Not judged while it is polled: a classifier that is lent to the future would have to be `Sync`.
             let judged = {
                 let _attempt = Call::new(scope.attempt, false).enter();
                 judge(&result, &classify)
