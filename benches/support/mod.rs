@@ -33,6 +33,35 @@ impl Service<u64> for Noop {
     }
 }
 
+/// A service that answers at once, and badly every hundredth time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flaky(u32);
+
+impl Service<u64> for Flaky {
+    type Response = u64;
+    type Error = Error<()>;
+    type Future = Ready<Result<u64, Self::Error>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u64) -> Self::Future {
+        self.0 += 1;
+        if self.0 == 100 {
+            self.0 = 0;
+            return ready(Err(Error::Inner(())));
+        }
+        ready(Ok(request))
+    }
+}
+
+/// Bytes in use.
+pub fn heap() -> u64 {
+    let stats = ALLOCATOR.stats();
+    (stats.bytes_allocated as u64) - (stats.bytes_deallocated as u64)
+}
+
 /// Polls a future that never waits.
 #[inline(always)]
 pub fn block_on<F: Future>(future: F) -> F::Output {
