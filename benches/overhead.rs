@@ -1,49 +1,29 @@
-//! The cost of a call through each layer: success path, no-op inner service, one thread and two, with allocations.
+//! The cost of a call through each layer around a service that answers at once: time, allocations, the bytes that the layer
+//! adds to the future, and how two threads on one handle get on beside each other.
 //!
-//! `cargo bench --bench overhead` prints a table and writes `target/overhead.json`.
+//! `cargo bench --bench overhead` prints a table and writes `target/overhead.json`; `-- breaker` takes only the rows with
+//! that word.
 
 #![allow(missing_docs, reason = "a benchmark has no public items")]
 
 mod support;
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::hint::black_box;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
-use buttress::gate::{By, Keyed, KeyedConfig, by};
-use buttress::{DeadlineLayer, ErrorIsTransient, Outcome, TimeoutLayer};
-use support::{Flaky, Noop, Table, block_on, heap};
+use buttress::gate::{KeyedConfig, by};
+use buttress::http::{ClientConfig, client};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::{DeadlineLayer, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use support::{Faulty, Noop, Table, call, extra_bytes};
 use tower::{Layer, Service};
-
-fn consecutive_only() -> BreakerConfig {
-    BreakerConfig::default().failure_rate(None)
-}
-
-fn breaker(config: BreakerConfig) -> BreakerLayer<ErrorIsTransient> {
-    BreakerLayer::new(
-        Breaker::new("bench", config).expect("a valid configuration"),
-        ErrorIsTransient,
-    )
-}
-
-const KEYS: u64 = 10_000;
-
-fn keyed(config: BreakerConfig) -> Keyed<u64, By<fn(&u64) -> u64>, Breaker> {
-    Breaker::keyed(
-        "bench",
-        config,
-        KeyedConfig::default().max_keys(20_000),
-        by((|request| *request) as fn(&u64) -> u64),
-    )
-    .expect("a valid configuration")
-}
-
-/// Opens a circuit as a failing service does.
-fn fail(breaker: &Breaker) {
-    while let Ok(permit) = breaker.try_acquire() {
-        permit.settle(Outcome::TRANSIENT);
-    }
-}
 
 fn main() {
     let mut table = Table::new();
@@ -53,82 +33,150 @@ fn main() {
         }
     });
     table.service("bare service", || Noop);
-    table.service("timeout", || {
-        TimeoutLayer::new("bench", Duration::from_secs(1)).layer(Noop)
+    let timeout = TimeoutLayer::new("bench", Duration::from_secs(1));
+    table.service("timeout", || timeout.layer(Noop));
+    let deadline = DeadlineLayer::new("bench", Duration::from_secs(1));
+    table.service("deadline", || deadline.layer(Noop));
+    breakers(&mut table);
+    let retry = retry();
+    table.service("retry + budget", || retry.layer(Noop));
+    let gate = closed(BreakerConfig::default());
+    table.service("retry + breaker + timeout", || {
+        retry.layer(gate.layer(timeout.layer(Noop)))
     });
-    table.service("deadline", || {
-        DeadlineLayer::new("bench", Duration::from_secs(1)).layer(Noop)
+    let gate = open();
+    table.service("retry + breaker + timeout, rejecting", || {
+        retry.layer(gate.layer(timeout.layer(Noop)))
     });
-    let shared = breaker(consecutive_only());
-    table.service("breaker, consecutive", || shared.layer(Noop));
-    let shared = breaker(BreakerConfig::default());
-    table.service("breaker, time window", || shared.layer(Noop));
-    let open = Breaker::new(
-        "bench",
-        BreakerConfig::default().open_for(Duration::from_secs(600)),
-    )
-    .expect("a valid configuration");
-    fail(&open);
-    let shared = BreakerLayer::new(open, ErrorIsTransient);
-    table.service("breaker, rejecting", || shared.layer(Noop));
-    let shared = BreakerLayer::new(keyed(BreakerConfig::default()), ErrorIsTransient);
-    table.row("keyed breaker, 10 000 keys", || {
-        let mut service = shared.layer(Noop);
-        let mut key = 0;
-        move || {
-            key = (key + 7919) % KEYS;
-            black_box(block_on(service.call(black_box(key))).ok());
-        }
-    });
-    // One key fails no more often than another, and none opens.
-    let shared = breaker(BreakerConfig::default());
-    table.service("breaker, time window, 1 % failures", || {
-        shared.layer(Flaky::default())
-    });
-    let shared = BreakerLayer::new(keyed(BreakerConfig::default()), ErrorIsTransient);
-    table.row("keyed breaker, 1 % failures", || {
-        let mut service = shared.layer(Flaky::default());
-        let mut key = 0;
-        move || {
-            key = (key + 7919) % KEYS;
-            black_box(block_on(service.call(black_box(key))).ok());
-        }
-    });
-    table.finish();
-    sizes();
+    http_client(&mut table);
+    table.finish("overhead.json");
 }
 
-/// What a key costs, and by how much each layer makes a future larger.
-fn sizes() {
-    let before = heap();
-    let keyed = keyed(BreakerConfig::default());
-    let layer = BreakerLayer::new(keyed.clone(), ErrorIsTransient);
-    for threads in 1..=2 {
-        // Each thread has a lane of its own.
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut service = layer.layer(Noop);
-                for key in 0..KEYS {
-                    black_box(block_on(service.call(key)).ok());
-                }
-            });
-        });
-        println!(
-            "{:36} {:9}",
-            format!("keyed breaker, bytes a key, {threads} lanes"),
-            (heap() - before) / KEYS
-        );
+fn breakers(table: &mut Table) {
+    let gate = closed(consecutive_only());
+    table.service("breaker, consecutive", || gate.layer(Noop));
+    let gate = closed(consecutive_only());
+    table.service_around::<Faulty, _>("breaker, consecutive, 1 % failures", || {
+        gate.layer(Faulty::default())
+    });
+    let gate = closed(BreakerConfig::default());
+    table.service("breaker, time window", || gate.layer(Noop));
+    let gate = closed(BreakerConfig::default());
+    table.service_around::<Faulty, _>("breaker, time window, 1 % failures", || {
+        gate.layer(Faulty::default())
+    });
+    let gate = open();
+    table.service("breaker, rejecting", || gate.layer(Noop));
+    keyed(table, "keyed breaker, 10 000 keys", || Noop);
+    keyed(
+        table,
+        "keyed breaker, 10 000 keys, 1 % failures",
+        Faulty::default,
+    );
+}
+
+fn keyed<S>(table: &mut Table, name: &str, inner: impl Fn() -> S + Sync)
+where
+    S: Service<u64, Response = u64, Error: buttress::CallError>,
+{
+    let breaker = Breaker::keyed(
+        "bench",
+        BreakerConfig::default(),
+        KeyedConfig::default().max_keys(20_000),
+        by(|request: &u64| *request),
+    );
+    let gate = BreakerLayer::new(breaker.expect("a good configuration"), ErrorIsTransient);
+    let bytes = bytes_around::<S, _>(&gate.layer(inner()));
+    table.sized(name, Some(bytes), || {
+        let mut service = black_box(gate.layer(inner()));
+        // Every key is known before anything is measured.
+        (0..10_000).for_each(|key| call(&mut service, key));
+        let mut key = 0;
+        move || {
+            key = (key + 7919) % 10_000;
+            call(&mut service, key);
+        }
+    });
+}
+
+fn bytes_around<Bare: Service<u64>, S: Service<u64>>(_: &S) -> usize {
+    extra_bytes::<u64, S, Bare>()
+}
+
+fn consecutive_only() -> BreakerConfig {
+    BreakerConfig::default().failure_rate(None)
+}
+
+fn closed(config: BreakerConfig) -> BreakerLayer<ErrorIsTransient> {
+    let breaker = Breaker::new("bench", config).expect("a good configuration");
+    BreakerLayer::new(breaker, ErrorIsTransient)
+}
+
+/// A circuit that has opened as a failing service makes it.
+fn open() -> BreakerLayer<ErrorIsTransient> {
+    let config = BreakerConfig::default().open_for(Duration::from_secs(600));
+    let breaker = Breaker::new("bench", config).expect("a good configuration");
+    while let Ok(permit) = breaker.try_acquire() {
+        permit.settle(Outcome::TRANSIENT);
     }
-    assert_eq!(keyed.len() as u64, KEYS);
-    let second = Duration::from_secs(1);
-    let bare = size_of_val(&Noop.call(7));
-    let row = |name: &str, size: usize| println!("{name:36} {:9}", size - bare);
-    println!("\n{:36} {:>9}", "future of", "bytes over the bare one");
-    let mut service = TimeoutLayer::new("bench", second).layer(Noop);
-    row("timeout", size_of_val(&service.call(7)));
-    let mut service = DeadlineLayer::new("bench", second).layer(Noop);
-    row("deadline", size_of_val(&service.call(7)));
-    let mut service = breaker(BreakerConfig::default()).layer(Noop);
-    row("breaker", size_of_val(&service.call(7)));
-    row("keyed breaker", size_of_val(&layer.layer(Noop).call(7)));
+    BreakerLayer::new(breaker, ErrorIsTransient)
+}
+
+fn retry() -> RetryLayer<repeat::Cloned> {
+    RetryLayer::new("bench", RetryConfig::default(), repeat::cloned())
+        .expect("a good configuration")
+}
+
+type Body = Empty<Bytes>;
+
+/// A service that answers at once, with nothing.
+#[derive(Clone, Copy, Debug)]
+struct NoContent;
+
+impl Service<Request<Body>> for NoContent {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        drop(black_box(request));
+        ready(Ok(Response::new(Empty::new())))
+    }
+}
+
+/// What a browser or an API's client would send.
+fn request() -> Request<Body> {
+    Request::get("https://api.example.com/v1/orders/4711?expand=items")
+        .header("host", "api.example.com")
+        .header("user-agent", "bench/1.0")
+        .header("accept", "application/json")
+        .header("accept-encoding", "gzip, br")
+        .header("authorization", "Bearer 0123456789abcdef0123456789abcdef")
+        .header("x-request-id", "3f0c6b0e-7f0f-4d7e-9b5f-0a4f1f0e9d11")
+        .body(Empty::new())
+        .expect("a request")
+}
+
+fn http_client(table: &mut Table) {
+    let template = request();
+    table.row("clone of an http request, 6 headers", || {
+        || drop(black_box(black_box(&template).clone()))
+    });
+    let clone = || template.clone();
+    table.prepared("bare http service", Some(0), clone, || {
+        let mut service = black_box(NoContent);
+        move |request| call(&mut service, request)
+    });
+    let layer = client("bench", ClientConfig::default()).expect("a good configuration");
+    // The request lives in the future, as what is kept for a retry.
+    let bytes = extra_bytes::<_, buttress::http::Client<NoContent>, NoContent>()
+        - size_of::<Request<Body>>();
+    table.prepared("standard client stack", Some(bytes), clone, || {
+        let mut service = black_box(layer.layer(NoContent));
+        move |request| call(&mut service, request)
+    });
 }

@@ -10,10 +10,9 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 
 thread_local! {
-    static CALL: Cell<Call> = const { Cell::new(Call { attempt: 1, last: true }) };
+    static SCOPE: Cell<Scope> = const { Cell::new(Scope::of(Call::new(1, true))) };
     static OPTIONS: Cell<Options> = const { Cell::new(Options::NONE) };
     static KEY: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
-    static SPENT: Cell<bool> = const { Cell::new(false) };
 }
 
 /// The attempt that is being made: carried with the task, like the deadline.
@@ -35,7 +34,7 @@ pub struct Call {
 impl Call {
     /// The attempt that the task being polled makes.
     pub fn current() -> Self {
-        CALL.get()
+        SCOPE.get().call()
     }
 
     pub(crate) const fn new(attempt: u32, last: bool) -> Self {
@@ -43,18 +42,40 @@ impl Call {
     }
 
     /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
+    #[inline]
     pub(crate) fn enter(self) -> EnteredCall {
         EnteredCall {
-            call: CALL.replace(self),
-            spent: SPENT.replace(false),
+            outer: SCOPE.replace(Scope::of(self)),
         }
+    }
+}
+
+/// A [`Call`], and whether a retry layer below has given up on it: one word, because what is written in parts and soon read
+/// as a whole waits for the parts.
+#[derive(Clone, Copy)]
+struct Scope(u64);
+
+impl Scope {
+    const LAST: u64 = 1 << 32;
+    const SPENT: u64 = 1 << 33;
+
+    const fn of(call: Call) -> Self {
+        let last = if call.last { Self::LAST } else { 0 };
+        Self(call.attempt as u64 | last)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the attempt is the lower half"
+    )]
+    const fn call(self) -> Call {
+        Call::new(self.0 as u32, self.0 & Self::LAST != 0)
     }
 }
 
 /// Puts back what was in force before.
 pub(crate) struct EnteredCall {
-    call: Call,
-    spent: bool,
+    outer: Scope,
 }
 
 impl EnteredCall {
@@ -63,21 +84,32 @@ impl EnteredCall {
         clippy::unused_self,
         reason = "the guard is the proof that the scope is open"
     )]
+    #[inline]
     pub(crate) fn spent_below(&self) -> bool {
-        SPENT.get()
+        SCOPE.get().0 & Scope::SPENT != 0
+    }
+
+    /// The scope goes on as that of another call, with no marks.
+    #[expect(
+        clippy::unused_self,
+        reason = "the guard is the proof that the scope is open"
+    )]
+    #[inline]
+    pub(crate) fn go_on(&self, call: Call) {
+        SCOPE.set(Scope::of(call));
     }
 }
 
 impl Drop for EnteredCall {
+    #[inline]
     fn drop(&mut self) {
-        CALL.set(self.call);
-        SPENT.set(self.spent);
+        SCOPE.set(self.outer);
     }
 }
 
 /// Tells the next retry layer outwards that this failure has been repeated as often as it may be.
 pub(crate) fn mark_spent() {
-    SPENT.set(true);
+    SCOPE.set(Scope(SCOPE.get().0 | Scope::SPENT));
 }
 
 /// What a caller asks for one call. Carried with the task into every layer.

@@ -1,6 +1,6 @@
 //! Everything that can be observed, in one enum.
 //!
-//! Machines return what happened; handles [`emit`] it after every lock is released. The observers of the features
+//! Everything is reported after every lock is released, on the task it happened in. The observers of the features
 //! `metrics` and `tracing` see every event; your own see them after [`subscribe`].
 
 use std::any::Any;

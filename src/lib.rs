@@ -1,4 +1,17 @@
-//! Resilience middleware.
+// Of two definitions of a link the first holds: here the README's files are at the repository's.
+#![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
+#![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
+#![doc = "[decisions]: https://github.com/buttress-rs/buttress/blob/main/docs/decisions/README.md"]
+#![doc = "[changelog]: https://github.com/buttress-rs/buttress/blob/main/CHANGELOG.md"]
+#![doc = "[contributing]: https://github.com/buttress-rs/buttress/blob/main/CONTRIBUTING.md"]
+#![doc = "[mit]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-MIT"]
+#![doc = "[apache]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-APACHE"]
+#![doc = "[reqwest_client]: https://github.com/buttress-rs/buttress/blob/main/examples/reqwest_client.rs"]
+#![doc = "[hyper_client]: https://github.com/buttress-rs/buttress/blob/main/examples/hyper_client.rs"]
+#![doc = "[axum_service]: https://github.com/buttress-rs/buttress/blob/main/examples/axum_service.rs"]
+#![doc = "[own_gate]: https://github.com/buttress-rs/buttress/blob/main/examples/own_gate.rs"]
+#![doc = "[keyed]: https://github.com/buttress-rs/buttress/blob/main/examples/keyed.rs"]
+#![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──

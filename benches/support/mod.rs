@@ -1,23 +1,29 @@
-//! Loops, clones on threads, the counting allocator and the table.
+//! Services that answer at once, the loops that call them, and the table.
+//!
+//! A round is long enough for its clock and short enough to fit between two time slices of a busy machine; a figure is the
+//! median of many rounds. With two threads both start a round together, and the slower one is what counts.
+
+#![allow(dead_code, reason = "shared by benchmarks that use a part each")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::inline_always,
+    reason = "it is the time of the loop itself that is measured, without a frame of ours in it"
+)]
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
-use std::hint::black_box;
+use std::hint::{black_box, spin_loop};
 use std::pin::pin;
-use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use buttress::Error;
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tower::Service;
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
 
 /// A service that answers at once.
 #[derive(Clone, Copy, Debug)]
-pub struct Noop;
+pub(crate) struct Noop;
 
 impl Service<u64> for Noop {
     type Response = u64;
@@ -33,13 +39,15 @@ impl Service<u64> for Noop {
     }
 }
 
-/// A service that answers at once, and badly every hundredth time.
+/// A service that answers at once; every hundredth answer is an error.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Flaky(u32);
+pub(crate) struct Faulty {
+    calls: u32,
+}
 
-impl Service<u64> for Flaky {
+impl Service<u64> for Faulty {
     type Response = u64;
-    type Error = Error<()>;
+    type Error = Error<u64>;
     type Future = Ready<Result<u64, Self::Error>>;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -47,29 +55,41 @@ impl Service<u64> for Flaky {
     }
 
     fn call(&mut self, request: u64) -> Self::Future {
-        self.0 += 1;
-        if self.0 == 100 {
-            self.0 = 0;
-            return ready(Err(Error::Inner(())));
+        self.calls += 1;
+        if self.calls == 100 {
+            self.calls = 0;
+            return ready(Err(Error::Inner(request)));
         }
         ready(Ok(request))
     }
 }
 
-/// Bytes in use.
-pub fn heap() -> u64 {
-    let stats = ALLOCATOR.stats();
-    (stats.bytes_allocated as u64) - (stats.bytes_deallocated as u64)
+/// Polls a future that does not wait for anything but, perhaps, another thread's lock.
+#[inline(always)]
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return output;
+        }
+        spin_loop();
+    }
 }
 
-/// Polls a future that never waits.
+/// Ready, call, await: what a caller does.
 #[inline(always)]
-pub fn block_on<F: Future>(future: F) -> F::Output {
+pub(crate) fn call<Req, S: Service<Req>>(service: &mut S, request: Req) {
     let mut cx = Context::from_waker(Waker::noop());
-    match pin!(future).poll(&mut cx) {
-        Poll::Ready(output) => output,
-        Poll::Pending => panic!("the benchmark's services answer at once"),
+    while black_box(service.poll_ready(&mut cx).is_pending()) {
+        spin_loop();
     }
+    black_box(block_on(service.call(black_box(request))).ok());
+}
+
+/// By how much the future of `S` is larger than that of the service it wraps.
+pub(crate) const fn extra_bytes<Req, S: Service<Req>, Bare: Service<Req>>() -> usize {
+    size_of::<S::Future>().saturating_sub(size_of::<Bare::Future>())
 }
 
 /// One measured line.
@@ -80,65 +100,148 @@ struct Row {
     threads: usize,
 }
 
-pub struct Table {
+pub(crate) struct Table {
     rows: Vec<Row>,
-    _runtime: tokio::runtime::Runtime,
+    /// The present group of rows, and its first row's time.
+    group: Option<(String, Option<f64>)>,
+    runtime: tokio::runtime::Runtime,
 }
 
-const CALLS: u32 = 200_000;
-const ROUNDS: usize = 15;
+const ROUND: Duration = Duration::from_millis(1);
+const ROUNDS: usize = 101;
+const PREPARED: u32 = 64;
 
 impl Table {
-    pub fn new() -> Self {
-        let _runtime = tokio::runtime::Builder::new_current_thread()
+    pub(crate) fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .expect("a runtime");
         println!(
-            "{:36} {:>9} {:>9} {:>13} {:>8}",
-            "layer", "ns", "allocs", "ns, 2 threads", "scaling"
+            "{:44} {:>9} {:>7} {:>7} {:>13} {:>8}",
+            "layer", "ns", "allocs", "bytes", "ns, 2 threads", "scaling"
         );
         Self {
             rows: Vec::new(),
-            _runtime,
+            group: None,
+            runtime,
         }
     }
 
-    /// A service that is polled ready and called.
-    pub fn service<S>(&mut self, name: &str, make: impl Fn() -> S + Sync)
+    /// The rows that follow do the same thing. Each shows how many times as long as the first one it takes.
+    pub(crate) fn group(&mut self, name: &str) {
+        println!();
+        self.group = Some((name.to_owned(), None));
+    }
+
+    /// A service around [`Noop`] that is polled ready and called.
+    pub(crate) fn service<S>(&mut self, name: &str, make: impl Fn() -> S + Sync)
     where
         S: Service<u64, Response = u64>,
     {
-        self.row(name, || {
-            let mut service = make();
-            move || {
-                let mut cx = Context::from_waker(Waker::noop());
-                black_box(service.poll_ready(&mut cx).is_ready());
-                black_box(block_on(service.call(black_box(7))).ok());
-            }
+        self.service_around::<Noop, S>(name, make);
+    }
+
+    /// The same, around another service.
+    pub(crate) fn service_around<Bare, S>(&mut self, name: &str, make: impl Fn() -> S + Sync)
+    where
+        Bare: Service<u64>,
+        S: Service<u64, Response = u64>,
+    {
+        let bytes = extra_bytes::<u64, S, Bare>();
+        self.sized(name, Some(bytes), || {
+            let mut service = black_box(make());
+            move || call(&mut service, 7)
         });
     }
 
     /// Anything that can be repeated; `make` runs on each thread.
-    pub fn row<F: FnMut()>(&mut self, name: &str, make: impl Fn() -> F + Sync) {
-        // Like the standard harness: a word on the command line picks the rows that contain it.
-        let wanted = std::env::args()
-            .skip(1)
-            .filter(|word| !word.starts_with('-'))
-            .all(|word| name.contains(&word));
-        if !wanted {
+    pub(crate) fn row<F: FnMut()>(&mut self, name: &str, make: impl Fn() -> F + Sync) {
+        self.sized(name, None, make);
+    }
+
+    /// The same, whose future takes so many bytes more than the bare one.
+    pub(crate) fn sized<F: FnMut()>(
+        &mut self,
+        name: &str,
+        bytes: Option<usize>,
+        make: impl Fn() -> F + Sync,
+    ) {
+        self.measured(name, bytes, || {
+            let mut call = make();
+            move |calls| {
+                let started = Instant::now();
+                for _ in 0..calls {
+                    call();
+                }
+                started.elapsed()
+            }
+        });
+    }
+
+    /// Calls that use up something, whose making is neither timed nor counted.
+    pub(crate) fn prepared<T, F: FnMut(T)>(
+        &mut self,
+        name: &str,
+        bytes: Option<usize>,
+        prepare: impl Fn() -> T + Sync,
+        make: impl Fn() -> F + Sync,
+    ) {
+        let prepare = &prepare;
+        self.measured(name, bytes, || {
+            let mut call = make();
+            let mut ready = Vec::with_capacity(PREPARED as usize);
+            move |mut calls| {
+                let mut took = Duration::ZERO;
+                while calls > 0 {
+                    let some = calls.min(PREPARED);
+                    allocation_counter::opt_out(|| ready.extend((0..some).map(|_| prepare())));
+                    let started = Instant::now();
+                    for prepared in ready.drain(..) {
+                        call(prepared);
+                    }
+                    took += started.elapsed();
+                    calls -= some;
+                }
+                took
+            }
+        });
+    }
+
+    fn measured<F: FnMut(u32) -> Duration>(
+        &mut self,
+        name: &str,
+        bytes: Option<usize>,
+        make: impl Fn() -> F + Sync,
+    ) {
+        let full = match &self.group {
+            Some((group, _)) => format!("{group}: {name}"),
+            None => name.to_owned(),
+        };
+        if !wanted(&full) {
             return;
         }
-        let (one, allocations) = measure(&make, 1);
-        let (two, _) = measure(&make, 2);
+        let handle = self.runtime.handle();
+        let (calls, allocations) = on_a_thread(handle, || calibrate(make()));
+        let one = measure(&make, handle, calls, 1);
+        let two = measure(&make, handle, calls, 2);
+        let bytes = bytes.map_or(String::new(), |bytes| bytes.to_string());
         // Two threads make twice the calls: their aggregate against one thread's.
-        println!(
-            "{name:36} {one:9.1} {allocations:9.2} {two:13.1} {:7.2}×",
+        print!(
+            "{full:44} {one:9.1} {allocations:7.2} {bytes:>7} {two:13.1} {:7.2}×",
             2.0 * one / two
         );
+        match &mut self.group {
+            Some((_, Some(first))) => println!(" {:6.1}×", one / *first),
+            Some((_, first @ None)) => {
+                *first = Some(one);
+                println!(" {:6.1}×", 1.0);
+            }
+            None => println!(),
+        }
         for (threads, nanos) in [(1, one), (2, two)] {
             self.rows.push(Row {
-                name: name.to_owned(),
+                name: full.clone(),
                 nanos,
                 allocations,
                 threads,
@@ -146,7 +249,8 @@ impl Table {
         }
     }
 
-    pub fn finish(self) {
+    /// Writes all rows to `target/` below the package, as JSON.
+    pub(crate) fn finish(self, file: &str) {
         let rows: Vec<String> = self
             .rows
             .iter()
@@ -157,9 +261,10 @@ impl Table {
                 )
             })
             .collect();
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/target/overhead.json");
-        let written = std::fs::create_dir_all(concat!(env!("CARGO_MANIFEST_DIR"), "/target"))
-            .and_then(|()| std::fs::write(path, format!("[{}]\n", rows.join(",\n "))));
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+        let path = format!("{folder}/{file}");
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&path, format!("[{}]\n", rows.join(",\n "))));
         match written {
             Ok(()) => println!("\nwritten to {path}"),
             Err(error) => eprintln!("cannot write {path}: {error}"),
@@ -167,30 +272,70 @@ impl Table {
     }
 }
 
-/// Nanoseconds a call of one thread, and allocations a call: medians of many rounds.
-fn measure<F: FnMut()>(make: &(impl Fn() -> F + Sync), threads: usize) -> (f64, f64) {
-    let barrier = Barrier::new(threads);
-    let results: Vec<(Vec<f64>, f64)> = std::thread::scope(|scope| {
+/// Like the standard harness: words on the command line pick the rows that contain them all, or with `--exact` one row.
+fn wanted(name: &str) -> bool {
+    let exact = std::env::args().any(|argument| argument == "--exact");
+    std::env::args()
+        .skip(1)
+        .filter(|word| !word.starts_with('-'))
+        .all(|word| {
+            if exact {
+                name == word
+            } else {
+                name.contains(&word)
+            }
+        })
+}
+
+fn on_a_thread<T: Send>(handle: &tokio::runtime::Handle, run: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let _entered = handle.enter();
+            run()
+        });
+        thread.join().expect("a thread")
+    })
+}
+
+/// How many calls make a round, and the allocations of a call.
+fn calibrate(mut run: impl FnMut(u32) -> Duration) -> (u32, f64) {
+    let mut calls = PREPARED;
+    while run(calls) < ROUND {
+        calls *= 2;
+    }
+    let counted = allocation_counter::measure(|| {
+        run(calls);
+    });
+    #[expect(clippy::cast_precision_loss, reason = "a few millions")]
+    let allocations = counted.count_total as f64 / f64::from(calls);
+    (calls, allocations)
+}
+
+/// Nanoseconds a call of one thread: the median of many rounds.
+fn measure<F: FnMut(u32) -> Duration>(
+    make: &(impl Fn() -> F + Sync),
+    handle: &tokio::runtime::Handle,
+    calls: u32,
+    threads: usize,
+) -> f64 {
+    let arrived = AtomicUsize::new(0);
+    let results: Vec<Vec<Duration>> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut call = make();
-                    for _ in 0..CALLS / 4 {
-                        call();
-                    }
-                    let mut nanos = Vec::with_capacity(ROUNDS);
-                    barrier.wait();
-                    let region = Region::new(ALLOCATOR);
-                    for _ in 0..ROUNDS {
-                        let started = Instant::now();
-                        for _ in 0..CALLS {
-                            call();
+                    let _entered = handle.enter();
+                    let mut run = make();
+                    run(calls);
+                    let mut rounds = Vec::with_capacity(ROUNDS);
+                    for round in 1..=ROUNDS {
+                        arrived.fetch_add(1, Ordering::AcqRel);
+                        // Not a lock, from which one would wake up later than the other.
+                        while arrived.load(Ordering::Acquire) < round * threads {
+                            spin_loop();
                         }
-                        nanos.push(started.elapsed().as_nanos() as f64 / f64::from(CALLS));
+                        rounds.push(run(calls));
                     }
-                    let allocations =
-                        region.change().allocations as f64 / (f64::from(CALLS) * ROUNDS as f64);
-                    (nanos, allocations)
+                    rounds
                 })
             })
             .collect();
@@ -199,10 +344,9 @@ fn measure<F: FnMut()>(make: &(impl Fn() -> F + Sync), threads: usize) -> (f64, 
             .map(|thread| thread.join().expect("a thread"))
             .collect()
     });
-    let mut nanos: Vec<f64> = results
-        .iter()
-        .flat_map(|(nanos, _)| nanos.clone())
+    let mut slowest: Vec<Duration> = (0..ROUNDS)
+        .filter_map(|round| results.iter().map(|rounds| rounds[round]).max())
         .collect();
-    nanos.sort_by(f64::total_cmp);
-    (nanos[nanos.len() / 2], results[0].1)
+    slowest.sort();
+    slowest[ROUNDS / 2].as_secs_f64() * 1e9 / f64::from(calls)
 }

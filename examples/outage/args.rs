@@ -48,6 +48,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=65534))]
     pub(crate) port: u16,
 
+    /// Leave the breaker out of the protected client, to see what a retry budget alone can do
+    #[arg(long)]
+    pub(crate) without_breaker: bool,
+
     /// Print one JSON object instead of the table
     #[arg(long)]
     pub(crate) json: bool,

@@ -4,6 +4,7 @@ use crate::calls::{CallResult, Entry};
 use crate::naive::Naive;
 use crate::protected::Protected;
 
+#[expect(clippy::large_enum_variant, reason = "there are two of them")]
 #[derive(Debug, Clone)]
 pub(crate) enum Client {
     Naive(Naive),
@@ -35,7 +36,7 @@ impl Client {
     pub(crate) fn breaker(&self) -> Option<BreakerView> {
         match self {
             Self::Naive(_) => None,
-            Self::Protected(client) => Some(client.breaker()),
+            Self::Protected(client) => client.breaker(),
         }
     }
 }

@@ -73,7 +73,7 @@ async fn run(args: &Args) -> Result<ExitCode, Error> {
     let urls = [ports[0].url()?, ports[1].url()?];
     let clients = [
         Client::Naive(Naive::new(&urls[0])?),
-        Client::Protected(Protected::new(&urls[1])?),
+        Client::Protected(Protected::new(&urls[1], args.without_breaker)?),
     ];
     eprintln!("{}", report::headline(&plan, capacity, args.load));
 

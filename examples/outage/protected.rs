@@ -25,15 +25,18 @@ pub(crate) struct Protected {
 }
 
 impl Protected {
-    pub(crate) fn new(url: &str) -> Result<Self, BoxError> {
+    pub(crate) fn new(url: &str, without_breaker: bool) -> Result<Self, BoxError> {
         let reqwest = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_secs(1))
             .retry(reqwest::retry::never())
             .build()?;
-        let config = ClientConfig::default()
+        let mut config = ClientConfig::default()
             .attempt(Duration::from_secs(1))
             .total(Duration::from_secs(3));
+        if without_breaker {
+            config = config.breaker(None);
+        }
         let layer = client("dependency", config)?;
         let opened = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&opened);
@@ -69,15 +72,15 @@ impl Protected {
         }
     }
 
-    pub(crate) fn breaker(&self) -> BreakerView {
-        let breakers = self.layer.breakers().map(|all| all.entries());
+    pub(crate) fn breaker(&self) -> Option<BreakerView> {
+        let breakers = self.layer.breakers()?.entries();
         let state = breakers
-            .and_then(|all| all.first().map(|(_, breaker)| breaker.state()))
-            .unwrap_or(BreakerState::Closed);
-        BreakerView {
+            .first()
+            .map_or(BreakerState::Closed, |(_, breaker)| breaker.state());
+        Some(BreakerView {
             state: state.as_str(),
             opened: self.opened.load(Ordering::Relaxed),
-        }
+        })
     }
 }
 

@@ -1,4 +1,132 @@
-//! To come.
+//! Circuit breaker: a service that keeps failing is not called for a while, and then probed with a few calls.
+//!
+//! # When to use it
+//!
+//! In front of every service that is called over a network. It answers at once what would fail late, so that callers do not
+//! pile up behind a dead service; and it takes the load away, which is what lets a service come back that would otherwise
+//! never get to the end of its queue.
+//!
+//! Not for what fails because of the request: a classifier says that such a result is [permanent](crate::Kind::Permanent),
+//! and it counts as a success. Not one for several servers: one dead shard of three must not close off the other two, so
+//! keep [a circuit per key](Breaker::keyed).
+//!
+//! ```text
+//!              a rule trips                    open_for is over
+//!  ┌────────┐ ───────────────▶ ┌────────┐ ─────────────────────▶ ┌───────────┐
+//!  │ closed │                  │  open  │                        │ half-open │ three probes pass,
+//!  │        │                  │        │ ◀───────────────────── │           │ the rest is refused
+//!  └────────┘                  └────────┘   a probe failed,      └───────────┘
+//!       ▲                                   or its lease ran out       │
+//!       └──────────────────── enough probes succeeded ─────────────────┘
+//! ```
+//!
+//! # Example
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
+//! use buttress::{Error, ErrorIsTransient};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
+//! // Three failures in a row, however close to one another.
+//! let config = BreakerConfig::default()
+//!     .consecutive(Some(3))
+//!     .consecutive_over(Duration::ZERO);
+//! let breaker = Breaker::new("payments", config)?;
+//! let service = ServiceBuilder::new()
+//!     .layer(BreakerLayer::new(breaker.clone(), ErrorIsTransient))
+//!     .map_err(Error::Inner)
+//!     .service(service_fn(async |_: u64| Err::<(), _>("no connection")));
+//!
+//! for _ in 0..3 {
+//!     let failed = service.clone().oneshot(7).await;
+//!     assert_eq!(failed, Err(Error::Inner("no connection")));
+//! }
+//! let Err(Error::Rejected(refused)) = service.clone().oneshot(7).await else {
+//!     panic!("the circuit is open");
+//! };
+//! assert!(refused.to_string().starts_with("circuit breaker `payments` is open, next probe in "));
+//! assert_eq!(breaker.state(), BreakerState::Open);
+//! # Ok(()) }
+//! ```
+//!
+//! The [`Breaker`] is a handle: clone it into as many layers as you like, all of them are the same circuit. Without tower:
+//! [`Breaker::run`], or [`Breaker::try_acquire`] and a permit. By hand: [`force_open`](Breaker::force_open),
+//! [`isolate`](Breaker::isolate), [`disable`](Breaker::disable), [`release`](Breaker::release), [`reset`](Breaker::reset),
+//! [`reconfigure`](Breaker::reconfigure).
+//!
+//! # The rules
+//!
+//! They combine with *or*; the event says which one tripped.
+//!
+//! | rule | trips when |
+//! |---|---|
+//! | `consecutive` | so many failures came in a row, the first and the last at least `consecutive_over` apart |
+//! | `failure_rate` | at least this share of the window's calls failed, and there were `min_calls` |
+//! | `slow_rate` | at least this share of the window's calls took longer than `slow_call`, and there were `min_calls` |
+//! | `abandoned` | `min_calls` callers in a row left before an answer, the first and the last at least 1 s apart |
+//!
+//! What an [outcome](crate::Outcome) counts for:
+//!
+//! | outcome | a run of failures | the failure rate | a probe |
+//! |---|---|---|---|
+//! | success, permanent | ends it | a success | succeeds |
+//! | transient | adds to it | a failure | fails |
+//! | overloaded | leaves it as it is | a failure | fails |
+//! | neutral | – | – | gives its place back |
+//! | abandoned | – | – | gives its place back |
+//!
+//! The window over time is ten cells, the running one and the nine before it, with exact counts: a result older than the
+//! window never counts, and a burst weighs as much as the same failures spread out. It takes the same memory and the same
+//! time whatever the traffic. A result that comes in after the circuit has moved on changes nothing.
+//!
+//! A probe has a lease: when it runs out, the probe has failed, so a lost call cannot keep the circuit half-open for ever.
+//! No timer runs: the circuit moves when a call asks or ends, and [`Breaker::state`] says what a call would find now.
+//!
+//! # Defaults
+//!
+//! | setting | default | why |
+//! |---|---|---|
+//! | `failure_rate` | 0.5 of at least 20 calls (`min_calls`) in 10 s (`window`) | half of the calls lost is an outage; two of three are an accident |
+//! | `consecutive` | 10, over at least 200 ms | a service that answers nothing is found out with little traffic, too; one connection that dies with ten calls on it is no outage |
+//! | `slow_rate`, `slow_call` | off, 1 s | only you know what is slow |
+//! | `open_for` | 2 s | a dead service gets three calls a turn either way; a longer time only keeps callers away from one that is well again |
+//! | `open_jitter` | 0.2 | many clients do not probe at one instant |
+//! | `open_growth`, `max_open_for` | 1 (off), 60 s | it would pay for a cost that three probes do not have |
+//! | `max_server_wait` | none | a server's wait is about the request it was said to |
+//! | `probes`, `probes_to_close` | 3, all of them | one success may be luck |
+//! | `probe_lease` | 10 s | not less than a call may take: the standard HTTP client's total is 10 s |
+//! | `ramp_up` | off | it costs seconds, and pays only for services that start cold |
+//! | `abandoned` | [`Detect`](Abandoned::Detect) | a time limit outside the breaker must not blind it; a few impatient callers must not trip it |
+//! | `dry_run` | no | |
+//!
+//! # Order
+//!
+//! Inside retry, so that every attempt is judged and an open circuit ends the retries. Outside the attempt's timeout, so that
+//! a timeout is a result that it counts. The timeout outside the breaker would drop its calls before they have a result.
+//!
+//! While the circuit is open, the inner service is not even polled ready, so a dead connection is not waited for. A breaker
+//! per key learns its key in the call: the inner service is polled ready, but not called.
+//!
+//! # Errors
+//!
+//! A [`Rejected`](crate::Rejected) that was certainly not executed, with the time until the next probe in
+//! [`retry_after`](crate::Rejected::retry_after) where it is known, and one of these reasons: `CircuitOpen`,
+//! `CircuitProbing` (half-open, and all probes are under way), `CircuitRampingUp`, `CircuitForcedOpen`, `CircuitIsolated`.
+//! The service's own results pass unchanged.
+//!
+//! # Events
+//!
+//! [`Event::BreakerMoved`](crate::Event::BreakerMoved) with the cause, [`Event::Rejected`](crate::Event::Rejected) for each
+//! refusal; in a dry run [`Event::WouldReject`](crate::Event::WouldReject) instead. To wait for a move:
+//! [`Breaker::changes`].
+//!
+//! # Cancel safety
+//!
+//! The permit is a value. Dropping a call drops it unsettled: the call was abandoned, and a probe's place is free again. A
+//! panic in the inner service counts as a failure and goes on.
 
 mod changes;
 mod config;

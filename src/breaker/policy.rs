@@ -74,10 +74,10 @@ impl Breaker {
         K: Hash + Eq + Clone + fmt::Display,
     {
         // Tried once, so that no later key can fail.
-        let first = Self::new(name, config.clone())?;
+        let first = Self::new(name, config)?;
         Keyed::new(by, keys, move |key| {
             let name = format!("{}/{key}", first.name());
-            Self::new(name, config.clone()).unwrap_or_else(|_| first.clone())
+            Self::new(name, config).unwrap_or_else(|_| first.clone())
         })
     }
 

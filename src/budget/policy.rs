@@ -89,12 +89,12 @@ impl RetryBudget {
     /// many attempts it took.
     ///
     /// Reads no clock and takes no lock. A full budget is only read, so that cores do not hinder one another.
-    #[inline]
+    #[inline(always)]
     pub fn deposit(&self) {
         let shared = &*self.shared;
         let balance = shared.balance.load(Ordering::Relaxed);
         if !shared.rules.is_full(balance) {
-            shared.change(balance, |balance| (shared.rules.deposit(balance), ()));
+            shared.deposit(balance);
         }
     }
 
@@ -194,6 +194,11 @@ impl fmt::Debug for RetryBudget {
 }
 
 impl Shared {
+    #[cold]
+    fn deposit(&self, seen: u64) {
+        self.change(seen, |balance| (self.rules.deposit(balance), ()));
+    }
+
     /// Replaces the balance, which was `seen` a moment ago, by what `to` makes of it.
     fn change<T>(&self, mut seen: u64, mut to: impl FnMut(u64) -> (u64, T)) -> T {
         loop {

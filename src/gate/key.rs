@@ -1,4 +1,4 @@
-//! Where the key of a request is found.
+//! How the key of a request is found.
 
 use std::fmt;
 use std::hash::Hash;
@@ -47,7 +47,7 @@ where
     where
         Req: 'a;
 
-    fn look<'a>(&self, request: &'a Req) -> K {
+    fn look(&self, request: &Req) -> K {
         (self.0)(request)
     }
 

@@ -25,8 +25,11 @@ use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
 /// ready.
 ///
 /// ```
+/// # use tower::{ServiceBuilder, ServiceExt, service_fn};
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 /// use buttress::gate::{KeyedConfig, by_str};
+/// use buttress::{Error, ErrorIsTransient};
 /// # struct Query { shard: String }
 ///
 /// let per_shard = Breaker::keyed(
@@ -35,9 +38,14 @@ use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
 ///     KeyedConfig::default().max_keys(200),
 ///     by_str(|query: &Query| query.shard.as_str()),
 /// )?;
-/// let layer = BreakerLayer::new(per_shard.clone(), buttress::ErrorIsTransient);
-/// # let _ = layer;
-/// # Ok::<(), buttress::ConfigError>(())
+/// let search = ServiceBuilder::new()
+///     .layer(BreakerLayer::new(per_shard.clone(), ErrorIsTransient))
+///     .map_err(Error::Inner)
+///     .service(service_fn(async |query: Query| Ok::<_, std::io::Error>(query.shard.len())));
+///
+/// search.oneshot(Query { shard: "eu-1".to_owned() }).await?;
+/// assert_eq!(per_shard.entries()[0].1.name().as_ref(), "search/eu-1");
+/// # Ok(()) }
 /// ```
 pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
@@ -237,7 +245,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     .then(|| (!idle, keeps, known.last_used, key.clone()))
             })
             .collect();
-        candidates.sort_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)));
+        candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
         let room = if all.entries.len() >= self.config.max_keys {
             (self.config.max_keys / 16).max(1)
         } else {

@@ -3,11 +3,14 @@
 //! A [`Policy`] says whether a call may pass and hands out a [`Permit`]; the [`Gate`] asks it, calls the inner service,
 //! classifies the result and settles the permit. Everything asynchronous is here; a policy is plain, synchronous code.
 //!
+//! Write one for a rule of your own about which calls may pass now. Not for what waits, repeats or changes a call: that takes
+//! a service of its own.
+//!
 //! ```text
-//!            ┌───────────────── Gate ─────────────────┐
+//!            ┌──────────────────── Gate ────────────────────┐
 //! request ──►│ admit ──► inner.call ──► classify ──► settle │──► result
-//!            │   └─ refused: Rejected                 │
-//!            └────────────────────────────────────────┘
+//!            │   └─ refused: Rejected                       │
+//!            └──────────────────────────────────────────────┘
 //! ```
 //!
 //! # A gate of your own
@@ -44,6 +47,24 @@
 //! let layer = GateLayer::new(Maintenance::default(), ErrorIsTransient);
 //! # let _ = layer;
 //! ```
+//!
+//! The example `own_gate` of this crate has one that counts, in front of an axum route. One policy per host, tenant or route,
+//! with bounded memory: [`Keyed`].
+//!
+//! # Order
+//!
+//! A policy is asked in `call`, so its permit is held for as long as the call takes that is inside the gate: put a gate that
+//! judges attempts inside the retry, one that limits callers outside. What it refuses is seen by all layers further out.
+//!
+//! # Errors
+//!
+//! The policy's refusals, as [`Rejected`]; those of [`Reason::Policy`](crate::Reason::Policy) say why in words of yours. The
+//! inner service's own results pass unchanged, its errors of readiness too, uncounted.
+//!
+//! # Events
+//!
+//! None of the gate's own: the policy reports what it decides. A [`Keyed`] one reports
+//! [`Event::KeyEvicted`](crate::Event::KeyEvicted) and [`Event::KeyOverflow`](crate::Event::KeyOverflow).
 //!
 //! # Cancel safety
 //!

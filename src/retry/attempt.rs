@@ -2,11 +2,11 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use crate::call::Call;
+use crate::call::{Call, EnteredCall};
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
@@ -19,6 +19,7 @@ pub(super) struct Attempt<F> {
 }
 
 impl<F> Attempt<F> {
+    #[inline(always)]
     pub(super) fn new(call: Call, make: impl FnOnce() -> F) -> Self {
         let entered = call.enter();
         let future = Some(make());
@@ -35,11 +36,10 @@ impl<F> Attempt<F> {
     }
 }
 
-impl<F: Future> Future for Attempt<F> {
-    type Output = F::Output;
-
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+impl<F: Future> Attempt<F> {
+    /// Polls it. What it came to is to be judged while the guard lives.
+    #[inline(always)]
+    pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, Judging)> {
         let mut this = self.project();
         let entered = this.call.enter();
         let polled = match this.future.as_mut().as_pin_mut() {
@@ -47,12 +47,15 @@ impl<F: Future> Future for Attempt<F> {
             None => Poll::Pending,
         };
         *this.spent_below |= entered.spent_below();
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        polled
+        let result = ready!(polled);
+        this.future.set(None);
+        entered.go_on(Call::new(this.call.attempt, false));
+        Poll::Ready((result, Judging(entered)))
     }
 }
+
+/// The scope of an attempt that is over: a classifier may ask which one it judges (a 425 is repeated once).
+pub(super) struct Judging(#[expect(dead_code, reason = "kept until it is dropped")] EnteredCall);
 
 #[pinned_drop]
 impl<F> PinnedDrop for Attempt<F> {

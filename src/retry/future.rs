@@ -11,8 +11,8 @@ use pin_project::pin_project;
 use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
-use super::attempt::Attempt;
-use super::progress::{Next, Progress};
+use super::attempt::{Attempt, Judging};
+use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
@@ -20,7 +20,7 @@ use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::RetryStop;
-use crate::outcome::{Classify, Executed, Outcome};
+use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
 
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
@@ -96,62 +96,129 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let Shared {
-            terms,
-            repeat,
-            classify,
-            ..
-        } = &**this.shared;
-        let rules = terms.rules(this.budget.as_ref());
-        this.progress.polled();
+    // A call whose first attempt goes well runs straight through; everything else is out of its way.
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
-            let mut between = match this.state.as_mut().project() {
-                StateNow::Between(between) => between,
-                StateNow::Trying(mut attempt) => {
-                    let result = ready!(attempt.as_mut().poll(cx));
-                    let spent_below = attempt.spent_below();
-                    let may_repeat = |outcome: &Outcome| match this.further {
-                        // What was not executed may always be sent again, if there is something left to send.
-                        Some(further) => {
-                            outcome.executed == Executed::No
-                                || repeat.may_repeat(&further.saved, outcome)
-                        }
-                        None => false,
-                    };
-                    let progress = &mut *this.progress;
-                    match progress.settle(rules, classify, &result, spent_below, may_repeat) {
-                        Next::Done => return Poll::Ready(result),
-                        Next::Failed => return Poll::Ready(progress.claim(result)),
-                        Next::Again(wait) => {
-                            let between = Between::new(wait, result);
-                            this.state.set(State::Between(between));
-                            continue;
-                        }
+            let this = self.as_mut().project();
+            let shared = &**this.shared;
+            let next = match this.state.project() {
+                StateNow::Between(_) => self.as_mut().poll_next(cx, None),
+                StateNow::Trying(attempt) => match attempt.poll(cx) {
+                    Poll::Pending => {
+                        this.progress.polled();
+                        return Poll::Pending;
                     }
-                }
+                    // Taken apart at once: a response that is moved as part of a `Result` is moved with room for an error, and
+                    // waits for what was never written there.
+                    Poll::Ready((Ok(response), judging)) => {
+                        let outcome = shared.classify.classify(Ok(&response));
+                        drop(judging);
+                        if outcome.kind == Kind::Success {
+                            let rules = shared.terms.rules(this.budget.as_ref());
+                            this.progress.end(rules, true);
+                            return Poll::Ready(Ok(response));
+                        }
+                        self.as_mut().poll_next(cx, Some((Ok(response), outcome)))
+                    }
+                    Poll::Ready((Err(error), judging)) => {
+                        self.as_mut().poll_failed(cx, error, judging)
+                    }
+                },
             };
-            let Some(Further { service, saved }) = this.further else {
-                return Poll::Pending;
+            if let Some(result) = ready!(next) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
+where
+    R: Repeat<Req>,
+    S: Service<R::Attempt>,
+    S::Error: CallError,
+    C: Classify<S::Response, S::Error>,
+{
+    #[cold]
+    #[inline(never)]
+    fn poll_failed(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        error: S::Error,
+        judging: Judging,
+    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+        let this = self.as_mut().project();
+        let shared = &**this.shared;
+        let judged = judge_error(&error, &shared.classify);
+        drop(judging);
+        match judged {
+            Some(outcome) if outcome.kind != Kind::Success => {
+                self.poll_next(cx, Some((Err(error), outcome)))
+            }
+            // `None`: cut short by the deadline, so no result of the service, and no time for another one.
+            judged => {
+                let rules = shared.terms.rules(this.budget.as_ref());
+                this.progress.end(rules, judged.is_some());
+                Poll::Ready(Some(Err(error)))
+            }
+        }
+    }
+
+    /// From an attempt that `failed`, or the wait after it, to the next attempt: `None`, or to the end: the call's result.
+    #[cold]
+    #[inline(never)]
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        failed: Option<(Result<S::Response, S::Error>, Outcome)>,
+    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+        let mut this = self.project();
+        let Shared { terms, repeat, .. } = &**this.shared;
+        let rules = terms.rules(this.budget.as_ref());
+        if let Some((result, outcome)) = failed {
+            let spent_below = match this.state.as_mut().project() {
+                StateNow::Trying(attempt) => attempt.spent_below(),
+                StateNow::Between(_) => false,
             };
-            let deadline = this.progress.deadline();
-            let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
-            match ready.map(|()| repeat.again(saved)) {
-                Ok(Some(attempt)) => {
-                    let call = this.progress.begin(rules, true);
-                    let next = Attempt::new(call, || service.call(attempt));
-                    // Only here is the result of the attempt before it let go.
-                    this.state.set(State::Trying(next));
+            let repeatable = match this.further {
+                // What was not executed may always be sent again, if there is something left to send.
+                Some(further) => {
+                    outcome.executed == Executed::No || repeat.may_repeat(&further.saved, &outcome)
                 }
-                stopped => {
-                    let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
-                    // A readiness that is not used is given back at once.
-                    *this.further = None;
-                    return match between.project().last.take() {
-                        Some(last) => Poll::Ready(this.progress.give_up(rules, why, last)),
-                        None => Poll::Pending,
-                    };
+                None => false,
+            };
+            let progress = &mut *this.progress;
+            match progress.failed(rules, outcome, &result, spent_below, repeatable) {
+                None => return Poll::Ready(Some(progress.claim(result))),
+                Some(wait) => {
+                    let between = Between::new(wait, result);
+                    this.state.set(State::Between(between));
+                }
+            }
+        }
+        let (StateNow::Between(mut between), Some(Further { service, saved })) =
+            (this.state.as_mut().project(), this.further.as_mut())
+        else {
+            return Poll::Pending;
+        };
+        let deadline = this.progress.deadline();
+        let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
+        match ready.map(|()| repeat.again(saved)) {
+            Ok(Some(attempt)) => {
+                let call = this.progress.begin(rules, true);
+                let next = Attempt::new(call, || service.call(attempt));
+                // Only here is the result of the attempt before it let go.
+                this.state.set(State::Trying(next));
+                Poll::Ready(None)
+            }
+            stopped => {
+                let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
+                // A readiness that is not used is given back at once.
+                *this.further = None;
+                match between.project().last.take() {
+                    Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
+                    None => Poll::Pending,
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The layer, which is also the handle for code without tower.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -8,14 +8,15 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
-use super::progress::{Next, Progress};
+use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
 use crate::budget::{BudgetConfig, RetryBudget};
+use crate::call::Call;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
 use crate::event::{RetryStop, Source};
-use crate::outcome::{Classify, ErrorIsTransient};
+use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
@@ -169,13 +170,25 @@ impl<R, C, K> RetryLayer<R, C, K> {
         loop {
             let scope = progress.begin(rules, true);
             let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
-            let result = attempt.as_mut().await;
+            // The guard must not live across a wait; and a classifier that is lent to the future would have to be `Sync`.
+            let ended = |(result, _judging)| result;
+            let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
             let spent_below = attempt.spent_below();
-            match progress.settle(rules, &classify, &result, spent_below, |_| true) {
-                Next::Done => return result,
-                Next::Failed => return progress.claim(result),
-                Next::Again(wait) if wait.is_zero() => {}
-                Next::Again(wait) => tokio::time::sleep(wait).await,
+            let judged = {
+                let _attempt = Call::new(scope.attempt, false).enter();
+                judge(&result, &classify)
+            };
+            let outcome = match judged {
+                Some(outcome) if outcome.kind != Kind::Success => outcome,
+                judged => {
+                    progress.end(rules, judged.is_some());
+                    return result;
+                }
+            };
+            match progress.failed(rules, outcome, &result, spent_below, true) {
+                None => return progress.claim(result),
+                Some(wait) if wait.is_zero() => {}
+                Some(wait) => tokio::time::sleep(wait).await,
             }
             let now = Now::unread();
             if progress.deadline().is_some_and(|at| at.is_over(&now)) {

@@ -11,7 +11,7 @@ use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::{Event, RetryStop, emit};
-use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
+use crate::outcome::{Executed, Outcome};
 
 pub(super) struct Progress {
     wishes: Option<Wishes>,
@@ -40,16 +40,6 @@ struct Wishes {
     retry: bool,
 }
 
-/// What comes after an attempt. The result itself stays where it is: moving it costs more than all the rest.
-pub(super) enum Next {
-    /// It is the call's result.
-    Done,
-    /// It is the call's result, to be put right by [`Progress::claim`].
-    Failed,
-    /// Another attempt after this wait. Until it has begun, it may still be the call's result.
-    Again(Duration),
-}
-
 impl Progress {
     /// A call whose first attempt is about to begin.
     #[inline]
@@ -61,8 +51,7 @@ impl Progress {
         }
     }
 
-    /// To be called whenever the call is polled.
-    #[inline]
+    /// To be called at the first poll, unless that one is also the last. A call that goes well at once is not asked.
     pub(super) fn polled(&mut self) {
         if self.wishes.is_none() {
             self.wishes = Some(Wishes {
@@ -89,41 +78,41 @@ impl Progress {
         }
     }
 
-    /// An attempt has come to this result. `repeatable` says whether the request may be sent again after such an outcome.
-    #[inline]
-    pub(super) fn settle<T, E, C>(
+    /// The call is over, and has not failed. Unless the deadline cut it short, it went well.
+    #[inline(always)]
+    pub(super) fn end(&mut self, rules: Rules<'_>, went_well: bool) {
+        if self.course.is_some() || self.under_way.is_some() {
+            self.forget();
+        }
+        if let (true, Some(budget)) = (went_well, rules.budget) {
+            budget.deposit();
+        }
+    }
+
+    #[cold]
+    fn forget(&mut self) {
+        self.course = None;
+        self.under_way = None;
+    }
+
+    /// An attempt has failed: the wait before the next one, if there is to be one. Until that has begun, this may still be the
+    /// call's result. If there is to be none, it is, put right by [`claim`](Self::claim).
+    ///
+    /// `repeatable` says whether the request may be sent again after this outcome.
+    #[cold]
+    pub(super) fn failed<T, E: CallError>(
         &mut self,
         rules: Rules<'_>,
-        classify: &C,
+        outcome: Outcome,
         result: &Result<T, E>,
         spent_below: bool,
-        repeatable: impl FnOnce(&Outcome) -> bool,
-    ) -> Next
-    where
-        E: CallError,
-        C: Classify<T, E>,
-    {
-        // A classifier may ask which attempt it judges: a 425 is repeated once.
-        let judged = {
-            let attempts = self.course.as_ref().map_or(1, Course::attempts);
-            let _attempt = Call::new(attempts, false).enter();
-            judge(result, classify)
-        };
-        let outcome = match judged {
-            Some(outcome) if outcome.kind != Kind::Success => outcome,
-            judged => {
-                self.course = None;
-                self.under_way = None;
-                // `None`: cut short by the deadline, so no result of the service, and no time for another one.
-                if let (Some(_), Some(budget)) = (judged, rules.budget) {
-                    budget.deposit();
-                }
-                return Next::Done;
-            }
-        };
+        repeatable: bool,
+    ) -> Option<Duration> {
+        let now = Now::unread();
+        self.polled();
         let finished = Finished {
             outcome,
-            repeatable: repeatable(&outcome),
+            repeatable,
             refusal: result
                 .as_ref()
                 .err()
@@ -131,19 +120,8 @@ impl Progress {
                 .and_then(Refusal::of),
             spent_below,
             retry_allowed: self.retry_allowed(),
-            remaining: None,
+            remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
         };
-        match self.failed(rules, finished) {
-            Some(wait) => Next::Again(wait),
-            None => Next::Failed,
-        }
-    }
-
-    /// The wait before the next attempt, if there is to be one.
-    #[cold]
-    fn failed(&mut self, rules: Rules<'_>, mut finished: Finished) -> Option<Duration> {
-        let now = Now::unread();
-        finished.remaining = self.deadline().map(|deadline| deadline.remaining(&now));
         let course = self.course.get_or_insert_with(Course::new);
         let wait = course.failed(rules, &finished, &now);
         if wait.is_none() {
@@ -194,10 +172,6 @@ impl Course {
             executed: Executed::No,
             good: false,
         }
-    }
-
-    fn attempts(&self) -> u32 {
-        self.machine.attempts()
     }
 
     fn begin(&mut self, rules: Rules<'_>) -> Call {

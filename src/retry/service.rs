@@ -53,12 +53,12 @@ where
     type Error = S::Error;
     type Future = RetryFuture<S, R, C, K, Req>;
 
-    #[inline]
+    #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let budget = self.shared.budgets.budget(&request);
         let (first, saved) = self.shared.repeat.first(request);

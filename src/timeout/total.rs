@@ -114,17 +114,17 @@ where
     }
 }
 
-/// The deadline of a call that begins now; an error if an outer one is already over.
+/// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
 fn begin(total: Duration) -> Result<Deadline, ()> {
-    let outer = Deadline::current();
-    if total == Duration::MAX && outer.is_none() {
-        return Ok(Deadline::at(Moment::FAR));
+    let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
+    if total == Duration::MAX && outer == Deadline::at(Moment::FAR) {
+        return Ok(outer);
     }
     let now = Now::unread();
-    if outer.is_some_and(|outer| outer.is_over(&now)) {
+    if outer.is_over(&now) {
         return Err(());
     }
-    Ok(Deadline::at(now.moment().after(total)))
+    Ok(outer.min(Deadline::at(now.moment().after(total))))
 }
 
 fn over(source: &Source, executed: Executed) -> Rejected {

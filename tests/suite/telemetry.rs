@@ -1,8 +1,9 @@
 //! What is recorded and logged of what the layers do.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
 use buttress::budget::{BudgetConfig, RetryBudget};
@@ -316,9 +317,13 @@ async fn observed_calls_are_told_with_what_they_came_to() {
 
 // ── logs ──
 
-/// A subscriber that keeps the lines of the target `buttress`.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(tracing::Level, String)>>>);
+thread_local! {
+    static LINES: RefCell<Vec<(tracing::Level, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Keeps the lines of the target `buttress`, each for the thread it was written on. It is the process's one subscriber: with
+/// one a thread, tracing may take a line for disabled that another thread came to first.
+struct Log;
 
 impl tracing::Subscriber for Log {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -336,8 +341,7 @@ impl tracing::Subscriber for Log {
     fn event(&self, event: &tracing::Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        let mut lines = self.0.lock().unwrap();
-        lines.push((*event.metadata().level(), line.0));
+        LINES.with_borrow_mut(|lines| lines.push((*event.metadata().level(), line.0)));
     }
 
     fn enter(&self, _: &tracing::span::Id) {}
@@ -346,8 +350,18 @@ impl tracing::Subscriber for Log {
 }
 
 impl Log {
+    fn install() -> Self {
+        static INSTALLED: Once = Once::new();
+        INSTALLED.call_once(|| {
+            tracing::subscriber::set_global_default(Self).expect("the only one");
+            tracing::callsite::rebuild_interest_cache();
+        });
+        Self
+    }
+
+    #[expect(clippy::unused_self, reason = "only who has installed it may ask")]
     fn take(&self) -> Vec<(tracing::Level, String)> {
-        std::mem::take(&mut *self.0.lock().unwrap())
+        LINES.take()
     }
 }
 
@@ -362,8 +376,7 @@ impl tracing::field::Visit for Line {
 
 #[tokio::test(start_paused = true)]
 async fn moves_are_logged_as_warnings_and_the_rest_for_debugging() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
+    let log = Log::install();
     let breaker = breaker("logged", three_in_a_row());
     settle(&breaker, 3, Outcome::TRANSIENT);
     let [(level, line)] = &log.take()[..] else {
@@ -404,8 +417,7 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
     use buttress::http::{Replay, answer};
     use buttress::idempotency::IdempotencyKeyLayer;
 
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
+    let log = Log::install();
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _recording = metrics::set_default_local_recorder(&recorder);

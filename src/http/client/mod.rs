@@ -1,8 +1,9 @@
 //! The standard stack for calling others.
 
+mod config;
+
 use std::fmt;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tower_layer::Layer;
 use tower_service::Service;
@@ -12,13 +13,17 @@ use super::body::AtBodyEnd;
 use super::classify::ByStatus;
 use super::lift::Lift;
 use super::replay::{Keys, Replay};
-use crate::breaker::{Breaker, BreakerConfig, Window};
-use crate::budget::{BudgetConfig, RetryBudget};
+use super::request::HttpRequest;
+use crate::breaker::Breaker;
+use crate::budget::RetryBudget;
+use crate::deadline::Deadline;
 use crate::error::ConfigError;
-use crate::gate::{Gate, GateLayer, Keyed, KeyedConfig};
+use crate::gate::{Gate, GateLayer, Keyed};
 use crate::idempotency::{IdempotencyKey, IdempotencyKeyLayer};
 use crate::retry::{Retry, RetryConfig, RetryLayer};
 use crate::timeout::{DeadlineLayer, DeadlineService, Timeout, TimeoutLayer};
+
+pub use self::config::ClientConfig;
 
 /// The standard stack in front of an HTTP client, for `http::Request`s (hyper, tonic) and reqwest's alike.
 ///
@@ -35,6 +40,8 @@ use crate::timeout::{DeadlineLayer, DeadlineService, Timeout, TimeoutLayer};
 ///
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
+///
+/// An `http::Request` may carry a [`Deadline`] of its own in its extensions; the earliest one counts.
 ///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
@@ -55,175 +62,32 @@ use crate::timeout::{DeadlineLayer, DeadlineService, Timeout, TimeoutLayer};
 /// # Ok(()) }
 /// ```
 ///
+/// # Defaults
+///
+/// | setting | default | why |
+/// |---|---|---|
+/// | `attempt` | 3 s | longer than nearly every answer that still comes |
+/// | `total` | 10 s | three attempts and their waits fit in; few callers wait longer |
+/// | `body_idle` | 10 s | a body that sends nothing for so long has stalled |
+/// | `retry`, `budget`, `breaker` | their own | see [`retry`](crate::retry), [`budget`](crate::budget), [`breaker`](crate::breaker); `None` leaves one out |
+/// | `authorities` | 10 000, 10 min | how many servers have a breaker and a budget of their own |
+/// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
+/// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
+///
+/// # What the stack returns
+///
+/// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
+/// refused or cut the call short, and whether the call may have been executed.
+///
+/// # Cancel safety
+///
+/// Dropping the call, or the response's body, drops what is under way and gives back what it held.
+///
 /// # Errors
 ///
 /// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`.
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)
-}
-
-/// The settings of the standard [`client`] stack.
-#[derive(Clone, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct ClientConfig {
-    /// The limit of one attempt. Default 3 s; at most `total`. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub attempt: Duration,
-    /// The limit of the whole call, its body included. Default 10 s; more than 0. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub total: Duration,
-    /// The longest time between two frames of a body. Default 10 s; more than 0. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub body_idle: Duration,
-    /// How calls are repeated; `None`: never.
-    pub retry: Option<RetryConfig>,
-    /// What pays for retries, for each authority; `None`: nothing but the attempts bounds them, so that a failing service
-    /// gets `max_attempts` times its load.
-    pub budget: Option<BudgetConfig>,
-    /// When an authority is not called any more; `None`: it always is.
-    pub breaker: Option<BreakerConfig>,
-    /// How many authorities are remembered, and for how long.
-    pub authorities: KeyedConfig,
-    /// Which servers honour idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
-    /// server must be known to run it once.
-    #[cfg_attr(feature = "serde", serde(skip))]
-    pub keys: Keys,
-    /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
-    pub count_429: bool,
-}
-
-impl Default for ClientConfig {
-    fn default() -> Self {
-        Self {
-            attempt: Duration::from_secs(3),
-            total: Duration::from_secs(10),
-            body_idle: Duration::from_secs(10),
-            retry: Some(RetryConfig::default()),
-            budget: Some(BudgetConfig::default()),
-            breaker: Some(BreakerConfig::default()),
-            authorities: KeyedConfig::default(),
-            keys: Keys::Unknown,
-            count_429: false,
-        }
-    }
-}
-
-impl ClientConfig {
-    /// The limit of one attempt.
-    #[must_use]
-    pub fn attempt(mut self, attempt: Duration) -> Self {
-        self.attempt = attempt;
-        self
-    }
-
-    /// The limit of the whole call.
-    #[must_use]
-    pub fn total(mut self, total: Duration) -> Self {
-        self.total = total;
-        self
-    }
-
-    /// The longest time between two frames of a body.
-    #[must_use]
-    pub fn body_idle(mut self, body_idle: Duration) -> Self {
-        self.body_idle = body_idle;
-        self
-    }
-
-    /// How calls are repeated; `None`: never.
-    #[must_use]
-    pub fn retry(mut self, retry: impl Into<Option<RetryConfig>>) -> Self {
-        self.retry = retry.into();
-        self
-    }
-
-    /// What pays for retries; `None`: nothing bounds them.
-    #[must_use]
-    pub fn budget(mut self, budget: impl Into<Option<BudgetConfig>>) -> Self {
-        self.budget = budget.into();
-        self
-    }
-
-    /// When an authority is not called any more; `None`: it always is.
-    #[must_use]
-    pub fn breaker(mut self, breaker: impl Into<Option<BreakerConfig>>) -> Self {
-        self.breaker = breaker.into();
-        self
-    }
-
-    /// How many authorities are remembered, and for how long.
-    #[must_use]
-    pub fn authorities(mut self, authorities: KeyedConfig) -> Self {
-        self.authorities = authorities;
-        self
-    }
-
-    /// Which servers honour idempotency keys.
-    #[must_use]
-    pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
-        self
-    }
-
-    /// Whether a 429 counts for the breaker.
-    #[must_use]
-    pub fn count_429(mut self, count_429: bool) -> Self {
-        self.count_429 = count_429;
-        self
-    }
-
-    /// Checks every setting, alone and together with the others.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        for (field, limit) in [
-            ("attempt", &self.attempt),
-            ("total", &self.total),
-            ("body_idle", &self.body_idle),
-        ] {
-            ConfigError::unless(!limit.is_zero(), field, limit, "more than 0")?;
-        }
-        let most = format!("at most `total`, which is {:?}", self.total);
-        ConfigError::unless(self.attempt <= self.total, "attempt", &self.attempt, most)?;
-        self.authorities
-            .validate()
-            .map_err(|error| error.within("authorities"))?;
-        if let Some(retry) = &self.retry {
-            retry.validate().map_err(|error| error.within("retry"))?;
-        }
-        if let Some(budget) = &self.budget {
-            budget.validate().map_err(|error| error.within("budget"))?;
-        }
-        if let Some(breaker) = &self.breaker {
-            self.validate_breaker(breaker)
-                .map_err(|error| error.within("breaker"))?;
-        }
-        Ok(())
-    }
-
-    fn validate_breaker(&self, breaker: &BreakerConfig) -> Result<(), ConfigError> {
-        breaker.validate()?;
-        if self.total != Duration::MAX {
-            let least = format!("at least the client's `total`, which is {:?}", self.total);
-            let lease = breaker.probe_lease;
-            ConfigError::unless(lease >= self.total, "probe_lease", &lease, least)?;
-        }
-        if let Window::Time(window) = breaker.window
-            && self.attempt != Duration::MAX
-        {
-            let least = self.attempt.saturating_mul(2);
-            let allowed = format!("at least twice the client's `attempt`: {least:?}");
-            ConfigError::unless(window >= least, "window", &window, allowed)?;
-        }
-        Ok(())
-    }
 }
 
 type Breakers = Keyed<Authority, ByAuthority, Breaker>;
@@ -348,6 +212,7 @@ impl<S: fmt::Debug> fmt::Debug for Client<S> {
 impl<S, Req> Service<Req> for Client<S>
 where
     Stack<S>: Service<Req>,
+    Req: HttpRequest,
 {
     type Response = <Stack<S> as Service<Req>>::Response;
     type Error = <Stack<S> as Service<Req>>::Error;
@@ -358,6 +223,8 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        let deadline = request.extensions().and_then(|of| of.get::<Deadline>());
+        let _entered = deadline.map(|deadline| deadline.enter());
         self.stack.call(request)
     }
 }

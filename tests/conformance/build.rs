@@ -1,0 +1,97 @@
+//! Rows about what is refused when it is built, and about what responses mean.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use buttress::backoff::Backoff;
+use buttress::breaker::{Breaker, BreakerConfig};
+use buttress::budget::BudgetConfig;
+use buttress::http::{ByStatus, ClientConfig, client, retry_after};
+use buttress::retry::RetryConfig;
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use crate::words::duration;
+
+/// A configuration that cannot work, and the field that is named.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Refused {
+    refused: String,
+    of: Of,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Of {
+    Breaker(Map<String, Value>),
+    Backoff(Backoff),
+    Retry(RetryConfig),
+    Budget(BudgetConfig),
+    Client(Box<ClientConfig>),
+}
+
+pub(crate) fn refused(at: &str, case: Refused) {
+    let built = match case.of {
+        Of::Breaker(set) => {
+            let config: BreakerConfig = crate::breaker::config(&set).expect(at);
+            Breaker::new("refused", config).map(drop)
+        }
+        Of::Backoff(backoff) => backoff.validate(),
+        Of::Retry(config) => config.validate(),
+        Of::Budget(config) => config.validate(),
+        Of::Client(config) => client("refused", *config).map(drop),
+    };
+    let error = built.expect_err(at);
+    assert_eq!(error.field, case.refused, "{at}: {error}");
+}
+
+/// A response, and what it means.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Classified {
+    response: u16,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    kind: Option<String>,
+    repeat: Option<String>,
+    /// The wait it asks for; empty if none.
+    wait: Option<String>,
+}
+
+pub(crate) fn classified(at: &str, case: Classified) {
+    let mut response = http::Response::builder().status(case.response);
+    for (name, value) in &case.headers {
+        response = response.header(name, value);
+    }
+    let response = response.body(()).expect(at);
+    let outcome = ByStatus::new().response(&response);
+    if let Some(kind) = case.kind {
+        assert_eq!(outcome.kind.as_str(), kind, "{at}");
+    }
+    if let Some(repeat) = case.repeat {
+        assert_eq!(format!("{:?}", outcome.repeat), repeat, "{at}");
+    }
+    if let Some(wait) = case.wait {
+        let wanted: Option<Duration> = (!wait.is_empty()).then(|| duration(&wait));
+        assert_eq!(retry_after(&response), wanted, "{at}");
+    }
+}
+
+/// What the standard client shows of itself, from the outside in.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Parts {
+    parts: Vec<String>,
+}
+
+pub(crate) fn shows(at: &str, case: &Parts) {
+    let shown = format!("{:?}", client("row", ClientConfig::default()).expect(at));
+    let places: Vec<_> = case
+        .parts
+        .iter()
+        .map(|part| shown.find(&format!(" {part}: ")))
+        .collect();
+    assert!(places.iter().all(Option::is_some), "{at}: {shown}");
+    assert!(places.is_sorted(), "{at}: {shown}");
+}

@@ -1,0 +1,297 @@
+//! Rows about layers on top of one another, over a service that is scripted.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use buttress::breaker::{Breaker, BreakerLayer};
+use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::testing::{Step, Strict};
+use buttress::{
+    Again, Classify, DeadlineLayer, Error, Event, Outcome, Reason, TimeoutLayer, repeat, subscribe,
+};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use tokio::time::Instant;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceExt};
+
+use crate::words::duration;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Case {
+    /// From the outside in.
+    stack: Vec<Part>,
+    /// What the service does, call by call; the last one for ever.
+    service: Vec<String>,
+    calls: Vec<Call>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Part {
+    Deadline(String),
+    Timeout(String),
+    /// Without a budget unless it names one, and with waits of no time unless it names them.
+    Retry(Map<String, Value>),
+    /// The one budget of the retry layers inside it: a mark, no layer.
+    Budget(BudgetConfig),
+    Breaker(Map<String, Value>),
+}
+
+/// One call after the other, and what is to be seen.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Call {
+    /// `S`, `F`, or the reason of a rejection. None if the caller leaves.
+    result: Option<String>,
+    /// When the caller leaves.
+    leaves: Option<String>,
+    /// How often the service was called for it.
+    runs: Option<usize>,
+    took: Option<String>,
+    /// The waits of the retries.
+    waits: Option<Vec<String>>,
+    /// Why there was no further one.
+    stopped: Option<String>,
+    /// How many attempts ran into their limit.
+    timeouts: Option<usize>,
+    /// The state of each breaker after it, from the outside in.
+    breakers: Option<Vec<String>>,
+    /// What each breaker has counted by then: all results, and failures.
+    counts: Option<Vec<[u32; 2]>>,
+    balance: Option<f64>,
+}
+
+/// An error of the service, which says what it means.
+#[derive(Clone, Debug, PartialEq)]
+struct Fault(Outcome);
+
+type Failure = Error<Fault>;
+type Service = BoxCloneSyncService<(), &'static str, Failure>;
+
+#[derive(Clone, Copy)]
+struct Says;
+
+impl Classify<&'static str, Failure> for Says {
+    fn classify(&self, result: Result<&&'static str, &Failure>) -> Outcome {
+        match result {
+            Err(Error::Inner(Fault(outcome))) => *outcome,
+            _ => Outcome::SUCCESS,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    waits: Vec<Duration>,
+    stopped: Vec<&'static str>,
+    timeouts: usize,
+}
+
+pub(crate) async fn drive(at: &str, case: Case) {
+    static NAMES: AtomicU32 = AtomicU32::new(0);
+    let name = format!("stack {}", NAMES.fetch_add(1, Ordering::Relaxed));
+    let told = Arc::new(Mutex::new(Told::default()));
+    let (sink, own) = (Arc::clone(&told), name.clone());
+    let _subscription = subscribe(move |event: &Event<'_>| {
+        if **event.source().name() != *own {
+            return;
+        }
+        let mut told = sink.lock().unwrap();
+        match event {
+            Event::Retry { wait, .. } => told.waits.push(*wait),
+            Event::RetryStopped { why, .. } => told.stopped.push(why.as_str()),
+            Event::Rejected { rejected, .. }
+                if matches!(rejected.reason, Reason::AttemptTimeout { .. }) =>
+            {
+                told.timeouts += 1;
+            }
+            _ => {}
+        }
+    });
+
+    let script = case.service;
+    let inner = Strict::new(move |call| step(&script[call.min(script.len() - 1)]));
+    let mut breakers = Vec::new();
+    let mut budget = None;
+    let mut service = BoxCloneSyncService::new(inner.clone());
+    for part in case.stack.iter().rev() {
+        service = stacked(at, &name, part, service, &mut breakers, &mut budget);
+    }
+    breakers.reverse();
+
+    for (number, call) in case.calls.iter().enumerate() {
+        let at = format!("{at}, call {number}");
+        *told.lock().unwrap() = Told::default();
+        let (before, began) = (inner.calls(), Instant::now());
+        let future = service.clone().oneshot(());
+        let result = match &call.leaves {
+            Some(time) => tokio::time::timeout(duration(time), future).await.ok(),
+            None => Some(future.await),
+        };
+        let took = began.elapsed();
+        let result = result.map(|result| match result {
+            Ok(answer) => answer.to_owned(),
+            Err(Error::Inner(_)) => "F".to_owned(),
+            Err(Error::Rejected(rejected)) => rejected.reason.as_str().to_owned(),
+        });
+        if call.leaves.is_some() {
+            // Nothing starts for a caller who left.
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+        }
+        assert_eq!(result, call.result, "{at}");
+        assert_eq!(inner.live(), 0, "{at}: something still runs");
+        let told = told.lock().unwrap();
+        let mut seen = BTreeMap::new();
+        let mut wanted = BTreeMap::new();
+        let mut note = |what, wants: Option<Value>, is: Value| {
+            if let Some(wants) = wants {
+                wanted.insert(what, wants);
+                seen.insert(what, is);
+            }
+        };
+        let times = |times: &[Duration]| times.iter().map(time).collect::<Vec<_>>().into();
+        note(
+            "runs",
+            call.runs.map(Value::from),
+            (inner.calls() - before).into(),
+        );
+        if let Some(wants) = call.took.as_deref().map(duration) {
+            // Tokio rounds each timer up to a millisecond.
+            assert!(
+                took.abs_diff(wants) <= Duration::from_millis(9),
+                "{at}: it took {took:?}"
+            );
+        }
+        let wants: Option<Vec<_>> = call
+            .waits
+            .as_ref()
+            .map(|waits| waits.iter().map(|wait| duration(wait)).collect());
+        note(
+            "waits",
+            wants.map(|waits| times(&waits)),
+            times(&told.waits),
+        );
+        let last = told
+            .stopped
+            .last()
+            .copied()
+            .map_or(Value::Null, Value::from);
+        note("stopped", call.stopped.clone().map(Value::from), last);
+        note(
+            "timeouts",
+            call.timeouts.map(Value::from),
+            told.timeouts.into(),
+        );
+        let states = breakers
+            .iter()
+            .map(|breaker: &Breaker| breaker.state().as_str());
+        let states: Vec<_> = states.collect();
+        note(
+            "breakers",
+            call.breakers.clone().map(Value::from),
+            states.into(),
+        );
+        let counts = breakers.iter().map(|breaker| {
+            let seen = breaker.snapshot();
+            Value::from([seen.total, seen.failed].to_vec())
+        });
+        let counts: Vec<Value> = counts.collect();
+        let wants = call.counts.as_ref().map(|wants| {
+            let wants = wants.iter().map(|pair| Value::from(pair.to_vec()));
+            wants.collect::<Vec<_>>().into()
+        });
+        note("counts", wants, counts.into());
+        let balance = budget.as_ref().map(RetryBudget::balance);
+        note("balance", call.balance.map(Value::from), balance.into());
+        assert_eq!(seen, wanted, "{at}");
+    }
+}
+
+fn time(time: &Duration) -> u64 {
+    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+}
+
+fn stacked(
+    at: &str,
+    name: &str,
+    part: &Part,
+    inner: Service,
+    breakers: &mut Vec<Breaker>,
+    budget: &mut Option<RetryBudget>,
+) -> Service {
+    match part {
+        Part::Deadline(total) => {
+            let layer = DeadlineLayer::new(name, duration(total));
+            BoxCloneSyncService::new(layer.layer(inner))
+        }
+        Part::Timeout(limit) => {
+            let layer = TimeoutLayer::new(name, duration(limit));
+            BoxCloneSyncService::new(layer.layer(inner))
+        }
+        Part::Breaker(set) => {
+            let config =
+                crate::breaker::config(set).unwrap_or_else(|error| panic!("{at}: {error}"));
+            let breaker = Breaker::new(name, config).expect(at);
+            breakers.push(breaker.clone());
+            BoxCloneSyncService::new(BreakerLayer::new(breaker, Says).layer(inner))
+        }
+        // Read from the inside out, so it stands inside its retry layer.
+        Part::Budget(config) => {
+            *budget = Some(RetryBudget::new(name, *config).expect(at));
+            inner
+        }
+        Part::Retry(config) => {
+            let at_once = serde_json::json!({"base": "0s", "jitter": "none"});
+            let mut all = Map::new();
+            all.insert("backoff".to_owned(), at_once);
+            all.extend(config.clone());
+            let config: RetryConfig = crate::read(at, Value::Object(all));
+            let layer = RetryLayer::new(name, config, repeat::cloned()).expect(at);
+            let layer = layer.classify(Says);
+            let layer = match budget {
+                Some(budget) => layer.budget(budget.clone()),
+                None => layer.without_budget(),
+            };
+            BoxCloneSyncService::new(layer.layer(inner))
+        }
+    }
+}
+
+/// `S`, `F`, `hang`; `S after 2s`; `F wait 5s`, which names a wait; `F restart 5s`, which also starts the schedule over;
+/// `F never`, which must not be repeated; `X`, which certainly was not executed; `P`, `N` and `O`.
+fn step(text: &str) -> Step<&'static str, Failure> {
+    let mut words = text.split(' ');
+    let letter = words.next().expect("a word");
+    let (how, time) = (words.next(), words.next().map(duration));
+    let outcome = match letter {
+        "hang" => return Step::Hang,
+        "S" => Outcome::SUCCESS,
+        "F" => Outcome::TRANSIENT,
+        "X" => Outcome::TRANSIENT.not_executed(),
+        "P" => Outcome::PERMANENT,
+        "N" => Outcome::NEUTRAL,
+        "O" => Outcome::OVERLOADED,
+        other => panic!("no step `{other}`"),
+    };
+    let outcome = match how {
+        None | Some("after") => outcome,
+        Some("wait") => outcome.wait(time),
+        Some("restart") => outcome.wait(time).restarts_backoff(),
+        Some("never") => outcome.repeat(Again::Never),
+        Some(other) => panic!("no step `{other}`"),
+    };
+    let result = if letter == "S" {
+        Ok("S")
+    } else {
+        Err(Error::Inner(Fault(outcome)))
+    };
+    match (how, time) {
+        (Some("after"), Some(time)) => Step::After(time, result),
+        _ => Step::Answer(result),
+    }
+}

@@ -1,0 +1,504 @@
+//! The standard client stack, on paused time before a scripted service, and the body that is part of the call.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a test may ask tokio what time its paused clock shows"
+)]
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress::breaker::{BreakerConfig, BreakerState, Window};
+use buttress::http::{Client, ClientConfig, ClientLayer, Keys, client};
+use buttress::retry::RetryConfig;
+use buttress::testing::{Step, Strict};
+use buttress::{Backoff, CallOptions, Deadline, Error, Executed, Jitter, Reason};
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tower::{Layer, ServiceExt};
+
+use crate::common::SECOND;
+
+/// A server's own error.
+#[derive(Clone, Debug, PartialEq)]
+struct Broken;
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("broken")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl buttress::http::ErrorOutcome for Broken {
+    fn outcome(&self) -> buttress::Outcome {
+        buttress::Outcome::TRANSIENT
+    }
+}
+
+/// What a body does when it is polled for a frame.
+#[derive(Clone, Debug)]
+enum Bite {
+    Data,
+    After(Duration),
+    Hang,
+    Fail,
+}
+
+#[derive(Debug, Default)]
+struct Meal {
+    bites: VecDeque<Bite>,
+    sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl Meal {
+    fn of(bites: &[Bite]) -> Self {
+        Self {
+            bites: bites.iter().cloned().collect(),
+            sleep: None,
+        }
+    }
+}
+
+impl Body for Meal {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let data = || Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"bite")))));
+        loop {
+            if let Some(sleep) = &mut self.sleep {
+                std::task::ready!(sleep.as_mut().poll(cx));
+                self.sleep = None;
+                return data();
+            }
+            match self.bites.pop_front() {
+                None => return Poll::Ready(None),
+                Some(Bite::Data) => return data(),
+                Some(Bite::After(time)) => self.sleep = Some(Box::pin(tokio::time::sleep(time))),
+                Some(Bite::Hang) => {
+                    self.bites.push_front(Bite::Hang);
+                    return Poll::Pending;
+                }
+                Some(Bite::Fail) => return Poll::Ready(Some(Err(Broken))),
+            }
+        }
+    }
+}
+
+type Server = Strict<Request<String>, Response<Meal>, Broken>;
+type Stack = Client<Server>;
+
+fn status(status: u16) -> Step<Response<Meal>, Broken> {
+    let mut response = Response::new(Meal::default());
+    *response.status_mut() = http::StatusCode::from_u16(status).unwrap();
+    Step::Answer(Ok(response))
+}
+
+fn serves(bites: &'static [Bite]) -> Server {
+    Strict::new(move |_| Step::Answer(Ok(Response::new(Meal::of(bites)))))
+}
+
+/// One failure opens; no jitter; no waits between attempts.
+fn plain() -> ClientConfig {
+    let once = BreakerConfig::default()
+        .consecutive(Some(1))
+        .consecutive_over(Duration::ZERO)
+        .open_jitter(0.0);
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    ClientConfig::default()
+        .breaker(once)
+        .retry(RetryConfig::default().backoff(at_once))
+}
+
+fn stack(config: ClientConfig, server: &Server) -> (ClientLayer, Stack) {
+    let layer = client("shop", config).unwrap();
+    let stack = layer.layer(server.clone());
+    (layer, stack)
+}
+
+fn request(method: Method, uri: &str) -> Request<String> {
+    Request::builder()
+        .method(method)
+        .uri(uri)
+        .body("order".to_owned())
+        .unwrap()
+}
+
+fn get() -> Request<String> {
+    request(Method::GET, "http://shop.example/")
+}
+
+fn post() -> Request<String> {
+    request(Method::POST, "http://shop.example/orders")
+}
+
+fn state(layer: &ClientLayer) -> BreakerState {
+    let breakers = layer.breakers().unwrap().entries();
+    assert_eq!(breakers.len(), 1);
+    breakers[0].1.state()
+}
+
+fn reason<T, E>(result: Result<T, Error<E>>) -> (Reason, Executed) {
+    match result {
+        Err(Error::Rejected(rejected)) => (rejected.reason, rejected.executed),
+        Err(Error::Inner(_)) => panic!("the service's own error"),
+        Ok(_) => panic!("not rejected"),
+    }
+}
+
+// ── as a whole ──
+
+#[test]
+fn limits_that_contradict_one_another_are_refused_with_their_path() {
+    let short_lease = BreakerConfig::default().probe_lease(SECOND);
+    let short_window = BreakerConfig::default().window(Window::Time(5 * SECOND));
+    let config = ClientConfig::default;
+    for (config, message) in [
+        (
+            config().attempt(5 * SECOND).total(3 * SECOND),
+            "`attempt` is 5s, but it must be at most `total`, which is 3s",
+        ),
+        (
+            config().breaker(short_lease),
+            "`breaker.probe_lease` is 1s, but it must be at least the client's `total`, which is 10s",
+        ),
+        (
+            config().breaker(short_window),
+            "`breaker.window` is 5s, but it must be at least twice the client's `attempt`: 6s",
+        ),
+        (
+            config().attempt(Duration::ZERO),
+            "`attempt` is 0ns, but it must be more than 0",
+        ),
+        (
+            config().body_idle(Duration::ZERO),
+            "`body_idle` is 0ns, but it must be more than 0",
+        ),
+        (
+            config().retry(RetryConfig::default().max_attempts(0)),
+            "`retry.max_attempts` is 0, but it must be at least 1, which is the first attempt",
+        ),
+    ] {
+        assert_eq!(client("shop", config).unwrap_err().to_string(), message);
+    }
+    client("shop", config()).unwrap();
+    client("shop", config().attempt(Duration::MAX).total(Duration::MAX)).unwrap();
+}
+
+#[test]
+fn it_shows_its_parts_in_their_order() {
+    let shown = format!("{:?}", client("shop", ClientConfig::default()).unwrap());
+    let places: Vec<_> = [
+        "deadline",
+        "idempotency_key",
+        "retry",
+        "budget",
+        "breaker",
+        "body_idle",
+        "attempt",
+    ]
+    .iter()
+    .map(|part| {
+        shown
+            .find(&format!("{part}: "))
+            .unwrap_or_else(|| panic!("{part} in {shown}"))
+    })
+    .collect();
+    assert!(places.is_sorted(), "{shown}");
+}
+
+#[test]
+fn it_is_configured_from_text_with_human_durations() {
+    let config: ClientConfig = serde_json::from_str(
+        r#"{"attempt": "250ms", "total": "2s", "budget": null, "breaker": {"open_for": "5s"}, "retry": {"max_attempts": 2}}"#,
+    )
+    .unwrap();
+    assert_eq!(config.attempt, SECOND / 4);
+    assert_eq!(config.total, 2 * SECOND);
+    assert_eq!(config.budget, None);
+    assert_eq!(config.breaker.unwrap().open_for, 5 * SECOND);
+    assert_eq!(config.retry.unwrap().max_attempts, 2);
+    let error = serde_json::from_str::<ClientConfig>(r#"{"atempt": "1s"}"#).unwrap_err();
+    assert!(error.to_string().contains("atempt"), "{error}");
+}
+
+// ── time ──
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_hangs_is_cut_and_repeated() {
+    let server: Server = Strict::new(|call| if call == 0 { Step::Hang } else { status(200) });
+    let (_, stack) = stack(ClientConfig::default(), &server);
+    let started = tokio::time::Instant::now();
+    assert_eq!(stack.oneshot(get()).await.unwrap().status(), 200);
+    assert!(started.elapsed() >= 3 * SECOND && started.elapsed() < 4 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_whole_call_ends_with_its_deadline_and_a_request_may_carry_an_earlier_one() {
+    let server: Server = Strict::new(|_| Step::Hang);
+    let config = ClientConfig::default()
+        .attempt(2 * SECOND)
+        .total(3 * SECOND);
+    let (_, stack) = stack(config, &server);
+    let started = tokio::time::Instant::now();
+    let hung = stack.clone().oneshot(get()).await;
+    assert_eq!(reason(hung), (Reason::Deadline, Executed::Maybe));
+    assert_eq!(started.elapsed(), 3 * SECOND);
+    let mut hurried = get();
+    hurried.extensions_mut().insert(Deadline::after(SECOND));
+    let started = tokio::time::Instant::now();
+    assert_eq!(
+        reason(stack.clone().oneshot(hurried).await).0,
+        Reason::Deadline
+    );
+    assert_eq!(started.elapsed(), SECOND);
+    let mut late = get();
+    late.extensions_mut()
+        .insert(Deadline::after(Duration::ZERO));
+    let refused = stack.oneshot(late).await;
+    assert_eq!(reason(refused), (Reason::Deadline, Executed::No));
+}
+
+// ── what may run twice ──
+
+#[tokio::test(start_paused = true)]
+async fn a_post_whose_answer_was_lost_is_charged_once() {
+    let server: Server = Strict::new(|_| Step::Hang);
+    let (_, stack) = stack(plain().breaker(None), &server);
+    let lost = stack.clone().oneshot(post()).await;
+    assert_eq!(reason(lost).1, Executed::Maybe);
+    assert_eq!(server.calls(), 1);
+    let sent = server.take_requests().remove(0);
+    assert!(
+        !sent.headers().contains_key("idempotency-key"),
+        "nobody said that this server reads it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_keys_are_honoured_a_post_is_repeated_with_the_same_key() {
+    let server: Server = Strict::new(|call| if call < 2 { status(503) } else { status(201) });
+    let (_, stack) = stack(plain().breaker(None).keys(Keys::Honoured), &server);
+    assert_eq!(stack.clone().oneshot(post()).await.unwrap().status(), 201);
+    let keys: Vec<_> = server
+        .take_requests()
+        .iter()
+        .map(|sent| sent.headers()["idempotency-key"].clone())
+        .collect();
+    assert_eq!(keys.len(), 3);
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert_eq!(stack.oneshot(post()).await.unwrap().status(), 201);
+    let other = server.take_requests().remove(0).headers()["idempotency-key"].clone();
+    assert_ne!(other, keys[0], "another call is another operation");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_the_caller_chose_makes_his_post_repeatable() {
+    let server: Server = Strict::new(|call| if call == 0 { status(503) } else { status(201) });
+    let (_, stack) = stack(plain().breaker(None), &server);
+    let call = CallOptions::new()
+        .key("order-4711-of-ada")
+        .scope(stack.oneshot(post()));
+    assert_eq!(call.await.unwrap().status(), 201);
+    assert_eq!(server.calls(), 2);
+}
+
+// ── whom it calls ──
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_authority_is_not_called_and_the_others_are() {
+    let server: Server = Strict::new(|call| if call == 0 { status(500) } else { status(200) });
+    let (layer, stack) = stack(plain().retry(None), &server);
+    let to = |host: &str| {
+        stack
+            .clone()
+            .oneshot(request(Method::GET, &format!("http://{host}/")))
+    };
+    assert_eq!(to("dead.example").await.unwrap().status(), 500);
+    assert_eq!(
+        reason(to("dead.example").await),
+        (Reason::CircuitOpen, Executed::No)
+    );
+    assert_eq!(
+        reason(to("DEAD.example:80").await).0,
+        Reason::CircuitOpen,
+        "the same authority"
+    );
+    assert_eq!(to("well.example").await.unwrap().status(), 200);
+    assert_eq!(server.calls(), 2);
+    let mut kept: Vec<_> = layer
+        .breakers()
+        .unwrap()
+        .entries()
+        .iter()
+        .map(|(key, _)| key.to_string())
+        .collect();
+    kept.sort();
+    assert_eq!(kept, ["http://dead.example", "http://well.example"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_authority_pays_for_its_own_retries() {
+    let server: Server = Strict::new(|_| status(500));
+    let (layer, stack) = stack(plain().breaker(None), &server);
+    let to = |host: &str| {
+        stack
+            .clone()
+            .oneshot(request(Method::GET, &format!("http://{host}/")))
+    };
+    // Two tokens to begin with: two retries for the first call, none for the second.
+    to("a.example").await.unwrap();
+    assert_eq!(server.calls(), 3);
+    to("a.example").await.unwrap();
+    assert_eq!(server.calls(), 4);
+    to("b.example").await.unwrap();
+    assert_eq!(server.calls(), 7);
+    assert_eq!(layer.budgets().unwrap().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quota_is_not_the_services_failure_unless_it_is_said_to_be() {
+    for (count_429, expected) in [(false, BreakerState::Closed), (true, BreakerState::Open)] {
+        let server: Server = Strict::new(|_| status(429));
+        let rate = BreakerConfig::default().min_calls(5).open_jitter(0.0);
+        let (layer, stack) = stack(
+            plain().retry(None).breaker(rate).count_429(count_429),
+            &server,
+        );
+        for _ in 0..5 {
+            assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 429);
+        }
+        assert_eq!(state(&layer), expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_part_can_be_left_out() {
+    let server: Server = Strict::new(|_| status(500));
+    let bare = ClientConfig::default()
+        .attempt(Duration::MAX)
+        .total(Duration::MAX)
+        .body_idle(Duration::MAX)
+        .retry(None)
+        .budget(None)
+        .breaker(None);
+    let (layer, stack) = stack(bare, &server);
+    for _ in 0..50 {
+        assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 500);
+    }
+    assert_eq!(server.calls(), 50);
+    assert!(layer.breakers().is_none() && layer.budgets().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_services_own_error_arrives_untouched() {
+    let server: Server = Strict::new(|_| Step::Answer(Err(Broken)));
+    let (_, stack) = stack(plain().breaker(None), &server);
+    match stack.oneshot(get()).await {
+        Err(Error::Inner(Broken)) => assert_eq!(server.calls(), 3),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}
+
+// ── the body ──
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_stalls_is_the_services_failure() {
+    let server = serves(&[Bite::Data, Bite::Hang]);
+    let (layer, stack) = stack(plain().body_idle(2 * SECOND), &server);
+    let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
+    body.frame().await.unwrap().unwrap();
+    let started = tokio::time::Instant::now();
+    let stalled = body.frame().await.unwrap();
+    assert_eq!(
+        reason(stalled),
+        (Reason::BodyIdle { limit: 2 * SECOND }, Executed::Maybe)
+    );
+    assert_eq!(started.elapsed(), 2 * SECOND);
+    assert_eq!(state(&layer), BreakerState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_cut_short_by_the_deadline_says_nothing_about_the_service() {
+    let drips: &[Bite] = &[
+        Bite::After(SECOND),
+        Bite::After(SECOND),
+        Bite::After(SECOND),
+        Bite::After(SECOND),
+    ];
+    let server = serves(drips);
+    let (layer, stack) = stack(plain().total(3 * SECOND + SECOND / 2), &server);
+    let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
+    for _ in 0..3 {
+        body.frame().await.unwrap().unwrap();
+    }
+    assert_eq!(reason(body.frame().await.unwrap()).0, Reason::Deadline);
+    drop(body);
+    assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_breaks_is_the_services_failure_and_its_error_stays() {
+    let server = serves(&[Bite::Data, Bite::Fail]);
+    let (layer, stack) = stack(plain(), &server);
+    let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
+    body.frame().await.unwrap().unwrap();
+    assert_eq!(state(&layer), BreakerState::Closed);
+    assert_eq!(
+        body.frame().await.unwrap().unwrap_err(),
+        Error::Inner(Broken)
+    );
+    assert_eq!(state(&layer), BreakerState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_decided_when_its_body_ends_and_by_its_head_when_the_body_is_dropped() {
+    let server: Server = Strict::new(|call| match call {
+        0 => status(500),
+        _ => Step::Answer(Ok(Response::new(Meal::of(&[Bite::Data, Bite::Data])))),
+    });
+    let one_probe = BreakerConfig::default()
+        .consecutive(Some(1))
+        .consecutive_over(Duration::ZERO)
+        .open_jitter(0.0)
+        .probes(2);
+    let (layer, stack) = stack(plain().retry(None).breaker(one_probe), &server);
+    stack.clone().oneshot(get()).await.unwrap();
+    tokio::time::advance(2 * SECOND).await;
+    let read = stack.clone().oneshot(get()).await.unwrap();
+    let dropped = stack.clone().oneshot(get()).await.unwrap();
+    assert_eq!(state(&layer), BreakerState::HalfOpen);
+    assert_eq!(
+        reason(stack.clone().oneshot(get()).await).0,
+        Reason::CircuitProbing
+    );
+    read.into_body().collect().await.unwrap();
+    assert_eq!(state(&layer), BreakerState::HalfOpen);
+    drop(dropped);
+    assert_eq!(
+        state(&layer),
+        BreakerState::Closed,
+        "a body that was not wanted is no failure"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_on_purpose_has_no_limits_and_is_settled_at_its_head() {
+    const AN_HOUR_LATER: &[Bite] = &[Bite::After(Duration::from_secs(3600)), Bite::Fail];
+    let server = serves(AN_HOUR_LATER);
+    let (layer, stack) = stack(plain(), &server);
+    let call = CallOptions::new().streams(true).scope(stack.oneshot(get()));
+    let mut body = Box::pin(call.await.unwrap().into_body());
+    body.frame().await.unwrap().unwrap();
+    body.frame().await.unwrap().unwrap_err();
+    assert_eq!(state(&layer), BreakerState::Closed);
+}
