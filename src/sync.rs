@@ -1,8 +1,5 @@
 //! Locks, atomics and lanes: std's, or loom's under `--cfg buttress_loom`.
 
-use std::fmt;
-use std::sync::Arc;
-
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(buttress_loom))]
@@ -66,29 +63,4 @@ pub(crate) fn lane_index(count: usize) -> usize {
     };
     // `count` is a power of two.
     mine & (count - 1)
-}
-
-/// One core's own way to something shared: its reference count and its counter lie in lines of their own, so that cores
-/// do not pull them from one another.
-#[repr(align(64))]
-pub(crate) struct Lane<T> {
-    /// What this lane counts; the meaning is its owner's.
-    pub(crate) word: AtomicU64,
-    /// What all lanes belong to.
-    pub(crate) shared: Arc<T>,
-}
-
-impl<T> Lane<T> {
-    pub(crate) fn new(shared: Arc<T>, word: u64) -> Arc<Self> {
-        Arc::new(Self {
-            word: AtomicU64::new(word),
-            shared,
-        })
-    }
-}
-
-impl<T> fmt::Debug for Lane<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
-    }
 }

@@ -128,11 +128,18 @@
 //! The permit is a value. Dropping a call drops it unsettled: the call was abandoned, and a probe's place is free again. A
 //! panic in the inner service counts as a failure and goes on.
 
+mod admission;
+mod changes;
 mod config;
+mod control;
 mod hand;
+mod lanes;
+#[cfg(all(test, buttress_loom))]
+mod loom;
 mod machine;
 #[cfg(test)]
 mod model;
+mod permit;
 mod policy;
 mod probes;
 mod ticket;
@@ -140,8 +147,10 @@ mod transitions;
 mod trip;
 mod view;
 
+pub use self::changes::Changes;
 pub use self::config::{Abandoned, BreakerConfig, Window};
-pub use self::policy::{Breaker, BreakerPermit, Changes};
+pub use self::permit::BreakerPermit;
+pub use self::policy::Breaker;
 pub use self::view::Snapshot;
 pub use crate::event::{BreakerState, Cause, Move};
 

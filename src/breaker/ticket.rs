@@ -34,9 +34,11 @@ impl Epoch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(super) epoch: Epoch,
-    /// Its place among the probes, if it is one.
-    pub(super) probe: Option<u16>,
+    /// Its place among the probes, or [`NOT_A_PROBE`].
+    place: u32,
 }
+
+const NOT_A_PROBE: u32 = u32::MAX;
 
 impl Ticket {
     /// Of a call whose result is not asked for.
@@ -44,18 +46,40 @@ impl Ticket {
 
     /// Of a call admitted by a circuit that was closed in this epoch.
     pub(crate) const fn call(epoch: Epoch) -> Self {
-        Self { epoch, probe: None }
+        Self {
+            epoch,
+            place: NOT_A_PROBE,
+        }
     }
 
     pub(super) const fn probe(epoch: Epoch, place: u16) -> Self {
         Self {
             epoch,
-            probe: Some(place),
+            place: place as u32,
+        }
+    }
+
+    /// All of it in one number.
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.place) << 32 | u64::from(self.epoch.0)
+    }
+
+    /// The ticket with these [`bits`](Self::bits).
+    #[expect(clippy::cast_possible_truncation, reason = "each half is wanted")]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self {
+            epoch: Epoch(bits as u32),
+            place: (bits >> 32) as u32,
         }
     }
 
     pub(crate) const fn is_probe(self) -> bool {
-        self.probe.is_some()
+        self.place != NOT_A_PROBE
+    }
+
+    /// Its place among the probes, if it is one.
+    pub(super) fn place(self) -> Option<u16> {
+        u16::try_from(self.place).ok()
     }
 }
 
@@ -81,6 +105,7 @@ impl Moves {
         }
     }
 
+    #[cfg(test)]
     pub(crate) const fn is_empty(&self) -> bool {
         self.0[0].is_none()
     }

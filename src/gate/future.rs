@@ -2,14 +2,14 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use pin_project::pin_project;
 
 use super::Permit;
 use crate::clock::Now;
 use crate::error::{CallError, Rejected};
-use crate::outcome::{Classify, Outcome, judge};
+use crate::outcome::{Classify, Outcome, judge_error};
 
 /// What becomes of a permit when the inner future is ready: it is settled with the result ([`AtResult`]), or goes on with
 /// the response's body (`http::AtBodyEnd`).
@@ -39,12 +39,30 @@ where
 
     #[inline(always)]
     fn finish(&self, result: Result<Res, E>, permit: P, classify: &C) -> Result<Res, E> {
-        match judge(&result, classify) {
-            Some(outcome) => permit.settle(outcome, &Now::unread()),
-            None => drop(permit),
+        // Apart, so that a response stays in registers: a whole `Result` would be copied through memory.
+        match result {
+            Ok(response) => {
+                permit.settle(classify.classify(Ok(&response)), &Now::unread());
+                Ok(response)
+            }
+            Err(error) => Err(finish_error(error, permit, classify)),
         }
-        result
     }
+}
+
+#[cold]
+#[inline(never)]
+fn finish_error<Res, E, P, C>(error: E, permit: P, classify: &C) -> E
+where
+    E: CallError,
+    P: Permit,
+    C: Classify<Res, E>,
+{
+    match judge_error(&error, classify) {
+        Some(outcome) => permit.settle(outcome, &Now::unread()),
+        None => drop(permit),
+    }
+    error
 }
 
 /// The future of a [`Gate`](super::Gate).
@@ -115,12 +133,16 @@ where
                 classify,
                 finish,
             } => {
-                let unwinding = Unwinding(permit);
-                let polled = future.poll(cx);
-                std::mem::forget(unwinding);
-                let result = ready!(polled);
-                let permit = permit.take().expect("polled after completion");
-                Poll::Ready(finish.finish(result, permit, classify))
+                let unwinding = Unwinding::guard(permit.take().expect("polled after completion"));
+                match future.poll(cx) {
+                    Poll::Ready(result) => {
+                        Poll::Ready(finish.finish(result, unwinding.disarm(), classify))
+                    }
+                    Poll::Pending => {
+                        *permit = Some(unwinding.disarm());
+                        Poll::Pending
+                    }
+                }
             }
             StateProjection::Refused(rejected) => Poll::Ready(Err(refusal(rejected))),
         }
@@ -132,16 +154,35 @@ fn refusal<E: CallError>(rejected: &mut Option<Rejected>) -> E {
     rejected.take().expect("polled after completion").into()
 }
 
-/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Forgotten when they return.
+/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds.
 ///
 /// Not `thread::panicking()`, which is also true while a permit is dropped by somebody else's unwinding.
-pub(super) struct Unwinding<'a, P: Permit>(pub(super) &'a mut Option<P>);
+pub(super) struct Unwinding<P: Permit>(Option<P>);
 
-impl<P: Permit> Drop for Unwinding<'_, P> {
-    #[cold]
+impl<P: Permit> Unwinding<P> {
+    #[inline(always)]
+    pub(super) const fn guard(permit: P) -> Self {
+        Self(Some(permit))
+    }
+
+    /// They have returned.
+    #[inline(always)]
+    pub(super) fn disarm(mut self) -> P {
+        self.0.take().expect("guarded")
+    }
+}
+
+impl<P: Permit> Drop for Unwinding<P> {
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(permit) = self.0.take() {
-            permit.settle(Outcome::TRANSIENT, &Now::unread());
+            settle_unwound(permit);
         }
     }
+}
+
+#[cold]
+#[inline(never)]
+fn settle_unwound(permit: impl Permit) {
+    permit.settle(Outcome::TRANSIENT, &Now::unread());
 }

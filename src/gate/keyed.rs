@@ -6,33 +6,11 @@ use std::sync::Arc;
 
 use hashbrown::{Equivalent, HashMap};
 
-use super::Policy;
-use super::config::KeyedConfig;
-use super::key::KeyBy;
+use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, emit};
 use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
-
-/// What a policy would lose if its key were forgotten.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Keeps {
-    /// Nothing: a new one would behave the same.
-    Nothing,
-    /// Something that may be lost when room is short.
-    Memory,
-    /// Calls in flight, an open circuit: it must stay.
-    Essentials,
-}
-
-/// A policy that a [`Keyed`] can keep and forget: a handle whose clones share their state.
-pub trait Forget: Clone {
-    /// What forgetting it would lose.
-    fn keeps(&self, now: &Now) -> Keeps;
-
-    /// Whom its events come from.
-    fn source(&self) -> &Source;
-}
 
 /// A policy per key, as a policy.
 ///
@@ -99,6 +77,8 @@ type LaneMap<K, P> = HashMap<K, Used<P>>;
 struct Used<P> {
     /// A count above one says that a call is just being admitted.
     policy: Arc<P>,
+    /// For the calls that need nothing more: it is right here.
+    near: P,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
     touched: bool,
 }
@@ -228,6 +208,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         // Not touched: a miss has read the clock, so the key's last use is known exactly.
         let used = lane.entry(key).or_insert_with(|| Used {
             policy: Arc::new(policy.clone()),
+            near: policy.near(),
             touched: false,
         });
         Arc::clone(&used.policy)
@@ -308,7 +289,26 @@ where
 {
     type Permit = P::Permit;
 
+    #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
-        self.get(request, now).admit(request, now)
+        let inner = &*self.inner;
+        let look = inner.by.look(request);
+        let lane = &inner.lanes[lane_index(inner.lanes.len())];
+        let policy = {
+            let mut lane = lane.lock();
+            lane.get_mut(&look).map(|used| {
+                used.touched = true;
+                used.near
+                    .pass(request)
+                    .ok_or_else(|| Arc::clone(&used.policy))
+            })
+        };
+        match policy {
+            Some(Ok(permit)) => Ok(permit),
+            Some(Err(policy)) => policy.admit(request, now),
+            None => inner
+                .miss(lane, &look, || inner.by.own(&look), now)
+                .admit(request, now),
+        }
     }
 }

@@ -3,11 +3,14 @@
 //! A [`Policy`] says whether a call may pass and hands out a [`Permit`]; the [`Gate`] asks it, calls the inner service,
 //! classifies the result and settles the permit. Everything asynchronous is here; a policy is plain, synchronous code.
 //!
+//! Write one for a rule of your own about which calls may pass now. Not for what waits, repeats or changes a call: that takes
+//! a service of its own.
+//!
 //! ```text
-//!            ┌───────────────── Gate ─────────────────┐
+//!            ┌──────────────────── Gate ────────────────────┐
 //! request ──►│ admit ──► inner.call ──► classify ──► settle │──► result
-//!            │   └─ refused: Rejected                 │
-//!            └────────────────────────────────────────┘
+//!            │   └─ refused: Rejected                       │
+//!            └──────────────────────────────────────────────┘
 //! ```
 //!
 //! # A gate of your own
@@ -45,22 +48,40 @@
 //! # let _ = layer;
 //! ```
 //!
+//! The example `own_gate` of this crate has one that counts, in front of an axum route. One policy per host, tenant or route,
+//! with bounded memory: [`Keyed`].
+//!
+//! # Order
+//!
+//! A policy is asked in `call`, so its permit is held for as long as the call takes that is inside the gate: put a gate that
+//! judges attempts inside the retry, one that limits callers outside. What it refuses is seen by all layers further out.
+//!
+//! # Errors
+//!
+//! The policy's refusals, as [`Rejected`]; those of [`Reason::Policy`](crate::Reason::Policy) say why in words of yours. The
+//! inner service's own results pass unchanged, its errors of readiness too, uncounted.
+//!
+//! # Events
+//!
+//! None of the gate's own: the policy reports what it decides. A [`Keyed`] one reports
+//! [`Event::KeyEvicted`](crate::Event::KeyEvicted) and [`Event::KeyOverflow`](crate::Event::KeyOverflow).
+//!
 //! # Cancel safety
 //!
 //! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
 //! that panics settles it as a failure, and the panic goes on.
 
-mod config;
 mod future;
+mod keep;
 mod key;
 mod keyed;
 mod layer;
 mod service;
 
-pub use self::config::KeyedConfig;
 pub use self::future::{AtResult, Finish, GateFuture};
+pub use self::keep::{Forget, Keeps, KeyedConfig};
 pub use self::key::{By, ByStr, KeyBy, StrKey, by, by_str};
-pub use self::keyed::{Forget, Keeps, Keyed};
+pub use self::keyed::Keyed;
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
 
@@ -82,6 +103,13 @@ pub trait Policy<Req: ?Sized> {
     ///
     /// The refusal.
     fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected>;
+
+    /// Admits, if that takes neither a clock nor a lock and is certain; `None`: ask [`admit`](Policy::admit). A
+    /// [`Keyed`] policy asks this first, under a lock of its own: it must be quick and must not call back.
+    fn pass(&self, request: &Req) -> Option<Self::Permit> {
+        let _ = request;
+        None
+    }
 
     /// Asked before the inner service is polled ready: would *any* call be refused now? If so, the inner service is not
     /// polled and the next call gets this refusal, so that an open circuit never waits for a dead connection.

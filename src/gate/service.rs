@@ -80,10 +80,9 @@ where
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
-                let mut permit = Some(permit);
-                let unwinding = Unwinding(&mut permit);
+                let unwinding = Unwinding::guard(permit);
                 let future = self.inner.call(request);
-                std::mem::forget(unwinding);
+                let permit = Some(unwinding.disarm());
                 GateFuture::running(future, permit, self.classify.clone(), self.finish.clone())
             }
             Err(rejected) => GateFuture::refused(rejected),

@@ -1,13 +1,65 @@
 //! HTTP: what a response or an error means, which requests may be sent again, whom they are addressed to.
 //!
-//! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's.
+//! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. To
+//! call others, begin with [`client`]: the standard stack, in the right order and checked as a whole. To protect what you
+//! serve, begin with [`answer`]: it lets axum use every layer without `HandleErrorLayer`. The parts, for a stack of your own:
 //!
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
 //! - [`Replay`] says which requests may run twice;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`client`] is the standard stack for calling others, in the right order and checked as a whole;
-//! - [`answer`] lets axum use every layer without `HandleErrorLayer`.
+//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it.
+//!
+//! ```text
+//!  a call made                                         a call served
+//!  client: deadline ─► key ─► retry ─► breaker ─►      router ─► answer( breaker ─► timeout ) ─► handler
+//!          attempt timeout ─► hyper or reqwest
+//! ```
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
+//! use buttress::gate::KeyedConfig;
+//! use buttress::http::{AtBodyEnd, ByAuthority, ByStatus, Replay};
+//! use buttress::retry::{RetryConfig, RetryLayer};
+//! use buttress::{Error, TimeoutLayer};
+//! use tower::{ServiceBuilder, ServiceExt, service_fn};
+//!
+//! # type Body = http_body_util::Full<bytes::Bytes>;
+//! # let hyper = service_fn(async |_: http::Request<Body>| Ok::<_, std::io::Error>(http::Response::new(Body::default())));
+//! let name = "search";
+//! let breakers = Breaker::keyed(name, BreakerConfig::default(), KeyedConfig::default(), ByAuthority)?;
+//! let search = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(name, RetryConfig::new(), Replay::new())?.classify(ByStatus::new()))
+//!     .layer(
+//!         BreakerLayer::new(breakers, ByStatus::new())
+//!             .finish(AtBodyEnd::new(name, Duration::from_secs(10))),
+//!     )
+//!     .layer(TimeoutLayer::new(name, Duration::from_secs(3)))
+//!     .map_err(Error::Inner)
+//!     .service(hyper);
+//!
+//! let request = http::Request::get("http://search.internal/?q=arch").body(Body::default())?;
+//! assert!(search.oneshot(request).await?.status().is_success());
+//! # Ok(()) }
+//! ```
+//!
+//! # Errors
+//!
+//! A stack's own refusals are `Error::Rejected`, on the response or, once the head has come, on its body. The client's
+//! errors are untouched, in `Error::Inner`; what they mean is told at [`error_outcome`].
+//!
+//! # Events
+//!
+//! Those of the layers; a body that is cut short is an [`Event::Rejected`](crate::Event::Rejected) of the layer `body`. No event shows a
+//! path or a query.
+//!
+//! # Cancel safety
+//!
+//! Dropping a call or its body gives back all that it held. A body dropped before its end has settled its call as the
+//! head said.
 
 mod answer;
 mod authority;

@@ -22,7 +22,7 @@
 //! ```
 //! use buttress::repeat;
 //! use buttress::retry::{RetryConfig, RetryLayer};
-//! # use buttress::{Error, Rejected};
+//! use buttress::Error;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {

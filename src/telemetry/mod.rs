@@ -7,6 +7,29 @@
 //!   one: call [`refresh`] before metrics are collected.
 //! - [`ObserveLayer`] reports calls: put it outermost for what callers see, innermost for what the service sees.
 //! - Handles are registered at the first event after a recorder was installed, so layers may be built before it.
+//!
+//! An observer of your own is told every event, too:
+//!
+//! ```
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
+//! use std::sync::atomic::{AtomicU32, Ordering};
+//!
+//! use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
+//! use buttress::{Event, subscribe};
+//!
+//! static ISOLATED: AtomicU32 = AtomicU32::new(0);
+//! // For as long as the subscription is kept.
+//! let subscription = subscribe(|event: &Event<'_>| {
+//!     if matches!(event, Event::BreakerMoved { moved, .. } if moved.to == BreakerState::Isolated) {
+//!         ISOLATED.fetch_add(1, Ordering::Relaxed);
+//!     }
+//! });
+//! let breaker = Breaker::new("payments", BreakerConfig::default())?;
+//! breaker.isolate();
+//! assert_eq!(ISOLATED.load(Ordering::Relaxed), 1);
+//! # drop(subscription);
+//! # Ok(()) }
+//! ```
 
 #[cfg(feature = "metrics")]
 pub(crate) mod metrics;

@@ -48,7 +48,8 @@ pub use self::config::ClientConfig;
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// ///
+/// use std::time::Duration;
+///
 /// use buttress::http::{ClientConfig, client};
 /// use hyper_util::client::legacy::Client;
 /// use hyper_util::rt::TokioExecutor;
@@ -60,6 +61,27 @@ pub use self::config::ClientConfig;
 /// # let _ = search;
 /// # Ok(()) }
 /// ```
+///
+/// # Defaults
+///
+/// | setting | default | why |
+/// |---|---|---|
+/// | `attempt` | 3 s | longer than nearly every answer that still comes |
+/// | `total` | 10 s | three attempts and their waits fit in; few callers wait longer |
+/// | `body_idle` | 10 s | a body that sends nothing for so long has stalled |
+/// | `retry`, `budget`, `breaker` | their own | see [`retry`](crate::retry), [`budget`](crate::budget), [`breaker`](crate::breaker); `None` leaves one out |
+/// | `authorities` | 10 000, 10 min | how many servers have a breaker and a budget of their own |
+/// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
+/// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
+///
+/// # What the stack returns
+///
+/// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
+/// refused or cut the call short, and whether the call may have been executed.
+///
+/// # Cancel safety
+///
+/// Dropping the call, or the response's body, drops what is under way and gives back what it held.
 ///
 /// # Errors
 ///

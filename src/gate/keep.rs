@@ -1,8 +1,37 @@
-//! The settings of a keyed policy.
+//! What a [`Keyed`](super::Keyed) policy keeps, and for how long.
 
 use std::time::Duration;
 
+use crate::clock::Now;
 use crate::error::ConfigError;
+use crate::event::Source;
+
+/// What a policy would lose if its key were forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Keeps {
+    /// Nothing: a new one would behave the same.
+    Nothing,
+    /// Something that may be lost when room is short.
+    Memory,
+    /// Calls in flight, an open circuit: it must stay.
+    Essentials,
+}
+
+/// A policy that a [`Keyed`](super::Keyed) can keep and forget: a handle whose clones share their state.
+pub trait Forget: Clone {
+    /// What forgetting it would lose.
+    fn keeps(&self, now: &Now) -> Keeps;
+
+    /// Whom its events come from.
+    fn source(&self) -> &Source;
+
+    /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
+    /// own to count in.
+    #[must_use]
+    fn near(&self) -> Self {
+        self.clone()
+    }
+}
 
 /// How many keys are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,125 @@
+//! The handle under every order of events: nothing is lost, nothing is counted twice, nothing is counted too late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::thread;
+
+use super::permit::BreakerPermit;
+use super::{Breaker, BreakerConfig, Window};
+use crate::clock::{Moment, Now};
+use crate::event::BreakerState;
+use crate::gate::{Forget, Permit, Policy};
+use crate::outcome::Outcome;
+
+fn now() -> Now {
+    Now::at(Moment::from_nanos(1))
+}
+
+/// Opens after so many failures in a row; counts the last 100 calls.
+fn breaker(consecutive: u32) -> Breaker {
+    let config = BreakerConfig::default()
+        .consecutive(Some(consecutive))
+        .consecutive_over(Duration::ZERO)
+        .failure_rate(Some(1.0))
+        .min_calls(100)
+        .window(Window::Calls(100));
+    Breaker::new("loom", config).expect("a valid configuration")
+}
+
+/// Admits as a core with a lane of its own does.
+fn admit(near: &Breaker) -> BreakerPermit {
+    near.admit(&(), &now()).expect("closed")
+}
+
+fn settle(permit: BreakerPermit, outcome: Outcome) {
+    Permit::settle(permit, outcome, &now());
+}
+
+fn counted(breaker: &Breaker) -> (u32, u32) {
+    let snapshot = breaker.snapshot();
+    (snapshot.total, snapshot.failed)
+}
+
+#[test]
+fn successes_and_a_failure_are_each_counted_once() {
+    loom::model(|| {
+        let breaker = breaker(5);
+        let (near, other) = (breaker.near(), breaker.near());
+        let good = thread::spawn(move || {
+            settle(admit(&near), Outcome::SUCCESS);
+            settle(admit(&near), Outcome::SUCCESS);
+            near
+        });
+        settle(admit(&other), Outcome::TRANSIENT);
+        let _near = good.join().expect("a thread");
+        assert_eq!(counted(&breaker), (3, 1));
+    });
+}
+
+#[test]
+fn two_threads_of_one_lane_count_both() {
+    loom::model(|| {
+        let breaker = breaker(5);
+        let near = Arc::new(breaker.near());
+        let same = Arc::clone(&near);
+        let good = thread::spawn(move || settle(admit(&same), Outcome::SUCCESS));
+        settle(admit(&near), Outcome::SUCCESS);
+        good.join().expect("a thread");
+        assert_eq!(counted(&breaker), (2, 0));
+    });
+}
+
+#[test]
+fn a_lane_that_comes_late_loses_nothing() {
+    loom::model(|| {
+        let breaker = breaker(5);
+        let late = breaker.clone();
+        let good = thread::spawn(move || {
+            let near = late.near();
+            settle(admit(&near), Outcome::SUCCESS);
+            near
+        });
+        let permit = breaker.near();
+        settle(admit(&permit), Outcome::TRANSIENT);
+        let _near = good.join().expect("a thread");
+        assert_eq!(counted(&breaker), (2, 1));
+    });
+}
+
+#[test]
+fn a_success_of_an_epoch_that_is_over_changes_nothing() {
+    loom::model(|| {
+        let breaker = breaker(1);
+        let (near, other) = (breaker.near(), breaker.near());
+        let (old, bad) = (admit(&near), admit(&other));
+        let good = thread::spawn(move || settle(old, Outcome::SUCCESS));
+        settle(bad, Outcome::TRANSIENT);
+        // Closed again, as new: the success belongs to the time before, whenever it comes.
+        breaker.reset();
+        good.join().expect("a thread");
+        assert_eq!(counted(&breaker), (0, 0));
+    });
+}
+
+#[test]
+fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
+    loom::model(|| {
+        let breaker = breaker(2);
+        let (near, other) = (breaker.near(), breaker.near());
+        settle(admit(&other), Outcome::TRANSIENT);
+        let (old, bad) = (admit(&near), admit(&other));
+        let good = thread::spawn(move || {
+            settle(old, Outcome::SUCCESS);
+            near
+        });
+        settle(bad, Outcome::TRANSIENT);
+        let _near = good.join().expect("a thread");
+        match breaker.shared().look(|locked| locked.machine.last_state()) {
+            // It came first: one failure since.
+            BreakerState::Closed => assert_eq!(counted(&breaker), (3, 2)),
+            // It came too late: it belongs to an epoch that is over.
+            state => assert_eq!(state, BreakerState::Open),
+        }
+    });
+}

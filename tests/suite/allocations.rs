@@ -1,0 +1,98 @@
+//! What the success path allocates: nothing.
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
+use buttress::gate::{KeyedConfig, by_str};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::telemetry::{ObserveLayer, Observed};
+use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use tower::{Layer, Service, ServiceBuilder, service_fn};
+
+use crate::common::poll;
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    match poll(pin!(future)) {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("it does not wait"),
+    }
+}
+
+/// How often this allocates on this thread, after it has run once.
+fn allocations(mut act: impl FnMut()) -> u64 {
+    act();
+    allocation_counter::measure(act).count_total
+}
+
+/// A call by each of these keys.
+fn calls<S>(mut service: S) -> impl FnMut()
+where
+    S: Service<&'static str, Error = Error<&'static str>>,
+{
+    move || {
+        for key in ["a", "b", "c", "a"] {
+            let ready = now(std::future::poll_fn(|cx| service.poll_ready(cx)));
+            assert!(ready.is_ok() && now(service.call(key)).is_ok());
+        }
+    }
+}
+
+#[test]
+fn a_call_that_succeeds_allocates_nothing() {
+    let inner = || service_fn(|key: &'static str| std::future::ready(Ok(key)));
+    let minute = Duration::from_secs(60);
+    let config = BreakerConfig::default();
+    let single = Breaker::new("single", config).unwrap();
+    let slow = Breaker::new("slow", config.slow_rate(Some(0.5))).unwrap();
+    let keys = KeyedConfig::default();
+    let keyed = Breaker::keyed("keyed", config, keys, by_str(|key: &&'static str| key)).unwrap();
+    let single = BreakerLayer::new(single, ErrorIsTransient);
+    let slow = BreakerLayer::new(slow, ErrorIsTransient);
+    let keyed = BreakerLayer::new(keyed, ErrorIsTransient);
+    let retry = RetryLayer::new("retry", RetryConfig::new(), repeat::cloned()).unwrap();
+    let timeout = TimeoutLayer::new("timeout", minute);
+    let deadline = DeadlineLayer::new("deadline", minute);
+    let observe = ObserveLayer::new(Observed::new("observe"), ErrorIsTransient);
+    assert_eq!(allocations(calls(single.layer(inner()))), 0, "breaker");
+    assert_eq!(allocations(calls(slow.layer(inner()))), 0, "slow rule");
+    assert_eq!(allocations(calls(keyed.layer(inner()))), 0, "a known key");
+    assert_eq!(allocations(calls(retry.layer(inner()))), 0, "retry");
+    assert_eq!(allocations(calls(timeout.layer(inner()))), 0, "timeout");
+    assert_eq!(allocations(calls(deadline.layer(inner()))), 0, "deadline");
+    assert_eq!(allocations(calls(observe.layer(inner()))), 0, "observe");
+    let all = ServiceBuilder::new()
+        .layer(observe)
+        .layer(deadline)
+        .layer(retry)
+        .layer(single)
+        .layer(keyed)
+        .layer(timeout)
+        .service(inner());
+    assert_eq!(allocations(calls(all)), 0, "all of them");
+}
+
+#[test]
+fn a_window_does_not_keep_every_call() {
+    let minute = Duration::from_secs(60);
+    for window in [Window::Time(minute), Window::Calls(10_000)] {
+        let config = BreakerConfig::default()
+            .consecutive(None)
+            .failure_rate(Some(1.0))
+            .window(window);
+        let breaker = Breaker::new("window", config).unwrap();
+        let many = || {
+            for call in 0..100_000 {
+                let failed = call % 2 == 0;
+                let outcome = if failed {
+                    Outcome::TRANSIENT
+                } else {
+                    Outcome::SUCCESS
+                };
+                breaker.try_acquire().unwrap().settle(outcome);
+            }
+        };
+        assert_eq!(allocations(many), 0, "{window:?}");
+    }
+}

@@ -1,0 +1,351 @@
+//! Dropped at any point, or torn apart by a panic: nothing stays held.
+
+use std::pin::Pin;
+
+use buttress::backoff::{Backoff, Jitter};
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
+use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::clock::Now;
+use buttress::gate::{By, Keyed, KeyedConfig, by};
+use buttress::idempotency::IdempotencyKeyLayer;
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::telemetry::{ObserveLayer, Observed};
+use buttress::testing::Step;
+use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use tokio::time::advance;
+use tower::limit::ConcurrencyLimit;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt};
+
+use crate::common::{
+    Failure, Inner, Listener, MS, SECOND, Told, bad, breaker, panics, poll, settle, three_in_a_row,
+};
+
+type Stack = BoxCloneSyncService<(), &'static str, Failure>;
+type Call = Pin<Box<dyn Future<Output = Result<&'static str, Failure>>>>;
+type PerRequest = Keyed<u32, By<fn(&()) -> u32>, Breaker>;
+
+/// What a stack may hold.
+struct Held {
+    inner: Inner,
+    limit: ConcurrencyLimit<Inner>,
+    /// Half-open, with a single place.
+    breakers: Vec<Breaker>,
+    budget: RetryBudget,
+}
+
+/// A circuit that admits one probe.
+async fn probing(name: &'static str, config: BreakerConfig) -> Breaker {
+    let breaker = breaker(name, config);
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    advance(2 * SECOND).await;
+    assert_eq!(breaker.state(), BreakerState::HalfOpen);
+    breaker
+}
+
+impl Held {
+    async fn new(script: fn(usize) -> Step<&'static str, Failure>) -> Self {
+        let inner = Inner::new(script);
+        let config = BudgetConfig::new().initial(5);
+        Self {
+            limit: ConcurrencyLimit::new(inner.clone(), 1),
+            inner,
+            breakers: vec![probing("cancel", three_in_a_row()).await],
+            budget: RetryBudget::new("cancel", config).unwrap(),
+        }
+    }
+
+    /// Every layer by itself, and all on top of one another.
+    async fn stacks(&mut self) -> Vec<(&'static str, Stack)> {
+        let observe = ObserveLayer::new(Observed::new("cancel"), ErrorIsTransient);
+        let deadline = DeadlineLayer::new("cancel", 60 * SECOND);
+        let timeout = TimeoutLayer::new("cancel", 30 * SECOND);
+        let wait = Backoff::constant(SECOND).jitter(Jitter::None);
+        let retry = RetryLayer::new("cancel", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = retry.unwrap().budget(self.budget.clone());
+        let single = BreakerLayer::new(self.breakers[0].clone(), ErrorIsTransient);
+
+        let key: fn(&()) -> u32 = |()| 7;
+        let keyed: PerRequest =
+            Breaker::keyed("cancel", three_in_a_row(), KeyedConfig::default(), by(key)).unwrap();
+        let kept = keyed.get(&(), &Now::unread());
+        settle(&kept, 3, Outcome::TRANSIENT);
+        advance(2 * SECOND).await;
+        self.breakers.push((*kept).clone());
+        let keyed = BreakerLayer::new(keyed, ErrorIsTransient);
+
+        let limit = &self.limit;
+        let all = ServiceBuilder::new()
+            .layer(observe.clone())
+            .layer(deadline.clone())
+            .layer(retry.clone())
+            .layer(single.clone())
+            .layer(keyed.clone())
+            .layer(timeout.clone());
+        vec![
+            (
+                "observe",
+                BoxCloneSyncService::new(observe.layer(limit.clone())),
+            ),
+            (
+                "deadline",
+                BoxCloneSyncService::new(deadline.layer(limit.clone())),
+            ),
+            (
+                "timeout",
+                BoxCloneSyncService::new(timeout.layer(limit.clone())),
+            ),
+            (
+                "retry",
+                BoxCloneSyncService::new(retry.layer(limit.clone())),
+            ),
+            (
+                "breaker",
+                BoxCloneSyncService::new(single.layer(limit.clone())),
+            ),
+            (
+                "keyed breaker",
+                BoxCloneSyncService::new(keyed.layer(limit.clone())),
+            ),
+            ("all", BoxCloneSyncService::new(all.service(limit.clone()))),
+        ]
+    }
+
+    /// Nothing is held: no future, no place of the limit, no probe's place.
+    fn check(&self, at: &str) {
+        assert_eq!(self.inner.live(), 0, "{at}: a future lives");
+        let mut limit = self.limit.clone();
+        let ready = poll(std::pin::pin!(std::future::poll_fn(|cx| {
+            Service::<()>::poll_ready(&mut limit, cx)
+        })));
+        assert!(ready.is_ready(), "{at}: a place of the limit is held");
+        for breaker in &self.breakers {
+            assert_eq!(breaker.state(), BreakerState::HalfOpen, "{at}");
+            assert!(
+                breaker.try_acquire().is_ok(),
+                "{at}: a probe's place is held"
+            );
+        }
+    }
+}
+
+async fn begin(stack: &Stack) -> Call {
+    let mut stack = stack.clone();
+    stack.ready().await.unwrap();
+    Box::pin(stack.call(()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_before_its_first_poll_a_call_holds_nothing() {
+    let mut held = Held::new(|_| Step::Hang).await;
+    for (name, stack) in held.stacks().await {
+        for _ in 0..3 {
+            drop(begin(&stack).await);
+            held.check(name);
+        }
+    }
+    assert_eq!(held.budget.balance().to_string(), "5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_while_the_service_works_a_call_holds_nothing() {
+    let mut held = Held::new(|_| Step::After(SECOND, Ok("late"))).await;
+    for (name, stack) in held.stacks().await {
+        for polls in 1..4 {
+            let mut call = begin(&stack).await;
+            for _ in 0..polls {
+                assert!(poll(call.as_mut()).is_pending(), "{name}");
+                advance(250 * MS).await;
+            }
+            assert_eq!(held.inner.live(), 1);
+            drop(call);
+            held.check(name);
+        }
+    }
+    assert_eq!(held.budget.balance().to_string(), "5");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ready_stack_that_is_dropped_unused_holds_nothing() {
+    let mut held = Held::new(|_| Step::Hang).await;
+    for (name, mut stack) in held.stacks().await {
+        stack.ready().await.unwrap();
+        drop(stack);
+        held.check(name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
+    // First attempt, wait, becoming ready, second attempt: dropped 0, 100, 200 … ms after the start.
+    for dropped_after in 0..40_u32 {
+        let held = Held::new(|call| match call {
+            0 => Step::After(SECOND, Err(Error::Inner("bad"))),
+            _ => Step::After(SECOND, Ok("good")),
+        });
+        let held = held.await;
+        let wait = Backoff::constant(SECOND).jitter(Jitter::None);
+        let retry = RetryLayer::new("points", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = retry.unwrap().budget(held.budget.clone());
+        let stack = BoxCloneSyncService::new(retry.layer(held.limit.clone()));
+        {
+            let mut call = begin(&stack).await;
+            let mut done = false;
+            for _ in 0..=dropped_after {
+                done = done || poll(call.as_mut()).is_ready();
+                advance(100 * MS).await;
+            }
+        }
+        held.check(&format!("{dropped_after}00 ms"));
+        let started = held.inner.calls() == 2;
+        let balance = if started { 4.0 } else { 5.0 };
+        let left = held.budget.balance();
+        // A call that ended well has paid in.
+        assert!((left - balance).abs() < 0.3, "{dropped_after}: {left}");
+        assert_eq!(started, dropped_after >= 20, "{dropped_after}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropped_while_it_waits_for_readiness_a_retry_holds_nothing() {
+    let held = Held::new(|_| bad()).await;
+    let at_once = Backoff::constant(std::time::Duration::ZERO);
+    let retry = RetryLayer::new(
+        "unready",
+        RetryConfig::new().backoff(at_once),
+        repeat::cloned(),
+    );
+    let retry = retry.unwrap().budget(held.budget.clone());
+    let mut service = retry.layer(held.inner.clone());
+    service.ready().await.unwrap();
+    held.inner.pend_once();
+    let mut call = Box::pin(service.call(()));
+    assert!(poll(call.as_mut()).is_pending());
+    drop(call);
+    assert_eq!(
+        held.budget.balance().to_string(),
+        "5",
+        "the token came back"
+    );
+    assert_eq!((held.inner.live(), held.inner.calls()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_poll_leaves_nothing_held() {
+    let mut held = Held::new(|_| Step::Panic).await;
+    for (name, stack) in held.stacks().await {
+        let mut call = begin(&stack).await;
+        assert!(panics(|| poll(call.as_mut())), "{name}");
+        drop(call);
+        assert_eq!(held.inner.live(), 0, "{name}");
+        for breaker in &held.breakers {
+            // A probe that panics has failed: the circuit is open again, and has its place free after a time.
+            if breaker.state() == BreakerState::Open {
+                advance(2 * SECOND).await;
+            }
+        }
+        held.check(name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_call_leaves_nothing_held() {
+    let mut held = Held::new(|_| Step::PanicInCall).await;
+    for (name, mut stack) in held.stacks().await {
+        stack.ready().await.unwrap();
+        assert!(panics(|| stack.call(())), "{name}");
+        drop(stack);
+        for breaker in &held.breakers {
+            if breaker.state() == BreakerState::Open {
+                advance(2 * SECOND).await;
+            }
+        }
+        held.check(name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_later_attempt_leaves_nothing_held() {
+    for step in [|| Step::Panic, || Step::PanicInCall] {
+        let inner: Inner = Inner::new(move |call| if call == 0 { bad() } else { step() });
+        let at_once = Backoff::constant(std::time::Duration::ZERO);
+        let config = RetryConfig::new().backoff(at_once);
+        let budget = RetryBudget::new("later", BudgetConfig::new()).unwrap();
+        let retry = RetryLayer::new("later", config, repeat::cloned()).unwrap();
+        let limit = ConcurrencyLimit::new(inner.clone(), 1);
+        let mut service = retry.budget(budget.clone()).layer(limit.clone());
+        service.ready().await.unwrap();
+        let mut call = Box::pin(service.call(()));
+        assert!(panics(|| poll(call.as_mut())));
+        drop(call);
+        assert_eq!((inner.live(), inner.calls()), (0, 2));
+        assert_eq!(budget.balance().to_string(), "1", "spent, not lost twice");
+        let mut limit = limit;
+        let ready = poll(std::pin::pin!(std::future::poll_fn(|cx| {
+            Service::<()>::poll_ready(&mut limit, cx)
+        })));
+        assert!(ready.is_ready());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observed_call_is_told_once_however_it_ends() {
+    let listener = Listener::new("ends");
+    let observe = ObserveLayer::new(Observed::new("ends"), ErrorIsTransient);
+    let inner: Inner = Inner::new(|call| match call {
+        0 | 1 => Step::Hang,
+        2 => Step::PanicInCall,
+        _ => Step::Panic,
+    });
+    let mut service = observe.layer(inner);
+    drop(service.ready().await.unwrap().call(()));
+    let mut call = Box::pin(service.ready().await.unwrap().call(()));
+    assert!(poll(call.as_mut()).is_pending());
+    drop(call);
+    service.ready().await.unwrap();
+    assert!(panics(|| service.call(())));
+    let mut call = Box::pin(service.ready().await.unwrap().call(()));
+    assert!(panics(|| poll(call.as_mut())));
+    drop(call);
+    let ends = listener.take().into_iter().map(|told| match told {
+        Told::Finished(kind, _) => kind,
+        other => panic!("{other:?}"),
+    });
+    let failed = Some(buttress::Kind::Transient);
+    assert_eq!(ends.collect::<Vec<_>>(), [None, None, failed, failed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_key_holds_nothing_either() {
+    let inner: Inner<http::Request<()>> = Inner::new(|call| match call {
+        0 | 1 => Step::Hang,
+        2 => Step::PanicInCall,
+        _ => Step::Panic,
+    });
+    let mut service = IdempotencyKeyLayer::new().layer(inner.clone());
+    let request = || http::Request::post("/").body(()).unwrap();
+    drop(service.ready().await.unwrap().call(request()));
+    let mut call = Box::pin(service.ready().await.unwrap().call(request()));
+    assert!(poll(call.as_mut()).is_pending());
+    drop(call);
+    service.ready().await.unwrap();
+    assert!(panics(|| service.call(request())));
+    let mut call = Box::pin(service.ready().await.unwrap().call(request()));
+    assert!(panics(|| poll(call.as_mut())));
+    drop(call);
+    assert_eq!(inner.live(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passes_drops_what_is_inside_at_once() {
+    let held = Held::new(|_| Step::Hang).await;
+    let single = BreakerLayer::new(held.breakers[0].clone(), ErrorIsTransient);
+    let stack = DeadlineLayer::new("at-once", SECOND).layer(single.layer(held.limit.clone()));
+    let mut call = Box::pin(stack.oneshot(()));
+    assert!(poll(call.as_mut()).is_pending());
+    advance(SECOND + MS).await;
+    assert!(poll(call.as_mut()).is_ready());
+    // The caller still keeps the future.
+    held.check("deadline");
+    drop(call);
+}
