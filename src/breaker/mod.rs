@@ -130,6 +130,7 @@
 
 mod changes;
 mod config;
+mod controls;
 mod hand;
 mod lanes;
 #[cfg(all(test, buttress_loom))]
