@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::lanes::{Lane, Shared};
 use super::ticket::Ticket;
@@ -64,7 +65,7 @@ impl Permit for BreakerPermit {
         }
         let counted = outcome.is_good()
             && !ticket.is_probe()
-            && (started == NOT_ASKED || !is_slow(&self.lane.shared, started, now))
+            && (started == NOT_ASKED || !is_slow(&self.lane.shared, now.moment().since(started)))
             && self.lane.count(ticket.epoch, now);
         if !counted {
             settle_locked(&self.lane.shared, ticket, started, outcome, now.clone());
@@ -73,8 +74,8 @@ impl Permit for BreakerPermit {
 }
 
 #[inline(never)]
-fn is_slow(shared: &Shared, started: Moment, now: &Now) -> bool {
-    nanos(now.moment().since(started)) > shared.slow_call()
+fn is_slow(shared: &Shared, took: Duration) -> bool {
+    nanos(took) > shared.slow_call()
 }
 
 #[cold]
