@@ -93,7 +93,7 @@ enum State<F, P, C, H> {
 }
 
 impl<F, P, C, H> GateFuture<F, P, C, H> {
-    #[cold]
+    #[inline]
     pub(super) const fn refused(rejected: Rejected) -> Self {
         Self {
             state: State::Refused(Some(rejected)),

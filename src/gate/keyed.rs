@@ -58,7 +58,7 @@ struct Inner<K, B, P> {
     /// Every key. Locked for a key that its lane has not seen, before any lane.
     all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    lanes: Box<[Apart<Mutex<LaneMap<K, P>>>]>,
+    lanes: Box<[Lane<K, P>]>,
 }
 
 struct All<K, P> {
@@ -73,6 +73,7 @@ struct Known<P> {
 }
 
 type LaneMap<K, P> = HashMap<K, Used<P>>;
+type Lane<K, P> = Apart<Mutex<LaneMap<K, P>>>;
 
 struct Used<P> {
     near: P,
