@@ -4,16 +4,17 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
+use super::changes::Changes;
 use super::config::BreakerConfig;
-use super::lanes::{Lane, Mode, Shared};
-use super::permit::{BreakerPermit, NOT_ASKED};
-use super::ticket::{Ticket, Verdict};
+use super::lanes::{Lane, Shared};
+use super::permit::BreakerPermit;
+use super::ticket::Moves;
+use super::view::Snapshot;
 use crate::clock::Now;
-use crate::error::{CallError, ConfigError, Reason, Rejected};
-use crate::event::{BreakerState, Event, Source, emit};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Policy};
+use crate::error::{CallError, ConfigError, Rejected};
+use crate::event::{BreakerState, Source};
+use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig};
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{lane_count, lane_index};
 
@@ -133,137 +134,44 @@ impl Breaker {
         GateFuture::running(future, Some(permit), classify, AtResult).await
     }
 
+    /// What a call would find now. Asking does not move the circuit.
+    pub fn state(&self) -> BreakerState {
+        let now = Now::unread().moment();
+        self.shared().look(|locked| locked.machine.state(now))
+    }
+
+    /// What it has counted, and where it stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let now = Now::unread().moment();
+        self.shared()
+            .act(|locked, _| (locked.machine.snapshot(now), Moves::default()))
+    }
+
+    /// The state from now on, to wait for its next change.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
+    /// use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
+    ///
+    /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
+    /// let mut changes = breaker.changes();
+    /// breaker.isolate();
+    /// assert_eq!(changes.changed().await, BreakerState::Isolated);
+    /// # Ok(()) }
+    /// ```
+    pub fn changes(&self) -> Changes {
+        Changes::of(Arc::clone(self.shared()))
+    }
+
     #[inline]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
 }
 
-impl<Req: ?Sized> Policy<Req> for Breaker {
-    type Permit = BreakerPermit;
-
-    #[inline(always)]
-    fn admit(&self, _request: &Req, now: &Now) -> Result<BreakerPermit, Rejected> {
-        self.admit_at(now)
-    }
-
-    #[inline(always)]
-    fn pass(&self, _request: &Req) -> Option<BreakerPermit> {
-        let lane = self.lane();
-        let epoch = lane.admits()?;
-        Some(BreakerPermit::new(
-            Arc::clone(lane),
-            Ticket::call(epoch),
-            NOT_ASKED,
-        ))
-    }
-
-    #[inline(always)]
-    fn refuse(&self, now: &Now) -> Option<Rejected> {
-        match self.shared().mode() {
-            Mode::Closed(_) | Mode::Disabled => None,
-            // In line, because each hand-over of a rejection through memory costs as much as making it.
-            Mode::Open => match self.left_open(now) {
-                Some(left) => Some(self.shared().rejected(Reason::CircuitOpen, Some(left))),
-                None => self.would_refuse(now),
-            },
-            Mode::Ask => self.would_refuse(now),
-        }
-    }
-
-    #[cold]
-    fn refused(&self, rejected: &Rejected) {
-        self.shared().report(rejected);
-    }
-}
-
 impl Breaker {
     #[inline(always)]
-    pub(super) fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        match Policy::<()>::pass(self, &()) {
-            Some(permit) => Ok(permit),
-            None => self.admit_by_mode(now),
-        }
-    }
-
-    #[inline(never)]
-    fn admit_by_mode(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        let shared = self.shared();
-        match shared.mode() {
-            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
-            Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
-            Mode::Open => match self.left_open(now) {
-                Some(left) => Err(self.reject(Reason::CircuitOpen, Some(left))),
-                None => self.ask(now),
-            },
-            Mode::Ask => self.ask(now),
-        }
-    }
-
-    /// How long the circuit will stay open for certain.
-    #[inline]
-    fn left_open(&self, now: &Now) -> Option<Duration> {
-        let (until, moment) = (self.shared().refused_until(), now.moment());
-        (moment < until).then(|| until.since(moment))
-    }
-
-    fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
-        let started = if self.shared().slow_call() == u64::MAX {
-            NOT_ASKED
-        } else {
-            now.moment()
-        };
-        BreakerPermit::new(Arc::clone(self.lane()), ticket, started)
-    }
-
-    #[cold]
-    fn ask(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        let moment = now.moment();
-        let shared = self.shared();
-        let (verdict, dry_run) = shared.act(|locked, draw| {
-            let (verdict, moves) = locked.machine.admit(moment, draw);
-            ((verdict, locked.dry_run), moves)
-        });
-        match verdict {
-            Verdict::Admit(ticket) => Ok(self.permit(ticket, now)),
-            Verdict::Refuse {
-                reason,
-                retry_after,
-            } if dry_run => {
-                emit(&Event::WouldReject {
-                    source: &shared.source,
-                    rejected: &shared.rejected(reason, retry_after),
-                });
-                Ok(self.permit(Ticket::IGNORED, now))
-            }
-            Verdict::Refuse {
-                reason,
-                retry_after,
-            } => Err(self.reject(reason, retry_after)),
-        }
-    }
-
-    fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
-        let rejected = self.shared().rejected(reason, retry_after);
-        self.shared().report(&rejected);
-        rejected
-    }
-
-    #[inline(never)]
-    fn would_refuse(&self, now: &Now) -> Option<Rejected> {
-        let shared = self.shared();
-        let moment = now.moment();
-        let (reason, retry_after) = shared.look(|locked| {
-            if locked.dry_run {
-                return None;
-            }
-            locked.machine.refuses(moment)
-        })?;
-        Some(shared.rejected(reason, retry_after))
-    }
-
-    #[inline(always)]
-    fn lane(&self) -> &Arc<Lane> {
+    pub(super) fn lane(&self) -> &Arc<Lane> {
         if let Some(near) = &self.near {
             return near;
         }

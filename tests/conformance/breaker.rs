@@ -115,13 +115,7 @@ impl Bench {
             }
             "panic" => {
                 let breaker = self.breaker.clone();
-                let call = async move || {
-                    if breaker.name().starts_with("row") {
-                        panic!("scripted panic");
-                    }
-                    Ok::<_, Rejected>(())
-                };
-                let breaker = self.breaker.clone();
+                let call = async || -> Result<(), Rejected> { panic!("scripted panic") };
                 let task = tokio::spawn(async move { breaker.run(call).await.is_ok() });
                 assert!(task.await.is_err_and(|error| error.is_panic()), "{at}");
             }

@@ -5,6 +5,8 @@
 //! differs on purpose, `ours` says what it does instead and `reason` why. A row whose pattern does not exist yet is `waiting`;
 //! one that cannot be driven from the outside is `shown` by the unit test it names. None is skipped in silence.
 
+#![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
+
 mod backoff;
 mod breaker;
 mod budget;

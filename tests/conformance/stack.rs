@@ -1,6 +1,5 @@
 //! Rows about layers on top of one another, over a service that is scripted.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +12,7 @@ use buttress::{
     Again, Classify, DeadlineLayer, Error, Event, Outcome, Reason, TimeoutLayer, repeat, subscribe,
 };
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
@@ -27,7 +26,13 @@ pub(crate) struct Case {
     stack: Vec<Part>,
     /// What the service does, call by call; the last one for ever.
     service: Vec<String>,
-    calls: Vec<Call>,
+    /// One after the other, what is to be seen of each:
+    ///
+    /// - `result`: `S`, `F`, or the reason of a rejection; none if the caller `leaves` after that time;
+    /// - `runs`: how often the service was called; `took`; `timeouts`: how many attempts ran into their limit;
+    /// - `waits` of the retries, and why there was no further one (`stopped`);
+    /// - `breakers`, `counts`: state, results and failures of each breaker after it, from the outside in; `balance`.
+    calls: Vec<Map<String, Value>>,
 }
 
 #[derive(Deserialize)]
@@ -40,30 +45,6 @@ enum Part {
     /// The one budget of the retry layers inside it: a mark, no layer.
     Budget(BudgetConfig),
     Breaker(Map<String, Value>),
-}
-
-/// One call after the other, and what is to be seen.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Call {
-    /// `S`, `F`, or the reason of a rejection. None if the caller leaves.
-    result: Option<String>,
-    /// When the caller leaves.
-    leaves: Option<String>,
-    /// How often the service was called for it.
-    runs: Option<usize>,
-    took: Option<String>,
-    /// The waits of the retries.
-    waits: Option<Vec<String>>,
-    /// Why there was no further one.
-    stopped: Option<String>,
-    /// How many attempts ran into their limit.
-    timeouts: Option<usize>,
-    /// The state of each breaker after it, from the outside in.
-    breakers: Option<Vec<String>>,
-    /// What each breaker has counted by then: all results, and failures.
-    counts: Option<Vec<[u32; 2]>>,
-    balance: Option<f64>,
 }
 
 /// An error of the service, which says what it means.
@@ -128,92 +109,65 @@ pub(crate) async fn drive(at: &str, case: Case) {
         let at = format!("{at}, call {number}");
         *told.lock().unwrap() = Told::default();
         let (before, began) = (inner.calls(), Instant::now());
-        let future = service.clone().oneshot(());
-        let result = match &call.leaves {
-            Some(time) => tokio::time::timeout(duration(time), future).await.ok(),
-            None => Some(future.await),
-        };
+        let result = made(&service, call.get("leaves")).await;
         let took = began.elapsed();
-        let result = result.map(|result| match result {
-            Ok(answer) => answer.to_owned(),
-            Err(Error::Inner(_)) => "F".to_owned(),
-            Err(Error::Rejected(rejected)) => rejected.reason.as_str().to_owned(),
-        });
-        if call.leaves.is_some() {
+        if result.is_none() {
             // Nothing starts for a caller who left.
             tokio::time::sleep(Duration::from_secs(3600)).await;
         }
-        assert_eq!(result, call.result, "{at}");
         assert_eq!(inner.live(), 0, "{at}: something still runs");
         let told = told.lock().unwrap();
-        let mut seen = BTreeMap::new();
-        let mut wanted = BTreeMap::new();
-        let mut note = |what, wants: Option<Value>, is: Value| {
-            if let Some(wants) = wants {
-                wanted.insert(what, wants);
-                seen.insert(what, is);
+        let of_each = |of: fn(&Breaker) -> Value| breakers.iter().map(of).collect::<Vec<_>>();
+        let seen = json!({
+            "result": result,
+            "runs": inner.calls() - before,
+            "timeouts": told.timeouts,
+            "stopped": told.stopped.last(),
+            "breakers": of_each(|breaker| breaker.state().as_str().into()),
+            "counts": of_each(|breaker| {
+                let seen = breaker.snapshot();
+                json!([seen.total, seen.failed])
+            }),
+            "balance": budget.as_ref().map(RetryBudget::balance),
+        });
+        assert_eq!(
+            seen["result"],
+            call.get("result").cloned().unwrap_or_default(),
+            "{at}"
+        );
+        for (what, wanted) in call {
+            match &**what {
+                "leaves" => {}
+                "took" => assert!(nearly(took, wanted), "{at}: it took {took:?}"),
+                "waits" => {
+                    let wanted: Vec<String> = crate::read(&at, wanted.clone());
+                    let wanted: Vec<_> = wanted.iter().map(|wait| duration(wait)).collect();
+                    assert_eq!(told.waits, wanted, "{at}: waits");
+                }
+                _ => assert_eq!(seen[what], *wanted, "{at}: {what}"),
             }
-        };
-        let times = |times: &[Duration]| times.iter().map(time).collect::<Vec<_>>().into();
-        note(
-            "runs",
-            call.runs.map(Value::from),
-            (inner.calls() - before).into(),
-        );
-        if let Some(wants) = call.took.as_deref().map(duration) {
-            // Tokio rounds each timer up to a millisecond.
-            assert!(
-                took.abs_diff(wants) <= Duration::from_millis(9),
-                "{at}: it took {took:?}"
-            );
         }
-        let wants: Option<Vec<_>> = call
-            .waits
-            .as_ref()
-            .map(|waits| waits.iter().map(|wait| duration(wait)).collect());
-        note(
-            "waits",
-            wants.map(|waits| times(&waits)),
-            times(&told.waits),
-        );
-        let last = told
-            .stopped
-            .last()
-            .copied()
-            .map_or(Value::Null, Value::from);
-        note("stopped", call.stopped.clone().map(Value::from), last);
-        note(
-            "timeouts",
-            call.timeouts.map(Value::from),
-            told.timeouts.into(),
-        );
-        let states = breakers
-            .iter()
-            .map(|breaker: &Breaker| breaker.state().as_str());
-        let states: Vec<_> = states.collect();
-        note(
-            "breakers",
-            call.breakers.clone().map(Value::from),
-            states.into(),
-        );
-        let counts = breakers.iter().map(|breaker| {
-            let seen = breaker.snapshot();
-            Value::from([seen.total, seen.failed].to_vec())
-        });
-        let counts: Vec<Value> = counts.collect();
-        let wants = call.counts.as_ref().map(|wants| {
-            let wants = wants.iter().map(|pair| Value::from(pair.to_vec()));
-            wants.collect::<Vec<_>>().into()
-        });
-        note("counts", wants, counts.into());
-        let balance = budget.as_ref().map(RetryBudget::balance);
-        note("balance", call.balance.map(Value::from), balance.into());
-        assert_eq!(seen, wanted, "{at}");
     }
 }
 
-fn time(time: &Duration) -> u64 {
-    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+/// What a call came to; nothing if its caller left after that time.
+async fn made(service: &Service, leaves: Option<&Value>) -> Option<String> {
+    let future = service.clone().oneshot(());
+    let result = match leaves.and_then(Value::as_str) {
+        Some(time) => tokio::time::timeout(duration(time), future).await.ok()?,
+        None => future.await,
+    };
+    Some(match result {
+        Ok(answer) => answer.to_owned(),
+        Err(Error::Inner(_)) => "F".to_owned(),
+        Err(Error::Rejected(rejected)) => rejected.reason.as_str().to_owned(),
+    })
+}
+
+/// Tokio rounds each timer up to a millisecond.
+fn nearly(took: Duration, wanted: &Value) -> bool {
+    let wanted = duration(wanted.as_str().expect("a time"));
+    took.abs_diff(wanted) <= Duration::from_millis(9)
 }
 
 fn stacked(
@@ -246,7 +200,7 @@ fn stacked(
             inner
         }
         Part::Retry(config) => {
-            let at_once = serde_json::json!({"base": "0s", "jitter": "none"});
+            let at_once = json!({"base": "0s", "jitter": "none"});
             let mut all = Map::new();
             all.insert("backoff".to_owned(), at_once);
             all.extend(config.clone());

@@ -1,6 +1,8 @@
 //! What goes wrong elsewhere: each test is named after something seen in a released library, and shows that it does not
 //! happen here.
 
+#![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
+
 use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,48 +1,15 @@
-//! What a breaker shows, and what is done to it by hand.
+//! What a person can do to a breaker while it runs.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Breaker;
-use super::changes::Changes;
 use super::config::BreakerConfig;
 use super::machine::Machine;
 use super::ticket::Moves;
-use super::view::Snapshot;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::event::BreakerState;
 
 impl Breaker {
-    /// What a call would find now. Asking does not move the circuit.
-    pub fn state(&self) -> BreakerState {
-        let now = Now::unread().moment();
-        self.shared().look(|locked| locked.machine.state(now))
-    }
-
-    /// What it has counted, and where it stands.
-    pub fn snapshot(&self) -> Snapshot {
-        let now = Now::unread().moment();
-        self.shared()
-            .act(|locked, _| (locked.machine.snapshot(now), Moves::default()))
-    }
-
-    /// The state from now on, to wait for its next change.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
-    /// use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
-    ///
-    /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
-    /// let mut changes = breaker.changes();
-    /// breaker.isolate();
-    /// assert_eq!(changes.changed().await, BreakerState::Isolated);
-    /// # Ok(()) }
-    /// ```
-    pub fn changes(&self) -> Changes {
-        Changes::of(Arc::clone(self.shared()))
-    }
-
     /// Opens the circuit by hand for this time, whatever the results say; then it probes.
     pub fn force_open(&self, time: Duration) {
         self.by_hand(|machine, now| machine.force_open(time, now));
@@ -56,14 +23,7 @@ impl Breaker {
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(|machine, _| {
-            let released = machine.release();
-            if released.is_empty() {
-                machine.enable()
-            } else {
-                released
-            }
-        });
+        self.by_hand(|machine, _| machine.release());
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
