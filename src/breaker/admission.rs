@@ -35,12 +35,7 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
     fn refuse(&self, now: &Now) -> Option<Rejected> {
         match self.shared().mode() {
             Mode::Closed(_) | Mode::Disabled => None,
-            // In line, because each hand-over of a rejection through memory costs as much as making it.
-            Mode::Open => match self.left_open(now) {
-                Some(left) => Some(self.shared().rejected(Reason::CircuitOpen, Some(left))),
-                None => self.would_refuse(now),
-            },
-            Mode::Ask => self.would_refuse(now),
+            Mode::Open | Mode::Ask => self.would_refuse(now),
         }
     }
 
@@ -125,6 +120,11 @@ impl Breaker {
     #[inline(never)]
     fn would_refuse(&self, now: &Now) -> Option<Rejected> {
         let shared = self.shared();
+        if shared.mode() == Mode::Open {
+            if let Some(left) = self.left_open(now) {
+                return Some(shared.rejected(Reason::CircuitOpen, Some(left)));
+            }
+        }
         let moment = now.moment();
         let (reason, retry_after) = shared.look(|locked| {
             if locked.dry_run {

@@ -75,9 +75,8 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        if let Some(rejected) = self.kept.take() {
-            self.policy.refused(&rejected);
-            return GateFuture::refused(rejected);
+        if self.kept.is_some() {
+            return self.refuse_kept::<Req, S::Future>();
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
@@ -89,5 +88,17 @@ where
             }
             Err(rejected) => GateFuture::refused(rejected),
         }
+    }
+}
+
+impl<S, P, C, H> Gate<S, P, C, H> {
+    #[cold]
+    fn refuse_kept<Req, F>(&mut self) -> GateFuture<F, P::Permit, C, H>
+    where
+        P: Policy<Req>,
+    {
+        let rejected = self.kept.take().expect("looked at by `call`");
+        self.policy.refused(&rejected);
+        GateFuture::refused(rejected)
     }
 }
