@@ -42,12 +42,11 @@ async fn main() -> Result<(), BoxError> {
     let fetch = async |path: &str| -> Result<(StatusCode, String), BoxError> {
         let response = client.get(format!("{url}{path}")).send().await?;
         let status = response.status();
-        let wait = response.headers().get(RETRY_AFTER).cloned();
-        let mut line = format!("  {path}: {status}");
-        if let Some(seconds) = wait {
-            line += &format!(", retry-after {} s", seconds.to_str()?);
-        }
-        line += &format!(", {}", response.text().await?);
+        let wait = match response.headers().get(RETRY_AFTER) {
+            Some(seconds) => format!(", retry-after {} s", seconds.to_str()?),
+            None => String::new(),
+        };
+        let line = format!("  {path}: {status}{wait}, {}", response.text().await?);
         Ok((status, line))
     };
 

@@ -23,10 +23,10 @@ impl Machine {
         self.enter_by_hand(State::Isolated)
     }
 
-    /// Ends what [`force_open`](Self::force_open) or [`isolate`](Self::isolate) began: the circuit is closed, as new.
+    /// Ends what was begun by hand: the circuit is closed, as new.
     pub(crate) fn release(&mut self) -> Moves {
         match self.state {
-            State::ForcedOpen { .. } | State::Isolated => self.reset(),
+            State::ForcedOpen { .. } | State::Isolated | State::Disabled => self.reset(),
             _ => Moves::default(),
         }
     }
@@ -34,14 +34,6 @@ impl Machine {
     /// Admits all calls and counts nothing.
     pub(crate) fn disable(&mut self) -> Moves {
         self.enter_by_hand(State::Disabled)
-    }
-
-    /// Ends what [`disable`](Self::disable) began: the circuit is closed, as new.
-    pub(crate) fn enable(&mut self) -> Moves {
-        match self.state {
-            State::Disabled => self.reset(),
-            _ => Moves::default(),
-        }
     }
 
     /// Closes the circuit, whatever state it is in, and forgets what was counted.

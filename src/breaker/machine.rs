@@ -790,7 +790,7 @@ mod tests {
         assert_eq!(bench.calls("FFFFFFFFFFF"), Disabled);
         assert_eq!(bench.ticket(), Ticket::IGNORED);
         assert!(bench.machine.admits_without_asking());
-        let moves = bench.machine.enable();
+        let moves = bench.machine.release();
         bench.note(moves);
         assert_eq!(bench.calls("FF"), Closed);
         let moves = bench.machine.reset();
@@ -799,11 +799,10 @@ mod tests {
     }
 
     #[test]
-    fn release_and_enable_end_nothing_but_their_own() {
+    fn release_ends_nothing_but_what_was_begun_by_hand() {
         let mut bench = bench(plain());
         bench.calls("FFF");
         assert!(bench.machine.release().is_empty());
-        assert!(bench.machine.enable().is_empty());
         assert_eq!(bench.state(), Open);
     }
 

@@ -128,8 +128,10 @@
 //! The permit is a value. Dropping a call drops it unsettled: the call was abandoned, and a probe's place is free again. A
 //! panic in the inner service counts as a failure and goes on.
 
+mod admission;
 mod changes;
 mod config;
+mod control;
 mod hand;
 mod lanes;
 #[cfg(all(test, buttress_loom))]

@@ -638,9 +638,8 @@ impl Trial {
         let apply = |machine: &mut Machine| match which % 7 {
             0 => machine.force_open(S, now),
             1 => machine.isolate(),
-            2 | 3 => machine.release(),
+            2 | 3 | 5 => machine.release(),
             4 => machine.disable(),
-            5 => machine.enable(),
             _ => machine.reset(),
         };
         let moves = apply(&mut self.machine);
@@ -649,7 +648,7 @@ impl Trial {
             (0, _) => self.model.enter(State::Forced(now.after(S)), Cause::ByHand),
             (1, _) => self.model.enter(State::Isolated, Cause::ByHand),
             (4, _) => self.model.enter(State::Disabled, Cause::ByHand),
-            (6, _) | (5, State::Disabled) | (2 | 3, State::Isolated | State::Forced(_)) => {
+            (6, _) | (2 | 3 | 5, State::Isolated | State::Forced(_) | State::Disabled) => {
                 self.model.closed(None, Cause::ByHand);
             }
             _ => {}

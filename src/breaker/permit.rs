@@ -44,10 +44,6 @@ impl BreakerPermit {
         Ticket::from_bits(self.call as u64)
     }
 
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "nothing lies above the upper half"
-    )]
     #[inline]
     fn started(&self) -> Moment {
         Moment::from_nanos((self.call >> 64) as u64)
@@ -67,7 +63,7 @@ impl Permit for BreakerPermit {
             && (started == NOT_ASKED || !is_slow(&self.lane.shared, started, now))
             && self.lane.count(ticket.epoch, now);
         if !counted {
-            settle_locked(&self.lane.shared, ticket, started, outcome, now.clone());
+            settle_locked(&self.lane.shared, ticket, started, outcome, now);
         }
     }
 }
@@ -79,7 +75,7 @@ fn is_slow(shared: &Shared, started: Moment, now: &Now) -> bool {
 
 #[cold]
 #[inline(never)]
-fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: Outcome, now: Now) {
+fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: Outcome, now: &Now) {
     let moment = now.moment();
     let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.act(|locked, draw| {

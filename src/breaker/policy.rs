@@ -4,19 +4,17 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use super::changes::Changes;
 use super::config::BreakerConfig;
-use super::lanes::{Lane, Mode, Shared};
-use super::machine::Machine;
-use super::permit::{BreakerPermit, NOT_ASKED};
-use super::ticket::{Moves, Ticket, Verdict};
+use super::lanes::{Lane, Shared};
+use super::permit::BreakerPermit;
+use super::ticket::Moves;
 use super::view::Snapshot;
-use crate::clock::{Moment, Now};
-use crate::error::{CallError, ConfigError, Reason, Rejected};
-use crate::event::{BreakerState, Event, Source, emit};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Policy};
+use crate::clock::Now;
+use crate::error::{CallError, ConfigError, Rejected};
+use crate::event::{BreakerState, Source};
+use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig};
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{lane_count, lane_index};
 
@@ -165,191 +163,15 @@ impl Breaker {
         Changes::of(Arc::clone(self.shared()))
     }
 
-    /// Opens the circuit by hand for this time, whatever the results say; then it probes.
-    pub fn force_open(&self, time: Duration) {
-        self.by_hand(|machine, now| machine.force_open(time, now));
-    }
-
-    /// Opens the circuit by hand until [`release`](Self::release).
-    pub fn isolate(&self) {
-        self.by_hand(|machine, _| machine.isolate());
-    }
-
-    /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
-    /// circuit is closed and has forgotten everything.
-    pub fn release(&self) {
-        self.by_hand(|machine, _| {
-            let released = machine.release();
-            if released.is_empty() {
-                machine.enable()
-            } else {
-                released
-            }
-        });
-    }
-
-    /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
-    pub fn disable(&self) {
-        self.by_hand(|machine, _| machine.disable());
-    }
-
-    /// Closes the circuit, with nothing counted.
-    pub fn reset(&self) {
-        self.by_hand(|machine, _| machine.reset());
-    }
-
-    /// Takes new settings over while running: what was counted, the state and its remaining wait are kept; changing
-    /// between a window over time and one over calls starts the window anew.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work; nothing was changed then.
-    pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
-        let now = Now::unread().moment();
-        let dry_run = config.dry_run;
-        self.shared()
-            .act(|locked, _| match locked.machine.reconfigure(config, now) {
-                Ok(moves) => {
-                    locked.dry_run = dry_run;
-                    (Ok(()), moves)
-                }
-                Err(error) => (Err(error), Moves::default()),
-            })
-    }
-
-    fn by_hand(&self, act: impl FnOnce(&mut Machine, Moment) -> Moves) {
-        let now = Now::unread().moment();
-        self.shared()
-            .act(|locked, _| ((), act(&mut locked.machine, now)));
-    }
-
     #[inline]
     pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.owner.shared
     }
 }
 
-impl<Req: ?Sized> Policy<Req> for Breaker {
-    type Permit = BreakerPermit;
-
-    #[inline(always)]
-    fn admit(&self, _request: &Req, now: &Now) -> Result<BreakerPermit, Rejected> {
-        self.admit_at(now)
-    }
-
-    #[inline(always)]
-    fn pass(&self, _request: &Req) -> Option<BreakerPermit> {
-        let lane = self.lane();
-        let epoch = lane.admits()?;
-        Some(BreakerPermit::new(
-            Arc::clone(lane),
-            Ticket::call(epoch),
-            NOT_ASKED,
-        ))
-    }
-
-    #[inline(always)]
-    fn refuse(&self, now: &Now) -> Option<Rejected> {
-        match self.shared().mode() {
-            Mode::Closed(_) | Mode::Disabled => None,
-            Mode::Open | Mode::Ask => self.would_refuse(now),
-        }
-    }
-
-    #[cold]
-    fn refused(&self, rejected: &Rejected) {
-        self.shared().report(rejected);
-    }
-}
-
 impl Breaker {
     #[inline(always)]
-    pub(super) fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        match Policy::<()>::pass(self, &()) {
-            Some(permit) => Ok(permit),
-            None => self.admit_by_mode(now),
-        }
-    }
-
-    #[inline(never)]
-    fn admit_by_mode(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        let shared = self.shared();
-        match shared.mode() {
-            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
-            Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
-            Mode::Open => {
-                let (until, moment) = (shared.refused_until(), now.moment());
-                if moment < until {
-                    Err(self.reject(Reason::CircuitOpen, Some(until.since(moment))))
-                } else {
-                    self.ask(now)
-                }
-            }
-            Mode::Ask => self.ask(now),
-        }
-    }
-
-    fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
-        let started = if self.shared().slow_call() == u64::MAX {
-            NOT_ASKED
-        } else {
-            now.moment()
-        };
-        BreakerPermit::new(Arc::clone(self.lane()), ticket, started)
-    }
-
-    #[cold]
-    fn ask(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        let moment = now.moment();
-        let shared = self.shared();
-        let (verdict, dry_run) = shared.act(|locked, draw| {
-            let (verdict, moves) = locked.machine.admit(moment, draw);
-            ((verdict, locked.dry_run), moves)
-        });
-        match verdict {
-            Verdict::Admit(ticket) => Ok(self.permit(ticket, now)),
-            Verdict::Refuse {
-                reason,
-                retry_after,
-            } if dry_run => {
-                emit(&Event::WouldReject {
-                    source: &shared.source,
-                    rejected: &shared.rejected(reason, retry_after),
-                });
-                Ok(self.permit(Ticket::IGNORED, now))
-            }
-            Verdict::Refuse {
-                reason,
-                retry_after,
-            } => Err(self.reject(reason, retry_after)),
-        }
-    }
-
-    fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
-        let rejected = self.shared().rejected(reason, retry_after);
-        self.shared().report(&rejected);
-        rejected
-    }
-
-    #[inline(never)]
-    fn would_refuse(&self, now: &Now) -> Option<Rejected> {
-        let shared = self.shared();
-        let moment = now.moment();
-        let until = shared.refused_until();
-        if shared.mode() == Mode::Open && moment < until {
-            return Some(shared.rejected(Reason::CircuitOpen, Some(until.since(moment))));
-        }
-        let (reason, retry_after) = shared.look(|locked| {
-            if locked.dry_run {
-                return None;
-            }
-            locked.machine.refuses(moment)
-        })?;
-        Some(shared.rejected(reason, retry_after))
-    }
-
-    #[inline(always)]
-    fn lane(&self) -> &Arc<Lane> {
+    pub(super) fn lane(&self) -> &Arc<Lane> {
         if let Some(near) = &self.near {
             return near;
         }

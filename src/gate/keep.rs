@@ -27,6 +27,7 @@ pub trait Forget: Clone {
 
     /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
     /// own to count in.
+    #[must_use]
     fn near(&self) -> Self {
         self.clone()
     }

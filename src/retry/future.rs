@@ -133,6 +133,9 @@ where
     }
 }
 
+/// What a call of a service comes to.
+type Of<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
+
 impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
 where
     R: Repeat<Req>,
@@ -147,7 +150,7 @@ where
         cx: &mut Context<'_>,
         error: S::Error,
         judging: Judging,
-    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+    ) -> Poll<Option<Of<S, R::Attempt>>> {
         let this = self.as_mut().project();
         let shared = &**this.shared;
         let judged = judge_error(&error, &shared.classify);
@@ -171,8 +174,8 @@ where
     fn poll_next(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        failed: Option<(Result<S::Response, S::Error>, Outcome)>,
-    ) -> Poll<Option<Result<S::Response, S::Error>>> {
+        failed: Option<(Of<S, R::Attempt>, Outcome)>,
+    ) -> Poll<Option<Of<S, R::Attempt>>> {
         let mut this = self.project();
         let Shared { terms, repeat, .. } = &**this.shared;
         let rules = terms.rules(this.budget.as_ref());

@@ -68,11 +68,10 @@ where
         let (attempt, further) = match saved {
             None => (Attempt::new(call, || self.inner.call(first)), None),
             Some(saved) => {
-                // The instance that was polled ready is the one that is called. It then goes with the call, for further
-                // attempts; it holds no readiness any more.
-                let fresh = self.inner.clone();
-                let mut service = std::mem::replace(&mut self.inner, fresh);
-                let attempt = Attempt::new(call, || service.call(first));
+                // The instance that was polled ready is the one that is called. A clone, which holds no readiness, goes with
+                // the call for further attempts.
+                let service = self.inner.clone();
+                let attempt = Attempt::new(call, || self.inner.call(first));
                 (attempt, Some(Further { service, saved }))
             }
         };

@@ -1,10 +1,5 @@
 //! The standard client stack, on paused time before a scripted service, and the body that is part of the call.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test may ask tokio what time its paused clock shows"
-)]
-
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::task::{Context, Poll};

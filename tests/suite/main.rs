@@ -1,5 +1,10 @@
 //! One binary, a module a pattern: it links once.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests ask tokio what time its paused clock shows"
+)]
+
 mod allocations;
 mod architecture;
 mod breaker;

@@ -1,10 +1,5 @@
 //! Limits of an attempt and of a call, on paused time.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "a test may ask tokio what time its paused clock shows"
-)]
-
 use std::time::Duration;
 
 use buttress::testing::{Step, Strict};

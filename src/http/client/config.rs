@@ -162,13 +162,13 @@ impl ClientConfig {
             let lease = breaker.probe_lease;
             ConfigError::unless(lease >= self.total, "probe_lease", &lease, least)?;
         }
-        if let Window::Time(window) = breaker.window
-            && self.attempt != Duration::MAX
-        {
-            let least = self.attempt.saturating_mul(2);
-            let allowed = format!("at least twice the client's `attempt`: {least:?}");
-            ConfigError::unless(window >= least, "window", &window, allowed)?;
+        match breaker.window {
+            Window::Time(window) if self.attempt != Duration::MAX => {
+                let least = self.attempt.saturating_mul(2);
+                let allowed = format!("at least twice the client's `attempt`: {least:?}");
+                ConfigError::unless(window >= least, "window", &window, allowed)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 }

@@ -1,0 +1,133 @@
+//! May a call pass? As a gate asks it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Breaker;
+use super::lanes::Mode;
+use super::permit::{BreakerPermit, NOT_ASKED};
+use super::ticket::{Ticket, Verdict};
+use crate::clock::Now;
+use crate::error::{Reason, Rejected};
+use crate::event::{Event, emit};
+use crate::gate::Policy;
+
+impl<Req: ?Sized> Policy<Req> for Breaker {
+    type Permit = BreakerPermit;
+
+    #[inline(always)]
+    fn admit(&self, _request: &Req, now: &Now) -> Result<BreakerPermit, Rejected> {
+        self.admit_at(now)
+    }
+
+    #[inline(always)]
+    fn pass(&self, _request: &Req) -> Option<BreakerPermit> {
+        let lane = self.lane();
+        let epoch = lane.admits()?;
+        Some(BreakerPermit::new(
+            Arc::clone(lane),
+            Ticket::call(epoch),
+            NOT_ASKED,
+        ))
+    }
+
+    #[inline(always)]
+    fn refuse(&self, now: &Now) -> Option<Rejected> {
+        match self.shared().mode() {
+            Mode::Closed(_) | Mode::Disabled => None,
+            Mode::Open | Mode::Ask => self.would_refuse(now),
+        }
+    }
+
+    #[cold]
+    fn refused(&self, rejected: &Rejected) {
+        self.shared().report(rejected);
+    }
+}
+
+impl Breaker {
+    #[inline(always)]
+    pub(super) fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+        match Policy::<()>::pass(self, &()) {
+            Some(permit) => Ok(permit),
+            None => self.admit_by_mode(now),
+        }
+    }
+
+    #[inline(never)]
+    fn admit_by_mode(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+        let shared = self.shared();
+        match shared.mode() {
+            Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
+            Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
+            Mode::Open => {
+                let (until, moment) = (shared.refused_until(), now.moment());
+                if moment < until {
+                    Err(self.reject(Reason::CircuitOpen, Some(until.since(moment))))
+                } else {
+                    self.ask(now)
+                }
+            }
+            Mode::Ask => self.ask(now),
+        }
+    }
+
+    fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
+        let started = if self.shared().slow_call() == u64::MAX {
+            NOT_ASKED
+        } else {
+            now.moment()
+        };
+        BreakerPermit::new(Arc::clone(self.lane()), ticket, started)
+    }
+
+    #[cold]
+    fn ask(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+        let moment = now.moment();
+        let shared = self.shared();
+        let (verdict, dry_run) = shared.act(|locked, draw| {
+            let (verdict, moves) = locked.machine.admit(moment, draw);
+            ((verdict, locked.dry_run), moves)
+        });
+        match verdict {
+            Verdict::Admit(ticket) => Ok(self.permit(ticket, now)),
+            Verdict::Refuse {
+                reason,
+                retry_after,
+            } if dry_run => {
+                emit(&Event::WouldReject {
+                    source: &shared.source,
+                    rejected: &shared.rejected(reason, retry_after),
+                });
+                Ok(self.permit(Ticket::IGNORED, now))
+            }
+            Verdict::Refuse {
+                reason,
+                retry_after,
+            } => Err(self.reject(reason, retry_after)),
+        }
+    }
+
+    fn reject(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
+        let rejected = self.shared().rejected(reason, retry_after);
+        self.shared().report(&rejected);
+        rejected
+    }
+
+    #[inline(never)]
+    fn would_refuse(&self, now: &Now) -> Option<Rejected> {
+        let shared = self.shared();
+        let moment = now.moment();
+        let until = shared.refused_until();
+        if shared.mode() == Mode::Open && moment < until {
+            return Some(shared.rejected(Reason::CircuitOpen, Some(until.since(moment))));
+        }
+        let (reason, retry_after) = shared.look(|locked| {
+            if locked.dry_run {
+                return None;
+            }
+            locked.machine.refuses(moment)
+        })?;
+        Some(shared.rejected(reason, retry_after))
+    }
+}

@@ -1,0 +1,63 @@
+//! What a person can do to a breaker while it runs.
+
+use std::time::Duration;
+
+use super::Breaker;
+use super::config::BreakerConfig;
+use super::machine::Machine;
+use super::ticket::Moves;
+use crate::clock::{Moment, Now};
+use crate::error::ConfigError;
+
+impl Breaker {
+    /// Opens the circuit by hand for this time, whatever the results say; then it probes.
+    pub fn force_open(&self, time: Duration) {
+        self.by_hand(|machine, now| machine.force_open(time, now));
+    }
+
+    /// Opens the circuit by hand until [`release`](Self::release).
+    pub fn isolate(&self) {
+        self.by_hand(|machine, _| machine.isolate());
+    }
+
+    /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
+    /// circuit is closed and has forgotten everything.
+    pub fn release(&self) {
+        self.by_hand(|machine, _| machine.release());
+    }
+
+    /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
+    pub fn disable(&self) {
+        self.by_hand(|machine, _| machine.disable());
+    }
+
+    /// Closes the circuit, with nothing counted.
+    pub fn reset(&self) {
+        self.by_hand(|machine, _| machine.reset());
+    }
+
+    /// Takes new settings over while running: what was counted, the state and its remaining wait are kept; changing
+    /// between a window over time and one over calls starts the window anew.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
+        let now = Now::unread().moment();
+        let dry_run = config.dry_run;
+        self.shared()
+            .act(|locked, _| match locked.machine.reconfigure(config, now) {
+                Ok(moves) => {
+                    locked.dry_run = dry_run;
+                    (Ok(()), moves)
+                }
+                Err(error) => (Err(error), Moves::default()),
+            })
+    }
+
+    fn by_hand(&self, act: impl FnOnce(&mut Machine, Moment) -> Moves) {
+        let now = Now::unread().moment();
+        self.shared()
+            .act(|locked, _| ((), act(&mut locked.machine, now)));
+    }
+}
