@@ -83,6 +83,7 @@ impl Now {
     }
 
     /// The time. All later calls give the same answer.
+    #[inline]
     pub fn moment(&self) -> Moment {
         if let Some(moment) = self.read.get() {
             return moment;
@@ -102,6 +103,8 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+// Not inlined: callers that need no time would save registers for it.
+#[inline(never)]
 fn read() -> Moment {
     /// The anchor is a real instant, not tokio's, and an hour back: a paused clock may stand anywhere after the
     /// start of its runtime, and another one may have been advanced by days before we are first asked.

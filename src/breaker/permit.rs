@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::lanes::{Lane, Shared};
 use super::ticket::Ticket;
@@ -60,17 +61,18 @@ impl Permit for BreakerPermit {
         }
         let counted = outcome.is_good()
             && !ticket.is_probe()
-            && (started == NOT_ASKED || !is_slow(&self.lane.shared, started, now))
+            && (started == NOT_ASKED || !is_slow(&self.lane.shared, now.moment().since(started)))
             && self.lane.count(ticket.epoch, now);
         if !counted {
-            settle_locked(&self.lane.shared, ticket, started, outcome, now);
+            // A copy of the time, so that the time itself never leaves its registers.
+            settle_locked(&self.lane.shared, ticket, started, outcome, &now.clone());
         }
     }
 }
 
 #[inline(never)]
-fn is_slow(shared: &Shared, started: Moment, now: &Now) -> bool {
-    nanos(now.moment().since(started)) > shared.slow_call()
+fn is_slow(shared: &Shared, took: Duration) -> bool {
+    nanos(took) > shared.slow_call()
 }
 
 #[cold]

@@ -11,7 +11,7 @@ use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, emit};
-use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
+use crate::sync::{Apart, Mutex, MutexGuard, lane_count, lane_index};
 
 /// A policy per key, as a policy.
 ///
@@ -59,7 +59,7 @@ struct Inner<K, B, P> {
     /// Every key. Locked for a key that its lane has not seen, before any lane.
     all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    lanes: Box<[Mutex<LaneMap<K, P>>]>,
+    lanes: Box<[Lane<K, P>]>,
 }
 
 struct All<K, P> {
@@ -79,14 +79,35 @@ struct Known<P> {
 }
 
 type LaneMap<K, P> = HashMap<K, Used<P>>;
+type Lane<K, P> = Apart<Mutex<LaneMap<K, P>>>;
 
 struct Used<P> {
-    /// A count above one says that a call is just being admitted.
-    policy: Arc<P>,
-    /// For the calls that need nothing more: it is right here.
     near: P,
+    /// What calls hold that `near` alone cannot serve; a count above one says that such a call is just being admitted.
+    lent: Option<Arc<P>>,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
     touched: bool,
+}
+
+impl<P: Forget> Used<P> {
+    const fn new(near: P) -> Self {
+        Self {
+            near,
+            lent: None,
+            touched: false,
+        }
+    }
+
+    fn lend(&mut self) -> Arc<P> {
+        let lent = &mut self.lent;
+        Arc::clone(lent.get_or_insert_with(|| Arc::new(self.near.clone())))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.lent
+            .as_ref()
+            .is_some_and(|lent| Arc::strong_count(lent) > 1)
+    }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
@@ -113,7 +134,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                     full_until: Moment::START,
                 }),
                 lanes: (0..lane_count())
-                    .map(|_| Mutex::new(HashMap::new()))
+                    .map(|_| Apart(Mutex::new(HashMap::new())))
                     .collect(),
             }),
         })
@@ -143,34 +164,49 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
     where
         B: KeyBy<Req, Key = K>,
     {
-        let inner = &*self.inner;
-        let look = inner.by.look(request);
-        let lane = &inner.lanes[lane_index(inner.lanes.len())];
-        if let Some(used) = lane.lock().get_mut(&look) {
-            used.touched = true;
-            return Arc::clone(&used.policy);
-        }
-        inner.miss(lane, &look, || inner.by.own(&look), now)
+        self.inner.find(request, now, Used::lend)
     }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
+    /// Enters the lane's own entry of this request's key, made if need be. `enter` runs under the lane's lock.
+    #[inline]
+    fn find<Req: ?Sized, R>(&self, request: &Req, now: &Now, enter: impl Fn(&mut Used<P>) -> R) -> R
+    where
+        B: KeyBy<Req, Key = K>,
+    {
+        let look = self.by.look(request);
+        let Apart(lane) = &self.lanes[lane_index(self.lanes.len())];
+        if let Some(used) = lane.lock().get_mut(&look) {
+            used.touched = true;
+            return enter(used);
+        }
+        self.miss(lane, &look, || self.by.own(&look), now, enter)
+    }
+
     #[cold]
-    fn miss(
+    fn miss<R>(
         &self,
         lane: &Mutex<LaneMap<K, P>>,
         look: &(impl Hash + Equivalent<K>),
         own: impl FnOnce() -> K,
         now: &Now,
-    ) -> Arc<P> {
+        enter: impl Fn(&mut Used<P>) -> R,
+    ) -> R {
         let moment = now.moment();
         let mut evicted = Vec::new();
-        let mut overflowed = false;
-        let policy = {
+        let mut overflowed = None;
+        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
+        // clock, so the key's last use is known exactly.
+        let remember = |key: K, policy: &P| {
+            let mut lane = lane.lock();
+            enter(lane.entry(key).or_insert_with(|| Used::new(policy.near())))
+        };
+        let entered = {
             let mut all = self.all.lock();
             if let Some(known) = all.entries.get_mut(look) {
                 known.last_used = moment;
-                Self::remember(lane, own(), &known.policy)
+                remember(own(), &known.policy)
             } else {
                 let full = all.entries.len() >= self.config.max_keys;
                 let looked = moment.since(all.swept) < self.config.idle / 8;
@@ -183,7 +219,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 if all.entries.len() < self.config.max_keys {
                     let key = own();
                     let policy = (self.make)(&key.to_string());
-                    let entry = Self::remember(lane, key.clone(), &policy);
+                    let entered = remember(key.clone(), &policy);
                     all.entries.insert(
                         key,
                         Known {
@@ -191,11 +227,11 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                             last_used: moment,
                         },
                     );
-                    entry
+                    entered
                 } else {
-                    overflowed = true;
                     let overflow = all.overflow.get_or_insert_with(|| (self.make)("overflow"));
-                    Arc::new(overflow.clone())
+                    overflowed = Some(overflow.clone());
+                    enter(&mut Used::new(overflow.clone()))
                 }
             }
         };
@@ -204,25 +240,13 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 source: gone.source(),
             });
         }
-        if overflowed {
+        if let Some(overflow) = overflowed {
             emit(&Event::KeyOverflow {
-                source: policy.source(),
+                source: overflow.source(),
                 max_keys: self.config.max_keys,
             });
         }
-        policy
-    }
-
-    /// The lane's own entry, which another thread of the same lane may have made meanwhile.
-    fn remember(lane: &Mutex<LaneMap<K, P>>, key: K, policy: &P) -> Arc<P> {
-        let mut lane = lane.lock();
-        // Not touched: a miss has read the clock, so the key's last use is known exactly.
-        let used = lane.entry(key).or_insert_with(|| Used {
-            policy: Arc::new(policy.clone()),
-            near: policy.near(),
-            touched: false,
-        });
-        Arc::clone(&used.policy)
+        entered
     }
 
     /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
@@ -231,11 +255,10 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         let moment = now.moment();
         all.swept = moment;
         let mut lanes: Vec<MutexGuard<'_, LaneMap<K, P>>> =
-            self.lanes.iter().map(Mutex::lock).collect();
+            self.lanes.iter().map(|lane| lane.0.lock()).collect();
         for lane in &mut lanes {
             for (key, used) in lane.iter_mut() {
-                let busy = Arc::strong_count(&used.policy) > 1;
-                if std::mem::take(&mut used.touched) || busy {
+                if std::mem::take(&mut used.touched) || used.is_busy() {
                     if let Some(known) = all.entries.get_mut(key) {
                         known.last_used = moment;
                     }
@@ -246,10 +269,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             .entries
             .iter()
             .filter_map(|(key, known)| {
-                let busy = lanes.iter().any(|lane| {
-                    lane.get(key)
-                        .is_some_and(|used| Arc::strong_count(&used.policy) > 1)
-                });
+                let busy = lanes
+                    .iter()
+                    .any(|lane| lane.get(key).is_some_and(Used::is_busy));
                 let keeps = known.policy.keeps(now);
                 let idle = moment.since(known.last_used) >= self.config.idle;
                 (!busy && keeps < Keeps::Essentials)
@@ -302,24 +324,10 @@ where
 
     #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
-        let inner = &*self.inner;
-        let look = inner.by.look(request);
-        let lane = &inner.lanes[lane_index(inner.lanes.len())];
-        let policy = {
-            let mut lane = lane.lock();
-            lane.get_mut(&look).map(|used| {
-                used.touched = true;
-                used.near
-                    .pass(request)
-                    .ok_or_else(|| Arc::clone(&used.policy))
-            })
-        };
-        match policy {
-            Some(Ok(permit)) => Ok(permit),
-            Some(Err(policy)) => policy.admit(request, now),
-            None => inner
-                .miss(lane, &look, || inner.by.own(&look), now)
-                .admit(request, now),
-        }
+        let entered = self.inner.find(request, now, |used| {
+            let passed = used.near.pass(request);
+            passed.ok_or_else(|| used.lend())
+        });
+        entered.or_else(|policy| policy.admit(request, now))
     }
 }

@@ -75,29 +75,19 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        if self.kept.is_some() {
-            return self.refuse_kept::<Req, S::Future>();
+        if let Some(rejected) = self.kept.take() {
+            self.policy.refused(&rejected);
+            return GateFuture::refused(rejected);
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
-                let unwinding = Unwinding::guard(permit);
+                let mut permit = Some(permit);
+                let unwinding = Unwinding(&mut permit);
                 let future = self.inner.call(request);
-                let permit = Some(unwinding.disarm());
+                std::mem::forget(unwinding);
                 GateFuture::running(future, permit, self.classify.clone(), self.finish.clone())
             }
             Err(rejected) => GateFuture::refused(rejected),
         }
-    }
-}
-
-impl<S, P, C, H> Gate<S, P, C, H> {
-    #[cold]
-    fn refuse_kept<Req, F>(&mut self) -> GateFuture<F, P::Permit, C, H>
-    where
-        P: Policy<Req>,
-    {
-        let rejected = self.kept.take().expect("looked at by `call`");
-        self.policy.refused(&rejected);
-        GateFuture::refused(rejected)
     }
 }
