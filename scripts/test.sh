@@ -9,7 +9,7 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --all-targets --all-features -- -D warnings
 # Features gate dependencies only; each combination that a user may pick has to build.
-for features in "" metrics tracing http hyper reqwest serde test-util; do
+for features in "" metrics tracing http hyper http2 reqwest serde test-util; do
     step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done
 RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
@@ -17,7 +17,7 @@ RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
 step cargo test --all-features
 # The handles under every interleaving. A folder of its own: the flag rebuilds everything.
 RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
-    step cargo test --lib --release loom
+    step cargo test --lib loom
 
 for example in own_gate keyed axum_service hyper_client reqwest_client; do
     step cargo run --quiet --release --example "$example" -- --quick

@@ -1,7 +1,7 @@
 //! Services that answer at once, the loops that call them, and the table.
 //!
 //! A round is long enough for its clock and short enough to fit between two time slices of a busy machine; a figure is the
-//! median of many rounds. With two threads both start a round together, and the slower one is what counts.
+//! median of many rounds. With two threads the slower one is what counts, and only rounds in which both ran at the same time.
 
 #![allow(dead_code, reason = "shared by benchmarks that use a part each")]
 #![allow(
@@ -128,9 +128,14 @@ impl Table {
         }
     }
 
+    /// The runtime in which everything is called, for what must be made inside it.
+    pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
+        self.runtime.enter()
+    }
+
     /// The rows that follow do the same thing. Each shows how many times as long as the first one it takes.
     pub(crate) fn group(&mut self, name: &str) {
-        println!();
+        println!("\n{name}");
         self.group = Some((name.to_owned(), None));
     }
 
@@ -226,11 +231,17 @@ impl Table {
         let one = measure(&make, handle, calls, 1);
         let two = measure(&make, handle, calls, 2);
         let bytes = bytes.map_or(String::new(), |bytes| bytes.to_string());
-        // Two threads make twice the calls: their aggregate against one thread's.
-        print!(
-            "{full:44} {one:9.1} {allocations:7.2} {bytes:>7} {two:13.1} {:7.2}×",
-            2.0 * one / two
-        );
+        let label = match self.group {
+            Some(_) => format!("  {name}"),
+            None => full.clone(),
+        };
+        print!("{label:44} {one:9.1} {allocations:7.2} {bytes:>7}");
+        if two.is_nan() {
+            print!(" {:>13} {:>8}", "too busy", "");
+        } else {
+            // Two threads make twice the calls: their aggregate against one thread's.
+            print!(" {two:13.1} {:7.2}×", 2.0 * one / two);
+        }
         match &mut self.group {
             Some((_, Some(first))) => println!(" {:6.1}×", one / *first),
             Some((_, first @ None)) => {
@@ -240,6 +251,9 @@ impl Table {
             None => println!(),
         }
         for (threads, nanos) in [(1, one), (2, two)] {
+            if nanos.is_nan() {
+                continue;
+            }
             self.rows.push(Row {
                 name: full.clone(),
                 nanos,
@@ -326,7 +340,14 @@ fn calibrate(mut run: impl FnMut(u32) -> Duration) -> (u32, f64) {
     (calls, allocations)
 }
 
-/// Nanoseconds a call of one thread: the median of many rounds.
+/// What one thread knows of a round.
+struct Round {
+    started: Instant,
+    ended: Instant,
+    took: Duration,
+}
+
+/// Nanoseconds a call of one thread: the median of many rounds. NaN if threads hardly ever ran at the same time.
 fn measure<F: FnMut(u32) -> Duration>(
     make: &(impl Fn() -> F + Sync),
     handle: &tokio::runtime::Handle,
@@ -334,23 +355,27 @@ fn measure<F: FnMut(u32) -> Duration>(
     threads: usize,
 ) -> f64 {
     let arrived = AtomicUsize::new(0);
-    let results: Vec<Vec<Duration>> = std::thread::scope(|scope| {
+    let rounds = ROUNDS * threads;
+    let results: Vec<Vec<Round>> = std::thread::scope(|scope| {
         let running: Vec<_> = (0..threads)
             .map(|_| {
                 scope.spawn(|| {
                     let _entered = handle.enter();
                     let mut run = make();
                     run(calls);
-                    let mut rounds = Vec::with_capacity(ROUNDS);
-                    for round in 1..=ROUNDS {
+                    let mut seen = Vec::with_capacity(rounds);
+                    for round in 1..=rounds {
                         arrived.fetch_add(1, Ordering::AcqRel);
-                        // Not a lock, from which one would wake up later than the other.
-                        while arrived.load(Ordering::Acquire) < round * threads {
-                            spin_loop();
-                        }
-                        rounds.push(run(calls));
+                        wait_for(&arrived, round * threads);
+                        let started = Instant::now();
+                        let took = run(calls);
+                        seen.push(Round {
+                            started,
+                            ended: Instant::now(),
+                            took,
+                        });
                     }
-                    rounds
+                    seen
                 })
             })
             .collect();
@@ -359,9 +384,43 @@ fn measure<F: FnMut(u32) -> Duration>(
             .map(|thread| thread.join().expect("a thread"))
             .collect()
     });
-    let mut slowest: Vec<Duration> = (0..ROUNDS)
-        .filter_map(|round| results.iter().map(|rounds| rounds[round]).max())
+    let mut slowest: Vec<Duration> = (0..rounds)
+        .map(|round| results.iter().map(move |thread| &thread[round]))
+        .filter(|threads| ran_together(threads.clone()))
+        .filter_map(|threads| threads.map(|thread| thread.took).max())
         .collect();
+    if slowest.len() < ROUNDS / 5 {
+        return f64::NAN;
+    }
     slowest.sort();
-    slowest[ROUNDS / 2].as_secs_f64() * 1e9 / f64::from(calls)
+    slowest[slowest.len() / 2].as_secs_f64() * 1e9 / f64::from(calls)
+}
+
+/// Not a lock, from which one thread would wake up later than the other.
+fn wait_for(arrived: &AtomicUsize, all: usize) {
+    for spins in 0_u32.. {
+        if arrived.load(Ordering::Acquire) >= all {
+            return;
+        }
+        // On a busy machine the other one may be waiting for this processor.
+        if spins % 10_000 == 9_999 {
+            std::thread::yield_now();
+        }
+        spin_loop();
+    }
+}
+
+/// Two threads that share a processor run one after the other, and never meet.
+fn ran_together<'a>(threads: impl Iterator<Item = &'a Round> + Clone) -> bool {
+    let both = threads
+        .clone()
+        .map(|thread| thread.ended)
+        .min()
+        .zip(threads.clone().map(|thread| thread.started).max())
+        .map_or(Duration::ZERO, |(first_end, last_start)| {
+            first_end.saturating_duration_since(last_start)
+        });
+    threads
+        .map(|thread| thread.ended.saturating_duration_since(thread.started))
+        .all(|took| both >= took.mul_f64(0.8))
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hashbrown::{Equivalent, HashMap};
 
@@ -17,7 +18,7 @@ use crate::sync::{Apart, Mutex, MutexGuard, lane_count, lane_index};
 /// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`] says so.
+/// [`Event::KeyOverflow`] says so. Then it is 100 ms until a key that could go is looked for again.
 ///
 /// A hit costs a lock that only this core takes, one hash, and no allocation.
 ///
@@ -65,7 +66,12 @@ struct All<K, P> {
     entries: HashMap<K, Known<P>>,
     overflow: Option<P>,
     swept: Moment,
+    /// The last sweep of a full map found no key that could go: until then none looks again.
+    full_until: Moment,
 }
+
+/// A sweep holds all locks and looks at every key: a flood of new keys must not sweep a full map for each of them.
+const PAUSE: Duration = Duration::from_millis(100);
 
 struct Known<P> {
     policy: P,
@@ -125,6 +131,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                     entries: HashMap::new(),
                     overflow: None,
                     swept: Moment::START,
+                    full_until: Moment::START,
                 }),
                 lanes: (0..lane_count())
                     .map(|_| Apart(Mutex::new(HashMap::new())))
@@ -202,8 +209,12 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 remember(own(), &known.policy)
             } else {
                 let full = all.entries.len() >= self.config.max_keys;
-                if full || moment.since(all.swept) >= self.config.idle / 8 {
+                let looked = moment.since(all.swept) < self.config.idle / 8;
+                if (full && moment >= all.full_until) || !looked {
                     self.sweep(&mut all, now, &mut evicted);
+                    if all.entries.len() >= self.config.max_keys {
+                        all.full_until = moment.after(PAUSE);
+                    }
                 }
                 if all.entries.len() < self.config.max_keys {
                     let key = own();

@@ -297,6 +297,12 @@ async fn a_probing_circuit_with_its_probe_under_way_stays() {
     assert_eq!(&**get(&keyed, 1).name(), "probing-key/overflow");
     assert_eq!(get(&keyed, 0).state(), HalfOpen);
     probe.settle(Outcome::SUCCESS);
+    assert_eq!(
+        &**get(&keyed, 1).name(),
+        "probing-key/overflow",
+        "it was looked for a moment ago"
+    );
+    advance(SECOND / 10).await;
     assert_eq!(&**get(&keyed, 1).name(), "probing-key/1");
 }
 
