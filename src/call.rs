@@ -226,8 +226,13 @@ impl CallOptions {
         expect(dead_code, reason = "the key layer comes with HTTP")
     )]
     pub(crate) fn current_key() -> Option<Arc<str>> {
-        KEY.with_borrow(Clone::clone)
+        KEY.try_with(|key| key.borrow().clone()).ok().flatten()
     }
+}
+
+/// Puts another key in force. A thread that ends drops its calls perhaps after its key.
+fn replace_key(key: Option<Arc<str>>) -> Option<Arc<str>> {
+    KEY.try_with(|current| current.replace(key)).ok().flatten()
 }
 
 /// The part of the options that fits in a cell.
@@ -255,7 +260,7 @@ impl EnteredOptions {
     fn new(options: Options, key: Option<Arc<str>>) -> Self {
         Self {
             options: OPTIONS.replace(options),
-            key: KEY.replace(key),
+            key: replace_key(key),
         }
     }
 }
@@ -263,7 +268,7 @@ impl EnteredOptions {
 impl Drop for EnteredOptions {
     fn drop(&mut self) {
         OPTIONS.set(self.options);
-        KEY.set(self.key.take());
+        drop(replace_key(self.key.take()));
     }
 }
 
