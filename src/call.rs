@@ -1,6 +1,7 @@
 //! What a layer tells those inside it about the call under way, and what a caller may ask of one call.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -128,7 +129,7 @@ pub(crate) fn mark_spent() {
 /// # assert_eq!(answer, 42);
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {
     /// The limit of each attempt, instead of the timeout layer's own. `None`: the layer's.
@@ -139,6 +140,17 @@ pub struct CallOptions {
     pub streams: bool,
     /// The idempotency key of this call, instead of a minted one.
     pub key: Option<Arc<str>>,
+}
+
+/// Without the key, which is a secret.
+impl fmt::Debug for CallOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions")
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for CallOptions {
@@ -274,7 +286,6 @@ impl Drop for EnteredOptions {
 
 /// The future of [`CallOptions::scope`].
 #[pin_project(PinnedDrop)]
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct CallScope<F> {
     options: Options,
@@ -282,6 +293,16 @@ pub struct CallScope<F> {
     /// `None` only while it is dropped.
     #[pin]
     future: Option<F>,
+}
+
+/// Without the key, which is a secret.
+impl<F: fmt::Debug> fmt::Debug for CallScope<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallScope")
+            .field("options", &self.options)
+            .field("future", &self.future)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<F: Future> Future for CallScope<F> {
