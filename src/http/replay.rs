@@ -59,6 +59,7 @@ pub struct Replay {
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
+    once: bool,
 }
 
 impl Default for Replay {
@@ -75,7 +76,14 @@ impl Replay {
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
+            once: false,
         }
+    }
+
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(crate) fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
     }
 
     /// Which servers honour idempotency keys.
@@ -116,6 +124,9 @@ impl Replay {
         request: &R,
         copy: impl FnOnce(&R) -> Option<R>,
     ) -> Option<Kept<R>> {
+        if self.once {
+            return None;
+        }
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
