@@ -31,7 +31,7 @@ pub use self::config::ClientConfig;
 ///
 /// ```text
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
-/// idempotency key          the same on every attempt; minted only where `keys` says that servers honour it
+/// idempotency key          the same on every attempt; minted once `keys` says that servers honour it, then for every call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
 /// attempt           3 s    an attempt that hangs becomes a failure that the breaker counts
