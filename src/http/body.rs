@@ -98,7 +98,12 @@ impl AtBodyEnd {
     {
         match judge(result, classify) {
             None => None,
-            Some(outcome) if outcome.kind == Kind::Success && !CallOptions::current_streams() => {
+            // An error has no body to go on with, even if it is taken for a success.
+            Some(outcome)
+                if outcome.kind == Kind::Success
+                    && result.is_ok()
+                    && !CallOptions::current_streams() =>
+            {
                 Some(Carried {
                     permit,
                     head: outcome,
