@@ -136,6 +136,7 @@ impl AtBodyEnd {
                 wakes_for_deadline: false,
             }),
             call,
+            cut: false,
         }
     }
 }
@@ -144,7 +145,7 @@ impl AtBodyEnd {
 ///
 /// # Errors
 ///
-/// [`Error::Rejected`] when the idle limit or the deadline passes, else the body's own error.
+/// [`Error::Rejected`] when the idle limit or the deadline passes, after which it is over; else the body's own error.
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
 pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
@@ -155,6 +156,8 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     limits: Option<Limits>,
     /// `None` once it is settled.
     call: Option<Carried<P, C>>,
+    /// Whether a limit has passed: there is nothing more to come.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -198,6 +201,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
         let mut this = self.project();
+        if *this.cut {
+            return Poll::Ready(None);
+        }
         match this.body.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.alarm.as_mut().disarm();
@@ -230,6 +236,7 @@ where
                     this.alarm.as_mut().arm(first);
                 }
                 ready!(this.alarm.poll(cx));
+                *this.cut = true;
                 let rejected = limits.passed();
                 if limits.wakes_for_deadline {
                     // The caller's time is over; that says nothing about the service.
@@ -243,10 +250,13 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.cut || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.cut {
+            return SizeHint::with_exact(0);
+        }
         self.body.size_hint()
     }
 }
