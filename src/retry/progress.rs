@@ -184,9 +184,14 @@ impl Course {
 
     fn failed(&mut self, rules: Rules<'_>, finished: &Finished, now: &Now) -> Option<Duration> {
         let outcome = finished.outcome;
-        // The retry that came to this is over.
-        self.paid = None;
-        self.good = outcome.is_good();
+        // The retry that came to this is over. One that a layer further in refused never reached the service.
+        if let Some(mut paid) = self.paid.take() {
+            if finished.refusal.is_some() && outcome.executed == Executed::No {
+                paid.refused();
+            }
+        }
+        self.good =
+            outcome.is_good() && !rules.budget.is_some_and(|budget| budget.counts(&outcome));
         if outcome.executed == Executed::Maybe {
             self.executed = Executed::Maybe;
         }
