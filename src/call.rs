@@ -30,6 +30,8 @@ pub struct Call {
     pub attempt: u32,
     /// Whether the retry layer will certainly make no further one.
     pub last: bool,
+    /// Whether it repeats another one. The repeat of what was not executed does not count, so the number does not tell.
+    repeats: bool,
 }
 
 impl Call {
@@ -39,7 +41,32 @@ impl Call {
     }
 
     pub(crate) const fn new(attempt: u32, last: bool) -> Self {
-        Self { attempt, last }
+        Self {
+            attempt,
+            last,
+            repeats: attempt > 1,
+        }
+    }
+
+    /// The same, as a repeat of another attempt.
+    pub(crate) const fn repeating(mut self) -> Self {
+        self.repeats = true;
+        self
+    }
+
+    /// The same, which perhaps is not the last.
+    pub(crate) const fn not_last(mut self) -> Self {
+        self.last = false;
+        self
+    }
+
+    /// Whether it repeats another attempt.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "what is repeated only once comes with HTTP")
+    )]
+    pub(crate) const fn is_repeat(self) -> bool {
+        self.repeats
     }
 
     /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
@@ -59,10 +86,12 @@ struct Scope(u64);
 impl Scope {
     const LAST: u64 = 1 << 32;
     const SPENT: u64 = 1 << 33;
+    const REPEATS: u64 = 1 << 34;
 
     const fn of(call: Call) -> Self {
         let last = if call.last { Self::LAST } else { 0 };
-        Self(call.attempt as u64 | last)
+        let repeats = if call.repeats { Self::REPEATS } else { 0 };
+        Self(call.attempt as u64 | last | repeats)
     }
 
     #[expect(
@@ -70,7 +99,11 @@ impl Scope {
         reason = "the attempt is the lower half"
     )]
     const fn call(self) -> Call {
-        Call::new(self.0 as u32, self.0 & Self::LAST != 0)
+        Call {
+            attempt: self.0 as u32,
+            last: self.0 & Self::LAST != 0,
+            repeats: self.0 & Self::REPEATS != 0,
+        }
     }
 }
 

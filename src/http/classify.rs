@@ -126,10 +126,12 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 /// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
 /// never does, so a 425 to a retry would come again and again.
 fn too_early() -> Outcome {
-    let first = Call::current().attempt <= 1;
-    Outcome::PERMANENT
-        .not_executed()
-        .repeat(if first { Again::Allowed } else { Again::Never })
+    let again = if Call::current().is_repeat() {
+        Again::Never
+    } else {
+        Again::Allowed
+    };
+    Outcome::PERMANENT.not_executed().repeat(again)
 }
 
 /// What the server says about trying again; a veto outweighs everything.
