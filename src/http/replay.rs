@@ -59,6 +59,7 @@ pub struct Replay {
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
+    once: bool,
 }
 
 impl Default for Replay {
@@ -75,7 +76,14 @@ impl Replay {
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
+            once: false,
         }
+    }
+
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(crate) fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
     }
 
     /// Which servers honour idempotency keys.
@@ -116,6 +124,9 @@ impl Replay {
         request: &R,
         copy: impl FnOnce(&R) -> Option<R>,
     ) -> Option<Kept<R>> {
+        if self.once {
+            return None;
+        }
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
@@ -123,11 +134,7 @@ impl Replay {
         let safe = idempotent || self.has_honoured_key(request);
         let mut request = copy(request)?;
         request.headers_mut().remove(EARLY_DATA);
-        Some(Kept {
-            request,
-            attempt: 1,
-            safe,
-        })
+        Some(Kept { request, safe })
     }
 
     fn has_honoured_key<R: HttpRequest>(&self, request: &R) -> bool {
@@ -172,15 +179,13 @@ fn is_idempotent(method: &Method) -> bool {
 /// What [`Replay`] keeps of a request.
 pub struct Kept<R> {
     request: R,
-    attempt: u32,
     safe: bool,
 }
 
 impl<R> Kept<R> {
-    /// Counts another attempt: its number, and the request to copy.
-    pub(crate) fn next(&mut self) -> (u32, &R) {
-        self.attempt = self.attempt.saturating_add(1);
-        (self.attempt, &self.request)
+    /// The request to copy.
+    pub(crate) const fn request(&self) -> &R {
+        &self.request
     }
 
     pub(crate) fn is_safe(&self) -> bool {
@@ -192,7 +197,6 @@ impl<R> Kept<R> {
 impl<R> fmt::Debug for Kept<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept")
-            .field("attempt", &self.attempt)
             .field("safe", &self.safe)
             .finish_non_exhaustive()
     }
@@ -213,10 +217,10 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
-        let (attempt, request) = saved.next();
-        let mut request = request.clone();
-        self.number(attempt, request.headers_mut());
-        request.extensions_mut().insert(Call::new(attempt, false));
+        let call = Call::current();
+        let mut request = saved.request().clone();
+        self.number(call.attempt, request.headers_mut());
+        request.extensions_mut().insert(call);
         Some(request)
     }
 
@@ -257,6 +261,7 @@ mod tests {
     }
 
     fn again(replay: &Replay, saved: Option<Kept<Sent>>) -> Sent {
+        let _second = Call::new(2, false).enter();
         Repeat::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
     }
 

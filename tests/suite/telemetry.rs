@@ -469,3 +469,18 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
         assert!(!told.contains(secret), "{secret} is in {told}");
     }
 }
+
+#[test]
+fn an_observer_may_own_a_subscription() {
+    let inner = subscribe(|_: &Event<'_>| {});
+    let outer = subscribe(move |_: &Event<'_>| {
+        let _ = &inner;
+    });
+    let (done, over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(outer);
+        let _ = done.send(());
+    });
+    let over = over.recv_timeout(std::time::Duration::from_secs(10));
+    assert!(over.is_ok(), "dropping one drops the other");
+}
