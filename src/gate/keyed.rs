@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 
-use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
+use super::{Forget, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, emit};
-use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
+use crate::sync::{Mutex, lane_count, lane_index};
 
 /// A policy per key, as a policy.
 ///
@@ -18,6 +18,9 @@ use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
 /// [`Event::KeyOverflow`] says so.
+///
+/// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
+/// look through all keys for each.
 ///
 /// A hit costs a lock that only this core takes, one hash, and no allocation.
 ///
@@ -51,36 +54,46 @@ pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
 }
 
-struct Inner<K, B, P> {
-    by: B,
-    config: KeyedConfig,
-    make: Box<dyn Fn(&str) -> P + Send + Sync>,
+pub(super) struct Inner<K, B, P> {
+    pub(super) by: B,
+    pub(super) config: KeyedConfig,
+    pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
+    pub(super) overflow: OnceLock<P>,
     /// Every key. Locked for a key that its lane has not seen, before any lane.
-    all: Mutex<All<K, P>>,
+    pub(super) all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    lanes: Box<[Mutex<LaneMap<K, P>>]>,
+    pub(super) lanes: Box<[Mutex<LaneMap<K, P>>]>,
 }
 
-struct All<K, P> {
-    entries: HashMap<K, Known<P>>,
-    overflow: Option<P>,
-    swept: Moment,
+pub(super) struct All<K, P> {
+    pub(super) entries: HashMap<K, Known<P>>,
+    pub(super) swept: Moment,
+    /// New keys since a full map was last swept.
+    pub(super) fresh: usize,
 }
 
-struct Known<P> {
-    policy: P,
-    last_used: Moment,
+pub(super) struct Known<P> {
+    pub(super) policy: P,
+    pub(super) last_used: Moment,
 }
 
-type LaneMap<K, P> = HashMap<K, Used<P>>;
+/// What was found for a key that its lane has not seen.
+enum Found<P> {
+    Policy(Arc<P>),
+    /// Nothing yet, but room for it.
+    Room,
+    Full,
+}
 
-struct Used<P> {
+pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
+
+pub(super) struct Used<P> {
     /// A count above one says that a call is just being admitted.
-    policy: Arc<P>,
+    pub(super) policy: Arc<P>,
     /// For the calls that need nothing more: it is right here.
-    near: P,
+    pub(super) near: P,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
-    touched: bool,
+    pub(super) touched: bool,
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
@@ -100,10 +113,11 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                 by,
                 config,
                 make: Box::new(make),
+                overflow: OnceLock::new(),
                 all: Mutex::new(All {
                     entries: HashMap::new(),
-                    overflow: None,
                     swept: Moment::START,
+                    fresh: 0,
                 }),
                 lanes: (0..lane_count())
                     .map(|_| Mutex::new(HashMap::new()))
@@ -143,49 +157,21 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
             used.touched = true;
             return Arc::clone(&used.policy);
         }
-        inner.miss(lane, &look, || inner.by.own(&look), now)
+        inner.miss(lane, &inner.by.own(&look), now)
     }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
     #[cold]
-    fn miss(
-        &self,
-        lane: &Mutex<LaneMap<K, P>>,
-        look: &(impl Hash + Equivalent<K>),
-        own: impl FnOnce() -> K,
-        now: &Now,
-    ) -> Arc<P> {
-        let moment = now.moment();
+    fn miss(&self, lane: &Mutex<LaneMap<K, P>>, key: &K, now: &Now) -> Arc<P> {
         let mut evicted = Vec::new();
-        let mut overflowed = false;
-        let policy = {
-            let mut all = self.all.lock();
-            if let Some(known) = all.entries.get_mut(look) {
-                known.last_used = moment;
-                Self::remember(lane, own(), &known.policy)
-            } else {
-                let full = all.entries.len() >= self.config.max_keys;
-                if full || moment.since(all.swept) >= self.config.idle / 8 {
-                    self.sweep(&mut all, now, &mut evicted);
-                }
-                if all.entries.len() < self.config.max_keys {
-                    let key = own();
-                    let policy = (self.make)(&key.to_string());
-                    let entry = Self::remember(lane, key.clone(), &policy);
-                    all.entries.insert(
-                        key,
-                        Known {
-                            policy,
-                            last_used: moment,
-                        },
-                    );
-                    entry
-                } else {
-                    overflowed = true;
-                    let overflow = all.overflow.get_or_insert_with(|| (self.make)("overflow"));
-                    Arc::new(overflow.clone())
-                }
+        let mut made = None;
+        let found = loop {
+            match self.find(lane, key, made.take(), now, &mut evicted) {
+                // Out of the lock, for `make` is not ours.
+                Found::Room => made = Some((self.make)(&key.to_string())),
+                Found::Policy(policy) => break Some(policy),
+                Found::Full => break None,
             }
         };
         for gone in &evicted {
@@ -193,13 +179,51 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 source: gone.source(),
             });
         }
-        if overflowed {
-            emit(&Event::KeyOverflow {
-                source: policy.source(),
-                max_keys: self.config.max_keys,
-            });
+        found.unwrap_or_else(|| self.overflow())
+    }
+
+    /// Looks among all keys, and keeps what was `made` if the key is new.
+    fn find(
+        &self,
+        lane: &Mutex<LaneMap<K, P>>,
+        key: &K,
+        made: Option<P>,
+        now: &Now,
+        evicted: &mut Vec<P>,
+    ) -> Found<P> {
+        let moment = now.moment();
+        let mut all = self.all.lock();
+        if let Some(known) = all.entries.get_mut(key) {
+            known.last_used = moment;
+            return Found::Policy(Self::remember(lane, key.clone(), &known.policy));
         }
-        policy
+        if self.is_sweep_due(&all, moment) {
+            self.sweep(&mut all, now, evicted);
+        }
+        if all.entries.len() >= self.config.max_keys {
+            all.fresh += 1;
+            return Found::Full;
+        }
+        let Some(policy) = made else {
+            return Found::Room;
+        };
+        all.fresh += 1;
+        let entry = Self::remember(lane, key.clone(), &policy);
+        let known = Known {
+            policy,
+            last_used: moment,
+        };
+        all.entries.insert(key.clone(), known);
+        Found::Policy(entry)
+    }
+
+    fn overflow(&self) -> Arc<P> {
+        let shared = self.overflow.get_or_init(|| (self.make)("overflow"));
+        emit(&Event::KeyOverflow {
+            source: shared.source(),
+            max_keys: self.config.max_keys,
+        });
+        Arc::new(shared.clone())
     }
 
     /// The lane's own entry, which another thread of the same lane may have made meanwhile.
@@ -212,56 +236,6 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             touched: false,
         });
         Arc::clone(&used.policy)
-    }
-
-    /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
-    /// of new keys does not sweep for each of them.
-    fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
-        let moment = now.moment();
-        all.swept = moment;
-        let mut lanes: Vec<MutexGuard<'_, LaneMap<K, P>>> =
-            self.lanes.iter().map(Mutex::lock).collect();
-        for lane in &mut lanes {
-            for (key, used) in lane.iter_mut() {
-                let busy = Arc::strong_count(&used.policy) > 1;
-                if std::mem::take(&mut used.touched) || busy {
-                    if let Some(known) = all.entries.get_mut(key) {
-                        known.last_used = moment;
-                    }
-                }
-            }
-        }
-        let mut candidates: Vec<(bool, Keeps, Moment, K)> = all
-            .entries
-            .iter()
-            .filter_map(|(key, known)| {
-                let busy = lanes.iter().any(|lane| {
-                    lane.get(key)
-                        .is_some_and(|used| Arc::strong_count(&used.policy) > 1)
-                });
-                let keeps = known.policy.keeps(now);
-                let idle = moment.since(known.last_used) >= self.config.idle;
-                (!busy && keeps < Keeps::Essentials)
-                    .then(|| (!idle, keeps, known.last_used, key.clone()))
-            })
-            .collect();
-        candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
-        let room = if all.entries.len() >= self.config.max_keys {
-            (self.config.max_keys / 16).max(1)
-        } else {
-            0
-        };
-        for (number, (in_use, _, _, key)) in candidates.into_iter().enumerate() {
-            if in_use && number >= room {
-                break;
-            }
-            for lane in &mut lanes {
-                lane.remove(&key);
-            }
-            if let Some(known) = all.entries.remove(&key) {
-                evicted.push(known.policy);
-            }
-        }
     }
 }
 
@@ -307,7 +281,7 @@ where
             Some(Ok(permit)) => Ok(permit),
             Some(Err(policy)) => policy.admit(request, now),
             None => inner
-                .miss(lane, &look, || inner.by.own(&look), now)
+                .miss(lane, &inner.by.own(&look), now)
                 .admit(request, now),
         }
     }
