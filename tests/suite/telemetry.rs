@@ -469,3 +469,16 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
         assert!(!told.contains(secret), "{secret} is in {told}");
     }
 }
+
+#[test]
+fn an_observer_may_own_another_ones_subscription() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let inner = subscribe(|_: &Event<'_>| {});
+        drop(subscribe(move |_: &Event<'_>| {
+            let _ = &inner;
+        }));
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(10 * SECOND).expect("no deadlock");
+}
