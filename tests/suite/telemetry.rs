@@ -471,6 +471,49 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
 }
 
 #[test]
+fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
+    use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder};
+    use metrics::{SharedString, Unit};
+
+    /// Moves the circuit once more before its first value has arrived.
+    struct Slow(Breaker, Mutex<Vec<f64>>);
+    impl GaugeFn for Slow {
+        fn increment(&self, _: f64) {}
+        fn decrement(&self, _: f64) {}
+        fn set(&self, value: f64) {
+            if value.to_string() == "4" && self.1.lock().unwrap().is_empty() {
+                self.0.disable();
+            }
+            self.1.lock().unwrap().push(value);
+        }
+    }
+
+    struct Only(Arc<Slow>);
+    impl Recorder for Only {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(Arc::clone(&self.0))
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    let breaker = breaker("slow-gauge", three_in_a_row());
+    let slow = Arc::new(Slow(breaker.clone(), Mutex::new(Vec::new())));
+    let recorder = Only(Arc::clone(&slow));
+    metrics::with_local_recorder(&recorder, || breaker.isolate());
+    assert_eq!(breaker.state(), BreakerState::Disabled);
+    let last = slow.1.lock().unwrap().last().copied();
+    assert_eq!(last.map(|level| level.to_string()).as_deref(), Some("5"));
+}
+
+#[test]
 fn an_observer_may_own_another_ones_subscription() {
     let (done, finished) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
