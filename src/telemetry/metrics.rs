@@ -145,7 +145,10 @@ impl Handles {
                 }
             }
             Event::KeyEvicted { .. } => {
-                counter(EVICTED, &[("layer", source.layer())]).increment(1);
+                // Without the name: a flood of keys would leave a series for each.
+                let layer = Label::from_static_parts("layer", source.layer());
+                let key = Key::from_parts(EVICTED, vec![layer]);
+                recorder.register_counter(&key, &METADATA).increment(1);
                 // The facade cannot delete a series: at least it says nothing untrue any more.
                 if let Some(gauge) = self.gauge.get() {
                     gauge.set(0.0);

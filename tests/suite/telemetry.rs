@@ -237,7 +237,7 @@ async fn the_gauges_of_a_forgotten_key_are_cleared() {
     keyed.get(&"second".to_owned(), &Now::unread());
     let all = series(&snapshotter);
     assert_eq!(state(&all, "cleared/first").to_string(), "0");
-    let evicted = [("layer", "breaker"), ("name", "cleared/first")];
+    let evicted = [("layer", "breaker")];
     assert_eq!(
         value(&all, "buttress.keys.evicted", &evicted).to_string(),
         "1"
@@ -468,6 +468,29 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
     for secret in ["secret", "u:p"] {
         assert!(!told.contains(secret), "{secret} is in {told}");
     }
+}
+
+#[test]
+fn keys_that_come_and_go_leave_no_series_each() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let keyed = Breaker::keyed(
+        "flood",
+        BreakerConfig::default(),
+        KeyedConfig::default().max_keys(16),
+        by_str(|key: &String| key),
+    );
+    let keyed = keyed.unwrap();
+    for key in 0..1016 {
+        keyed.get(&key.to_string(), &Now::unread());
+    }
+    let all = series(&snapshotter);
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert_eq!(
+        value(&all, "buttress.keys.evicted", &[]).to_string(),
+        "1000"
+    );
 }
 
 #[test]
