@@ -198,6 +198,10 @@ impl Shared {
         self.publish(&locked);
         let dry_run = locked.dry_run;
         drop(locked);
+        if !moves.is_empty() {
+            // First, so that an observer that panics keeps nobody waiting.
+            self.moved.notify_waiters();
+        }
         for (sequence, moved) in moves {
             emit(&Event::BreakerMoved {
                 source: &self.source,
@@ -205,7 +209,6 @@ impl Shared {
                 moved,
                 dry_run,
             });
-            self.moved.notify_waiters();
         }
         answer
     }

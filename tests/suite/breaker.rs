@@ -7,7 +7,8 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause, Window};
 use buttress::testing::{Step, seed};
 use buttress::{
-    DeadlineLayer, Error, ErrorIsTransient, Executed, Outcome, Reason, TimeoutLayer, classify_fn,
+    DeadlineLayer, Error, ErrorIsTransient, Event, Executed, Outcome, Reason, TimeoutLayer,
+    classify_fn, subscribe,
 };
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
@@ -905,4 +906,34 @@ fn results_of_many_threads_are_all_counted() {
     });
     let snapshot = breaker.snapshot();
     assert_eq!((snapshot.total, snapshot.failed), (80_000, 8_000));
+}
+
+#[test]
+fn whoever_waits_for_a_move_is_woken_although_an_observer_panics() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let breaker = breaker("panicking-observer", three_in_a_row());
+    let mut changes = breaker.changes();
+    let mut changed = pin!(changes.changed());
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Arc::clone(&woken).into();
+    let mut cx = Context::from_waker(&waker);
+    assert!(changed.as_mut().poll(&mut cx).is_pending());
+    let subscription = subscribe(|event: &Event<'_>| {
+        let name = &**event.source().name();
+        assert!(name != "panicking-observer", "scripted panic");
+    });
+    assert!(panics(|| breaker.isolate()));
+    drop(subscription);
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert_eq!(changed.poll(&mut cx), Poll::Ready(Isolated));
 }
