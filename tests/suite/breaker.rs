@@ -937,3 +937,41 @@ fn whoever_waits_for_a_move_is_woken_although_an_observer_panics() {
     assert!(woken.0.load(Ordering::SeqCst));
     assert_eq!(changed.poll(&mut cx), Poll::Ready(Isolated));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_leaked_is_given_up_when_its_lease_is_over() {
+    let config = three_in_a_row();
+    let breaker = half_open("leaked", config).await;
+    std::mem::forget(breaker.try_acquire().unwrap());
+    breaker.try_acquire().unwrap_err();
+    advance(config.probe_lease + config.open_for).await;
+    settle(&breaker, 1, Outcome::SUCCESS);
+    assert_eq!(breaker.state(), Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_under_way_when_the_slow_rule_comes_on_are_not_slow() {
+    let breaker = breaker("slow-comes-on", three_in_a_row());
+    let under_way = [(); 5].map(|()| breaker.try_acquire().unwrap());
+    let config = three_in_a_row().slow_rate(Some(0.5)).min_calls(1);
+    breaker.reconfigure(config).unwrap();
+    advance(60 * SECOND).await;
+    for permit in under_way {
+        permit.settle(Outcome::SUCCESS);
+    }
+    assert_eq!((breaker.state(), breaker.snapshot().slow), (Closed, 0));
+}
+
+#[test]
+fn handles_permits_and_futures_go_to_other_threads() {
+    use buttress::breaker::{BreakerPermit, Changes};
+    use buttress::gate::{AtResult, By, GateFuture, Keyed};
+
+    fn anywhere<T: Send + Sync + Unpin + 'static>() {}
+    anywhere::<Breaker>();
+    anywhere::<BreakerPermit>();
+    anywhere::<Changes>();
+    anywhere::<BreakerLayer<ErrorIsTransient>>();
+    anywhere::<Keyed<String, By<fn(&str) -> String>, Breaker>>();
+    anywhere::<GateFuture<std::future::Ready<()>, BreakerPermit, ErrorIsTransient, AtResult>>();
+}
