@@ -288,8 +288,8 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Is told what happens. Called after every lock is released, on the task it happened in: it must be quick and must
-/// not block.
+/// Is told what happens. Called after every lock is released, on the task it happened in: it must be quick, must not block
+/// and must not panic, for a call may be unwinding already.
 pub trait Observe: Send + Sync {
     /// This happened.
     fn on_event(&self, event: &Event<'_>);

@@ -2,23 +2,25 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 
-use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
+use super::{Forget, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, emit};
-use crate::sync::{Apart, Mutex, MutexGuard, lane_count, lane_index};
+use crate::sync::{Apart, Mutex, lane_count, lane_index};
 
 /// A policy per key, as a policy.
 ///
 /// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`] says so. Then it is 100 ms until a key that could go is looked for again.
+/// [`Event::KeyOverflow`] says so.
+///
+/// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
+/// look through all keys for each.
 ///
 /// A hit costs a lock that only this core takes, one hash, and no allocation.
 ///
@@ -52,41 +54,46 @@ pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
 }
 
-struct Inner<K, B, P> {
-    by: B,
-    config: KeyedConfig,
-    make: Box<dyn Fn(&str) -> P + Send + Sync>,
+pub(super) struct Inner<K, B, P> {
+    pub(super) by: B,
+    pub(super) config: KeyedConfig,
+    pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
+    pub(super) overflow: OnceLock<P>,
     /// Every key. Locked for a key that its lane has not seen, before any lane.
-    all: Mutex<All<K, P>>,
+    pub(super) all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    lanes: Box<[Lane<K, P>]>,
+    pub(super) lanes: Box<[Lane<K, P>]>,
 }
 
-struct All<K, P> {
-    entries: HashMap<K, Known<P>>,
-    overflow: Option<P>,
-    swept: Moment,
-    /// The last sweep of a full map found no key that could go: until then none looks again.
-    full_until: Moment,
+pub(super) struct All<K, P> {
+    pub(super) entries: HashMap<K, Known<P>>,
+    pub(super) swept: Moment,
+    /// New keys since a full map was last swept.
+    pub(super) fresh: usize,
 }
 
-/// A sweep holds all locks and looks at every key: a flood of new keys must not sweep a full map for each of them.
-const PAUSE: Duration = Duration::from_millis(100);
-
-struct Known<P> {
-    policy: P,
-    last_used: Moment,
+pub(super) struct Known<P> {
+    pub(super) policy: P,
+    pub(super) last_used: Moment,
 }
 
-type LaneMap<K, P> = HashMap<K, Used<P>>;
+/// What was found for a key that its lane has not seen.
+enum Found<R> {
+    Entered(R),
+    /// Nothing yet, but room for it.
+    Room,
+    Full,
+}
+
+pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
 type Lane<K, P> = Apart<Mutex<LaneMap<K, P>>>;
 
-struct Used<P> {
+pub(super) struct Used<P> {
     near: P,
     /// What calls hold that `near` alone cannot serve; a count above one says that such a call is just being admitted.
     lent: Option<Arc<P>>,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
-    touched: bool,
+    pub(super) touched: bool,
 }
 
 impl<P: Forget> Used<P> {
@@ -103,7 +110,7 @@ impl<P: Forget> Used<P> {
         Arc::clone(lent.get_or_insert_with(|| Arc::new(self.near.clone())))
     }
 
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.lent
             .as_ref()
             .is_some_and(|lent| Arc::strong_count(lent) > 1)
@@ -127,11 +134,11 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                 by,
                 config,
                 make: Box::new(make),
+                overflow: OnceLock::new(),
                 all: Mutex::new(All {
                     entries: HashMap::new(),
-                    overflow: None,
                     swept: Moment::START,
-                    full_until: Moment::START,
+                    fresh: 0,
                 }),
                 lanes: (0..lane_count())
                     .map(|_| Apart(Mutex::new(HashMap::new())))
@@ -181,58 +188,25 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             used.touched = true;
             return enter(used);
         }
-        self.miss(lane, &look, || self.by.own(&look), now, enter)
+        self.miss(lane, &self.by.own(&look), now, enter)
     }
 
     #[cold]
     fn miss<R>(
         &self,
         lane: &Mutex<LaneMap<K, P>>,
-        look: &(impl Hash + Equivalent<K>),
-        own: impl FnOnce() -> K,
+        key: &K,
         now: &Now,
         enter: impl Fn(&mut Used<P>) -> R,
     ) -> R {
-        let moment = now.moment();
         let mut evicted = Vec::new();
-        let mut overflowed = None;
-        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
-        // clock, so the key's last use is known exactly.
-        let remember = |key: K, policy: &P| {
-            let mut lane = lane.lock();
-            enter(lane.entry(key).or_insert_with(|| Used::new(policy.near())))
-        };
-        let entered = {
-            let mut all = self.all.lock();
-            if let Some(known) = all.entries.get_mut(look) {
-                known.last_used = moment;
-                remember(own(), &known.policy)
-            } else {
-                let full = all.entries.len() >= self.config.max_keys;
-                let looked = moment.since(all.swept) < self.config.idle / 8;
-                if (full && moment >= all.full_until) || !looked {
-                    self.sweep(&mut all, now, &mut evicted);
-                    if all.entries.len() >= self.config.max_keys {
-                        all.full_until = moment.after(PAUSE);
-                    }
-                }
-                if all.entries.len() < self.config.max_keys {
-                    let key = own();
-                    let policy = (self.make)(&key.to_string());
-                    let entered = remember(key.clone(), &policy);
-                    all.entries.insert(
-                        key,
-                        Known {
-                            policy,
-                            last_used: moment,
-                        },
-                    );
-                    entered
-                } else {
-                    let overflow = all.overflow.get_or_insert_with(|| (self.make)("overflow"));
-                    overflowed = Some(overflow.clone());
-                    enter(&mut Used::new(overflow.clone()))
-                }
+        let mut made = None;
+        let found = loop {
+            match self.find_kept(lane, key, made.take(), now, &mut evicted, &enter) {
+                // Out of the lock, for `make` is not ours.
+                Found::Room => made = Some((self.make)(&key.to_string())),
+                Found::Entered(entered) => break Some(entered),
+                Found::Full => break None,
             }
         };
         for gone in &evicted {
@@ -240,61 +214,61 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 source: gone.source(),
             });
         }
-        if let Some(overflow) = overflowed {
-            emit(&Event::KeyOverflow {
-                source: overflow.source(),
-                max_keys: self.config.max_keys,
-            });
+        found.unwrap_or_else(|| self.overflow(enter))
+    }
+
+    /// Looks among all keys, and keeps what was `made` if the key is new.
+    fn find_kept<R>(
+        &self,
+        lane: &Mutex<LaneMap<K, P>>,
+        key: &K,
+        made: Option<P>,
+        now: &Now,
+        evicted: &mut Vec<P>,
+        enter: impl Fn(&mut Used<P>) -> R,
+    ) -> Found<R> {
+        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
+        // clock, so the key's last use is known exactly.
+        let remember = |policy: &P| {
+            let mut lane = lane.lock();
+            let used = lane
+                .entry(key.clone())
+                .or_insert_with(|| Used::new(policy.near()));
+            Found::Entered(enter(used))
+        };
+        let moment = now.moment();
+        let mut all = self.all.lock();
+        if let Some(known) = all.entries.get_mut(key) {
+            known.last_used = moment;
+            return remember(&known.policy);
         }
+        if self.is_sweep_due(&all, moment) {
+            self.sweep(&mut all, now, evicted);
+        }
+        if all.entries.len() >= self.config.max_keys {
+            all.fresh += 1;
+            return Found::Full;
+        }
+        let Some(policy) = made else {
+            return Found::Room;
+        };
+        all.fresh += 1;
+        let entered = remember(&policy);
+        let known = Known {
+            policy,
+            last_used: moment,
+        };
+        all.entries.insert(key.clone(), known);
         entered
     }
 
-    /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
-    /// of new keys does not sweep for each of them.
-    fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
-        let moment = now.moment();
-        all.swept = moment;
-        let mut lanes: Vec<MutexGuard<'_, LaneMap<K, P>>> =
-            self.lanes.iter().map(|lane| lane.0.lock()).collect();
-        for lane in &mut lanes {
-            for (key, used) in lane.iter_mut() {
-                if std::mem::take(&mut used.touched) || used.is_busy() {
-                    if let Some(known) = all.entries.get_mut(key) {
-                        known.last_used = moment;
-                    }
-                }
-            }
-        }
-        let mut candidates: Vec<(bool, Keeps, Moment, K)> = all
-            .entries
-            .iter()
-            .filter_map(|(key, known)| {
-                let busy = lanes
-                    .iter()
-                    .any(|lane| lane.get(key).is_some_and(Used::is_busy));
-                let keeps = known.policy.keeps(now);
-                let idle = moment.since(known.last_used) >= self.config.idle;
-                (!busy && keeps < Keeps::Essentials)
-                    .then(|| (!idle, keeps, known.last_used, key.clone()))
-            })
-            .collect();
-        candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
-        let room = if all.entries.len() >= self.config.max_keys {
-            (self.config.max_keys / 16).max(1)
-        } else {
-            0
-        };
-        for (number, (in_use, _, _, key)) in candidates.into_iter().enumerate() {
-            if in_use && number >= room {
-                break;
-            }
-            for lane in &mut lanes {
-                lane.remove(&key);
-            }
-            if let Some(known) = all.entries.remove(&key) {
-                evicted.push(known.policy);
-            }
-        }
+    fn overflow<R>(&self, enter: impl Fn(&mut Used<P>) -> R) -> R {
+        let shared = self.overflow.get_or_init(|| (self.make)("overflow"));
+        emit(&Event::KeyOverflow {
+            source: shared.source(),
+            max_keys: self.config.max_keys,
+        });
+        enter(&mut Used::new(shared.clone()))
     }
 }
 
