@@ -14,8 +14,8 @@ use std::hint::black_box;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
-use buttress::gate::{KeyedConfig, by};
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerPermit};
+use buttress::gate::{KeyedConfig, Policy, by};
 use buttress::http::{ClientConfig, client};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{DeadlineLayer, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
@@ -73,11 +73,16 @@ fn breakers(table: &mut Table) {
         "keyed breaker, 10 000 keys, 1 % failures",
         Faulty::default,
     );
+    let gate = keyed_gate();
+    table.memory("keyed breaker, bytes a key, two cores", KEYS, || {
+        let mut service = gate.layer(Noop);
+        (0..KEYS).for_each(|key| call(&mut service, key));
+    });
 }
 
-fn keyed<S>(table: &mut Table, name: &str, inner: impl Fn() -> S + Sync)
-where
-    S: Service<u64, Response = u64, Error: buttress::CallError>,
+const KEYS: u64 = 10_000;
+
+fn keyed_gate() -> BreakerLayer<ErrorIsTransient, impl Policy<u64, Permit = BreakerPermit> + Clone>
 {
     let breaker = Breaker::keyed(
         "bench",
@@ -85,15 +90,22 @@ where
         KeyedConfig::default().max_keys(20_000),
         by(|request: &u64| *request),
     );
-    let gate = BreakerLayer::new(breaker.expect("a good configuration"), ErrorIsTransient);
+    BreakerLayer::new(breaker.expect("a good configuration"), ErrorIsTransient)
+}
+
+fn keyed<S>(table: &mut Table, name: &str, inner: impl Fn() -> S + Sync)
+where
+    S: Service<u64, Response = u64, Error: buttress::CallError>,
+{
+    let gate = keyed_gate();
     let bytes = bytes_around::<S, _>(&gate.layer(inner()));
     table.sized(name, Some(bytes), || {
         let mut service = black_box(gate.layer(inner()));
         // Every key is known before anything is measured.
-        (0..10_000).for_each(|key| call(&mut service, key));
+        (0..KEYS).for_each(|key| call(&mut service, key));
         let mut key = 0;
         move || {
-            key = (key + 7919) % 10_000;
+            key = (key + 7919) % KEYS;
             call(&mut service, key);
         }
     });

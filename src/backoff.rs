@@ -44,15 +44,16 @@ use crate::error::ConfigError;
 )]
 #[non_exhaustive]
 pub struct Backoff {
-    /// How the waits grow from one retry to the next.
+    /// How the waits grow from one retry to the next. Default: twice as long each time.
     pub growth: Growth,
-    /// The wait before the first retry, jitter aside. From 0 to `cap`.
+    /// The wait before the first retry, jitter aside. From 0 to `cap`. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub base: Duration,
     /// The longest wait. Jitter is drawn inside it: neither does a wait pass it, nor do capped clients come in step.
+    /// Default 2 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub cap: Duration,
-    /// How the waits are spread.
+    /// How the waits are spread. Default: [`Jitter::Full`].
     pub jitter: Jitter,
 }
 

@@ -1,6 +1,7 @@
 //! What a layer tells those inside it about the call under way, and what a caller may ask of one call.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Call {
     pub attempt: u32,
     /// Whether the retry layer will certainly make no further one.
     pub last: bool,
+    /// Whether it repeats another one. The repeat of what was not executed does not count, so the number does not tell.
+    repeats: bool,
 }
 
 impl Call {
@@ -38,7 +41,32 @@ impl Call {
     }
 
     pub(crate) const fn new(attempt: u32, last: bool) -> Self {
-        Self { attempt, last }
+        Self {
+            attempt,
+            last,
+            repeats: attempt > 1,
+        }
+    }
+
+    /// The same, as a repeat of another attempt.
+    pub(crate) const fn repeating(mut self) -> Self {
+        self.repeats = true;
+        self
+    }
+
+    /// The same, which perhaps is not the last.
+    pub(crate) const fn not_last(mut self) -> Self {
+        self.last = false;
+        self
+    }
+
+    /// Whether it repeats another attempt.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "what is repeated only once comes with HTTP")
+    )]
+    pub(crate) const fn is_repeat(self) -> bool {
+        self.repeats
     }
 
     /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
@@ -58,10 +86,12 @@ struct Scope(u64);
 impl Scope {
     const LAST: u64 = 1 << 32;
     const SPENT: u64 = 1 << 33;
+    const REPEATS: u64 = 1 << 34;
 
     const fn of(call: Call) -> Self {
         let last = if call.last { Self::LAST } else { 0 };
-        Self(call.attempt as u64 | last)
+        let repeats = if call.repeats { Self::REPEATS } else { 0 };
+        Self(call.attempt as u64 | last | repeats)
     }
 
     #[expect(
@@ -69,7 +99,11 @@ impl Scope {
         reason = "the attempt is the lower half"
     )]
     const fn call(self) -> Call {
-        Call::new(self.0 as u32, self.0 & Self::LAST != 0)
+        Call {
+            attempt: self.0 as u32,
+            last: self.0 & Self::LAST != 0,
+            repeats: self.0 & Self::REPEATS != 0,
+        }
     }
 }
 
@@ -128,7 +162,7 @@ pub(crate) fn mark_spent() {
 /// # assert_eq!(answer, 42);
 /// # }
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {
     /// The limit of each attempt, instead of the timeout layer's own. `None`: the layer's.
@@ -139,6 +173,17 @@ pub struct CallOptions {
     pub streams: bool,
     /// The idempotency key of this call, instead of a minted one.
     pub key: Option<Arc<str>>,
+}
+
+/// Without the key, which is a secret.
+impl fmt::Debug for CallOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallOptions")
+            .field("timeout", &self.timeout)
+            .field("retry", &self.retry)
+            .field("streams", &self.streams)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for CallOptions {
@@ -226,8 +271,13 @@ impl CallOptions {
         expect(dead_code, reason = "the key layer comes with HTTP")
     )]
     pub(crate) fn current_key() -> Option<Arc<str>> {
-        KEY.with_borrow(Clone::clone)
+        KEY.try_with(|key| key.borrow().clone()).ok().flatten()
     }
+}
+
+/// Puts another key in force. A thread that ends drops its calls perhaps after its key.
+fn replace_key(key: Option<Arc<str>>) -> Option<Arc<str>> {
+    KEY.try_with(|current| current.replace(key)).ok().flatten()
 }
 
 /// The part of the options that fits in a cell.
@@ -255,7 +305,7 @@ impl EnteredOptions {
     fn new(options: Options, key: Option<Arc<str>>) -> Self {
         Self {
             options: OPTIONS.replace(options),
-            key: KEY.replace(key),
+            key: replace_key(key),
         }
     }
 }
@@ -263,13 +313,12 @@ impl EnteredOptions {
 impl Drop for EnteredOptions {
     fn drop(&mut self) {
         OPTIONS.set(self.options);
-        KEY.set(self.key.take());
+        drop(replace_key(self.key.take()));
     }
 }
 
 /// The future of [`CallOptions::scope`].
 #[pin_project(PinnedDrop)]
-#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct CallScope<F> {
     options: Options,
@@ -277,6 +326,16 @@ pub struct CallScope<F> {
     /// `None` only while it is dropped.
     #[pin]
     future: Option<F>,
+}
+
+/// Without the key, which is a secret.
+impl<F: fmt::Debug> fmt::Debug for CallScope<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallScope")
+            .field("options", &self.options)
+            .field("future", &self.future)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<F: Future> Future for CallScope<F> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 #[cfg(any(test, feature = "test-util"))]
 use rand::SeedableRng;
-use rand::rngs::StdRng;
+use rand::rngs::{StdRng, ThreadRng};
 
 use crate::clock::nanos;
 
@@ -84,14 +84,21 @@ impl Draw {
 
 thread_local! {
     static SEEDED: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+    static OWN: RefCell<ThreadRng> = RefCell::new(rand::rng());
 }
+
+/// While a thread ends, its generator may be gone before what still draws, such as a permit that is dropped.
+const WITHOUT_GENERATOR: Draw = Draw(u64::MAX / 2);
 
 /// Draws: from this thread's generator, or from the seeded one of a test.
 pub(crate) fn draw() -> Draw {
-    SEEDED.with_borrow_mut(|seeded| match seeded {
-        Some(rng) => Draw(rng.next_u64()),
-        None => Draw(rand::rng().next_u64()),
-    })
+    let seeded = SEEDED.try_with(|rng| rng.borrow_mut().as_mut().map(Rng::next_u64));
+    match seeded {
+        Ok(Some(bits)) => Draw(bits),
+        _ => OWN
+            .try_with(|rng| Draw(rng.borrow_mut().next_u64()))
+            .unwrap_or(WITHOUT_GENERATOR),
+    }
 }
 
 /// From now on this thread draws from a generator with this seed: jitter, shares and keys repeat.
@@ -131,5 +138,25 @@ mod tests {
         assert_eq!([draw(), draw()], first);
         SEEDED.set(None);
         assert_ne!([draw(), draw()], first);
+    }
+
+    #[test]
+    fn what_is_dropped_with_the_last_of_its_thread_may_draw() {
+        // As a permit does that a thread holds to its end. What a thread touched last is destroyed first.
+        struct Draws;
+        impl Drop for Draws {
+            fn drop(&mut self) {
+                draw();
+            }
+        }
+        thread_local! {
+            static HELD: RefCell<Option<Draws>> = const { RefCell::new(None) };
+        }
+        let thread = std::thread::spawn(|| {
+            HELD.set(None);
+            draw();
+            HELD.set(Some(Draws));
+        });
+        thread.join().expect("no panic");
     }
 }

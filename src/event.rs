@@ -288,8 +288,8 @@ impl fmt::Debug for Source {
     }
 }
 
-/// Is told what happens. Called after every lock is released, on the task it happened in: it must be quick and must
-/// not block.
+/// Is told what happens. Called after every lock is released, on the task it happened in: it must be quick, must not block
+/// and must not panic, for a call may be unwinding already.
 pub trait Observe: Send + Sync {
     /// This happened.
     fn on_event(&self, event: &Event<'_>);
@@ -336,8 +336,12 @@ pub struct Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let mut observers = OBSERVERS.write().unwrap_or_else(PoisonError::into_inner);
-        observers.1.retain(|(id, _)| *id != self.id);
+        let at = observers.1.iter().position(|(id, _)| *id == self.id);
+        let gone = at.map(|at| observers.1.remove(at));
         OBSERVED.store(!observers.1.is_empty(), Ordering::Release);
+        // Only then: what it owns may be a subscription too, or something that emits.
+        drop(observers);
+        drop(gone);
     }
 }
 

@@ -64,3 +64,9 @@ pub(crate) fn lane_index(count: usize) -> usize {
     // `count` is a power of two.
     mine & (count - 1)
 }
+
+/// In cache lines of its own, so that cores do not pull it from one another with what lies beside it. Two lines, because
+/// they are fetched in pairs.
+#[derive(Debug)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);

@@ -267,6 +267,21 @@ impl Table {
         }
     }
 
+    /// What `use_it` keeps allocated on two threads, one after the other, for each of so many things.
+    pub(crate) fn memory(&self, name: &str, things: u64, use_it: impl Fn() + Sync) {
+        if !wanted(name) {
+            return;
+        }
+        let kept: i64 = (0..2)
+            .map(|_| {
+                on_a_thread(self.runtime.handle(), || {
+                    allocation_counter::measure(&use_it).bytes_current
+                })
+            })
+            .sum();
+        println!("{name:44} {:>9}", kept.unsigned_abs() / things);
+    }
+
     /// Writes all rows to `target/` below the package, as JSON.
     pub(crate) fn finish(self, file: &str) {
         let rows: Vec<String> = self

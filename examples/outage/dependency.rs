@@ -52,7 +52,13 @@ impl Port {
                     next,
                 })
             })
-            .map_err(|error| io::Error::new(error.kind(), format!("cannot bind {wanted}: {error}")))
+            .map_err(|error| {
+                let hint = "--port 0 takes any that is free";
+                io::Error::new(
+                    error.kind(),
+                    format!("cannot bind {wanted}: {error}; {hint}"),
+                )
+            })
     }
 
     pub(crate) fn url(&self) -> io::Result<String> {

@@ -114,7 +114,8 @@ pub(crate) fn headline(plan: &Plan, capacity: u32, load: f64) -> String {
     let secs = |duration: Duration| duration.as_secs_f64();
     format!(
         "Two copies of a dependency, {capacity} requests/s each; {:.0} calls/s to each ({:.0} % load), one from a naive \
-         client, one through buttress.\nFor {} s: healthy. Then for {} s: {}. Then {} s of watching.",
+         client, one through buttress.\nFor {} s: healthy. Then for {} s: {}. Then {} s of watching.\n\
+         In the lines, ok: calls answered in time in that second, of the calls made in it.",
         plan.rate,
         load * 100.0,
         secs(plan.outage.start),

@@ -60,16 +60,19 @@ impl Breaker {
         match shared.mode() {
             Mode::Closed(epoch) => Ok(self.permit(Ticket::call(epoch), now)),
             Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
-            Mode::Open => {
-                let (until, moment) = (shared.refused_until(), now.moment());
-                if moment < until {
-                    Err(self.reject(Reason::CircuitOpen, Some(until.since(moment))))
-                } else {
-                    self.ask(now)
-                }
-            }
+            Mode::Open => match self.left_open(now) {
+                Some(left) => Err(self.reject(Reason::CircuitOpen, Some(left))),
+                None => self.ask(now),
+            },
             Mode::Ask => self.ask(now),
         }
+    }
+
+    /// How long the circuit will stay open for certain.
+    #[inline]
+    fn left_open(&self, now: &Now) -> Option<Duration> {
+        let (until, moment) = (self.shared().refused_until(), now.moment());
+        (moment < until).then(|| until.since(moment))
     }
 
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
@@ -117,11 +120,12 @@ impl Breaker {
     #[inline(never)]
     fn would_refuse(&self, now: &Now) -> Option<Rejected> {
         let shared = self.shared();
-        let moment = now.moment();
-        let until = shared.refused_until();
-        if shared.mode() == Mode::Open && moment < until {
-            return Some(shared.rejected(Reason::CircuitOpen, Some(until.since(moment))));
+        if shared.mode() == Mode::Open {
+            if let Some(left) = self.left_open(now) {
+                return Some(shared.rejected(Reason::CircuitOpen, Some(left)));
+            }
         }
+        let moment = now.moment();
         let (reason, retry_after) = shared.look(|locked| {
             if locked.dry_run {
                 return None;

@@ -176,19 +176,19 @@ impl BreakerConfig {
         share("failure_rate", self.failure_rate)?;
         share("slow_rate", self.slow_rate)?;
         time("slow_call", self.slow_call, LEAST)?;
-        let most_calls = match self.window {
+        let (most_calls, whose) = match self.window {
             Window::Time(length) => {
                 let holds =
                     (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&length);
                 ConfigError::unless(holds, "window", &length, "from 10 ms to 1 h")?;
-                MAX_CALLS
+                (MAX_CALLS, "")
             }
             Window::Calls(calls) => {
                 number("window", calls, 10_000)?;
-                calls
+                (calls, ", all that `window` holds")
             }
         };
-        number("min_calls", self.min_calls, most_calls)?;
+        number_of("min_calls", self.min_calls, most_calls, whose)?;
         time("open_for", self.open_for, LEAST)?;
         let jitter = self.open_jitter;
         ConfigError::unless(
@@ -215,10 +215,11 @@ impl BreakerConfig {
             LEAST,
         )?;
         number("probes", self.probes, 1000)?;
-        number(
+        number_of(
             "probes_to_close",
             self.probes_to_close.unwrap_or(1),
             self.probes,
+            ", which is `probes`",
         )?;
         time("probe_lease", self.probe_lease, LEAST)?;
         time("ramp_up", self.ramp_up, Duration::ZERO)
@@ -258,11 +259,16 @@ const LEAST: Duration = Duration::from_nanos(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn number(field: &'static str, value: u32, most: u32) -> Result<(), ConfigError> {
+    number_of(field, value, most, "")
+}
+
+/// `whose` says where `most` comes from, if that is another setting.
+fn number_of(field: &'static str, value: u32, most: u32, whose: &str) -> Result<(), ConfigError> {
     ConfigError::unless(
         (1..=most).contains(&value),
         field,
         &value,
-        format!("from 1 to {most}"),
+        format!("from 1 to {most}{whose}"),
     )
 }
 
@@ -369,7 +375,7 @@ mod tests {
         let error = BreakerConfig::default().probes_to_close(Some(4)).validate();
         assert_eq!(
             error.map_err(|error| error.to_string()),
-            Err("`probes_to_close` is 4, but it must be from 1 to 3".to_owned())
+            Err("`probes_to_close` is 4, but it must be from 1 to 3, which is `probes`".to_owned())
         );
     }
 

@@ -198,6 +198,10 @@ impl Shared {
         self.publish(&locked);
         let dry_run = locked.dry_run;
         drop(locked);
+        if !moves.is_empty() {
+            // First, so that an observer that panics keeps nobody waiting.
+            self.moved.notify_waiters();
+        }
         for (sequence, moved) in moves {
             emit(&Event::BreakerMoved {
                 source: &self.source,
@@ -205,7 +209,6 @@ impl Shared {
                 moved,
                 dry_run,
             });
-            self.moved.notify_waiters();
         }
         answer
     }
@@ -222,7 +225,11 @@ impl Shared {
         };
         let slow = machine.slow_call().map_or(u64::MAX, nanos);
         self.slow_call.store(slow, Ordering::Relaxed);
-        let until = machine.refused_until().unwrap_or(Moment::START);
+        // Only of a circuit that is open: whoever read that mode a moment ago must not find the end of another state.
+        let until = machine
+            .refused_until()
+            .filter(|_| mode == Mode::Open)
+            .unwrap_or(Moment::START);
         self.refused_until
             .store(until.as_nanos(), Ordering::Release);
         self.mode.store(mode.pack(), Ordering::Release);
@@ -278,5 +285,23 @@ impl Locked {
 impl std::fmt::Debug for Lane {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Lane").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use super::super::Breaker;
+    use super::*;
+
+    #[test]
+    fn only_an_open_circuit_says_until_when_it_refuses() {
+        // The mode is read apart from it: who still reads "open" must not find another state's end.
+        let breaker = Breaker::new("until", BreakerConfig::default()).expect("a configuration");
+        for by_hand in [Breaker::isolate, Breaker::disable, Breaker::reset] {
+            by_hand(&breaker);
+            assert_eq!(breaker.shared().refused_until(), Moment::START);
+        }
+        breaker.force_open(Duration::MAX);
+        assert_eq!(breaker.shared().refused_until(), Moment::START);
     }
 }

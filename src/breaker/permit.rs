@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::lanes::{Lane, Shared};
 use super::ticket::Ticket;
@@ -60,22 +61,26 @@ impl Permit for BreakerPermit {
         }
         let counted = outcome.is_good()
             && !ticket.is_probe()
-            && (started == NOT_ASKED || !is_slow(&self.lane.shared, started, now))
+            && (started == NOT_ASKED || !is_slow(&self.lane.shared, now.moment().since(started)))
             && self.lane.count(ticket.epoch, now);
         if !counted {
-            settle_locked(&self.lane.shared, ticket, started, outcome, now);
+            settle_locked(&self.lane.shared, ticket, started, outcome, now.clone());
         }
     }
 }
 
 #[inline(never)]
-fn is_slow(shared: &Shared, started: Moment, now: &Now) -> bool {
-    nanos(now.moment().since(started)) > shared.slow_call()
+fn is_slow(shared: &Shared, took: Duration) -> bool {
+    nanos(took) > shared.slow_call()
 }
 
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "a time whose address is not taken stays in a register, on the way of a good call too"
+)]
 #[cold]
 #[inline(never)]
-fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: Outcome, now: &Now) {
+fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: Outcome, now: Now) {
     let moment = now.moment();
     let took = (started != NOT_ASKED).then(|| moment.since(started));
     shared.act(|locked, draw| {

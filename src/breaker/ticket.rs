@@ -105,7 +105,6 @@ impl Moves {
         }
     }
 
-    #[cfg(test)]
     pub(crate) const fn is_empty(&self) -> bool {
         self.0[0].is_none()
     }

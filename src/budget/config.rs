@@ -17,25 +17,27 @@ use crate::error::ConfigError;
 )]
 #[non_exhaustive]
 pub struct BudgetConfig {
-    /// What a retry must be paid with.
+    /// What a retry must be paid with. Default: [`Rule::Bucket`].
     pub rule: Rule,
-    /// The tokens that a call which went well adds: with 0.2, five calls pay a retry. From 0.001 to 10.
+    /// The tokens that a call which went well adds: with 0.2, five calls pay a retry. From 0.001 to 10. Default 0.2.
     pub ratio: f64,
-    /// The most tokens that are kept. From 1.
+    /// The most tokens that are kept. From 1. Default 10.
     pub cap: u32,
-    /// The tokens at the start. At most `cap`. [`Rule::Throttle`] always starts with all.
+    /// The tokens at the start. At most `cap`. Default 2. [`Rule::Throttle`] always starts with all.
     pub initial: u32,
     /// What is left of the tokens, at most, when nothing was withdrawn for longer than `ttl`. At most `cap`.
+    /// Default 2.
     pub reserve: u32,
-    /// How long a healthy time may fund retries: see `reserve`. Above zero.
+    /// How long a healthy time may fund retries: see `reserve`. Above zero. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub ttl: Duration,
-    /// Retries a second that are granted whatever the bucket holds; up to `ttl`'s worth of them at once. `None`: none. From
-    /// 0.001 to 1 000 000.
+    /// Retries a second that are granted whatever the bucket holds; up to `ttl`'s worth of them at once. From 0.001
+    /// to 1 000 000. Default: `None`, none.
     pub floor: Option<f64>,
-    /// The tokens a retry costs.
+    /// The tokens a retry costs. Default: one, whatever it follows.
     pub cost: Cost,
-    /// How many retries may be under way at once; asked in addition to the tokens. `None`: any number.
+    /// How many retries may be under way at once; asked in addition to the tokens. Default: `None`, any
+    /// number.
     pub in_flight: Option<InFlight>,
 }
 

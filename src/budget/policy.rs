@@ -110,6 +110,11 @@ impl RetryBudget {
         }
     }
 
+    /// Whether [`failed`](Self::failed) counts this as a failure.
+    pub(crate) fn counts(&self, outcome: &Outcome) -> bool {
+        self.shared.rules.counts(outcome)
+    }
+
     /// A call begins, and is under way until the guard is dropped. `None`, and free, unless
     /// [`in_flight`](BudgetConfig::in_flight) is set: else their number does not matter.
     #[inline]
@@ -248,6 +253,11 @@ impl Withdrawal {
     /// The retry has started: what it cost is spent.
     pub const fn started(&mut self) {
         self.started = true;
+    }
+
+    /// The retry did not reach the service after all: what it cost goes back.
+    pub(crate) const fn refused(&mut self) {
+        self.started = false;
     }
 }
 

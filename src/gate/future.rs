@@ -93,7 +93,7 @@ enum State<F, P, C, H> {
 }
 
 impl<F, P, C, H> GateFuture<F, P, C, H> {
-    #[cold]
+    #[inline]
     pub(super) const fn refused(rejected: Rejected) -> Self {
         Self {
             state: State::Refused(Some(rejected)),
@@ -133,15 +133,17 @@ where
                 classify,
                 finish,
             } => {
-                let unwinding = Unwinding::guard(permit.take().expect("polled after completion"));
-                match future.poll(cx) {
+                // Looked at here too, so that no result can be lost to a panic below.
+                assert!(permit.is_some(), "polled after completion");
+                let unwinding = Unwinding(permit);
+                let polled = future.poll(cx);
+                std::mem::forget(unwinding);
+                match polled {
                     Poll::Ready(result) => {
-                        Poll::Ready(finish.finish(result, unwinding.disarm(), classify))
+                        let permit = permit.take().expect("looked at before");
+                        Poll::Ready(finish.finish(result, permit, classify))
                     }
-                    Poll::Pending => {
-                        *permit = Some(unwinding.disarm());
-                        Poll::Pending
-                    }
+                    Poll::Pending => Poll::Pending,
                 }
             }
             StateProjection::Refused(rejected) => Poll::Ready(Err(refusal(rejected))),
@@ -154,25 +156,12 @@ fn refusal<E: CallError>(rejected: &mut Option<Rejected>) -> E {
     rejected.take().expect("polled after completion").into()
 }
 
-/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds.
+/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Forgotten when they return.
 ///
 /// Not `thread::panicking()`, which is also true while a permit is dropped by somebody else's unwinding.
-pub(super) struct Unwinding<P: Permit>(Option<P>);
+pub(super) struct Unwinding<'a, P: Permit>(pub(super) &'a mut Option<P>);
 
-impl<P: Permit> Unwinding<P> {
-    #[inline(always)]
-    pub(super) const fn guard(permit: P) -> Self {
-        Self(Some(permit))
-    }
-
-    /// They have returned.
-    #[inline(always)]
-    pub(super) fn disarm(mut self) -> P {
-        self.0.take().expect("guarded")
-    }
-}
-
-impl<P: Permit> Drop for Unwinding<P> {
+impl<P: Permit> Drop for Unwinding<'_, P> {
     #[inline(always)]
     fn drop(&mut self) {
         if let Some(permit) = self.0.take() {

@@ -44,7 +44,9 @@ pub trait Forget: Clone {
 pub struct KeyedConfig {
     /// The most keys kept, from 1 to 16 777 216. Default 10 000.
     pub max_keys: usize,
-    /// A key not used for this long is forgotten when the next new key comes. Default 10 min; more than zero.
+    /// A key not used for this long is forgotten when a new key comes. When it was last used is known only as exactly as
+    /// new keys come: a use counts up to the next look for idle keys, made at most eight times in this time. Default
+    /// 10 min; more than zero.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub idle: Duration,
 }

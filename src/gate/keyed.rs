@@ -2,15 +2,15 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use hashbrown::{Equivalent, HashMap};
+use hashbrown::HashMap;
 
-use super::{Forget, Keeps, KeyBy, KeyedConfig, Policy};
+use super::{Forget, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Event, emit};
-use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
+use crate::sync::{Apart, Mutex, lane_count, lane_index};
 
 /// A policy per key, as a policy.
 ///
@@ -18,6 +18,9 @@ use crate::sync::{Mutex, MutexGuard, lane_count, lane_index};
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
 /// [`Event::KeyOverflow`] says so.
+///
+/// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
+/// look through all keys for each.
 ///
 /// A hit costs a lock that only this core takes, one hash, and no allocation.
 ///
@@ -51,36 +54,67 @@ pub struct Keyed<K, B, P> {
     inner: Arc<Inner<K, B, P>>,
 }
 
-struct Inner<K, B, P> {
-    by: B,
-    config: KeyedConfig,
-    make: Box<dyn Fn(&str) -> P + Send + Sync>,
+pub(super) struct Inner<K, B, P> {
+    pub(super) by: B,
+    pub(super) config: KeyedConfig,
+    pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
+    pub(super) overflow: OnceLock<P>,
     /// Every key. Locked for a key that its lane has not seen, before any lane.
-    all: Mutex<All<K, P>>,
+    pub(super) all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    lanes: Box<[Mutex<LaneMap<K, P>>]>,
+    pub(super) lanes: Box<[Lane<K, P>]>,
 }
 
-struct All<K, P> {
-    entries: HashMap<K, Known<P>>,
-    overflow: Option<P>,
-    swept: Moment,
+pub(super) struct All<K, P> {
+    pub(super) entries: HashMap<K, Known<P>>,
+    pub(super) swept: Moment,
+    /// New keys since a full map was last swept.
+    pub(super) fresh: usize,
 }
 
-struct Known<P> {
-    policy: P,
-    last_used: Moment,
+pub(super) struct Known<P> {
+    pub(super) policy: P,
+    pub(super) last_used: Moment,
 }
 
-type LaneMap<K, P> = HashMap<K, Used<P>>;
+/// What was found for a key that its lane has not seen.
+enum Found<R> {
+    Entered(R),
+    /// Nothing yet, but room for it.
+    Room,
+    Full,
+}
 
-struct Used<P> {
-    /// A count above one says that a call is just being admitted.
-    policy: Arc<P>,
-    /// For the calls that need nothing more: it is right here.
+pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
+type Lane<K, P> = Apart<Mutex<LaneMap<K, P>>>;
+
+pub(super) struct Used<P> {
     near: P,
+    /// What calls hold that `near` alone cannot serve; a count above one says that such a call is just being admitted.
+    lent: Option<Arc<P>>,
     /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
-    touched: bool,
+    pub(super) touched: bool,
+}
+
+impl<P: Forget> Used<P> {
+    const fn new(near: P) -> Self {
+        Self {
+            near,
+            lent: None,
+            touched: false,
+        }
+    }
+
+    fn lend(&mut self) -> Arc<P> {
+        let lent = &mut self.lent;
+        Arc::clone(lent.get_or_insert_with(|| Arc::new(self.near.clone())))
+    }
+
+    pub(super) fn is_busy(&self) -> bool {
+        self.lent
+            .as_ref()
+            .is_some_and(|lent| Arc::strong_count(lent) > 1)
+    }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
@@ -100,13 +134,14 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                 by,
                 config,
                 make: Box::new(make),
+                overflow: OnceLock::new(),
                 all: Mutex::new(All {
                     entries: HashMap::new(),
-                    overflow: None,
                     swept: Moment::START,
+                    fresh: 0,
                 }),
                 lanes: (0..lane_count())
-                    .map(|_| Mutex::new(HashMap::new()))
+                    .map(|_| Apart(Mutex::new(HashMap::new())))
                     .collect(),
             }),
         })
@@ -136,56 +171,42 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
     where
         B: KeyBy<Req, Key = K>,
     {
-        let inner = &*self.inner;
-        let look = inner.by.look(request);
-        let lane = &inner.lanes[lane_index(inner.lanes.len())];
-        if let Some(used) = lane.lock().get_mut(&look) {
-            used.touched = true;
-            return Arc::clone(&used.policy);
-        }
-        inner.miss(lane, &look, || inner.by.own(&look), now)
+        self.inner.find(request, now, Used::lend)
     }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
+    /// Enters the lane's own entry of this request's key, made if need be. `enter` runs under the lane's lock.
+    #[inline]
+    fn find<Req: ?Sized, R>(&self, request: &Req, now: &Now, enter: impl Fn(&mut Used<P>) -> R) -> R
+    where
+        B: KeyBy<Req, Key = K>,
+    {
+        let look = self.by.look(request);
+        let Apart(lane) = &self.lanes[lane_index(self.lanes.len())];
+        if let Some(used) = lane.lock().get_mut(&look) {
+            used.touched = true;
+            return enter(used);
+        }
+        self.miss(lane, &self.by.own(&look), now, enter)
+    }
+
     #[cold]
-    fn miss(
+    fn miss<R>(
         &self,
         lane: &Mutex<LaneMap<K, P>>,
-        look: &(impl Hash + Equivalent<K>),
-        own: impl FnOnce() -> K,
+        key: &K,
         now: &Now,
-    ) -> Arc<P> {
-        let moment = now.moment();
+        enter: impl Fn(&mut Used<P>) -> R,
+    ) -> R {
         let mut evicted = Vec::new();
-        let mut overflowed = false;
-        let policy = {
-            let mut all = self.all.lock();
-            if let Some(known) = all.entries.get_mut(look) {
-                known.last_used = moment;
-                Self::remember(lane, own(), &known.policy)
-            } else {
-                let full = all.entries.len() >= self.config.max_keys;
-                if full || moment.since(all.swept) >= self.config.idle / 8 {
-                    self.sweep(&mut all, now, &mut evicted);
-                }
-                if all.entries.len() < self.config.max_keys {
-                    let key = own();
-                    let policy = (self.make)(&key.to_string());
-                    let entry = Self::remember(lane, key.clone(), &policy);
-                    all.entries.insert(
-                        key,
-                        Known {
-                            policy,
-                            last_used: moment,
-                        },
-                    );
-                    entry
-                } else {
-                    overflowed = true;
-                    let overflow = all.overflow.get_or_insert_with(|| (self.make)("overflow"));
-                    Arc::new(overflow.clone())
-                }
+        let mut made = None;
+        let found = loop {
+            match self.find_kept(lane, key, made.take(), now, &mut evicted, &enter) {
+                // Out of the lock, for `make` is not ours.
+                Found::Room => made = Some((self.make)(&key.to_string())),
+                Found::Entered(entered) => break Some(entered),
+                Found::Full => break None,
             }
         };
         for gone in &evicted {
@@ -193,75 +214,61 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 source: gone.source(),
             });
         }
-        if overflowed {
-            emit(&Event::KeyOverflow {
-                source: policy.source(),
-                max_keys: self.config.max_keys,
-            });
-        }
-        policy
+        found.unwrap_or_else(|| self.overflow(enter))
     }
 
-    /// The lane's own entry, which another thread of the same lane may have made meanwhile.
-    fn remember(lane: &Mutex<LaneMap<K, P>>, key: K, policy: &P) -> Arc<P> {
-        let mut lane = lane.lock();
-        // Not touched: a miss has read the clock, so the key's last use is known exactly.
-        let used = lane.entry(key).or_insert_with(|| Used {
-            policy: Arc::new(policy.clone()),
-            near: policy.near(),
-            touched: false,
-        });
-        Arc::clone(&used.policy)
-    }
-
-    /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
-    /// of new keys does not sweep for each of them.
-    fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
-        let moment = now.moment();
-        all.swept = moment;
-        let mut lanes: Vec<MutexGuard<'_, LaneMap<K, P>>> =
-            self.lanes.iter().map(Mutex::lock).collect();
-        for lane in &mut lanes {
-            for (key, used) in lane.iter_mut() {
-                let busy = Arc::strong_count(&used.policy) > 1;
-                if std::mem::take(&mut used.touched) || busy {
-                    if let Some(known) = all.entries.get_mut(key) {
-                        known.last_used = moment;
-                    }
-                }
-            }
-        }
-        let mut candidates: Vec<(bool, Keeps, Moment, K)> = all
-            .entries
-            .iter()
-            .filter_map(|(key, known)| {
-                let busy = lanes.iter().any(|lane| {
-                    lane.get(key)
-                        .is_some_and(|used| Arc::strong_count(&used.policy) > 1)
-                });
-                let keeps = known.policy.keeps(now);
-                let idle = moment.since(known.last_used) >= self.config.idle;
-                (!busy && keeps < Keeps::Essentials)
-                    .then(|| (!idle, keeps, known.last_used, key.clone()))
-            })
-            .collect();
-        candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
-        let room = if all.entries.len() >= self.config.max_keys {
-            (self.config.max_keys / 16).max(1)
-        } else {
-            0
+    /// Looks among all keys, and keeps what was `made` if the key is new.
+    fn find_kept<R>(
+        &self,
+        lane: &Mutex<LaneMap<K, P>>,
+        key: &K,
+        made: Option<P>,
+        now: &Now,
+        evicted: &mut Vec<P>,
+        enter: impl Fn(&mut Used<P>) -> R,
+    ) -> Found<R> {
+        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
+        // clock, so the key's last use is known exactly.
+        let remember = |policy: &P| {
+            let mut lane = lane.lock();
+            let used = lane
+                .entry(key.clone())
+                .or_insert_with(|| Used::new(policy.near()));
+            Found::Entered(enter(used))
         };
-        for (number, (in_use, _, _, key)) in candidates.into_iter().enumerate() {
-            if in_use && number >= room {
-                break;
-            }
-            for lane in &mut lanes {
-                lane.remove(&key);
-            }
-            if let Some(known) = all.entries.remove(&key) {
-                evicted.push(known.policy);
-            }
+        let moment = now.moment();
+        let mut all = self.all.lock();
+        if let Some(known) = all.entries.get_mut(key) {
+            known.last_used = moment;
+            return remember(&known.policy);
         }
+        if self.is_sweep_due(&all, moment) {
+            self.sweep(&mut all, now, evicted);
+        }
+        if all.entries.len() >= self.config.max_keys {
+            all.fresh += 1;
+            return Found::Full;
+        }
+        let Some(policy) = made else {
+            return Found::Room;
+        };
+        all.fresh += 1;
+        let entered = remember(&policy);
+        let known = Known {
+            policy,
+            last_used: moment,
+        };
+        all.entries.insert(key.clone(), known);
+        entered
+    }
+
+    fn overflow<R>(&self, enter: impl Fn(&mut Used<P>) -> R) -> R {
+        let shared = self.overflow.get_or_init(|| (self.make)("overflow"));
+        emit(&Event::KeyOverflow {
+            source: shared.source(),
+            max_keys: self.config.max_keys,
+        });
+        enter(&mut Used::new(shared.clone()))
     }
 }
 
@@ -291,24 +298,10 @@ where
 
     #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
-        let inner = &*self.inner;
-        let look = inner.by.look(request);
-        let lane = &inner.lanes[lane_index(inner.lanes.len())];
-        let policy = {
-            let mut lane = lane.lock();
-            lane.get_mut(&look).map(|used| {
-                used.touched = true;
-                used.near
-                    .pass(request)
-                    .ok_or_else(|| Arc::clone(&used.policy))
-            })
-        };
-        match policy {
-            Some(Ok(permit)) => Ok(permit),
-            Some(Err(policy)) => policy.admit(request, now),
-            None => inner
-                .miss(lane, &look, || inner.by.own(&look), now)
-                .admit(request, now),
-        }
+        let entered = self.inner.find(request, now, |used| {
+            let passed = used.near.pass(request);
+            passed.ok_or_else(|| used.lend())
+        });
+        entered.or_else(|policy| policy.admit(request, now))
     }
 }

@@ -77,6 +77,7 @@ mod key;
 mod keyed;
 mod layer;
 mod service;
+mod sweep;
 
 pub use self::future::{AtResult, Finish, GateFuture};
 pub use self::keep::{Forget, Keeps, KeyedConfig};

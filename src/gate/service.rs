@@ -80,9 +80,10 @@ where
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
-                let unwinding = Unwinding::guard(permit);
+                let mut permit = Some(permit);
+                let unwinding = Unwinding(&mut permit);
                 let future = self.inner.call(request);
-                let permit = Some(unwinding.disarm());
+                std::mem::forget(unwinding);
                 GateFuture::running(future, permit, self.classify.clone(), self.finish.clone())
             }
             Err(rejected) => GateFuture::refused(rejected),

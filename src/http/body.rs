@@ -98,7 +98,12 @@ impl AtBodyEnd {
     {
         match judge(result, classify) {
             None => None,
-            Some(outcome) if outcome.kind == Kind::Success && !CallOptions::current_streams() => {
+            // An error has no body to go on with, even if it is taken for a success.
+            Some(outcome)
+                if outcome.kind == Kind::Success
+                    && result.is_ok()
+                    && !CallOptions::current_streams() =>
+            {
                 Some(Carried {
                     permit,
                     head: outcome,
@@ -131,6 +136,7 @@ impl AtBodyEnd {
                 wakes_for_deadline: false,
             }),
             call,
+            cut: false,
         }
     }
 }
@@ -139,7 +145,7 @@ impl AtBodyEnd {
 ///
 /// # Errors
 ///
-/// [`Error::Rejected`] when the idle limit or the deadline passes, else the body's own error.
+/// [`Error::Rejected`] when the idle limit or the deadline passes, after which it is over; else the body's own error.
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
 pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
@@ -150,6 +156,8 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     limits: Option<Limits>,
     /// `None` once it is settled.
     call: Option<Carried<P, C>>,
+    /// Whether a limit has passed: there is nothing more to come.
+    cut: bool,
 }
 
 #[derive(Debug)]
@@ -193,6 +201,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
         let mut this = self.project();
+        if *this.cut {
+            return Poll::Ready(None);
+        }
         match this.body.as_mut().poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.alarm.as_mut().disarm();
@@ -225,6 +236,7 @@ where
                     this.alarm.as_mut().arm(first);
                 }
                 ready!(this.alarm.poll(cx));
+                *this.cut = true;
                 let rejected = limits.passed();
                 if limits.wakes_for_deadline {
                     // The caller's time is over; that says nothing about the service.
@@ -238,10 +250,13 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.cut || self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.cut {
+            return SizeHint::with_exact(0);
+        }
         self.body.size_hint()
     }
 }

@@ -8,7 +8,7 @@ use super::answer::NotExecuted;
 use super::body::ClassifyEnd;
 use super::error::ErrorOutcome;
 use super::request::HttpResponse;
-use super::retry_after::retry_after;
+use super::retry_after::{asked, retry_after};
 use crate::call::Call;
 use crate::outcome::{Again, Classify, Outcome};
 
@@ -21,7 +21,7 @@ use crate::outcome::{Again, Classify, Outcome};
 /// | 429, and 503 that names a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
 /// | other 5xx, and what is above | transient, never repeated |
-/// | 409 that names a wait: the same operation is still running | neutral, may be repeated |
+/// | 409 with `Retry-After`: the same operation is still running | neutral, may be repeated |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
 /// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
@@ -74,7 +74,11 @@ impl ByStatus {
         if status.as_u16() < 400 {
             return Outcome::SUCCESS;
         }
-        let wait = retry_after(response);
+        let wait = match status {
+            // A quota that is spent says nothing about the operation in progress.
+            StatusCode::CONFLICT => asked(response.headers()),
+            _ => retry_after(response),
+        };
         if response.extensions().get::<NotExecuted>().is_some() {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
@@ -122,10 +126,12 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 /// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
 /// never does, so a 425 to a retry would come again and again.
 fn too_early() -> Outcome {
-    let first = Call::current().attempt <= 1;
-    Outcome::PERMANENT
-        .not_executed()
-        .repeat(if first { Again::Allowed } else { Again::Never })
+    let again = if Call::current().is_repeat() {
+        Again::Never
+    } else {
+        Again::Allowed
+    };
+    Outcome::PERMANENT.not_executed().repeat(again)
 }
 
 /// What the server says about trying again; a veto outweighs everything.
@@ -149,6 +155,7 @@ mod tests {
     use ::http::Response;
 
     use super::*;
+    use crate::outcome::Kind;
 
     fn meaning(status: u16, headers: &[(&'static str, &'static str)]) -> Outcome {
         let mut response = Response::builder().status(status);
@@ -206,6 +213,13 @@ mod tests {
             meaning(409, &[("retry-after", "1")]),
             Outcome::NEUTRAL.repeat(Again::Allowed).wait(wait)
         );
+    }
+
+    #[test]
+    fn a_spent_quota_does_not_make_a_conflict_passing() {
+        let spent = [("ratelimit", "\"default\";r=0;t=1")];
+        assert_eq!(meaning(409, &spent).kind, Kind::Permanent);
+        assert_eq!(meaning(503, &spent).kind, Kind::Overloaded);
     }
 
     #[test]

@@ -42,8 +42,8 @@ pub enum Keys {
 /// once, never refused: reqwest's requests with a streaming body, for one.
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
-/// count. An `early-data` header is not repeated (RFC 8470). Each attempt of an `http` request carries its number as a
-/// [`Call`] in its extensions.
+/// count. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
+/// number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
 /// use buttress::http::{Keys, Replay};
@@ -59,6 +59,7 @@ pub struct Replay {
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
+    once: bool,
 }
 
 impl Default for Replay {
@@ -75,7 +76,14 @@ impl Replay {
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
+            once: false,
         }
+    }
+
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(crate) fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
     }
 
     /// Which servers honour idempotency keys.
@@ -116,6 +124,9 @@ impl Replay {
         request: &R,
         copy: impl FnOnce(&R) -> Option<R>,
     ) -> Option<Kept<R>> {
+        if self.once {
+            return None;
+        }
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
@@ -123,11 +134,7 @@ impl Replay {
         let safe = idempotent || self.has_honoured_key(request);
         let mut request = copy(request)?;
         request.headers_mut().remove(EARLY_DATA);
-        Some(Kept {
-            request,
-            attempt: 1,
-            safe,
-        })
+        Some(Kept { request, safe })
     }
 
     fn has_honoured_key<R: HttpRequest>(&self, request: &R) -> bool {
@@ -172,15 +179,13 @@ fn is_idempotent(method: &Method) -> bool {
 /// What [`Replay`] keeps of a request.
 pub struct Kept<R> {
     request: R,
-    attempt: u32,
     safe: bool,
 }
 
 impl<R> Kept<R> {
-    /// Counts another attempt: its number, and the request to copy.
-    pub(crate) fn next(&mut self) -> (u32, &R) {
-        self.attempt = self.attempt.saturating_add(1);
-        (self.attempt, &self.request)
+    /// The request to copy.
+    pub(crate) const fn request(&self) -> &R {
+        &self.request
     }
 
     pub(crate) fn is_safe(&self) -> bool {
@@ -192,7 +197,6 @@ impl<R> Kept<R> {
 impl<R> fmt::Debug for Kept<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept")
-            .field("attempt", &self.attempt)
             .field("safe", &self.safe)
             .finish_non_exhaustive()
     }
@@ -205,17 +209,18 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
     fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
         self.number(1, request.headers_mut());
-        request
-            .extensions_mut()
-            .insert(Call::new(1, saved.is_none()));
+        // Set only where a retry further out has set its own: a first insertion allocates.
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            *call = Call::new(1, saved.is_none());
+        }
         (request, saved)
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
-        let (attempt, request) = saved.next();
-        let mut request = request.clone();
-        self.number(attempt, request.headers_mut());
-        request.extensions_mut().insert(Call::new(attempt, false));
+        let call = Call::current();
+        let mut request = saved.request().clone();
+        self.number(call.attempt, request.headers_mut());
+        request.extensions_mut().insert(call);
         Some(request)
     }
 
@@ -256,6 +261,7 @@ mod tests {
     }
 
     fn again(replay: &Replay, saved: Option<Kept<Sent>>) -> Sent {
+        let _second = Call::new(2, false).enter();
         Repeat::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
     }
 
@@ -339,7 +345,8 @@ mod tests {
         let (first, saved) = replay.first(request("GET"));
         let second = again(&replay, saved);
         for (attempt, request) in [(1, first), (2, second)] {
-            assert_eq!(request.extensions().get::<Call>().unwrap().attempt, attempt);
+            let number = request.extensions().get::<Call>().map(|call| call.attempt);
+            assert_eq!(number.unwrap_or(1), attempt);
             assert_eq!(
                 request.headers()["x-envoy-attempt-count"],
                 attempt.to_string()

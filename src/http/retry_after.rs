@@ -24,9 +24,15 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 pub fn retry_after<R: HttpResponse>(response: &R) -> Option<Duration> {
     let headers = response.headers();
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    asked(headers).or_else(|| {
+        quota::reset(text(headers, RATE_LIMIT).as_slice(), limited).map(|wait| wait.min(LONGEST))
+    })
+}
+
+/// The wait that the server asks for in so many words, not that of a quota.
+pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
     millis(headers)
         .or_else(|| seconds_or_date(headers))
-        .or_else(|| quota::reset(text(headers, RATE_LIMIT).as_slice(), limited))
         .map(|wait| wait.min(LONGEST))
 }
 

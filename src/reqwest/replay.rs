@@ -2,6 +2,7 @@
 
 use ::reqwest::Request;
 
+use crate::call::Call;
 use crate::http::{HttpRequest, Kept, Replay};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
@@ -18,9 +19,8 @@ impl Repeat<Request> for Replay {
     }
 
     fn again(&self, saved: &mut Kept<Request>) -> Option<Request> {
-        let (attempt, request) = saved.next();
-        let mut request = request.try_clone()?;
-        self.number(attempt, request.headers_mut());
+        let mut request = saved.request().try_clone()?;
+        self.number(Call::current().attempt, request.headers_mut());
         Some(request)
     }
 
@@ -53,6 +53,7 @@ mod tests {
             &saved,
             &Outcome::TRANSIENT
         ));
+        let _second = Call::new(2, false).enter();
         let again = Repeat::<Request>::again(&replay, &mut saved).unwrap();
         assert_eq!(again.body().unwrap().as_bytes(), Some(&b"one of each"[..]));
         assert_eq!(again.headers()["x-order"], "7");

@@ -49,7 +49,7 @@ impl<F: Future> Attempt<F> {
         *this.spent_below |= entered.spent_below();
         let result = ready!(polled);
         this.future.set(None);
-        entered.go_on(Call::new(this.call.attempt, false));
+        entered.go_on(this.call.not_last());
         Poll::Ready((result, Judging(entered)))
     }
 }

@@ -14,23 +14,25 @@ use crate::error::ConfigError;
 )]
 #[non_exhaustive]
 pub struct RetryConfig {
-    /// The most attempts a call makes, the first one included. From 1, which repeats only what certainly was not executed.
+    /// The most attempts a call makes, the first one included. From 1, which repeats only what certainly was not executed. Default
+    /// 3.
     pub max_attempts: u32,
-    /// The waits between attempts.
+    /// The waits between attempts. Default: see [`backoff`](crate::backoff).
     pub backoff: Backoff,
     /// The base of the backoff after an answer that says the service is limiting but names no wait. The backoff's cap holds for
-    /// it too.
+    /// it too. Default 1 s; any.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub overloaded_base: Duration,
     /// How much longer than the backoff's a wait that the server asks for may be. If it is longer still, the call is not
-    /// repeated: the caller gets that answer at once.
+    /// repeated: the caller gets that answer at once. Default 5 s; any.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_hint: Duration,
-    /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`: a
-    /// refusal ends the retry at once.
+    /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`, the
+    /// default: a refusal ends the retry at once.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub retry_rejections: Option<Duration>,
     /// Whether to repeat what a retry layer further in has already repeated as often as it may. The attempts of both multiply.
+    /// Default: no.
     pub retry_spent_below: bool,
 }
 

@@ -16,6 +16,7 @@ use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
+use crate::call::Call;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
@@ -207,7 +208,12 @@ where
         };
         let deadline = this.progress.deadline();
         let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
-        match ready.map(|()| repeat.again(saved)) {
+        let again = |()| {
+            // What is sent may carry the number of its attempt.
+            let _entered = this.progress.upcoming(rules).map(Call::enter);
+            repeat.again(saved)
+        };
+        match ready.map(again) {
             Ok(Some(attempt)) => {
                 let call = this.progress.begin(rules, true);
                 let next = Attempt::new(call, || service.call(attempt));

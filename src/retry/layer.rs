@@ -12,7 +12,6 @@ use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
 use crate::budget::{BudgetConfig, RetryBudget};
-use crate::call::Call;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
 use crate::event::{RetryStop, Source};
@@ -175,7 +174,7 @@ impl<R, C, K> RetryLayer<R, C, K> {
             let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
             let spent_below = attempt.spent_below();
             let judged = {
-                let _attempt = Call::new(scope.attempt, false).enter();
+                let _attempt = scope.not_last().enter();
                 judge(&result, &classify)
             };
             let outcome = match judged {

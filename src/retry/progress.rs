@@ -69,6 +69,11 @@ impl Progress {
         self.wishes.is_none_or(|wishes| wishes.retry)
     }
 
+    /// What the next attempt is to be told, if it begins.
+    pub(super) fn upcoming(&self, rules: Rules<'_>) -> Option<Call> {
+        self.course.as_ref().map(|course| course.upcoming(rules))
+    }
+
     /// The next attempt begins: what it is to be told.
     #[inline]
     pub(super) fn begin(&mut self, rules: Rules<'_>, repeatable: bool) -> Call {
@@ -174,19 +179,31 @@ impl Course {
         }
     }
 
+    fn upcoming(&self, rules: Rules<'_>) -> Call {
+        let mut machine = self.machine;
+        machine.begin(self.counted);
+        Call::new(machine.attempts(), machine.is_last(rules.config)).repeating()
+    }
+
     fn begin(&mut self, rules: Rules<'_>) -> Call {
+        let call = self.upcoming(rules);
         self.machine.begin(self.counted);
         if let Some(paid) = &mut self.paid {
             paid.started();
         }
-        Call::new(self.machine.attempts(), self.machine.is_last(rules.config))
+        call
     }
 
     fn failed(&mut self, rules: Rules<'_>, finished: &Finished, now: &Now) -> Option<Duration> {
         let outcome = finished.outcome;
-        // The retry that came to this is over.
-        self.paid = None;
-        self.good = outcome.is_good();
+        // The retry that came to this is over. One that a layer further in refused never reached the service.
+        if let Some(mut paid) = self.paid.take() {
+            if finished.refusal.is_some() && outcome.executed == Executed::No {
+                paid.refused();
+            }
+        }
+        self.good =
+            outcome.is_good() && !rules.budget.is_some_and(|budget| budget.counts(&outcome));
         if outcome.executed == Executed::Maybe {
             self.executed = Executed::Maybe;
         }

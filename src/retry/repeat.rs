@@ -24,7 +24,7 @@ pub trait Repeat<Req> {
     /// The first attempt, and what is kept for further ones. `None`: it is sent once, whatever happens.
     fn first(&self, request: Req) -> (Self::Attempt, Option<Self::Saved>);
 
-    /// Another attempt; `None` if there can be none any more.
+    /// Another attempt; `None` if there can be none any more. [`Call::current`](crate::Call::current) is that attempt.
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
     /// Whether this request may be repeated after a failure that the service may have acted on. (After one that it

@@ -36,8 +36,8 @@ struct Handles {
     gauge: OnceLock<Gauge>,
     wait: OnceLock<Histogram>,
     calls: [OnceLock<Histogram>; 3],
-    /// The newest move shown by the gauge.
-    sequence: AtomicU64,
+    /// The number of the newest move, and below it, in [`LEVEL_BITS`], the level it led to.
+    newest: AtomicU64,
 }
 
 /// Finds the handles of this source, or registers them.
@@ -114,10 +114,7 @@ impl Handles {
                     ],
                 )
                 .increment(1);
-                // Emitted after the lock, so an older move may come later: the gauge must not go back to it.
-                if self.sequence.fetch_max(sequence, Ordering::AcqRel) < sequence {
-                    self.gauge(recorder, STATE, source).set(level(moved.to));
-                }
+                self.show(self.gauge(recorder, STATE, source), sequence, moved.to);
             }
             Event::Retry { wait, outcome, .. } => {
                 counter(RETRIES, &[("outcome", outcome.kind.as_str())]).increment(1);
@@ -148,7 +145,10 @@ impl Handles {
                 }
             }
             Event::KeyEvicted { .. } => {
-                counter(EVICTED, &[("layer", source.layer())]).increment(1);
+                // Without the name: a flood of keys would leave a series for each.
+                let layer = Label::from_static_parts("layer", source.layer());
+                let key = Key::from_parts(EVICTED, vec![layer]);
+                recorder.register_counter(&key, &METADATA).increment(1);
                 // The facade cannot delete a series: at least it says nothing untrue any more.
                 if let Some(gauge) = self.gauge.get() {
                     gauge.set(0.0);
@@ -157,6 +157,25 @@ impl Handles {
             Event::KeyOverflow { .. } => {
                 counter(OVERFLOW, &[("layer", source.layer())]).increment(1);
             }
+        }
+    }
+
+    /// Moves are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
+    /// not go back to it.
+    fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
+        let mut told = sequence << LEVEL_BITS | u64::from(level(state));
+        if self.newest.fetch_max(told, Ordering::AcqRel) >= told {
+            return;
+        }
+        loop {
+            let [level, ..] = told.to_le_bytes();
+            gauge.set(f64::from(level & ((1 << LEVEL_BITS) - 1)));
+            // Whoever sets last must have set the newest.
+            let newest = self.newest.load(Ordering::Acquire);
+            if newest == told {
+                break;
+            }
+            told = newest;
         }
     }
 
@@ -193,14 +212,16 @@ fn call_slot(outcome: &str) -> Option<usize> {
         .position(|frequent| *frequent == outcome)
 }
 
-fn level(state: BreakerState) -> f64 {
+const LEVEL_BITS: u32 = 3;
+
+fn level(state: BreakerState) -> u8 {
     match state {
-        BreakerState::Closed => 0.0,
-        BreakerState::HalfOpen => 1.0,
-        BreakerState::Open => 2.0,
-        BreakerState::ForcedOpen => 3.0,
-        BreakerState::Isolated => 4.0,
-        BreakerState::Disabled => 5.0,
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+        BreakerState::ForcedOpen => 3,
+        BreakerState::Isolated => 4,
+        BreakerState::Disabled => 5,
     }
 }
 

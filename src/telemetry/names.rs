@@ -68,7 +68,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         EVICTED,
         Type::Counter,
         Unit::Count,
-        "keys forgotten; labels layer, name",
+        "keys forgotten; label layer",
     ),
     (
         OVERFLOW,

@@ -1,5 +1,6 @@
 //! An inner service that holds a layer to tower's contract.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomPinned;
@@ -43,7 +44,7 @@ type Script<Res, E> = Box<dyn Fn(usize) -> Step<Res, E> + Send + Sync>;
 struct Shared<Req, Res, E> {
     script: Script<Res, E>,
     /// What `poll_ready` does before the service becomes ready: a pending poll, or an error.
-    readiness: Mutex<Vec<Option<E>>>,
+    readiness: Mutex<VecDeque<Option<E>>>,
     requests: Mutex<Vec<Req>>,
     calls: AtomicUsize,
     clones: AtomicUsize,
@@ -57,7 +58,7 @@ impl<Req, Res, E> Strict<Req, Res, E> {
         Self {
             shared: Arc::new(Shared {
                 script: Box::new(script),
-                readiness: Mutex::new(Vec::new()),
+                readiness: Mutex::new(VecDeque::new()),
                 requests: Mutex::new(Vec::new()),
                 calls: AtomicUsize::new(0),
                 clones: AtomicUsize::new(0),
@@ -68,14 +69,14 @@ impl<Req, Res, E> Strict<Req, Res, E> {
         }
     }
 
-    /// The next `poll_ready` of any clone is pending, and does not wake its caller.
+    /// The next `poll_ready` of any clone, after those scripted before, is pending, and does not wake its caller.
     pub fn pend_once(&self) {
-        self.shared.readiness.lock().push(None);
+        self.shared.readiness.lock().push_back(None);
     }
 
-    /// The next `poll_ready` of any clone returns this error.
+    /// The next `poll_ready` of any clone, after those scripted before, returns this error.
     pub fn fail_ready_once(&self, error: E) {
-        self.shared.readiness.lock().push(Some(error));
+        self.shared.readiness.lock().push_back(Some(error));
     }
 
     /// How often it was called, all clones together.
@@ -122,13 +123,12 @@ impl<Req, Res, E> Service<Req> for Strict<Req, Res, E> {
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.shared.ready_polls.fetch_add(1, Ordering::SeqCst);
-        match self.shared.readiness.lock().pop() {
+        let scripted = self.shared.readiness.lock().pop_front();
+        self.ready = scripted.is_none();
+        match scripted {
             Some(None) => Poll::Pending,
             Some(Some(error)) => Poll::Ready(Err(error)),
-            None => {
-                self.ready = true;
-                Poll::Ready(Ok(()))
-            }
+            None => Poll::Ready(Ok(())),
         }
     }
 
@@ -208,5 +208,40 @@ impl<Req, Res, E> fmt::Debug for Strict<Req, Res, E> {
 impl<Req, Res, E> fmt::Debug for StrictFuture<Req, Res, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StrictFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+
+    fn ready(service: &mut Strict<(), (), &'static str>) -> Poll<Result<(), &'static str>> {
+        service.poll_ready(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn readiness_follows_its_script_in_order() {
+        let mut service: Strict<(), (), _> = Strict::new(|_| Step::Answer(Ok(())));
+        service.pend_once();
+        service.fail_ready_once("down");
+        assert_eq!(ready(&mut service), Poll::Pending);
+        assert_eq!(ready(&mut service), Poll::Ready(Err("down")));
+        assert_eq!(ready(&mut service), Poll::Ready(Ok(())));
+        let future = pin!(service.call(()));
+        let answer = future.poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(answer, Poll::Ready(Ok(())));
+    }
+
+    #[test]
+    #[should_panic(expected = "called without having been polled ready")]
+    fn what_was_ready_and_is_pending_may_not_be_called() {
+        let mut service: Strict<(), (), _> = Strict::new(|_| Step::Answer(Ok(())));
+        assert_eq!(ready(&mut service), Poll::Ready(Ok(())));
+        service.pend_once();
+        assert_eq!(ready(&mut service), Poll::Pending);
+        drop(service.call(()));
     }
 }

@@ -4,6 +4,9 @@
 //! A row keeps what its source does and expects, in words. What is run here stands below it in `cases`. Where this crate
 //! differs on purpose, `ours` says what it does instead and `reason` why. A row whose pattern does not exist yet is `waiting`;
 //! one that cannot be driven from the outside is `shown` by the unit test it names. None is skipped in silence.
+//!
+//! In the words of the sources: `S` success, `F` failure, `N` neutral, `R` refused; C closed, O open, H half-open, I isolated,
+//! M metrics only.
 
 #![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause, Window};
 use buttress::testing::{Step, seed};
 use buttress::{
-    DeadlineLayer, Error, ErrorIsTransient, Executed, Outcome, Reason, TimeoutLayer, classify_fn,
+    DeadlineLayer, Error, ErrorIsTransient, Event, Executed, Outcome, Reason, TimeoutLayer,
+    classify_fn, subscribe,
 };
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
@@ -905,4 +906,72 @@ fn results_of_many_threads_are_all_counted() {
     });
     let snapshot = breaker.snapshot();
     assert_eq!((snapshot.total, snapshot.failed), (80_000, 8_000));
+}
+
+#[test]
+fn whoever_waits_for_a_move_is_woken_although_an_observer_panics() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let breaker = breaker("panicking-observer", three_in_a_row());
+    let mut changes = breaker.changes();
+    let mut changed = pin!(changes.changed());
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Arc::clone(&woken).into();
+    let mut cx = Context::from_waker(&waker);
+    assert!(changed.as_mut().poll(&mut cx).is_pending());
+    let subscription = subscribe(|event: &Event<'_>| {
+        let name = &**event.source().name();
+        assert!(name != "panicking-observer", "scripted panic");
+    });
+    assert!(panics(|| breaker.isolate()));
+    drop(subscription);
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert_eq!(changed.poll(&mut cx), Poll::Ready(Isolated));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_is_leaked_is_given_up_when_its_lease_is_over() {
+    let config = three_in_a_row();
+    let breaker = half_open("leaked", config).await;
+    std::mem::forget(breaker.try_acquire().unwrap());
+    breaker.try_acquire().unwrap_err();
+    advance(config.probe_lease + config.open_for).await;
+    settle(&breaker, 1, Outcome::SUCCESS);
+    assert_eq!(breaker.state(), Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_under_way_when_the_slow_rule_comes_on_are_not_slow() {
+    let breaker = breaker("slow-comes-on", three_in_a_row());
+    let under_way = [(); 5].map(|()| breaker.try_acquire().unwrap());
+    let config = three_in_a_row().slow_rate(Some(0.5)).min_calls(1);
+    breaker.reconfigure(config).unwrap();
+    advance(60 * SECOND).await;
+    for permit in under_way {
+        permit.settle(Outcome::SUCCESS);
+    }
+    assert_eq!((breaker.state(), breaker.snapshot().slow), (Closed, 0));
+}
+
+#[test]
+fn handles_permits_and_futures_go_to_other_threads() {
+    use buttress::breaker::{BreakerPermit, Changes};
+    use buttress::gate::{AtResult, By, GateFuture, Keyed};
+
+    fn anywhere<T: Send + Sync + Unpin + 'static>() {}
+    anywhere::<Breaker>();
+    anywhere::<BreakerPermit>();
+    anywhere::<Changes>();
+    anywhere::<BreakerLayer<ErrorIsTransient>>();
+    anywhere::<Keyed<String, By<fn(&str) -> String>, Breaker>>();
+    anywhere::<GateFuture<std::future::Ready<()>, BreakerPermit, ErrorIsTransient, AtResult>>();
 }

@@ -1,5 +1,6 @@
 //! Dropped at any point, or torn apart by a panic: nothing stays held.
 
+use std::cell::RefCell;
 use std::pin::Pin;
 
 use buttress::backoff::{Backoff, Jitter};
@@ -11,7 +12,9 @@ use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::testing::Step;
-use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use buttress::{
+    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat,
+};
 use tokio::time::advance;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneSyncService;
@@ -348,4 +351,20 @@ async fn a_deadline_that_passes_drops_what_is_inside_at_once() {
     // The caller still keeps the future.
     held.check("deadline");
     drop(call);
+}
+
+#[test]
+fn a_call_that_lives_as_long_as_its_thread_is_dropped_without_a_panic() {
+    thread_local! {
+        static KEPT: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>> = const { RefCell::new(None) };
+    }
+    let thread = std::thread::spawn(|| {
+        // Touched first, so it goes last: after what the crate itself keeps for this thread.
+        KEPT.set(None);
+        let mut call: Pin<Box<dyn Future<Output = ()>>> =
+            Box::pin(CallOptions::new().key("k").scope(std::future::pending()));
+        assert!(poll(call.as_mut()).is_pending());
+        KEPT.set(Some(call));
+    });
+    thread.join().unwrap();
 }

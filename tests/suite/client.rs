@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress::breaker::{BreakerConfig, BreakerState, Window};
-use buttress::http::{Client, ClientConfig, ClientLayer, Keys, client};
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
+use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::RetryConfig;
 use buttress::testing::{Step, Strict};
-use buttress::{Backoff, CallOptions, Deadline, Error, Executed, Jitter, Reason};
+use buttress::{
+    Backoff, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Outcome, Reason,
+};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
@@ -297,6 +300,46 @@ async fn where_keys_are_honoured_a_post_is_repeated_with_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_that_came_too_early_is_repeated_once() {
+    let server: Server = Strict::new(|_| status(425));
+    let (_, stack) = stack(plain(), &server);
+    let mut early = post();
+    early.headers_mut().insert("early-data", 1.into());
+    assert_eq!(stack.oneshot(early).await.unwrap().status(), 425);
+    let early = |sent: &Request<String>| sent.headers().contains_key("early-data");
+    let sent: Vec<_> = server.take_requests().iter().map(early).collect();
+    assert_eq!(sent, [true, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_in_the_extensions_is_that_of_the_call() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    // Not executed, so repeated uncounted; then a failure that counts.
+    let server: Server = Strict::new(move |call| {
+        told.lock().unwrap().push(Call::current());
+        status([425, 503, 200][call])
+    });
+    let (_, stack) = stack(plain().breaker(None), &server);
+    assert_eq!(stack.oneshot(get()).await.unwrap().status(), 200);
+    // A first attempt carries none: that would allocate.
+    let number =
+        |sent: &Request<String>| sent.extensions().get::<Call>().map_or(1, |of| of.attempt);
+    let sent: Vec<_> = server.take_requests().iter().map(number).collect();
+    let seen: Vec<_> = seen.lock().unwrap().iter().map(|of| of.attempt).collect();
+    assert_eq!(seen, [1, 1, 2]);
+    assert_eq!(sent, seen);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_retries_even_what_was_not_executed_is_sent_once() {
+    let server: Server = Strict::new(|_| status(425));
+    let (_, stack) = stack(plain().retry(None), &server);
+    assert_eq!(stack.oneshot(get()).await.unwrap().status(), 425);
+    assert_eq!(server.calls(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_key_the_caller_chose_makes_his_post_repeatable() {
     let server: Server = Strict::new(|call| if call == 0 { status(503) } else { status(201) });
     let (_, stack) = stack(plain().breaker(None), &server);
@@ -496,4 +539,45 @@ async fn a_stream_on_purpose_has_no_limits_and_is_settled_at_its_head() {
     body.frame().await.unwrap().unwrap();
     body.frame().await.unwrap().unwrap_err();
     assert_eq!(state(&layer), BreakerState::Closed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_was_cut_short_is_over() {
+    let server = serves(&[Bite::Hang]);
+    let (_, stack) = stack(plain().breaker(None), &server);
+    let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
+    assert!(body.frame().await.unwrap().is_err());
+    assert!(
+        body.frame().await.is_none(),
+        "who reads on after an error must come to an end"
+    );
+    assert!(body.is_end_stream());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_that_is_taken_for_a_success_is_one() {
+    /// Whatever comes is fine.
+    #[derive(Clone)]
+    struct AllIsWell;
+    impl<Res, E> Classify<Res, E> for AllIsWell {
+        fn classify(&self, _: Result<&Res, &E>) -> Outcome {
+            Outcome::SUCCESS
+        }
+    }
+    impl ClassifyEnd for AllIsWell {}
+    let one_failure = BreakerConfig::default()
+        .consecutive(Some(1))
+        .consecutive_over(Duration::ZERO)
+        .probes(1)
+        .open_jitter(0.0);
+    let breaker = Breaker::new("well", one_failure).unwrap();
+    breaker.try_acquire().unwrap().settle(Outcome::TRANSIENT);
+    tokio::time::advance(2 * SECOND).await;
+    let server: Server = Strict::new(|_| Step::Answer(Err(Broken)));
+    let lifted = server.clone().map_err(Error::Inner);
+    let stack = BreakerLayer::new(breaker.clone(), AllIsWell)
+        .finish(AtBodyEnd::new("well", SECOND))
+        .layer(lifted);
+    assert!(stack.oneshot(get()).await.is_err());
+    assert_eq!(breaker.state(), BreakerState::Closed, "the probe succeeded");
 }

@@ -162,3 +162,14 @@ async fn a_minted_key_makes_nothing_repeatable_until_it_is_said_to_be_honoured()
     layered.oneshot(request("POST")).await.unwrap();
     assert!(!may_repeat(&Replay::new(), notes.last()));
 }
+
+#[tokio::test]
+async fn the_options_of_a_call_show_no_key() {
+    let options = CallOptions::new().key("order-4711");
+    let shown = format!("{options:?}");
+    assert!(!shown.contains("4711"), "{shown}");
+    let scope = options.scope(std::future::ready(()));
+    let shown = format!("{scope:?}");
+    assert!(!shown.contains("4711"), "{shown}");
+    scope.await;
+}

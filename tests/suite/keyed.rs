@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::clock::Now;
-use buttress::gate::{By, ByStr, Keyed, KeyedConfig, by, by_str};
+use buttress::event::Source;
+use buttress::gate::{By, ByStr, Forget, Keeps, Keyed, KeyedConfig, by, by_str};
 use buttress::testing::Step;
 use buttress::{Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
@@ -351,4 +352,69 @@ async fn a_call_keeps_its_policy_although_its_key_is_forgotten_meanwhile() {
     assert_eq!(second.await, Ok("late"));
     drop(service);
     assert_eq!(first.await.unwrap(), Ok("late"));
+}
+
+#[test]
+fn a_flood_of_new_keys_does_not_look_through_all_keys_for_each() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static LOOKS: AtomicUsize = AtomicUsize::new(0);
+
+    /// The keys below the given one must stay.
+    #[derive(Clone)]
+    struct Kept(Arc<Source>, Keeps);
+    impl Forget for Kept {
+        fn keeps(&self, _: &Now) -> Keeps {
+            LOOKS.fetch_add(1, Ordering::Relaxed);
+            self.1
+        }
+        fn source(&self) -> &Source {
+            &self.0
+        }
+    }
+
+    // None can go, or only the newest.
+    for stay in [1600, 1599] {
+        let own: fn(&u32) -> u32 = |key| *key;
+        let keyed = Keyed::new(by(own), at_most(1600), move |key| {
+            let stays = key.parse::<u32>().is_ok_and(|key| key < stay);
+            let keeps = [Keeps::Nothing, Keeps::Essentials][usize::from(stays)];
+            Kept(Arc::new(Source::new("flood", key)), keeps)
+        })
+        .unwrap();
+        for key in 0..1600 {
+            keyed.get(&key, &Now::unread());
+        }
+        LOOKS.store(0, Ordering::Relaxed);
+        let now = Now::unread();
+        for key in 1600..3200 {
+            keyed.get(&key, &now);
+        }
+        let looks = LOOKS.load(Ordering::Relaxed);
+        assert!(looks <= 40 * 1600, "{looks} looks for 1600 new keys");
+        assert_eq!(keyed.len(), 1600);
+    }
+}
+
+#[test]
+fn what_makes_a_policy_may_ask_the_map() {
+    use std::sync::{OnceLock, mpsc};
+    static MAP: OnceLock<PerNumber> = OnceLock::new();
+
+    let (done, finished) = mpsc::channel();
+    std::thread::spawn(move || {
+        let own: fn(&u32) -> u32 = |key| *key;
+        let map = Keyed::new(by(own), at_most(1), |key| {
+            let map = MAP.get().expect("made before");
+            Breaker::new(format!("{key} after {}", map.len()), three_in_a_row()).unwrap()
+        });
+        let map = MAP.get_or_init(|| map.unwrap());
+        let names = [1, 2, 3].map(|key| {
+            let policy = get(map, key);
+            policy.isolate();
+            policy.name().to_string()
+        });
+        done.send(names).unwrap();
+    });
+    let names = finished.recv_timeout(10 * SECOND).expect("no deadlock");
+    assert_eq!(names, ["1 after 0", "overflow after 1", "overflow after 1"]);
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use buttress::http::{ByStatus, ErrorOutcome};
+use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
 use buttress::reqwest::SendThrough;
 use buttress::{Classify, Error, Outcome, TimeoutLayer};
-use tower::ServiceBuilder;
+use tower::{Layer, ServiceBuilder};
 
 use crate::http::{Does, NOT_CONNECTED, NOT_PROCESSED, nobody, server};
 
@@ -138,4 +138,23 @@ async fn an_error_made_of_a_status_means_what_the_status_does() {
         answer.error_for_status().unwrap_err().outcome(),
         Outcome::TRANSIENT
     );
+}
+
+#[tokio::test]
+async fn through_the_standard_stack_a_response_stays_reqwests_own() {
+    fn is_shared<S: Clone + Send + Sync + 'static>(_: &S) {}
+    let missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nhello";
+    let stack = buttress::http::client("reqwest", ClientConfig::default())
+        .unwrap()
+        .layer(client());
+    is_shared(&stack);
+    let address = server(Does::Answer(missing)).await;
+    let url = format!("http://{address}/a?b");
+    let answer = client().get(&url).send_through(&stack);
+    let answer = tokio::spawn(answer).await.unwrap().unwrap();
+    assert_eq!(answer.url().as_str(), url);
+    assert_eq!(answer.content_length(), Some(5));
+    assert_eq!(answer.remote_addr(), Some(address));
+    let error = answer.error_for_status().unwrap_err();
+    assert_eq!(error.url().map(reqwest::Url::as_str), Some(url.as_str()));
 }

@@ -449,6 +449,16 @@ async fn a_refusal_of_our_own_ends_the_call_at_once_and_costs_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_that_was_refused_further_in_returns_its_token() {
+    let refused = refuse(refusal(Reason::CircuitOpen, None));
+    let inner = Scripted::new([err(BAD), refused]);
+    let (layer, budget) = paid(plain(), 5);
+    assert!(send(&layer.layer(inner.clone()), 1).await.is_err());
+    assert_eq!(inner.count(), 2);
+    assert_eq!(tenths(&budget), 50, "it never reached the service");
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_are_waited_for_by_choice_but_never_an_open_circuit() {
     let config = plain().retry_rejections(Some(MS(500)));
     for (reason, wait, attempts) in [
@@ -978,6 +988,15 @@ async fn grpcs_throttle_runs_its_own_test_through_the_layer() {
             (17, false, 50),
         ]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_grpcs_throttle_counts_deposits_nothing() {
+    let budget = RetryBudget::new("veto", BudgetConfig::throttle(10, 0.5)).unwrap();
+    let layer = layer("veto", plain()).budget(budget.clone());
+    let vetoed = Scripted::new([err(Outcome::PERMANENT.repeat(Again::Never))]);
+    assert!(send(&layer.layer(vetoed), 1).await.is_err());
+    assert_eq!(tenths(&budget), 90);
 }
 
 // ── events ──────────────────────────────────────────────────────────────────

@@ -237,7 +237,7 @@ async fn the_gauges_of_a_forgotten_key_are_cleared() {
     keyed.get(&"second".to_owned(), &Now::unread());
     let all = series(&snapshotter);
     assert_eq!(state(&all, "cleared/first").to_string(), "0");
-    let evicted = [("layer", "breaker"), ("name", "cleared/first")];
+    let evicted = [("layer", "breaker")];
     assert_eq!(
         value(&all, "buttress.keys.evicted", &evicted).to_string(),
         "1"
@@ -468,4 +468,98 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
     for secret in ["secret", "u:p"] {
         assert!(!told.contains(secret), "{secret} is in {told}");
     }
+}
+
+#[test]
+fn an_observer_may_own_a_subscription() {
+    let inner = subscribe(|_: &Event<'_>| {});
+    let outer = subscribe(move |_: &Event<'_>| {
+        let _ = &inner;
+    });
+    let (done, over) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(outer);
+        let _ = done.send(());
+    });
+    let over = over.recv_timeout(std::time::Duration::from_secs(10));
+    assert!(over.is_ok(), "dropping one drops the other");
+}
+
+#[test]
+fn keys_that_come_and_go_leave_no_series_each() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let keyed = Breaker::keyed(
+        "flood",
+        BreakerConfig::default(),
+        KeyedConfig::default().max_keys(16),
+        by_str(|key: &String| key),
+    );
+    let keyed = keyed.unwrap();
+    for key in 0..1016 {
+        keyed.get(&key.to_string(), &Now::unread());
+    }
+    let all = series(&snapshotter);
+    assert_eq!(all.len(), 1, "{all:#?}");
+    assert_eq!(
+        value(&all, "buttress.keys.evicted", &[]).to_string(),
+        "1000"
+    );
+}
+
+#[test]
+fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
+    use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder};
+    use metrics::{SharedString, Unit};
+
+    /// Moves the circuit once more before its first value has arrived.
+    struct Slow(Breaker, Mutex<Vec<f64>>);
+    impl GaugeFn for Slow {
+        fn increment(&self, _: f64) {}
+        fn decrement(&self, _: f64) {}
+        fn set(&self, value: f64) {
+            if value.to_string() == "4" && self.1.lock().unwrap().is_empty() {
+                self.0.disable();
+            }
+            self.1.lock().unwrap().push(value);
+        }
+    }
+
+    struct Only(Arc<Slow>);
+    impl Recorder for Only {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(Arc::clone(&self.0))
+        }
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    let breaker = breaker("slow-gauge", three_in_a_row());
+    let slow = Arc::new(Slow(breaker.clone(), Mutex::new(Vec::new())));
+    let recorder = Only(Arc::clone(&slow));
+    metrics::with_local_recorder(&recorder, || breaker.isolate());
+    assert_eq!(breaker.state(), BreakerState::Disabled);
+    let last = slow.1.lock().unwrap().last().copied();
+    assert_eq!(last.map(|level| level.to_string()).as_deref(), Some("5"));
+}
+
+#[test]
+fn an_observer_may_own_another_ones_subscription() {
+    let (done, finished) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let inner = subscribe(|_: &Event<'_>| {});
+        drop(subscribe(move |_: &Event<'_>| {
+            let _ = &inner;
+        }));
+        done.send(()).unwrap();
+    });
+    finished.recv_timeout(10 * SECOND).expect("no deadlock");
 }

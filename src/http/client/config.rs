@@ -18,10 +18,12 @@ use crate::retry::RetryConfig;
 )]
 #[non_exhaustive]
 pub struct ClientConfig {
-    /// The limit of one attempt. Default 3 s; at most `total`. `Duration::MAX` is none.
+    /// The limit of one attempt. Default 3 s; more than 0, at most `total`, and at most half of the breaker's `window` if that
+    /// is one over time: for more than 5 s, set a longer window. `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub attempt: Duration,
-    /// The limit of the whole call, its body included. Default 10 s; more than 0. `Duration::MAX` is none.
+    /// The limit of the whole call, its body included. Default 10 s; more than 0, and at most the breaker's `probe_lease`: for
+    /// more than 10 s, set a longer lease. `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub total: Duration,
     /// The longest time between two frames of a body. Default 10 s; more than 0. `Duration::MAX` is none.

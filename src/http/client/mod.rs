@@ -20,7 +20,7 @@ use crate::deadline::Deadline;
 use crate::error::ConfigError;
 use crate::gate::{Gate, GateLayer, Keyed};
 use crate::idempotency::{IdempotencyKey, IdempotencyKeyLayer};
-use crate::retry::{Retry, RetryConfig, RetryLayer};
+use crate::retry::{Retry, RetryLayer};
 use crate::timeout::{DeadlineLayer, DeadlineService, Timeout, TimeoutLayer};
 
 pub use self::config::ClientConfig;
@@ -31,7 +31,7 @@ pub use self::config::ClientConfig;
 ///
 /// ```text
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
-/// idempotency key          the same on every attempt; minted only where `keys` says that servers honour it
+/// idempotency key          the same on every attempt; minted once `keys` says that servers honour it, then for every call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
 /// attempt           3 s    an attempt that hangs becomes a failure that the breaker counts
@@ -123,7 +123,9 @@ impl ClientLayer {
             .breaker
             .map(|breaker| Breaker::keyed(name, breaker, config.authorities, ByAuthority))
             .transpose()?;
-        let once = RetryConfig::default().max_attempts(1);
+        let replay = Replay::new()
+            .keys(config.keys.clone())
+            .once(config.retry.is_none());
         let budgets = match &config.budget {
             Some(budget) => Some(RetryBudget::keyed(
                 name,
@@ -133,12 +135,12 @@ impl ClientLayer {
             )?),
             None => None,
         };
-        let retry = config.retry.unwrap_or(once);
+        let retry = config.retry.unwrap_or_default();
         let keys_may_be_honoured = config.keys != Keys::Unknown;
         Ok(Self {
             deadline: DeadlineLayer::new(name, config.total),
             key: IdempotencyKeyLayer::new().mint(keys_may_be_honoured),
-            retry: RetryLayer::new(name, retry, Replay::new().keys(config.keys.clone()))?
+            retry: RetryLayer::new(name, retry, replay)?
                 .classify(ByStatus::new())
                 .budgets(budgets.clone()),
             budgets,
