@@ -65,16 +65,13 @@ where
         let rules = self.shared.terms.rules(budget.as_ref());
         let mut progress = Progress::new(rules);
         let call = progress.begin(rules, saved.is_some());
-        let (attempt, further) = match saved {
-            None => (Attempt::new(call, || self.inner.call(first)), None),
-            Some(saved) => {
-                // The instance that was polled ready is the one that is called. A clone, which holds no readiness, goes with
-                // the call for further attempts.
-                let service = self.inner.clone();
-                let attempt = Attempt::new(call, || self.inner.call(first));
-                (attempt, Some(Further { service, saved }))
-            }
-        };
+        // The instance that was polled ready is the one that is called. A clone, which holds no readiness, goes with the call
+        // for further attempts.
+        let attempt = Attempt::new(call, || self.inner.call(first));
+        let further = saved.map(|saved| Further {
+            service: self.inner.clone(),
+            saved,
+        });
         RetryFuture::new(self.shared.clone(), progress, budget, attempt, further)
     }
 }
