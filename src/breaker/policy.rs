@@ -111,10 +111,11 @@ impl Breaker {
     /// # Errors
     ///
     /// A [`Rejected`] if it was refused, else the call's own error.
-    pub async fn run<T, E: CallError>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         self.run_classified(ErrorIsTransient, call).await
     }
 
@@ -123,11 +124,15 @@ impl Breaker {
     /// # Errors
     ///
     /// A [`Rejected`] if it was refused, else the call's own error.
-    pub async fn run_classified<T, E: CallError>(
+    pub async fn run_classified<T, E, F>(
         &self,
         classify: impl Classify<T, E>,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+        call: impl FnOnce() -> F,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         let permit = self.try_acquire()?;
         // The closure runs inside the future, so that its panic counts too.
         let future = async { call().await };
