@@ -450,13 +450,19 @@ fn stack_rejecting(table: &mut Table) {
     let context = context(table);
     let broken = Broken::default();
     let inner = seatbelt_timeout!(&context).layer(broken.clone());
-    let breaker = broken.opened(seatbelt_breaker!(&context).layer(inner));
+    let breaker = {
+        let _runtime = table.enter();
+        broken.opened(seatbelt_breaker!(&context).layer(inner))
+    };
     let service = seatbelt_retry!(&context).layer(breaker);
     table.service_around::<Plain, _>(SEATBELT, || service.clone());
     let broken = Broken::default();
     let inner = TimeLimiterLayer::fast().build().layer(broken.clone());
     let breaker = resilience_breaker!().build().expect("a good configuration");
-    let breaker = broken.opened(breaker.layer(inner));
+    let breaker = {
+        let _runtime = table.enter();
+        broken.opened(breaker.layer(inner))
+    };
     // By default it would wait and ask the open circuit again.
     let retry = resilience_retry!(CircuitBreakerError<TimeLimiterError<Failure>>)
         .retry_on(|error| !matches!(error, CircuitBreakerError::OpenCircuit))
