@@ -47,6 +47,10 @@ impl Breaker {
     ///
     /// The first setting that cannot work.
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
+        let name = name.into();
+        config
+            .validate()
+            .map_err(|error| error.of("circuit breaker", &name))?;
         let shared = Shared::new(Source::new("breaker", name), config)?;
         Ok(Self {
             owner: Arc::new(Owner {

@@ -784,7 +784,7 @@ async fn settings_that_cannot_work_change_nothing() {
     let error = Breaker::new("never", three_in_a_row().probes(0)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`probes` is 0, but it must be from 1 to 1000"
+        "circuit breaker `never`: `probes` is 0, but it must be from 1 to 1000"
     );
 }
 

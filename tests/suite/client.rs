@@ -188,7 +188,8 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`retry.max_attempts` is 0, but it must be at least 1, which is the first attempt",
         ),
     ] {
-        assert_eq!(client("shop", config).unwrap_err().to_string(), message);
+        let error = client("shop", config).unwrap_err().to_string();
+        assert_eq!(error, format!("client `shop`: {message}"));
     }
     client("shop", config()).unwrap();
     client("shop", config().attempt(Duration::MAX).total(Duration::MAX)).unwrap();
