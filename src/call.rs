@@ -233,7 +233,8 @@ impl CallOptions {
         self
     }
 
-    /// A future in which these options hold, whatever it polls. They do not cross `tokio::spawn`.
+    /// A future in which these options hold, whatever it polls. They take the place of all options of a scope further out, and
+    /// do not cross `tokio::spawn`.
     pub fn scope<F: Future>(self, future: F) -> CallScope<F> {
         CallScope {
             options: Options {

@@ -237,9 +237,11 @@ impl<E> CallError for Error<E> {
 
 /// A setting that cannot work: which field, what it was set to, and what is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
-#[error("`{field}` is {value}, but it must be {allowed}")]
+#[error("{}`{field}` is {value}, but it must be {allowed}", whose(.owner.as_deref()))]
 #[non_exhaustive]
 pub struct ConfigError {
+    /// Whose setting it is, if that has a name yet: ``circuit breaker `payments` ``.
+    pub owner: Option<Box<str>>,
     /// The field, with its path in a stack: `breaker.probes`.
     pub field: Cow<'static, str>,
     /// The value it had.
@@ -256,10 +258,17 @@ impl ConfigError {
         allowed: impl Into<Cow<'static, str>>,
     ) -> Self {
         Self {
+            owner: None,
             field: field.into(),
             value: format!("{value:?}"),
             allowed: allowed.into(),
         }
+    }
+
+    /// The same error, of what has this name.
+    pub(crate) fn of(mut self, kind: &str, name: &str) -> Self {
+        self.owner = Some(format!("{kind} `{name}`").into());
+        self
     }
 
     /// The same error, of a field inside `part`.
@@ -282,6 +291,10 @@ impl ConfigError {
             Err(Self::new(field, value, allowed))
         }
     }
+}
+
+fn whose(owner: Option<&str>) -> String {
+    owner.map_or_else(String::new, |owner| format!("{owner}: "))
 }
 
 #[cfg(test)]
@@ -318,6 +331,12 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "`breaker.probes` is 0, but it must be from 1 to 1000"
+        );
+        assert_eq!(
+            ConfigError::new("probes", &0, "more")
+                .of("circuit breaker", "payments")
+                .to_string(),
+            "circuit breaker `payments`: `probes` is 0, but it must be more"
         );
     }
 }

@@ -47,6 +47,10 @@ impl Breaker {
     ///
     /// The first setting that cannot work.
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
+        let name = name.into();
+        config
+            .validate()
+            .map_err(|error| error.of("circuit breaker", &name))?;
         let shared = Shared::new(Source::new("breaker", name), config)?;
         Ok(Self {
             owner: Arc::new(Owner {
@@ -111,10 +115,11 @@ impl Breaker {
     /// # Errors
     ///
     /// A [`Rejected`] if it was refused, else the call's own error.
-    pub async fn run<T, E: CallError>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         self.run_classified(ErrorIsTransient, call).await
     }
 
@@ -123,11 +128,15 @@ impl Breaker {
     /// # Errors
     ///
     /// A [`Rejected`] if it was refused, else the call's own error.
-    pub async fn run_classified<T, E: CallError>(
+    pub async fn run_classified<T, E, F>(
         &self,
         classify: impl Classify<T, E>,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+        call: impl FnOnce() -> F,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         let permit = self.try_acquire()?;
         // The closure runs inside the future, so that its panic counts too.
         let future = async { call().await };

@@ -38,7 +38,10 @@ impl RetryBudget {
     ///
     /// If a setting cannot work.
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
-        config.validate()?;
+        let name = name.into();
+        config
+            .validate()
+            .map_err(|error| error.of("retry budget", &name))?;
         let rules = Rules::new(&config);
         let shared = Arc::new(Shared {
             balance: AtomicU64::new(rules.initial(&config)),

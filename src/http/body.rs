@@ -204,7 +204,10 @@ where
         if *this.cut {
             return Poll::Ready(None);
         }
-        match this.body.as_mut().poll_frame(cx) {
+        let unwinding = Unwinding(this.call);
+        let polled = this.body.as_mut().poll_frame(cx);
+        std::mem::forget(unwinding);
+        match polled {
             Poll::Ready(frame) => {
                 this.alarm.as_mut().disarm();
                 match &frame {
@@ -264,6 +267,15 @@ where
 fn fail<P: Permit, C>(call: &mut Option<Carried<P, C>>) {
     if let Some(carried) = call.take() {
         carried.permit.settle(Outcome::TRANSIENT, &Now::unread());
+    }
+}
+
+/// Settles what is carried as a failure when the body's `poll_frame` unwinds. Forgotten when it returns.
+struct Unwinding<'a, P: Permit, C>(&'a mut Option<Carried<P, C>>);
+
+impl<P: Permit, C> Drop for Unwinding<'_, P, C> {
+    fn drop(&mut self) {
+        fail(self.0);
     }
 }
 

@@ -35,8 +35,10 @@ impl<R> RetryLayer<R> {
         config: RetryConfig,
         repeat: R,
     ) -> Result<Self, ConfigError> {
-        config.validate()?;
         let name = name.into();
+        config
+            .validate()
+            .map_err(|error| error.of("retry", &name))?;
         let budget = RetryBudget::new(name.clone(), BudgetConfig::default())?;
         Ok(Self {
             shared: Arc::new(Shared {

@@ -47,10 +47,11 @@ impl TimeoutLayer {
     /// # Errors
     ///
     /// A [`Rejected`] when the limit or the deadline passes first; else the call's own error.
-    pub async fn run<T, E: CallError>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         let future = async { call().await };
         TimeoutFuture::new(future, Arc::clone(&self.source), self.limit).await
     }

@@ -4,7 +4,7 @@
 //! the retry may repeat. The deadline, outermost, is the promise to the caller: nothing starts after it, and all layers
 //! inside know how much of it is left.
 //!
-//! Not for work that must be done whoever waits for it: at the limit the inner future is dropped. Spawn such work, and bound
+//! Not for work that must be done whoever waits for it: at the limit the caller gets the timeout and the inner future is dropped. Spawn such work, and bound
 //! the wait for it.
 //!
 //! ```text

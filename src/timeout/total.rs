@@ -47,10 +47,11 @@ impl DeadlineLayer {
     /// # Errors
     ///
     /// A [`Rejected`] when the time is over; else the call's own error.
-    pub async fn run<T, E: CallError>(
-        &self,
-        call: impl AsyncFnOnce() -> Result<T, E>,
-    ) -> Result<T, E> {
+    pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+        E: CallError,
+    {
         match begin(self.total) {
             Ok(deadline) => {
                 let future = async { call().await };

@@ -784,7 +784,7 @@ async fn settings_that_cannot_work_change_nothing() {
     let error = Breaker::new("never", three_in_a_row().probes(0)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`probes` is 0, but it must be from 1 to 1000"
+        "circuit breaker `never`: `probes` is 0, but it must be from 1 to 1000"
     );
 }
 
@@ -857,6 +857,19 @@ async fn a_function_may_borrow_and_need_not_be_send() {
         })
         .await;
     assert_eq!(result.map(|local| local.get()), Ok(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn functions_within_functions_can_be_spawned() {
+    let breaker = breaker("spawned", three_in_a_row());
+    let timeout = buttress::TimeoutLayer::new("spawned", SECOND);
+    let deadline = buttress::DeadlineLayer::new("spawned", SECOND);
+    let task = tokio::spawn(async move {
+        let text = String::from("borrowed");
+        let once = async || timeout.run(async || Ok::<_, Failure>(text.len())).await;
+        deadline.run(async || breaker.run(&once).await).await
+    });
+    assert_eq!(task.await.unwrap(), Ok(8));
 }
 
 // ── many threads ──

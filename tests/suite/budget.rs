@@ -58,6 +58,6 @@ fn nonsense_is_refused_by_name() {
     let error = RetryBudget::new("x", BudgetConfig::new().ratio(f64::NAN)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "`ratio` is NaN, but it must be from 0.001 to 10"
+        "retry budget `x`: `ratio` is NaN, but it must be from 0.001 to 10"
     );
 }

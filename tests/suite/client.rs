@@ -19,7 +19,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use tower::{Layer, ServiceExt};
 
-use crate::common::SECOND;
+use crate::common::{SECOND, panics};
 
 /// A server's own error.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +46,7 @@ enum Bite {
     After(Duration),
     Hang,
     Fail,
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +88,7 @@ impl Body for Meal {
                     return Poll::Pending;
                 }
                 Some(Bite::Fail) => return Poll::Ready(Some(Err(Broken))),
+                Some(Bite::Panic) => panic!("scripted panic"),
             }
         }
     }
@@ -186,7 +188,8 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`retry.max_attempts` is 0, but it must be at least 1, which is the first attempt",
         ),
     ] {
-        assert_eq!(client("shop", config).unwrap_err().to_string(), message);
+        let error = client("shop", config).unwrap_err().to_string();
+        assert_eq!(error, format!("client `shop`: {message}"));
     }
     client("shop", config()).unwrap();
     client("shop", config().attempt(Duration::MAX).total(Duration::MAX)).unwrap();
@@ -495,6 +498,17 @@ async fn a_body_that_breaks_is_the_services_failure_and_its_error_stays() {
         body.frame().await.unwrap().unwrap_err(),
         Error::Inner(Broken)
     );
+    assert_eq!(state(&layer), BreakerState::Open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_is_the_services_failure() {
+    let server = serves(&[Bite::Panic]);
+    let (layer, stack) = stack(plain(), &server);
+    let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
+    assert!(panics(|| body
+        .as_mut()
+        .poll_frame(&mut Context::from_waker(std::task::Waker::noop()))));
     assert_eq!(state(&layer), BreakerState::Open);
 }
 

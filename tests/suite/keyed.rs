@@ -378,7 +378,7 @@ fn a_flood_of_new_keys_does_not_look_through_all_keys_for_each() {
         let keyed = Keyed::new(by(own), at_most(1600), move |key| {
             let stays = key.parse::<u32>().is_ok_and(|key| key < stay);
             let keeps = [Keeps::Nothing, Keeps::Essentials][usize::from(stays)];
-            Kept(Arc::new(Source::new("flood", key)), keeps)
+            Kept(Arc::new(Source::new("kept", format!("looks/{key}"))), keeps)
         })
         .unwrap();
         for key in 0..1600 {

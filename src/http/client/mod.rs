@@ -118,7 +118,9 @@ pub struct ClientLayer {
 
 impl ClientLayer {
     fn new(name: &str, config: ClientConfig) -> Result<Self, ConfigError> {
-        config.validate()?;
+        config
+            .validate()
+            .map_err(|error| error.of("client", name))?;
         let breakers = config
             .breaker
             .map(|breaker| Breaker::keyed(name, breaker, config.authorities, ByAuthority))
