@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Breaker;
-use super::lanes::Mode;
+use super::lane::Mode;
 use super::permit::{BreakerPermit, NOT_ASKED};
 use super::ticket::{Ticket, Verdict};
 use crate::clock::Now;

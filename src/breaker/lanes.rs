@@ -10,73 +10,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::config::BreakerConfig;
+use super::lane::{COUNT, Lane, Mode, Published, epoch};
 use super::machine::Machine;
-use super::ticket::{Epoch, Moves};
+use super::ticket::{Moves, Ticket};
 use crate::chance::{Draw, draw};
-use crate::clock::{Moment, Now, nanos};
+use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::event::{BreakerState, Event, Source, emit};
+use crate::event::{Event, Source, emit};
+use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-
-/// One core's own way to a circuit.
-pub(super) struct Lane {
-    /// The tag, the `ASK` bit, and below them how many successes were counted here since the last fold.
-    word: AtomicU64,
-    /// Until when a success only counts, in nanoseconds; `u64::MAX`: for ever. Written under the lock, before the word.
-    until: AtomicU64,
-    pub(super) shared: Arc<Shared>,
-}
-
-/// The upper half of a lane's word, its tag: the epoch and one bit for the licence. Without that bit nothing goes past the
-/// lock.
-const TAG: u64 = !0 << 32;
-const LICENSED: u64 = 1 << 32;
-/// Admission takes more than a look at the lane: a rule asks how long calls take, or calls are let back in step by step.
-const ASK: u64 = 1 << 31;
-const COUNT: u64 = ASK - 1;
-
-const fn licensed(epoch: Epoch) -> u64 {
-    (epoch.bits() as u64) << 33 | LICENSED
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the bits above the shift are wanted, and no epoch has more"
-)]
-const fn epoch(word: u64, shift: u32) -> Epoch {
-    Epoch::from_bits((word >> shift) as u32)
-}
-
-impl Lane {
-    /// The epoch in which a call is admitted, if that takes neither clock nor lock.
-    #[inline]
-    pub(super) fn admits(&self) -> Option<Epoch> {
-        let word = self.word.load(Ordering::Acquire);
-        (word & (LICENSED | ASK) == LICENSED).then(|| epoch(word, 33))
-    }
-
-    /// Counts a success past the lock, if the licence of this epoch allows it now.
-    #[inline]
-    pub(super) fn count(&self, epoch: Epoch, now: &Now) -> bool {
-        loop {
-            let word = self.word.load(Ordering::Acquire);
-            if word & TAG != licensed(epoch) || word & COUNT == COUNT {
-                return false;
-            }
-            let until = self.until.load(Ordering::Acquire);
-            if until != u64::MAX && now.moment().as_nanos() >= until {
-                return false;
-            }
-            if self
-                .word
-                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
-                return true;
-            }
-        }
-    }
-}
 
 /// What all handles and permits of a circuit have in common.
 pub(super) struct Shared {
@@ -95,57 +37,30 @@ pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
     lanes: Vec<Weak<Lane>>,
-}
-
-/// What the mode word says: in the lowest two bits how a call is admitted, above them, while closed, the epoch.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
-    /// Ask the machine.
-    Ask,
-    /// Admit, in this epoch.
-    Closed(Epoch),
-    /// Admit, and ignore the result.
-    Disabled,
-    /// Refuse until [`Shared::refused_until`], then ask.
-    Open,
-}
-
-impl Mode {
-    fn pack(self) -> u64 {
-        match self {
-            Self::Ask => 0,
-            Self::Closed(epoch) => 1 | u64::from(epoch.bits()) << 32,
-            Self::Disabled => 2,
-            Self::Open => 3,
-        }
-    }
-
-    fn unpack(word: u64) -> Self {
-        match word & 3 {
-            0 => Self::Ask,
-            1 => Self::Closed(epoch(word, 32)),
-            2 => Self::Disabled,
-            _ => Self::Open,
-        }
-    }
+    /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
+    word: u64,
+    until: u64,
 }
 
 impl Shared {
     pub(super) fn new(source: Source, config: BreakerConfig) -> Result<Arc<Self>, ConfigError> {
-        let shared = Self {
+        let dry_run = config.dry_run;
+        let machine = Machine::new(config)?;
+        let published = Published::of(&machine, dry_run);
+        Ok(Arc::new(Self {
             source,
-            mode: AtomicU64::new(0),
-            refused_until: AtomicU64::new(0),
-            slow_call: AtomicU64::new(0),
+            mode: AtomicU64::new(published.mode.pack()),
+            refused_until: AtomicU64::new(published.refused_until),
+            slow_call: AtomicU64::new(published.slow_call),
             locked: Mutex::new(Locked {
-                dry_run: config.dry_run,
-                machine: Machine::new(config)?,
+                dry_run,
+                machine,
                 lanes: Vec::new(),
+                word: published.word,
+                until: published.until,
             }),
             moved: Notify::new(),
-        };
-        shared.publish(&shared.locked.lock());
-        Ok(Arc::new(shared))
+        }))
     }
 
     #[inline]
@@ -169,8 +84,8 @@ impl Shared {
     pub(super) fn new_lane(self: &Arc<Self>) -> Arc<Lane> {
         let mut locked = self.locked.lock();
         let lane = Arc::new(Lane {
-            word: AtomicU64::new(locked.word()),
-            until: AtomicU64::new(locked.until()),
+            word: AtomicU64::new(locked.word),
+            until: AtomicU64::new(locked.until),
             shared: Arc::clone(self),
         });
         locked.lanes.retain(|lane| lane.strong_count() > 0);
@@ -195,14 +110,18 @@ impl Shared {
         let mut locked = self.locked.lock();
         locked.fold();
         let (answer, moves) = act(&mut locked, draw);
-        self.publish(&locked);
+        let late = self.publish(&mut locked);
+        let further = locked.settle(late, draw);
+        if !further.is_empty() {
+            self.publish(&mut locked);
+        }
         let dry_run = locked.dry_run;
         drop(locked);
-        if !moves.is_empty() {
+        if !moves.is_empty() || !further.is_empty() {
             // First, so that an observer that panics keeps nobody waiting.
             self.moved.notify_waiters();
         }
-        for (sequence, moved) in moves {
+        for (sequence, moved) in moves.into_iter().chain(further) {
             emit(&Event::BreakerMoved {
                 source: &self.source,
                 sequence,
@@ -213,31 +132,32 @@ impl Shared {
         answer
     }
 
-    /// Under the lock. The order does not matter to those who read without it: each reads a word that was true at some
-    /// moment during its call.
-    fn publish(&self, locked: &Locked) {
-        let machine = &locked.machine;
-        let mode = match machine.last_state() {
-            BreakerState::Disabled => Mode::Disabled,
-            _ if machine.admits_without_asking() => Mode::Closed(machine.epoch()),
-            BreakerState::Open if !locked.dry_run => Mode::Open,
-            _ => Mode::Ask,
+    /// Tells those who go round the lock what has changed, and returns how many successes of the epoch that still is came
+    /// under a licence that has ended with this. The order does not matter to those who read: each reads a word that was
+    /// true at some moment during its call.
+    fn publish(&self, locked: &mut Locked) -> u64 {
+        let published = Published::of(&locked.machine, locked.dry_run);
+        // Only this, under the lock, writes them; to write what they are already would still pull them from other cores.
+        let tell = |told: &AtomicU64, now| {
+            if told.load(Ordering::Relaxed) != now {
+                told.store(now, Ordering::Release);
+            }
         };
-        let slow = machine.slow_call().map_or(u64::MAX, nanos);
-        self.slow_call.store(slow, Ordering::Relaxed);
-        // Only of a circuit that is open: whoever read that mode a moment ago must not find the end of another state.
-        let until = machine
-            .refused_until()
-            .filter(|_| mode == Mode::Open)
-            .unwrap_or(Moment::START);
-        self.refused_until
-            .store(until.as_nanos(), Ordering::Release);
-        self.mode.store(mode.pack(), Ordering::Release);
-        let (word, until) = (locked.word(), locked.until());
-        for lane in locked.lanes.iter().filter_map(Weak::upgrade) {
-            lane.until.store(until, Ordering::Release);
-            lane.word.store(word, Ordering::Release);
+        tell(&self.slow_call, published.slow_call);
+        tell(&self.refused_until, published.refused_until);
+        tell(&self.mode, published.mode.pack());
+        let before = std::mem::replace(&mut locked.word, published.word);
+        let until = std::mem::replace(&mut locked.until, published.until);
+        if (before, until) == (locked.word, locked.until) {
+            return 0;
         }
+        let mut late = 0;
+        for lane in locked.lanes.iter().filter_map(Weak::upgrade) {
+            lane.until.store(published.until, Ordering::Release);
+            late += lane.word.swap(published.word, Ordering::AcqRel) & COUNT;
+        }
+        let same_epoch = epoch(before, 33) == locked.machine.epoch();
+        if same_epoch { late } else { 0 }
     }
 
     pub(super) fn rejected(&self, reason: Reason, retry_after: Option<Duration>) -> Rejected {
@@ -253,13 +173,12 @@ impl Shared {
 }
 
 impl Locked {
-    /// Takes the lanes' counts in. Their licence ends here: a success that comes while the machine thinks waits for the
-    /// lock.
+    /// Takes the lanes' counts in. Their licence goes on: what is counted while the machine thinks comes after it.
     fn fold(&mut self) {
         let mut count = 0;
         self.lanes.retain(|lane| match lane.upgrade() {
             Some(lane) => {
-                count += lane.word.swap(0, Ordering::AcqRel) & COUNT;
+                count += lane.word.fetch_and(!COUNT, Ordering::AcqRel) & COUNT;
                 true
             }
             None => false,
@@ -267,24 +186,23 @@ impl Locked {
         self.machine.successes(count);
     }
 
-    /// The word of a lane that has counted nothing.
-    fn word(&self) -> u64 {
-        let machine = &self.machine;
-        let ask = machine.slow_call().is_some() || !machine.admits_without_asking();
-        match machine.licence() {
-            Some(_) => licensed(machine.epoch()) | if ask { ASK } else { 0 },
-            None => 0,
+    /// Settles successes that came after the machine was last asked. Without a licence each of them may decide.
+    fn settle(&mut self, late: u64, draw: Draw) -> Moves {
+        if late == 0 {
+            return Moves::default();
         }
-    }
-
-    fn until(&self) -> u64 {
-        self.machine.licence().unwrap_or(Moment::START).as_nanos()
-    }
-}
-
-impl std::fmt::Debug for Lane {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
+        if self.machine.licence().is_some() {
+            self.machine.successes(late);
+            return Moves::default();
+        }
+        let (ticket, now) = (Ticket::call(self.machine.epoch()), Now::unread().moment());
+        (0..late)
+            .map(|_| {
+                self.machine
+                    .settle(ticket, &Outcome::SUCCESS, None, now, draw)
+            })
+            .find(|moves| !moves.is_empty())
+            .unwrap_or_default()
     }
 }
 

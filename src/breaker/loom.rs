@@ -123,3 +123,23 @@ fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
         }
     });
 }
+
+#[test]
+fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
+    loom::model(|| {
+        let config = BreakerConfig::default()
+            .consecutive(None)
+            .failure_rate(Some(0.5))
+            .min_calls(2)
+            .window(Window::Calls(2));
+        let breaker = Breaker::new("loom", config).expect("a valid configuration");
+        let (near, other) = (breaker.near(), breaker.near());
+        let (good, bad) = (admit(&near), admit(&other));
+        let good = thread::spawn(move || settle(good, Outcome::SUCCESS));
+        settle(bad, Outcome::TRANSIENT);
+        good.join().expect("a thread");
+        // In either order one of two has failed.
+        let state = breaker.shared().look(|locked| locked.machine.last_state());
+        assert_eq!(state, BreakerState::Open);
+    });
+}

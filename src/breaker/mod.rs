@@ -133,6 +133,7 @@ mod changes;
 mod config;
 mod control;
 mod hand;
+mod lane;
 mod lanes;
 #[cfg(all(test, buttress_loom))]
 mod loom;

@@ -4,7 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lanes::{Lane, Shared};
+use super::lane::Lane;
+use super::lanes::Shared;
 use super::ticket::Ticket;
 use crate::clock::{Moment, Now, nanos};
 use crate::gate::Permit;

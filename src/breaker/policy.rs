@@ -7,7 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::changes::Changes;
 use super::config::BreakerConfig;
-use super::lanes::{Lane, Shared};
+use super::lane::Lane;
+use super::lanes::Shared;
 use super::permit::BreakerPermit;
 use super::ticket::Moves;
 use super::view::Snapshot;
