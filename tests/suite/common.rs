@@ -153,6 +153,6 @@ fn tell(event: &Event<'_>) -> Told {
         }
         Event::KeyEvicted { source } => Told::Evicted(source.name().to_string()),
         Event::KeyOverflow { source, .. } => Told::Overflow(source.name().to_string()),
-        ref new => unimplemented!("{new:?}"),
+        ref new => panic!("an event without a word for it: {new:?}"),
     }
 }
