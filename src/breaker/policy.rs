@@ -76,12 +76,7 @@ impl Breaker {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
-        // Tried once, so that no later key can fail.
-        let first = Self::new(name, config)?;
-        Keyed::new(by, keys, move |key| {
-            let name = format!("{}/{key}", first.name());
-            Self::new(name, config).unwrap_or_else(|_| first.clone())
-        })
+        Keyed::named(name, by, keys, move |name| Self::new(name, config))
     }
 
     /// Its name.

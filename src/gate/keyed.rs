@@ -147,6 +147,23 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         })
     }
 
+    /// A policy per key, made by `make` from its name: `name/key`. Made once for `name` alone, so that no later key can fail.
+    pub(crate) fn named(
+        name: &str,
+        by: B,
+        config: KeyedConfig,
+        make: impl Fn(String) -> Result<P, ConfigError> + Send + Sync + 'static,
+    ) -> Result<Self, ConfigError>
+    where
+        P: Send + Sync + 'static,
+    {
+        let name = name.to_owned();
+        let first = make(name.clone())?;
+        Self::new(by, config, move |key| {
+            make(format!("{name}/{key}")).unwrap_or_else(|_| first.clone())
+        })
+    }
+
     /// How many keys are kept now.
     pub fn len(&self) -> usize {
         self.inner.all.lock().entries.len()
