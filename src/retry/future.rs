@@ -5,20 +5,17 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use pin_project::pin_project;
-use tokio::time::{Sleep, sleep};
 use tower_service::Service;
 
 use super::attempt::{Attempt, Judging};
+use super::between::Between;
 use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
 use crate::call::Call;
-use crate::clock::Now;
-use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::RetryStop;
 use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
@@ -51,18 +48,6 @@ pub(super) struct Further<S, Saved> {
 enum State<F, T> {
     Trying(#[pin] Attempt<F>),
     Between(#[pin] Between<T>),
-}
-
-/// The time between two attempts.
-#[pin_project]
-struct Between<T> {
-    /// What the call has come to so far, kept whole until the next attempt has begun. `None` only when it is handed over.
-    last: Option<T>,
-    /// Whether the wait goes on; after it, the service must become ready.
-    waiting: bool,
-    /// The wait's, then the deadline's.
-    #[pin]
-    timer: Option<Sleep>,
 }
 
 impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
@@ -227,53 +212,6 @@ where
                 *this.further = None;
                 match between.project().last.take() {
                     Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
-                    None => Poll::Pending,
-                }
-            }
-        }
-    }
-}
-
-impl<T> Between<T> {
-    fn new(wait: Duration, last: T) -> Self {
-        Self {
-            last: Some(last),
-            waiting: !wait.is_zero(),
-            timer: (!wait.is_zero()).then(|| sleep(wait)),
-        }
-    }
-
-    /// Ready when the next attempt may be made, or must not be.
-    fn poll_ready<S: Service<Req>, Req>(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        deadline: Option<Deadline>,
-        service: &mut S,
-    ) -> Poll<Result<(), RetryStop>> {
-        let mut this = self.project();
-        if *this.waiting {
-            if let Some(wait) = this.timer.as_mut().as_pin_mut() {
-                ready!(wait.poll(cx));
-            }
-            *this.waiting = false;
-            this.timer.set(None);
-        }
-        let now = Now::unread();
-        if deadline.is_some_and(|deadline| deadline.is_over(&now)) {
-            return Poll::Ready(Err(RetryStop::Deadline));
-        }
-        match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(_)) => Poll::Ready(Err(RetryStop::NotReady)),
-            Poll::Pending => {
-                let Some(deadline) = deadline else {
-                    return Poll::Pending;
-                };
-                if this.timer.is_none() {
-                    this.timer.set(Some(sleep(deadline.remaining(&now))));
-                }
-                match this.timer.as_pin_mut() {
-                    Some(timer) => timer.poll(cx).map(|()| Err(RetryStop::Deadline)),
                     None => Poll::Pending,
                 }
             }

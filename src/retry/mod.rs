@@ -100,6 +100,7 @@
 //! An attempt that has begun has spent its token.
 
 mod attempt;
+mod between;
 mod budgets;
 mod config;
 mod future;
