@@ -1,32 +1,16 @@
 //! Which requests may run twice.
 
 use std::fmt;
-use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, Method, Request};
 
-use super::authority::Authority;
+use super::keys::{Keys, SharedKeys};
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, header_name};
+use crate::idempotency::{DEFAULT_HEADER, Mint, header_name};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
-
-/// Which servers make a request with an idempotency key run once, however often it is sent.
-///
-/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Keys {
-    /// Nothing is known: a key that a layer minted makes nothing repeatable.
-    #[default]
-    Unknown,
-    /// Every server that this client calls honours keys.
-    Honoured,
-    /// These servers do.
-    HonouredBy(Arc<[Authority]>),
-}
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -50,12 +34,12 @@ pub enum Keys {
 ///
 /// let safe_methods = Replay::new();
 /// let payments_too = Replay::new().keys(Keys::Honoured);
-/// let only_there = Replay::new().keys(Keys::HonouredBy(["https://api.example.com".parse()?].into()));
+/// let only_there = Replay::new().keys(Keys::honoured_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: Keys,
+    keys: SharedKeys,
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
@@ -71,7 +55,7 @@ impl Replay {
     /// Nothing is known about keys; the attempt number is not sent.
     pub fn new() -> Self {
         Self {
-            keys: Keys::Unknown,
+            keys: SharedKeys::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
@@ -81,7 +65,7 @@ impl Replay {
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
+        self.keys = SharedKeys::new(keys);
         self
     }
 
@@ -90,9 +74,13 @@ impl Replay {
     /// # Errors
     ///
     /// It is not a header name.
-    pub fn key_header(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.header = header_name("key_header", name)?;
-        Ok(self)
+    pub fn key_header(self, name: &str) -> Result<Self, ConfigError> {
+        Ok(self.key_header_name(header_name("key_header", name)?))
+    }
+
+    pub(crate) fn key_header_name(mut self, name: HeaderName) -> Self {
+        self.header = name;
+        self
     }
 
     /// For a proxy, which does not know what it forwards: a request whose method is not idempotent is sent once, key or
@@ -134,17 +122,7 @@ impl Replay {
             return false;
         };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
-        let honoured = match &self.keys {
-            Keys::Unknown => false,
-            Keys::Honoured => true,
-            Keys::HonouredBy(servers) => {
-                let server = request.authority();
-                servers
-                    .iter()
-                    .any(|one| hashbrown::Equivalent::equivalent(&server, one))
-            }
-        };
-        !key.is_empty() && (honoured || callers_own())
+        !key.is_empty() && (self.keys.honour(request) || callers_own())
     }
 
     /// The first attempt; perhaps the last, too.
@@ -161,6 +139,23 @@ impl Replay {
         if self.attempt_header {
             headers.insert(ATTEMPT_COUNT, attempt.into());
         }
+    }
+}
+
+/// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
+///
+/// ```
+/// use buttress::http::{Keys, Replay};
+/// use buttress::idempotency::IdempotencyKeyLayer;
+///
+/// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = IdempotencyKeyLayer::new().mint(replay.clone());
+/// # let _ = keys;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl<R: HttpRequest> Mint<R> for Replay {
+    fn mints(&self, request: &R) -> bool {
+        !self.proxy && self.keys.honour(request)
     }
 }
 

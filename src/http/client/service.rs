@@ -15,7 +15,7 @@ use crate::timeout::{DeadlineService, Timeout};
 
 /// The parts, outermost first.
 pub(super) type Stack<S, R, C> =
-    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>>>>;
+    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>>, Replay>>;
 type Attempts<S, C> = Gate<Timeout<Lift<S>>, Option<Breakers>, C, AtBodyEnd>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
