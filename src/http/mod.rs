@@ -66,6 +66,7 @@ mod authority;
 mod body;
 mod classify;
 mod client;
+pub mod deadline;
 mod error;
 mod keys;
 mod lift;
