@@ -9,7 +9,7 @@ use super::authority::Authority;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, header_name};
+use crate::idempotency::{DEFAULT_HEADER, found, header_name};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
 
@@ -34,7 +34,8 @@ pub enum Keys {
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
@@ -141,7 +142,7 @@ impl Replay {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
-        let Some(key) = request.headers().get(&self.header) else {
+        let Some(key) = found(request.headers(), &self.header) else {
             return false;
         };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
@@ -155,7 +156,7 @@ impl Replay {
                     .any(|one| hashbrown::Equivalent::equivalent(&server, one))
             }
         };
-        !key.is_empty() && (honoured || callers_own())
+        honoured || callers_own()
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {

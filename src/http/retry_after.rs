@@ -10,7 +10,6 @@ use super::request::HttpResponse;
 use crate::clock::wall;
 
 const RETRY_AFTER_MS: &str = "retry-after-ms";
-const RATE_LIMIT: &str = "ratelimit";
 
 /// No wait is longer than this, about 136 years: a number of any length is a wait.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
@@ -19,14 +18,13 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 ///
 /// In this order, the first that can be read: `retry-after-ms`; `Retry-After` (RFC 9110 §10.2.3) in whole seconds or as a
 /// date of any of the three forms, which is measured against the response's own `Date`, if it has one, so that a wrong
-/// clock on either side does no harm, and is zero if it has passed; the `t` of a `RateLimit` policy that is spent (`r=0`)
-/// or, in a 429, of any policy. What cannot be read is ignored.
+/// clock on either side does no harm, and is zero if it has passed; the `t` of a `RateLimit` policy that is spent (`r=0`),
+/// without one the window `w` of the `RateLimit-Policy` of that name, or, in a 429, the `t` of any policy. What cannot be
+/// read is ignored, and so is a `RateLimit` that a cache has kept (`Age`).
 pub fn retry_after<R: HttpResponse>(response: &R) -> Option<Duration> {
     let headers = response.headers();
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    asked(headers).or_else(|| {
-        quota::reset(text(headers, RATE_LIMIT).as_slice(), limited).map(|wait| wait.min(LONGEST))
-    })
+    asked(headers).or_else(|| quota::reset(headers, limited).map(|wait| wait.min(LONGEST)))
 }
 
 /// The wait that the server asks for in so many words, not that of a quota.
@@ -69,15 +67,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         return None;
     }
     trimmed(value)
-}
-
-/// All values of a header that may be a list; those that are not text spoil it, as an empty item would.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .map(|value| trimmed(value).unwrap_or_default())
-        .collect()
 }
 
 fn trimmed(value: &HeaderValue) -> Option<&str> {
