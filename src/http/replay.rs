@@ -8,7 +8,7 @@ use super::keys::{Keys, SharedKeys};
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, Mint, header_name};
+use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
 
@@ -18,7 +18,8 @@ use crate::retry::Repeat;
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
@@ -118,11 +119,11 @@ impl Replay {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
-        let Some(key) = request.headers().get(&self.header) else {
+        let Some(key) = found(request.headers(), &self.header) else {
             return false;
         };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
-        !key.is_empty() && (self.keys.honour(request) || callers_own())
+        self.keys.honour(request) || callers_own()
     }
 
     /// The first attempt; perhaps the last, too.
