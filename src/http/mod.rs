@@ -80,6 +80,6 @@ pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::lift::{Lift, LiftFuture};
-pub use self::replay::{Kept, Keys, Replay};
+pub use self::replay::{BodyBuffer, Kept, KeptAs, Keys, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;

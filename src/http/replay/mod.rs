@@ -1,16 +1,23 @@
-//! Which requests may run twice.
+//! Which requests may run twice, and how they are sent again.
+
+mod body;
+mod buffer;
+mod wrap;
 
 use std::fmt;
 use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderName, Method, Request};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+
+pub use self::body::{BodyBuffer, ReplayBody, Superseded};
+pub use self::wrap::{KeptAs, ReplayAs};
 
 use super::authority::Authority;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
 use crate::idempotency::{DEFAULT_HEADER, header_name};
-use crate::outcome::Outcome;
+use crate::outcome::{Again, Executed, Kind, Outcome};
 use crate::retry::Repeat;
 
 /// Which servers make a request with an idempotency key run once, however often it is sent.
@@ -39,10 +46,11 @@ pub enum Keys {
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
 /// After a failure that the service certainly did not act on, every request is repeated. What cannot be repeated is sent
-/// once, never refused: reqwest's requests with a streaming body, for one.
+/// once, never refused.
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
-/// count. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
+/// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
+/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
 /// number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
@@ -60,6 +68,7 @@ pub struct Replay {
     proxy: bool,
     attempt_header: bool,
     once: bool,
+    buffer_limit: usize,
 }
 
 impl Default for Replay {
@@ -77,6 +86,7 @@ impl Replay {
             proxy: false,
             attempt_header: false,
             once: false,
+            buffer_limit: 64 * 1024,
         }
     }
 
@@ -118,12 +128,38 @@ impl Replay {
         self
     }
 
+    /// How many bytes of a body that cannot be cloned are kept, to be sent again. Default 64 KiB; any.
+    ///
+    /// It matters where bodies are [wrapped](Self::wrapping), and for reqwest's streaming ones.
+    #[must_use]
+    pub fn buffer_limit(mut self, bytes: usize) -> Self {
+        self.buffer_limit = bytes;
+        self
+    }
+
+    /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], turned by `wrap` into what the
+    /// inner service takes.
+    ///
+    /// | inner service | `wrap` |
+    /// |---|---|
+    /// | tonic's `Channel` | `tonic::body::Body::new` |
+    /// | an axum `Router` | `axum::body::Body::new` |
+    /// | hyper's client, or any that takes every body | `std::convert::identity`: it takes `Request<ReplayBody<B>>` |
+    #[must_use]
+    pub fn wrapping<W>(self, wrap: W) -> ReplayAs<W> {
+        ReplayAs::new(self, wrap)
+    }
+
+    pub(crate) const fn buffers(&self) -> usize {
+        self.buffer_limit
+    }
+
     /// What is kept of a request that may be sent again.
-    pub(crate) fn keep<R: HttpRequest>(
+    pub(crate) fn keep<R: HttpRequest, K: HttpRequest>(
         &self,
         request: &R,
-        copy: impl FnOnce(&R) -> Option<R>,
-    ) -> Option<Kept<R>> {
+        copy: impl FnOnce(&R) -> Option<K>,
+    ) -> Option<Kept<K>> {
         if self.once {
             return None;
         }
@@ -131,19 +167,24 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let safe = idempotent || self.has_honoured_key(request);
+        let key = request.headers().get(&self.header);
+        let key = key.filter(|key| !key.is_empty());
+        let safe = idempotent || key.is_some_and(|key| self.honours(key, request));
+        let keyed = key.is_some();
         let mut request = copy(request)?;
         request.headers_mut().remove(EARLY_DATA);
-        Some(Kept { request, safe })
+        Some(Kept {
+            request,
+            safe,
+            keyed,
+        })
     }
 
-    fn has_honoured_key<R: HttpRequest>(&self, request: &R) -> bool {
+    /// Whether this key makes this request safe.
+    fn honours<R: HttpRequest>(&self, key: &HeaderValue, request: &R) -> bool {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
-        let Some(key) = request.headers().get(&self.header) else {
-            return false;
-        };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
         let honoured = match &self.keys {
             Keys::Unknown => false,
@@ -155,7 +196,23 @@ impl Replay {
                     .any(|one| hashbrown::Equivalent::equivalent(&server, one))
             }
         };
-        !key.is_empty() && (honoured || callers_own())
+        honoured || callers_own()
+    }
+
+    /// The head of a first attempt. `kept`: there may be further ones.
+    fn begin<B>(&self, request: &mut Request<B>, kept: bool) {
+        self.number(1, request.headers_mut());
+        // Set only where a retry further out has set its own: a first insertion allocates.
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            *call = Call::new(1, !kept);
+        }
+    }
+
+    /// The head of a further one.
+    fn repeat<B>(&self, request: &mut Request<B>) {
+        let call = Call::current();
+        self.number(call.attempt, request.headers_mut());
+        request.extensions_mut().insert(call);
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
@@ -180,6 +237,8 @@ fn is_idempotent(method: &Method) -> bool {
 pub struct Kept<R> {
     request: R,
     safe: bool,
+    /// Whether it carries an idempotency key.
+    keyed: bool,
 }
 
 impl<R> Kept<R> {
@@ -188,9 +247,18 @@ impl<R> Kept<R> {
         &self.request
     }
 
-    pub(crate) fn is_safe(&self) -> bool {
-        self.safe
+    /// Whether it may be sent again after a failure that the service may have acted on.
+    pub(crate) fn may_repeat(&self, outcome: &Outcome) -> bool {
+        self.safe && (self.keyed || !is_in_progress(outcome))
     }
+}
+
+/// "The operation of this key is still running": a 409 that names a wait, as [`ByStatus`](super::ByStatus) reads it. To a
+/// request without a key it is a conflict like any other.
+fn is_in_progress(outcome: &Outcome) -> bool {
+    outcome.kind == Kind::Neutral
+        && outcome.repeat == Again::Allowed
+        && outcome.executed == Executed::Maybe
 }
 
 /// Without the request, whose headers hold secrets.
@@ -208,24 +276,18 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
 
     fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.number(1, request.headers_mut());
-        // Set only where a retry further out has set its own: a first insertion allocates.
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            *call = Call::new(1, saved.is_none());
-        }
+        self.begin(&mut request, saved.is_some());
         (request, saved)
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
-        let call = Call::current();
         let mut request = saved.request().clone();
-        self.number(call.attempt, request.headers_mut());
-        request.extensions_mut().insert(call);
+        self.repeat(&mut request);
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &Kept<Request<B>>, _outcome: &Outcome) -> bool {
-        saved.is_safe()
+    fn may_repeat(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
+        saved.may_repeat(outcome)
     }
 }
 
