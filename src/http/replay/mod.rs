@@ -45,6 +45,9 @@ pub enum Keys {
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
+/// A 409 that names a wait says to a request with a key that its operation is still running: if it may run twice, it is
+/// repeated. Without a key it is a conflict like any other.
+///
 /// After a failure that the service certainly did not act on, every request is repeated. What cannot be repeated is sent
 /// once, never refused.
 ///
@@ -258,6 +261,7 @@ impl<R> Kept<R> {
 fn is_in_progress(outcome: &Outcome) -> bool {
     outcome.kind == Kind::Neutral
         && outcome.repeat == Again::Allowed
+        && outcome.wait.is_some()
         && outcome.executed == Executed::Maybe
 }
 
@@ -296,6 +300,7 @@ mod tests {
     use ::http::HeaderValue;
 
     use super::*;
+    use crate::http::ByStatus;
 
     const KEY: &str = "idempotency-key";
 
@@ -373,6 +378,31 @@ mod tests {
             .key("order-1")
             .scope(async { assert!(may_repeat(&Replay::new(), with_key("POST", true))) })
             .await;
+    }
+
+    #[test]
+    fn only_a_key_can_have_an_operation_in_progress() {
+        let conflict = |headers: &[(&'static str, &'static str)]| {
+            let mut response = ::http::Response::builder().status(409);
+            for (name, value) in headers {
+                response = response.header(*name, *value);
+            }
+            ByStatus::new().response(&response.body(()).unwrap())
+        };
+        let repeats = |request, outcome: &Outcome| {
+            let replay = Replay::new();
+            let (_, saved) = replay.first(request);
+            Repeat::<Sent>::may_repeat(&replay, &saved.unwrap(), outcome)
+        };
+        let in_progress = conflict(&[("retry-after", "1")]);
+        for method in ["PUT", "POST"] {
+            assert!(repeats(with_key(method, false), &in_progress));
+            assert!(!repeats(request(method), &in_progress));
+        }
+        assert!(!repeats(with_key("POST", true), &in_progress));
+        let told = conflict(&[("retry-after", "1"), ("x-should-retry", "true")]);
+        assert!(repeats(request("PUT"), &told), "the server says so");
+        assert!(!repeats(request("POST"), &told), "which makes nothing safe");
     }
 
     #[test]
