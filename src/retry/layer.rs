@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
+use super::discard::AtOnce;
 use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
@@ -19,8 +20,8 @@ use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R, C = ErrorIsTransient, K = ()> {
-    shared: Arc<Shared<R, C, K>>,
+pub struct RetryLayer<R, C = ErrorIsTransient, K = (), D = AtOnce> {
+    shared: Arc<Shared<R, C, K, D>>,
 }
 
 impl<R> RetryLayer<R> {
@@ -50,19 +51,21 @@ impl<R> RetryLayer<R> {
                 repeat,
                 classify: ErrorIsTransient,
                 budgets: (),
+                discard: AtOnce,
             }),
         })
     }
 }
 
-impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
+impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// What results mean is for `classify` to say.
     #[must_use]
-    pub fn classify<D>(self, classify: D) -> RetryLayer<R, D, K> {
+    pub fn classify<N>(self, classify: N) -> RetryLayer<R, N, K, D> {
         let Shared {
             terms,
             repeat,
             budgets,
+            discard,
             ..
         } = Arc::unwrap_or_clone(self.shared);
         RetryLayer {
@@ -71,6 +74,7 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
                 repeat,
                 classify,
                 budgets,
+                discard,
             }),
         }
     }
@@ -83,11 +87,12 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
 
     /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
     #[must_use]
-    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L> {
+    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L, D> {
         let Shared {
             terms,
             repeat,
             classify,
+            discard,
             ..
         } = Arc::unwrap_or_clone(self.without_budget().shared);
         RetryLayer {
@@ -96,6 +101,28 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
                 repeat,
                 classify,
                 budgets,
+                discard,
+            }),
+        }
+    }
+
+    /// What becomes of a failed response once the next attempt has begun. Default: it is dropped.
+    #[must_use]
+    pub fn discard<N>(self, discard: N) -> RetryLayer<R, C, K, N> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            budgets,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat,
+                classify,
+                budgets,
+                discard,
             }),
         }
     }
@@ -116,7 +143,7 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
     }
 }
 
-impl<R, C, K> RetryLayer<R, C, K> {
+impl<R, C, K, D> RetryLayer<R, C, K, D> {
     /// The name it was given.
     pub fn name(&self) -> &Arc<str> {
         self.shared.terms.source.name()
@@ -199,7 +226,7 @@ impl<R, C, K> RetryLayer<R, C, K> {
     }
 }
 
-impl<R, C, K> Clone for RetryLayer<R, C, K> {
+impl<R, C, K, D> Clone for RetryLayer<R, C, K, D> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -207,10 +234,10 @@ impl<R, C, K> Clone for RetryLayer<R, C, K> {
     }
 }
 
-impl<S, R, C, K> Layer<S> for RetryLayer<R, C, K> {
-    type Service = Retry<S, R, C, K>;
+impl<S, R, C, K, D> Layer<S> for RetryLayer<R, C, K, D> {
+    type Service = Retry<S, R, C, K, D>;
 
-    fn layer(&self, inner: S) -> Retry<S, R, C, K> {
+    fn layer(&self, inner: S) -> Retry<S, R, C, K, D> {
         Retry::new(inner, self.shared.clone())
     }
 }
