@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::authority::{Authority, ByAuthority};
 use super::body::AtBodyEnd;
 use super::classify::ByStatus;
+use super::drain::Drain;
 use super::lift::Lift;
 use super::replay::{Keys, Replay};
 use super::request::HttpRequest;
@@ -99,6 +100,7 @@ type Stack<S> = DeadlineService<
             Replay,
             ByStatus,
             Option<Budgets>,
+            Drain,
         >,
     >,
 >;
@@ -109,7 +111,7 @@ pub struct ClientLayer {
     config: ClientConfig,
     deadline: DeadlineLayer,
     key: IdempotencyKeyLayer,
-    retry: RetryLayer<Replay, ByStatus, Option<Budgets>>,
+    retry: RetryLayer<Replay, ByStatus, Option<Budgets>, Drain>,
     budgets: Option<Budgets>,
     gate: GateLayer<Option<Breakers>, ByStatus, AtBodyEnd>,
     breakers: Option<Breakers>,
@@ -144,7 +146,8 @@ impl ClientLayer {
             key: IdempotencyKeyLayer::new().mint(keys_may_be_honoured),
             retry: RetryLayer::new(name, retry, replay)?
                 .classify(ByStatus::new())
-                .budgets(budgets.clone()),
+                .budgets(budgets.clone())
+                .discard(Drain::new()),
             budgets,
             gate: GateLayer::new(
                 breakers.clone(),
