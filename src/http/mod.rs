@@ -63,11 +63,13 @@
 
 mod answer;
 mod authority;
+mod believe;
 mod body;
 mod classify;
 mod client;
 mod error;
 mod lift;
+mod marks;
 mod problem;
 mod quota;
 mod replay;
@@ -76,6 +78,7 @@ mod retry_after;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
+pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
