@@ -8,7 +8,10 @@
 //! - [`retry_after`] reads the wait that a server asks for;
 //! - [`Replay`] says which requests may run twice;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it.
+//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
+//! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
+//!   once the request was sent;
+//! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
 //!  a call made                                         a call served
@@ -67,7 +70,9 @@ mod believe;
 mod body;
 mod classify;
 mod client;
+mod connect;
 mod error;
+mod header_timeout;
 mod lift;
 mod marks;
 mod problem;
@@ -82,7 +87,11 @@ pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
+pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::header_timeout::{
+    HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
+};
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
 pub use self::replay::{Kept, Keys, Replay};

@@ -16,6 +16,7 @@ mod contract;
 mod http;
 mod idempotency;
 mod keyed;
+mod limits;
 mod marks;
 mod peers;
 mod readme;

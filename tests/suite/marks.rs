@@ -315,7 +315,7 @@ fn caller(
         let inner = inner.clone();
         async move {
             let failing =
-                service_fn(|()| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
+                service_fn(|_: u8| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
             let config = RetryConfig::new().max_attempts(2);
             let retry =
                 RetryLayer::new(name, config, repeat::cloned_if(move |_: &u8| repeats)).unwrap();
