@@ -104,7 +104,7 @@ where
     fn call(&mut self, target: Target) -> Self::Future {
         ConnectTimeoutFuture {
             connecting: self.inner.call(target),
-            alarm: Alarm::new(),
+            alarm: None,
             source: Arc::clone(&self.source),
             limit: self.limit,
         }
@@ -122,8 +122,8 @@ where
 pub struct ConnectTimeoutFuture<F> {
     #[pin]
     connecting: F,
-    #[pin]
-    alarm: Alarm,
+    /// Boxed, since hyper-util takes connectors only if their futures are `Unpin`. A connection is worth an allocation.
+    alarm: Option<Pin<Box<Alarm>>>,
     source: Arc<Source>,
     limit: Duration,
 }
@@ -136,17 +136,19 @@ where
     type Output = Result<T, BoxError>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
+        let this = self.project();
         if let Poll::Ready(connected) = this.connecting.poll(cx) {
             return Poll::Ready(connected.map_err(Into::into));
         }
-        if !this.alarm.is_armed() {
-            if *this.limit == Duration::MAX {
-                return Poll::Pending;
-            }
-            this.alarm.as_mut().arm(*this.limit);
+        if *this.limit == Duration::MAX {
+            return Poll::Pending;
         }
-        ready!(this.alarm.poll(cx));
+        let alarm = this.alarm.get_or_insert_with(|| {
+            let mut alarm = Box::pin(Alarm::new());
+            alarm.as_mut().arm(*this.limit);
+            alarm
+        });
+        ready!(alarm.as_mut().poll(cx));
         let reason = Reason::ConnectTimeout { limit: *this.limit };
         let rejected = Rejected::new(reason, Arc::clone(this.source.name()));
         emit(&Event::Rejected {
