@@ -16,6 +16,8 @@ mod contract;
 mod http;
 mod idempotency;
 mod keyed;
+mod limits;
+mod marks;
 mod peers;
 mod readme;
 mod reqwest;
