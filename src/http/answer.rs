@@ -62,10 +62,7 @@ impl<S, L: Layer<Lift<S>>> Layer<S> for AnswerLayer<L> {
     type Service = Answer<L::Service>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Answer {
-            inner: self.layers.layer(Lift::new(inner)),
-            refused: None,
-        }
+        Answer::new(self.layers.layer(Lift::new(inner)))
     }
 }
 
@@ -77,13 +74,19 @@ pub struct Answer<S> {
     refused: Option<Rejected>,
 }
 
+impl<S> Answer<S> {
+    pub(super) const fn new(inner: S) -> Self {
+        Self {
+            inner,
+            refused: None,
+        }
+    }
+}
+
 /// A clone was not polled, so it inherits no answer.
 impl<S: Clone> Clone for Answer<S> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            refused: None,
-        }
+        Self::new(self.inner.clone())
     }
 }
 
