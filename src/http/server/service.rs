@@ -71,6 +71,8 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let path = request.uri().path();
         if self.config.bypass.iter().any(|bypass| bypass == path) {
+            // The readiness that is not used is given back, or the handler might wait for it.
+            self.stack = self.stack.clone();
             return ServerFuture {
                 state: State::Waiting(self.handler.clone(), Some(request)),
             };
