@@ -13,6 +13,7 @@ mod cancel;
 mod client;
 mod common;
 mod contract;
+mod hops;
 mod http;
 mod idempotency;
 mod keyed;
