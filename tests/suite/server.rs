@@ -15,7 +15,7 @@ use buttress::testing::{Step, Strict};
 use buttress::{BoxError, CallError, Deadline, Kind, Reason};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -216,8 +216,9 @@ async fn the_instance_that_was_polled_ready_is_called_and_a_health_check_gives_i
     assert_eq!((handler.calls(), handler.clones() - before), (3, 0));
     let mut one = stack("server.contract", config()).layer(ConcurrencyLimit::new(handler, 1));
     for path in ["/orders", "/livez", "/livez", "/orders"] {
-        let response = one.ready().await.unwrap().call(to(path)).await;
-        assert_eq!(response.unwrap().status(), 200, "{path}");
+        let response = one.ready().await.unwrap().call(to(path));
+        let response = timeout(SECOND, response).await.expect("a place").unwrap();
+        assert_eq!(response.status(), 200, "{path}");
     }
 }
 
