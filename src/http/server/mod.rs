@@ -15,6 +15,7 @@ use super::answer::Answer;
 use super::body::AtBodyEnd;
 use super::classify::ByStatus;
 use super::lift::Lift;
+use super::problem::Problem;
 use crate::error::ConfigError;
 use crate::gate::GateLayer;
 use crate::telemetry::Observed;
@@ -148,7 +149,7 @@ impl<S: Clone> Layer<S> for ServerLayer {
         let timeout = self.timeout.layer(within);
         let stack = self.observe.layer(self.deadline.layer(timeout));
         Server {
-            stack: Answer::new(stack),
+            stack: Answer::new(stack, Problem),
             handler,
             config: Arc::clone(&self.config),
         }
