@@ -1,9 +1,11 @@
 //! HTTP: what a response or an error means, which requests may be sent again, whom they are addressed to.
 //!
 //! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. To
-//! call others, begin with [`client`]: the standard stack, in the right order and checked as a whole. To protect what you
-//! serve, begin with [`answer`]: it lets axum use every layer without `HandleErrorLayer`. The parts, for a stack of your own:
+//! call others, begin with [`client`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
+//! The parts, for a stack of your own:
 //!
+//! - [`answer`] lets axum use every layer without `HandleErrorLayer`;
+//! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
 //! - [`Replay`] says which requests may run twice;
@@ -15,8 +17,8 @@
 //!
 //! ```text
 //!  a call made                                         a call served
-//!  client: deadline ─► key ─► retry ─► breaker ─►      router ─► answer( breaker ─► timeout ) ─► handler
-//!          attempt timeout ─► hyper or reqwest
+//!  client: deadline ─► key ─► retry ─► breaker ─►      server: observe ─► deadline in ─► timeout ─►
+//!          attempt timeout ─► hyper or reqwest                 handler
 //! ```
 //!
 //! ```
@@ -83,6 +85,7 @@ mod quota;
 mod replay;
 mod request;
 mod retry_after;
+mod server;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
@@ -102,3 +105,4 @@ pub use self::problem::Problem;
 pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
+pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};
