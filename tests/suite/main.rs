@@ -23,3 +23,4 @@ mod retry;
 mod telemetry;
 mod timeout;
 mod tonic;
+mod wire;
