@@ -46,6 +46,20 @@ impl Authority {
         self.port
     }
 
+    /// The server that a setting names. Of a request's URI the host and port are taken that a client would use; here nothing
+    /// else may stand there.
+    pub(crate) fn of_setting(uri: &Uri) -> Option<Self> {
+        let found = AuthorityRef::of_uri(uri);
+        let text = uri.authority()?.as_str();
+        let has_good_port =
+            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
+        let is_server = !found.scheme.is_empty()
+            && !found.host.is_empty()
+            && uri.host() == Some(found.host)
+            && has_good_port;
+        is_server.then(|| found.into())
+    }
+
     fn as_ref(&self) -> AuthorityRef<'_> {
         AuthorityRef {
             scheme: &self.scheme,
@@ -69,19 +83,8 @@ impl FromStr for Authority {
         };
         // The text may hold a password: an error shows it only once its authority is known.
         let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
-        let found = AuthorityRef::of_uri(&uri);
-        // Of a request's URI the host and port that a client would use are taken; here nothing else may stand there.
-        let text = uri.authority().map_or("", ::http::uri::Authority::as_str);
-        let has_good_port =
-            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
-        if found.scheme.is_empty()
-            || found.host.is_empty()
-            || uri.host() != Some(found.host)
-            || !has_good_port
-        {
-            return Err(invalid(&Self::from(found).to_string()));
-        }
-        Ok(found.into())
+        let shown = || invalid(&Self::from(AuthorityRef::of_uri(&uri)).to_string());
+        Self::of_setting(&uri).ok_or_else(shown)
     }
 }
 
