@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ::http::Uri;
@@ -54,7 +55,7 @@ impl Authority {
         let has_good_port =
             uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
         let is_server = !found.scheme.is_empty()
-            && !found.host.is_empty()
+            && is_host(found.host)
             && uri.host() == Some(found.host)
             && has_good_port;
         is_server.then(|| found.into())
@@ -154,6 +155,17 @@ impl From<AuthorityRef<'_>> for Authority {
             host: found.host.to_ascii_lowercase().into(),
             port: found.port,
         }
+    }
+}
+
+/// `Uri` lets anything stand in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| {
+            let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
+            address.parse::<Ipv6Addr>().is_ok()
+        }),
+        None => !text.is_empty() && !text.contains([']', ':']),
     }
 }
 
@@ -318,6 +330,10 @@ mod tests {
             "http://[::1]x:80",
             "http://::1",
             "http://[::1",
+            "http://[]",
+            "http://[::g]",
+            "http://[127.0.0.1]",
+            "http://[::1@\\]:80",
             "http://h%41",
             "http://größe",
             "http:///x",
