@@ -24,3 +24,4 @@ mod retry;
 mod telemetry;
 mod timeout;
 mod tonic;
+mod wire;
