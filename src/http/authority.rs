@@ -225,6 +225,8 @@ impl Equivalent<Authority> for AuthorityRef<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByAuthority;
 
+// So that the error names other keys.
+#[diagnostic::do_not_recommend]
 impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
     type Key = Authority;
     type Look<'a>

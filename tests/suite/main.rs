@@ -19,6 +19,7 @@ mod idempotency;
 mod keyed;
 mod limits;
 mod marks;
+mod mistakes;
 mod peers;
 mod readme;
 mod reqwest;
