@@ -16,6 +16,7 @@ mod contract;
 mod http;
 mod idempotency;
 mod keyed;
+mod matrix;
 mod payment;
 mod peers;
 mod readme;
