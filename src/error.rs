@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,16 @@ pub enum Reason {
         /// The limit that was in force.
         limit: Duration,
     },
+    /// No connection was made within its limit: nothing was sent.
+    ConnectTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The head of the response did not come within its limit, counted from the end of the request.
+    HeaderTimeout {
+        /// The limit.
+        limit: Duration,
+    },
     /// The time for the whole call is over: before it began (not executed) or while it ran.
     Deadline,
     /// The response's body sent nothing for too long.
@@ -51,8 +62,60 @@ pub enum Reason {
         /// The limit between two frames.
         limit: Duration,
     },
+    /// The caller has used up his quota.
+    QuotaExceeded(Quota),
     /// A policy of your own refused, and says why.
     Policy(Cow<'static, str>),
+}
+
+/// The quota that a caller has used up. The time until he has some again is the rejection's
+/// [`retry_after`](Rejected::retry_after), the name of the quota its [`name`](Rejected::name).
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::{Quota, Reason, Rejected};
+///
+/// let rejected = Rejected::new(Reason::QuotaExceeded(Quota::new(100).window(60)), "exports")
+///     .retry_after(Some(Duration::from_secs(12)));
+/// assert_eq!(
+///     rejected.to_string(),
+///     "the quota `exports` of 100 in 60 s is used up, try again in 12s"
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quota {
+    /// How much the caller may use in a window.
+    pub limit: u32,
+    /// How much of it is left: too little for the call that was refused. Default: 0.
+    pub remaining: u32,
+    /// The length of the window, in seconds. Default: `None`, it has none.
+    pub window: Option<NonZeroU32>,
+}
+
+impl Quota {
+    /// So much, of which nothing is left.
+    pub const fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            remaining: 0,
+            window: None,
+        }
+    }
+
+    /// How much of it is left.
+    #[must_use]
+    pub const fn remaining(mut self, remaining: u32) -> Self {
+        self.remaining = remaining;
+        self
+    }
+
+    /// The length of the window, in seconds; 0 is none.
+    #[must_use]
+    pub const fn window(mut self, seconds: u32) -> Self {
+        self.window = NonZeroU32::new(seconds);
+        self
+    }
 }
 
 impl Reason {
@@ -65,8 +128,11 @@ impl Reason {
             Self::CircuitForcedOpen => "circuit_forced_open",
             Self::CircuitIsolated => "circuit_isolated",
             Self::AttemptTimeout { .. } => "attempt_timeout",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::HeaderTimeout { .. } => "header_timeout",
             Self::Deadline => "deadline",
             Self::BodyIdle { .. } => "body_idle",
+            Self::QuotaExceeded(_) => "quota_exceeded",
             Self::Policy(_) => "policy",
         }
     }
@@ -119,12 +185,29 @@ impl fmt::Display for Rejected {
             Reason::AttemptTimeout { limit } => {
                 write!(f, "timeout `{name}`: no answer within {limit:?}")?;
             }
+            Reason::ConnectTimeout { limit } => {
+                write!(
+                    f,
+                    "connect timeout `{name}`: no connection within {limit:?}"
+                )?;
+            }
+            Reason::HeaderTimeout { limit } => write!(
+                f,
+                "header timeout `{name}`: no response within {limit:?} after the request was sent"
+            )?,
             Reason::Deadline if self.executed == Executed::No => {
                 write!(f, "deadline `{name}` was over before the call began")?;
             }
             Reason::Deadline => write!(f, "deadline `{name}` passed while the call was under way")?,
             Reason::BodyIdle { limit } => {
                 write!(f, "body limit `{name}`: nothing received for {limit:?}")?;
+            }
+            Reason::QuotaExceeded(quota) => {
+                write!(f, "the quota `{name}` of {}", quota.limit)?;
+                if let Some(seconds) = quota.window {
+                    write!(f, " in {seconds} s")?;
+                }
+                write!(f, " is used up")?;
             }
             Reason::Policy(why) => write!(f, "`{name}` refused the call: {why}")?,
         }
@@ -312,6 +395,12 @@ mod tests {
         let limit = Duration::from_millis(250);
         let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
         assert_eq!(late.to_string(), "timeout `search`: no answer within 250ms");
+    }
+
+    #[test]
+    fn a_rejection_is_small_whatever_it_says() {
+        // It is moved through every layer.
+        assert_eq!(size_of::<Rejected>(), 64);
     }
 
     #[test]

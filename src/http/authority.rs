@@ -14,7 +14,7 @@ use crate::gate::KeyBy;
 /// A server: scheme, lower-case host, and the port unless it is the scheme's own. Never a user name or a password.
 ///
 /// Requests of `http` and of reqwest that go to the same server have equal authorities. A host is compared as text: an
-/// IPv6 address written in two ways is two hosts.
+/// IPv6 address written in two ways is two hosts, and so is a name with and without a dot at its end.
 ///
 /// ```
 /// use buttress::http::Authority;
@@ -70,7 +70,15 @@ impl FromStr for Authority {
         // The text may hold a password: an error shows it only once its authority is known.
         let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
         let found = AuthorityRef::of_uri(&uri);
-        if found.scheme.is_empty() || found.host.is_empty() {
+        // Of a request's URI the host and port that a client would use are taken; here nothing else may stand there.
+        let text = uri.authority().map_or("", ::http::uri::Authority::as_str);
+        let has_good_port =
+            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
+        if found.scheme.is_empty()
+            || found.host.is_empty()
+            || uri.host() != Some(found.host)
+            || !has_good_port
+        {
             return Err(invalid(&Self::from(found).to_string()));
         }
         Ok(found.into())
@@ -281,6 +289,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_setting_names_a_server_that_there_can_be() {
+        for (url, shown) in [
+            ("http://h:0080/", "http://h"),
+            ("http://h:65535", "http://h:65535"),
+            ("http://h:", "http://h"),
+            ("http://a@b@c:1/", "http://c:1"),
+            ("http://[FE80::1%25eth0]:81/", "http://[fe80::1%25eth0]:81"),
+            // Not the same host: a resolver may look up the other one elsewhere.
+            ("http://h./", "http://h."),
+        ] {
+            let authority: Authority = url.parse().unwrap();
+            assert_eq!(authority.to_string(), shown, "{url}");
+        }
+        for url in [
+            "http://h:65536",
+            "http://h:99999999999999999999",
+            "http://h:-1",
+            "http://h:+80",
+            "http://h:80:81",
+            "http://h:8o",
+            "http://u:pw@:80",
+            "http://[::1]80",
+            "http://[::1]x:80",
+            "http://::1",
+            "http://[::1",
+            "http://h%41",
+            "http://größe",
+            "http:///x",
+            "//h",
+            "h",
+            "*",
+            "http://",
+            "://h",
+        ] {
+            let error = url.parse::<Authority>().unwrap_err();
+            assert_eq!(error.field, "authority", "{url}");
+            assert!(!error.to_string().contains("pw"), "{error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_borrowed_form_hashes_and_compares_like_the_kept_one(
@@ -293,6 +342,19 @@ mod tests {
             let hasher = RandomState::new();
             prop_assert!(look.equivalent(&kept));
             prop_assert_eq!(hasher.hash_one(look), hasher.hash_one(&kept));
+        }
+
+        #[test]
+        fn any_text_is_an_error_or_a_server_that_its_own_text_names(
+            text in "(https?://)?[a-zA-Z0-9.:@\\[\\]%+/_-]{0,20}|\\PC*",
+        ) {
+            if let Ok(authority) = text.parse::<Authority>() {
+                let uri: Uri = text.parse().unwrap();
+                let own = own_port(authority.scheme());
+                prop_assert_eq!(authority.host(), uri.host().unwrap().to_ascii_lowercase());
+                prop_assert_eq!(authority.port(), uri.port_u16().filter(|port| Some(*port) != own));
+                prop_assert_eq!(authority.to_string().parse::<Authority>().unwrap(), authority);
+            }
         }
     }
 }

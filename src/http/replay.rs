@@ -1,32 +1,16 @@
 //! Which requests may run twice.
 
 use std::fmt;
-use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, Method, Request};
 
-use super::authority::Authority;
+use super::keys::{Keys, SharedKeys};
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, header_name};
+use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
-
-/// Which servers make a request with an idempotency key run once, however often it is sent.
-///
-/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Keys {
-    /// Nothing is known: a key that a layer minted makes nothing repeatable.
-    #[default]
-    Unknown,
-    /// Every server that this client calls honours keys.
-    Honoured,
-    /// These servers do.
-    HonouredBy(Arc<[Authority]>),
-}
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -34,7 +18,8 @@ pub enum Keys {
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
@@ -50,16 +35,15 @@ pub enum Keys {
 ///
 /// let safe_methods = Replay::new();
 /// let payments_too = Replay::new().keys(Keys::Honoured);
-/// let only_there = Replay::new().keys(Keys::HonouredBy(["https://api.example.com".parse()?].into()));
+/// let only_there = Replay::new().keys(Keys::honoured_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: Keys,
+    keys: SharedKeys,
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
-    once: bool,
 }
 
 impl Default for Replay {
@@ -72,24 +56,17 @@ impl Replay {
     /// Nothing is known about keys; the attempt number is not sent.
     pub fn new() -> Self {
         Self {
-            keys: Keys::Unknown,
+            keys: SharedKeys::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
-            once: false,
         }
-    }
-
-    /// Whether nothing at all is repeated, not even what was not executed.
-    pub(crate) fn once(mut self, once: bool) -> Self {
-        self.once = once;
-        self
     }
 
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
+        self.keys = SharedKeys::new(keys);
         self
     }
 
@@ -98,9 +75,13 @@ impl Replay {
     /// # Errors
     ///
     /// It is not a header name.
-    pub fn key_header(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.header = header_name("key_header", name)?;
-        Ok(self)
+    pub fn key_header(self, name: &str) -> Result<Self, ConfigError> {
+        Ok(self.key_header_name(header_name("key_header", name)?))
+    }
+
+    pub(crate) fn key_header_name(mut self, name: HeaderName) -> Self {
+        self.header = name;
+        self
     }
 
     /// For a proxy, which does not know what it forwards: a request whose method is not idempotent is sent once, key or
@@ -124,9 +105,6 @@ impl Replay {
         request: &R,
         copy: impl FnOnce(&R) -> Option<R>,
     ) -> Option<Kept<R>> {
-        if self.once {
-            return None;
-        }
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
@@ -141,27 +119,44 @@ impl Replay {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
-        let Some(key) = request.headers().get(&self.header) else {
+        let Some(key) = found(request.headers(), &self.header) else {
             return false;
         };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
-        let honoured = match &self.keys {
-            Keys::Unknown => false,
-            Keys::Honoured => true,
-            Keys::HonouredBy(servers) => {
-                let server = request.authority();
-                servers
-                    .iter()
-                    .any(|one| hashbrown::Equivalent::equivalent(&server, one))
-            }
-        };
-        !key.is_empty() && (honoured || callers_own())
+        self.keys.honour(request) || callers_own()
+    }
+
+    /// The first attempt; perhaps the last, too.
+    fn begin<B>(&self, mut request: Request<B>, last: bool) -> Request<B> {
+        self.number(1, request.headers_mut());
+        // Set only where a retry further out has set its own: a first insertion allocates.
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            *call = Call::new(1, last);
+        }
+        request
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
         if self.attempt_header {
             headers.insert(ATTEMPT_COUNT, attempt.into());
         }
+    }
+}
+
+/// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
+///
+/// ```
+/// use buttress::http::{Keys, Replay};
+/// use buttress::idempotency::IdempotencyKeyLayer;
+///
+/// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = IdempotencyKeyLayer::new().mint(replay.clone());
+/// # let _ = keys;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl<R: HttpRequest> Mint<R> for Replay {
+    fn mints(&self, request: &R) -> bool {
+        !self.proxy && self.keys.honour(request)
     }
 }
 
@@ -206,14 +201,13 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
 
-    fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.number(1, request.headers_mut());
-        // Set only where a retry further out has set its own: a first insertion allocates.
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            *call = Call::new(1, saved.is_none());
-        }
-        (request, saved)
+        (self.begin(request, saved.is_none()), saved)
+    }
+
+    fn only(&self, request: Request<B>) -> Request<B> {
+        self.begin(request, true)
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {

@@ -25,3 +25,4 @@ mod retry;
 mod telemetry;
 mod timeout;
 mod tonic;
+mod wire;
