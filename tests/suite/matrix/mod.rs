@@ -147,8 +147,8 @@ impl Case {
         };
         let mut config = ClientConfig::default()
             .attempt(attempt)
-            .retry(RetryConfig::default().backoff(at_once));
-        //PROXY
+            .retry(RetryConfig::default().backoff(at_once))
+            .proxy(class.proxy);
         if class.honoured {
             config = config.keys(Keys::Honoured);
         }
