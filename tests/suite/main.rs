@@ -20,6 +20,8 @@ mod keyed;
 mod limits;
 mod marks;
 mod mistakes;
+mod matrix;
+mod payment;
 mod peers;
 mod readme;
 mod reqwest;
