@@ -18,6 +18,7 @@ mod idempotency;
 mod keyed;
 mod peers;
 mod readme;
+mod replay;
 mod reqwest;
 mod retry;
 mod telemetry;
