@@ -30,7 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
-use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::common::{Listener, Told};
 use crate::http::nobody;
@@ -109,12 +109,13 @@ where
 }
 
 type Over<T> = buttress::http::Lift<T>;
+type Hyper = Over<Client<HttpConnector, ReplayBody<Sent>>>;
 
 /// A hyper client whose requests are repeated.
 fn repeating(
     layer: &RetryLayer<ReplayAs<Identity>, ByStatus>,
     http2: bool,
-) -> Retry<Over<Client<HttpConnector, ReplayBody<Sent>>>, ReplayAs<Identity>, ByStatus> {
+) -> Retry<Hyper, ReplayAs<Identity>, ByStatus> {
     layer.layer(Over::new(hyper(http2)))
 }
 
@@ -131,8 +132,7 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
     Ok(String::from_utf8(seen).unwrap())
 }
 
-/// The bytes of a request: its head, and its body as it was sent.
-async fn read_request(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
+async fn read_request(stream: &mut TcpStream) -> io::Result<Raw> {
     let head = read_head(stream).await?;
     let length = |line: &str| Some(line.strip_prefix("content-length: ")?.parse().unwrap());
     let mut body = Vec::new();
@@ -149,10 +149,13 @@ async fn read_request(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
 
 /// What a server has seen of each request.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+struct Log(Arc<Mutex<Vec<Raw>>>);
+
+/// The head of a request, and its body as it was sent.
+type Raw = (String, Vec<u8>);
 
 impl Log {
-    fn requests(&self) -> Vec<(String, Vec<u8>)> {
+    fn requests(&self) -> Vec<Raw> {
         self.0.lock().unwrap().clone()
     }
 }
@@ -346,6 +349,41 @@ async fn trailers_are_sent_again() {
 }
 
 #[tokio::test]
+async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answers = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&answers);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            let answer = hyper::service::service_fn(move |_: Request<Incoming>| {
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut answer = Response::new(Empty::<Bytes>::new());
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                std::future::ready(Ok::<_, Infallible>(answer))
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(connection);
+        }
+    });
+    let told = Listener::new("replay: early stream");
+    let service = repeating(&retry("replay: early stream", bodies()), true);
+    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
+    sender.send_data("one ".into()).await.unwrap();
+    let answer = service
+        .oneshot(put(address, body(streaming)))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answers.load(Ordering::SeqCst), 1);
+    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
+    assert_eq!(told.take(), [stopped]);
+    drop(sender);
+}
+
+#[tokio::test]
 async fn tonics_bodies_are_sent_again() {
     use ::tonic::body::Body;
     let (address, read) = answering_http2(&[503, 200]).await;
@@ -439,7 +477,7 @@ async fn in_two_halves(
     cues: Arc<Cues>,
     both: Arc<Barrier>,
 ) -> io::Result<()> {
-    let half = [b'x'; LARGE / 2];
+    let half = vec![b'x'; LARGE / 2];
     loop {
         read_head(&mut stream).await?;
         match cues.requests.fetch_add(1, Ordering::SeqCst) {
@@ -455,7 +493,9 @@ async fn in_two_halves(
                 cues.second.notify_one();
                 cues.over.notified().await;
             }
-            _ => drop(both.wait().await),
+            _ => {
+                both.wait().await;
+            }
         }
         stream.write_all(FINE).await?;
     }
@@ -548,4 +588,60 @@ async fn the_standard_client_drains_a_failed_response_once_the_next_attempt_has_
     assert_eq!(answer.status(), 200);
     let expected = [Did::Called(0), Did::Called(1), Did::Read(0), Did::Read(0)];
     assert_eq!(*did.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_drained_is_dropped_when_the_call_ends() {
+    struct Endless(Option<Arc<AtomicUsize>>);
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            if let Some(dropped) = &self.0 {
+                dropped.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+    for last in [200, 503, 404] {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let body = Arc::clone(&dropped);
+        let server: Strict<Request<String>, Response<Endless>, Error<io::Error>> =
+            Strict::new(move |call| {
+                let failed = Endless((call == 0).then(|| Arc::clone(&body)));
+                let mut response = Response::new(failed);
+                let status = if call == 0 { 503 } else { last };
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                Step::After(Duration::from_millis(10), Ok(response))
+            });
+        let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+        let config = RetryConfig::new().backoff(at_once).max_attempts(2);
+        let retry = RetryLayer::new("replay: ends", config, Replay::new())
+            .unwrap()
+            .classify(ByStatus::new())
+            .discard(Drain::new());
+        let get = Request::get("/").body(String::new()).unwrap();
+        let mut service = retry.layer(server);
+        let ready = ServiceExt::<Request<String>>::ready(&mut service)
+            .await
+            .unwrap();
+        let mut call = Box::pin(ready.call(get));
+        let began = tokio::time::Instant::now();
+        let answer = (&mut call).await.unwrap();
+        assert_eq!(answer.status(), last);
+        assert_eq!(
+            began.elapsed(),
+            Duration::from_millis(20),
+            "never waited for"
+        );
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+        drop(call);
+    }
 }

@@ -2,6 +2,7 @@
 
 mod body;
 mod buffer;
+mod handle;
 mod wrap;
 
 use std::fmt;
@@ -9,7 +10,8 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-pub use self::body::{BodyBuffer, ReplayBody, Superseded};
+pub use self::body::{ReplayBody, Superseded};
+pub use self::handle::BodyBuffer;
 pub use self::wrap::{KeptAs, ReplayAs};
 
 use super::authority::Authority;
