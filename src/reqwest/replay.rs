@@ -51,6 +51,11 @@ impl Repeat<Request> for Replay {
         (request, saved)
     }
 
+    fn only(&self, mut request: Request) -> Request {
+        self.number(1, HttpRequest::headers_mut(&mut request));
+        request
+    }
+
     fn again(&self, saved: &mut KeptRequest) -> Option<Request> {
         let mut request = saved.kept.request().try_clone()?;
         if let Some(buffer) = &saved.body {

@@ -15,6 +15,10 @@ impl HttpRequest for Request {
         AuthorityRef::new(url.scheme(), url.host_str().unwrap_or_default(), url.port())
     }
 
+    fn path(&self) -> &str {
+        self.url().path()
+    }
+
     fn headers(&self) -> &HeaderMap {
         self.headers()
     }
@@ -33,7 +37,15 @@ impl HttpResponse for Response {
         self.headers()
     }
 
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+
     fn extensions(&self) -> &Extensions {
         self.extensions()
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        self.extensions_mut()
     }
 }

@@ -20,6 +20,8 @@ pub(super) struct Shared<R, C, K, D> {
 pub(super) struct Terms {
     pub(super) config: RetryConfig,
     pub(super) budget: Option<RetryBudget>,
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(super) once: bool,
     pub(super) source: Source,
 }
 
@@ -48,6 +50,7 @@ impl Clone for Terms {
         Self {
             config: self.config,
             budget: self.budget.clone(),
+            once: self.once,
             source: Source::new(self.source.layer(), self.source.name().clone()),
         }
     }
@@ -59,6 +62,7 @@ impl fmt::Debug for Terms {
             .field("source", &self.source)
             .field("config", &self.config)
             .field("budget", &self.budget)
+            .field("once", &self.once)
             .finish()
     }
 }

@@ -15,6 +15,7 @@ mod body;
 mod breaker;
 mod budget;
 mod build;
+mod fields;
 mod stack;
 mod words;
 

@@ -85,6 +85,11 @@ where
         (Request::from_parts(parts, (self.wrap)(body)), saved)
     }
 
+    fn only(&self, mut request: Request<B>) -> Request<B2> {
+        self.replay.begin(&mut request, false);
+        request.map(|body| (self.wrap)(ReplayBody::once(body)))
+    }
+
     fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {
         let body = saved.body.again()?;
         let mut head = head_of(saved.head.request());
