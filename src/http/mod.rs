@@ -10,7 +10,10 @@
 //! - [`retry_after`] reads the wait that a server asks for;
 //! - [`Replay`] says which requests may run twice;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it.
+//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
+//! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
+//!   once the request was sent;
+//! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
 //!  a call made                                         a call served
@@ -65,13 +68,18 @@
 
 mod answer;
 mod authority;
+mod believe;
 mod body;
 mod classify;
 mod client;
+mod connect;
 pub mod deadline;
+mod drain;
 mod error;
+mod header_timeout;
 mod keys;
 mod lift;
+mod marks;
 mod problem;
 mod quota;
 mod replay;
@@ -81,14 +89,20 @@ mod server;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
+pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
+pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
+pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::header_timeout::{
+    HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
+};
 pub use self::keys::{Keys, Route};
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
-pub use self::replay::{Kept, Replay};
+pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
 pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};

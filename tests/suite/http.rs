@@ -326,7 +326,7 @@ async fn axum_answers_a_rejection_without_a_handler_for_errors() {
         .await
         .unwrap();
     let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-    assert_eq!(body["title"], "Service Unavailable");
+    assert_eq!(body["status"], 503);
 }
 
 #[tokio::test]
