@@ -258,6 +258,7 @@ impl<R> fmt::Debug for Kept<R> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<B: Clone> Repeat<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
