@@ -11,6 +11,7 @@
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
+//! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
 //! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
@@ -72,6 +73,7 @@ mod classify;
 mod client;
 mod connect;
 mod error;
+mod error_type;
 mod header_timeout;
 mod lift;
 mod marks;
@@ -80,6 +82,8 @@ mod quota;
 mod replay;
 mod request;
 mod retry_after;
+#[cfg(feature = "tracing")]
+mod span;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
@@ -89,6 +93,7 @@ pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::error_type::error_type;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
@@ -97,3 +102,5 @@ pub use self::problem::Problem;
 pub use self::replay::{Kept, Keys, Replay};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
+#[cfg(feature = "tracing")]
+pub use self::span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer};
