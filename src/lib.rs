@@ -17,6 +17,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──
+mod attempt;
 pub mod backoff;
 mod call;
 mod chance;
@@ -53,7 +54,7 @@ pub mod testing;
 mod verify;
 
 pub use crate::backoff::{Backoff, Jitter};
-pub use crate::call::{Call, CallOptions, CallScope};
+pub use crate::call::{AttemptReason, Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};

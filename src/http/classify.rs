@@ -24,7 +24,8 @@ use crate::outcome::{Again, Classify, Kind, Outcome};
 /// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
-/// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
+/// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
+/// open so long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a repetition with `x-should-retry: false`,
 /// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
 /// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
 /// told at [`error_outcome`](super::error_outcome).

@@ -13,6 +13,7 @@
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
+//! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
 //! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
@@ -76,6 +77,7 @@ mod connect;
 pub mod deadline;
 mod drain;
 mod error;
+mod error_type;
 mod header_timeout;
 mod keys;
 mod lift;
@@ -86,6 +88,8 @@ mod replay;
 mod request;
 mod retry_after;
 mod server;
+#[cfg(feature = "tracing")]
+mod span;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
@@ -96,6 +100,7 @@ pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::error_type::error_type;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
@@ -106,3 +111,5 @@ pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, S
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
 pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};
+#[cfg(feature = "tracing")]
+pub use self::span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer};

@@ -101,6 +101,11 @@ impl Machine {
         self.attempts
     }
 
+    /// Whether the free repeat was made, or is about to be.
+    pub(super) const fn free_used(&self) -> bool {
+        self.free_used
+    }
+
     /// Whether there will be no further attempt, whatever the one under way comes to.
     pub(super) const fn is_last(&self, config: &RetryConfig) -> bool {
         self.free_used && self.attempts >= config.max_attempts
