@@ -25,6 +25,7 @@ mod deadline;
 mod error;
 pub mod event;
 mod outcome;
+mod rejected;
 mod sync;
 mod window;
 

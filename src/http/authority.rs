@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ::http::Uri;
@@ -46,6 +47,20 @@ impl Authority {
         self.port
     }
 
+    /// The server that a setting names. Of a request's URI the host and port are taken that a client would use; here nothing
+    /// else may stand there.
+    pub(crate) fn of_setting(uri: &Uri) -> Option<Self> {
+        let found = AuthorityRef::of_uri(uri);
+        let text = uri.authority()?.as_str();
+        let has_good_port =
+            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
+        let is_server = !found.scheme.is_empty()
+            && is_host(found.host)
+            && uri.host() == Some(found.host)
+            && has_good_port;
+        is_server.then(|| found.into())
+    }
+
     fn as_ref(&self) -> AuthorityRef<'_> {
         AuthorityRef {
             scheme: &self.scheme,
@@ -69,19 +84,8 @@ impl FromStr for Authority {
         };
         // The text may hold a password: an error shows it only once its authority is known.
         let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
-        let found = AuthorityRef::of_uri(&uri);
-        // Of a request's URI the host and port that a client would use are taken; here nothing else may stand there.
-        let text = uri.authority().map_or("", ::http::uri::Authority::as_str);
-        let has_good_port =
-            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
-        if found.scheme.is_empty()
-            || found.host.is_empty()
-            || uri.host() != Some(found.host)
-            || !has_good_port
-        {
-            return Err(invalid(&Self::from(found).to_string()));
-        }
-        Ok(found.into())
+        let shown = || invalid(&Self::from(AuthorityRef::of_uri(&uri)).to_string());
+        Self::of_setting(&uri).ok_or_else(shown)
     }
 }
 
@@ -151,6 +155,17 @@ impl From<AuthorityRef<'_>> for Authority {
             host: found.host.to_ascii_lowercase().into(),
             port: found.port,
         }
+    }
+}
+
+/// `Uri` lets anything stand in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| {
+            let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
+            address.parse::<Ipv6Addr>().is_ok()
+        }),
+        None => !text.is_empty() && !text.contains([']', ':']),
     }
 }
 
@@ -317,6 +332,10 @@ mod tests {
             "http://[::1]x:80",
             "http://::1",
             "http://[::1",
+            "http://[]",
+            "http://[::g]",
+            "http://[127.0.0.1]",
+            "http://[::1@\\]:80",
             "http://h%41",
             "http://größe",
             "http:///x",

@@ -271,6 +271,7 @@ mod tests {
             (r#""burst";r=0"#, Some(60)),
             (r#""burst";r=0, "daily";r=5"#, Some(60)),
             (r#""burst";r=0, "daily";r=0;t=30"#, Some(60)),
+            (r#""burst";r=0, "daily";r=0;t=300"#, Some(300)),
             (r#""burst";r=0;t=7"#, Some(7)),
             (r#""open";r=0"#, None),
             (r#""other";r=0"#, None),

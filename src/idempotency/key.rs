@@ -72,7 +72,8 @@ pub(super) fn given(key: &str, form: Form) -> Result<HeaderValue, &'static str> 
 pub(crate) fn found<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next().filter(|_| lines.next().is_none())?;
-    let text = value.to_str().ok()?.trim_matches(' ');
+    // What stands around a value is lost on the way (RFC 9110 §5.5).
+    let text = value.to_str().ok()?.trim_matches([' ', '\t']);
     let is_key = if text.starts_with('"') {
         read(text).is_some_and(|key| !key.as_str().is_empty())
     } else {
@@ -151,6 +152,7 @@ mod tests {
             (&["'single'"], true),
             (&[""], false),
             (&["   "], false),
+            (&[" \t "], false),
             (&["\"\""], false),
             (&["\""], false),
             (&["\"open"], false),
