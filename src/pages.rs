@@ -18,3 +18,5 @@ mod migrating_backon {}
 mod migrating_tower_resilience {}
 #[doc = include_str!("../docs/recipes/axum-server.md")]
 mod recipe_axum_server {}
+#[doc = include_str!("../docs/recipes/axum-client.md")]
+mod recipe_axum_client {}

@@ -87,7 +87,7 @@ mod request;
 mod retry_after;
 mod server;
 
-pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
+pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
 pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
