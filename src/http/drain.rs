@@ -135,3 +135,116 @@ impl<B> fmt::Debug for Draining<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
+
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http_body::{Frame, SizeHint};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// So many frames of so many bytes, each after this time.
+    struct Slow {
+        frames: usize,
+        size: usize,
+        every: Duration,
+        sleep: Option<Pin<Box<tokio::time::Sleep>>>,
+    }
+
+    fn slow(frames: usize, size: usize, every: Duration) -> Slow {
+        Slow {
+            frames,
+            size,
+            every,
+            sleep: None,
+        }
+    }
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let this = &mut *self;
+            if this.frames == 0 {
+                return Poll::Ready(None);
+            }
+            if !this.every.is_zero() {
+                let every = this.every;
+                let sleep = this
+                    .sleep
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(every)));
+                std::task::ready!(sleep.as_mut().poll(cx));
+                this.sleep = None;
+            }
+            this.frames -= 1;
+            Poll::Ready(Some(Ok(Frame::data(vec![0; this.size].into()))))
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.frames == 0
+        }
+    }
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// How long it was read, and how many frames were left.
+    async fn drained(drain: Drain, body: Slow) -> (Duration, usize) {
+        let began = Instant::now();
+        let mut rest = drain.rest(Version::HTTP_11, body).unwrap();
+        (&mut rest).await;
+        (began.elapsed(), rest.0.body.frames)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_reads_to_the_end_within_its_limits() {
+        let drain = Drain::new();
+        let kib = 1024;
+        assert_eq!(drained(drain, slow(4, kib, 10 * MS)).await, (40 * MS, 0));
+        assert_eq!(drained(drain, slow(64, kib, Duration::ZERO)).await.1, 0);
+        assert_eq!(
+            drained(drain, slow(99, kib, Duration::ZERO)).await.1,
+            99 - 65
+        );
+        assert_eq!(drained(drain, slow(9, 1, 20 * MS)).await, (50 * MS, 7));
+        let endless = slow(usize::MAX, 0, Duration::ZERO);
+        assert!(
+            drained(drain, endless).await.1 > 0,
+            "nothing costs something"
+        );
+        let none = drain.within(Duration::ZERO);
+        assert_eq!(drained(none, slow(9, 1, MS)).await, (Duration::ZERO, 9));
+    }
+
+    #[test]
+    fn what_is_not_worth_it_is_dropped_at_once() {
+        struct Announced(u64);
+        impl Body for Announced {
+            type Data = Bytes;
+            type Error = Infallible;
+            fn poll_frame(
+                self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+                Poll::Pending
+            }
+            fn size_hint(&self) -> SizeHint {
+                SizeHint::with_exact(self.0)
+            }
+        }
+        let reads = |version, size| Drain::new().rest(version, Announced(size)).is_some();
+        assert!(reads(Version::HTTP_11, 64 * 1024));
+        assert!(!reads(Version::HTTP_11, 64 * 1024 + 1));
+        assert!(!reads(Version::HTTP_2, 1), "a stream is no connection");
+        let empty = slow(0, 0, MS);
+        assert!(Drain::new().rest(Version::HTTP_11, empty).is_none());
+    }
+}

@@ -24,6 +24,7 @@ mod mistakes;
 mod payment;
 mod peers;
 mod readme;
+mod replay;
 mod reqwest;
 mod retry;
 mod server;

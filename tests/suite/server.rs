@@ -103,6 +103,10 @@ async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
     ));
     let response = service.oneshot(within("0n")).await.unwrap();
     assert_eq!(response.status(), 504);
+    assert!(!response.headers().contains_key("x-buttress-not-executed"));
+    let tells = stack("server.tells", config().not_executed_header(true)).layer(handler.clone());
+    let response = tells.oneshot(within("0n")).await.unwrap();
+    assert_eq!(response.headers()["x-buttress-not-executed"], "1");
     assert_eq!(handler.calls(), 1, "what comes too late is not executed");
     assert!(matches!(
         told.take()[..],
@@ -268,7 +272,7 @@ fn its_debug_prints_the_order_and_the_settings() {
     let config = ServerConfig::default().bypass(["/livez"]);
     assert_eq!(
         format!("{:?}", stack("server.debug", config)),
-        "ServerLayer { bypass: [\"/livez\"], observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
+        "ServerLayer { bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
          headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, most: \
          18446744073709551615.999999999s }), timeout: 30s, .. }"
     );

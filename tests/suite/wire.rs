@@ -6,12 +6,14 @@ use std::time::Duration;
 use ::http::{HeaderMap, Request, Response};
 use buttress::backoff::{Backoff, Jitter};
 use buttress::clock::Now;
-use buttress::http::Replay;
 use buttress::http::deadline::{
     DeadlineHeader, DeadlineInConfig, DeadlineInLayer, DeadlineOutLayer, Trust,
 };
+use buttress::http::{ClientConfig, Replay, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, TimeoutLayer};
+use bytes::Bytes;
+use http_body_util::Full;
 use tokio::time::sleep;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -229,4 +231,38 @@ async fn what_comes_too_late_is_not_executed_and_what_takes_too_long_is_dropped(
     assert_eq!(late.reason, Reason::Deadline);
     assert_eq!(late.executed, Executed::Maybe);
     assert_eq!(started.elapsed(), 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_stacks_begin_nothing_in_a_scope_that_is_over() {
+    let never = service_fn(
+        async |_: Request<()>| -> Result<Response<Full<Bytes>>, Infallible> { panic!("it began") },
+    );
+    let over = Deadline::after(Duration::ZERO);
+    let unlimited = ClientConfig::default()
+        .attempt(Duration::MAX)
+        .total(Duration::MAX);
+    for config in [ClientConfig::default(), unlimited] {
+        let call = client("wire.over", config)
+            .unwrap()
+            .layer(never)
+            .oneshot(to_search());
+        let rejected = rejection(over.scope(call).await.map_err(|error| match error {
+            Error::Rejected(rejected) => Error::Rejected(rejected),
+            Error::Inner(never) => match never {},
+        }));
+        assert_eq!(
+            (rejected.reason, rejected.executed),
+            (Reason::Deadline, Executed::No)
+        );
+    }
+    let serve = server("wire.over", ServerConfig::default())
+        .unwrap()
+        .layer(never);
+    let response = over.scope(serve.oneshot(to_search())).await.unwrap();
+    assert_eq!(response.status(), 504);
+}
+
+fn to_search() -> Request<()> {
+    Request::get("http://search.internal/").body(()).unwrap()
 }

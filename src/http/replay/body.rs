@@ -9,7 +9,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
-use super::buffer::{Buffer, Piece, Source};
+use super::buffer::{Piece, Source};
+use super::handle::{BodyBuffer, Shared};
 use crate::error::BoxError;
 use crate::sync::Mutex;
 
@@ -66,19 +67,6 @@ enum Reads {
     Nothing,
 }
 
-struct Shared<B> {
-    buffer: Buffer,
-    /// Until it is read.
-    original: Option<B>,
-}
-
-/// Makes further attempts of a body. Made by [`ReplayBody::new`]; when it is dropped, nothing more is kept.
-pub struct BodyBuffer<B> {
-    /// `None` if the body is empty.
-    shared: Option<Arc<Mutex<Shared<B>>>>,
-    hint: SizeHint,
-}
-
 /// The body that an attempt was sending is now another attempt's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another attempt has taken the place of the one that this body belongs to")]
@@ -89,15 +77,8 @@ impl<B: Body> ReplayBody<B> {
     /// The body for the first attempt, and what makes those for others. At most `limit` bytes are kept, in at most 1024
     /// pieces.
     pub fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
-        let hint = body.size_hint();
-        let shared = (!body.is_end_stream()).then(|| {
-            Arc::new(Mutex::new(Shared {
-                buffer: Buffer::new(limit, hint.lower()),
-                original: Some(body),
-            }))
-        });
-        let buffer = BodyBuffer { shared, hint };
-        (buffer.body(1), buffer)
+        let buffer = BodyBuffer::new(body, limit);
+        (buffer.first(), buffer)
     }
 
     /// A body that is sent once, and nothing is kept of.
@@ -112,44 +93,22 @@ impl<B: Body> ReplayBody<B> {
     }
 }
 
-impl<B> BodyBuffer<B> {
-    /// The body for another attempt; `None` if there can be none now.
-    ///
-    /// From then on only this attempt may begin to read the original.
-    pub fn again(&self) -> Option<ReplayBody<B>> {
-        let attempt = match &self.shared {
-            Some(shared) => shared.lock().buffer.attempt()?,
-            None => 1,
-        };
-        Some(self.body(attempt))
-    }
-
-    /// Whether there can be another attempt now: nothing was read of the body, or all of it, and it was not too large.
-    pub fn is_replayable(&self) -> bool {
-        self.shared
-            .as_ref()
-            .is_none_or(|shared| shared.lock().buffer.is_replayable())
-    }
-
-    fn body(&self, attempt: u32) -> ReplayBody<B> {
-        ReplayBody {
+impl<B> ReplayBody<B> {
+    /// The body for the attempt of this number; without a share, for an empty one.
+    pub(super) fn attempt(
+        number: u32,
+        shared: Option<Arc<Mutex<Shared<B>>>>,
+        hint: SizeHint,
+    ) -> Self {
+        Self {
             original: None,
             ahead: None,
-            reads: match self.shared {
-                Some(_) => Reads::NotYet(attempt),
+            reads: match shared {
+                Some(_) => Reads::NotYet(number),
                 None => Reads::Original,
             },
-            shared: self.shared.clone(),
-            hint: self.hint.clone(),
-        }
-    }
-}
-
-impl<B> Drop for BodyBuffer<B> {
-    fn drop(&mut self) {
-        if let Some(shared) = &self.shared {
-            let freed = shared.lock().buffer.unneeded();
-            drop(freed);
+            shared,
+            hint,
         }
     }
 }
@@ -190,7 +149,7 @@ where
         match (self.reads, &self.original) {
             (Reads::Original, Some(original)) => original.size_hint(),
             (Reads::Original, None) => SizeHint::with_exact(0),
-            _ => self.hint.clone(),
+            _ => SizeHint::clone(&self.hint),
         }
     }
 }
@@ -357,14 +316,6 @@ impl<B> fmt::Debug for ReplayBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ReplayBody")
             .field("reads", &self.reads)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<B> fmt::Debug for BodyBuffer<B> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BodyBuffer")
-            .field("replayable", &self.is_replayable())
             .finish_non_exhaustive()
     }
 }

@@ -2,13 +2,15 @@
 
 mod body;
 mod buffer;
+mod handle;
 mod wrap;
 
 use std::fmt;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-pub use self::body::{BodyBuffer, ReplayBody, Superseded};
+pub use self::body::{ReplayBody, Superseded};
+pub use self::handle::BodyBuffer;
 pub use self::wrap::{KeptAs, ReplayAs};
 
 use super::keys::{Keys, SharedKeys};

@@ -28,6 +28,12 @@ pub struct ServerConfig {
     /// `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub body_idle: Duration,
+    /// Whether callers are told that a call was not executed:
+    /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.
+    pub not_executed_header: bool,
+    /// Whether callers are told not to repeat what the handler's own retries have given up on:
+    /// [`should_retry_header`](crate::http::AnswerLayer::should_retry_header). Default: no.
+    pub should_retry_header: bool,
 }
 
 impl Default for ServerConfig {
@@ -38,6 +44,8 @@ impl Default for ServerConfig {
             deadline: Some(DeadlineInConfig::default()),
             timeout: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
+            not_executed_header: false,
+            should_retry_header: false,
         }
     }
 }
@@ -75,6 +83,20 @@ impl ServerConfig {
     #[must_use]
     pub fn body_idle(mut self, body_idle: Duration) -> Self {
         self.body_idle = body_idle;
+        self
+    }
+
+    /// Whether callers are told that a call was not executed.
+    #[must_use]
+    pub fn not_executed_header(mut self, not_executed_header: bool) -> Self {
+        self.not_executed_header = not_executed_header;
+        self
+    }
+
+    /// Whether callers are told not to repeat what the handler's own retries have given up on.
+    #[must_use]
+    pub fn should_retry_header(mut self, should_retry_header: bool) -> Self {
+        self.should_retry_header = should_retry_header;
         self
     }
 

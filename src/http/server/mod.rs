@@ -10,13 +10,11 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use self::service::Guards;
 use self::within::Within;
-use super::answer::Answer;
+use super::answer::answer;
 use super::body::AtBodyEnd;
 use super::classify::ByStatus;
-use super::lift::Lift;
-use super::marks::Tells;
-use super::problem::Problem;
 use crate::error::ConfigError;
 use crate::gate::GateLayer;
 use crate::telemetry::Observed;
@@ -32,6 +30,7 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 ///
 /// ```text
 /// bypass            health checks skip all that follows: a busy service is not a dead one
+/// answers           what is refused or cut short is a response, never an error
 /// observe           each call's outcome and duration, its body included
 /// deadline in       the time that a trusted caller has left; a call that comes too late is answered 504, not executed
 /// timeout     30 s  a handler that hangs is answered for with 504, and dropped
@@ -70,6 +69,7 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// | `observe` | yes | rate, errors and duration of what is served |
 /// | `deadline` | the well-known headers, nobody believed | a stranger must not say when work is dropped half-way |
 /// | `timeout` | 30 s | three times what a standard client waits, and less than the 60 s after which proxies give up by custom |
+/// | `not_executed_header`, `should_retry_header` | no | they tell clients how it stands with the service behind this one |
 /// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
 ///
 /// `None`, no paths, `false` and `Duration::MAX` leave a part out.
@@ -134,6 +134,8 @@ impl fmt::Debug for ServerLayer {
         let config = &*self.config;
         f.debug_struct("ServerLayer")
             .field("bypass", &config.bypass)
+            .field("not_executed_header", &config.not_executed_header)
+            .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
             .field("body_idle", &config.body_idle)
             .field("deadline", &config.deadline)
@@ -146,13 +148,27 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = Server<S>;
 
     fn layer(&self, handler: S) -> Server<S> {
-        let within = Within::new(Lift::new(handler.clone()), self.timeout.clone());
-        let timeout = self.timeout.layer(within);
-        let stack = self.observe.layer(self.deadline.layer(timeout));
+        let answers = answer(Parts(self))
+            .not_executed_header(self.config.not_executed_header)
+            .should_retry_header(self.config.should_retry_header);
         Server {
-            stack: Answer::new(stack, Problem, Tells::default()),
+            stack: answers.layer(handler.clone()),
             handler,
             config: Arc::clone(&self.config),
         }
+    }
+}
+
+/// What is between the answers and the handler.
+struct Parts<'a>(&'a ServerLayer);
+
+impl<S> Layer<S> for Parts<'_> {
+    type Service = Guards<S>;
+
+    fn layer(&self, handler: S) -> Guards<S> {
+        let Self(layer) = self;
+        let handler = Within::new(handler, layer.timeout.clone());
+        let timeout = layer.timeout.layer(handler);
+        layer.observe.layer(layer.deadline.layer(timeout))
     }
 }

@@ -25,8 +25,10 @@ use crate::telemetry::{Observation, Observed};
 use crate::timeout::{DeadlineFuture, DeadlineService, Timeout, TimeoutFuture};
 
 /// What is around a handler, from the outside in.
-pub(super) type Stack<S> =
-    Answer<Gate<DeadlineService<Timeout<Within<Lift<S>>>>, Option<Observed>, ByStatus, AtBodyEnd>>;
+type Stack<S> = Answer<Guards<Lift<S>>>;
+
+pub(super) type Guards<S> =
+    Gate<DeadlineService<Timeout<Within<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
 
 type Guarded<F> = AnswerFuture<
     GateFuture<

@@ -156,7 +156,7 @@ impl Connection {
     ) -> io::Result<()> {
         let mut answer = format!("HTTP/1.1 {status} Said\r\ncontent-length: 2\r\n");
         for (name, value) in headers {
-            answer += &format!("{name}: {value}\r\n");
+            answer.extend([name, ": ", value, "\r\n"]);
         }
         answer += "\r\n";
         if !request.starts_with("HEAD") {
