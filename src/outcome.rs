@@ -138,8 +138,9 @@ impl Outcome {
     message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
     label = "not a classifier for these results",
     note = "every error may pass if tried again: `buttress::ErrorIsTransient`",
-    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; for your own: \
-            `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
+    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; your own error: \
+            `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`; \
+            a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
     note = "anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results"
 )]
 pub trait Classify<Res, E> {

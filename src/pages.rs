@@ -16,3 +16,7 @@ mod migrating_failsafe {}
 mod migrating_backon {}
 #[doc = include_str!("../docs/migrating/tower-resilience.md")]
 mod migrating_tower_resilience {}
+#[doc = include_str!("../docs/recipes/axum-server.md")]
+mod recipe_axum_server {}
+#[doc = include_str!("../docs/recipes/axum-client.md")]
+mod recipe_axum_client {}

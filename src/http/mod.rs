@@ -91,7 +91,7 @@ mod server;
 #[cfg(feature = "tracing")]
 mod span;
 
-pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
+pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
 pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};

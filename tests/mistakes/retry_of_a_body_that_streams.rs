@@ -1,26 +1,22 @@
-//! `http::Replay` for requests whose bodies are streams.
-//~ `Replay` cannot repeat requests of the type `http::Request<hyper::body::Incoming>`
-//~ `http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`
+//! `http::Replay` for requests whose bodies cannot be cloned.
+//~ `Replay` cannot repeat requests of the type `http::Request<Body>`
+//~ `http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper
 
+use axum::body::Body;
 use buttress::http::{ByStatus, Replay};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{ConfigError, Error};
-use hyper::body::Incoming;
-use tower::{ServiceBuilder, service_fn};
+use tower::ServiceBuilder;
 
-#[cfg(mistake)]
-type Body = Incoming;
-#[cfg(not(mistake))]
-type Body = http_body_util::Full<bytes::Bytes>;
-
-pub fn stack() -> Result<(), ConfigError> {
-    let server =
-        service_fn(async |_: http::Request<Body>| Ok::<_, std::io::Error>(http::Response::new(())));
-    let retry = RetryLayer::new("proxy", RetryConfig::new(), Replay::new())?;
+pub fn stack(router: axum::Router) -> Result<(), ConfigError> {
+    let replay = Replay::new();
+    #[cfg(not(mistake))]
+    let replay = replay.wrapping(Body::new);
+    let retry = RetryLayer::new("proxy", RetryConfig::new(), replay)?;
     let stack = ServiceBuilder::new()
         .layer(retry.classify(ByStatus::new()))
         .map_err(Error::Inner)
-        .service(server);
+        .service(router);
     buttress::verify::<http::Request<Body>, _>(stack);
     Ok(())
 }
