@@ -91,7 +91,7 @@ impl ByStatus {
         };
         match servers_word(response.headers()) {
             Some(true) => outcome.repeat(Again::Allowed),
-            Some(false) => outcome.repeat(Again::Never),
+            Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,
         }
     }
@@ -239,11 +239,11 @@ mod tests {
         ] {
             assert_eq!(
                 meaning(500, &[veto]),
-                Outcome::TRANSIENT.repeat(Again::Never)
+                Outcome::TRANSIENT.repeat(Again::Vetoed)
             );
             assert_eq!(
                 meaning(429, &[("x-should-retry", "true"), veto]).repeat,
-                Again::Never,
+                Again::Vetoed,
                 "a veto outweighs a permission"
             );
         }
