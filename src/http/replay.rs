@@ -59,7 +59,6 @@ pub struct Replay {
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
-    once: bool,
 }
 
 impl Default for Replay {
@@ -76,14 +75,7 @@ impl Replay {
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
-            once: false,
         }
-    }
-
-    /// Whether nothing at all is repeated, not even what was not executed.
-    pub(crate) fn once(mut self, once: bool) -> Self {
-        self.once = once;
-        self
     }
 
     /// Which servers honour idempotency keys.
@@ -124,9 +116,6 @@ impl Replay {
         request: &R,
         copy: impl FnOnce(&R) -> Option<R>,
     ) -> Option<Kept<R>> {
-        if self.once {
-            return None;
-        }
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
@@ -156,6 +145,16 @@ impl Replay {
             }
         };
         !key.is_empty() && (honoured || callers_own())
+    }
+
+    /// The first attempt; perhaps the last, too.
+    fn begin<B>(&self, mut request: Request<B>, last: bool) -> Request<B> {
+        self.number(1, request.headers_mut());
+        // Set only where a retry further out has set its own: a first insertion allocates.
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            *call = Call::new(1, last);
+        }
+        request
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
@@ -206,14 +205,13 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
 
-    fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
+    fn first(&self, request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.number(1, request.headers_mut());
-        // Set only where a retry further out has set its own: a first insertion allocates.
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            *call = Call::new(1, saved.is_none());
-        }
-        (request, saved)
+        (self.begin(request, saved.is_none()), saved)
+    }
+
+    fn only(&self, request: Request<B>) -> Request<B> {
+        self.begin(request, true)
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {

@@ -18,6 +18,11 @@ impl Repeat<Request> for Replay {
         (request, saved)
     }
 
+    fn only(&self, mut request: Request) -> Request {
+        self.number(1, HttpRequest::headers_mut(&mut request));
+        request
+    }
+
     fn again(&self, saved: &mut Kept<Request>) -> Option<Request> {
         let mut request = saved.request().try_clone()?;
         self.number(Call::current().attempt, request.headers_mut());

@@ -45,6 +45,7 @@ impl<R> RetryLayer<R> {
                 terms: Terms {
                     config,
                     budget: Some(budget),
+                    once: false,
                     source: Source::new("retry", name),
                 },
                 repeat,
@@ -69,6 +70,25 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
             shared: Arc::new(Shared {
                 terms,
                 repeat,
+                classify,
+                budgets,
+            }),
+        }
+    }
+
+    /// Repeats in the way that `make` makes of the one it has: wraps it, or puts another in its place.
+    #[must_use]
+    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            budgets,
+        } = Arc::unwrap_or_clone(self.shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat: make(repeat),
                 classify,
                 budgets,
             }),
@@ -105,6 +125,22 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
     #[must_use]
     pub fn without_budget(self) -> Self {
         self.with_budget(None)
+    }
+
+    /// Whether nothing at all is repeated, not even what was not executed.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(
+            dead_code,
+            reason = "a stack that may do without retries comes with HTTP"
+        )
+    )]
+    pub(crate) fn once(self, once: bool) -> Self {
+        let mut shared = Arc::unwrap_or_clone(self.shared);
+        shared.terms.once = once;
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 
     fn with_budget(self, budget: Option<RetryBudget>) -> Self {

@@ -24,6 +24,11 @@ pub trait Repeat<Req> {
     /// The first attempt, and what is kept for further ones. `None`: it is sent once, whatever happens.
     fn first(&self, request: Req) -> (Self::Attempt, Option<Self::Saved>);
 
+    /// The only attempt of a request that is not to be repeated: nothing is kept. Override it where keeping costs something.
+    fn only(&self, request: Req) -> Self::Attempt {
+        self.first(request).0
+    }
+
     /// Another attempt; `None` if there can be none any more. [`Call::current`](crate::Call::current) is that attempt.
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
@@ -54,6 +59,10 @@ impl<Req: Clone> Repeat<Req> for Cloned {
         (request, Some(saved))
     }
 
+    fn only(&self, request: Req) -> Req {
+        request
+    }
+
     fn again(&self, saved: &mut Req) -> Option<Req> {
         Some(saved.clone())
     }
@@ -77,6 +86,10 @@ impl<Req: Clone, P: Fn(&Req) -> bool> Repeat<Req> for ClonedIf<P> {
 
     fn first(&self, request: Req) -> (Req, Option<Req>) {
         Cloned.first(request)
+    }
+
+    fn only(&self, request: Req) -> Req {
+        request
     }
 
     fn again(&self, saved: &mut Req) -> Option<Req> {

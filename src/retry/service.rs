@@ -61,7 +61,11 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let budget = self.shared.budgets.budget(&request);
-        let (first, saved) = self.shared.repeat.first(request);
+        let (first, saved) = if self.shared.terms.once {
+            (self.shared.repeat.only(request), None)
+        } else {
+            self.shared.repeat.first(request)
+        };
         let rules = self.shared.terms.rules(budget.as_ref());
         let mut progress = Progress::new(rules);
         let call = progress.begin(rules, saved.is_some());

@@ -19,6 +19,8 @@ pub(super) struct Shared<R, C, K> {
 pub(super) struct Terms {
     pub(super) config: RetryConfig,
     pub(super) budget: Option<RetryBudget>,
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(super) once: bool,
     pub(super) source: Source,
 }
 
@@ -47,6 +49,7 @@ impl Clone for Terms {
         Self {
             config: self.config,
             budget: self.budget.clone(),
+            once: self.once,
             source: Source::new(self.source.layer(), self.source.name().clone()),
         }
     }
@@ -58,6 +61,7 @@ impl fmt::Debug for Terms {
             .field("source", &self.source)
             .field("config", &self.config)
             .field("budget", &self.budget)
+            .field("once", &self.once)
             .finish()
     }
 }

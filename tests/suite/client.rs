@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
-use buttress::retry::RetryConfig;
+use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
     Backoff, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Outcome, Reason,
@@ -351,6 +351,67 @@ async fn a_key_the_caller_chose_makes_his_post_repeatable() {
         .scope(stack.oneshot(post()));
     assert_eq!(call.await.unwrap().status(), 201);
     assert_eq!(server.calls(), 2);
+}
+
+/// Sends text as bytes, as a strategy does that wraps bodies.
+#[derive(Clone)]
+struct AsBytes<R>(R);
+
+impl<R> Repeat<Request<String>> for AsBytes<R>
+where
+    R: Repeat<Request<String>, Attempt = Request<String>>,
+{
+    type Attempt = Request<Bytes>;
+    type Saved = R::Saved;
+
+    fn first(&self, request: Request<String>) -> (Request<Bytes>, Option<R::Saved>) {
+        let (first, saved) = self.0.first(request);
+        (first.map(Bytes::from), saved)
+    }
+
+    fn again(&self, saved: &mut R::Saved) -> Option<Request<Bytes>> {
+        self.0.again(saved).map(|again| again.map(Bytes::from))
+    }
+
+    fn may_repeat(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
+        self.0.may_repeat(saved, outcome)
+    }
+}
+
+/// What says that a service is tired is no failure; all else is.
+#[derive(Clone)]
+struct Tired;
+
+impl<B, E> Classify<Response<B>, E> for Tired {
+    fn classify(&self, result: Result<&Response<B>, &E>) -> Outcome {
+        match result {
+            Ok(response) if response.status() == 500 => Outcome::NEUTRAL,
+            Ok(response) if response.status() == 200 => Outcome::SUCCESS,
+            _ => Outcome::TRANSIENT,
+        }
+    }
+}
+impl ClassifyEnd for Tired {}
+
+#[tokio::test(start_paused = true)]
+async fn how_requests_are_sent_again_and_what_results_mean_can_be_chosen() {
+    let server: Strict<Request<Bytes>, Response<Meal>, Broken> =
+        Strict::new(|call| status([404, 500, 404, 404, 404][call]));
+    let layer = client("shop", plain().breaker(None))
+        .unwrap()
+        .repeat(AsBytes)
+        .classify(Tired);
+    let stack = layer.layer(server.clone());
+    assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 500);
+    assert_eq!(server.calls(), 2, "a 404 is repeated, a 500 is not");
+    assert_eq!(stack.oneshot(post()).await.unwrap().status(), 404);
+    assert_eq!(server.calls(), 3, "the wrapped strategy knows the methods");
+    let bodies: Vec<_> = server
+        .take_requests()
+        .into_iter()
+        .map(Request::into_body)
+        .collect();
+    assert!(bodies.iter().all(|body| body == "order"));
 }
 
 // ── whom it calls ──
