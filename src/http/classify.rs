@@ -135,7 +135,7 @@ fn too_early() -> Outcome {
 }
 
 /// What the server says about trying again; a veto outweighs everything.
-fn servers_word(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))

@@ -67,6 +67,7 @@ mod body;
 mod classify;
 mod client;
 mod error;
+mod grpc;
 mod lift;
 mod problem;
 mod quota;
@@ -80,6 +81,10 @@ pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::grpc::{
+    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
+    WithGrpcBodyFuture, answer_grpc,
+};
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
 pub use self::replay::{Kept, Keys, Replay};
