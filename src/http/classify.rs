@@ -21,7 +21,7 @@ use crate::outcome::{Again, Classify, Outcome};
 /// | 429, and 503 that names a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
 /// | other 5xx, and what is above | transient, never repeated |
-/// | 409 with `Retry-After`: the same operation is still running | neutral, may be repeated |
+/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
 /// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
@@ -83,13 +83,18 @@ impl ByStatus {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
         }
+        let word = servers_word(response.headers());
         let outcome = match of_status(status, wait) {
+            // In so many words, so it need not be guessed that an operation is in progress.
+            _ if status == StatusCode::CONFLICT && word == Some(true) => {
+                Outcome::PERMANENT.wait(wait)
+            }
             _ if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 => {
                 Outcome::NEUTRAL.wait(wait)
             }
             outcome => outcome,
         };
-        match servers_word(response.headers()) {
+        match word {
             Some(true) => outcome.repeat(Again::Allowed),
             Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,

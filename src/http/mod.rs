@@ -87,6 +87,6 @@ pub use self::grpc::{
 };
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
-pub use self::replay::{Kept, Keys, Replay};
+pub use self::replay::{BodyBuffer, Kept, KeptAs, Keys, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;

@@ -28,5 +28,6 @@ mod replay;
 mod request;
 mod send;
 
+pub use self::replay::KeptRequest;
 pub use self::send::{SendThrough, SendThroughFuture};
 pub use crate::http::Replay;

@@ -170,15 +170,17 @@ where
                 StateNow::Trying(attempt) => attempt.spent_below(),
                 StateNow::Between(_) => false,
             };
-            let repeatable = match this.further {
+            let barred = match this.further {
                 // What was not executed may always be sent again, if there is something left to send.
-                Some(further) => {
-                    outcome.executed == Executed::No || repeat.may_repeat(&further.saved, &outcome)
+                Some(Further { saved, .. })
+                    if outcome.executed == Executed::No || repeat.may_repeat(saved, &outcome) =>
+                {
+                    (!repeat.can_repeat(saved)).then_some(RetryStop::BodyNotReplayable)
                 }
-                None => false,
+                _ => Some(RetryStop::NotRepeatable),
             };
             let progress = &mut *this.progress;
-            match progress.failed(rules, outcome, &result, spent_below, repeatable) {
+            match progress.failed(rules, outcome, &result, spent_below, barred) {
                 None => return Poll::Ready(Some(progress.claim(result))),
                 Some(wait) => {
                     let between = Between::new(wait, result);
@@ -207,7 +209,11 @@ where
                 Poll::Ready(None)
             }
             stopped => {
-                let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
+                let why = match stopped {
+                    Err(why) => why,
+                    Ok(_) if !repeat.can_repeat(saved) => RetryStop::BodyNotReplayable,
+                    Ok(_) => RetryStop::NotRepeatable,
+                };
                 // A readiness that is not used is given back at once.
                 *this.further = None;
                 match between.project().last.take() {

@@ -222,7 +222,7 @@ impl<R, C, K> RetryLayer<R, C, K> {
                     return result;
                 }
             };
-            match progress.failed(rules, outcome, &result, spent_below, true) {
+            match progress.failed(rules, outcome, &result, spent_below, None) {
                 None => return progress.claim(result),
                 Some(wait) if wait.is_zero() => {}
                 Some(wait) => tokio::time::sleep(wait).await,

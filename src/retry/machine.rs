@@ -25,8 +25,8 @@ pub(super) struct Machine {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finished {
     pub(super) outcome: Outcome,
-    /// Whether the request can be sent again, and may after this outcome.
-    pub(super) repeatable: bool,
+    /// Why the request cannot be sent again, or must not after this outcome.
+    pub(super) barred: Option<RetryStop>,
     /// Set if it was a layer of ours further in that refused.
     pub(super) refusal: Option<Refusal>,
     /// Whether a retry layer further in has already repeated it as often as it may.
@@ -176,10 +176,8 @@ fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
         Some(RetryStop::SwitchedOff)
     } else if finished.spent_below && !config.retry_spent_below {
         Some(RetryStop::SpentBelow)
-    } else if !finished.repeatable {
-        Some(RetryStop::NotRepeatable)
     } else {
-        None
+        finished.barred
     }
 }
 
@@ -246,7 +244,7 @@ mod tests {
     fn finished(outcome: Outcome) -> Finished {
         Finished {
             outcome,
-            repeatable: true,
+            barred: None,
             refusal: None,
             spent_below: false,
             retry_allowed: true,
@@ -491,7 +489,7 @@ mod tests {
     fn what_must_not_be_repeated_is_not() {
         let failed = finished(Outcome::TRANSIENT);
         let stuck = Finished {
-            repeatable: false,
+            barred: Some(RetryStop::NotRepeatable),
             ..failed
         };
         let off = Finished {
@@ -562,7 +560,7 @@ mod tests {
                 }
                 Finished {
                     outcome,
-                    repeatable: flags.0,
+                    barred: (!flags.0).then_some(RetryStop::NotRepeatable),
                     refusal,
                     spent_below: !flags.1,
                     retry_allowed: flags.2,
@@ -655,8 +653,8 @@ mod tests {
             stop(RetryStop::SwitchedOff)
         } else if finished.spent_below && !config.retry_spent_below {
             stop(RetryStop::SpentBelow)
-        } else if !finished.repeatable {
-            stop(RetryStop::NotRepeatable)
+        } else if let Some(why) = finished.barred {
+            stop(why)
         } else if !free && attempts >= max_attempts {
             stop(RetryStop::AttemptsUsed)
         } else if too_long {

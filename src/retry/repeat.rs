@@ -13,7 +13,9 @@ use crate::outcome::Outcome;
     label = "not a way to repeat these requests",
     note = "requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`",
     note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
-    note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`"
+    note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
+    note = "`http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body \
+            of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper"
 )]
 pub trait Repeat<Req> {
     /// What the inner service is called with.
@@ -33,9 +35,15 @@ pub trait Repeat<Req> {
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
     /// Whether this request may be repeated after a failure that the service may have acted on. (After one that it
-    /// certainly did not act on, it always may.) Default: yes.
+    /// certainly did not act on, it always may, if it [can](Repeat::can_repeat).) Default: yes.
     fn may_repeat(&self, saved: &Self::Saved, outcome: &Outcome) -> bool {
         let _ = (saved, outcome);
+        true
+    }
+
+    /// Whether what is kept can still be sent: asked after every failure, even if nothing was executed. Default: yes.
+    fn can_repeat(&self, saved: &Self::Saved) -> bool {
+        let _ = saved;
         true
     }
 }

@@ -106,6 +106,10 @@ where
     fn may_repeat(&self, kept: &KeptCall<R::Saved>, outcome: &Outcome) -> bool {
         kept.idempotent && (outcome.kind != Kind::Overloaded || outcome.wait.is_some())
     }
+
+    fn can_repeat(&self, kept: &KeptCall<R::Saved>) -> bool {
+        self.replay.can_repeat(&kept.saved)
+    }
 }
 
 #[cfg(test)]
