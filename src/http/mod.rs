@@ -83,7 +83,7 @@ pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
-    WithGrpcBodyFuture, answer_grpc,
+    WithGrpcBodyFuture, answer_grpc, grpc,
 };
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;

@@ -2,6 +2,7 @@
 
 mod answer;
 mod classify;
+mod client;
 mod methods;
 mod repeat;
 mod status;
@@ -10,4 +11,5 @@ pub use self::answer::{
     GrpcBody, GrpcBodyLayer, GrpcStatus, WithGrpcBody, WithGrpcBodyFuture, answer_grpc,
 };
 pub use self::classify::ByGrpcStatus;
+pub use self::client::grpc;
 pub use self::repeat::{GrpcReplay, KeptCall};

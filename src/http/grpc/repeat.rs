@@ -50,11 +50,22 @@ impl<R> GrpcReplay<R> {
     ///
     /// One of them is neither.
     pub fn idempotent<M: AsRef<str>>(
-        mut self,
+        self,
         methods: impl IntoIterator<Item = M>,
     ) -> Result<Self, ConfigError> {
-        self.methods = Methods::new(methods)?;
-        Ok(self)
+        Ok(self.methods(Methods::new(methods)?))
+    }
+
+    pub(super) fn methods(self, methods: Methods) -> Self {
+        Self { methods, ..self }
+    }
+
+    /// The same rule around what `make` makes of the strategy inside.
+    pub(super) fn map<T>(self, make: impl FnOnce(R) -> T) -> GrpcReplay<T> {
+        GrpcReplay {
+            replay: make(self.replay),
+            methods: self.methods,
+        }
     }
 }
 
