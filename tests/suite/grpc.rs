@@ -385,6 +385,7 @@ async fn a_breaker_sees_the_status_after_the_message() {
 
 #[tokio::test]
 async fn the_throttle_counts_what_may_be_repeated_and_what_the_server_forbids() {
+    use Does::{Echo, Fails, Pushes};
     let tokens = async |does: Does, calls: usize| {
         let server = Server::new(move |_| does).await;
         let config = plain().budget(BudgetConfig::throttle(4, 0.5));
@@ -401,7 +402,6 @@ async fn the_throttle_counts_what_may_be_repeated_and_what_the_server_forbids() 
         let halves = (budget.balance() * 2.0).round() as i32;
         (server.count(), halves)
     };
-    use Does::{Echo, Fails, Pushes};
     // From four tokens: to three, which is more than half, and to two, which is not.
     assert_eq!(tokens(Fails(Code::Unavailable), 1).await, (2, 4));
     assert_eq!(tokens(Fails(Code::Unavailable), 3).await, (4, 0));
@@ -453,7 +453,11 @@ async fn other_errors_stay_what_they_are() {
     let bare = call(&endpoint.connect_lazy(), PAY, "hello")
         .await
         .unwrap_err();
-    assert_eq!(status.code(), bare.code());
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(
+        (status.code(), status.message()),
+        (bare.code(), bare.message())
+    );
 }
 
 /// Says what it was told.
