@@ -24,6 +24,7 @@ mod deadline;
 mod error;
 pub mod event;
 mod outcome;
+mod rejected;
 mod sync;
 mod window;
 
@@ -52,7 +53,7 @@ pub use crate::backoff::{Backoff, Jitter};
 pub use crate::call::{Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
-pub use crate::error::{BoxError, CallError, ConfigError, Error, Reason, Rejected};
+pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
 pub use crate::outcome::{
     Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge,

@@ -48,6 +48,23 @@ pub trait ClassifyEnd {
 /// # let _ = layer;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
+///
+/// With nothing else to settle, the limits stand alone around a gate that is always open; it reports how long each call took
+/// to the end of its body. The total is the [`DeadlineLayer`](crate::DeadlineLayer)'s.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::DeadlineLayer;
+/// use buttress::http::{AtBodyEnd, ByStatus};
+/// use buttress::telemetry::{ObserveLayer, Observed};
+/// use tower::ServiceBuilder;
+///
+/// let observed = ObserveLayer::new(Observed::new("downloads"), ByStatus::new());
+/// let limits = ServiceBuilder::new()
+///     .layer(DeadlineLayer::new("downloads", Duration::from_secs(60)))
+///     .layer(observed.finish(AtBodyEnd::new("downloads", Duration::from_secs(10))));
+/// # let _ = limits;
+/// ```
 #[derive(Clone, Debug)]
 pub struct AtBodyEnd {
     source: Arc<Source>,

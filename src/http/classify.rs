@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::answer::NotExecuted;
 use super::body::ClassifyEnd;
 use super::error::ErrorOutcome;
+use super::marks::{NotExecuted, SHOULD_RETRY};
 use super::request::HttpResponse;
 use super::retry_after::{asked, retry_after};
 use crate::call::Call;
-use crate::outcome::{Again, Classify, Outcome};
+use crate::outcome::{Again, Classify, Kind, Outcome};
 
 /// What an HTTP response or error means: the classifier to use unless you know better.
 ///
@@ -79,12 +79,13 @@ impl ByStatus {
             StatusCode::CONFLICT => asked(response.headers()),
             _ => retry_after(response),
         };
-        if response.extensions().get::<NotExecuted>().is_some() {
+        let mark = response.extensions().get();
+        if mark == Some(&NotExecuted::Here) {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
         }
         let word = servers_word(response.headers());
-        let outcome = match of_status(status, wait) {
+        let mut outcome = match of_status(status, wait) {
             // In so many words, so it need not be guessed that an operation is in progress.
             _ if status == StatusCode::CONFLICT && word == Some(true) => {
                 Outcome::PERMANENT.wait(wait)
@@ -94,6 +95,9 @@ impl ByStatus {
             }
             outcome => outcome,
         };
+        if mark == Some(&NotExecuted::There) {
+            outcome = refused_there(outcome);
+        }
         match word {
             Some(true) => outcome.repeat(Again::Allowed),
             Some(false) => outcome.repeat(Again::Vetoed),
@@ -113,6 +117,15 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 
 /// The head says it all: the end of a body does not change its meaning.
 impl ClassifyEnd for ByStatus {}
+
+/// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
+pub(super) fn refused_there(outcome: Outcome) -> Outcome {
+    let kind = match outcome.kind {
+        Kind::Transient => Kind::Overloaded,
+        kind => kind,
+    };
+    Outcome { kind, ..outcome }.not_executed()
+}
 
 pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
     let outcome = match status.as_u16() {
@@ -145,7 +158,7 @@ pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
     };
-    let either = |word| says("x-should-retry", word) || says("stripe-should-retry", word);
+    let either = |word| says(SHOULD_RETRY, word) || says("stripe-should-retry", word);
     if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
         Some(false)
     } else {
@@ -160,7 +173,6 @@ mod tests {
     use ::http::Response;
 
     use super::*;
-    use crate::outcome::Kind;
 
     fn meaning(status: u16, headers: &[(&'static str, &'static str)]) -> Outcome {
         let mut response = Response::builder().status(status);

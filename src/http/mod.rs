@@ -9,7 +9,10 @@
 //! - [`Replay`] says which requests may run twice;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
 //! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
-//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it.
+//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
+//! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
+//!   once the request was sent;
+//! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
 //!  a call made                                         a call served
@@ -64,12 +67,16 @@
 
 mod answer;
 mod authority;
+mod believe;
 mod body;
 mod classify;
 mod client;
+mod connect;
 mod error;
 mod grpc;
+mod header_timeout;
 mod lift;
+mod marks;
 mod problem;
 mod quota;
 mod replay;
@@ -78,13 +85,18 @@ mod retry_after;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
+pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
+pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,
+};
+pub use self::header_timeout::{
+    HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;

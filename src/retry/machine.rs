@@ -66,14 +66,17 @@ impl Refusal {
     /// `None` if it was no refusal, but a result of the service.
     pub(super) const fn of(rejected: &Rejected) -> Option<Self> {
         match rejected.reason {
-            Reason::AttemptTimeout { .. } | Reason::BodyIdle { .. } => None,
+            Reason::AttemptTimeout { .. }
+            | Reason::ConnectTimeout { .. }
+            | Reason::HeaderTimeout { .. }
+            | Reason::BodyIdle { .. } => None,
             Reason::CircuitOpen
             | Reason::CircuitProbing
             | Reason::CircuitRampingUp
             | Reason::CircuitForcedOpen
             | Reason::CircuitIsolated
             | Reason::Deadline => Some(Self::Final),
-            Reason::Policy(_) => Some(Self::Passing),
+            Reason::QuotaExceeded(_) | Reason::Policy(_) => Some(Self::Passing),
         }
     }
 }
@@ -213,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::backoff::Jitter;
+    use crate::error::Quota;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -480,9 +484,20 @@ mod tests {
         ] {
             assert_eq!(of(circuit), Some(Refusal::Final));
         }
-        assert_eq!(of(Reason::Policy("full".into())), Some(Refusal::Passing));
-        assert_eq!(of(Reason::AttemptTimeout { limit }), None);
-        assert_eq!(of(Reason::BodyIdle { limit }), None);
+        for own in [
+            Reason::Policy("full".into()),
+            Reason::QuotaExceeded(Quota::new(5)),
+        ] {
+            assert_eq!(of(own), Some(Refusal::Passing));
+        }
+        for result in [
+            Reason::AttemptTimeout { limit },
+            Reason::ConnectTimeout { limit },
+            Reason::HeaderTimeout { limit },
+            Reason::BodyIdle { limit },
+        ] {
+            assert_eq!(of(result), None);
+        }
     }
 
     #[test]

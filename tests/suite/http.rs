@@ -325,7 +325,8 @@ async fn axum_answers_a_rejection_without_a_handler_for_errors() {
     let body = axum::body::to_bytes(refused.into_body(), 1000)
         .await
         .unwrap();
-    assert!(body.starts_with(b"{\"title\":\"Service Unavailable\",\"status\":503,"));
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["status"], 503);
 }
 
 #[tokio::test]

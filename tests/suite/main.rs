@@ -17,6 +17,8 @@ mod grpc;
 mod http;
 mod idempotency;
 mod keyed;
+mod limits;
+mod marks;
 mod peers;
 mod readme;
 mod reqwest;

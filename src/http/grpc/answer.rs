@@ -43,10 +43,11 @@ use crate::http::answer::{AnswerLayer, Respond};
 ///
 /// | rejection | status |
 /// |---|---|
-/// | an open circuit, a policy that refused | `UNAVAILABLE`, with `grpc-retry-pushback-ms`, rounded up, if the wait is known |
-/// | attempt timeout, deadline, stalled body | `DEADLINE_EXCEEDED` |
+/// | an open circuit, a policy that refused, no connection in time | `UNAVAILABLE` |
+/// | attempt or header timeout, deadline, stalled body | `DEADLINE_EXCEEDED` |
+/// | a quota that is used up | `RESOURCE_EXHAUSTED` |
 ///
-/// A response that has not begun is one of headers only. One that is cut short ends with its status in the trailers. The
+/// If the wait is known, it is told as `grpc-retry-pushback-ms`, rounded up. A response that has not begun is one of headers only. One that is cut short ends with its status in the trailers. The
 /// `grpc-message` is the rejection's: it names the layer and its wait. A rejection that kept the call from being executed is
 /// marked as such in the response's extensions, as with [`answer`](super::super::answer).
 ///
@@ -88,14 +89,17 @@ fn status(rejected: &Rejected) -> HeaderMap {
 
 fn code(reason: &Reason) -> Code {
     match reason {
-        Reason::AttemptTimeout { .. } | Reason::Deadline | Reason::BodyIdle { .. } => {
-            Code::DEADLINE_EXCEEDED
-        }
+        Reason::AttemptTimeout { .. }
+        | Reason::HeaderTimeout { .. }
+        | Reason::Deadline
+        | Reason::BodyIdle { .. } => Code::DEADLINE_EXCEEDED,
+        Reason::QuotaExceeded(_) => Code::RESOURCE_EXHAUSTED,
         Reason::CircuitOpen
         | Reason::CircuitProbing
         | Reason::CircuitRampingUp
         | Reason::CircuitForcedOpen
         | Reason::CircuitIsolated
+        | Reason::ConnectTimeout { .. }
         | Reason::Policy(_) => Code::UNAVAILABLE,
     }
 }

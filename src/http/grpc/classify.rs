@@ -6,9 +6,10 @@ use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, StatusCode};
 
 use super::status::{Code, heeding, of_headers};
-use crate::http::answer::NotExecuted;
 use crate::http::body::ClassifyEnd;
+use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
+use crate::http::marks::NotExecuted;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
 use crate::outcome::{Again, Classify, Outcome};
@@ -60,19 +61,22 @@ impl ByGrpcStatus {
     /// What the head of this response means.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let headers = response.headers();
-        let named = of_headers(headers);
-        if response.extensions().get::<NotExecuted>().is_some() {
-            let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
-            return refused.wait(named.and_then(|outcome| outcome.wait));
+        let outcome = match of_headers(headers) {
+            Some(outcome) => outcome,
+            None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
+            None => {
+                let code = Code::of_http(response.status());
+                heeding(code.outcome().wait(retry_after(response)), headers)
+            }
+        };
+        match response.extensions().get() {
+            Some(NotExecuted::Here) => {
+                let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+                refused.wait(outcome.wait)
+            }
+            Some(NotExecuted::There) => refused_there(outcome),
+            None => outcome,
         }
-        if let Some(outcome) = named {
-            return outcome;
-        }
-        if response.status() == StatusCode::OK && may_be_grpc(headers) {
-            return OPEN;
-        }
-        let code = Code::of_http(response.status());
-        heeding(code.outcome().wait(retry_after(response)), headers)
     }
 
     /// What this error means.

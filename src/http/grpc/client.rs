@@ -20,12 +20,13 @@ use crate::http::replay::{Replay, ReplayAs};
 /// use tonic::transport::Endpoint;
 /// use tower::Layer;
 ///
+/// # struct OrdersClient<T>(T);
+/// # impl<T: tonic::client::GrpcService<Body>> OrdersClient<T> { fn new(inner: T) -> Self { Self(inner) } }
 /// let stack = grpc("shop", ClientConfig::default())?
 ///     .idempotent(["/shop.Orders/Get", "/shop.Catalog/"])?
 ///     .wrapping(Body::new);
 /// let channel = Endpoint::from_static("http://shop.internal:50051").connect_lazy();
-/// // For instance `OrdersClient::new(service)`.
-/// let orders = tonic::client::Grpc::new(answer_grpc(stack).layer(channel));
+/// let orders = OrdersClient::new(answer_grpc(stack).layer(channel));
 /// # let _ = orders;
 /// # Ok(()) }
 /// ```
