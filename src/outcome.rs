@@ -139,8 +139,10 @@ impl Outcome {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
     label = "not a classifier for these results",
-    note = "use `buttress::ErrorIsTransient` (every error may be retried), `buttress::http::ByStatus` for HTTP responses, or \
-            `buttress::classify_fn(|result: Result<&Res, &E>| …)`"
+    note = "every error may pass if tried again: `buttress::ErrorIsTransient`",
+    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; for your own: \
+            `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
+    note = "anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results"
 )]
 pub trait Classify<Res, E> {
     /// What this result means.

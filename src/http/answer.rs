@@ -108,12 +108,11 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
     type Service = Answer<L::Service, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Answer {
-            inner: self.layers.layer(Lift::new(inner)),
-            respond: self.respond.clone(),
-            tells: self.tells,
-            refused: None,
-        }
+        Answer::new(
+            self.layers.layer(Lift::new(inner)),
+            self.respond.clone(),
+            self.tells,
+        )
     }
 }
 
@@ -127,15 +126,21 @@ pub struct Answer<S, R = Problem> {
     refused: Option<Rejected>,
 }
 
+impl<S, R> Answer<S, R> {
+    pub(super) const fn new(inner: S, respond: R, tells: Tells) -> Self {
+        Self {
+            inner,
+            respond,
+            tells,
+            refused: None,
+        }
+    }
+}
+
 /// A clone was not polled, so it inherits no answer.
 impl<S: Clone, R: Clone> Clone for Answer<S, R> {
     fn clone(&self) -> Self {
-        Self {
-            inner: self.inner.clone(),
-            respond: self.respond.clone(),
-            tells: self.tells,
-            refused: None,
-        }
+        Self::new(self.inner.clone(), self.respond.clone(), self.tells)
     }
 }
 

@@ -24,6 +24,7 @@
 //! ```
 
 mod body;
+mod drain;
 mod replay;
 mod request;
 mod send;

@@ -9,7 +9,7 @@ use crate::outcome::Outcome;
 /// handed to the inner service is an [`Attempt`](Repeat::Attempt): the request itself, or a wrapping of it that lets its
 /// body be sent again.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot repeat a `{Req}`",
+    message = "`{Self}` cannot repeat requests of the type `{Req}`",
     label = "not a way to repeat these requests",
     note = "requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`",
     note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
@@ -58,6 +58,8 @@ pub const fn cloned() -> Cloned {
     Cloned
 }
 
+// So that the error names the ways to repeat, not only `Clone`.
+#[diagnostic::do_not_recommend]
 impl<Req: Clone> Repeat<Req> for Cloned {
     type Attempt = Req;
     type Saved = Req;
@@ -88,6 +90,7 @@ pub const fn cloned_if<P>(allowed: P) -> ClonedIf<P> {
     ClonedIf { allowed }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Req: Clone, P: Fn(&Req) -> bool> Repeat<Req> for ClonedIf<P> {
     type Attempt = Req;
     type Saved = Req;

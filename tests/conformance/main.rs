@@ -14,6 +14,7 @@ mod backoff;
 mod breaker;
 mod budget;
 mod build;
+mod fields;
 mod stack;
 mod words;
 

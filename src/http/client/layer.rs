@@ -10,8 +10,8 @@ use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
 use crate::gate::{GateLayer, Keyed};
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Keys, Lift, Replay};
-use crate::idempotency::IdempotencyKeyLayer;
+use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay};
+use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
@@ -26,8 +26,8 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 pub struct ClientLayer<R = Replay, C = ByStatus> {
     config: ClientConfig,
     deadline: DeadlineLayer,
-    key: IdempotencyKeyLayer,
-    retry: RetryLayer<R, C, Option<Budgets>>,
+    key: IdempotencyKeyLayer<Replay>,
+    retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     budgets: Option<Budgets>,
     gate: GateLayer<Option<Breakers>, C, AtBodyEnd>,
     breakers: Option<Breakers>,
@@ -48,15 +48,26 @@ impl ClientLayer {
             .map(|budget| RetryBudget::keyed(name, budget, config.authorities, ByAuthority))
             .transpose()?;
         let retry = config.retry.unwrap_or_default();
-        let replay = Replay::new().keys(config.keys.clone());
-        let keys_may_be_honoured = config.keys != Keys::Unknown;
+        let header = header_name("key_header", &config.key_header)?;
+        let mut key = IdempotencyKeyLayer::new().header_name(header.clone());
+        if config.raw_key {
+            key = key.raw();
+        }
+        let mut replay = Replay::new()
+            .keys(config.keys.clone())
+            .key_header_name(header)
+            .attempt_header(config.attempt_header);
+        if config.proxy {
+            replay = replay.proxy();
+        }
         Ok(Self {
             deadline: DeadlineLayer::new(name, config.total),
-            key: IdempotencyKeyLayer::new().mint(keys_may_be_honoured),
+            key: key.mint(replay.clone()),
             retry: RetryLayer::new(name, retry, replay)?
                 .classify(ByStatus::new())
                 .budgets(budgets.clone())
-                .once(config.retry.is_none()),
+                .once(config.retry.is_none())
+                .discard(Drain::new()),
             budgets,
             gate: GateLayer::new(
                 breakers.clone(),

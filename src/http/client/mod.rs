@@ -1,5 +1,6 @@
 //! The standard stack for calling others.
 
+mod check;
 mod config;
 mod layer;
 mod service;
@@ -57,6 +58,9 @@ pub use self::service::Client;
 /// | `retry`, `budget`, `breaker` | their own | see [`retry`](crate::retry), [`budget`](crate::budget), [`breaker`](crate::breaker); `None` leaves one out |
 /// | `authorities` | 10 000, 10 min | how many servers have a breaker and a budget of their own |
 /// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
+/// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
+/// | `proxy` | no | most clients know what they send |
+/// | `attempt_header` | no | few servers read it |
 /// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
 ///
 /// # What the stack returns

@@ -368,3 +368,399 @@ impl<B> fmt::Debug for BodyBuffer<B> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::marker::PhantomPinned;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
+
+    use ::http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::*;
+
+    const LIMIT: usize = 16;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("torn")]
+    struct Torn;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Data(Bytes),
+        Trailers,
+        Wait,
+        Tear,
+    }
+
+    /// A body that is a script, and not `Unpin`.
+    #[pin_project]
+    struct Script {
+        steps: VecDeque<Step>,
+        /// Whether it says how long it is.
+        announced: bool,
+        /// Whether it knows its end as soon as it is there.
+        knows_its_end: bool,
+        #[pin]
+        pinned: PhantomPinned,
+    }
+
+    fn script(steps: impl IntoIterator<Item = Step>) -> Script {
+        Script {
+            steps: steps.into_iter().collect(),
+            announced: false,
+            knows_its_end: false,
+            pinned: PhantomPinned,
+        }
+    }
+
+    fn data(text: &'static str) -> Step {
+        Step::Data(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn trailers() -> HeaderMap {
+        let name = HeaderName::from_static("sum");
+        HeaderMap::from_iter([(name, HeaderValue::from_static("1"))])
+    }
+
+    impl Script {
+        fn announced(mut self) -> Self {
+            self.announced = true;
+            self
+        }
+
+        fn knows_its_end(mut self) -> Self {
+            self.knows_its_end = true;
+            self
+        }
+    }
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = Torn;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Torn>>> {
+            match self.project().steps.pop_front() {
+                None => Poll::Ready(None),
+                Some(Step::Wait) => Poll::Pending,
+                Some(Step::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Step::Trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers())))),
+                Some(Step::Tear) => Poll::Ready(Some(Err(Torn))),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.knows_its_end && self.steps.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let size = |step: &Step| match step {
+                Step::Data(data) => data.len() as u64,
+                _ => 0,
+            };
+            if self.announced {
+                SizeHint::with_exact(self.steps.iter().map(size).sum())
+            } else {
+                SizeHint::new()
+            }
+        }
+    }
+
+    /// What a reader sees of a frame.
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Data(Bytes),
+        Trailers,
+        End,
+        Waits,
+        Torn,
+        Superseded,
+    }
+
+    type Reader = Pin<Box<ReplayBody<Script>>>;
+
+    fn next(body: &mut Reader) -> Seen {
+        let polled = body
+            .as_mut()
+            .poll_frame(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Pending => Seen::Waits,
+            Poll::Ready(None) => Seen::End,
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Seen::Data(data),
+                Err(frame) => {
+                    assert_eq!(frame.trailers_ref(), Some(&trailers()));
+                    Seen::Trailers
+                }
+            },
+            Poll::Ready(Some(Err(error))) if error.is::<Superseded>() => Seen::Superseded,
+            Poll::Ready(Some(Err(error))) => {
+                assert!(error.is::<Torn>(), "{error}");
+                Seen::Torn
+            }
+        }
+    }
+
+    /// All up to its end, with the sizes announced on the way.
+    fn read(body: &mut Reader) -> (Vec<Seen>, Vec<SizeHint>) {
+        let (mut seen, mut hints) = (Vec::new(), vec![body.size_hint()]);
+        while !body.is_end_stream() {
+            match next(body) {
+                Seen::End => break,
+                frame => seen.push(frame),
+            }
+            hints.push(body.size_hint());
+        }
+        (seen, hints)
+    }
+
+    fn of(text: &'static str) -> Seen {
+        Seen::Data(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn replayed(script: Script) -> (Reader, BodyBuffer<Script>) {
+        let (first, buffer) = ReplayBody::new(script, LIMIT);
+        (Box::pin(first), buffer)
+    }
+
+    fn again(buffer: &BodyBuffer<Script>) -> Reader {
+        Box::pin(buffer.again().expect("another attempt"))
+    }
+
+    fn exact(hints: &[SizeHint]) -> Vec<Option<u64>> {
+        hints.iter().map(SizeHint::exact).collect()
+    }
+
+    #[test]
+    fn every_attempt_sends_the_same() {
+        let steps = || [data("one "), data("of each"), Step::Trailers];
+        for body in [
+            script(steps()).announced(),
+            script(steps()).announced().knows_its_end(),
+            script(steps()),
+            script(steps()).knows_its_end(),
+        ] {
+            let sizes = if body.announced {
+                [11, 7, 0, 0].map(Some).to_vec()
+            } else {
+                // Known only when it is over.
+                vec![None, None, None, Some(0)]
+            };
+            let (mut first, buffer) = replayed(body);
+            let (seen, hints) = read(&mut first);
+            assert_eq!(seen, [of("one "), of("of each"), Seen::Trailers]);
+            assert_eq!(exact(&hints), sizes);
+            for _ in 0..2 {
+                let (seen, hints) = read(&mut again(&buffer));
+                assert_eq!(seen, [of("one "), of("of each"), Seen::Trailers]);
+                assert_eq!(exact(&hints), sizes);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_replayed_is_not_copied() {
+        let long = Bytes::from(vec![7; LIMIT]);
+        let (mut first, buffer) = replayed(script([Step::Data(long.clone())]));
+        for seen in [next(&mut first), {
+            assert_eq!(next(&mut first), Seen::End);
+            next(&mut again(&buffer))
+        }] {
+            let Seen::Data(seen) = seen else {
+                panic!("no data: {seen:?}")
+            };
+            assert_eq!(seen.as_ptr(), long.as_ptr());
+        }
+    }
+
+    #[test]
+    fn a_body_is_empty_from_the_start_only_if_the_original_was() {
+        let (mut first, buffer) = replayed(script([]).knows_its_end());
+        let mut second = again(&buffer);
+        for body in [&mut first, &mut second] {
+            assert!(body.is_end_stream());
+            assert_eq!(body.size_hint().exact(), Some(0));
+            assert_eq!(next(body), Seen::End);
+        }
+        let (mut first, buffer) = replayed(script([]));
+        let mut second = again(&buffer);
+        assert!(!second.is_end_stream() && second.size_hint().exact().is_none());
+        assert_eq!(next(&mut second), Seen::End);
+        assert_eq!(next(&mut first), Seen::End, "it is known to be empty");
+        let mut third = again(&buffer);
+        assert!(!third.is_end_stream() && third.size_hint().exact().is_none());
+        assert_eq!(next(&mut third), Seen::End);
+        assert!(third.is_end_stream());
+    }
+
+    #[test]
+    fn past_the_limit_it_streams_on_and_lets_go_of_what_it_kept() {
+        static FREED: AtomicUsize = AtomicUsize::new(0);
+        struct Piece([u8; 8]);
+        impl AsRef<[u8]> for Piece {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        impl Drop for Piece {
+            fn drop(&mut self) {
+                FREED.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let steps = (0..5).map(|_| Step::Data(Bytes::from_owner(Piece([7; 8]))));
+        let (mut first, buffer) = replayed(script(steps));
+        for freed in [0, 0, 3, 4, 5] {
+            assert!(matches!(next(&mut first), Seen::Data(_)));
+            assert_eq!(FREED.load(Ordering::SeqCst), freed);
+            assert!(!buffer.is_replayable() && buffer.again().is_none());
+        }
+        assert_eq!(next(&mut first), Seen::End);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn a_body_that_says_it_is_too_large_is_not_kept_but_goes_to_the_next_attempt_unread() {
+        let large = script([Step::Data(vec![7; LIMIT + 1].into())]).announced();
+        let (first, buffer) = replayed(large);
+        drop(first);
+        let mut second = again(&buffer);
+        assert!(buffer.is_replayable());
+        let (seen, hints) = read(&mut second);
+        assert_eq!(seen.len(), 1);
+        assert_eq!(exact(&hints), [Some(LIMIT as u64 + 1), Some(0)]);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn what_was_read_in_part_is_lost_with_its_reader() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        assert_eq!(next(&mut first), of("one "));
+        assert!(!buffer.is_replayable(), "it is being read");
+        drop(first);
+        assert!(!buffer.is_replayable());
+        assert!(buffer.again().is_none());
+    }
+
+    #[test]
+    fn a_body_that_was_waited_for_was_begun() {
+        let (mut first, buffer) = replayed(script([Step::Wait, data("late")]));
+        assert_eq!(next(&mut first), Seen::Waits);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn an_older_attempt_ends_in_an_error_and_never_in_its_end() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        let mut second = again(&buffer);
+        for _ in 0..2 {
+            assert_eq!(next(&mut first), Seen::Superseded);
+            assert!(!first.is_end_stream());
+        }
+        assert_eq!(next(&mut second), of("one "));
+        assert_eq!(next(&mut first), Seen::Superseded);
+        drop(first);
+        assert_eq!(read(&mut second).0, [of("of each")]);
+        assert!(buffer.is_replayable());
+    }
+
+    #[test]
+    fn a_body_that_failed_is_not_replayed() {
+        let (mut first, buffer) = replayed(script([data("one "), Step::Tear]));
+        assert_eq!(next(&mut first), of("one "));
+        assert_eq!(next(&mut first), Seen::Torn);
+        assert!(!buffer.is_replayable());
+        assert_eq!(
+            next(&mut first),
+            Seen::End,
+            "what the original says after it"
+        );
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn two_attempts_may_read_what_is_kept_at_the_same_time() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        read(&mut first);
+        let (mut second, mut third) = (again(&buffer), again(&buffer));
+        assert_eq!(next(&mut second), of("one "));
+        assert_eq!(next(&mut third), of("one "));
+        assert_eq!(next(&mut third), of("of each"));
+        assert_eq!(next(&mut second), of("of each"));
+        assert_eq!(
+            (next(&mut second), next(&mut third)),
+            (Seen::End, Seen::End)
+        );
+    }
+
+    #[test]
+    fn when_all_announced_bytes_were_sent_nobody_need_ask_for_the_end() {
+        let (mut first, buffer) = replayed(script([data("one of each")]).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        drop(first);
+        assert_eq!(read(&mut again(&buffer)).0, [of("one of each")]);
+
+        let steps = [data("one of each"), Step::Trailers];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert!(!first.is_end_stream(), "there are trailers to come");
+        assert_eq!(next(&mut first), Seen::Trailers);
+        assert!(first.is_end_stream());
+        assert_eq!(
+            read(&mut again(&buffer)).0,
+            [of("one of each"), Seen::Trailers]
+        );
+
+        let steps = [data("one of each"), Step::Tear];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert_eq!(next(&mut first), Seen::Torn, "in its turn");
+        assert!(!buffer.is_replayable());
+
+        let steps = [data("one of each"), Step::Wait, Step::Trailers];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert!(!buffer.is_replayable(), "something may come yet");
+        assert_eq!(next(&mut first), Seen::Trailers);
+        assert!(buffer.is_replayable());
+    }
+
+    #[test]
+    fn nothing_is_kept_that_nobody_can_need() {
+        let held = Bytes::from(vec![7; 8]);
+        let steps = || [Step::Data(held.clone()), Step::Wait];
+        let (mut first, buffer) = replayed(script(steps()));
+        drop(next(&mut first));
+        assert!(!held.is_unique());
+        drop(buffer);
+        assert_eq!(next(&mut first), Seen::Waits);
+        assert!(held.is_unique(), "there will be no further attempt");
+        assert_eq!(next(&mut first), Seen::End, "but this one goes on");
+
+        let (mut first, buffer) = replayed(script([Step::Data(held.clone())]));
+        read(&mut first);
+        let mut second = again(&buffer);
+        drop((first, buffer));
+        assert!(!held.is_unique(), "the second is yet to read it");
+        read(&mut second);
+        assert!(held.is_unique());
+
+        let (mut first, buffer) = replayed(script(steps()));
+        drop(buffer);
+        drop(next(&mut first));
+        assert!(held.is_unique(), "not even begun to be kept");
+    }
+
+    #[test]
+    fn a_body_that_is_sent_once_passes_as_it_is() {
+        let steps = [data("one "), Step::Trailers];
+        let mut once: Reader = Box::pin(ReplayBody::once(script(steps).announced()));
+        assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
+        let body = pin!(ReplayBody::once(script([]).knows_its_end()));
+        assert!(body.is_end_stream());
+    }
+}

@@ -181,3 +181,193 @@ impl Buffer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Act {
+        /// Another attempt is wanted.
+        Attempt,
+        /// The attempt of this number, from the newest, begins to read.
+        Begin(u32),
+        Data(usize),
+        Trailers,
+        End,
+        /// An error, or the reader leaves.
+        Leave,
+        Unneeded,
+    }
+
+    fn any_act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            3 => Just(Act::Attempt),
+            4 => (0_u32..3).prop_map(Act::Begin),
+            6 => (0_usize..6).prop_map(Act::Data),
+            2 => Just(Act::Trailers),
+            3 => Just(Act::End),
+            1 => Just(Act::Leave),
+            1 => Just(Act::Unneeded),
+        ]
+    }
+
+    fn trailers() -> HeaderMap {
+        HeaderMap::from_iter([(
+            ::http::HeaderName::from_static("sum"),
+            ::http::HeaderValue::from_static("1"),
+        )])
+    }
+
+    /// What has happened, and what follows from it, counted anew each time.
+    #[derive(Default)]
+    struct Naive {
+        happened: Vec<Act>,
+        attempts: u32,
+    }
+
+    impl Naive {
+        fn place(&self, of: impl Fn(&Act) -> bool) -> Option<usize> {
+            self.happened.iter().position(of)
+        }
+
+        /// When the original was begun to be read.
+        fn begun(&self) -> Option<usize> {
+            self.place(|act| matches!(act, Act::Begin(_)))
+        }
+
+        fn over(&self) -> Option<usize> {
+            self.place(|act| matches!(act, Act::End | Act::Trailers | Act::Leave))
+        }
+
+        fn is_read(&self) -> bool {
+            self.begun().is_some() && self.over().is_none()
+        }
+
+        fn unneeded_before(&self, place: usize) -> bool {
+            self.happened[..place].contains(&Act::Unneeded)
+        }
+
+        fn pieces(&self) -> Vec<usize> {
+            let size = |act: &Act| match act {
+                Act::Data(size) if *size > 0 => Some(*size),
+                _ => None,
+            };
+            self.happened.iter().filter_map(size).collect()
+        }
+
+        fn has_trailers(&self) -> bool {
+            self.happened.contains(&Act::Trailers)
+        }
+
+        fn is_whole(&self, limit: usize, least: usize) -> bool {
+            let size = self.pieces().iter().sum::<usize>() + usize::from(self.has_trailers()) * 4;
+            match (self.begun(), self.over()) {
+                (Some(_), Some(over)) => {
+                    self.happened[over] != Act::Leave
+                        && !self.unneeded_before(over)
+                        && size <= limit
+                        && least <= limit
+                }
+                _ => false,
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn it_agrees_with_a_model_that_recounts_what_has_happened(
+            limit in 0_usize..16,
+            least in 0_usize..20,
+            acts in proptest::collection::vec(any_act(), 1..16),
+        ) {
+            let mut buffer = Buffer::new(limit, least as u64);
+            let mut naive = Naive { attempts: 1, ..Naive::default() };
+            for act in acts {
+                let whole = naive.is_whole(limit, least);
+                let replayable = naive.begun().is_none() || whole;
+                let told = naive.is_read() && buffer.state == State::Filling;
+                match act {
+                    Act::Attempt => {
+                        let attempt = buffer.attempt();
+                        prop_assert_eq!(attempt, replayable.then_some(naive.attempts + 1));
+                        naive.attempts += u32::from(replayable);
+                    }
+                    Act::Begin(age) => {
+                        let attempt = naive.attempts.saturating_sub(age).max(1);
+                        let expected = if whole {
+                            Source::Buffer
+                        } else if naive.begun().is_none() && attempt == naive.attempts {
+                            let wanted = !naive.unneeded_before(naive.happened.len());
+                            Source::Original { kept: wanted && least <= limit }
+                        } else {
+                            Source::Nowhere
+                        };
+                        prop_assert_eq!(buffer.begin(attempt), expected);
+                        if !matches!(expected, Source::Original { .. }) {
+                            continue;
+                        }
+                    }
+                    // The reader tells for as long as anything is kept.
+                    Act::Data(size) if told => drop(buffer.data(&Bytes::from(vec![7; size]))),
+                    Act::Trailers if told => drop(buffer.trailers(&trailers())),
+                    Act::End if told => buffer.end(),
+                    Act::Leave if told => drop(buffer.lose()),
+                    Act::Unneeded => drop(buffer.unneeded()),
+                    _ if naive.is_read() => {}
+                    _ => continue,
+                }
+                naive.happened.push(act);
+
+                let whole = naive.is_whole(limit, least);
+                prop_assert_eq!(buffer.is_replayable(), naive.begun().is_none() || whole);
+                if whole {
+                    let mut rest = naive.pieces();
+                    let mut at = 0;
+                    loop {
+                        let (piece, last) = buffer.piece(at);
+                        match piece {
+                            Piece::Data(data) => prop_assert_eq!(data.len(), rest.remove(0)),
+                            Piece::Trailers(map) => prop_assert_eq!((map, last), (trailers(), true)),
+                            Piece::End => prop_assert!(naive.pieces().is_empty()),
+                        }
+                        at += 1;
+                        if last {
+                            break;
+                        }
+                    }
+                    prop_assert!(rest.is_empty());
+                } else if buffer.state != State::Filling {
+                    prop_assert!(buffer.kept.pieces.is_empty(), "what nobody can need is let go");
+                    prop_assert!(buffer.kept.trailers.is_none());
+                } else {
+                    prop_assert!(buffer.size <= limit);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_small_pieces_do_not_cost_more_than_the_limit_suggests() {
+        let mut buffer = Buffer::new(1 << 20, 0);
+        buffer.begin(1);
+        let byte = Bytes::from_static(b"x");
+        for _ in 0..MOST_PIECES {
+            assert!(buffer.data(&byte).is_ok());
+        }
+        let freed = buffer.data(&byte).unwrap_err();
+        assert_eq!(freed.pieces.len(), MOST_PIECES);
+        assert!(!buffer.is_replayable());
+        let mut buffer = Buffer::new(0, 0);
+        buffer.begin(1);
+        for _ in 0..=MOST_PIECES {
+            assert!(buffer.data(&Bytes::new()).is_ok(), "nothing costs nothing");
+        }
+        buffer.end();
+        assert!(buffer.is_replayable());
+    }
+}

@@ -5,35 +5,19 @@ mod buffer;
 mod wrap;
 
 use std::fmt;
-use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
 pub use self::body::{BodyBuffer, ReplayBody, Superseded};
 pub use self::wrap::{KeptAs, ReplayAs};
 
-use super::authority::Authority;
+use super::keys::{Keys, SharedKeys};
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, header_name};
+use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::{Again, Executed, Kind, Outcome};
 use crate::retry::Repeat;
-
-/// Which servers make a request with an idempotency key run once, however often it is sent.
-///
-/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Keys {
-    /// Nothing is known: a key that a layer minted makes nothing repeatable.
-    #[default]
-    Unknown,
-    /// Every server that this client calls honours keys.
-    Honoured,
-    /// These servers do.
-    HonouredBy(Arc<[Authority]>),
-}
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -41,7 +25,8 @@ pub enum Keys {
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
@@ -61,12 +46,12 @@ pub enum Keys {
 ///
 /// let safe_methods = Replay::new();
 /// let payments_too = Replay::new().keys(Keys::Honoured);
-/// let only_there = Replay::new().keys(Keys::HonouredBy(["https://api.example.com".parse()?].into()));
+/// let only_there = Replay::new().keys(Keys::honoured_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: Keys,
+    keys: SharedKeys,
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
@@ -83,7 +68,7 @@ impl Replay {
     /// Nothing is known about keys; the attempt number is not sent.
     pub fn new() -> Self {
         Self {
-            keys: Keys::Unknown,
+            keys: SharedKeys::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
@@ -94,7 +79,7 @@ impl Replay {
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
+        self.keys = SharedKeys::new(keys);
         self
     }
 
@@ -103,9 +88,13 @@ impl Replay {
     /// # Errors
     ///
     /// It is not a header name.
-    pub fn key_header(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.header = header_name("key_header", name)?;
-        Ok(self)
+    pub fn key_header(self, name: &str) -> Result<Self, ConfigError> {
+        Ok(self.key_header_name(header_name("key_header", name)?))
+    }
+
+    pub(crate) fn key_header_name(mut self, name: HeaderName) -> Self {
+        self.header = name;
+        self
     }
 
     /// For a proxy, which does not know what it forwards: a request whose method is not idempotent is sent once, key or
@@ -159,8 +148,7 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let key = request.headers().get(&self.header);
-        let key = key.filter(|key| !key.is_empty());
+        let key = found(request.headers(), &self.header);
         let safe = idempotent || key.is_some_and(|key| self.honours(key, request));
         let keyed = key.is_some();
         let mut request = copy(request)?;
@@ -178,17 +166,7 @@ impl Replay {
             return false;
         }
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
-        let honoured = match &self.keys {
-            Keys::Unknown => false,
-            Keys::Honoured => true,
-            Keys::HonouredBy(servers) => {
-                let server = request.authority();
-                servers
-                    .iter()
-                    .any(|one| hashbrown::Equivalent::equivalent(&server, one))
-            }
-        };
-        honoured || callers_own()
+        self.keys.honour(request) || callers_own()
     }
 
     /// The head of a first attempt. `kept`: there may be further ones.
@@ -211,6 +189,23 @@ impl Replay {
         if self.attempt_header {
             headers.insert(ATTEMPT_COUNT, attempt.into());
         }
+    }
+}
+
+/// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
+///
+/// ```
+/// use buttress::http::{Keys, Replay};
+/// use buttress::idempotency::IdempotencyKeyLayer;
+///
+/// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = IdempotencyKeyLayer::new().mint(replay.clone());
+/// # let _ = keys;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl<R: HttpRequest> Mint<R> for Replay {
+    fn mints(&self, request: &R) -> bool {
+        !self.proxy && self.keys.honour(request)
     }
 }
 
@@ -263,6 +258,7 @@ impl<R> fmt::Debug for Kept<R> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<B: Clone> Repeat<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
