@@ -392,7 +392,7 @@ async fn open_time(
     };
     assert_eq!(rejected.reason, Reason::CircuitOpen);
     let wait = rejected.retry_after.unwrap();
-    tokio::time::advance(wait - Duration::from_nanos(1)).await;
+    tokio::time::advance(wait.saturating_sub(Duration::from_nanos(1))).await;
     let early = send().await.unwrap_err();
     assert!(matches!(early, Error::Rejected(_)));
     tokio::time::advance(Duration::from_nanos(1)).await;
