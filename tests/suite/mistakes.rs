@@ -46,8 +46,8 @@ impl Rustc {
             let artifact: serde_json::Value = serde_json::from_str(line).unwrap();
             let name = artifact["target"]["name"].as_str().unwrap_or_default();
             let mut files = artifact["filenames"].as_array().into_iter().flatten();
-            let library =
-                files.find_map(|file| file.as_str().filter(|file| file.ends_with(".rlib")));
+            let is_library = |file: &&str| Path::new(file).extension() == Some("rlib".as_ref());
+            let library = files.find_map(|file| file.as_str().filter(is_library));
             if let Some(library) = library {
                 libraries.insert(name.replace('-', "_"), library.to_owned());
             }
