@@ -10,6 +10,7 @@
 #![doc = "[apache]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-APACHE"]
 #![doc = "[reqwest_client]: https://github.com/buttress-rs/buttress/blob/main/examples/reqwest_client.rs"]
 #![doc = "[hyper_client]: https://github.com/buttress-rs/buttress/blob/main/examples/hyper_client.rs"]
+#![doc = "[tonic_client]: https://github.com/buttress-rs/buttress/blob/main/examples/tonic_client/main.rs"]
 #![doc = "[axum_service]: https://github.com/buttress-rs/buttress/blob/main/examples/axum_service.rs"]
 #![doc = "[own_gate]: https://github.com/buttress-rs/buttress/blob/main/examples/own_gate.rs"]
 #![doc = "[keyed]: https://github.com/buttress-rs/buttress/blob/main/examples/keyed.rs"]
@@ -17,6 +18,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──
+mod attempt;
 pub mod backoff;
 mod call;
 mod chance;
@@ -53,7 +55,7 @@ pub mod testing;
 mod verify;
 
 pub use crate::backoff::{Backoff, Jitter};
-pub use crate::call::{Call, CallOptions, CallScope};
+pub use crate::call::{AttemptReason, Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};

@@ -24,7 +24,8 @@ use crate::outcome::{Again, Classify, Kind, Outcome};
 /// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
-/// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
+/// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
+/// open so long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a repetition with `x-should-retry: false`,
 /// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
 /// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
 /// told at [`error_outcome`](super::error_outcome).
@@ -100,7 +101,7 @@ impl ByStatus {
         }
         match word {
             Some(true) => outcome.repeat(Again::Allowed),
-            Some(false) => outcome.repeat(Again::Never),
+            Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,
         }
     }
@@ -119,7 +120,7 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 impl ClassifyEnd for ByStatus {}
 
 /// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
-fn refused_there(outcome: Outcome) -> Outcome {
+pub(super) fn refused_there(outcome: Outcome) -> Outcome {
     let kind = match outcome.kind {
         Kind::Transient => Kind::Overloaded,
         kind => kind,
@@ -153,7 +154,7 @@ fn too_early() -> Outcome {
 }
 
 /// What the server says about trying again; a veto outweighs everything.
-fn servers_word(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
@@ -256,11 +257,11 @@ mod tests {
         ] {
             assert_eq!(
                 meaning(500, &[veto]),
-                Outcome::TRANSIENT.repeat(Again::Never)
+                Outcome::TRANSIENT.repeat(Again::Vetoed)
             );
             assert_eq!(
                 meaning(429, &[("x-should-retry", "true"), veto]).repeat,
-                Again::Never,
+                Again::Vetoed,
                 "a veto outweighs a permission"
             );
         }

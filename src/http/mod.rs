@@ -10,9 +10,11 @@
 //! - [`retry_after`] reads the wait that a server asks for;
 //! - [`Replay`] says which requests may run twice;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
+//! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
 //! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
@@ -76,6 +78,8 @@ mod connect;
 pub mod deadline;
 mod drain;
 mod error;
+mod error_type;
+mod grpc;
 mod header_timeout;
 mod keys;
 mod lift;
@@ -86,6 +90,8 @@ mod replay;
 mod request;
 mod retry_after;
 mod server;
+#[cfg(feature = "tracing")]
+mod span;
 
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
@@ -96,6 +102,11 @@ pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
+pub use self::error_type::error_type;
+pub use self::grpc::{
+    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
+    WithGrpcBodyFuture, answer_grpc, grpc,
+};
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
@@ -106,3 +117,5 @@ pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, S
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
 pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};
+#[cfg(feature = "tracing")]
+pub use self::span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer};

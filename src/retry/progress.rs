@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::machine::{Finished, Machine, Refusal, Step};
 use super::shared::Rules;
 use crate::budget::{CallUnderWay, RetryBudget, Withdrawal};
-use crate::call::{Call, CallOptions, mark_spent};
+use crate::call::{AttemptReason, Call, CallOptions, mark_spent};
 use crate::chance;
 use crate::clock::Now;
 use crate::deadline::Deadline;
@@ -25,6 +25,8 @@ struct Course {
     machine: Machine,
     /// Whether the next attempt counts as one.
     counted: bool,
+    /// Why it is made.
+    reason: AttemptReason,
     /// Pays for the retry that is scheduled or under way.
     paid: Option<Withdrawal>,
     /// Whether the service may have acted on an attempt made so far.
@@ -173,6 +175,7 @@ impl Course {
         Self {
             machine,
             counted: true,
+            reason: AttemptReason::First,
             paid: None,
             executed: Executed::No,
             good: false,
@@ -182,7 +185,8 @@ impl Course {
     fn upcoming(&self, rules: Rules<'_>) -> Call {
         let mut machine = self.machine;
         machine.begin(self.counted);
-        Call::new(machine.attempts(), machine.is_last(rules.config)).repeating()
+        Call::new(machine.attempts(), machine.is_last(rules.config))
+            .because(self.reason, machine.free_used())
     }
 
     fn begin(&mut self, rules: Rules<'_>) -> Call {
@@ -230,6 +234,10 @@ impl Course {
             }
         }
         self.counted = counted;
+        self.reason = match finished.refusal {
+            Some(_) => AttemptReason::Rejected,
+            None => AttemptReason::after(&outcome),
+        };
         emit(&Event::Retry {
             source: rules.source,
             attempt: self.machine.attempts().saturating_add(counted.into()),

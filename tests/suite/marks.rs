@@ -3,19 +3,22 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
-use buttress::http::{AnswerLayer, Authority, BelieveLayer, ByStatus, Replay, answer};
+use buttress::http::{
+    AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, answer,
+};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::Failure;
+use crate::common::{Failure, SECOND, three_in_a_row};
 
 const MARK: &str = "x-buttress-not-executed";
 const SHOULD_RETRY: &str = "x-should-retry";
@@ -287,7 +290,7 @@ async fn a_policy_of_ones_own_answers_429_with_its_quota() {
         type Permit = Passed;
         fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
             let quota = Reason::QuotaExceeded(Quota::new(5).window(10));
-            let wait = std::time::Duration::from_millis(2_500);
+            let wait = Duration::from_millis(2_500);
             Err(Rejected::new(quota, "tenant").retry_after(Some(wait)))
         }
     }
@@ -355,4 +358,80 @@ async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
     let response = ask(answer(retry("hears", Plain)), inner).await;
     assert_eq!(response.status(), 502);
     assert_eq!(runs.load(Ordering::Relaxed), 1);
+}
+
+// ── its wait, as the time a circuit stays open ──
+
+/// For how long a circuit is open that two of these responses have opened.
+async fn open_time(
+    max_server_wait: Option<Duration>,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+) -> Duration {
+    let two_of_two = three_in_a_row()
+        .consecutive(None)
+        .failure_rate(Some(0.5))
+        .min_calls(2)
+        .max_server_wait(max_server_wait);
+    let config = ClientConfig::default()
+        .breaker(two_of_two)
+        .retry(None)
+        .count_429(true);
+    let server = handler(status, headers)
+        .0
+        .map_request(|request: http::Request<String>| request.map(Body::from));
+    let client = buttress::http::client("waits", config)
+        .unwrap()
+        .layer(server);
+    let send = || client.clone().oneshot(post().map(|_| String::new()));
+    for _ in 0..2 {
+        assert_eq!(send().await.unwrap().status().as_u16(), status);
+    }
+    let Err(Error::Rejected(rejected)) = send().await else {
+        panic!("the circuit is closed")
+    };
+    assert_eq!(rejected.reason, Reason::CircuitOpen);
+    let wait = rejected.retry_after.unwrap();
+    tokio::time::advance(wait.saturating_sub(Duration::from_nanos(1))).await;
+    let early = send().await.unwrap_err();
+    assert!(matches!(early, Error::Rejected(_)));
+    tokio::time::advance(Duration::from_nanos(1)).await;
+    assert_eq!(send().await.unwrap().status().as_u16(), status, "a probe");
+    wait
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_stays_open_as_long_as_the_server_asks_within_bounds() {
+    let half_a_minute = Some(30 * SECOND);
+    for (max, status, headers, seconds) in [
+        (half_a_minute, 503, &[("retry-after", "7")][..], 7),
+        (half_a_minute, 500, &[("retry-after-ms", "7000")], 7),
+        (
+            half_a_minute,
+            429,
+            &[("ratelimit", r#""default";r=0;t=9"#)],
+            9,
+        ),
+        (
+            half_a_minute,
+            503,
+            &[("ratelimit", r#""a";r=0;t=9, "b";r=5;t=20"#)],
+            9,
+        ),
+        (
+            half_a_minute,
+            503,
+            &[("ratelimit", r#""a";r=0;t=9"#), ("retry-after", "12")],
+            12,
+        ),
+        // Bounded, and never shorter than its own time.
+        (half_a_minute, 503, &[("retry-after", "3600")], 30),
+        (half_a_minute, 503, &[("retry-after", "1")], 2),
+        (half_a_minute, 503, &[("retry-after", "soon")], 2),
+        // By choice.
+        (None, 503, &[("retry-after", "7")], 2),
+    ] {
+        let open = open_time(max, status, headers).await;
+        assert_eq!(open, seconds * SECOND, "{status} {headers:?}");
+    }
 }
