@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "axum",
     "buttress",
     "bytes",
@@ -17,6 +17,7 @@ const KNOWN: [&str; 8] = [
     "http_body_util",
     "hyper",
     "reqwest",
+    "tonic",
     "tower",
 ];
 
