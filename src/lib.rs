@@ -1,6 +1,8 @@
 // Of two definitions of a link the first holds: here the README's files are at the repository's.
 #![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
 #![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
+#![doc = "[recipes]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/README.md"]
+#![doc = "[migrating]: https://github.com/buttress-rs/buttress/blob/main/docs/migrating/README.md"]
 #![doc = "[decisions]: https://github.com/buttress-rs/buttress/blob/main/docs/decisions/README.md"]
 #![doc = "[changelog]: https://github.com/buttress-rs/buttress/blob/main/CHANGELOG.md"]
 #![doc = "[contributing]: https://github.com/buttress-rs/buttress/blob/main/CONTRIBUTING.md"]
@@ -8,6 +10,7 @@
 #![doc = "[apache]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-APACHE"]
 #![doc = "[reqwest_client]: https://github.com/buttress-rs/buttress/blob/main/examples/reqwest_client.rs"]
 #![doc = "[hyper_client]: https://github.com/buttress-rs/buttress/blob/main/examples/hyper_client.rs"]
+#![doc = "[tonic_client]: https://github.com/buttress-rs/buttress/blob/main/examples/tonic_client/main.rs"]
 #![doc = "[axum_service]: https://github.com/buttress-rs/buttress/blob/main/examples/axum_service.rs"]
 #![doc = "[own_gate]: https://github.com/buttress-rs/buttress/blob/main/examples/own_gate.rs"]
 #![doc = "[keyed]: https://github.com/buttress-rs/buttress/blob/main/examples/keyed.rs"]
@@ -15,6 +18,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──
+mod attempt;
 pub mod backoff;
 mod call;
 mod chance;
@@ -23,6 +27,7 @@ mod deadline;
 mod error;
 pub mod event;
 mod outcome;
+mod rejected;
 mod sync;
 mod window;
 
@@ -40,6 +45,8 @@ pub mod gate;
 // ── rim ──
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(doctest)]
+mod pages;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 pub mod telemetry;
@@ -48,7 +55,7 @@ pub mod testing;
 mod verify;
 
 pub use crate::backoff::{Backoff, Jitter};
-pub use crate::call::{Call, CallOptions, CallScope};
+pub use crate::call::{AttemptReason, Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};

@@ -1,6 +1,7 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
+use super::marks::{NotExecuted, Tells, veto, watch_spent};
 use super::problem::Problem;
 use std::future::Future;
 use std::pin::Pin;
@@ -34,14 +35,19 @@ use crate::outcome::Executed;
 ///
 /// | rejection | status |
 /// |---|---|
-/// | an open circuit, a policy that refused | 503, with `Retry-After` in whole seconds, rounded up, if the wait is known |
-/// | attempt timeout, deadline, stalled body | 504 |
+/// | an open circuit, a policy that refused | 503 |
+/// | a quota that is used up | 429, with `RateLimit` and `RateLimit-Policy` |
+/// | a time limit: attempt, connection, head, body, deadline | 504 |
 ///
-/// The body is `application/problem+json` (RFC 9457) whose `detail` is the rejection's message: it names the layer and
-/// its wait. A rejection that kept the call from being executed is marked as such in the response's extensions, where
-/// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service.
+/// With `Retry-After` in whole seconds, rounded up, if the wait is known. The body is `application/problem+json` (RFC 9457)
+/// whose `detail` is the rejection's message: it names the layer and its wait. The response's body must be `From<String>`,
+/// as axum's and `http_body_util::Full` are.
 ///
-/// The response's body must be `From<String>`, as axum's and `http_body_util::Full` are.
+/// A rejection that kept the call from being executed is marked as such in the response's extensions, where
+/// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients
+/// are told only by choice: [`AnswerLayer::not_executed_header`].
+///
+/// An error of the service's own, if it can have one, is passed on untouched.
 ///
 /// # Cancel safety
 ///
@@ -61,11 +67,40 @@ pub trait Respond<B> {
 pub struct AnswerLayer<L, R = Problem> {
     layers: L,
     respond: R,
+    tells: Tells,
 }
 
 impl<L, R> AnswerLayer<L, R> {
     pub(super) const fn new(layers: L, respond: R) -> Self {
-        Self { layers, respond }
+        Self {
+            layers,
+            respond,
+            tells: Tells {
+                not_executed: false,
+                should_retry: false,
+            },
+        }
+    }
+
+    /// Whether an answer to a call that was not executed says so to the client, as `x-buttress-not-executed: 1`. Default: no.
+    ///
+    /// Then a client that believes it ([`BelieveLayer`](super::BelieveLayer)) may repeat even a POST. The header is about one
+    /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off.
+    #[must_use]
+    pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
+        self.tells.not_executed = not_executed_header;
+        self
+    }
+
+    /// Whether a response of 500 and above says `x-should-retry: false` if a retry layer inside, around the calls that the
+    /// service makes, has spent its attempts or its budget. Default: no.
+    ///
+    /// Three attempts at each of three services in a row are 27 at the last: one layer of them is enough. The service's own
+    /// `x-should-retry` stays. A call that the service makes from another task is not seen.
+    #[must_use]
+    pub const fn should_retry_header(mut self, should_retry_header: bool) -> Self {
+        self.tells.should_retry = should_retry_header;
+        self
     }
 }
 
@@ -76,6 +111,7 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
         Answer {
             inner: self.layers.layer(Lift::new(inner)),
             respond: self.respond.clone(),
+            tells: self.tells,
             refused: None,
         }
     }
@@ -86,6 +122,7 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
 pub struct Answer<S, R = Problem> {
     inner: S,
     respond: R,
+    tells: Tells,
     /// What `poll_ready` came to: the answer to the next call.
     refused: Option<Rejected>,
 }
@@ -96,6 +133,7 @@ impl<S: Clone, R: Clone> Clone for Answer<S, R> {
         Self {
             inner: self.inner.clone(),
             respond: self.respond.clone(),
+            tells: self.tells,
             refused: None,
         }
     }
@@ -126,6 +164,8 @@ where
                 None => State::Running(self.inner.call(request)),
             },
             respond: self.respond.clone(),
+            tells: self.tells,
+            spent_below: false,
         }
     }
 }
@@ -138,6 +178,9 @@ pub struct AnswerFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
     respond: R,
+    tells: Tells,
+    /// Whether a retry layer inside has given up.
+    spent_below: bool,
 }
 
 #[pin_project(project = Projected)]
@@ -156,28 +199,42 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        Poll::Ready(Ok(match this.state.project() {
-            Projected::Refused(rejected) => respond(this.respond, rejected),
-            Projected::Running(future) => match ready!(future.poll(cx)) {
-                Ok(response) => response,
-                Err(Error::Rejected(rejected)) => respond(this.respond, &rejected),
-                Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
-            },
-        }))
+        let tells = *this.tells;
+        let mut response = match this.state.project() {
+            Projected::Refused(rejected) => respond(this.respond, rejected, tells),
+            Projected::Running(future) => {
+                let polled = if tells.should_retry {
+                    let (polled, spent) = watch_spent(|| future.poll(cx));
+                    *this.spent_below |= spent;
+                    polled
+                } else {
+                    future.poll(cx)
+                };
+                match ready!(polled) {
+                    Ok(mut response) => {
+                        tells.passed(&mut response);
+                        response
+                    }
+                    Err(Error::Rejected(rejected)) => respond(this.respond, &rejected, tells),
+                    Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
+                }
+            }
+        };
+        if *this.spent_below {
+            veto(&mut response);
+        }
+        Poll::Ready(Ok(response))
     }
 }
 
-fn respond<B>(respond: &impl Respond<B>, rejected: &Rejected) -> Response<B> {
+fn respond<B>(respond: &impl Respond<B>, rejected: &Rejected, tells: Tells) -> Response<B> {
     let mut response = respond.respond(rejected);
     if rejected.executed == Executed::No {
-        response.extensions_mut().insert(NotExecuted);
+        response.extensions_mut().insert(NotExecuted::Here);
+        tells.refused(&mut response);
     }
     response
 }
-
-/// Says of a response that nobody acted on its request. It never leaves the process, and only this module sets it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NotExecuted;
 
 #[cfg(test)]
 mod tests {
@@ -189,7 +246,9 @@ mod tests {
     #[test]
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
-        let meaning = |rejected| ByStatus::new().response(&respond::<String>(&Problem, &rejected));
+        let meaning = |rejected| {
+            ByStatus::new().response(&respond::<String>(&Problem, &rejected, Tells::default()))
+        };
         let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(meaning(open.clone()), refused);
         assert_eq!(meaning(open.executed(Executed::Maybe)), Outcome::TRANSIENT);

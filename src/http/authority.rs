@@ -119,7 +119,7 @@ impl Hash for Authority {
 /// An [`Authority`] borrowed from a request. It hashes and compares like the authority it would be.
 #[derive(Clone, Copy, Debug)]
 pub struct AuthorityRef<'a> {
-    scheme: &'a str,
+    pub(super) scheme: &'a str,
     host: &'a str,
     port: Option<u16>,
 }
@@ -132,6 +132,18 @@ impl<'a> AuthorityRef<'a> {
             host,
             port: port.filter(|port| own_port(scheme) != Some(*port)),
         }
+    }
+
+    /// The host, an IPv6 address without its brackets.
+    #[cfg(feature = "tracing")]
+    pub(super) fn address(&self) -> &'a str {
+        self.host.trim_matches(['[', ']'])
+    }
+
+    /// The port, the scheme's own if none is named.
+    #[cfg(feature = "tracing")]
+    pub(super) fn port_in_use(&self) -> Option<u16> {
+        self.port.or_else(|| own_port(self.scheme))
     }
 
     /// Looked up for every call, so it reads the text once, where `Uri` would search it for each part.
@@ -227,6 +239,8 @@ impl Equivalent<Authority> for AuthorityRef<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByAuthority;
 
+// So that the error names other keys.
+#[diagnostic::do_not_recommend]
 impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
     type Key = Authority;
     type Look<'a>

@@ -48,6 +48,23 @@ pub trait ClassifyEnd {
 /// # let _ = layer;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
+///
+/// With nothing else to settle, the limits stand alone around a gate that is always open; it reports how long each call took
+/// to the end of its body. The total is the [`DeadlineLayer`](crate::DeadlineLayer)'s.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::DeadlineLayer;
+/// use buttress::http::{AtBodyEnd, ByStatus};
+/// use buttress::telemetry::{ObserveLayer, Observed};
+/// use tower::ServiceBuilder;
+///
+/// let observed = ObserveLayer::new(Observed::new("downloads"), ByStatus::new());
+/// let limits = ServiceBuilder::new()
+///     .layer(DeadlineLayer::new("downloads", Duration::from_secs(60)))
+///     .layer(observed.finish(AtBodyEnd::new("downloads", Duration::from_secs(10))));
+/// # let _ = limits;
+/// ```
 #[derive(Clone, Debug)]
 pub struct AtBodyEnd {
     source: Arc<Source>,
@@ -158,6 +175,26 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     call: Option<Carried<P, C>>,
     /// Whether a limit has passed: there is nothing more to come.
     cut: bool,
+}
+
+/// An answer of this crate's own: nothing watches it.
+impl<B: From<String>, P: Permit, C: ClassifyEnd> From<String> for GatedBody<B, P, C> {
+    fn from(text: String) -> Self {
+        Self::free(text.into())
+    }
+}
+
+impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
+    /// A body with no limits, and nothing to settle.
+    pub(crate) const fn free(body: B) -> Self {
+        Self {
+            body,
+            alarm: Alarm::new(),
+            limits: None,
+            call: None,
+            cut: false,
+        }
+    }
 }
 
 #[derive(Debug)]

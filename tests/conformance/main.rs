@@ -11,6 +11,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
 
 mod backoff;
+mod body;
 mod breaker;
 mod budget;
 mod build;
@@ -104,6 +105,8 @@ async fn drive(at: &str, case: &Value) {
         budget::drive(at, read(at, case)).await;
     } else if has("stack") {
         stack::drive(at, read(at, case)).await;
+    } else if has("body") {
+        body::drive(at, read(at, case)).await;
     } else if has("refused") {
         build::refused(at, read(at, case));
     } else if has("response") {

@@ -10,7 +10,7 @@ use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
 use crate::gate::{GateLayer, Keyed};
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Lift, Replay};
+use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
@@ -27,7 +27,7 @@ pub struct ClientLayer<R = Replay, C = ByStatus> {
     config: ClientConfig,
     deadline: DeadlineLayer,
     key: IdempotencyKeyLayer<Replay>,
-    retry: RetryLayer<R, C, Option<Budgets>>,
+    retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     budgets: Option<Budgets>,
     gate: GateLayer<Option<Breakers>, C, AtBodyEnd>,
     breakers: Option<Breakers>,
@@ -66,7 +66,8 @@ impl ClientLayer {
             retry: RetryLayer::new(name, retry, replay)?
                 .classify(ByStatus::new())
                 .budgets(budgets.clone())
-                .once(config.retry.is_none()),
+                .once(config.retry.is_none())
+                .discard(Drain::new()),
             budgets,
             gate: GateLayer::new(
                 breakers.clone(),

@@ -8,14 +8,14 @@ use tower_service::Service;
 use super::layer::{Breakers, Budgets};
 use crate::deadline::Deadline;
 use crate::gate::Gate;
-use crate::http::{AtBodyEnd, ByStatus, HttpRequest, Lift, Replay};
+use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::timeout::{DeadlineService, Timeout};
 
 /// The parts, outermost first.
 pub(super) type Stack<S, R, C> =
-    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>>, Replay>>;
+    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>, Drain>, Replay>>;
 type Attempts<S, C> = Gate<Timeout<Lift<S>>, Option<Breakers>, C, AtBodyEnd>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
