@@ -26,5 +26,6 @@ done
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
 
 step cargo bench --bench overhead -- bare
+step cargo bench --bench http -- --quick
 echo
 echo "all passed"
