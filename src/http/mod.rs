@@ -8,7 +8,9 @@
 //! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice;
+//! - [`Replay`] says which requests may run twice; with [`wrapping`](Replay::wrapping) it sends bodies again that cannot be
+//!   cloned;
+//! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
 //! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
