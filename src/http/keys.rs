@@ -126,10 +126,7 @@ impl FromStr for Route {
         if uri.query().is_some() || place.contains('#') {
             return Err(invalid("a path with a query"));
         }
-        let server = match uri.authority() {
-            Some(_) => Some(AuthorityRef::of_uri(&uri).into()),
-            None => None,
-        };
+        let server = uri.authority().map(|_| AuthorityRef::of_uri(&uri).into());
         if uri.scheme().is_some() != server.is_some() || !uri.path().starts_with('/') {
             return Err(invalid("neither a URL nor a path"));
         }

@@ -7,11 +7,13 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
+use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Outcome, Reason,
+    Backoff, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind, Outcome,
+    Reason,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -587,6 +589,79 @@ async fn the_services_own_error_arrives_untouched() {
         Err(Error::Inner(Broken)) => assert_eq!(server.calls(), 3),
         other => panic!("{:?}", other.map(|_| ())),
     }
+}
+
+// ── what is seen ──
+
+/// What the clients of this name report: who, what it came to, after how long.
+fn reports(name: &'static str) -> (Arc<Mutex<Vec<Report>>>, buttress::event::Subscription) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let subscription = buttress::subscribe(move |event: &Event<'_>| {
+        let who = event.source().name().strip_prefix(name);
+        if let (Event::Finished { outcome, took, .. }, Some(who)) = (event, who) {
+            let kind = outcome.map(|outcome| outcome.kind);
+            log.lock().unwrap().push((who.to_owned(), kind, *took));
+        }
+    });
+    (seen, subscription)
+}
+
+type Report = (String, Option<Kind>, Duration);
+
+#[tokio::test(start_paused = true)]
+async fn each_call_and_each_attempt_is_reported_and_one_that_hangs_has_failed() {
+    let (seen, _subscription) = reports("watched");
+    let server: Server = Strict::new(|call| match call {
+        0 => Step::Hang,
+        1 => status(404),
+        _ => status(200),
+    });
+    let stack = client("watched", plain()).unwrap().layer(server.clone());
+    // The breaker refuses the second attempt.
+    stack.clone().oneshot(get()).await.unwrap_err();
+    tokio::time::advance(2 * SECOND).await;
+    stack.clone().oneshot(get()).await.unwrap();
+    stack.oneshot(get()).await.unwrap();
+    let report = |who: &str, kind, took| (who.to_owned(), Some(kind), took);
+    let at_once = Duration::ZERO;
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            report(".attempt", Kind::Transient, 3 * SECOND),
+            report(".call", Kind::Neutral, 3 * SECOND),
+            report(".attempt", Kind::Permanent, at_once),
+            report(".call", Kind::Permanent, at_once),
+            report(".attempt", Kind::Success, at_once),
+            report(".call", Kind::Success, at_once),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_to_be_observed_is_not() {
+    let (seen, _subscription) = reports("unwatched");
+    let server: Server = Strict::new(|_| status(200));
+    let layer = client("unwatched", plain().observe(false)).unwrap();
+    layer.layer(server).oneshot(get()).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_is_told_on_each_attempt_how_much_time_is_left() {
+    let server: Server = Strict::new(|call| if call < 2 { Step::Hang } else { status(200) });
+    let header: DeadlineHeader = "x-time-left-ms".parse().unwrap();
+    let config = plain()
+        .breaker(None)
+        .attempt(2 * SECOND)
+        .total(5 * SECOND)
+        .deadline_header(header);
+    let (_, stack) = stack(config, &server);
+    stack.oneshot(get()).await.unwrap();
+    let told = |sent: &Request<String>| sent.headers()["x-time-left-ms"].clone();
+    let told: Vec<_> = server.take_requests().iter().map(told).collect();
+    // The attempt's limit, and then what is left of the whole.
+    assert_eq!(told, ["2000", "2000", "1000"]);
 }
 
 // ── the body ──

@@ -7,6 +7,7 @@ use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 use crate::gate::KeyedConfig;
 use crate::http::Keys;
+use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
 
 /// The settings of the standard [`client`](super::client) stack.
@@ -16,6 +17,7 @@ use crate::retry::RetryConfig;
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]
+#[expect(clippy::struct_excessive_bools, reason = "they are settings")]
 #[non_exhaustive]
 pub struct ClientConfig {
     /// The limit of one attempt. Default 3 s; more than 0, at most `total`, and at most half of the breaker's `window` if that
@@ -50,6 +52,10 @@ pub struct ClientConfig {
     pub proxy: bool,
     /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
     pub attempt_header: bool,
+    /// The header that tells the server on each attempt how much time is left. Default: none.
+    pub deadline_header: Option<DeadlineHeader>,
+    /// Whether each call and each attempt is reported when it ends, as `name.call` and `name.attempt`. Default: yes.
+    pub observe: bool,
     /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
     pub count_429: bool,
 }
@@ -69,6 +75,8 @@ impl Default for ClientConfig {
             raw_key: false,
             proxy: false,
             attempt_header: false,
+            deadline_header: None,
+            observe: true,
             count_429: false,
         }
     }
@@ -156,6 +164,20 @@ impl ClientConfig {
     #[must_use]
     pub fn attempt_header(mut self, attempt_header: bool) -> Self {
         self.attempt_header = attempt_header;
+        self
+    }
+
+    /// The header that tells the server how much time is left.
+    #[must_use]
+    pub fn deadline_header(mut self, header: impl Into<Option<DeadlineHeader>>) -> Self {
+        self.deadline_header = header.into();
+        self
+    }
+
+    /// Whether each call and each attempt is reported when it ends.
+    #[must_use]
+    pub fn observe(mut self, observe: bool) -> Self {
+        self.observe = observe;
         self
     }
 
