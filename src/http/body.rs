@@ -13,10 +13,10 @@ use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Error, Reason, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, emit};
 use crate::gate::{Finish, Permit};
 use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
-use crate::timeout::Alarm;
+use crate::timeout::{Alarm, Limit, duration};
 
 /// What the end of a body means, when its head was a success.
 pub trait ClassifyEnd {
@@ -48,19 +48,29 @@ pub trait ClassifyEnd {
 /// # let _ = layer;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
+///
+/// Clones share the limit.
 #[derive(Clone, Debug)]
 pub struct AtBodyEnd {
-    source: Arc<Source>,
-    idle: Duration,
+    idle: Arc<Limit>,
 }
 
 impl AtBodyEnd {
     /// With this limit between two frames of a body; `Duration::MAX` is none.
     pub fn new(name: impl Into<Arc<str>>, idle: Duration) -> Self {
         Self {
-            source: Arc::new(Source::new("body", name)),
-            idle,
+            idle: Limit::new("body", name, idle),
         }
+    }
+
+    /// The longest time between two frames; `Duration::MAX` is no limit.
+    pub fn idle(&self) -> Duration {
+        self.idle.get()
+    }
+
+    /// Sets another limit while running, for all clones. Bodies that have begun keep theirs.
+    pub fn set_idle(&self, idle: Duration) {
+        self.idle.set(idle);
     }
 }
 
@@ -130,8 +140,8 @@ impl AtBodyEnd {
             body,
             alarm: Alarm::new(),
             limits: (!CallOptions::current_streams()).then(|| Limits {
-                source: Arc::clone(&self.source),
-                idle: self.idle,
+                idle: self.idle.nanos(),
+                limit: Arc::clone(&self.idle),
                 deadline: Deadline::current(),
                 wakes_for_deadline: false,
             }),
@@ -162,8 +172,9 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
 
 #[derive(Debug)]
 struct Limits {
-    source: Arc<Source>,
-    idle: Duration,
+    limit: Arc<Limit>,
+    /// The limit when the body began, in nanoseconds.
+    idle: u64,
     deadline: Option<Deadline>,
     wakes_for_deadline: bool,
 }
@@ -231,8 +242,9 @@ where
                     let left = limits
                         .deadline
                         .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
-                    limits.wakes_for_deadline = left <= limits.idle;
-                    let first = left.min(limits.idle);
+                    let idle = duration(limits.idle);
+                    limits.wakes_for_deadline = left <= idle;
+                    let first = left.min(idle);
                     if first == Duration::MAX {
                         return Poll::Pending;
                     }
@@ -284,12 +296,14 @@ impl Limits {
         let reason = if self.wakes_for_deadline {
             Reason::Deadline
         } else {
-            Reason::BodyIdle { limit: self.idle }
+            Reason::BodyIdle {
+                limit: duration(self.idle),
+            }
         };
-        let rejected =
-            Rejected::new(reason, Arc::clone(self.source.name())).executed(Executed::Maybe);
+        let source = self.limit.source();
+        let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
         emit(&Event::Rejected {
-            source: &self.source,
+            source,
             rejected: &rejected,
         });
         rejected

@@ -182,7 +182,7 @@ impl Course {
     fn upcoming(&self, rules: Rules<'_>) -> Call {
         let mut machine = self.machine;
         machine.begin(self.counted);
-        Call::new(machine.attempts(), machine.is_last(rules.config)).repeating()
+        Call::new(machine.attempts(), machine.is_last(&rules.config())).repeating()
     }
 
     fn begin(&mut self, rules: Rules<'_>) -> Call {
@@ -210,7 +210,7 @@ impl Course {
         if let Some(budget) = rules.budget {
             budget.failed(&outcome);
         }
-        let step = self.machine.next(rules.config, finished, chance::draw);
+        let step = self.machine.next(&rules.config(), finished, chance::draw);
         let (wait, cost, counted) = match step {
             Step::RetryAfter {
                 wait,

@@ -1,9 +1,11 @@
 //! The layer, and what it is made of.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::change::Settings;
 use super::config::ClientConfig;
 use super::service::Client;
 use crate::breaker::Breaker;
@@ -26,24 +28,26 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
 /// them.
 pub struct ClientLayer<R = Replay, C = ByStatus> {
-    parts: Parts,
-    retry: RetryLayer<R, C, Option<Budgets>>,
+    pub(super) parts: Parts,
+    pub(super) retry: RetryLayer<R, C, Option<Budgets>>,
     /// What results mean for all others.
     classify: C,
 }
 
 /// What does not depend on how requests are sent again, and on what results mean.
 #[derive(Clone)]
-struct Parts {
-    config: ClientConfig,
+pub(super) struct Parts {
+    pub(super) name: Arc<str>,
+    pub(super) config: Settings,
     call: Option<Observed>,
-    deadline: DeadlineLayer,
+    pub(super) deadline: DeadlineLayer,
     key: IdempotencyKeyLayer<Replay>,
-    budgets: Option<Budgets>,
-    breakers: Option<Breakers>,
-    body: AtBodyEnd,
+    pub(super) replay: Replay,
+    pub(super) budgets: Option<Budgets>,
+    pub(super) breakers: Option<Breakers>,
+    pub(super) body: AtBodyEnd,
     attempt: Option<Observed>,
-    timeout: TimeoutLayer,
+    pub(super) timeout: TimeoutLayer,
     out: DeadlineOutLayer,
 }
 
@@ -70,7 +74,7 @@ impl ClientLayer {
         let breaker = |config| Breaker::keyed(name, config, keyed, ByAuthority);
         let budget = |config| RetryBudget::keyed(name, config, keyed, ByAuthority);
         let budgets = config.budget.map(budget).transpose()?;
-        let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay)?
+        let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay.clone())?
             .classify(ByStatus::new())
             .budgets(budgets.clone())
             .once(config.retry.is_none());
@@ -84,16 +88,18 @@ impl ClientLayer {
             retry,
             classify: ByStatus::new().count_429(config.count_429),
             parts: Parts {
+                name: name.into(),
                 call: observed("call"),
                 deadline: DeadlineLayer::new(name, config.total),
                 key,
+                replay,
                 budgets,
                 breakers: config.breaker.map(breaker).transpose()?,
                 body: AtBodyEnd::new(name, config.body_idle),
                 attempt: observed("attempt"),
                 out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
                 timeout,
-                config,
+                config: Settings::new(config),
             },
         })
     }
@@ -146,9 +152,9 @@ impl<R, C> ClientLayer<R, C> {
         self.parts.budgets.as_ref()
     }
 
-    /// The settings it was made with.
-    pub const fn config(&self) -> &ClientConfig {
-        &self.parts.config
+    /// The settings it goes by now.
+    pub fn config(&self) -> ClientConfig {
+        self.parts.config.now().0
     }
 }
 
@@ -162,19 +168,29 @@ impl<R, C: Clone> Clone for ClientLayer<R, C> {
     }
 }
 
-/// The parts in their order, outermost first, with their settings.
+/// The parts in their order, outermost first, each with the settings it goes by now.
 impl<R, C> fmt::Debug for ClientLayer<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.parts.config;
+        let parts = &self.parts;
+        let config = parts.config.now().0;
+        let observed = |by: &Option<Observed>| by.as_ref().map(|by| by.name().clone());
+        let first_breaker = parts.breakers.as_ref().and_then(Keyed::first);
+        let first_budget = parts.budgets.as_ref().and_then(Keyed::first);
         f.debug_struct("ClientLayer")
-            .field("deadline", &config.total)
-            .field("idempotency_key", &config.keys)
-            .field("retry", &config.retry)
-            .field("budget", &config.budget)
-            .field("breaker", &config.breaker)
-            .field("body_idle", &config.body_idle)
-            .field("attempt", &config.attempt)
-            .finish_non_exhaustive()
+            .field("name", &parts.name)
+            .field("observe_call", &observed(&parts.call))
+            .field("deadline", &parts.deadline.total())
+            .field("idempotency_key", &parts.key)
+            .field("retry", &config.retry.map(|_| self.retry.config()))
+            .field("budget", &first_budget.map(RetryBudget::config))
+            .field("breaker", &first_breaker.map(Breaker::config))
+            .field("authorities", &config.authorities)
+            .field("count_429", &config.count_429)
+            .field("body_idle", &parts.body.idle())
+            .field("observe_attempt", &observed(&parts.attempt))
+            .field("attempt", &parts.timeout.limit())
+            .field("deadline_header", &parts.out.header())
+            .finish()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The standard stack for calling others.
 
+mod change;
 mod check;
 mod config;
 mod layer;
