@@ -24,6 +24,8 @@ mod error;
 pub mod event;
 mod outcome;
 mod sync;
+#[cfg(feature = "serde")]
+mod text;
 mod window;
 
 // ── patterns ──

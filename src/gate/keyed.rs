@@ -174,6 +174,13 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
     }
 
     /// What each new one is made like.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(
+            dead_code,
+            reason = "the stack that shows its settings comes with HTTP"
+        )
+    )]
     pub(crate) fn first(&self) -> Option<&P> {
         self.inner.first.as_ref()
     }

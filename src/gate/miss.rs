@@ -69,7 +69,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             known.last_used = moment;
             return remember(&known.policy);
         }
-        if self.is_sweep_due(&all, moment) {
+        if all.is_sweep_due(moment) {
             self.sweep(&mut all, now, evicted);
         }
         if all.entries.len() >= all.config.max_keys {
@@ -139,7 +139,9 @@ mod tests {
         let like = move |name, like: &RetryBudget| -> Result<_, ConfigError> {
             let made = RetryBudget::new(name, like.config());
             let act = slot.lock().unwrap().take();
-            act.into_iter().for_each(|act| act());
+            if let Some(act) = act {
+                act();
+            }
             made
         };
         let first = RetryBudget::new("first", BudgetConfig::new()).unwrap();

@@ -13,16 +13,6 @@ use crate::sync::MutexGuard;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
-    /// Idle keys are looked for now and then; in a full map room is, but not for each key of a flood.
-    pub(super) fn is_sweep_due(&self, all: &All<K, P>, now: Moment) -> bool {
-        let rest = now.since(all.swept);
-        if all.entries.len() < all.config.max_keys {
-            rest >= all.config.idle / 8
-        } else {
-            all.fresh >= all.share() || rest >= SWEEP_EVERY
-        }
-    }
-
     /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
     /// of new keys does not sweep for each of them.
     pub(super) fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
@@ -74,6 +64,16 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
 }
 
 impl<K, P> All<K, P> {
+    /// Idle keys are looked for now and then; in a full map room is, but not for each key of a flood.
+    pub(super) fn is_sweep_due(&self, now: Moment) -> bool {
+        let rest = now.since(self.swept);
+        if self.entries.len() < self.config.max_keys {
+            rest >= self.config.idle / 8
+        } else {
+            self.fresh >= self.share() || rest >= SWEEP_EVERY
+        }
+    }
+
     /// How many keys a sweep makes room for in a full map, beside those above the bound.
     fn share(&self) -> usize {
         (self.config.max_keys / 16).max(1)

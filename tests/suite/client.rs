@@ -243,21 +243,6 @@ fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
     }
 }
 
-#[test]
-fn it_is_configured_from_text_with_human_durations() {
-    let config: ClientConfig = serde_json::from_str(
-        r#"{"attempt": "250ms", "total": "2s", "budget": null, "breaker": {"open_for": "5s"}, "retry": {"max_attempts": 2}}"#,
-    )
-    .unwrap();
-    assert_eq!(config.attempt, SECOND / 4);
-    assert_eq!(config.total, 2 * SECOND);
-    assert_eq!(config.budget, None);
-    assert_eq!(config.breaker.unwrap().open_for, 5 * SECOND);
-    assert_eq!(config.retry.unwrap().max_attempts, 2);
-    let error = serde_json::from_str::<ClientConfig>(r#"{"atempt": "1s"}"#).unwrap_err();
-    assert!(error.to_string().contains("atempt"), "{error}");
-}
-
 // ── time ──
 
 #[tokio::test(start_paused = true)]

@@ -20,6 +20,7 @@ mod peers;
 mod readme;
 mod reqwest;
 mod retry;
+mod settings;
 mod telemetry;
 mod timeout;
 mod tonic;

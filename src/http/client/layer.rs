@@ -190,7 +190,7 @@ impl<R, C> fmt::Debug for ClientLayer<R, C> {
             .field("observe_attempt", &observed(&parts.attempt))
             .field("attempt", &parts.timeout.limit())
             .field("deadline_header", &parts.out.header())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
