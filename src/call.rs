@@ -1,4 +1,4 @@
-//! What a layer tells those inside it about the call under way, and what a caller may ask of one call.
+//! What a caller may ask of one call, and what a call is told about the attempt it makes.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -10,140 +10,12 @@ use std::time::Duration;
 
 use pin_project::{pin_project, pinned_drop};
 
+pub use crate::attempt::{AttemptReason, Call};
+pub(crate) use crate::attempt::{EnteredCall, mark_spent};
+
 thread_local! {
-    static SCOPE: Cell<Scope> = const { Cell::new(Scope::of(Call::new(1, true))) };
     static OPTIONS: Cell<Options> = const { Cell::new(Options::NONE) };
     static KEY: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
-}
-
-/// The attempt that is being made: carried with the task, like the deadline.
-///
-/// ```
-/// # use buttress::Call;
-/// let call = Call::current();
-/// assert_eq!(call.attempt, 1, "outside any retry layer every call is a first attempt");
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Call {
-    /// The number of this attempt, from 1.
-    pub attempt: u32,
-    /// Whether the retry layer will certainly make no further one.
-    pub last: bool,
-    /// Whether it repeats another one. The repeat of what was not executed does not count, so the number does not tell.
-    repeats: bool,
-}
-
-impl Call {
-    /// The attempt that the task being polled makes.
-    pub fn current() -> Self {
-        SCOPE.get().call()
-    }
-
-    pub(crate) const fn new(attempt: u32, last: bool) -> Self {
-        Self {
-            attempt,
-            last,
-            repeats: attempt > 1,
-        }
-    }
-
-    /// The same, as a repeat of another attempt.
-    pub(crate) const fn repeating(mut self) -> Self {
-        self.repeats = true;
-        self
-    }
-
-    /// The same, which perhaps is not the last.
-    pub(crate) const fn not_last(mut self) -> Self {
-        self.last = false;
-        self
-    }
-
-    /// Whether it repeats another attempt.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "what is repeated only once comes with HTTP")
-    )]
-    pub(crate) const fn is_repeat(self) -> bool {
-        self.repeats
-    }
-
-    /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
-    #[inline]
-    pub(crate) fn enter(self) -> EnteredCall {
-        EnteredCall {
-            outer: SCOPE.replace(Scope::of(self)),
-        }
-    }
-}
-
-/// A [`Call`], and whether a retry layer below has given up on it: one word, because what is written in parts and soon read
-/// as a whole waits for the parts.
-#[derive(Clone, Copy)]
-struct Scope(u64);
-
-impl Scope {
-    const LAST: u64 = 1 << 32;
-    const SPENT: u64 = 1 << 33;
-    const REPEATS: u64 = 1 << 34;
-
-    const fn of(call: Call) -> Self {
-        let last = if call.last { Self::LAST } else { 0 };
-        let repeats = if call.repeats { Self::REPEATS } else { 0 };
-        Self(call.attempt as u64 | last | repeats)
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the attempt is the lower half"
-    )]
-    const fn call(self) -> Call {
-        Call {
-            attempt: self.0 as u32,
-            last: self.0 & Self::LAST != 0,
-            repeats: self.0 & Self::REPEATS != 0,
-        }
-    }
-}
-
-/// Puts back what was in force before.
-pub(crate) struct EnteredCall {
-    outer: Scope,
-}
-
-impl EnteredCall {
-    /// Whether a retry layer below has spent its attempts or its budget in this scope.
-    #[expect(
-        clippy::unused_self,
-        reason = "the guard is the proof that the scope is open"
-    )]
-    #[inline]
-    pub(crate) fn spent_below(&self) -> bool {
-        SCOPE.get().0 & Scope::SPENT != 0
-    }
-
-    /// The scope goes on as that of another call, with no marks.
-    #[expect(
-        clippy::unused_self,
-        reason = "the guard is the proof that the scope is open"
-    )]
-    #[inline]
-    pub(crate) fn go_on(&self, call: Call) {
-        SCOPE.set(Scope::of(call));
-    }
-}
-
-impl Drop for EnteredCall {
-    #[inline]
-    fn drop(&mut self) {
-        SCOPE.set(self.outer);
-    }
-}
-
-/// Tells the next retry layer outwards that this failure has been repeated as often as it may be.
-pub(crate) fn mark_spent() {
-    SCOPE.set(Scope(SCOPE.get().0 | Scope::SPENT));
 }
 
 /// What a caller asks for one call. Carried with the task into every layer.
@@ -364,24 +236,6 @@ impl<F> PinnedDrop for CallScope<F> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_mark_reaches_the_next_scope_outwards_only() {
-        let outermost = Call::new(1, false).enter();
-        {
-            let outer = Call::new(1, false).enter();
-            {
-                let inner = Call::new(3, true).enter();
-                assert_eq!(Call::current().attempt, 3);
-                assert!(!inner.spent_below());
-            }
-            mark_spent();
-            assert!(outer.spent_below());
-        }
-        assert!(!outermost.spent_below());
-        drop(outermost);
-        assert_eq!(Call::current(), Call::new(1, true));
-    }
 
     #[tokio::test]
     async fn options_hold_inside_their_scope_only() {

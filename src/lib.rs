@@ -1,6 +1,8 @@
 // Of two definitions of a link the first holds: here the README's files are at the repository's.
 #![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
 #![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
+#![doc = "[recipes]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/README.md"]
+#![doc = "[migrating]: https://github.com/buttress-rs/buttress/blob/main/docs/migrating/README.md"]
 #![doc = "[decisions]: https://github.com/buttress-rs/buttress/blob/main/docs/decisions/README.md"]
 #![doc = "[changelog]: https://github.com/buttress-rs/buttress/blob/main/CHANGELOG.md"]
 #![doc = "[contributing]: https://github.com/buttress-rs/buttress/blob/main/CONTRIBUTING.md"]
@@ -15,6 +17,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──
+mod attempt;
 pub mod backoff;
 mod call;
 mod chance;
@@ -23,6 +26,7 @@ mod deadline;
 mod error;
 pub mod event;
 mod outcome;
+mod rejected;
 mod sync;
 #[cfg(feature = "serde")]
 mod text;
@@ -42,6 +46,8 @@ pub mod gate;
 // ── rim ──
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(doctest)]
+mod pages;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 pub mod telemetry;
@@ -50,10 +56,10 @@ pub mod testing;
 mod verify;
 
 pub use crate::backoff::{Backoff, Jitter};
-pub use crate::call::{Call, CallOptions, CallScope};
+pub use crate::call::{AttemptReason, Call, CallOptions, CallScope};
 pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
-pub use crate::error::{BoxError, CallError, ConfigError, Error, Reason, Rejected};
+pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
 pub use crate::outcome::{
     Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge,

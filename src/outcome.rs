@@ -137,8 +137,11 @@ impl Outcome {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
     label = "not a classifier for these results",
-    note = "use `buttress::ErrorIsTransient` (every error may be retried), `buttress::http::ByStatus` for HTTP responses, or \
-            `buttress::classify_fn(|result: Result<&Res, &E>| …)`"
+    note = "every error may pass if tried again: `buttress::ErrorIsTransient`",
+    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; your own error: \
+            `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`; \
+            a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
+    note = "anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results"
 )]
 pub trait Classify<Res, E> {
     /// What this result means.
@@ -217,7 +220,14 @@ where
 pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
     match rejected.reason {
         // The attempt ran and took too long: a failure of the service.
-        Reason::AttemptTimeout { .. } | Reason::BodyIdle { .. } => Some(Outcome::TRANSIENT),
+        Reason::AttemptTimeout { .. } | Reason::HeaderTimeout { .. } | Reason::BodyIdle { .. } => {
+            Some(Outcome::TRANSIENT)
+        }
+        // As any connection that failed: nothing was sent.
+        Reason::ConnectTimeout { .. } => Some(Outcome {
+            executed: rejected.executed,
+            ..Outcome::TRANSIENT
+        }),
         // The caller's time ran out while the call was under way.
         Reason::Deadline if rejected.executed == Executed::Maybe => None,
         _ => Some(Outcome {
@@ -233,7 +243,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::error::{Error, Quota};
 
     fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
         let result: Result<(), Error<&str>> =
@@ -249,10 +259,20 @@ mod tests {
             judged(Reason::AttemptTimeout { limit }, Executed::Maybe),
             Some(Outcome::TRANSIENT)
         );
+        assert_eq!(
+            judged(Reason::HeaderTimeout { limit }, Executed::Maybe),
+            Some(Outcome::TRANSIENT)
+        );
+        assert_eq!(
+            judged(Reason::ConnectTimeout { limit }, Executed::No),
+            Some(Outcome::TRANSIENT.not_executed())
+        );
         let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(judged(Reason::Deadline, Executed::No), Some(refusal));
         assert_eq!(judged(Reason::Deadline, Executed::Maybe), None);
         assert_eq!(judged(Reason::CircuitOpen, Executed::No), Some(refusal));
+        let quota = Reason::QuotaExceeded(Quota::new(1));
+        assert_eq!(judged(quota, Executed::No), Some(refusal));
         assert_eq!(
             judged(Reason::CircuitOpen, Executed::Maybe).map(|o| o.executed),
             Some(Executed::Maybe),

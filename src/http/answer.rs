@@ -1,19 +1,18 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use std::convert::Infallible;
-use std::fmt::Write;
+use super::marks::{NotExecuted, Tells, veto, watch_spent};
+use super::problem::Problem;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use ::http::{Response, StatusCode};
+use ::http::Response;
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::error::{Error, Reason, Rejected};
+use crate::error::{Error, Rejected};
 use crate::outcome::Executed;
 
 /// Puts layers of this crate around a service whose error is `Infallible`, such as an axum router or handler, and answers
@@ -36,34 +35,83 @@ use crate::outcome::Executed;
 ///
 /// | rejection | status |
 /// |---|---|
-/// | an open circuit, a policy that refused | 503, with `Retry-After` in whole seconds, rounded up, if the wait is known |
-/// | attempt timeout, deadline, stalled body | 504 |
+/// | an open circuit, a policy that refused | 503 |
+/// | a quota that is used up | 429, with `RateLimit` and `RateLimit-Policy` |
+/// | a time limit: attempt, connection, head, body, deadline | 504 |
 ///
-/// The body is `application/problem+json` (RFC 9457) whose `detail` is the rejection's message: it names the layer and
-/// its wait. A rejection that kept the call from being executed is marked as such in the response's extensions, where
-/// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service.
+/// With `Retry-After` in whole seconds, rounded up, if the wait is known. The body is `application/problem+json` (RFC 9457)
+/// whose `detail` is the rejection's message: it names the layer and its wait. The response's body must be `From<String>`,
+/// as axum's and `http_body_util::Full` are.
 ///
-/// The response's body must be `From<String>`, as axum's and `http_body_util::Full` are.
+/// A rejection that kept the call from being executed is marked as such in the response's extensions, where
+/// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients
+/// are told only by choice: [`AnswerLayer::not_executed_header`].
+///
+/// An error of the service's own, if it can have one, is passed on untouched.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future drops the call inside.
 pub const fn answer<L>(layers: L) -> AnswerLayer<L> {
-    AnswerLayer { layers }
+    AnswerLayer::new(layers, Problem)
+}
+
+/// How a rejection becomes a response. What each responder answers is told where it is made.
+pub trait Respond<B> {
+    /// The response to a call that was rejected.
+    fn respond(&self, rejected: &Rejected) -> Response<B>;
 }
 
 /// Made by [`answer`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AnswerLayer<L> {
+pub struct AnswerLayer<L, R = Problem> {
     layers: L,
+    respond: R,
+    tells: Tells,
 }
 
-impl<S, L: Layer<Lift<S>>> Layer<S> for AnswerLayer<L> {
-    type Service = Answer<L::Service>;
+impl<L, R> AnswerLayer<L, R> {
+    pub(super) const fn new(layers: L, respond: R) -> Self {
+        Self {
+            layers,
+            respond,
+            tells: Tells {
+                not_executed: false,
+                should_retry: false,
+            },
+        }
+    }
+
+    /// Whether an answer to a call that was not executed says so to the client, as `x-buttress-not-executed: 1`. Default: no.
+    ///
+    /// Then a client that believes it ([`BelieveLayer`](super::BelieveLayer)) may repeat even a POST. The header is about one
+    /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off.
+    #[must_use]
+    pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
+        self.tells.not_executed = not_executed_header;
+        self
+    }
+
+    /// Whether a response of 500 and above says `x-should-retry: false` if a retry layer inside, around the calls that the
+    /// service makes, has spent its attempts or its budget. Default: no.
+    ///
+    /// Three attempts at each of three services in a row are 27 at the last: one layer of them is enough. The service's own
+    /// `x-should-retry` stays. A call that the service makes from another task is not seen.
+    #[must_use]
+    pub const fn should_retry_header(mut self, should_retry_header: bool) -> Self {
+        self.tells.should_retry = should_retry_header;
+        self
+    }
+}
+
+impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
+    type Service = Answer<L::Service, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         Answer {
             inner: self.layers.layer(Lift::new(inner)),
+            respond: self.respond.clone(),
+            tells: self.tells,
             refused: None,
         }
     }
@@ -71,35 +119,40 @@ impl<S, L: Layer<Lift<S>>> Layer<S> for AnswerLayer<L> {
 
 /// Answers the rejections of the layers inside. Made by [`answer`].
 #[derive(Debug)]
-pub struct Answer<S> {
+pub struct Answer<S, R = Problem> {
     inner: S,
+    respond: R,
+    tells: Tells,
     /// What `poll_ready` came to: the answer to the next call.
     refused: Option<Rejected>,
 }
 
 /// A clone was not polled, so it inherits no answer.
-impl<S: Clone> Clone for Answer<S> {
+impl<S: Clone, R: Clone> Clone for Answer<S, R> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
+            respond: self.respond.clone(),
+            tells: self.tells,
             refused: None,
         }
     }
 }
 
-impl<S, Req, B> Service<Req> for Answer<S>
+impl<S, Req, B, E, R> Service<Req> for Answer<S, R>
 where
-    S: Service<Req, Response = Response<B>, Error = Error<Infallible>>,
-    B: From<String>,
+    S: Service<Req, Response = Response<B>, Error = Error<E>>,
+    R: Respond<B> + Clone,
 {
     type Response = Response<B>;
-    type Error = Infallible;
-    type Future = AnswerFuture<S::Future>;
+    type Error = E;
+    type Future = AnswerFuture<S::Future, R>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.refused = match ready!(self.inner.poll_ready(cx)) {
             Ok(()) => None,
-            Err(error) => Some(rejection(error)),
+            Err(Error::Rejected(rejected)) => Some(rejected),
+            Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
         };
         Poll::Ready(Ok(()))
     }
@@ -110,6 +163,9 @@ where
                 Some(rejected) => State::Refused(rejected),
                 None => State::Running(self.inner.call(request)),
             },
+            respond: self.respond.clone(),
+            tells: self.tells,
+            spent_below: false,
         }
     }
 }
@@ -118,9 +174,13 @@ where
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct AnswerFuture<F> {
+pub struct AnswerFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
+    respond: R,
+    tells: Tells,
+    /// Whether a retry layer inside has given up.
+    spent_below: bool,
 }
 
 #[pin_project(project = Projected)]
@@ -130,139 +190,67 @@ enum State<F> {
     Refused(Rejected),
 }
 
-impl<F, B> Future for AnswerFuture<F>
+impl<F, B, E, R> Future for AnswerFuture<F, R>
 where
-    F: Future<Output = Result<Response<B>, Error<Infallible>>>,
-    B: From<String>,
+    F: Future<Output = Result<Response<B>, Error<E>>>,
+    R: Respond<B>,
 {
-    type Output = Result<Response<B>, Infallible>;
+    type Output = Result<Response<B>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = match self.project().state.project() {
-            Projected::Refused(rejected) => respond(rejected),
-            Projected::Running(future) => match ready!(future.poll(cx)) {
-                Ok(response) => response,
-                Err(error) => respond(&rejection(error)),
-            },
+        let this = self.project();
+        let tells = *this.tells;
+        let mut response = match this.state.project() {
+            Projected::Refused(rejected) => respond(this.respond, rejected, tells),
+            Projected::Running(future) => {
+                let polled = if tells.should_retry {
+                    let (polled, spent) = watch_spent(|| future.poll(cx));
+                    *this.spent_below |= spent;
+                    polled
+                } else {
+                    future.poll(cx)
+                };
+                match ready!(polled) {
+                    Ok(mut response) => {
+                        tells.passed(&mut response);
+                        response
+                    }
+                    Err(Error::Rejected(rejected)) => respond(this.respond, &rejected, tells),
+                    Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
+                }
+            }
         };
+        if *this.spent_below {
+            veto(&mut response);
+        }
         Poll::Ready(Ok(response))
     }
 }
 
-fn rejection(error: Error<Infallible>) -> Rejected {
-    match error {
-        Error::Rejected(rejected) => rejected,
-        Error::Inner(never) => match never {},
-    }
-}
-
-/// Says of a response that nobody acted on its request. It never leaves the process, and only this module sets it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NotExecuted;
-
-fn respond<B: From<String>>(rejected: &Rejected) -> Response<B> {
-    let status = match rejected.reason {
-        Reason::AttemptTimeout { .. } | Reason::Deadline | Reason::BodyIdle { .. } => {
-            StatusCode::GATEWAY_TIMEOUT
-        }
-        Reason::CircuitOpen
-        | Reason::CircuitProbing
-        | Reason::CircuitRampingUp
-        | Reason::CircuitForcedOpen
-        | Reason::CircuitIsolated
-        | Reason::Policy(_) => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    let mut response = Response::new(B::from(problem(status, &rejected.to_string())));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("application/problem+json"),
-    );
-    if let Some(wait) = rejected.retry_after {
-        let seconds = wait
-            .as_secs()
-            .saturating_add(u64::from(wait.subsec_nanos() > 0));
-        headers.insert(RETRY_AFTER, seconds.into());
-    }
+fn respond<B>(respond: &impl Respond<B>, rejected: &Rejected, tells: Tells) -> Response<B> {
+    let mut response = respond.respond(rejected);
     if rejected.executed == Executed::No {
-        response.extensions_mut().insert(NotExecuted);
+        response.extensions_mut().insert(NotExecuted::Here);
+        tells.refused(&mut response);
     }
     response
 }
 
-/// RFC 9457, without a `type`: the status says it all.
-fn problem(status: StatusCode, detail: &str) -> String {
-    let mut body = format!(
-        r#"{{"title":"{}","status":{},"detail":""#,
-        status.canonical_reason().unwrap_or_default(),
-        status.as_u16()
-    );
-    for letter in detail.chars() {
-        match letter {
-            '"' | '\\' => body.extend(['\\', letter]),
-            letter if u32::from(letter) < 0x20 => {
-                // Writing to a string does not fail.
-                let _ = write!(body, "\\u{:04x}", u32::from(letter));
-            }
-            letter => body.push(letter),
-        }
-    }
-    body.push_str("\"}");
-    body
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::error::Reason;
     use crate::http::ByStatus;
     use crate::outcome::{Again, Outcome};
 
     #[test]
-    fn the_status_and_the_wait_follow_from_the_rejection() {
-        let open = Rejected::new(Reason::CircuitOpen, "orders")
-            .retry_after(Some(Duration::from_millis(1200)));
-        let response: Response<String> = respond(&open);
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()["retry-after"], "2");
-        assert_eq!(
-            response.headers()["content-type"],
-            "application/problem+json"
-        );
-        assert_eq!(
-            response.body(),
-            r#"{"title":"Service Unavailable","status":503,"detail":"circuit breaker `orders` is open, next probe in 1.2s"}"#
-        );
-        let limit = Duration::from_secs(1);
-        let late = Rejected::new(Reason::AttemptTimeout { limit }, "orders");
-        let response: Response<String> = respond(&late);
-        assert_eq!(response.status(), 504);
-        assert!(!response.headers().contains_key("retry-after"));
-        let never = open.retry_after(Some(Duration::MAX));
-        let response: Response<String> = respond(&never);
-        assert_eq!(response.headers()["retry-after"], u64::MAX.to_string());
-    }
-
-    #[test]
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
-        let meaning = |rejected| ByStatus::new().response(&respond::<String>(&rejected));
+        let meaning = |rejected| {
+            ByStatus::new().response(&respond::<String>(&Problem, &rejected, Tells::default()))
+        };
         let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(meaning(open.clone()), refused);
         assert_eq!(meaning(open.executed(Executed::Maybe)), Outcome::TRANSIENT);
-    }
-
-    #[test]
-    fn a_detail_of_any_text_is_still_json() {
-        let why = "a \"quoted\" \\ back\nslash \u{1} ü";
-        let rejected = Rejected::new(Reason::Policy(why.into()), "x");
-        let response: Response<String> = respond(&rejected);
-        assert_eq!(
-            response.body(),
-            "{\"title\":\"Service Unavailable\",\"status\":503,\"detail\":\
-             \"`x` refused the call: a \\\"quoted\\\" \\\\ back\\u000aslash \\u0001 ü\"}"
-        );
     }
 }

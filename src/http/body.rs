@@ -9,14 +9,13 @@ use ::http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
+use super::body_limits::Limits;
 use crate::call::CallOptions;
 use crate::clock::Now;
-use crate::deadline::Deadline;
-use crate::error::{CallError, Error, Reason, Rejected};
-use crate::event::{Event, emit};
+use crate::error::{CallError, Error, Reason};
 use crate::gate::{Finish, Permit};
-use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
-use crate::timeout::{Alarm, Limit, duration};
+use crate::outcome::{Classify, Kind, Outcome, judge};
+use crate::timeout::{Alarm, Limit};
 
 /// What the end of a body means, when its head was a success.
 pub trait ClassifyEnd {
@@ -47,6 +46,23 @@ pub trait ClassifyEnd {
 ///     .finish(AtBodyEnd::new("search", Duration::from_secs(10)));
 /// # let _ = layer;
 /// # Ok::<(), buttress::ConfigError>(())
+/// ```
+///
+/// With nothing else to settle, the limits stand alone around a gate that is always open; it reports how long each call took
+/// to the end of its body. The total is the [`DeadlineLayer`](crate::DeadlineLayer)'s.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::DeadlineLayer;
+/// use buttress::http::{AtBodyEnd, ByStatus};
+/// use buttress::telemetry::{ObserveLayer, Observed};
+/// use tower::ServiceBuilder;
+///
+/// let observed = ObserveLayer::new(Observed::new("downloads"), ByStatus::new());
+/// let limits = ServiceBuilder::new()
+///     .layer(DeadlineLayer::new("downloads", Duration::from_secs(60)))
+///     .layer(observed.finish(AtBodyEnd::new("downloads", Duration::from_secs(10))));
+/// # let _ = limits;
 /// ```
 ///
 /// Clones share the limit.
@@ -139,12 +155,7 @@ impl AtBodyEnd {
         GatedBody {
             body,
             alarm: Alarm::new(),
-            limits: (!CallOptions::current_streams()).then(|| Limits {
-                idle: self.idle.nanos(),
-                limit: Arc::clone(&self.idle),
-                deadline: Deadline::current(),
-                wakes_for_deadline: false,
-            }),
+            limits: (!CallOptions::current_streams()).then(|| Limits::new(&self.idle)),
             call,
             cut: false,
         }
@@ -170,13 +181,24 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     cut: bool,
 }
 
-#[derive(Debug)]
-struct Limits {
-    limit: Arc<Limit>,
-    /// The limit when the body began, in nanoseconds.
-    idle: u64,
-    deadline: Option<Deadline>,
-    wakes_for_deadline: bool,
+/// An answer of this crate's own: nothing watches it.
+impl<B: From<String>, P: Permit, C: ClassifyEnd> From<String> for GatedBody<B, P, C> {
+    fn from(text: String) -> Self {
+        Self::free(text.into())
+    }
+}
+
+impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
+    /// A body with no limits, and nothing to settle.
+    pub(crate) const fn free(body: B) -> Self {
+        Self {
+            body,
+            alarm: Alarm::new(),
+            limits: None,
+            call: None,
+            cut: false,
+        }
+    }
 }
 
 /// A permit on its way to the end of a body.
@@ -239,12 +261,7 @@ where
                     return Poll::Pending;
                 };
                 if !this.alarm.is_armed() {
-                    let left = limits
-                        .deadline
-                        .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
-                    let idle = duration(limits.idle);
-                    limits.wakes_for_deadline = left <= idle;
-                    let first = left.min(idle);
+                    let first = limits.first();
                     if first == Duration::MAX {
                         return Poll::Pending;
                     }
@@ -253,7 +270,7 @@ where
                 ready!(this.alarm.poll(cx));
                 *this.cut = true;
                 let rejected = limits.passed();
-                if limits.wakes_for_deadline {
+                if rejected.reason == Reason::Deadline {
                     // The caller's time is over; that says nothing about the service.
                     drop(this.call.take());
                 } else {
@@ -288,25 +305,6 @@ struct Unwinding<'a, P: Permit, C>(&'a mut Option<Carried<P, C>>);
 impl<P: Permit, C> Drop for Unwinding<'_, P, C> {
     fn drop(&mut self) {
         fail(self.0);
-    }
-}
-
-impl Limits {
-    fn passed(&self) -> Rejected {
-        let reason = if self.wakes_for_deadline {
-            Reason::Deadline
-        } else {
-            Reason::BodyIdle {
-                limit: duration(self.idle),
-            }
-        };
-        let source = self.limit.source();
-        let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
-        emit(&Event::Rejected {
-            source,
-            rejected: &rejected,
-        });
-        rejected
     }
 }
 

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::answer::NotExecuted;
 use super::body::ClassifyEnd;
 use super::error::ErrorOutcome;
+use super::marks::{NotExecuted, SHOULD_RETRY};
 use super::request::HttpResponse;
 use super::retry_after::{asked, retry_after};
 use crate::call::Call;
-use crate::outcome::{Again, Classify, Outcome};
+use crate::outcome::{Again, Classify, Kind, Outcome};
 
 /// What an HTTP response or error means: the classifier to use unless you know better.
 ///
@@ -21,10 +21,11 @@ use crate::outcome::{Again, Classify, Outcome};
 /// | 429, and 503 that names a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
 /// | other 5xx, and what is above | transient, never repeated |
-/// | 409 with `Retry-After`: the same operation is still running | neutral, may be repeated |
+/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
-/// The wait is what [`retry_after`] reads. A server may veto a repetition with `x-should-retry: false`,
+/// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
+/// open so long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a repetition with `x-should-retry: false`,
 /// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
 /// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
 /// told at [`error_outcome`](super::error_outcome).
@@ -79,17 +80,26 @@ impl ByStatus {
             StatusCode::CONFLICT => asked(response.headers()),
             _ => retry_after(response),
         };
-        if response.extensions().get::<NotExecuted>().is_some() {
+        let mark = response.extensions().get();
+        if mark == Some(&NotExecuted::Here) {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
         }
-        let outcome = match of_status(status, wait) {
+        let word = servers_word(response.headers());
+        let mut outcome = match of_status(status, wait) {
+            // In so many words, so it need not be guessed that an operation is in progress.
+            _ if status == StatusCode::CONFLICT && word == Some(true) => {
+                Outcome::PERMANENT.wait(wait)
+            }
             _ if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 => {
                 Outcome::NEUTRAL.wait(wait)
             }
             outcome => outcome,
         };
-        match servers_word(response.headers()) {
+        if mark == Some(&NotExecuted::There) {
+            outcome = refused_there(outcome);
+        }
+        match word {
             Some(true) => outcome.repeat(Again::Allowed),
             Some(false) => outcome.repeat(Again::Never),
             None => outcome,
@@ -108,6 +118,15 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 
 /// The head says it all: the end of a body does not change its meaning.
 impl ClassifyEnd for ByStatus {}
+
+/// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
+fn refused_there(outcome: Outcome) -> Outcome {
+    let kind = match outcome.kind {
+        Kind::Transient => Kind::Overloaded,
+        kind => kind,
+    };
+    Outcome { kind, ..outcome }.not_executed()
+}
 
 pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
     let outcome = match status.as_u16() {
@@ -140,7 +159,7 @@ fn servers_word(headers: &HeaderMap) -> Option<bool> {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
     };
-    let either = |word| says("x-should-retry", word) || says("stripe-should-retry", word);
+    let either = |word| says(SHOULD_RETRY, word) || says("stripe-should-retry", word);
     if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
         Some(false)
     } else {
@@ -155,7 +174,6 @@ mod tests {
     use ::http::Response;
 
     use super::*;
-    use crate::outcome::Kind;
 
     fn meaning(status: u16, headers: &[(&'static str, &'static str)]) -> Outcome {
         let mut response = Response::builder().status(status);

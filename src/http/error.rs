@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 
+use super::error_type::error_type;
 use crate::error::{BoxError, Error, Rejected};
 use crate::outcome::{Again, Outcome, judge_rejection};
 
@@ -30,11 +31,17 @@ use crate::outcome::{Again, Outcome, judge_rejection};
     message = "`{Self}` does not say what it means for an HTTP call",
     note = "the errors of reqwest, hyper and hyper-util do with this crate's features `reqwest`, `hyper`",
     note = "your own: `impl buttress::http::ErrorOutcome for {Self} {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
+    note = "a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
     note = "or classify it yourself: `buttress::classify_fn(|result| …)`"
 )]
 pub trait ErrorOutcome {
     /// What this error means.
     fn outcome(&self) -> Outcome;
+
+    /// What it is called in traces, as [`error_type`](super::error_type) does. Default: `_OTHER`.
+    fn error_type(&self) -> &'static str {
+        "_OTHER"
+    }
 }
 
 /// What an error means, found by walking its chain of sources down to the first link that knows.
@@ -104,7 +111,9 @@ fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
 const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
 
 /// The next link. An [`io::Error`] holds its cause, but does not name it as its source.
-fn below<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+pub(super) fn below<'a>(
+    error: &'a (dyn StdError + 'static),
+) -> Option<&'a (dyn StdError + 'static)> {
     if let Some(held) = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref)
@@ -174,12 +183,20 @@ impl ErrorOutcome for ::reqwest::Error {
     fn outcome(&self) -> Outcome {
         error_outcome(self)
     }
+
+    fn error_type(&self) -> &'static str {
+        error_type(self)
+    }
 }
 
 #[cfg(feature = "hyper")]
 impl ErrorOutcome for hyper::Error {
     fn outcome(&self) -> Outcome {
         error_outcome(self)
+    }
+
+    fn error_type(&self) -> &'static str {
+        error_type(self)
     }
 }
 
@@ -188,11 +205,19 @@ impl ErrorOutcome for hyper_util::client::legacy::Error {
     fn outcome(&self) -> Outcome {
         error_outcome(self)
     }
+
+    fn error_type(&self) -> &'static str {
+        error_type(self)
+    }
 }
 
 impl ErrorOutcome for io::Error {
     fn outcome(&self) -> Outcome {
         error_outcome(self)
+    }
+
+    fn error_type(&self) -> &'static str {
+        error_type(self)
     }
 }
 
@@ -200,11 +225,19 @@ impl ErrorOutcome for Rejected {
     fn outcome(&self) -> Outcome {
         error_outcome(self)
     }
+
+    fn error_type(&self) -> &'static str {
+        error_type(self)
+    }
 }
 
 impl ErrorOutcome for BoxError {
     fn outcome(&self) -> Outcome {
         error_outcome(&**self)
+    }
+
+    fn error_type(&self) -> &'static str {
+        error_type(&**self)
     }
 }
 
@@ -219,6 +252,13 @@ impl<E: ErrorOutcome> ErrorOutcome for Error<E> {
         match self {
             Self::Rejected(rejected) => rejected.outcome(),
             Self::Inner(error) => error.outcome(),
+        }
+    }
+
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejected) => rejected.error_type(),
+            Self::Inner(error) => error.error_type(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ::http::{Method, Uri};
 
-use super::authority::{Authority, AuthorityRef};
+use super::authority::Authority;
 use super::request::HttpRequest;
 use crate::error::ConfigError;
 use crate::sync::Mutex;
@@ -126,8 +126,8 @@ impl FromStr for Route {
         if uri.query().is_some() || place.contains('#') {
             return Err(invalid("a path with a query"));
         }
-        let server = uri.authority().map(|_| AuthorityRef::of_uri(&uri).into());
-        if uri.scheme().is_some() != server.is_some() || !uri.path().starts_with('/') {
+        let server = Authority::of_setting(&uri);
+        if uri.authority().is_some() != server.is_some() || !uri.path().starts_with('/') {
             return Err(invalid("neither a URL nor a path"));
         }
         Ok(Self {
@@ -333,6 +333,8 @@ mod tests {
             "POST  /v1",
             "POST /v1 ",
             "https://",
+            "https://h:65536/v1",
+            "https://h:+443/v1",
             "*",
         ] {
             let error = text.parse::<Route>().unwrap_err().to_string();

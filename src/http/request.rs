@@ -81,8 +81,14 @@ pub trait HttpResponse {
     /// The headers.
     fn headers(&self) -> &HeaderMap;
 
+    /// The headers, to be changed.
+    fn headers_mut(&mut self) -> &mut HeaderMap;
+
     /// The extensions: what layers below have left there.
     fn extensions(&self) -> &Extensions;
+
+    /// The extensions, to leave something there.
+    fn extensions_mut(&mut self) -> &mut Extensions;
 }
 
 impl<B> HttpResponse for Response<B> {
@@ -94,7 +100,15 @@ impl<B> HttpResponse for Response<B> {
         self.headers()
     }
 
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+
     fn extensions(&self) -> &Extensions {
         self.extensions()
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        self.extensions_mut()
     }
 }

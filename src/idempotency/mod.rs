@@ -69,7 +69,7 @@
 mod key;
 mod layer;
 
-pub(crate) use self::key::{DEFAULT_HEADER, header_name};
+pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 pub use self::layer::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 
 use ::http::HeaderMap;

@@ -24,9 +24,11 @@
 //! ```
 
 mod body;
+mod drain;
 mod replay;
 mod request;
 mod send;
 
+pub use self::replay::KeptRequest;
 pub use self::send::{SendThrough, SendThroughFuture};
 pub use crate::http::Replay;

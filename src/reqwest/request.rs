@@ -37,7 +37,15 @@ impl HttpResponse for Response {
         self.headers()
     }
 
+    fn headers_mut(&mut self) -> &mut HeaderMap {
+        self.headers_mut()
+    }
+
     fn extensions(&self) -> &Extensions {
         self.extensions()
+    }
+
+    fn extensions_mut(&mut self) -> &mut Extensions {
+        self.extensions_mut()
     }
 }

@@ -25,8 +25,8 @@ pub(super) struct Machine {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finished {
     pub(super) outcome: Outcome,
-    /// Whether the request can be sent again, and may after this outcome.
-    pub(super) repeatable: bool,
+    /// Why the request cannot be sent again, or must not after this outcome.
+    pub(super) barred: Option<RetryStop>,
     /// Set if it was a layer of ours further in that refused.
     pub(super) refusal: Option<Refusal>,
     /// Whether a retry layer further in has already repeated it as often as it may.
@@ -66,14 +66,17 @@ impl Refusal {
     /// `None` if it was no refusal, but a result of the service.
     pub(super) const fn of(rejected: &Rejected) -> Option<Self> {
         match rejected.reason {
-            Reason::AttemptTimeout { .. } | Reason::BodyIdle { .. } => None,
+            Reason::AttemptTimeout { .. }
+            | Reason::ConnectTimeout { .. }
+            | Reason::HeaderTimeout { .. }
+            | Reason::BodyIdle { .. } => None,
             Reason::CircuitOpen
             | Reason::CircuitProbing
             | Reason::CircuitRampingUp
             | Reason::CircuitForcedOpen
             | Reason::CircuitIsolated
             | Reason::Deadline => Some(Self::Final),
-            Reason::Policy(_) => Some(Self::Passing),
+            Reason::QuotaExceeded(_) | Reason::Policy(_) => Some(Self::Passing),
         }
     }
 }
@@ -96,6 +99,11 @@ impl Machine {
     /// The number of the last attempt that was begun. The free repeat has the number of the attempt it repeats.
     pub(super) const fn attempts(&self) -> u32 {
         self.attempts
+    }
+
+    /// Whether the free repeat was made, or is about to be.
+    pub(super) const fn free_used(&self) -> bool {
+        self.free_used
     }
 
     /// Whether there will be no further attempt, whatever the one under way comes to.
@@ -176,10 +184,8 @@ fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
         Some(RetryStop::SwitchedOff)
     } else if finished.spent_below && !config.retry_spent_below {
         Some(RetryStop::SpentBelow)
-    } else if !finished.repeatable {
-        Some(RetryStop::NotRepeatable)
     } else {
-        None
+        finished.barred
     }
 }
 
@@ -215,6 +221,7 @@ mod tests {
 
     use super::*;
     use crate::backoff::Jitter;
+    use crate::error::Quota;
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
     const S: fn(u64) -> Duration = Duration::from_secs;
@@ -246,7 +253,7 @@ mod tests {
     fn finished(outcome: Outcome) -> Finished {
         Finished {
             outcome,
-            repeatable: true,
+            barred: None,
             refusal: None,
             spent_below: false,
             retry_allowed: true,
@@ -479,16 +486,27 @@ mod tests {
         ] {
             assert_eq!(of(circuit), Some(Refusal::Final));
         }
-        assert_eq!(of(Reason::Policy("full".into())), Some(Refusal::Passing));
-        assert_eq!(of(Reason::AttemptTimeout { limit }), None);
-        assert_eq!(of(Reason::BodyIdle { limit }), None);
+        for own in [
+            Reason::Policy("full".into()),
+            Reason::QuotaExceeded(Quota::new(5)),
+        ] {
+            assert_eq!(of(own), Some(Refusal::Passing));
+        }
+        for result in [
+            Reason::AttemptTimeout { limit },
+            Reason::ConnectTimeout { limit },
+            Reason::HeaderTimeout { limit },
+            Reason::BodyIdle { limit },
+        ] {
+            assert_eq!(of(result), None);
+        }
     }
 
     #[test]
     fn what_must_not_be_repeated_is_not() {
         let failed = finished(Outcome::TRANSIENT);
         let stuck = Finished {
-            repeatable: false,
+            barred: Some(RetryStop::NotRepeatable),
             ..failed
         };
         let off = Finished {
@@ -558,7 +576,7 @@ mod tests {
                 }
                 Finished {
                     outcome,
-                    repeatable: flags.0,
+                    barred: (!flags.0).then_some(RetryStop::NotRepeatable),
                     refusal,
                     spent_below: !flags.1,
                     retry_allowed: flags.2,
@@ -649,8 +667,8 @@ mod tests {
             stop(RetryStop::SwitchedOff)
         } else if finished.spent_below && !config.retry_spent_below {
             stop(RetryStop::SpentBelow)
-        } else if !finished.repeatable {
-            stop(RetryStop::NotRepeatable)
+        } else if let Some(why) = finished.barred {
+            stop(why)
         } else if !free && attempts >= max_attempts {
             stop(RetryStop::AttemptsUsed)
         } else if too_long {

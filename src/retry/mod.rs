@@ -103,6 +103,7 @@ mod attempt;
 mod between;
 mod budgets;
 mod config;
+mod discard;
 mod future;
 mod layer;
 mod machine;
@@ -113,6 +114,7 @@ mod shared;
 
 pub use self::budgets::Budgets;
 pub use self::config::RetryConfig;
+pub use self::discard::{AtOnce, Discard};
 pub use self::future::RetryFuture;
 pub use self::layer::RetryLayer;
 pub use self::repeat::Repeat;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::machine::{Finished, Machine, Refusal, Step};
 use super::shared::Rules;
 use crate::budget::{CallUnderWay, RetryBudget, Withdrawal};
-use crate::call::{Call, CallOptions, mark_spent};
+use crate::call::{AttemptReason, Call, CallOptions, mark_spent};
 use crate::chance;
 use crate::clock::Now;
 use crate::deadline::Deadline;
@@ -25,6 +25,8 @@ struct Course {
     machine: Machine,
     /// Whether the next attempt counts as one.
     counted: bool,
+    /// Why it is made.
+    reason: AttemptReason,
     /// Pays for the retry that is scheduled or under way.
     paid: Option<Withdrawal>,
     /// Whether the service may have acted on an attempt made so far.
@@ -103,7 +105,7 @@ impl Progress {
     /// An attempt has failed: the wait before the next one, if there is to be one. Until that has begun, this may still be the
     /// call's result. If there is to be none, it is, put right by [`claim`](Self::claim).
     ///
-    /// `repeatable` says whether the request may be sent again after this outcome.
+    /// `barred` says why the request cannot be sent again, or must not after this outcome.
     #[cold]
     pub(super) fn failed<T, E: CallError>(
         &mut self,
@@ -111,13 +113,13 @@ impl Progress {
         outcome: Outcome,
         result: &Result<T, E>,
         spent_below: bool,
-        repeatable: bool,
+        barred: Option<RetryStop>,
     ) -> Option<Duration> {
         let now = Now::unread();
         self.polled();
         let finished = Finished {
             outcome,
-            repeatable,
+            barred,
             refusal: result
                 .as_ref()
                 .err()
@@ -173,6 +175,7 @@ impl Course {
         Self {
             machine,
             counted: true,
+            reason: AttemptReason::First,
             paid: None,
             executed: Executed::No,
             good: false,
@@ -182,7 +185,8 @@ impl Course {
     fn upcoming(&self, rules: Rules<'_>) -> Call {
         let mut machine = self.machine;
         machine.begin(self.counted);
-        Call::new(machine.attempts(), machine.is_last(&rules.config())).repeating()
+        Call::new(machine.attempts(), machine.is_last(&rules.config()))
+            .because(self.reason, machine.free_used())
     }
 
     fn begin(&mut self, rules: Rules<'_>) -> Call {
@@ -230,6 +234,10 @@ impl Course {
             }
         }
         self.counted = counted;
+        self.reason = match finished.refusal {
+            Some(_) => AttemptReason::Rejected,
+            None => AttemptReason::after(&outcome),
+        };
         emit(&Event::Retry {
             source: rules.source,
             attempt: self.machine.attempts().saturating_add(counted.into()),

@@ -10,11 +10,12 @@ use crate::sync::Mutex;
 
 /// Everything a call needs of its layer, behind one reference count.
 #[derive(Clone, Debug)]
-pub(super) struct Shared<R, C, K> {
+pub(super) struct Shared<R, C, K, D> {
     pub(super) terms: Terms,
     pub(super) repeat: R,
     pub(super) classify: C,
     pub(super) budgets: K,
+    pub(super) discard: D,
 }
 
 /// The part that does not depend on the types of requests and results.

@@ -243,6 +243,56 @@ fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
     }
 }
 
+#[test]
+fn a_duration_of_a_configuration_has_a_unit_and_fits() {
+    let read = |text: &str| {
+        let json = serde_json::json!({ "total": text });
+        serde_json::from_value::<ClientConfig>(json).map(|config| config.total)
+    };
+    for (text, total) in [
+        ("250ms", Duration::from_millis(250)),
+        ("1m 30s", Duration::from_secs(90)),
+        ("0s", Duration::ZERO),
+        ("7ns", Duration::from_nanos(7)),
+        ("1d", Duration::from_secs(86_400)),
+    ] {
+        assert_eq!(read(text).unwrap(), total, "{text}");
+    }
+    for text in [
+        "",
+        " ",
+        "10",
+        "-1s",
+        "+1s",
+        "1e3s",
+        "s",
+        "1 parsec",
+        "1S",
+        "soon",
+        "99999999999999999999s",
+        "18446744073709551615h",
+        "584542046091y",
+        "1s,2s",
+    ] {
+        assert!(read(text).is_err(), "{text:?}: {:?}", read(text));
+    }
+    for json in [
+        r#"{"total": 10}"#,
+        r#"{"total": null}"#,
+        r#"{"total": {"secs": 1}}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<ClientConfig>(json).is_err(),
+            "{json}"
+        );
+    }
+    for total in [Duration::MAX, Duration::from_nanos(1), Duration::new(7, 7)] {
+        let written = serde_json::to_string(&ClientConfig::default().total(total)).unwrap();
+        let read: ClientConfig = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.total, total, "{written}");
+    }
+}
+
 // ── time ──
 
 #[tokio::test(start_paused = true)]

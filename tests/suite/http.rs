@@ -138,7 +138,8 @@ async fn serve_http2(stream: &mut TcpStream, does: Does) -> io::Result<()> {
     }
 }
 
-fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+/// An HTTP/2 frame without flags, which are its fifth byte.
+pub(crate) fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![a, b, c, kind, 0];
     frame.extend(id.to_be_bytes());
@@ -325,7 +326,8 @@ async fn axum_answers_a_rejection_without_a_handler_for_errors() {
     let body = axum::body::to_bytes(refused.into_body(), 1000)
         .await
         .unwrap();
-    assert!(body.starts_with(b"{\"title\":\"Service Unavailable\",\"status\":503,"));
+    let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(body["status"], 503);
 }
 
 #[tokio::test]

@@ -19,8 +19,9 @@ use buttress::event::RetryStop;
 use buttress::repeat::{Cloned, cloned, cloned_if};
 use buttress::retry::{Retry, RetryConfig, RetryLayer};
 use buttress::{
-    Again, BoxError, Call, CallError, CallOptions, Deadline, Error, ErrorIsTransient, Event,
-    Executed, Kind, Outcome, Reason, Rejected, Repeat, classify_fn, subscribe,
+    Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
+    ErrorIsTransient, Event, Executed, Kind, Outcome, Reason, Rejected, Repeat, classify_fn,
+    subscribe,
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt};
@@ -661,6 +662,46 @@ async fn each_attempt_knows_its_number_and_the_caller_sees_none() {
     let calls: Vec<_> = inner.seen().iter().map(|seen| seen.call).collect();
     assert_eq!(calls, [(1, false), (1, false), (2, false), (3, true)]);
     assert_eq!(Call::current().attempt, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_attempt_knows_why_it_is_made_and_how_many_were_before_it() {
+    let allowed = Outcome::NEUTRAL.repeat(Again::Allowed);
+    let full = Error::from(Rejected::new(Reason::Policy("full".into()), "inside"));
+    let mut results = vec![
+        Err(Error::Inner(Fault(BAD.not_executed()))),
+        Err(Error::Inner(Fault(BAD))),
+        Err(full),
+        Err(Error::Inner(Fault(Outcome::OVERLOADED))),
+        Err(Error::Inner(Fault(allowed))),
+        Ok(GOOD),
+    ]
+    .into_iter();
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let seen = calls.clone();
+    let results = Arc::new(Mutex::new(std::iter::from_fn(move || results.next())));
+    let inner = tower::service_fn(move |_: u32| {
+        let call = Call::current();
+        seen.lock()
+            .unwrap()
+            .push((call.reason, call.attempt, call.resends()));
+        std::future::ready(results.lock().unwrap().next().unwrap())
+    });
+    let config = plain().max_attempts(9).retry_rejections(Some(S(9)));
+    let retry = layer("why", config).without_budget();
+    retry.layer(inner).oneshot(1).await.unwrap();
+    assert_eq!(
+        *calls.lock().unwrap(),
+        [
+            (AttemptReason::First, 1, 0),
+            (AttemptReason::NotExecuted, 1, 1),
+            (AttemptReason::Transient, 2, 2),
+            (AttemptReason::Rejected, 3, 3),
+            (AttemptReason::Overloaded, 4, 4),
+            (AttemptReason::Allowed, 5, 5),
+        ]
+    );
+    assert_eq!(Call::current().reason, AttemptReason::First);
 }
 
 // ── the caller ──────────────────────────────────────────────────────────────

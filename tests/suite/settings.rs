@@ -7,7 +7,7 @@ use buttress::breaker::{Abandoned, BreakerConfig, Window};
 use buttress::budget::{BudgetConfig, Cost, InFlight, Rule};
 use buttress::gate::KeyedConfig;
 use buttress::http::deadline::DeadlineHeader;
-use buttress::http::{ClientConfig, Keys};
+use buttress::http::{ClientConfig, Keys, ServerConfig};
 use buttress::retry::RetryConfig;
 use buttress::{Backoff, Jitter};
 use proptest::prelude::*;
@@ -57,6 +57,21 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
         toml::from_str::<ClientConfig>("").unwrap(),
         ClientConfig::default()
     );
+}
+
+#[test]
+fn a_server_is_configured_from_a_file_too() {
+    let text = "timeout = \"none\"\nbody_idle = \"5s\"\ndeadline = \"off\"";
+    let config: ServerConfig = toml::from_str(text).unwrap();
+    let expected = ServerConfig::default()
+        .timeout(Duration::MAX)
+        .body_idle(5 * SECOND)
+        .deadline(None);
+    assert_eq!(config, expected);
+    for config in [config, ServerConfig::default()] {
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<ServerConfig>(&text).unwrap(), config);
+    }
 }
 
 #[test]

@@ -1,9 +1,7 @@
 //! What is recorded and logged of what the layers do.
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::fmt::{self, Write};
-use std::sync::{Arc, Mutex, Once};
+use std::sync::{Arc, Mutex};
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
 use buttress::budget::{BudgetConfig, RetryBudget};
@@ -23,6 +21,7 @@ use tower::{Layer, ServiceExt};
 use crate::common::{
     Inner, MS, SECOND, bad, breaker, good, poll, rejection, settle, three_in_a_row,
 };
+use crate::log::Log;
 
 /// One recorded series: its name, its labels in order, its value.
 #[derive(Debug)]
@@ -316,63 +315,6 @@ async fn observed_calls_are_told_with_what_they_came_to() {
 }
 
 // ── logs ──
-
-thread_local! {
-    static LINES: RefCell<Vec<(tracing::Level, String)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Keeps the lines of the target `buttress`, each for the thread it was written on. It is the process's one subscriber: with
-/// one a thread, tracing may take a line for disabled that another thread came to first.
-struct Log;
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target().starts_with("buttress")
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut line = Line::default();
-        event.record(&mut line);
-        LINES.with_borrow_mut(|lines| lines.push((*event.metadata().level(), line.0)));
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
-impl Log {
-    fn install() -> Self {
-        static INSTALLED: Once = Once::new();
-        INSTALLED.call_once(|| {
-            tracing::subscriber::set_global_default(Self).expect("the only one");
-            tracing::callsite::rebuild_interest_cache();
-        });
-        Self
-    }
-
-    #[expect(clippy::unused_self, reason = "only who has installed it may ask")]
-    fn take(&self) -> Vec<(tracing::Level, String)> {
-        LINES.take()
-    }
-}
-
-#[derive(Default)]
-struct Line(String);
-
-impl tracing::field::Visit for Line {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn fmt::Debug) {
-        write!(self.0, "{}={value:?} ", field.name()).unwrap();
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn moves_are_logged_as_warnings_and_the_rest_for_debugging() {

@@ -13,7 +13,7 @@ use crate::budget::RetryBudget;
 use crate::error::ConfigError;
 use crate::gate::{GateLayer, Keyed};
 use crate::http::deadline::DeadlineOutLayer;
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Lift, Replay};
+use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
@@ -29,7 +29,7 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// them.
 pub struct ClientLayer<R = Replay, C = ByStatus> {
     pub(super) parts: Parts,
-    pub(super) retry: RetryLayer<R, C, Option<Budgets>>,
+    pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     /// What results mean for all others.
     classify: C,
 }
@@ -77,7 +77,8 @@ impl ClientLayer {
         let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay.clone())?
             .classify(ByStatus::new())
             .budgets(budgets.clone())
-            .once(config.retry.is_none());
+            .once(config.retry.is_none())
+            .discard(Drain::new());
         let observed = |what| {
             config
                 .observe
@@ -138,6 +139,14 @@ impl<R: Clone, C: Clone> ClientLayer<R, C> {
             retry: self.retry.classify(classify.clone()),
             classify,
         }
+    }
+}
+
+impl<C: Clone> ClientLayer<Replay, C> {
+    /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
+    #[must_use]
+    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C> {
+        self.repeat(|replay| replay.wrapping(wrap))
     }
 }
 

@@ -9,7 +9,7 @@ use super::layer::{Breakers, Budgets};
 use crate::deadline::Deadline;
 use crate::gate::{AtResult, Gate};
 use crate::http::deadline::DeadlineOut;
-use crate::http::{AtBodyEnd, ByStatus, HttpRequest, Lift, Replay};
+use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -18,7 +18,7 @@ use crate::timeout::{DeadlineService, Timeout};
 /// The parts, outermost first.
 pub(super) type Stack<S, R, C> = Watched<DeadlineService<Keyed<Repeated<S, R, C>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
-type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>>;
+type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C> = Gate<Watched<Limited<S>, C>, Option<Breakers>, C, AtBodyEnd>;
 type Limited<S> = Timeout<DeadlineOut<Lift<S>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;

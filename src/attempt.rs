@@ -1,0 +1,261 @@
+//! What a retry layer tells those inside it about the attempt under way, and they it.
+
+use std::cell::Cell;
+
+use crate::outcome::{Executed, Kind, Outcome};
+
+thread_local! {
+    static SCOPE: Cell<Scope> = const { Cell::new(Scope::of(Call::new(1, true))) };
+}
+
+/// The attempt that is being made: carried with the task, like the deadline.
+///
+/// ```
+/// use buttress::{AttemptReason, Call};
+///
+/// let call = Call::current();
+/// assert_eq!(call.attempt, 1, "outside any retry layer every call is a first attempt");
+/// assert_eq!(call.reason, AttemptReason::First);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Call {
+    /// The number of this attempt, from 1. The first repetition of what was not executed has the number of what it repeats.
+    pub attempt: u32,
+    /// Whether the retry layer will certainly make no further one.
+    pub last: bool,
+    /// Why it is made.
+    pub reason: AttemptReason,
+    /// Whether an attempt before it was repeated without being counted.
+    free_used: bool,
+}
+
+/// Why an attempt is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum AttemptReason {
+    /// It is the first.
+    First,
+    /// The attempt before it failed in a way that may pass.
+    Transient,
+    /// The service was limiting, and the wait is over.
+    Overloaded,
+    /// The attempt before it was certainly not executed.
+    NotExecuted,
+    /// The server has allowed it, or what is under way there may be asked for again.
+    Allowed,
+    /// A layer of ours refused the attempt before it, and the wait is over.
+    Rejected,
+}
+
+impl AttemptReason {
+    /// The reason as a label of metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::First => "first",
+            Self::Transient => "transient",
+            Self::Overloaded => "overloaded",
+            Self::NotExecuted => "not_executed",
+            Self::Allowed => "allowed",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    /// Why another attempt follows one that came to this.
+    pub(crate) const fn after(outcome: &Outcome) -> Self {
+        match (outcome.executed, outcome.kind) {
+            (Executed::No, _) => Self::NotExecuted,
+            (_, Kind::Transient) => Self::Transient,
+            (_, Kind::Overloaded) => Self::Overloaded,
+            _ => Self::Allowed,
+        }
+    }
+
+    const fn of_bits(bits: u64) -> Self {
+        match bits {
+            0 => Self::First,
+            1 => Self::Transient,
+            2 => Self::Overloaded,
+            3 => Self::NotExecuted,
+            4 => Self::Allowed,
+            _ => Self::Rejected,
+        }
+    }
+}
+
+impl Call {
+    /// The attempt that the task being polled makes.
+    pub fn current() -> Self {
+        SCOPE.get().call()
+    }
+
+    /// How many attempts were made before this one, counted or not: OpenTelemetry's `http.request.resend_count`.
+    pub const fn resends(self) -> u32 {
+        let counted = self.attempt.saturating_sub(1);
+        counted.saturating_add(self.free_used as u32)
+    }
+
+    pub(crate) const fn new(attempt: u32, last: bool) -> Self {
+        let reason = if attempt > 1 {
+            AttemptReason::Transient
+        } else {
+            AttemptReason::First
+        };
+        Self {
+            attempt,
+            last,
+            reason,
+            free_used: false,
+        }
+    }
+
+    /// The same, made for this reason; `free_used`: whether there was one that was not counted.
+    pub(crate) const fn because(mut self, reason: AttemptReason, free_used: bool) -> Self {
+        self.reason = reason;
+        self.free_used = free_used;
+        self
+    }
+
+    /// The same, which perhaps is not the last.
+    pub(crate) const fn not_last(mut self) -> Self {
+        self.last = false;
+        self
+    }
+
+    /// Whether it repeats another attempt. The repeat of what was not executed does not count, so the number does not tell.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "what is repeated only once comes with HTTP")
+    )]
+    pub(crate) fn is_repeat(self) -> bool {
+        self.reason != AttemptReason::First
+    }
+
+    /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
+    #[inline]
+    pub(crate) fn enter(self) -> EnteredCall {
+        EnteredCall {
+            outer: SCOPE.replace(Scope::of(self)),
+        }
+    }
+}
+
+/// A [`Call`], and whether a retry layer below has given up on it: one word, because what is written in parts and soon read
+/// as a whole waits for the parts.
+#[derive(Clone, Copy)]
+struct Scope(u64);
+
+impl Scope {
+    const LAST: u64 = 1 << 32;
+    const SPENT: u64 = 1 << 33;
+    const FREE_USED: u64 = 1 << 34;
+    /// The reason begins here.
+    const REASON: u32 = 56;
+
+    const fn of(call: Call) -> Self {
+        let last = if call.last { Self::LAST } else { 0 };
+        let free_used = if call.free_used { Self::FREE_USED } else { 0 };
+        let reason = (call.reason as u64) << Self::REASON;
+        Self(call.attempt as u64 | last | free_used | reason)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the attempt is the lower half"
+    )]
+    const fn call(self) -> Call {
+        Call {
+            attempt: self.0 as u32,
+            last: self.0 & Self::LAST != 0,
+            reason: AttemptReason::of_bits(self.0 >> Self::REASON),
+            free_used: self.0 & Self::FREE_USED != 0,
+        }
+    }
+}
+
+/// Puts back what was in force before.
+pub(crate) struct EnteredCall {
+    outer: Scope,
+}
+
+impl EnteredCall {
+    /// Whether a retry layer below has spent its attempts or its budget in this scope.
+    #[expect(
+        clippy::unused_self,
+        reason = "the guard is the proof that the scope is open"
+    )]
+    #[inline]
+    pub(crate) fn spent_below(&self) -> bool {
+        SCOPE.get().0 & Scope::SPENT != 0
+    }
+
+    /// The scope goes on as that of another call, with no marks.
+    #[expect(
+        clippy::unused_self,
+        reason = "the guard is the proof that the scope is open"
+    )]
+    #[inline]
+    pub(crate) fn go_on(&self, call: Call) {
+        SCOPE.set(Scope::of(call));
+    }
+}
+
+impl Drop for EnteredCall {
+    #[inline]
+    fn drop(&mut self) {
+        SCOPE.set(self.outer);
+    }
+}
+
+/// Tells the next retry layer outwards that this failure has been repeated as often as it may be.
+pub(crate) fn mark_spent() {
+    SCOPE.set(Scope(SCOPE.get().0 | Scope::SPENT));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_reaches_the_next_scope_outwards_only() {
+        let outermost = Call::new(1, false).enter();
+        {
+            let outer = Call::new(1, false).enter();
+            {
+                let inner = Call::new(3, true).enter();
+                assert_eq!(Call::current().attempt, 3);
+                assert!(!inner.spent_below());
+            }
+            mark_spent();
+            assert!(outer.spent_below());
+        }
+        assert!(!outermost.spent_below());
+        drop(outermost);
+        assert_eq!(Call::current(), Call::new(1, true));
+    }
+
+    #[test]
+    fn a_call_is_the_same_after_it_was_packed_into_a_word() {
+        let reasons = [
+            AttemptReason::First,
+            AttemptReason::Transient,
+            AttemptReason::Overloaded,
+            AttemptReason::NotExecuted,
+            AttemptReason::Allowed,
+            AttemptReason::Rejected,
+        ];
+        for reason in reasons {
+            for (attempt, last, free_used) in
+                [(1, true, false), (2, false, true), (u32::MAX, true, true)]
+            {
+                let call = Call::new(attempt, last).because(reason, free_used);
+                let _entered = call.enter();
+                mark_spent();
+                assert_eq!(Call::current(), call);
+            }
+        }
+        assert_eq!(Call::new(0, true).resends(), 0);
+        let most = Call::new(u32::MAX, true).because(AttemptReason::Transient, true);
+        assert_eq!(most.resends(), u32::MAX);
+    }
+}

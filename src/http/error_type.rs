@@ -1,0 +1,130 @@
+//! What an error is called in traces.
+
+use std::error::Error as StdError;
+use std::io;
+
+use super::error::below;
+use crate::error::Rejected;
+
+/// What an error is called in OpenTelemetry's `error.type`: a word of a short list, never a text with an address in it.
+///
+/// For a rejection of this crate its [reason](crate::Reason::as_str); for what an operating system, hyper or reqwest says,
+/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; found as
+/// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
+pub fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
+    let mut name = "_OTHER";
+    let mut link = Some(error);
+    while let Some(error) = link {
+        // The deeper link knows better.
+        name = of_link(error).unwrap_or(name);
+        link = below(error);
+    }
+    name
+}
+
+fn of_link(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+    if let Some(rejected) = error.downcast_ref::<Rejected>() {
+        return Some(rejected.reason.as_str());
+    }
+    if let Some(error) = error.downcast_ref::<io::Error>() {
+        return of_io(error.kind());
+    }
+    if error.is::<tokio::time::error::Elapsed>() {
+        return Some("timeout");
+    }
+    #[cfg(feature = "reqwest")]
+    if let Some(error) = error.downcast_ref::<::reqwest::Error>() {
+        return of_reqwest(error);
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
+        return error.is_connect().then_some("connect");
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        return of_hyper(error);
+    }
+    #[cfg(feature = "http2")]
+    if let Some(error) = error.downcast_ref::<h2::Error>() {
+        return of_h2(error);
+    }
+    None
+}
+
+fn of_io(kind: io::ErrorKind) -> Option<&'static str> {
+    use io::ErrorKind as Kind;
+    Some(match kind {
+        Kind::ConnectionRefused => "connection_refused",
+        Kind::ConnectionReset => "connection_reset",
+        Kind::ConnectionAborted => "connection_aborted",
+        Kind::HostUnreachable => "host_unreachable",
+        Kind::NetworkUnreachable => "network_unreachable",
+        Kind::BrokenPipe => "broken_pipe",
+        Kind::TimedOut => "timeout",
+        Kind::UnexpectedEof => "unexpected_eof",
+        _ => return None,
+    })
+}
+
+#[cfg(feature = "reqwest")]
+fn of_reqwest(error: &::reqwest::Error) -> Option<&'static str> {
+    if error.is_timeout() {
+        Some("timeout")
+    } else if error.is_redirect() {
+        Some("redirect")
+    } else if error.is_builder() {
+        Some("invalid_request")
+    } else if error.is_decode() {
+        Some("decode")
+    } else {
+        None
+    }
+}
+
+#[cfg(feature = "hyper")]
+fn of_hyper(error: &hyper::Error) -> Option<&'static str> {
+    if error.is_canceled() || error.is_closed() {
+        Some("connection_closed")
+    } else if error.is_incomplete_message() {
+        Some("incomplete_message")
+    } else if error.is_timeout() {
+        Some("timeout")
+    } else if error.is_parse() {
+        Some("invalid_response")
+    } else if error.is_user() {
+        Some("invalid_request")
+    } else {
+        None
+    }
+}
+
+#[cfg(feature = "http2")]
+fn of_h2(error: &h2::Error) -> Option<&'static str> {
+    if error.is_go_away() {
+        return Some("go_away");
+    }
+    Some(match error.reason()? {
+        h2::Reason::REFUSED_STREAM => "refused_stream",
+        h2::Reason::CANCEL => "stream_cancelled",
+        h2::Reason::ENHANCE_YOUR_CALM => "enhance_your_calm",
+        _ => "stream_reset",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{BoxError, Error, Reason};
+    use crate::http::ErrorOutcome;
+
+    #[test]
+    fn the_deepest_link_that_has_a_name_gives_it() {
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        let wrapped: BoxError = Box::new(io::Error::other(reset));
+        assert_eq!(wrapped.error_type(), "connection_reset");
+        let open = Rejected::new(Reason::CircuitOpen, "https://secret.example/?q");
+        let rejected = Error::<io::Error>::from(open);
+        assert_eq!(rejected.error_type(), "circuit_open");
+        assert_eq!(BoxError::from("who knows").error_type(), "_OTHER");
+    }
+}

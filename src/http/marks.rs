@@ -1,0 +1,64 @@
+//! What is said of a failed call beyond its status: in this process, and on the wire.
+
+use ::http::header::HeaderValue;
+use ::http::{Response, StatusCode};
+
+use crate::call::{Call, mark_spent};
+
+/// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotExecuted {
+    /// A layer of ours in this process has refused the call.
+    Here,
+    /// The server says so, and is believed.
+    There,
+}
+
+/// About this hop only.
+pub(super) const NOT_EXECUTED: &str = "x-buttress-not-executed";
+pub(super) const SHOULD_RETRY: &str = "x-should-retry";
+
+/// What clients are told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Tells {
+    pub(super) not_executed: bool,
+    pub(super) should_retry: bool,
+}
+
+impl Tells {
+    /// Marks the answer to a call that was not executed.
+    pub(super) fn refused<B>(self, response: &mut Response<B>) {
+        // The refusal of a repetition says nothing about the attempt before it.
+        if self.not_executed && !Call::current().is_repeat() {
+            let yes = HeaderValue::from_static("1");
+            response.headers_mut().insert(NOT_EXECUTED, yes);
+        }
+    }
+
+    /// Takes the mark off a response that has it from anyone but an answer further in.
+    pub(super) fn passed<B>(self, response: &mut Response<B>) {
+        if self.not_executed && response.extensions().get() != Some(&NotExecuted::Here) {
+            response.headers_mut().remove(NOT_EXECUTED);
+        }
+    }
+}
+
+/// A retry layer inside has given up: a failure is not to be repeated by the client either.
+pub(super) fn veto<B>(response: &mut Response<B>) {
+    if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
+        let no = HeaderValue::from_static("false");
+        response.headers_mut().entry(SHOULD_RETRY).or_insert(no);
+    }
+}
+
+/// Does this, and says whether a retry layer in it has given up. One further out hears of it all the same.
+pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
+    let scope = Call::current().enter();
+    let result = act();
+    let spent = scope.spent_below();
+    drop(scope);
+    if spent {
+        mark_spent();
+    }
+    (result, spent)
+}

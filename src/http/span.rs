@@ -1,0 +1,218 @@
+//! A span for each attempt, as OpenTelemetry has it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ::http::{Method, StatusCode};
+use pin_project::{pin_project, pinned_drop};
+use tower_layer::Layer;
+use tower_service::Service;
+use tracing::field::Empty;
+use tracing::instrument::{Instrument, Instrumented};
+use tracing::{Span, info_span};
+
+use super::error::ErrorOutcome;
+use super::request::{HttpRequest, HttpResponse};
+use crate::call::Call;
+
+/// Opens a `tracing` span for each attempt, with the fields of OpenTelemetry's conventions for HTTP clients.
+///
+/// Put it innermost, or just outside of the attempt's time limit, so that the span says why it ended. Its parent is the span
+/// in which the call is made, its level `INFO`, its target `buttress`. It is entered whenever the attempt is polled or
+/// dropped, and ends with the response's head.
+///
+/// | field | value |
+/// |---|---|
+/// | `otel.name`, `http.request.method` | the method; `HTTP` and `_OTHER` if it is not one of RFC 9110 or PATCH |
+/// | `otel.kind` | `client` |
+/// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
+/// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
+/// | `http.response.status_code` | the status, if there was a response |
+/// | `error.type` | the status from 400 on, else what [`error_type`](super::error_type) says; `cancelled` if the attempt was dropped; absent on success |
+/// | `otel.status_code` | `ERROR` with a status from 400 on or an error |
+///
+/// Neither path nor query is in it: they hold what must not be logged.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::http::{AttemptSpanLayer, ByStatus, Replay};
+/// use buttress::retry::{RetryConfig, RetryLayer};
+/// use buttress::{Error, TimeoutLayer};
+/// use tower::ServiceBuilder;
+///
+/// # let hyper = tower::service_fn(async |_: http::Request<String>| Ok::<_, std::io::Error>(http::Response::new(String::new())));
+/// let search = ServiceBuilder::new()
+///     .layer(RetryLayer::new("search", RetryConfig::new(), Replay::new())?.classify(ByStatus::new()))
+///     .layer(AttemptSpanLayer::new())
+///     .layer(TimeoutLayer::new("search", Duration::from_secs(3)))
+///     .map_err(Error::Inner)
+///     .service(hyper);
+/// # let _ = search;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+///
+/// # Cancel safety
+///
+/// Dropping the future drops the attempt, inside its span.
+#[derive(Clone, Copy, Debug)]
+pub struct AttemptSpanLayer {
+    enabled: bool,
+}
+
+impl Default for AttemptSpanLayer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl AttemptSpanLayer {
+    /// A span for each attempt.
+    pub const fn new() -> Self {
+        Self { enabled: true }
+    }
+
+    /// Whether there are any spans. Default: yes.
+    #[must_use]
+    pub const fn enabled(mut self, enabled: bool) -> Self {
+        self.enabled = enabled;
+        self
+    }
+}
+
+impl<S> Layer<S> for AttemptSpanLayer {
+    type Service = AttemptSpan<S>;
+
+    fn layer(&self, inner: S) -> AttemptSpan<S> {
+        AttemptSpan {
+            inner,
+            enabled: self.enabled,
+        }
+    }
+}
+
+/// A client whose attempts are spans. Made by [`AttemptSpanLayer`].
+#[derive(Clone, Debug)]
+pub struct AttemptSpan<S> {
+    inner: S,
+    enabled: bool,
+}
+
+impl<S, Req> Service<Req> for AttemptSpan<S>
+where
+    S: Service<Req>,
+    S::Response: HttpResponse,
+    S::Error: ErrorOutcome,
+    Req: HttpRequest,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = AttemptSpanFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let span = if self.enabled {
+            open(&request)
+        } else {
+            Span::none()
+        };
+        let attempt = span.in_scope(|| self.inner.call(request));
+        AttemptSpanFuture {
+            attempt: attempt.instrument(span),
+            ended: false,
+        }
+    }
+}
+
+/// The span of this request. What its fields are made of is looked at only if somebody wants it.
+fn open(request: &impl HttpRequest) -> Span {
+    let resends = || Some(Call::current().resends()).filter(|resends| *resends > 0);
+    info_span!(
+        target: "buttress",
+        "attempt",
+        otel.kind = "client",
+        otel.name = known(request.method()).unwrap_or("HTTP"),
+        otel.status_code = Empty,
+        http.request.method = known(request.method()).unwrap_or("_OTHER"),
+        http.request.resend_count = resends(),
+        http.response.status_code = Empty,
+        url.scheme = request.authority().scheme,
+        server.address = request.authority().address(),
+        server.port = request.authority().port_in_use(),
+        "error.type" = Empty,
+    )
+}
+
+/// A method that may be the name of something: others can be made up by whoever sends them.
+fn known(method: &Method) -> Option<&str> {
+    let known = matches!(
+        *method,
+        Method::GET
+            | Method::HEAD
+            | Method::POST
+            | Method::PUT
+            | Method::DELETE
+            | Method::CONNECT
+            | Method::OPTIONS
+            | Method::TRACE
+            | Method::PATCH
+    );
+    known.then(|| method.as_str())
+}
+
+/// The future of [`AttemptSpan`].
+#[pin_project(PinnedDrop)]
+#[derive(Debug)]
+#[must_use = "futures do nothing unless polled"]
+pub struct AttemptSpanFuture<F> {
+    #[pin]
+    attempt: Instrumented<F>,
+    ended: bool,
+}
+
+impl<F, Res, E> Future for AttemptSpanFuture<F>
+where
+    F: Future<Output = Result<Res, E>>,
+    Res: HttpResponse,
+    E: ErrorOutcome,
+{
+    type Output = Result<Res, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let result = ready!(this.attempt.as_mut().poll(cx));
+        *this.ended = true;
+        let span = this.attempt.span();
+        if !span.is_disabled() {
+            match &result {
+                Ok(response) => answered(span, response.status()),
+                Err(error) => failed(span, error.error_type()),
+            }
+        }
+        Poll::Ready(result)
+    }
+}
+
+fn answered(span: &Span, status: StatusCode) {
+    span.record("http.response.status_code", status.as_u16());
+    if status.as_u16() >= 400 {
+        failed(span, status.as_str());
+    }
+}
+
+fn failed(span: &Span, error_type: &str) {
+    span.record("error.type", error_type);
+    span.record("otel.status_code", "ERROR");
+}
+
+#[pinned_drop]
+impl<F> PinnedDrop for AttemptSpanFuture<F> {
+    fn drop(self: Pin<&mut Self>) {
+        if !self.ended {
+            self.attempt.span().record("error.type", "cancelled");
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! One error for every refusal.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::outcome::Executed;
+
+/// A call that this crate refused or cut short: which layer, why, and when to come back.
+///
+/// The message names the layer and the numbers: ``circuit breaker `payments` is open, next probe in 1.2s``.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Rejected {
+    /// Why.
+    pub reason: Reason,
+    /// The name of the layer that says so.
+    pub name: Arc<str>,
+    /// The earliest time at which another call could be admitted, if that is known.
+    pub retry_after: Option<Duration>,
+    /// Whether the service may have acted on the call. A claim about the whole call, earlier attempts included.
+    pub executed: Executed,
+}
+
+/// Why a call was refused or cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The circuit is open: the service failed too often.
+    CircuitOpen,
+    /// The circuit is half-open and all its probes are under way.
+    CircuitProbing,
+    /// The circuit has closed a moment ago and lets calls back in step by step.
+    CircuitRampingUp,
+    /// The circuit was opened by hand for a time.
+    CircuitForcedOpen,
+    /// The circuit was isolated by hand, until it is released.
+    CircuitIsolated,
+    /// One attempt took longer than its limit.
+    AttemptTimeout {
+        /// The limit that was in force.
+        limit: Duration,
+    },
+    /// No connection was made within its limit: nothing was sent.
+    ConnectTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The head of the response did not come within its limit, counted from the end of the request.
+    HeaderTimeout {
+        /// The limit.
+        limit: Duration,
+    },
+    /// The time for the whole call is over: before it began (not executed) or while it ran.
+    Deadline,
+    /// The response's body sent nothing for too long.
+    BodyIdle {
+        /// The limit between two frames.
+        limit: Duration,
+    },
+    /// The caller has used up his quota.
+    QuotaExceeded(Quota),
+    /// A policy of your own refused, and says why.
+    Policy(Cow<'static, str>),
+}
+
+/// The quota that a caller has used up. The time until he has some again is the rejection's
+/// [`retry_after`](Rejected::retry_after), the name of the quota its [`name`](Rejected::name).
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::{Quota, Reason, Rejected};
+///
+/// let rejected = Rejected::new(Reason::QuotaExceeded(Quota::new(100).window(60)), "exports")
+///     .retry_after(Some(Duration::from_secs(12)));
+/// assert_eq!(
+///     rejected.to_string(),
+///     "the quota `exports` of 100 in 60 s is used up, try again in 12s"
+/// );
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Quota {
+    /// How much the caller may use in a window.
+    pub limit: u32,
+    /// How much of it is left: too little for the call that was refused. Default: 0.
+    pub remaining: u32,
+    /// The length of the window, in seconds. Default: `None`, it has none.
+    pub window: Option<NonZeroU32>,
+}
+
+impl Quota {
+    /// So much, of which nothing is left.
+    pub const fn new(limit: u32) -> Self {
+        Self {
+            limit,
+            remaining: 0,
+            window: None,
+        }
+    }
+
+    /// How much of it is left.
+    #[must_use]
+    pub const fn remaining(mut self, remaining: u32) -> Self {
+        self.remaining = remaining;
+        self
+    }
+
+    /// The length of the window, in seconds; 0 is none.
+    #[must_use]
+    pub const fn window(mut self, seconds: u32) -> Self {
+        self.window = NonZeroU32::new(seconds);
+        self
+    }
+}
+
+impl Reason {
+    /// The reason as a label of metrics and logs.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::CircuitOpen => "circuit_open",
+            Self::CircuitProbing => "circuit_probing",
+            Self::CircuitRampingUp => "circuit_ramping_up",
+            Self::CircuitForcedOpen => "circuit_forced_open",
+            Self::CircuitIsolated => "circuit_isolated",
+            Self::AttemptTimeout { .. } => "attempt_timeout",
+            Self::ConnectTimeout { .. } => "connect_timeout",
+            Self::HeaderTimeout { .. } => "header_timeout",
+            Self::Deadline => "deadline",
+            Self::BodyIdle { .. } => "body_idle",
+            Self::QuotaExceeded(_) => "quota_exceeded",
+            Self::Policy(_) => "policy",
+        }
+    }
+}
+
+impl Rejected {
+    /// A refusal by the layer of this name, of a call that was never handed to the service.
+    pub fn new(reason: Reason, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            reason,
+            name: name.into(),
+            retry_after: None,
+            executed: Executed::No,
+        }
+    }
+
+    /// The same, with the time after which another call could be admitted.
+    #[must_use]
+    pub fn retry_after(mut self, retry_after: Option<Duration>) -> Self {
+        self.retry_after = retry_after;
+        self
+    }
+
+    /// The same, with this claim about the whole call.
+    #[must_use]
+    pub fn executed(mut self, executed: Executed) -> Self {
+        self.executed = executed;
+        self
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = &self.name;
+        match &self.reason {
+            Reason::CircuitOpen => write!(f, "circuit breaker `{name}` is open")?,
+            Reason::CircuitProbing => write!(
+                f,
+                "circuit breaker `{name}` is half-open and its probes are under way"
+            )?,
+            Reason::CircuitRampingUp => write!(
+                f,
+                "circuit breaker `{name}` has just closed and lets calls back in step by step"
+            )?,
+            Reason::CircuitForcedOpen => write!(f, "circuit breaker `{name}` was forced open")?,
+            Reason::CircuitIsolated => write!(
+                f,
+                "circuit breaker `{name}` was isolated by hand and waits for its release"
+            )?,
+            Reason::AttemptTimeout { limit } => {
+                write!(f, "timeout `{name}`: no answer within {limit:?}")?;
+            }
+            Reason::ConnectTimeout { limit } => {
+                write!(
+                    f,
+                    "connect timeout `{name}`: no connection within {limit:?}"
+                )?;
+            }
+            Reason::HeaderTimeout { limit } => write!(
+                f,
+                "header timeout `{name}`: no response within {limit:?} after the request was sent"
+            )?,
+            Reason::Deadline if self.executed == Executed::No => {
+                write!(f, "deadline `{name}` was over before the call began")?;
+            }
+            Reason::Deadline => write!(f, "deadline `{name}` passed while the call was under way")?,
+            Reason::BodyIdle { limit } => {
+                write!(f, "body limit `{name}`: nothing received for {limit:?}")?;
+            }
+            Reason::QuotaExceeded(quota) => {
+                write!(f, "the quota `{name}` of {}", quota.limit)?;
+                if let Some(seconds) = quota.window {
+                    write!(f, " in {seconds} s")?;
+                }
+                write!(f, " is used up")?;
+            }
+            Reason::Policy(why) => write!(f, "`{name}` refused the call: {why}")?,
+        }
+        match (&self.reason, self.retry_after) {
+            (_, None) => Ok(()),
+            (Reason::CircuitOpen | Reason::CircuitForcedOpen, Some(wait)) => {
+                write!(f, ", next probe in {:?}", rounded(wait))
+            }
+            (_, Some(wait)) => write!(f, ", try again in {:?}", rounded(wait)),
+        }
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// A wait as a person wants to read it: to the millisecond, and never rounded down to nothing.
+fn rounded(wait: Duration) -> Duration {
+    let millis = wait.as_nanos().div_ceil(1_000_000);
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_the_layer_and_the_numbers() {
+        let open = Rejected::new(Reason::CircuitOpen, "payments")
+            .retry_after(Some(Duration::from_micros(1_199_001)));
+        assert_eq!(
+            open.to_string(),
+            "circuit breaker `payments` is open, next probe in 1.2s"
+        );
+        let limit = Duration::from_millis(250);
+        let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
+        assert_eq!(late.to_string(), "timeout `search`: no answer within 250ms");
+    }
+
+    #[test]
+    fn a_rejection_is_small_whatever_it_says() {
+        // It is moved through every layer.
+        assert_eq!(size_of::<Rejected>(), 64);
+    }
+}

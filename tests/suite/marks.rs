@@ -1,0 +1,437 @@
+//! What a server says of a failed call beyond its status, and which client believes it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use buttress::clock::Now;
+use buttress::gate::{GateLayer, Permit, Policy};
+use buttress::http::{
+    AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, answer,
+};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::common::{Failure, SECOND, three_in_a_row};
+
+const MARK: &str = "x-buttress-not-executed";
+const SHOULD_RETRY: &str = "x-should-retry";
+
+/// Refuses the first calls.
+#[derive(Clone)]
+struct RefusesFirst(Arc<AtomicU32>);
+
+impl RefusesFirst {
+    fn new(calls: u32) -> GateLayer<Self, ByStatus> {
+        GateLayer::new(Self(Arc::new(AtomicU32::new(calls))), ByStatus::new())
+    }
+}
+
+struct Passed;
+
+impl Permit for Passed {
+    fn settle(self, _: Outcome, _: &Now) {}
+}
+
+impl<Req> Policy<Req> for RefusesFirst {
+    type Permit = Passed;
+
+    fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
+        let less = |left: u32| left.checked_sub(1);
+        match self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+        {
+            Ok(_) => Err(Rejected::new(Reason::Policy("full".into()), "door")),
+            Err(_) => Ok(Passed),
+        }
+    }
+}
+
+type Server = BoxCloneSyncService<Request, Response, Infallible>;
+
+/// A handler that answers with this status and these headers, counting its calls.
+fn handler(
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+) -> (Server, Arc<AtomicU32>) {
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let service = service_fn(move |_: Request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(Body::empty()).unwrap();
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    (BoxCloneSyncService::new(service), runs)
+}
+
+fn post() -> Request {
+    Request::post("http://orders.internal:8080/")
+        .body(Body::empty())
+        .unwrap()
+}
+
+fn orders() -> Authority {
+    "http://orders.internal:8080".parse().unwrap()
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+    response
+        .headers()
+        .get(name)
+        .map(|value| value.to_str().unwrap())
+}
+
+async fn ask<L, S>(layers: AnswerLayer<L>, server: S) -> Response
+where
+    AnswerLayer<L>: Layer<S>,
+    <AnswerLayer<L> as Layer<S>>::Service:
+        tower::Service<Request, Response = Response, Error = Infallible>,
+{
+    layers.layer(server).oneshot(post()).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to() {
+    let (server, runs) = handler(200, &[]);
+    let silent = ask(answer(RefusesFirst::new(1)), server.clone()).await;
+    assert_eq!(
+        (silent.status().as_u16(), header(&silent, MARK)),
+        (503, None)
+    );
+    let layers = answer(RefusesFirst::new(1)).not_executed_header(true);
+    let marked = ask(layers.clone(), server.clone()).await;
+    assert_eq!(
+        (marked.status().as_u16(), header(&marked, MARK)),
+        (503, Some("1"))
+    );
+    assert_eq!(runs.load(Ordering::Relaxed), 0);
+    let run = ask(layers, server).await;
+    assert_eq!((run.status().as_u16(), header(&run, MARK)), (200, None));
+}
+
+#[tokio::test]
+async fn the_word_of_a_server_further_on_is_not_passed_on() {
+    let (proxy, _) = handler(503, &[(MARK, "1")]);
+    let layers = answer(RefusesFirst::new(0)).not_executed_header(true);
+    assert_eq!(header(&ask(layers, proxy).await, MARK), None);
+}
+
+#[tokio::test]
+async fn the_mark_of_an_answer_further_in_stays() {
+    let (server, _) = handler(200, &[]);
+    let inner = answer(RefusesFirst::new(1))
+        .not_executed_header(true)
+        .layer(server);
+    let outer = answer(RefusesFirst::new(0)).not_executed_header(true);
+    assert_eq!(header(&ask(outer, inner).await, MARK), Some("1"));
+}
+
+/// Whatever is no success is repeated.
+#[derive(Clone, Copy)]
+struct Again503;
+
+impl<E> buttress::Classify<Response, E> for Again503 {
+    fn classify(&self, result: Result<&Response, &E>) -> Outcome {
+        match result {
+            Ok(response) if response.status().is_success() => Outcome::SUCCESS,
+            _ => Outcome::TRANSIENT,
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Plain;
+
+impl buttress::Repeat<Request> for Plain {
+    type Attempt = Request;
+    type Saved = ();
+
+    fn first(&self, request: Request) -> (Request, Option<()>) {
+        (request, Some(()))
+    }
+
+    fn again(&self, (): &mut ()) -> Option<Request> {
+        Some(post())
+    }
+}
+
+fn retry<R: Clone>(name: &str, repeat: R) -> RetryLayer<R, Again503> {
+    let config = RetryConfig::new().max_attempts(2);
+    RetryLayer::new(name, config, repeat)
+        .unwrap()
+        .classify(Again503)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() {
+    // The first attempt runs and fails, the second is refused.
+    let (server, runs) = handler(500, &[]);
+    let refuses_second = GateLayer::new(RefusesSecond::default(), ByStatus::new());
+    let inner = answer(refuses_second)
+        .not_executed_header(true)
+        .layer(server);
+    let outer = answer(retry("repeated refusal", Plain)).not_executed_header(true);
+    let response = ask(outer, inner).await;
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+    assert_eq!(
+        (response.status().as_u16(), header(&response, MARK)),
+        (503, None)
+    );
+}
+
+#[derive(Clone, Default)]
+struct RefusesSecond(Arc<AtomicU32>);
+
+impl<Req> Policy<Req> for RefusesSecond {
+    type Permit = Passed;
+
+    fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
+        match self.0.fetch_add(1, Ordering::Relaxed) {
+            1 => Err(Rejected::new(Reason::Policy("full".into()), "door")),
+            _ => Ok(Passed),
+        }
+    }
+}
+
+/// What a client that believes these servers comes to, and what it makes of the last response.
+async fn call(believed: Vec<Authority>, server: Server) -> (Response, Outcome) {
+    let config = RetryConfig::new();
+    let retry = RetryLayer::new("believes", config, Replay::new()).unwrap();
+    let client = ServiceBuilder::new()
+        .layer(retry.classify(ByStatus::new()))
+        .layer(BelieveLayer::new(believed))
+        .map_err(Error::Inner)
+        .map_request(|request: http::Request<_>| request.map(Body::new))
+        .service(server);
+    let request = post().map(|_| String::new());
+    let response = client.oneshot(request).await.unwrap();
+    let outcome = ByStatus::new().response(&response);
+    (response, outcome)
+}
+
+/// A server whose door refuses the first call, and says so.
+fn refusing() -> (Server, Arc<AtomicU32>) {
+    let (server, runs) = handler(201, &[]);
+    let layers = answer(RefusesFirst::new(1)).not_executed_header(true);
+    // As over the wire: without the extensions.
+    let over_the_wire = |mut response: Response| {
+        *response.extensions_mut() = http::Extensions::new();
+        response
+    };
+    let server = layers.layer(server).map_response(over_the_wire);
+    (BoxCloneSyncService::new(server), runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_is_repeated_if_a_server_that_is_believed_says_it_was_not_executed() {
+    let (server, runs) = refusing();
+    let (response, _) = call(vec![orders()], server).await;
+    assert_eq!(
+        (response.status().as_u16(), runs.load(Ordering::Relaxed)),
+        (201, 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_word_of_any_other_server_counts_for_nothing_and_is_taken_off() {
+    for believed in [vec![], vec!["http://orders.internal:8081".parse().unwrap()]] {
+        let (server, runs) = refusing();
+        let (response, outcome) = call(believed, server).await;
+        assert_eq!(
+            (response.status().as_u16(), runs.load(Ordering::Relaxed)),
+            (503, 0)
+        );
+        assert_eq!(header(&response, MARK), None);
+        assert_eq!(outcome, Outcome::TRANSIENT);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_believed_is_alive_but_limiting() {
+    let meaning = async |status, headers| {
+        let (server, _) = handler(status, headers);
+        let client = BelieveLayer::new([orders()]).layer(server);
+        let response = client.oneshot(post()).await.unwrap();
+        assert_eq!(header(&response, MARK), None);
+        ByStatus::new().response(&response)
+    };
+    let refused = Outcome::OVERLOADED.not_executed();
+    assert_eq!(meaning(503, &[(MARK, "1")]).await, refused);
+    assert_eq!(meaning(429, &[(MARK, "1")]).await, refused);
+    let veto = meaning(503, &[(MARK, "1"), (SHOULD_RETRY, "false")]).await;
+    assert_eq!(veto, refused.repeat(Again::Never));
+    let permanent = meaning(400, &[(MARK, "1")]).await;
+    assert_eq!(
+        (permanent.kind, permanent.executed),
+        (Kind::Permanent, Executed::No)
+    );
+    assert_eq!(meaning(200, &[(MARK, "1")]).await, Outcome::SUCCESS);
+    for unclear in [&[(MARK, "yes")][..], &[(MARK, "1"), (MARK, "1")]] {
+        assert_eq!(meaning(503, unclear).await, Outcome::TRANSIENT);
+    }
+}
+
+#[tokio::test]
+async fn a_policy_of_ones_own_answers_429_with_its_quota() {
+    #[derive(Clone)]
+    struct UsedUp;
+    impl<Req> Policy<Req> for UsedUp {
+        type Permit = Passed;
+        fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
+            let quota = Reason::QuotaExceeded(Quota::new(5).window(10));
+            let wait = Duration::from_millis(2_500);
+            Err(Rejected::new(quota, "tenant").retry_after(Some(wait)))
+        }
+    }
+    let (server, _) = handler(200, &[]);
+    let layers = answer(GateLayer::new(UsedUp, ByStatus::new()));
+    let response = ask(layers, server).await;
+    assert_eq!(response.status(), 429);
+    assert_eq!(header(&response, "retry-after"), Some("3"));
+    assert_eq!(
+        header(&response, "ratelimit-policy"),
+        Some("\"tenant\";q=5;w=10")
+    );
+    assert_eq!(header(&response, "ratelimit"), Some("\"tenant\";r=0;t=3"));
+}
+
+/// A handler that calls another service through a retry layer, and answers with this if that fails.
+fn caller(
+    name: &'static str,
+    then: u16,
+    headers: &'static [(&'static str, &'static str)],
+    repeats: bool,
+) -> Server {
+    let (inner, _) = handler(then, headers);
+    let service = service_fn(move |request: Request| {
+        let inner = inner.clone();
+        async move {
+            let failing =
+                service_fn(|_: u8| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
+            let config = RetryConfig::new().max_attempts(2);
+            let retry =
+                RetryLayer::new(name, config, repeat::cloned_if(move |_: &u8| repeats)).unwrap();
+            retry.layer(failing).oneshot(7).await.unwrap_err();
+            inner.oneshot(request).await
+        }
+    });
+    BoxCloneSyncService::new(service)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
+    let layers = || answer(RefusesFirst::new(0)).should_retry_header(true);
+    let spent = |status, headers| caller("spent", status, headers, true);
+    let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
+    assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
+    assert_eq!(says(spent(200, &[])).await, None, "it found another way");
+    let own = says(spent(502, &[(SHOULD_RETRY, "true")])).await;
+    assert_eq!(own.as_deref(), Some("true"), "the service's own word");
+    let once = caller("not spent", 502, &[], false);
+    assert_eq!(says(once).await, None, "nothing was repeated");
+    let silent = ask(answer(RefusesFirst::new(0)), spent(502, &[])).await;
+    assert_eq!(header(&silent, SHOULD_RETRY), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let spent = caller("spent and heard", 502, &[], true).map_request(move |request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        request
+    });
+    let inner = answer(RefusesFirst::new(0))
+        .should_retry_header(true)
+        .layer(spent);
+    let response = ask(answer(retry("hears", Plain)), inner).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
+}
+
+// ── its wait, as the time a circuit stays open ──
+
+/// For how long a circuit is open that two of these responses have opened.
+async fn open_time(
+    max_server_wait: Option<Duration>,
+    status: u16,
+    headers: &'static [(&'static str, &'static str)],
+) -> Duration {
+    let two_of_two = three_in_a_row()
+        .consecutive(None)
+        .failure_rate(Some(0.5))
+        .min_calls(2)
+        .max_server_wait(max_server_wait);
+    let config = ClientConfig::default()
+        .breaker(two_of_two)
+        .retry(None)
+        .count_429(true);
+    let server = handler(status, headers)
+        .0
+        .map_request(|request: http::Request<String>| request.map(Body::from));
+    let client = buttress::http::client("waits", config)
+        .unwrap()
+        .layer(server);
+    let send = || client.clone().oneshot(post().map(|_| String::new()));
+    for _ in 0..2 {
+        assert_eq!(send().await.unwrap().status().as_u16(), status);
+    }
+    let Err(Error::Rejected(rejected)) = send().await else {
+        panic!("the circuit is closed")
+    };
+    assert_eq!(rejected.reason, Reason::CircuitOpen);
+    let wait = rejected.retry_after.unwrap();
+    tokio::time::advance(wait - Duration::from_nanos(1)).await;
+    let early = send().await.unwrap_err();
+    assert!(matches!(early, Error::Rejected(_)));
+    tokio::time::advance(Duration::from_nanos(1)).await;
+    assert_eq!(send().await.unwrap().status().as_u16(), status, "a probe");
+    wait
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_stays_open_as_long_as_the_server_asks_within_bounds() {
+    let half_a_minute = Some(30 * SECOND);
+    for (max, status, headers, seconds) in [
+        (half_a_minute, 503, &[("retry-after", "7")][..], 7),
+        (half_a_minute, 500, &[("retry-after-ms", "7000")], 7),
+        (
+            half_a_minute,
+            429,
+            &[("ratelimit", r#""default";r=0;t=9"#)],
+            9,
+        ),
+        (
+            half_a_minute,
+            503,
+            &[("ratelimit", r#""a";r=0;t=9, "b";r=5;t=20"#)],
+            9,
+        ),
+        (
+            half_a_minute,
+            503,
+            &[("ratelimit", r#""a";r=0;t=9"#), ("retry-after", "12")],
+            12,
+        ),
+        // Bounded, and never shorter than its own time.
+        (half_a_minute, 503, &[("retry-after", "3600")], 30),
+        (half_a_minute, 503, &[("retry-after", "1")], 2),
+        (half_a_minute, 503, &[("retry-after", "soon")], 2),
+        // By choice.
+        (None, 503, &[("retry-after", "7")], 2),
+    ] {
+        let open = open_time(max, status, headers).await;
+        assert_eq!(open, seconds * SECOND, "{status} {headers:?}");
+    }
+}
