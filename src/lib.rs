@@ -10,6 +10,7 @@
 #![doc = "[apache]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-APACHE"]
 #![doc = "[reqwest_client]: https://github.com/buttress-rs/buttress/blob/main/examples/reqwest_client.rs"]
 #![doc = "[hyper_client]: https://github.com/buttress-rs/buttress/blob/main/examples/hyper_client.rs"]
+#![doc = "[tonic_client]: https://github.com/buttress-rs/buttress/blob/main/examples/tonic_client/main.rs"]
 #![doc = "[axum_service]: https://github.com/buttress-rs/buttress/blob/main/examples/axum_service.rs"]
 #![doc = "[own_gate]: https://github.com/buttress-rs/buttress/blob/main/examples/own_gate.rs"]
 #![doc = "[keyed]: https://github.com/buttress-rs/buttress/blob/main/examples/keyed.rs"]

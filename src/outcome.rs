@@ -57,8 +57,10 @@ impl Kind {
 pub enum Again {
     /// As its [`Kind`] has it: transient and overloaded ones.
     ByKind,
-    /// No: the server, or a refusal of our own, said so.
+    /// No: it would not help, or would not be right.
     Never,
+    /// No: the server said so.
+    Vetoed,
     /// Yes, even though its kind would not be repeated.
     Allowed,
 }

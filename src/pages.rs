@@ -4,6 +4,12 @@
 mod recipe_reqwest {}
 #[doc = include_str!("../docs/recipes/hyper.md")]
 mod recipe_hyper {}
+#[doc = include_str!("../docs/recipes/tonic.md")]
+mod recipe_tonic {}
+#[doc = include_str!("../docs/recipes/axum-server.md")]
+mod recipe_axum_server {}
+#[doc = include_str!("../docs/recipes/axum-client.md")]
+mod recipe_axum_client {}
 #[doc = include_str!("../docs/recipes/database.md")]
 mod recipe_database {}
 #[doc = include_str!("../docs/migrating/tower-retry.md")]
@@ -16,7 +22,3 @@ mod migrating_failsafe {}
 mod migrating_backon {}
 #[doc = include_str!("../docs/migrating/tower-resilience.md")]
 mod migrating_tower_resilience {}
-#[doc = include_str!("../docs/recipes/axum-server.md")]
-mod recipe_axum_server {}
-#[doc = include_str!("../docs/recipes/axum-client.md")]
-mod recipe_axum_client {}

@@ -101,7 +101,7 @@ impl ByStatus {
         }
         match word {
             Some(true) => outcome.repeat(Again::Allowed),
-            Some(false) => outcome.repeat(Again::Never),
+            Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,
         }
     }
@@ -120,7 +120,7 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 impl ClassifyEnd for ByStatus {}
 
 /// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
-fn refused_there(outcome: Outcome) -> Outcome {
+pub(super) fn refused_there(outcome: Outcome) -> Outcome {
     let kind = match outcome.kind {
         Kind::Transient => Kind::Overloaded,
         kind => kind,
@@ -154,7 +154,7 @@ fn too_early() -> Outcome {
 }
 
 /// What the server says about trying again; a veto outweighs everything.
-fn servers_word(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
@@ -257,11 +257,11 @@ mod tests {
         ] {
             assert_eq!(
                 meaning(500, &[veto]),
-                Outcome::TRANSIENT.repeat(Again::Never)
+                Outcome::TRANSIENT.repeat(Again::Vetoed)
             );
             assert_eq!(
                 meaning(429, &[("x-should-retry", "true"), veto]).repeat,
-                Again::Never,
+                Again::Vetoed,
                 "a veto outweighs a permission"
             );
         }

@@ -8,8 +8,11 @@
 //! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice;
+//! - [`Replay`] says which requests may run twice; with [`wrapping`](Replay::wrapping) it sends bodies again that cannot be
+//!   cloned;
+//! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
@@ -79,6 +82,7 @@ pub mod deadline;
 mod drain;
 mod error;
 mod error_type;
+mod grpc;
 mod header_timeout;
 mod keys;
 mod lift;
@@ -102,6 +106,10 @@ pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLaye
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
+pub use self::grpc::{
+    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
+    WithGrpcBodyFuture, answer_grpc, grpc,
+};
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };

@@ -172,7 +172,7 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
     }
     match (finished.outcome.repeat, finished.outcome.kind) {
-        (Again::Never, _) | (_, Kind::Success) => false,
+        (Again::Never | Again::Vetoed, _) | (_, Kind::Success) => false,
         (Again::Allowed, _) => true,
         (Again::ByKind, kind) => matches!(kind, Kind::Transient | Kind::Overloaded),
     }
@@ -286,6 +286,7 @@ mod tests {
         let c = config();
         let allowed = |outcome: Outcome| finished(outcome.repeat(Again::Allowed));
         let never = |outcome: Outcome| finished(outcome.repeat(Again::Never));
+        let vetoed = |outcome: Outcome| finished(outcome.repeat(Again::Vetoed));
         let pays = |kind| Step::RetryAfter {
             wait: MS(50),
             cost: Some(kind),
@@ -301,6 +302,8 @@ mod tests {
             (allowed(Outcome::PERMANENT), pays(Kind::Permanent)),
             (allowed(Outcome::NEUTRAL), pays(Kind::Neutral)),
             (never(Outcome::TRANSIENT), STOP),
+            (vetoed(Outcome::TRANSIENT), STOP),
+            (vetoed(Outcome::TRANSIENT.not_executed()), STOP),
             (never(Outcome::OVERLOADED.wait(Some(S(1)))), STOP),
             (never(Outcome::TRANSIENT.not_executed()), STOP),
         ] {
@@ -556,6 +559,7 @@ mod tests {
         let repeat = prop_oneof![
             6 => Just(Again::ByKind),
             1 => Just(Again::Never),
+            1 => Just(Again::Vetoed),
             2 => Just(Again::Allowed),
         ];
         let refusal = prop_oneof![
@@ -620,7 +624,9 @@ mod tests {
                 finished.refusal == Some(Refusal::Passing) && config.retry_rejections.is_some()
             }
             Kind::Success => false,
-            Kind::Transient | Kind::Overloaded => outcome.repeat != Again::Never,
+            Kind::Transient | Kind::Overloaded => {
+                !matches!(outcome.repeat, Again::Never | Again::Vetoed)
+            }
             Kind::Permanent | Kind::Neutral => outcome.repeat == Again::Allowed,
         };
         let counted = |step: &Step| matches!(step, Step::RetryAfter { counted: true, .. });

@@ -13,6 +13,7 @@ mod cancel;
 mod client;
 mod common;
 mod contract;
+mod grpc;
 mod hops;
 mod http;
 mod idempotency;

@@ -270,7 +270,7 @@ async fn a_server_that_is_believed_is_alive_but_limiting() {
     assert_eq!(meaning(503, &[(MARK, "1")]).await, refused);
     assert_eq!(meaning(429, &[(MARK, "1")]).await, refused);
     let veto = meaning(503, &[(MARK, "1"), (SHOULD_RETRY, "false")]).await;
-    assert_eq!(veto, refused.repeat(Again::Never));
+    assert_eq!(veto, refused.repeat(Again::Vetoed));
     let permanent = meaning(400, &[(MARK, "1")]).await;
     assert_eq!(
         (permanent.kind, permanent.executed),
@@ -392,7 +392,7 @@ async fn open_time(
     };
     assert_eq!(rejected.reason, Reason::CircuitOpen);
     let wait = rejected.retry_after.unwrap();
-    tokio::time::advance(wait - Duration::from_nanos(1)).await;
+    tokio::time::advance(wait.saturating_sub(Duration::from_nanos(1))).await;
     let early = send().await.unwrap_err();
     assert!(matches!(early, Error::Rejected(_)));
     tokio::time::advance(Duration::from_nanos(1)).await;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-const KNOWN: [&str; 8] = [
+const KNOWN: [&str; 9] = [
     "axum",
     "buttress",
     "bytes",
@@ -17,6 +17,7 @@ const KNOWN: [&str; 8] = [
     "http_body_util",
     "hyper",
     "reqwest",
+    "tonic",
     "tower",
 ];
 
@@ -46,8 +47,8 @@ impl Rustc {
             let artifact: serde_json::Value = serde_json::from_str(line).unwrap();
             let name = artifact["target"]["name"].as_str().unwrap_or_default();
             let mut files = artifact["filenames"].as_array().into_iter().flatten();
-            let library =
-                files.find_map(|file| file.as_str().filter(|file| file.ends_with(".rlib")));
+            let is_library = |file: &&str| Path::new(file).extension() == Some("rlib".as_ref());
+            let library = files.find_map(|file| file.as_str().filter(is_library));
             if let Some(library) = library {
                 libraries.insert(name.replace('-', "_"), library.to_owned());
             }

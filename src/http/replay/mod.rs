@@ -40,8 +40,8 @@ use crate::retry::Repeat;
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
 /// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
-/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
-/// number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
+/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http`
+/// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
 /// use buttress::http::{Keys, Replay};
