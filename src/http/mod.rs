@@ -74,6 +74,7 @@ mod answer;
 mod authority;
 mod believe;
 mod body;
+mod body_limits;
 mod classify;
 mod client;
 mod connect;

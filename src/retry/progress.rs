@@ -185,7 +185,7 @@ impl Course {
     fn upcoming(&self, rules: Rules<'_>) -> Call {
         let mut machine = self.machine;
         machine.begin(self.counted);
-        Call::new(machine.attempts(), machine.is_last(rules.config))
+        Call::new(machine.attempts(), machine.is_last(&rules.config()))
             .because(self.reason, machine.free_used())
     }
 
@@ -214,7 +214,7 @@ impl Course {
         if let Some(budget) = rules.budget {
             budget.failed(&outcome);
         }
-        let step = self.machine.next(rules.config, finished, chance::draw);
+        let step = self.machine.next(&rules.config(), finished, chance::draw);
         let (wait, cost, counted) = match step {
             Step::RetryAfter {
                 wait,

@@ -1,5 +1,6 @@
 //! The standard stack for calling others.
 
+mod change;
 mod check;
 mod config;
 mod layer;
@@ -16,11 +17,14 @@ pub use self::service::Client;
 /// From the outside in, each part with its reason:
 ///
 /// ```text
+/// observe call             each call, when its head has come or it has failed
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
 /// idempotency key          the same on every attempt; minted once `keys` says that servers honour it, then for every call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
+/// observe attempt          each attempt, so that what retries hide is seen
 /// attempt           3 s    an attempt that hangs becomes a failure that the breaker counts
+/// time left                told to the server in a header, if `deadline_header` names one
 /// your client              its own errors stay what they were, in `Error::Inner`
 /// ```
 ///
@@ -61,6 +65,8 @@ pub use self::service::Client;
 /// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
 /// | `attempt_header` | no | few servers read it |
+/// | `deadline_header` | none | to a server that does not read it, it is noise |
+/// | `observe` | yes | rate, errors and duration, as the caller sees them and as the server gives them |
 /// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
 ///
 /// # What the stack returns

@@ -85,6 +85,16 @@ impl Replay {
         self
     }
 
+    /// Which servers are known to honour keys now.
+    pub fn known_keys(&self) -> Keys {
+        self.keys.get()
+    }
+
+    /// Tells it and all its clones, while running, which servers honour keys.
+    pub fn set_keys(&self, keys: Keys) {
+        self.keys.set(keys);
+    }
+
     /// The name of the header that carries the key. Default: `idempotency-key`.
     ///
     /// # Errors
