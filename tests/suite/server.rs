@@ -294,10 +294,22 @@ fn a_setting_that_cannot_work_is_named_with_its_path() {
         error(config().body_idle(Duration::ZERO)),
         "server `orders`: `body_idle` is 0ns, but it must be more than 0"
     );
-    assert_eq!(
-        error(config().bypass(["livez"])),
-        "server `orders`: `bypass` is \"livez\", but it must be paths, which begin with `/`"
-    );
+    for path in [
+        "livez",
+        "",
+        "/livez?verbose",
+        "/a b",
+        "/a#b",
+        "http://orders/livez",
+        "*",
+    ] {
+        assert_eq!(
+            error(config().bypass([path])),
+            format!(
+                "server `orders`: `bypass` is {path:?}, but it must be paths, which begin with `/` and have no query"
+            )
+        );
+    }
 }
 
 #[test]
@@ -335,4 +347,67 @@ async fn services_made_by_one_layer_share_nothing_but_their_name() {
         assert_eq!(read(response).await.0, 200);
     }
     assert_eq!(told.take().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
+    async fn slow() -> &'static str {
+        sleep(90 * SECOND).await;
+        "slow"
+    }
+    let stack = || stack("server.mounted", config());
+    let routes = || {
+        Router::new()
+            .route("/livez", get(slow))
+            .route("/orders/{id}", get(slow))
+    };
+    let nested = Router::new().nest("/api", routes().layer(stack()));
+    let around = Router::new().nest("/api", routes()).layer(stack());
+    let merged = Router::new()
+        .route("/bare", get(slow))
+        .merge(routes().route_layer(stack()));
+    let fallback = Router::new().fallback_service(stack().layer(routes()));
+    for (mounted, app, answers) in [
+        (
+            "nested",
+            nested,
+            [("/api/livez", 200), ("/api/orders/7", 504)],
+        ),
+        (
+            "around",
+            around,
+            [("/api/livez", 504), ("/api/orders/7", 504)],
+        ),
+        ("merged", merged, [("/livez?x", 200), ("/bare", 200)]),
+        (
+            "fallback",
+            fallback,
+            [("/livez", 200), ("/orders/livez", 504)],
+        ),
+    ] {
+        for (path, status) in answers {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{mounted}: {path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
+    let told = Listener::new("server.proxy");
+    let upstream = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Body::new(stalls(SECOND))))
+    });
+    let client = stack("server.upstream", config()).layer(upstream);
+    let proxy = service_fn(move |request| {
+        let answer = client.clone().oneshot(request);
+        async { Ok::<_, Infallible>(answer.await?.map(Body::new)) }
+    });
+    let response = stack("server.proxy", config())
+        .layer(proxy)
+        .oneshot(within("5S"));
+    let body = response.await.unwrap().into_body();
+    body.collect().await.unwrap_err();
+    assert_eq!(told.take(), [Told::Finished(None, 5 * SECOND)]);
 }
