@@ -29,8 +29,8 @@ use crate::call::Call;
 /// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
 /// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
 /// | `http.response.status_code` | the status, if there was a response |
-/// | `error.type` | the status from 400 on, else what [`error_type`](super::error_type) says; `cancelled` if the attempt was dropped; absent on success |
-/// | `otel.status_code` | `ERROR` with a status from 400 on or an error |
+/// | `error.type` | the status from 400 on, else what [`error_type`](super::error_type) says; `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
+/// | `otel.status_code` | `ERROR` with a status from 400 on, an error or a panic |
 ///
 /// Neither path nor query is in it: they hold what must not be logged.
 ///
@@ -124,6 +124,7 @@ where
         AttemptSpanFuture {
             attempt: attempt.instrument(span),
             ended: false,
+            unwound: false,
         }
     }
 }
@@ -172,6 +173,8 @@ pub struct AttemptSpanFuture<F> {
     #[pin]
     attempt: Instrumented<F>,
     ended: bool,
+    /// Whether a poll has begun and not come back.
+    unwound: bool,
 }
 
 impl<F, Res, E> Future for AttemptSpanFuture<F>
@@ -184,7 +187,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let result = ready!(this.attempt.as_mut().poll(cx));
+        *this.unwound = true;
+        let polled = this.attempt.as_mut().poll(cx);
+        *this.unwound = false;
+        let result = ready!(polled);
         *this.ended = true;
         let span = this.attempt.span();
         if !span.is_disabled() {
@@ -212,7 +218,9 @@ fn failed(span: &Span, error_type: &str) {
 #[pinned_drop]
 impl<F> PinnedDrop for AttemptSpanFuture<F> {
     fn drop(self: Pin<&mut Self>) {
-        if !self.ended {
+        if self.unwound {
+            failed(self.attempt.span(), "panic");
+        } else if !self.ended {
             self.attempt.span().record("error.type", "cancelled");
         }
     }
