@@ -52,6 +52,26 @@ pub use self::service::Client;
 /// # Ok(()) }
 /// ```
 ///
+/// From a file, with the feature `serde`: durations as `"250ms"`, a limit that is none as `"none"`, what is left out as `"off"`.
+///
+/// ```
+/// # #[cfg(feature = "serde")] fn read() -> Result<(), Box<dyn std::error::Error>> {
+/// use buttress::http::ClientConfig;
+///
+/// let config: ClientConfig = toml::from_str(
+///     r#"
+///     attempt = "1s"
+///     keys = ["POST https://api.example.com/v1/charges"]
+///     budget = "off"
+///     [breaker]
+///     open_for = "5s"
+///     "#,
+/// )?;
+/// # let _ = config;
+/// # Ok(()) }
+/// # #[cfg(feature = "serde")] read().unwrap();
+/// ```
+///
 /// # Defaults
 ///
 /// | setting | default | why |
@@ -73,6 +93,18 @@ pub use self::service::Client;
 ///
 /// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
 /// refused or cut the call short, and whether the call may have been executed.
+///
+/// # What its limits do not reach
+///
+/// - The wait until it is ready. hyper's and reqwest's clients always are; what makes callers wait in `poll_ready`, as tower's
+///   `ConcurrencyLimit` does, belongs outside of the stack, with a limit of its own.
+/// - A task of its own: under a tower `Buffer`, which calls the stack in its worker's task, `total` counts from that call on,
+///   and a [`CallOptions::key`](crate::CallOptions::key) is lost. Put the stack outside of the buffer.
+///
+/// # While it runs
+///
+/// [`ClientLayer::reconfigure`] changes limits, retries, budgets, breakers and keys of all clients without losing state.
+/// `{:#?}` of the layer shows the parts in their order, each with the settings it goes by.
 ///
 /// # Cancel safety
 ///
