@@ -94,6 +94,8 @@ pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
+#[cfg(feature = "reqwest")]
+pub(crate) use self::header_timeout::watch;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };

@@ -48,7 +48,7 @@ use crate::call::Call;
 ///     .layer(TimeoutLayer::new("search", Duration::from_secs(3)))
 ///     .map_err(Error::Inner)
 ///     .service(hyper);
-/// # let _ = search;
+/// # let _ = tower::ServiceExt::oneshot(search, http::Request::new(String::new()));
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 ///

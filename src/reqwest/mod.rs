@@ -24,6 +24,7 @@
 //! ```
 
 mod body;
+mod header_timeout;
 mod replay;
 mod request;
 mod send;
