@@ -19,12 +19,13 @@ step cargo test --all-features
 RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
     step cargo test --lib loom
 
-for example in own_gate keyed axum_service hyper_client reqwest_client; do
+for example in own_gate keyed axum_service hyper_client reqwest_client tonic_client; do
     step cargo run --quiet --release --example "$example" -- --quick
 done
 # Exit code 3: the host is too busy for a verdict, which says nothing about the code.
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
 
 step cargo bench --bench overhead -- bare
+step cargo bench --bench http -- --quick
 echo
 echo "all passed"

@@ -95,6 +95,13 @@ pub(crate) struct Entered {
     before: Moment,
 }
 
+impl Entered {
+    /// Whether the deadline that was in force before is over; the clock is asked only if that was earlier than `own`.
+    pub(crate) fn is_over_before(&self, own: Deadline) -> bool {
+        self.before < own.0 && Deadline(self.before).is_over(&Now::unread())
+    }
+}
+
 impl Drop for Entered {
     fn drop(&mut self) {
         CURRENT.set(self.before);

@@ -217,6 +217,9 @@ pub enum RetryStop {
     BudgetExhausted,
     /// The request cannot, or must not, be sent again.
     NotRepeatable,
+    /// The request's body cannot be sent again: it was not read to its end when the answer came, was too large to keep, or
+    /// failed.
+    BodyNotReplayable,
     /// The server asked for a longer wait than is allowed.
     WaitTooLong,
     /// The wait could not end before the deadline.
@@ -236,6 +239,7 @@ impl RetryStop {
             Self::AttemptsUsed => "attempts_used",
             Self::BudgetExhausted => "budget_exhausted",
             Self::NotRepeatable => "not_repeatable",
+            Self::BodyNotReplayable => "body_not_replayable",
             Self::WaitTooLong => "wait_too_long",
             Self::Deadline => "deadline",
             Self::SpentBelow => "spent_below",

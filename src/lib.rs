@@ -1,6 +1,8 @@
 // Of two definitions of a link the first holds: here the README's files are at the repository's.
 #![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
 #![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
+#![doc = "[recipes]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/README.md"]
+#![doc = "[migrating]: https://github.com/buttress-rs/buttress/blob/main/docs/migrating/README.md"]
 #![doc = "[decisions]: https://github.com/buttress-rs/buttress/blob/main/docs/decisions/README.md"]
 #![doc = "[changelog]: https://github.com/buttress-rs/buttress/blob/main/CHANGELOG.md"]
 #![doc = "[contributing]: https://github.com/buttress-rs/buttress/blob/main/CONTRIBUTING.md"]
@@ -8,6 +10,7 @@
 #![doc = "[apache]: https://github.com/buttress-rs/buttress/blob/main/LICENSE-APACHE"]
 #![doc = "[reqwest_client]: https://github.com/buttress-rs/buttress/blob/main/examples/reqwest_client.rs"]
 #![doc = "[hyper_client]: https://github.com/buttress-rs/buttress/blob/main/examples/hyper_client.rs"]
+#![doc = "[tonic_client]: https://github.com/buttress-rs/buttress/blob/main/examples/tonic_client/main.rs"]
 #![doc = "[axum_service]: https://github.com/buttress-rs/buttress/blob/main/examples/axum_service.rs"]
 #![doc = "[own_gate]: https://github.com/buttress-rs/buttress/blob/main/examples/own_gate.rs"]
 #![doc = "[keyed]: https://github.com/buttress-rs/buttress/blob/main/examples/keyed.rs"]
@@ -42,6 +45,8 @@ pub mod gate;
 // ── rim ──
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(doctest)]
+mod pages;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 pub mod telemetry;

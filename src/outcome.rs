@@ -57,8 +57,10 @@ impl Kind {
 pub enum Again {
     /// As its [`Kind`] has it: transient and overloaded ones.
     ByKind,
-    /// No: the server, or a refusal of our own, said so.
+    /// No: it would not help, or would not be right.
     Never,
+    /// No: the server said so.
+    Vetoed,
     /// Yes, even though its kind would not be repeated.
     Allowed,
 }
@@ -137,8 +139,11 @@ impl Outcome {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
     label = "not a classifier for these results",
-    note = "use `buttress::ErrorIsTransient` (every error may be retried), `buttress::http::ByStatus` for HTTP responses, or \
-            `buttress::classify_fn(|result: Result<&Res, &E>| …)`"
+    note = "every error may pass if tried again: `buttress::ErrorIsTransient`",
+    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; your own error: \
+            `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`; \
+            a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
+    note = "anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results"
 )]
 pub trait Classify<Res, E> {
     /// What this result means.

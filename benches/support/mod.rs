@@ -294,14 +294,19 @@ impl Table {
                 )
             })
             .collect();
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
-        let path = format!("{folder}/{file}");
-        let written = std::fs::create_dir_all(folder)
-            .and_then(|()| std::fs::write(&path, format!("[{}]\n", rows.join(",\n "))));
-        match written {
-            Ok(()) => println!("\nwritten to {path}"),
-            Err(error) => eprintln!("cannot write {path}: {error}"),
-        }
+        write(file, &rows);
+    }
+}
+
+/// Writes rows to a file in `target/` below the package, as JSON.
+pub(crate) fn write(file: &str, rows: &[String]) {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
+    let path = format!("{folder}/{file}");
+    let written = std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, format!("[{}]\n", rows.join(",\n "))));
+    match written {
+        Ok(()) => println!("\nwritten to {path}"),
+        Err(error) => eprintln!("cannot write {path}: {error}"),
     }
 }
 

@@ -78,8 +78,8 @@ impl Rules {
     pub(super) fn counts(&self, outcome: &Outcome) -> bool {
         self.rule == Rule::Throttle
             && match outcome.kind {
-                Kind::Transient | Kind::Overloaded => true,
-                Kind::Permanent => outcome.repeat == Again::Never,
+                Kind::Transient | Kind::Overloaded => outcome.repeat != Again::Never,
+                Kind::Permanent => outcome.repeat == Again::Vetoed,
                 Kind::Success | Kind::Neutral => false,
             }
     }
@@ -438,9 +438,11 @@ mod tests {
             (Outcome::PERMANENT, false),
             (Outcome::TRANSIENT.wait(hint), true),
             (Outcome::PERMANENT.wait(hint), false),
-            (Outcome::TRANSIENT.repeat(Again::Never), true),
-            (Outcome::PERMANENT.repeat(Again::Never), true),
-            (Outcome::NEUTRAL.repeat(Again::Never), false),
+            (Outcome::TRANSIENT.repeat(Again::Never), false),
+            (Outcome::TRANSIENT.repeat(Again::Vetoed), true),
+            (Outcome::PERMANENT.repeat(Again::Never), false),
+            (Outcome::PERMANENT.repeat(Again::Vetoed), true),
+            (Outcome::NEUTRAL.repeat(Again::Vetoed), false),
             (Outcome::SUCCESS, false),
         ] {
             assert_eq!(rules.counts(&outcome), counts, "{outcome:?}");

@@ -6,6 +6,11 @@ use std::hash::Hash;
 use hashbrown::Equivalent;
 
 /// Finds the key of a request without allocating; the key is made to be kept only when it is new.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` finds no key in requests of the type `{Req}`",
+    note = "a key that is cheap to make: `buttress::gate::by(|request: &Req| …)`; text of the request: `buttress::gate::by_str(|request: &Req| …)`",
+    note = "the server that an HTTP request is addressed to: `buttress::http::ByAuthority`"
+)]
 pub trait KeyBy<Req: ?Sized> {
     /// What is kept for as long as the key is.
     type Key: Hash + Eq + Clone + fmt::Display;

@@ -94,6 +94,11 @@ use crate::outcome::Outcome;
 ///
 /// A policy is a handle: cloning it must give another handle to the same state, because a layer is applied more than
 /// once (axum does so once a route, and once a request).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a policy for requests of the type `{Req}`",
+    note = "settings become a handle first: `buttress::breaker::Breaker::new(name, config)?`",
+    note = "a policy of your own implements `buttress::gate::Policy<Req>`"
+)]
 pub trait Policy<Req: ?Sized> {
     /// What an admitted call carries until it is settled.
     type Permit: Permit;

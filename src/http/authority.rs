@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
+use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use ::http::Uri;
@@ -14,7 +15,7 @@ use crate::gate::KeyBy;
 /// A server: scheme, lower-case host, and the port unless it is the scheme's own. Never a user name or a password.
 ///
 /// Requests of `http` and of reqwest that go to the same server have equal authorities. A host is compared as text: an
-/// IPv6 address written in two ways is two hosts.
+/// IPv6 address written in two ways is two hosts, and so is a name with and without a dot at its end.
 ///
 /// ```
 /// use buttress::http::Authority;
@@ -46,6 +47,20 @@ impl Authority {
         self.port
     }
 
+    /// The server that a setting names. Of a request's URI the host and port are taken that a client would use; here nothing
+    /// else may stand there.
+    pub(crate) fn of_setting(uri: &Uri) -> Option<Self> {
+        let found = AuthorityRef::of_uri(uri);
+        let text = uri.authority()?.as_str();
+        let has_good_port =
+            uri.port().is_some() || text.trim_end_matches(':').ends_with(found.host);
+        let is_server = !found.scheme.is_empty()
+            && is_host(found.host)
+            && uri.host() == Some(found.host)
+            && has_good_port;
+        is_server.then(|| found.into())
+    }
+
     fn as_ref(&self) -> AuthorityRef<'_> {
         AuthorityRef {
             scheme: &self.scheme,
@@ -69,11 +84,8 @@ impl FromStr for Authority {
         };
         // The text may hold a password: an error shows it only once its authority is known.
         let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
-        let found = AuthorityRef::of_uri(&uri);
-        if found.scheme.is_empty() || found.host.is_empty() {
-            return Err(invalid(&Self::from(found).to_string()));
-        }
-        Ok(found.into())
+        let shown = || invalid(&Self::from(AuthorityRef::of_uri(&uri)).to_string());
+        Self::of_setting(&uri).ok_or_else(shown)
     }
 }
 
@@ -143,7 +155,9 @@ impl<'a> AuthorityRef<'a> {
             Some(place) => (place, port.parse().ok()),
             None => (text, None),
         };
-        let host = place.rfind('@').map_or(place, |at| &place[at + 1..]);
+        // So short that a search for a `char`, made for long texts, takes twice as long.
+        let at = place.bytes().rposition(|byte| byte == b'@');
+        let host = at.map_or(place, |at| &place[at + 1..]);
         Self::new(uri.scheme_str().unwrap_or_default(), host, port)
     }
 }
@@ -155,6 +169,17 @@ impl From<AuthorityRef<'_>> for Authority {
             host: found.host.to_ascii_lowercase().into(),
             port: found.port,
         }
+    }
+}
+
+/// `Uri` lets anything stand in brackets.
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(|address| {
+            let (address, _zone) = address.split_once('%').unwrap_or((address, ""));
+            address.parse::<Ipv6Addr>().is_ok()
+        }),
+        None => !text.is_empty() && !text.contains([']', ':']),
     }
 }
 
@@ -214,6 +239,8 @@ impl Equivalent<Authority> for AuthorityRef<'_> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ByAuthority;
 
+// So that the error names other keys.
+#[diagnostic::do_not_recommend]
 impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
     type Key = Authority;
     type Look<'a>
@@ -293,6 +320,51 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_setting_names_a_server_that_there_can_be() {
+        for (url, shown) in [
+            ("http://h:0080/", "http://h"),
+            ("http://h:65535", "http://h:65535"),
+            ("http://h:", "http://h"),
+            ("http://a@b@c:1/", "http://c:1"),
+            ("http://[FE80::1%25eth0]:81/", "http://[fe80::1%25eth0]:81"),
+            // Not the same host: a resolver may look up the other one elsewhere.
+            ("http://h./", "http://h."),
+        ] {
+            let authority: Authority = url.parse().unwrap();
+            assert_eq!(authority.to_string(), shown, "{url}");
+        }
+        for url in [
+            "http://h:65536",
+            "http://h:99999999999999999999",
+            "http://h:-1",
+            "http://h:+80",
+            "http://h:80:81",
+            "http://h:8o",
+            "http://u:pw@:80",
+            "http://[::1]80",
+            "http://[::1]x:80",
+            "http://::1",
+            "http://[::1",
+            "http://[]",
+            "http://[::g]",
+            "http://[127.0.0.1]",
+            "http://[::1@\\]:80",
+            "http://h%41",
+            "http://größe",
+            "http:///x",
+            "//h",
+            "h",
+            "*",
+            "http://",
+            "://h",
+        ] {
+            let error = url.parse::<Authority>().unwrap_err();
+            assert_eq!(error.field, "authority", "{url}");
+            assert!(!error.to_string().contains("pw"), "{error}");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_borrowed_form_hashes_and_compares_like_the_kept_one(
@@ -305,6 +377,19 @@ mod tests {
             let hasher = RandomState::new();
             prop_assert!(look.equivalent(&kept));
             prop_assert_eq!(hasher.hash_one(look), hasher.hash_one(&kept));
+        }
+
+        #[test]
+        fn any_text_is_an_error_or_a_server_that_its_own_text_names(
+            text in "(https?://)?[a-zA-Z0-9.:@\\[\\]%+/_-]{0,20}|\\PC*",
+        ) {
+            if let Ok(authority) = text.parse::<Authority>() {
+                let uri: Uri = text.parse().unwrap();
+                let own = own_port(authority.scheme());
+                prop_assert_eq!(authority.host(), uri.host().unwrap().to_ascii_lowercase());
+                prop_assert_eq!(authority.port(), uri.port_u16().filter(|port| Some(*port) != own));
+                prop_assert_eq!(authority.to_string().parse::<Authority>().unwrap(), authority);
+            }
         }
     }
 }

@@ -177,6 +177,26 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     cut: bool,
 }
 
+/// An answer of this crate's own: nothing watches it.
+impl<B: From<String>, P: Permit, C: ClassifyEnd> From<String> for GatedBody<B, P, C> {
+    fn from(text: String) -> Self {
+        Self::free(text.into())
+    }
+}
+
+impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
+    /// A body with no limits, and nothing to settle.
+    pub(crate) const fn free(body: B) -> Self {
+        Self {
+            body,
+            alarm: Alarm::new(),
+            limits: None,
+            call: None,
+            cut: false,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Limits {
     source: Arc<Source>,

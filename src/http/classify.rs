@@ -21,7 +21,7 @@ use crate::outcome::{Again, Classify, Kind, Outcome};
 /// | 429, and 503 that names a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
 /// | other 5xx, and what is above | transient, never repeated |
-/// | 409 with `Retry-After`: the same operation is still running | neutral, may be repeated |
+/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
 ///
 /// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
@@ -85,16 +85,23 @@ impl ByStatus {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
         }
-        let mut outcome = of_status(status, wait);
-        if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 {
-            outcome = Outcome::NEUTRAL.wait(wait);
-        }
+        let word = servers_word(response.headers());
+        let mut outcome = match of_status(status, wait) {
+            // In so many words, so it need not be guessed that an operation is in progress.
+            _ if status == StatusCode::CONFLICT && word == Some(true) => {
+                Outcome::PERMANENT.wait(wait)
+            }
+            _ if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 => {
+                Outcome::NEUTRAL.wait(wait)
+            }
+            outcome => outcome,
+        };
         if mark == Some(&NotExecuted::There) {
             outcome = refused_there(outcome);
         }
-        match servers_word(response.headers()) {
+        match word {
             Some(true) => outcome.repeat(Again::Allowed),
-            Some(false) => outcome.repeat(Again::Never),
+            Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,
         }
     }
@@ -113,7 +120,7 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 impl ClassifyEnd for ByStatus {}
 
 /// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
-fn refused_there(outcome: Outcome) -> Outcome {
+pub(super) fn refused_there(outcome: Outcome) -> Outcome {
     let kind = match outcome.kind {
         Kind::Transient => Kind::Overloaded,
         kind => kind,
@@ -147,7 +154,7 @@ fn too_early() -> Outcome {
 }
 
 /// What the server says about trying again; a veto outweighs everything.
-fn servers_word(headers: &HeaderMap) -> Option<bool> {
+pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
@@ -250,11 +257,11 @@ mod tests {
         ] {
             assert_eq!(
                 meaning(500, &[veto]),
-                Outcome::TRANSIENT.repeat(Again::Never)
+                Outcome::TRANSIENT.repeat(Again::Vetoed)
             );
             assert_eq!(
                 meaning(429, &[("x-should-retry", "true"), veto]).repeat,
-                Again::Never,
+                Again::Vetoed,
                 "a veto outweighs a permission"
             );
         }

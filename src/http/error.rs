@@ -31,6 +31,7 @@ use crate::outcome::{Again, Outcome, judge_rejection};
     message = "`{Self}` does not say what it means for an HTTP call",
     note = "the errors of reqwest, hyper and hyper-util do with this crate's features `reqwest`, `hyper`",
     note = "your own: `impl buttress::http::ErrorOutcome for {Self} {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
+    note = "a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
     note = "or classify it yourself: `buttress::classify_fn(|result| …)`"
 )]
 pub trait ErrorOutcome {

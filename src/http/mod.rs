@@ -1,13 +1,18 @@
 //! HTTP: what a response or an error means, which requests may be sent again, whom they are addressed to.
 //!
 //! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. To
-//! call others, begin with [`client`]: the standard stack, in the right order and checked as a whole. To protect what you
-//! serve, begin with [`answer`]: it lets axum use every layer without `HandleErrorLayer`. The parts, for a stack of your own:
+//! call others, begin with [`client`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
+//! The parts, for a stack of your own:
 //!
+//! - [`answer`] lets axum use every layer without `HandleErrorLayer`;
+//! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice;
+//! - [`Replay`] says which requests may run twice; with [`wrapping`](Replay::wrapping) it sends bodies again that cannot be
+//!   cloned;
+//! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
@@ -16,8 +21,8 @@
 //!
 //! ```text
 //!  a call made                                         a call served
-//!  client: deadline ─► key ─► retry ─► breaker ─►      router ─► answer( breaker ─► timeout ) ─► handler
-//!          attempt timeout ─► hyper or reqwest
+//!  client: deadline ─► key ─► retry ─► breaker ─►      server: observe ─► deadline in ─► timeout ─►
+//!          attempt timeout ─► hyper or reqwest                 handler
 //! ```
 //!
 //! ```
@@ -72,9 +77,13 @@ mod body;
 mod classify;
 mod client;
 mod connect;
+pub mod deadline;
+mod drain;
 mod error;
 mod error_type;
+mod grpc;
 mod header_timeout;
+mod keys;
 mod lift;
 mod marks;
 mod problem;
@@ -82,27 +91,35 @@ mod quota;
 mod replay;
 mod request;
 mod retry_after;
+mod server;
 #[cfg(feature = "tracing")]
 mod span;
 
-pub use self::answer::{Answer, AnswerFuture, AnswerLayer, answer};
+pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
 pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
 pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
+pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
+pub use self::grpc::{
+    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
+    WithGrpcBodyFuture, answer_grpc, grpc,
+};
 #[cfg(feature = "reqwest")]
 pub(crate) use self::header_timeout::watch;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
+pub use self::keys::{Keys, Route};
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
-pub use self::replay::{Kept, Keys, Replay};
+pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
+pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};
 #[cfg(feature = "tracing")]
 pub use self::span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer};

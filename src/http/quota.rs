@@ -1,127 +1,193 @@
-//! The `RateLimit` header, as far as a client needs it: when the quota that stopped it is available again.
+//! The `RateLimit` and `RateLimit-Policy` headers, as far as a client needs them: when the quota that stopped it is
+//! available again.
 
+use std::borrow::Cow;
 use std::time::Duration;
+
+use ::http::HeaderMap;
+use ::http::header::AGE;
+use sfv::visitor::{
+    EntryVisitor, InnerListVisitor, ItemVisitor, ListVisitor, Never, ParameterVisitor,
+};
+use sfv::{BareItemFromInput, KeyRef, Parser, StringRef};
 
 /// The longest time until a spent policy (`r=0`) resets; if `limited`, and no policy admits to be spent, until any does.
 ///
-/// The header is a list of items with parameters: `"burst";r=0;t=30, "daily";r=12`. One that is malformed anywhere is
-/// ignored whole.
-pub(super) fn reset(lines: &[&str], limited: bool) -> Option<Duration> {
-    let mut spent = None;
-    let mut any = None;
-    for line in lines {
-        let mut rest = Rest(line);
-        loop {
-            let policy = rest.policy()?;
-            any = any.max(policy.reset);
-            if policy.remaining == Some(0) {
-                spent = spent.max(policy.reset);
-            }
-            if rest.is_over() {
-                break;
-            }
-            rest.expect(',')?;
-        }
+/// A spent policy that does not say when (`t`) resets at the end of its window (`w`) at the latest, if a
+/// `RateLimit-Policy` names one. A response that a cache has kept for a while says nothing about the quota now.
+pub(super) fn reset(headers: &HeaderMap, limited: bool) -> Option<Duration> {
+    if headers.get(AGE).is_some_and(|age| age != "0") {
+        return None;
     }
-    spent.or(any.filter(|_| limited)).map(Duration::from_secs)
+    let limits = policies(headers, "ratelimit", "r", "t")?;
+    let spent = || limits.iter().filter(|limit| limit.units == 0);
+    let mut wait = spent().filter_map(|limit| limit.seconds).max();
+    if spent().any(|limit| limit.seconds.is_none()) {
+        let windows = policies(headers, "ratelimit-policy", "q", "w").unwrap_or_default();
+        let is_spent =
+            |name: &_| spent().any(|limit| limit.seconds.is_none() && limit.name == *name);
+        wait = windows
+            .into_iter()
+            .filter(|window| is_spent(&window.name))
+            .filter_map(|window| window.seconds)
+            .chain(wait)
+            .max();
+    }
+    if limited && wait.is_none() {
+        wait = limits.iter().filter_map(|limit| limit.seconds).max();
+    }
+    wait.map(Duration::from_secs)
 }
 
-#[derive(Default)]
-struct Policy {
-    remaining: Option<u64>,
-    reset: Option<u64>,
+/// One item of either header: `"burst";r=0;t=30` or `"burst";q=100;w=60`.
+struct Policy<'de> {
+    name: Cow<'de, StringRef>,
+    /// Those that remain (`r`), or all there are (`q`).
+    units: u64,
+    /// Until more are there (`t`), or for which they are there (`w`).
+    seconds: Option<u64>,
 }
 
-/// What is not read yet.
-struct Rest<'a>(&'a str);
+/// All lines of a header, which are one list. If one is malformed anywhere, none of them counts.
+fn policies<'de>(
+    headers: &'de HeaderMap,
+    header: &str,
+    units: &'static str,
+    seconds: &'static str,
+) -> Option<Vec<Policy<'de>>> {
+    let mut list = List {
+        found: Vec::new(),
+        units,
+        seconds,
+    };
+    for line in headers.get_all(header) {
+        Parser::new(line.as_bytes())
+            .parse_list_with_visitor(&mut list)
+            .ok()?;
+    }
+    Some(list.found)
+}
 
-impl<'a> Rest<'a> {
-    fn is_over(&mut self) -> bool {
-        self.0 = self.0.trim_start_matches([' ', '\t']);
-        self.0.is_empty()
+struct List<'de> {
+    found: Vec<Policy<'de>>,
+    units: &'static str,
+    seconds: &'static str,
+}
+
+/// Why the parser stops: what is well-formed, but not in these headers.
+#[derive(Debug, thiserror::Error)]
+#[error("not a quota")]
+struct NotAQuota;
+
+impl<'de> ListVisitor<'de> for &mut List<'de> {
+    type Out = ();
+    type Error = NotAQuota;
+
+    fn entry(&mut self) -> Result<impl EntryVisitor<'de>, NotAQuota> {
+        Ok(Entry(self))
     }
 
-    fn take(&mut self, wanted: char) -> bool {
-        match self.0.strip_prefix(wanted) {
-            Some(rest) => {
-                self.0 = rest;
-                true
-            }
-            None => false,
-        }
-    }
-
-    fn expect(&mut self, wanted: char) -> Option<()> {
-        self.take(wanted).then_some(())
-    }
-
-    /// `"name";r=50;t=30`: the parameters that count; others are skipped.
-    fn policy(&mut self) -> Option<Policy> {
-        let mut policy = Policy::default();
-        self.is_over();
-        self.value()?;
-        while self.take(';') {
-            self.is_over();
-            let name = self.word()?;
-            let value = if self.take('=') { self.value()? } else { "" };
-            match name {
-                "r" => policy.remaining = Some(whole(value)?),
-                "t" => policy.reset = Some(whole(value)?),
-                _ => {}
-            }
-        }
-        Some(policy)
-    }
-
-    /// A string, a byte sequence, a number or a token, as it stands there.
-    fn value(&mut self) -> Option<&'a str> {
-        match self.0.chars().next()? {
-            '"' => self.until_quote(),
-            ':' => {
-                let end = self.0[1..].find(':')? + 2;
-                Some(self.split(end))
-            }
-            _ => self.word(),
-        }
-    }
-
-    fn until_quote(&mut self) -> Option<&'a str> {
-        let mut escaped = false;
-        for (index, byte) in self.0.bytes().enumerate().skip(1) {
-            match byte {
-                b'\\' if !escaped => escaped = true,
-                b'"' if !escaped => return Some(self.split(index + 1)),
-                _ => escaped = false,
-            }
-        }
-        None
-    }
-
-    fn word(&mut self) -> Option<&'a str> {
-        let ends =
-            |byte: char| !(byte.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~/:?".contains(byte));
-        let end = self.0.find(ends).unwrap_or(self.0.len());
-        (end > 0).then(|| self.split(end))
-    }
-
-    fn split(&mut self, end: usize) -> &'a str {
-        let (word, rest) = self.0.split_at(end);
-        self.0 = rest;
-        word
+    fn finish(self) -> Result<(), NotAQuota> {
+        Ok(())
     }
 }
 
-/// A whole number that is not negative. One too long for a structured field is as malformed as one with a letter.
-fn whole(value: &str) -> Option<u64> {
-    let plain = (1..=15).contains(&value.len()) && value.bytes().all(|byte| byte.is_ascii_digit());
-    plain.then(|| value.parse().ok()).flatten()
+struct Entry<'a, 'de>(&'a mut List<'de>);
+
+impl<'de> EntryVisitor<'de> for Entry<'_, 'de> {
+    type Error = NotAQuota;
+
+    fn item(self) -> Result<impl ItemVisitor<'de>, NotAQuota> {
+        Ok(self)
+    }
+
+    fn inner_list(self) -> Result<impl InnerListVisitor<'de>, NotAQuota> {
+        Err::<Never, _>(NotAQuota)
+    }
+}
+
+impl<'de> ItemVisitor<'de> for Entry<'_, 'de> {
+    type Out = ();
+    type Error = NotAQuota;
+
+    fn bare_item(
+        self,
+        item: BareItemFromInput<'de>,
+    ) -> Result<impl ParameterVisitor<'de, Out = ()>, NotAQuota> {
+        match item {
+            BareItemFromInput::String(name) => Ok(Parameters {
+                list: self.0,
+                name,
+                units: None,
+                seconds: None,
+            }),
+            _ => Err(NotAQuota),
+        }
+    }
+}
+
+struct Parameters<'a, 'de> {
+    list: &'a mut List<'de>,
+    name: Cow<'de, StringRef>,
+    units: Option<BareItemFromInput<'de>>,
+    seconds: Option<BareItemFromInput<'de>>,
+}
+
+impl<'de> ParameterVisitor<'de> for Parameters<'_, 'de> {
+    type Out = ();
+    type Error = NotAQuota;
+
+    /// The last one of a name counts.
+    fn parameter(
+        &mut self,
+        key: &'de KeyRef,
+        value: BareItemFromInput<'de>,
+    ) -> Result<(), NotAQuota> {
+        if key.as_str() == self.list.units {
+            self.units = Some(value);
+        } else if key.as_str() == self.list.seconds {
+            self.seconds = Some(value);
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<(), NotAQuota> {
+        self.list.found.push(Policy {
+            name: self.name,
+            units: whole(&self.units.ok_or(NotAQuota)?)?,
+            seconds: self.seconds.as_ref().map(whole).transpose()?,
+        });
+        Ok(())
+    }
+}
+
+/// An integer that is not negative.
+fn whole(value: &BareItemFromInput<'_>) -> Result<u64, NotAQuota> {
+    match value {
+        BareItemFromInput::Integer(value) => u64::try_from(*value).map_err(|_| NotAQuota),
+        _ => Err(NotAQuota),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use ::http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
+
+    fn headers(lines: &[(&'static str, &str)]) -> HeaderMap {
+        let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, text) in lines {
+            headers.append(*name, value(text));
+        }
+        headers
+    }
+
+    fn seconds(lines: &[(&'static str, &str)], limited: bool) -> Option<u64> {
+        reset(&headers(lines), limited).map(|wait| wait.as_secs())
+    }
 
     #[test]
     fn the_reset_of_a_spent_policy() {
@@ -130,40 +196,129 @@ mod tests {
             (r#""default";r=50;t=30"#, None, Some(30)),
             (r#""burst";r=0;t=3, "daily";r=0;t=40"#, Some(40), Some(40)),
             (r#""burst";r=0;t=3,"daily";r=9;t=40"#, Some(3), Some(3)),
+            ("\"a\";r=0;t=3\t,\t\"b\";r=9;t=40", Some(3), Some(3)),
             (r#""a;t=9,\"b";t=5;r=0"#, Some(5), Some(5)),
             (r#""a"; r=0; t=5; pk=:cHs=:; qu="x;t=1""#, Some(5), Some(5)),
+            (r#"  "a";r=0;t=5  "#, Some(5), Some(5)),
+            (r#""";r=00;t=007"#, Some(7), Some(7)),
+            (r#""a";r=9;t=1;r=0;t=5"#, Some(5), Some(5)),
+            (r#""a";r=0;t="x";t=5"#, Some(5), Some(5)),
+            (
+                r#""a";r=0;t=999999999999999"#,
+                Some(999_999_999_999_999),
+                Some(999_999_999_999_999),
+            ),
             (r#""a";r=0"#, None, None),
-            ("default;r=0;t=5", Some(5), Some(5)),
-            // Malformed: ignored whole.
-            (r#""a";r=0;t=-5"#, None, None),
-            (r#""a";r=0;t=1.5"#, None, None),
-            (r#""a";r=0;t="#, None, None),
-            (r#""a";r=0;t=5,"#, None, None),
-            (r#""a";r=0;t=5 "b";r=0;t=6"#, None, None),
-            (r#""a;r=0;t=5"#, None, None),
-            ("limit=1, remaining=0, reset=7", None, None),
-            (r#""a";r=0;t=9999999999999999"#, None, None),
             ("", None, None),
         ] {
-            let secs = |limited| reset(&[header], limited).map(|wait| wait.as_secs());
+            let line = [("ratelimit", header)];
+            let waits = (seconds(&line, false), seconds(&line, true));
+            assert_eq!(waits, (at_any, when_limited), "{header}");
+        }
+        let two = [
+            ("ratelimit", r#""a";r=0;t=1"#),
+            ("ratelimit", r#""b";r=0;t=2"#),
+        ];
+        assert_eq!(seconds(&two, false), Some(2), "several lines are one list");
+    }
+
+    #[test]
+    fn what_is_malformed_anywhere_is_ignored_whole() {
+        for header in [
+            r#""a";r=0;t=-5"#,
+            r#""a";r=0;t=1.5"#,
+            r#""a";r=0;t=5.0"#,
+            r#""a";r=0;t=+5"#,
+            r#""a";r=0;t="5""#,
+            r#""a";r=0;t"#,
+            r#""a";r=0;t="#,
+            r#""a";r=0;t =5"#,
+            r#""a";r=0;T=5"#,
+            r#""a";r=-1;t=5"#,
+            r#""a";r;t=5"#,
+            r#""a";t=5"#,
+            r#""a";r=0;t=9999999999999999"#,
+            r#""a";r=0;t=5,"#,
+            r#","a";r=0;t=5"#,
+            r#""a";r=0;t=5,,"b";r=0;t=6"#,
+            r#""a";r=0;t=5 "b";r=0;t=6"#,
+            r#""a";r=0;t=5;"#,
+            r#""a;r=0;t=5"#,
+            r#""a\x";r=0;t=5"#,
+            r#""ä";r=0;t=5"#,
+            "'a';r=0;t=5",
+            "default;r=0;t=5",
+            "7;r=0;t=5",
+            ":YQ==:;r=0;t=5",
+            r#"("a" "b");r=0;t=5"#,
+            r#"a="b";r=0;t=5"#,
+            "limit=1, remaining=0, reset=7",
+            "100, 100;w=60",
+        ] {
+            assert_eq!(seconds(&[("ratelimit", header)], true), None, "{header}");
+            let beside = [("ratelimit", r#""b";r=0;t=2"#), ("ratelimit", header)];
+            assert_eq!(seconds(&beside, true), None, "{header} in a second line");
+        }
+    }
+
+    #[test]
+    fn a_spent_policy_without_a_reset_resets_with_its_window() {
+        let policy = (
+            "ratelimit-policy",
+            r#""burst";q=9;w=60, "daily";q=99;w=86400, "open";q=1"#,
+        );
+        for (header, wait) in [
+            (r#""burst";r=0"#, Some(60)),
+            (r#""burst";r=0, "daily";r=5"#, Some(60)),
+            (r#""burst";r=0, "daily";r=0;t=30"#, Some(60)),
+            (r#""burst";r=0, "daily";r=0;t=300"#, Some(300)),
+            (r#""burst";r=0;t=7"#, Some(7)),
+            (r#""open";r=0"#, None),
+            (r#""other";r=0"#, None),
+            (r#""burst";r=3"#, None),
+            ("burst;r=0", None),
+        ] {
             assert_eq!(
-                (secs(false), secs(true)),
-                (at_any, when_limited),
+                seconds(&[policy, ("ratelimit", header)], false),
+                wait,
                 "{header}"
             );
         }
         assert_eq!(
-            reset(&[r#""a";r=0;t=1"#, r#""b";r=0;t=2"#], false),
-            Some(Duration::from_secs(2)),
-            "several lines are one list"
+            seconds(&[policy], true),
+            None,
+            "a policy alone says nothing"
         );
+        for malformed in [
+            r#""a";w=60"#,
+            r#""a";q=1;w=1.5"#,
+            "a;q=1;w=60",
+            r#""a";q=1;w=60,"#,
+        ] {
+            let lines = [("ratelimit", r#""a";r=0"#), ("ratelimit-policy", malformed)];
+            assert_eq!(seconds(&lines, true), None, "{malformed}");
+        }
+    }
+
+    #[test]
+    fn what_a_cache_has_kept_says_nothing_about_now() {
+        for (age, wait) in [("0", Some(30)), ("1", None), ("86400", None), ("old", None)] {
+            let lines = [("age", age), ("ratelimit", r#""default";r=0;t=30"#)];
+            assert_eq!(seconds(&lines, true), wait, "{age}");
+        }
     }
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "\\PC*", like in "[\"\\\\:;,=rt0-9 é]{0,30}") {
-            let _ = reset(&[&text, &like], true);
-            let _ = reset(&[&like], false);
+        fn no_text_makes_it_panic(text in "[ -~\\t]*", like in "[\"\\\\:;,=rtqw0-9é@%?()* ]{0,30}") {
+            let spent = ("ratelimit", "\"\";r=0");
+            for lines in [
+                vec![("ratelimit", &*text), ("ratelimit", &like)],
+                vec![spent, ("ratelimit", &like)],
+                vec![spent, ("ratelimit-policy", &like)],
+            ] {
+                let _ = reset(&headers(&lines), true);
+            }
         }
     }
 }

@@ -17,6 +17,9 @@ pub trait HttpRequest {
     /// Whom it is addressed to. Cheap: nothing is copied.
     fn authority(&self) -> AuthorityRef<'_>;
 
+    /// The path, without the query.
+    fn path(&self) -> &str;
+
     /// The headers.
     fn headers(&self) -> &HeaderMap;
 
@@ -36,6 +39,10 @@ impl<B> HttpRequest for Request<B> {
 
     fn authority(&self) -> AuthorityRef<'_> {
         AuthorityRef::of_uri(self.uri())
+    }
+
+    fn path(&self) -> &str {
+        self.uri().path()
     }
 
     fn headers(&self) -> &HeaderMap {

@@ -1,6 +1,6 @@
 //! How long a server asks to wait: `retry-after-ms`, `Retry-After`, the reset of a spent `RateLimit`.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ::http::StatusCode;
 use ::http::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
@@ -10,7 +10,6 @@ use super::request::HttpResponse;
 use crate::clock::wall;
 
 const RETRY_AFTER_MS: &str = "retry-after-ms";
-const RATE_LIMIT: &str = "ratelimit";
 
 /// No wait is longer than this, about 136 years: a number of any length is a wait.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
@@ -19,14 +18,13 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 ///
 /// In this order, the first that can be read: `retry-after-ms`; `Retry-After` (RFC 9110 §10.2.3) in whole seconds or as a
 /// date of any of the three forms, which is measured against the response's own `Date`, if it has one, so that a wrong
-/// clock on either side does no harm, and is zero if it has passed; the `t` of a `RateLimit` policy that is spent (`r=0`)
-/// or, in a 429, of any policy. What cannot be read is ignored.
+/// clock on either side does no harm, and is zero if it has passed; the `t` of a `RateLimit` policy that is spent (`r=0`),
+/// without one the window `w` of the `RateLimit-Policy` of that name, or, in a 429, the `t` of any policy. What cannot be
+/// read is ignored, and so is a `RateLimit` that a cache has kept (`Age`).
 pub fn retry_after<R: HttpResponse>(response: &R) -> Option<Duration> {
     let headers = response.headers();
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    asked(headers).or_else(|| {
-        quota::reset(text(headers, RATE_LIMIT).as_slice(), limited).map(|wait| wait.min(LONGEST))
-    })
+    asked(headers).or_else(|| quota::reset(headers, limited).map(|wait| wait.min(LONGEST)))
 }
 
 /// The wait that the server asks for in so many words, not that of a quota.
@@ -46,12 +44,51 @@ fn seconds_or_date(headers: &HeaderMap) -> Option<Duration> {
         return Some(Duration::from_secs(seconds));
     }
     let now = only(headers, DATE.as_str())
-        .and_then(|date| httpdate::parse_http_date(date).ok())
+        .and_then(|date| date_near(date, wall()))
         .unwrap_or_else(wall);
-    // A two-digit year is read as one from 1970 to 2069, and the day of the week must fit it.
-    let until = httpdate::parse_http_date(value).ok()?;
+    let until = date_near(value, now)?;
     Some(until.duration_since(now).unwrap_or_default())
 }
+
+/// A date of any of the three forms (RFC 9110 §5.6.7). A year of two digits is the one that is at most 50 years from now.
+fn date_near(text: &str, now: SystemTime) -> Option<SystemTime> {
+    // Only that form has hyphens, and `httpdate` reads its years as those from 1970 to 2069, whatever the time.
+    if !text.contains('-') {
+        return httpdate::parse_http_date(text).ok();
+    }
+    let (day, rest) = text
+        .split_once(", ")
+        .filter(|(day, _)| DAYS.contains(day))?;
+    let (date, time) = rest.split_once(' ')?;
+    let (day_and_month, year) = date.rsplit_once('-')?;
+    [19, 20, 21]
+        .into_iter()
+        .filter_map(|century| {
+            let month = day_and_month.replacen('-', " ", 1);
+            let full = format!("{}, {month} {century}{year} {time}", &day[..3]);
+            httpdate::parse_http_date(&full).ok()
+        })
+        // The day of the week fits one century only.
+        .find(|date| {
+            let apart = date
+                .duration_since(now)
+                .unwrap_or_else(|past| past.duration());
+            apart <= FIFTY_YEARS
+        })
+}
+
+const DAYS: [&str; 7] = [
+    "Monday",
+    "Tuesday",
+    "Wednesday",
+    "Thursday",
+    "Friday",
+    "Saturday",
+    "Sunday",
+];
+
+/// With thirteen leap days, the most there can be.
+const FIFTY_YEARS: Duration = Duration::from_secs((50 * 365 + 13) * 86_400);
 
 /// `1*DIGIT` and nothing else; a number that does not fit is the largest that does.
 fn digits(value: &str) -> Option<u64> {
@@ -69,15 +106,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
         return None;
     }
     trimmed(value)
-}
-
-/// All values of a header that may be a list; those that are not text spoil it, as an empty item would.
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a str> {
-    headers
-        .get_all(name)
-        .iter()
-        .map(|value| trimmed(value).unwrap_or_default())
-        .collect()
 }
 
 fn trimmed(value: &HeaderValue) -> Option<&str> {
@@ -141,6 +169,28 @@ mod tests {
     }
 
     #[test]
+    fn whole_milliseconds_and_nothing_like_them() {
+        for (value, wait) in [
+            ("0", Some(0)),
+            ("1500", Some(1500)),
+            ("99999999999999999999999", Some(u64::from(u32::MAX) * 1000)),
+            ("", None),
+            ("-1", None),
+            ("+5", None),
+            ("1.5", None),
+            ("1e3", None),
+            ("5, 6", None),
+            ("5ms", None),
+            ("Sun, 06 Nov 1994 08:49:39 GMT", None),
+        ] {
+            let read = waits(&[("retry-after-ms", value.as_bytes())]);
+            assert_eq!(read, wait.map(Duration::from_millis), "{value:?}");
+        }
+        let twice: [(&str, &[u8]); 2] = [("retry-after-ms", b"5"), ("retry-after-ms", b"5")];
+        assert_eq!(waits(&twice), None);
+    }
+
+    #[test]
     fn the_three_date_forms_against_the_responses_own_date() {
         for (value, wait) in [
             ("Sun, 06 Nov 1994 08:49:39 GMT", Some(2)),
@@ -150,9 +200,89 @@ mod tests {
             ("Sun, 06 Nov 1994 08:49:37 CET", None),
             ("Sun, 32 Nov 1994 08:49:37 GMT", None),
             ("Mon, 06 Nov 1994 08:49:37 GMT", None),
-            ("Saturday, 01-Jan-77 00:00:00 GMT", Some(0)),
+            ("Sun,  06 Nov 1994 08:49:39 GMT", None),
+            ("Sun, 6 Nov 1994 08:49:39 GMT", None),
+            ("Sun, 06 nov 1994 08:49:39 GMT", None),
+            ("sun, 06 Nov 1994 08:49:39 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:39", None),
+            ("Sun, 06 Nov 1994 08:49:39 +0000", None),
+            ("Sun, 06 Nov 1994 8:49:39 GMT", None),
+            ("Sun, 06 Nov 1994 24:00:00 GMT", None),
+            ("Sun, 06 Nov 1994 08:60:39 GMT", None),
+            ("Sun, 06 Nov 94 08:49:39 GMT", None),
+            ("Wed, 31 Dec 1969 23:59:59 GMT", None),
+            ("Wed, 29 Feb 1995 00:00:00 GMT", None),
+            ("Mon, 01 Jan 10000 00:00:00 GMT", None),
+            ("Sun, 06-Nov-1994 08:49:39 GMT", None),
+            ("Sunday, 06-Nov-1994 08:49:39 GMT", None),
+            ("Sunday, 06-Nov-94 08:49:39", None),
+            ("Sunday, 06-Nov-9 08:49:39 GMT", None),
+            ("Sunday, 06-Nov-", None),
+            ("Sunday, -", None),
+            ("Monday, 06-Nov-94 08:49:39 GMT", None),
+            ("Sun Nov 06 08:49:39 94", None),
+            ("Sun Nov  6 08:49:39 1994 GMT", None),
+            ("1994-11-06T08:49:39Z", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u64::from(u32::MAX))),
         ] {
             assert_eq!(seconds(value), wait, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn a_year_of_two_digits_is_within_fifty_years() {
+        let year = 31_556_952;
+        for (date, value, years) in [
+            // Not 2049, a Saturday, but 1949, a Sunday.
+            (
+                "Sun, 06 Nov 1994 08:49:37 GMT",
+                "Saturday, 06-Nov-49 08:49:37 GMT",
+                None,
+            ),
+            (
+                "Sun, 06 Nov 1994 08:49:37 GMT",
+                "Sunday, 06-Nov-44 08:49:37 GMT",
+                Some(50),
+            ),
+            (
+                "Sun, 06 Nov 1994 08:49:37 GMT",
+                "Saturday, 06-Nov-93 08:49:37 GMT",
+                Some(0),
+            ),
+            (
+                "Sat, 21 Nov 2026 00:00:00 GMT",
+                "Friday, 21-Nov-70 00:00:00 GMT",
+                Some(44),
+            ),
+            (
+                "Sat, 21 Nov 2026 00:00:00 GMT",
+                "Saturday, 21-Nov-76 00:00:00 GMT",
+                Some(50),
+            ),
+            (
+                "Sat, 21 Nov 2026 00:00:00 GMT",
+                "Monday, 21-Nov-77 00:00:00 GMT",
+                Some(0),
+            ),
+            (
+                "Sat, 21 Nov 2026 00:00:00 GMT",
+                "Sunday, 21-Nov-77 00:00:00 GMT",
+                None,
+            ),
+            (
+                "Sat, 21 Nov 2026 00:00:00 GMT",
+                "Tuesday, 21-Nov-00 00:00:00 GMT",
+                Some(0),
+            ),
+            (
+                "Mon, 21 Nov 2072 00:00:00 GMT",
+                "Saturday, 21-Nov-05 00:00:00 GMT",
+                Some(33),
+            ),
+        ] {
+            let wait = waits(&[("date", date.as_bytes()), ("retry-after", value.as_bytes())]);
+            let wait = wait.map(|wait| (wait.as_secs() + year / 2) / year);
+            assert_eq!(wait, years, "{value} at {date}");
         }
     }
 

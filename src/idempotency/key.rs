@@ -1,6 +1,9 @@
 //! What a key looks like.
 
-use ::http::{HeaderName, HeaderValue};
+use std::borrow::Cow;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue};
+use sfv::{BareItemFromInput, ItemSerializer, Parser, StringRef};
 use uuid::Builder;
 
 use crate::chance::draw;
@@ -46,35 +49,45 @@ pub(super) fn given(key: &str, form: Form) -> Result<HeaderValue, &'static str> 
     if !(1..=LONGEST).contains(&key.len()) {
         return Err("the idempotency key must have 1 to 255 characters");
     }
-    let (allowed, why) = match form {
-        Form::Quoted => (b' '..=b'~', "the idempotency key must be printable ASCII"),
+    let (text, why) = match form {
+        Form::Quoted => {
+            let text = StringRef::from_str(key).ok();
+            let quoted = text.map(|text| ItemSerializer::new().bare_item(text).finish());
+            (quoted, "the idempotency key must be printable ASCII")
+        }
         // Without quotes, a space at an end would be lost on the way.
         Form::Raw => (
-            b'!'..=b'~',
+            key.bytes()
+                .all(|byte| byte.is_ascii_graphic())
+                .then(|| key.to_owned()),
             "the idempotency key must be printable ASCII without spaces",
         ),
     };
-    if !key.bytes().all(|byte| allowed.contains(&byte)) {
-        return Err(why);
-    }
-    let value = match form {
-        Form::Quoted => HeaderValue::try_from(quoted(key)),
-        Form::Raw => HeaderValue::from_str(key),
-    };
-    value.map(secret).map_err(|_| why)
+    let value = text.and_then(|text| HeaderValue::try_from(text).ok());
+    value.map(secret).ok_or(why)
 }
 
-fn quoted(key: &str) -> String {
-    let mut text = String::with_capacity(key.len() + 2);
-    text.push('"');
-    for letter in key.chars() {
-        if matches!(letter, '"' | '\\') {
-            text.push('\\');
-        }
-        text.push(letter);
+/// The key that a server finds in a field: a structured-field string, or a bare word. What is malformed it must treat as
+/// if nothing stood there, so a request whose key is none may run twice.
+pub(crate) fn found<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let value = lines.next().filter(|_| lines.next().is_none())?;
+    // What stands around a value is lost on the way (RFC 9110 §5.5).
+    let text = value.to_str().ok()?.trim_matches([' ', '\t']);
+    let is_key = if text.starts_with('"') {
+        read(text).is_some_and(|key| !key.as_str().is_empty())
+    } else {
+        !text.is_empty()
+    };
+    is_key.then_some(value)
+}
+
+/// RFC 9651 §3.3.3. Parameters have no meaning here; they must be well-formed.
+fn read(field: &str) -> Option<Cow<'_, StringRef>> {
+    match Parser::new(field).parse_item().ok()? {
+        BareItemFromInput::String(key) => Some(key),
+        _ => None,
     }
-    text.push('"');
-    text
 }
 
 /// Never shown by `Debug`, and never put into a compression table.
@@ -128,6 +141,69 @@ mod tests {
     }
 
     #[test]
+    fn only_what_a_server_finds_is_a_key() {
+        let name = &DEFAULT_HEADER;
+        for (lines, is_key) in [
+            (&["\"order-4711\""][..], true),
+            (&["order-4711"], true),
+            (&["  \"a b\"  "], true),
+            (&["\"a\";v=1; w"], true),
+            (&["\"a \\\"b\\\" \\\\\""], true),
+            (&["'single'"], true),
+            (&[""], false),
+            (&["   "], false),
+            (&[" \t "], false),
+            (&["\"\""], false),
+            (&["\""], false),
+            (&["\"open"], false),
+            (&["\"a\\b\""], false),
+            (&["\"a\" b"], false),
+            (&["\"a\", \"b\""], false),
+            (&["\"a\";"], false),
+            (&["\"a\";V=1"], false),
+            (&["\"größe\""], false),
+            (&["größe"], false),
+            (&["\"a\"", "\"a\""], false),
+            (&["\"a", "b\""], false),
+            (&[], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(name, HeaderValue::from_bytes(line.as_bytes()).unwrap());
+            }
+            assert_eq!(found(&headers, name).is_some(), is_key, "{lines:?}");
+        }
+        let long = format!("\"{}\"", "k".repeat(1024));
+        let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::try_from(long).unwrap())]);
+        assert!(found(&headers, name).is_some());
+    }
+
+    #[test]
+    fn a_header_name_is_one_or_an_error() {
+        for name in ["idempotency-key", "PayPal-Request-Id", "x!#$%&'*+.^_`|~0"] {
+            assert_eq!(
+                header_name("header", name).unwrap().as_str(),
+                name.to_lowercase()
+            );
+        }
+        for name in [
+            "",
+            " ",
+            "a b",
+            "a:",
+            "größe",
+            "a\n",
+            "\0",
+            "(a)",
+            "a\"",
+            &"a".repeat(70_000),
+        ] {
+            let error = header_name("header", name).unwrap_err();
+            assert_eq!(error.field, "header", "{name:?}");
+        }
+    }
+
+    #[test]
     fn debug_shows_no_key() {
         for value in [minted(Form::Raw), given("order-4711", Form::Raw).unwrap()] {
             assert_eq!(format!("{value:?}"), "Sensitive");
@@ -138,17 +214,8 @@ mod tests {
         #[test]
         fn quoting_keeps_the_key(key in "[ -~]{1,255}") {
             let sent = given(&key, Form::Quoted).unwrap();
-            let mut letters = text(&sent)[1..].chars();
-            let mut read = String::new();
-            loop {
-                match letters.next().unwrap() {
-                    '"' => break,
-                    '\\' => read.push(letters.next().unwrap()),
-                    letter => read.push(letter),
-                }
-            }
-            prop_assert_eq!(letters.next(), None);
-            prop_assert_eq!(read, key);
+            let read = read(text(&sent)).unwrap();
+            prop_assert_eq!(read.as_str(), key);
         }
     }
 }

@@ -9,17 +9,17 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::KeyedRequest;
 use super::key::{self, DEFAULT_HEADER, Form};
+use super::{KeyedRequest, Mint};
 use crate::call::CallOptions;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
 
 /// Gives every call that would happen twice if it were sent twice an idempotency key. See the [module](super).
 #[derive(Clone, Debug)]
-pub struct IdempotencyKeyLayer {
+pub struct IdempotencyKeyLayer<M = bool> {
     header: HeaderName,
     form: Form,
-    mint: bool,
+    mint: M,
 }
 
 impl Default for IdempotencyKeyLayer {
@@ -37,12 +37,27 @@ impl IdempotencyKeyLayer {
             mint: true,
         }
     }
+}
 
-    /// Whether a call whose caller chose no key is given one. Default: yes.
+impl<M> IdempotencyKeyLayer<M> {
+    /// Which calls whose callers chose no key are given one: `true`, all of them (the default); `false`, none; or those that
+    /// a function says, for a key is of no use to a server that ignores it.
+    ///
+    /// ```
+    /// use buttress::idempotency::IdempotencyKeyLayer;
+    /// use http::Request;
+    ///
+    /// let orders_only = IdempotencyKeyLayer::new()
+    ///     .mint(|request: &Request<String>| request.uri().path().starts_with("/orders"));
+    /// # let _ = orders_only;
+    /// ```
     #[must_use]
-    pub const fn mint(mut self, mint: bool) -> Self {
-        self.mint = mint;
-        self
+    pub fn mint<N>(self, mint: N) -> IdempotencyKeyLayer<N> {
+        IdempotencyKeyLayer {
+            header: self.header,
+            form: self.form,
+            mint,
+        }
     }
 
     /// The header that carries the key, such as `paypal-request-id`. Tell [`Replay::key_header`] too.
@@ -57,6 +72,11 @@ impl IdempotencyKeyLayer {
         Ok(self)
     }
 
+    pub(crate) fn header_name(mut self, name: HeaderName) -> Self {
+        self.header = name;
+        self
+    }
+
     /// Sends the key without quotes: for Stripe, Adyen and others that count them as part of the key.
     #[must_use]
     pub fn raw(mut self) -> Self {
@@ -65,8 +85,8 @@ impl IdempotencyKeyLayer {
     }
 }
 
-impl<S> Layer<S> for IdempotencyKeyLayer {
-    type Service = IdempotencyKey<S>;
+impl<S, M: Clone> Layer<S> for IdempotencyKeyLayer<M> {
+    type Service = IdempotencyKey<S, M>;
 
     fn layer(&self, inner: S) -> Self::Service {
         IdempotencyKey {
@@ -78,16 +98,17 @@ impl<S> Layer<S> for IdempotencyKeyLayer {
 
 /// A service whose calls carry keys. Made by [`IdempotencyKeyLayer`].
 #[derive(Clone, Debug)]
-pub struct IdempotencyKey<S> {
+pub struct IdempotencyKey<S, M = bool> {
     inner: S,
-    layer: IdempotencyKeyLayer,
+    layer: IdempotencyKeyLayer<M>,
 }
 
-impl<S, Req> Service<Req> for IdempotencyKey<S>
+impl<S, M, Req> Service<Req> for IdempotencyKey<S, M>
 where
     S: Service<Req>,
     S::Error: CallError,
     Req: KeyedRequest,
+    M: Mint<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -109,15 +130,18 @@ where
     }
 }
 
-impl IdempotencyKeyLayer {
+impl<M> IdempotencyKeyLayer<M> {
     /// Puts a key into the request, unless it wants none or has one.
-    fn equip(&self, request: &mut impl KeyedRequest) -> Result<(), &'static str> {
+    fn equip<R: KeyedRequest>(&self, request: &mut R) -> Result<(), &'static str>
+    where
+        M: Mint<R>,
+    {
         if !request.wants_key() || request.headers_mut().contains_key(&self.header) {
             return Ok(());
         }
         let key = match CallOptions::current_key() {
             Some(key) => key::given(&key, self.form)?,
-            None if self.mint => key::minted(self.form),
+            None if self.mint.mints(request) => key::minted(self.form),
             None => return Ok(()),
         };
         request.headers_mut().insert(self.header.clone(), key);

@@ -69,7 +69,7 @@
 mod key;
 mod layer;
 
-pub(crate) use self::key::{DEFAULT_HEADER, header_name};
+pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 pub use self::layer::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 
 use ::http::HeaderMap;
@@ -87,4 +87,22 @@ pub trait KeyedRequest {
 
     /// Where the key goes.
     fn headers_mut(&mut self) -> &mut HeaderMap;
+}
+
+/// Says which calls are given a key: a `bool` for all of them, a function of the request, or a type of your own.
+pub trait Mint<Req: ?Sized> {
+    /// Whether this request, which wants a key and has none, is given one.
+    fn mints(&self, request: &Req) -> bool;
+}
+
+impl<Req: ?Sized> Mint<Req> for bool {
+    fn mints(&self, _request: &Req) -> bool {
+        *self
+    }
+}
+
+impl<Req: ?Sized, F: Fn(&Req) -> bool> Mint<Req> for F {
+    fn mints(&self, request: &Req) -> bool {
+        self(request)
+    }
 }

@@ -24,10 +24,12 @@
 //! ```
 
 mod body;
+mod drain;
 mod header_timeout;
 mod replay;
 mod request;
 mod send;
 
+pub use self::replay::KeptRequest;
 pub use self::send::{SendThrough, SendThroughFuture};
 pub use crate::http::Replay;

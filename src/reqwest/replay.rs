@@ -1,38 +1,89 @@
 //! Repeats reqwest's requests.
 
-use ::reqwest::Request;
+use std::fmt;
+
+use ::reqwest::{Body, Request};
 
 use crate::call::Call;
-use crate::http::{HttpRequest, Kept, Replay};
+use crate::http::{BodyBuffer, HttpRequest, Kept, Replay, ReplayBody};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
 
-/// A request whose body is a stream cannot be copied: it is sent once.
+/// What [`Replay`] keeps of a reqwest request.
+pub struct KeptRequest {
+    kept: Kept<Request>,
+    /// The body, if it is a stream: reqwest clones all others.
+    body: Option<BodyBuffer<Body>>,
+}
+
+impl fmt::Debug for KeptRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptRequest")
+            .field("kept", &self.kept)
+            .field("body", &self.body)
+            .finish()
+    }
+}
+
+/// A body that is a stream is kept while it is sent, up to the [limit](Replay::buffer_limit).
 impl Repeat<Request> for Replay {
     type Attempt = Request;
-    type Saved = Kept<Request>;
+    type Saved = KeptRequest;
 
-    fn first(&self, mut request: Request) -> (Request, Option<Kept<Request>>) {
-        let saved = self.keep(&request, Request::try_clone);
+    fn first(&self, mut request: Request) -> (Request, Option<KeptRequest>) {
+        let is_stream = |body: &Body| body.as_bytes().is_none();
+        let stream = match request.body() {
+            Some(body) if is_stream(body) => request.body_mut().take(),
+            _ => None,
+        };
+        let kept = self.keep(&request, Request::try_clone);
+        let mut buffer = None;
+        if let Some(mut stream) = stream {
+            if kept.is_some() {
+                let (first, kept) = ReplayBody::new(stream, self.buffers());
+                stream = Body::wrap(first);
+                buffer = Some(kept);
+            }
+            *request.body_mut() = Some(stream);
+        }
         self.number(1, HttpRequest::headers_mut(&mut request));
+        let saved = kept.map(|kept| KeptRequest { kept, body: buffer });
         (request, saved)
     }
 
-    fn again(&self, saved: &mut Kept<Request>) -> Option<Request> {
-        let mut request = saved.request().try_clone()?;
+    fn only(&self, mut request: Request) -> Request {
+        self.number(1, HttpRequest::headers_mut(&mut request));
+        request
+    }
+
+    fn again(&self, saved: &mut KeptRequest) -> Option<Request> {
+        let mut request = saved.kept.request().try_clone()?;
+        if let Some(buffer) = &saved.body {
+            *request.body_mut() = Some(Body::wrap(buffer.again()?));
+        }
         self.number(Call::current().attempt, request.headers_mut());
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &Kept<Request>, _outcome: &Outcome) -> bool {
-        saved.is_safe()
+    fn may_repeat(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
+        saved.kept.may_repeat(outcome)
+    }
+
+    fn can_repeat(&self, saved: &KeptRequest) -> bool {
+        saved.body.as_ref().is_none_or(BodyBuffer::is_replayable)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::io::Error;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
     use ::http::Method;
-    use ::reqwest::Body;
+    use http_body::Body as _;
+    use http_body_util::BodyExt;
 
     use super::*;
 
@@ -60,27 +111,72 @@ mod tests {
         assert_eq!(again.headers()["x-envoy-attempt-count"], "2");
     }
 
-    #[test]
-    fn a_streaming_request_is_sent_once() {
-        let mut put = request(Method::PUT);
-        let stream = Body::wrap(http_body_util::StreamBody::new(Empty));
-        *put.body_mut() = Some(stream);
-        let (sent, saved) = Replay::new().first(put);
-        assert!(saved.is_none());
-        assert!(sent.body().is_some());
+    fn poll<T>(future: impl Future<Output = T>) -> T {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it does not wait"),
+        }
     }
 
-    /// A stream that ends at once.
-    struct Empty;
+    fn streaming(pieces: &[&'static str]) -> Request {
+        let mut put = request(Method::PUT);
+        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, Error>(*piece)).collect();
+        *put.body_mut() = Some(Body::wrap_stream(Pieces(pieces.into_iter())));
+        put
+    }
 
-    impl futures_core::Stream for Empty {
-        type Item = Result<http_body::Frame<bytes::Bytes>, std::io::Error>;
+    fn read(request: Request) -> Vec<u8> {
+        let body = ::http::Request::try_from(request).unwrap().into_body();
+        poll(body.collect()).unwrap().to_bytes().to_vec()
+    }
 
-        fn poll_next(
-            self: std::pin::Pin<&mut Self>,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Option<Self::Item>> {
-            std::task::Poll::Ready(None)
+    #[test]
+    fn a_body_that_streams_is_repeated_once_it_was_read() {
+        let replay = Replay::new();
+        let (first, saved) = replay.first(streaming(&["one ", "of each"]));
+        let mut saved = saved.unwrap();
+        assert_eq!(read(first), b"one of each");
+        assert!(Repeat::<Request>::can_repeat(&replay, &saved));
+        let second = Repeat::<Request>::again(&replay, &mut saved).unwrap();
+        assert_eq!(read(second), b"one of each");
+    }
+
+    #[test]
+    fn a_body_that_streams_past_the_limit_is_sent_once() {
+        let replay = Replay::new().buffer_limit(10);
+        let (first, saved) = replay.first(streaming(&["one ", "of each"]));
+        assert_eq!(read(first), b"one of each");
+        let mut saved = saved.unwrap();
+        assert!(!Repeat::<Request>::can_repeat(&replay, &saved));
+        assert!(Repeat::<Request>::again(&replay, &mut saved).is_none());
+        let (sent, saved) = Replay::new().proxy().first({
+            let mut post = streaming(&["one ", "of each"]);
+            *post.method_mut() = Method::POST;
+            post
+        });
+        assert!(saved.is_none(), "not even kept");
+        assert_eq!(read(sent), b"one of each");
+    }
+
+    #[test]
+    fn an_announced_size_stays_announced() {
+        let mut put = request(Method::PUT);
+        *put.body_mut() = Some(Body::wrap("one of each".to_owned()));
+        let replay = Replay::new();
+        let (first, saved) = replay.first(put);
+        assert_eq!(first.body().unwrap().size_hint().exact(), Some(11));
+        assert_eq!(read(first), b"one of each");
+        let second = Repeat::<Request>::again(&replay, &mut saved.unwrap()).unwrap();
+        assert_eq!(second.body().unwrap().size_hint().exact(), Some(11));
+    }
+
+    struct Pieces(std::vec::IntoIter<Result<&'static str, Error>>);
+
+    impl futures_core::Stream for Pieces {
+        type Item = Result<&'static str, Error>;
+
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            Poll::Ready(self.0.next())
         }
     }
 }

@@ -15,6 +15,10 @@ impl HttpRequest for Request {
         AuthorityRef::new(url.scheme(), url.host_str().unwrap_or_default(), url.port())
     }
 
+    fn path(&self) -> &str {
+        self.url().path()
+    }
+
     fn headers(&self) -> &HeaderMap {
         self.headers()
     }

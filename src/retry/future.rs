@@ -11,6 +11,7 @@ use tower_service::Service;
 
 use super::attempt::{Attempt, Judging};
 use super::between::Between;
+use super::discard::{AtOnce, Discard};
 use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
@@ -23,12 +24,13 @@ use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct RetryFuture<S, R, C, K, Req>
+pub struct RetryFuture<S, R, C, K, Req, D = AtOnce>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
+    D: Discard<S::Response>,
 {
-    shared: Arc<Shared<R, C, K>>,
+    shared: Arc<Shared<R, C, K, D>>,
     progress: Progress,
     /// The budget of this request's key, if it is not the layer's that pays.
     budget: Option<RetryBudget>,
@@ -36,6 +38,9 @@ where
     further: Option<Further<S, R::Saved>>,
     #[pin]
     state: State<S::Future, Result<S::Response, S::Error>>,
+    /// What is left of the last failed response but one.
+    #[pin]
+    discarding: Option<D::Discarding>,
 }
 
 /// What further attempts need.
@@ -50,14 +55,15 @@ enum State<F, T> {
     Between(#[pin] Between<T>),
 }
 
-impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
+impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
+    D: Discard<S::Response>,
 {
     #[inline]
     pub(super) const fn new(
-        shared: Arc<Shared<R, C, K>>,
+        shared: Arc<Shared<R, C, K, D>>,
         progress: Progress,
         budget: Option<RetryBudget>,
         first: Attempt<S::Future>,
@@ -69,16 +75,18 @@ where
             budget,
             further,
             state: State::Trying(first),
+            discarding: None,
         }
     }
 }
 
-impl<S, R, C, K, Req> Future for RetryFuture<S, R, C, K, Req>
+impl<S, R, C, K, Req, D> Future for RetryFuture<S, R, C, K, Req, D>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
+    D: Discard<S::Response>,
 {
     type Output = Result<S::Response, S::Error>;
 
@@ -86,6 +94,9 @@ where
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
+            if self.discarding.is_some() {
+                self.as_mut().poll_discarding(cx);
+            }
             let this = self.as_mut().project();
             let shared = &**this.shared;
             let next = match this.state.project() {
@@ -103,6 +114,9 @@ where
                         if outcome.kind == Kind::Success {
                             let rules = shared.terms.rules(this.budget.as_ref());
                             this.progress.end(rules, true);
+                            if this.discarding.is_some() {
+                                self.project().discarding.set(None);
+                            }
                             return Poll::Ready(Ok(response));
                         }
                         self.as_mut().poll_next(cx, Some((Ok(response), outcome)))
@@ -113,6 +127,7 @@ where
                 },
             };
             if let Some(result) = ready!(next) {
+                self.project().discarding.set(None);
                 return Poll::Ready(result);
             }
         }
@@ -122,13 +137,26 @@ where
 /// What a call of a service comes to.
 type Of<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
 
-impl<S, R, C, K, Req> RetryFuture<S, R, C, K, Req>
+impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
+    D: Discard<S::Response>,
 {
+    /// Beside everything else, and never waited for.
+    #[cold]
+    #[inline(never)]
+    fn poll_discarding(self: Pin<&mut Self>, cx: &mut Context<'_>) {
+        let mut discarding = self.project().discarding;
+        if let Some(rest) = discarding.as_mut().as_pin_mut() {
+            if rest.poll(cx).is_ready() {
+                discarding.set(None);
+            }
+        }
+    }
+
     #[cold]
     #[inline(never)]
     fn poll_failed(
@@ -163,22 +191,29 @@ where
         failed: Option<(Of<S, R::Attempt>, Outcome)>,
     ) -> Poll<Option<Of<S, R::Attempt>>> {
         let mut this = self.project();
-        let Shared { terms, repeat, .. } = &**this.shared;
+        let Shared {
+            terms,
+            repeat,
+            discard,
+            ..
+        } = &**this.shared;
         let rules = terms.rules(this.budget.as_ref());
         if let Some((result, outcome)) = failed {
             let spent_below = match this.state.as_mut().project() {
                 StateNow::Trying(attempt) => attempt.spent_below(),
                 StateNow::Between(_) => false,
             };
-            let repeatable = match this.further {
+            let barred = match this.further {
                 // What was not executed may always be sent again, if there is something left to send.
-                Some(further) => {
-                    outcome.executed == Executed::No || repeat.may_repeat(&further.saved, &outcome)
+                Some(Further { saved, .. })
+                    if outcome.executed == Executed::No || repeat.may_repeat(saved, &outcome) =>
+                {
+                    (!repeat.can_repeat(saved)).then_some(RetryStop::BodyNotReplayable)
                 }
-                None => false,
+                _ => Some(RetryStop::NotRepeatable),
             };
             let progress = &mut *this.progress;
-            match progress.failed(rules, outcome, &result, spent_below, repeatable) {
+            match progress.failed(rules, outcome, &result, spent_below, barred) {
                 None => return Poll::Ready(Some(progress.claim(result))),
                 Some(wait) => {
                     let between = Between::new(wait, result);
@@ -203,11 +238,19 @@ where
                 let call = this.progress.begin(rules, true);
                 let next = Attempt::new(call, || service.call(attempt));
                 // Only here is the result of the attempt before it let go.
+                let last = between.project().last.take();
                 this.state.set(State::Trying(next));
+                if let Some(Ok(response)) = last {
+                    this.discarding.set(discard.discard(response));
+                }
                 Poll::Ready(None)
             }
             stopped => {
-                let why = stopped.err().unwrap_or(RetryStop::NotRepeatable);
+                let why = match stopped {
+                    Err(why) => why,
+                    Ok(_) if !repeat.can_repeat(saved) => RetryStop::BodyNotReplayable,
+                    Ok(_) => RetryStop::NotRepeatable,
+                };
                 // A readiness that is not used is given back at once.
                 *this.further = None;
                 match between.project().last.take() {
@@ -219,10 +262,11 @@ where
     }
 }
 
-impl<S, R, C, K, Req> fmt::Debug for RetryFuture<S, R, C, K, Req>
+impl<S, R, C, K, Req, D> fmt::Debug for RetryFuture<S, R, C, K, Req, D>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt>,
+    D: Discard<S::Response>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RetryFuture")

@@ -8,6 +8,7 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
+use super::discard::AtOnce;
 use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
@@ -19,8 +20,8 @@ use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R, C = ErrorIsTransient, K = ()> {
-    shared: Arc<Shared<R, C, K>>,
+pub struct RetryLayer<R, C = ErrorIsTransient, K = (), D = AtOnce> {
+    shared: Arc<Shared<R, C, K, D>>,
 }
 
 impl<R> RetryLayer<R> {
@@ -45,24 +46,27 @@ impl<R> RetryLayer<R> {
                 terms: Terms {
                     config,
                     budget: Some(budget),
+                    once: false,
                     source: Source::new("retry", name),
                 },
                 repeat,
                 classify: ErrorIsTransient,
                 budgets: (),
+                discard: AtOnce,
             }),
         })
     }
 }
 
-impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
+impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// What results mean is for `classify` to say.
     #[must_use]
-    pub fn classify<D>(self, classify: D) -> RetryLayer<R, D, K> {
+    pub fn classify<N>(self, classify: N) -> RetryLayer<R, N, K, D> {
         let Shared {
             terms,
             repeat,
             budgets,
+            discard,
             ..
         } = Arc::unwrap_or_clone(self.shared);
         RetryLayer {
@@ -71,6 +75,28 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
                 repeat,
                 classify,
                 budgets,
+                discard,
+            }),
+        }
+    }
+
+    /// Repeats in the way that `make` makes of the one it has: wraps it, or puts another in its place.
+    #[must_use]
+    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K, D> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            budgets,
+            discard,
+        } = Arc::unwrap_or_clone(self.shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat: make(repeat),
+                classify,
+                budgets,
+                discard,
             }),
         }
     }
@@ -83,11 +109,12 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
 
     /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
     #[must_use]
-    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L> {
+    pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L, D> {
         let Shared {
             terms,
             repeat,
             classify,
+            discard,
             ..
         } = Arc::unwrap_or_clone(self.without_budget().shared);
         RetryLayer {
@@ -96,6 +123,28 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
                 repeat,
                 classify,
                 budgets,
+                discard,
+            }),
+        }
+    }
+
+    /// What becomes of a failed response once the next attempt has begun. Default: it is dropped.
+    #[must_use]
+    pub fn discard<N>(self, discard: N) -> RetryLayer<R, C, K, N> {
+        let Shared {
+            terms,
+            repeat,
+            classify,
+            budgets,
+            ..
+        } = Arc::unwrap_or_clone(self.shared);
+        RetryLayer {
+            shared: Arc::new(Shared {
+                terms,
+                repeat,
+                classify,
+                budgets,
+                discard,
             }),
         }
     }
@@ -107,6 +156,22 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
         self.with_budget(None)
     }
 
+    /// Whether nothing at all is repeated, not even what was not executed.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(
+            dead_code,
+            reason = "a stack that may do without retries comes with HTTP"
+        )
+    )]
+    pub(crate) fn once(self, once: bool) -> Self {
+        let mut shared = Arc::unwrap_or_clone(self.shared);
+        shared.terms.once = once;
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
     fn with_budget(self, budget: Option<RetryBudget>) -> Self {
         let mut shared = Arc::unwrap_or_clone(self.shared);
         shared.terms.budget = budget;
@@ -116,7 +181,7 @@ impl<R: Clone, C: Clone, K: Clone> RetryLayer<R, C, K> {
     }
 }
 
-impl<R, C, K> RetryLayer<R, C, K> {
+impl<R, C, K, D> RetryLayer<R, C, K, D> {
     /// The name it was given.
     pub fn name(&self) -> &Arc<str> {
         self.shared.terms.source.name()
@@ -186,7 +251,7 @@ impl<R, C, K> RetryLayer<R, C, K> {
                     return result;
                 }
             };
-            match progress.failed(rules, outcome, &result, spent_below, true) {
+            match progress.failed(rules, outcome, &result, spent_below, None) {
                 None => return progress.claim(result),
                 Some(wait) if wait.is_zero() => {}
                 Some(wait) => tokio::time::sleep(wait).await,
@@ -199,7 +264,7 @@ impl<R, C, K> RetryLayer<R, C, K> {
     }
 }
 
-impl<R, C, K> Clone for RetryLayer<R, C, K> {
+impl<R, C, K, D> Clone for RetryLayer<R, C, K, D> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
@@ -207,10 +272,10 @@ impl<R, C, K> Clone for RetryLayer<R, C, K> {
     }
 }
 
-impl<S, R, C, K> Layer<S> for RetryLayer<R, C, K> {
-    type Service = Retry<S, R, C, K>;
+impl<S, R, C, K, D> Layer<S> for RetryLayer<R, C, K, D> {
+    type Service = Retry<S, R, C, K, D>;
 
-    fn layer(&self, inner: S) -> Retry<S, R, C, K> {
+    fn layer(&self, inner: S) -> Retry<S, R, C, K, D> {
         Retry::new(inner, self.shared.clone())
     }
 }

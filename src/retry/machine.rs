@@ -25,8 +25,8 @@ pub(super) struct Machine {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finished {
     pub(super) outcome: Outcome,
-    /// Whether the request can be sent again, and may after this outcome.
-    pub(super) repeatable: bool,
+    /// Why the request cannot be sent again, or must not after this outcome.
+    pub(super) barred: Option<RetryStop>,
     /// Set if it was a layer of ours further in that refused.
     pub(super) refusal: Option<Refusal>,
     /// Whether a retry layer further in has already repeated it as often as it may.
@@ -172,7 +172,7 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
     }
     match (finished.outcome.repeat, finished.outcome.kind) {
-        (Again::Never, _) | (_, Kind::Success) => false,
+        (Again::Never | Again::Vetoed, _) | (_, Kind::Success) => false,
         (Again::Allowed, _) => true,
         (Again::ByKind, kind) => matches!(kind, Kind::Transient | Kind::Overloaded),
     }
@@ -184,10 +184,8 @@ fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
         Some(RetryStop::SwitchedOff)
     } else if finished.spent_below && !config.retry_spent_below {
         Some(RetryStop::SpentBelow)
-    } else if !finished.repeatable {
-        Some(RetryStop::NotRepeatable)
     } else {
-        None
+        finished.barred
     }
 }
 
@@ -255,7 +253,7 @@ mod tests {
     fn finished(outcome: Outcome) -> Finished {
         Finished {
             outcome,
-            repeatable: true,
+            barred: None,
             refusal: None,
             spent_below: false,
             retry_allowed: true,
@@ -288,6 +286,7 @@ mod tests {
         let c = config();
         let allowed = |outcome: Outcome| finished(outcome.repeat(Again::Allowed));
         let never = |outcome: Outcome| finished(outcome.repeat(Again::Never));
+        let vetoed = |outcome: Outcome| finished(outcome.repeat(Again::Vetoed));
         let pays = |kind| Step::RetryAfter {
             wait: MS(50),
             cost: Some(kind),
@@ -303,6 +302,8 @@ mod tests {
             (allowed(Outcome::PERMANENT), pays(Kind::Permanent)),
             (allowed(Outcome::NEUTRAL), pays(Kind::Neutral)),
             (never(Outcome::TRANSIENT), STOP),
+            (vetoed(Outcome::TRANSIENT), STOP),
+            (vetoed(Outcome::TRANSIENT.not_executed()), STOP),
             (never(Outcome::OVERLOADED.wait(Some(S(1)))), STOP),
             (never(Outcome::TRANSIENT.not_executed()), STOP),
         ] {
@@ -508,7 +509,7 @@ mod tests {
     fn what_must_not_be_repeated_is_not() {
         let failed = finished(Outcome::TRANSIENT);
         let stuck = Finished {
-            repeatable: false,
+            barred: Some(RetryStop::NotRepeatable),
             ..failed
         };
         let off = Finished {
@@ -558,6 +559,7 @@ mod tests {
         let repeat = prop_oneof![
             6 => Just(Again::ByKind),
             1 => Just(Again::Never),
+            1 => Just(Again::Vetoed),
             2 => Just(Again::Allowed),
         ];
         let refusal = prop_oneof![
@@ -578,7 +580,7 @@ mod tests {
                 }
                 Finished {
                     outcome,
-                    repeatable: flags.0,
+                    barred: (!flags.0).then_some(RetryStop::NotRepeatable),
                     refusal,
                     spent_below: !flags.1,
                     retry_allowed: flags.2,
@@ -622,7 +624,9 @@ mod tests {
                 finished.refusal == Some(Refusal::Passing) && config.retry_rejections.is_some()
             }
             Kind::Success => false,
-            Kind::Transient | Kind::Overloaded => outcome.repeat != Again::Never,
+            Kind::Transient | Kind::Overloaded => {
+                !matches!(outcome.repeat, Again::Never | Again::Vetoed)
+            }
             Kind::Permanent | Kind::Neutral => outcome.repeat == Again::Allowed,
         };
         let counted = |step: &Step| matches!(step, Step::RetryAfter { counted: true, .. });
@@ -669,8 +673,8 @@ mod tests {
             stop(RetryStop::SwitchedOff)
         } else if finished.spent_below && !config.retry_spent_below {
             stop(RetryStop::SpentBelow)
-        } else if !finished.repeatable {
-            stop(RetryStop::NotRepeatable)
+        } else if let Some(why) = finished.barred {
+            stop(why)
         } else if !free && attempts >= max_attempts {
             stop(RetryStop::AttemptsUsed)
         } else if too_long {

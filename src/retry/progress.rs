@@ -105,7 +105,7 @@ impl Progress {
     /// An attempt has failed: the wait before the next one, if there is to be one. Until that has begun, this may still be the
     /// call's result. If there is to be none, it is, put right by [`claim`](Self::claim).
     ///
-    /// `repeatable` says whether the request may be sent again after this outcome.
+    /// `barred` says why the request cannot be sent again, or must not after this outcome.
     #[cold]
     pub(super) fn failed<T, E: CallError>(
         &mut self,
@@ -113,13 +113,13 @@ impl Progress {
         outcome: Outcome,
         result: &Result<T, E>,
         spent_below: bool,
-        repeatable: bool,
+        barred: Option<RetryStop>,
     ) -> Option<Duration> {
         let now = Now::unread();
         self.polled();
         let finished = Finished {
             outcome,
-            repeatable,
+            barred,
             refusal: result
                 .as_ref()
                 .err()

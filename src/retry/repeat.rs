@@ -9,11 +9,13 @@ use crate::outcome::Outcome;
 /// handed to the inner service is an [`Attempt`](Repeat::Attempt): the request itself, or a wrapping of it that lets its
 /// body be sent again.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot repeat a `{Req}`",
+    message = "`{Self}` cannot repeat requests of the type `{Req}`",
     label = "not a way to repeat these requests",
     note = "requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`",
     note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
-    note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`"
+    note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
+    note = "`http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body \
+            of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper"
 )]
 pub trait Repeat<Req> {
     /// What the inner service is called with.
@@ -24,13 +26,24 @@ pub trait Repeat<Req> {
     /// The first attempt, and what is kept for further ones. `None`: it is sent once, whatever happens.
     fn first(&self, request: Req) -> (Self::Attempt, Option<Self::Saved>);
 
+    /// The only attempt of a request that is not to be repeated: nothing is kept. Override it where keeping costs something.
+    fn only(&self, request: Req) -> Self::Attempt {
+        self.first(request).0
+    }
+
     /// Another attempt; `None` if there can be none any more. [`Call::current`](crate::Call::current) is that attempt.
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
     /// Whether this request may be repeated after a failure that the service may have acted on. (After one that it
-    /// certainly did not act on, it always may.) Default: yes.
+    /// certainly did not act on, it always may, if it [can](Repeat::can_repeat).) Default: yes.
     fn may_repeat(&self, saved: &Self::Saved, outcome: &Outcome) -> bool {
         let _ = (saved, outcome);
+        true
+    }
+
+    /// Whether what is kept can still be sent: asked after every failure, even if nothing was executed. Default: yes.
+    fn can_repeat(&self, saved: &Self::Saved) -> bool {
+        let _ = saved;
         true
     }
 }
@@ -45,6 +58,8 @@ pub const fn cloned() -> Cloned {
     Cloned
 }
 
+// So that the error names the ways to repeat, not only `Clone`.
+#[diagnostic::do_not_recommend]
 impl<Req: Clone> Repeat<Req> for Cloned {
     type Attempt = Req;
     type Saved = Req;
@@ -52,6 +67,10 @@ impl<Req: Clone> Repeat<Req> for Cloned {
     fn first(&self, request: Req) -> (Req, Option<Req>) {
         let saved = request.clone();
         (request, Some(saved))
+    }
+
+    fn only(&self, request: Req) -> Req {
+        request
     }
 
     fn again(&self, saved: &mut Req) -> Option<Req> {
@@ -71,12 +90,17 @@ pub const fn cloned_if<P>(allowed: P) -> ClonedIf<P> {
     ClonedIf { allowed }
 }
 
+#[diagnostic::do_not_recommend]
 impl<Req: Clone, P: Fn(&Req) -> bool> Repeat<Req> for ClonedIf<P> {
     type Attempt = Req;
     type Saved = Req;
 
     fn first(&self, request: Req) -> (Req, Option<Req>) {
         Cloned.first(request)
+    }
+
+    fn only(&self, request: Req) -> Req {
+        request
     }
 
     fn again(&self, saved: &mut Req) -> Option<Req> {

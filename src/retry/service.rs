@@ -7,6 +7,7 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::budgets::Budgets;
+use super::discard::{AtOnce, Discard};
 use super::future::{Further, RetryFuture};
 use super::progress::Progress;
 use super::repeat::Repeat;
@@ -16,13 +17,13 @@ use crate::outcome::{Classify, ErrorIsTransient};
 
 /// Repeats the failed calls of a service; made by a [`RetryLayer`](super::RetryLayer).
 #[derive(Debug)]
-pub struct Retry<S, R, C = ErrorIsTransient, K = ()> {
+pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = AtOnce> {
     inner: S,
-    shared: Arc<Shared<R, C, K>>,
+    shared: Arc<Shared<R, C, K, D>>,
 }
 
-impl<S, R, C, K> Retry<S, R, C, K> {
-    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K>>) -> Self {
+impl<S, R, C, K, D> Retry<S, R, C, K, D> {
+    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K, D>>) -> Self {
         Self { inner, shared }
     }
 
@@ -32,7 +33,7 @@ impl<S, R, C, K> Retry<S, R, C, K> {
     }
 }
 
-impl<S: Clone, R, C, K> Clone for Retry<S, R, C, K> {
+impl<S: Clone, R, C, K, D> Clone for Retry<S, R, C, K, D> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -41,17 +42,18 @@ impl<S: Clone, R, C, K> Clone for Retry<S, R, C, K> {
     }
 }
 
-impl<S, R, C, K, Req> Service<Req> for Retry<S, R, C, K>
+impl<S, R, C, K, D, Req> Service<Req> for Retry<S, R, C, K, D>
 where
     R: Repeat<Req>,
     S: Service<R::Attempt> + Clone,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
     K: Budgets<Req>,
+    D: Discard<S::Response>,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = RetryFuture<S, R, C, K, Req>;
+    type Future = RetryFuture<S, R, C, K, Req, D>;
 
     #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
@@ -61,7 +63,11 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let budget = self.shared.budgets.budget(&request);
-        let (first, saved) = self.shared.repeat.first(request);
+        let (first, saved) = if self.shared.terms.once {
+            (self.shared.repeat.only(request), None)
+        } else {
+            self.shared.repeat.first(request)
+        };
         let rules = self.shared.terms.rules(budget.as_ref());
         let mut progress = Progress::new(rules);
         let call = progress.begin(rules, saved.is_some());

@@ -8,17 +8,20 @@ use crate::event::Source;
 
 /// Everything a call needs of its layer, behind one reference count.
 #[derive(Clone, Debug)]
-pub(super) struct Shared<R, C, K> {
+pub(super) struct Shared<R, C, K, D> {
     pub(super) terms: Terms,
     pub(super) repeat: R,
     pub(super) classify: C,
     pub(super) budgets: K,
+    pub(super) discard: D,
 }
 
 /// The part that does not depend on the types of requests and results.
 pub(super) struct Terms {
     pub(super) config: RetryConfig,
     pub(super) budget: Option<RetryBudget>,
+    /// Whether nothing at all is repeated, not even what was not executed.
+    pub(super) once: bool,
     pub(super) source: Source,
 }
 
@@ -47,6 +50,7 @@ impl Clone for Terms {
         Self {
             config: self.config,
             budget: self.budget.clone(),
+            once: self.once,
             source: Source::new(self.source.layer(), self.source.name().clone()),
         }
     }
@@ -58,6 +62,7 @@ impl fmt::Debug for Terms {
             .field("source", &self.source)
             .field("config", &self.config)
             .field("budget", &self.budget)
+            .field("once", &self.once)
             .finish()
     }
 }

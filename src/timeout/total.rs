@@ -176,12 +176,16 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let _entered = this.deadline.enter();
+        let entered = this.deadline.enter();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
             return Poll::Ready(Err(over(this.source, Executed::No).into()));
         };
-        if let Poll::Ready(result) = future.poll(cx) {
-            return Poll::Ready(result);
+        // A scope that it was not called in, but is polled in, may be over before it has begun.
+        let begins_late = !this.alarm.is_armed() && entered.is_over_before(*this.deadline);
+        if !begins_late {
+            if let Poll::Ready(result) = future.poll(cx) {
+                return Poll::Ready(result);
+            }
         }
         if !this.alarm.is_armed() {
             // The earliest of this one and of those outside it, which `enter` has found.

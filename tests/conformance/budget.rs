@@ -113,7 +113,7 @@ fn outcome(word: &str) -> Outcome {
     match &word[1..] {
         "" => outcome,
         "w" => outcome.wait(Some(Duration::from_millis(1))),
-        "!" => outcome.repeat(Again::Never),
+        "!" => outcome.repeat(Again::Vetoed),
         other => panic!("no outcome `{other}`"),
     }
 }

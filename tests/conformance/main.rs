@@ -11,9 +11,11 @@
 #![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
 
 mod backoff;
+mod body;
 mod breaker;
 mod budget;
 mod build;
+mod fields;
 mod stack;
 mod words;
 
@@ -103,6 +105,8 @@ async fn drive(at: &str, case: &Value) {
         budget::drive(at, read(at, case)).await;
     } else if has("stack") {
         stack::drive(at, read(at, case)).await;
+    } else if has("body") {
+        body::drive(at, read(at, case)).await;
     } else if has("refused") {
         build::refused(at, read(at, case));
     } else if has("response") {

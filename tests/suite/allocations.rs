@@ -1,11 +1,13 @@
 //! What the success path allocates: nothing.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
 use buttress::gate::{KeyedConfig, by_str};
+use buttress::http::{ServerConfig, server};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
@@ -71,6 +73,22 @@ fn a_call_that_succeeds_allocates_nothing() {
         .layer(timeout)
         .service(inner());
     assert_eq!(allocations(calls(all)), 0, "all of them");
+}
+
+#[test]
+fn a_call_that_is_served_allocates_nothing() {
+    let handler = service_fn(|_: ::http::Request<()>| {
+        std::future::ready(Ok::<_, Infallible>(::http::Response::new(String::new())))
+    });
+    let layer = server("allocations", ServerConfig::default()).unwrap();
+    let mut service = layer.layer(handler);
+    let call = || {
+        let ready = now(std::future::poll_fn(|cx| service.poll_ready(cx)));
+        assert!(ready.is_ok());
+        let response = now(service.call(::http::Request::new(())));
+        assert_eq!(response.unwrap().status(), 200);
+    };
+    assert_eq!(allocations(call), 0);
 }
 
 #[test]

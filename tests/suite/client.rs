@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
-use buttress::retry::RetryConfig;
+use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
     Backoff, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Outcome, Reason,
@@ -184,6 +184,15 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`body_idle` is 0ns, but it must be more than 0",
         ),
         (
+            config().key_header("idempotency key"),
+            "`key_header` is \"idempotency key\", but it must be a header name",
+        ),
+        (
+            config().proxy(true).keys(Keys::Honoured),
+            "`keys` is Honoured, but it must be `Keys::Unknown`, as `proxy` is set: \
+             a proxy repeats no such request, with a key or without",
+        ),
+        (
             config().retry(RetryConfig::default().max_attempts(0)),
             "`retry.max_attempts` is 0, but it must be at least 1, which is the first attempt",
         ),
@@ -230,6 +239,56 @@ fn it_is_configured_from_text_with_human_durations() {
     assert_eq!(config.retry.unwrap().max_attempts, 2);
     let error = serde_json::from_str::<ClientConfig>(r#"{"atempt": "1s"}"#).unwrap_err();
     assert!(error.to_string().contains("atempt"), "{error}");
+}
+
+#[test]
+fn a_duration_of_a_configuration_has_a_unit_and_fits() {
+    let read = |text: &str| {
+        let json = serde_json::json!({ "total": text });
+        serde_json::from_value::<ClientConfig>(json).map(|config| config.total)
+    };
+    for (text, total) in [
+        ("250ms", Duration::from_millis(250)),
+        ("1m 30s", Duration::from_secs(90)),
+        ("0s", Duration::ZERO),
+        ("7ns", Duration::from_nanos(7)),
+        ("1d", Duration::from_secs(86_400)),
+    ] {
+        assert_eq!(read(text).unwrap(), total, "{text}");
+    }
+    for text in [
+        "",
+        " ",
+        "10",
+        "-1s",
+        "+1s",
+        "1e3s",
+        "s",
+        "1 parsec",
+        "1S",
+        "soon",
+        "99999999999999999999s",
+        "18446744073709551615h",
+        "584542046091y",
+        "1s,2s",
+    ] {
+        assert!(read(text).is_err(), "{text:?}: {:?}", read(text));
+    }
+    for json in [
+        r#"{"total": 10}"#,
+        r#"{"total": null}"#,
+        r#"{"total": {"secs": 1}}"#,
+    ] {
+        assert!(
+            serde_json::from_str::<ClientConfig>(json).is_err(),
+            "{json}"
+        );
+    }
+    for total in [Duration::MAX, Duration::from_nanos(1), Duration::new(7, 7)] {
+        let written = serde_json::to_string(&ClientConfig::default().total(total)).unwrap();
+        let read: ClientConfig = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.total, total, "{written}");
+    }
 }
 
 // ── time ──
@@ -303,6 +362,75 @@ async fn where_keys_are_honoured_a_post_is_repeated_with_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn only_the_routes_that_honour_keys_are_given_one_and_repeated() {
+    let server: Server = Strict::new(|_| status(503));
+    let keys = Keys::honoured_by(["POST http://shop.example/orders"]).unwrap();
+    let (_, stack) = stack(plain().breaker(None).budget(None).keys(keys), &server);
+    for (method, uri, calls, keys) in [
+        (Method::POST, "http://shop.example/orders/7", 3, 3),
+        (Method::POST, "http://shop.example/refunds", 1, 0),
+        (Method::PATCH, "http://shop.example/orders", 1, 0),
+        (Method::POST, "http://bank.example/orders", 1, 0),
+        (Method::PUT, "http://shop.example/orders", 3, 0),
+    ] {
+        let request = request(method, uri);
+        assert_eq!(stack.clone().oneshot(request).await.unwrap().status(), 503);
+        let sent = server.take_requests();
+        assert_eq!(sent.len(), calls, "{uri}");
+        let with_key = |sent: &&Request<String>| sent.headers().contains_key("idempotency-key");
+        assert_eq!(sent.iter().filter(with_key).count(), keys, "{uri}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
+    let server: Server = Strict::new(|_| status(503));
+    let config = plain()
+        .breaker(None)
+        .keys(Keys::Honoured)
+        .key_header("paypal-request-id")
+        .raw_key(true);
+    let (_, stack) = stack(config, &server);
+    assert_eq!(stack.clone().oneshot(post()).await.unwrap().status(), 503);
+    let sent = server.take_requests();
+    assert_eq!(sent.len(), 3);
+    let key = sent[0].headers()["paypal-request-id"].to_str().unwrap();
+    assert_eq!(key.len(), 36);
+    assert!(!sent[0].headers().contains_key("idempotency-key"));
+    let call = CallOptions::new()
+        .key("order-7")
+        .scope(stack.oneshot(post()));
+    assert_eq!(call.await.unwrap().status(), 503);
+    assert_eq!(
+        server.take_requests()[0].headers()["paypal-request-id"],
+        "order-7"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_proxy_sends_once_what_is_not_idempotent_and_mints_no_key() {
+    let server: Server = Strict::new(|_| status(503));
+    let config = plain().breaker(None).proxy(true).attempt_header(true);
+    let (_, stack) = stack(config, &server);
+    let mut keyed = post();
+    keyed.headers_mut().insert(
+        "idempotency-key",
+        "\"a-key-of-the-callers\"".parse().unwrap(),
+    );
+    for (request, calls) in [(post(), 1), (keyed, 1), (get(), 3)] {
+        let keys = request.headers().len();
+        assert_eq!(stack.clone().oneshot(request).await.unwrap().status(), 503);
+        let sent = server.take_requests();
+        assert_eq!(sent.len(), calls);
+        for (number, sent) in sent.iter().enumerate() {
+            let told = &sent.headers()["x-envoy-attempt-count"];
+            assert_eq!(*told, (number + 1).to_string());
+            assert_eq!(sent.headers().len(), keys + 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_request_that_came_too_early_is_repeated_once() {
     let server: Server = Strict::new(|_| status(425));
     let (_, stack) = stack(plain(), &server);
@@ -351,6 +479,67 @@ async fn a_key_the_caller_chose_makes_his_post_repeatable() {
         .scope(stack.oneshot(post()));
     assert_eq!(call.await.unwrap().status(), 201);
     assert_eq!(server.calls(), 2);
+}
+
+/// Sends text as bytes, as a strategy does that wraps bodies.
+#[derive(Clone)]
+struct AsBytes<R>(R);
+
+impl<R> Repeat<Request<String>> for AsBytes<R>
+where
+    R: Repeat<Request<String>, Attempt = Request<String>>,
+{
+    type Attempt = Request<Bytes>;
+    type Saved = R::Saved;
+
+    fn first(&self, request: Request<String>) -> (Request<Bytes>, Option<R::Saved>) {
+        let (first, saved) = self.0.first(request);
+        (first.map(Bytes::from), saved)
+    }
+
+    fn again(&self, saved: &mut R::Saved) -> Option<Request<Bytes>> {
+        self.0.again(saved).map(|again| again.map(Bytes::from))
+    }
+
+    fn may_repeat(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
+        self.0.may_repeat(saved, outcome)
+    }
+}
+
+/// What says that a service is tired is no failure; all else is.
+#[derive(Clone)]
+struct Tired;
+
+impl<B, E> Classify<Response<B>, E> for Tired {
+    fn classify(&self, result: Result<&Response<B>, &E>) -> Outcome {
+        match result {
+            Ok(response) if response.status() == 500 => Outcome::NEUTRAL,
+            Ok(response) if response.status() == 200 => Outcome::SUCCESS,
+            _ => Outcome::TRANSIENT,
+        }
+    }
+}
+impl ClassifyEnd for Tired {}
+
+#[tokio::test(start_paused = true)]
+async fn how_requests_are_sent_again_and_what_results_mean_can_be_chosen() {
+    let server: Strict<Request<Bytes>, Response<Meal>, Broken> =
+        Strict::new(|call| status([404, 500, 404, 404, 404][call]));
+    let layer = client("shop", plain().breaker(None))
+        .unwrap()
+        .repeat(AsBytes)
+        .classify(Tired);
+    let stack = layer.layer(server.clone());
+    assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 500);
+    assert_eq!(server.calls(), 2, "a 404 is repeated, a 500 is not");
+    assert_eq!(stack.oneshot(post()).await.unwrap().status(), 404);
+    assert_eq!(server.calls(), 3, "the wrapped strategy knows the methods");
+    let bodies: Vec<_> = server
+        .take_requests()
+        .into_iter()
+        .map(Request::into_body)
+        .collect();
+    assert!(bodies.iter().all(|body| body == "order"));
 }
 
 // ── whom it calls ──

@@ -138,7 +138,8 @@ async fn serve_http2(stream: &mut TcpStream, does: Does) -> io::Result<()> {
     }
 }
 
-fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+/// An HTTP/2 frame without flags, which are its fifth byte.
+pub(crate) fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![a, b, c, kind, 0];
     frame.extend(id.to_be_bytes());

@@ -35,6 +35,47 @@ fn what_the_readme_links_to_is_there_and_the_crate_page_knows_where() {
     }
 }
 
+/// The pages with code to copy.
+fn pages() -> Vec<String> {
+    let mut pages = Vec::new();
+    for folder in ["docs/recipes", "docs/migrating"] {
+        let inside = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
+        for page in inside {
+            let name = page.unwrap().file_name().into_string().unwrap();
+            pages.push(format!("{folder}/{name}"));
+        }
+    }
+    pages
+}
+
+#[test]
+fn every_page_with_code_is_compiled() {
+    let compiled = read("src/pages.rs");
+    for page in pages() {
+        let has_code = read(&page).contains("```rust");
+        let is_compiled = compiled.contains(&format!("include_str!(\"../{page}\")"));
+        assert_eq!(has_code, is_compiled, "{page}");
+    }
+}
+
+#[test]
+fn what_the_pages_link_to_is_there() {
+    for page in pages() {
+        let folder = Path::new(&page).parent().unwrap();
+        let text = read(&page);
+        let links = text
+            .split("](")
+            .skip(1)
+            .map(|rest| rest.split([')', '#']).next().unwrap());
+        for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+            let target = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join(folder)
+                .join(link);
+            assert!(target.exists(), "{page} links to {link}");
+        }
+    }
+}
+
 #[test]
 fn every_feature_has_a_row_in_the_readme() {
     let readme = read("README.md");

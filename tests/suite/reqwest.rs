@@ -2,9 +2,16 @@
 
 use std::time::Duration;
 
+use axum::Router;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::Redirect;
+use axum::routing::post;
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
 use buttress::reqwest::SendThrough;
 use buttress::{Classify, Error, Outcome, TimeoutLayer};
+use reqwest::redirect::Policy;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tower::{Layer, ServiceBuilder};
 
 use crate::http::{Does, NOT_CONNECTED, NOT_PROCESSED, nobody, server};
@@ -157,4 +164,62 @@ async fn through_the_standard_stack_a_response_stays_reqwests_own() {
     assert_eq!(answer.remote_addr(), Some(address));
     let error = answer.error_for_status().unwrap_err();
     assert_eq!(error.url().map(reqwest::Url::as_str), Some(url.as_str()));
+}
+
+/// The recipe's: follows redirects, but never to another server.
+fn same_origin() -> Policy {
+    Policy::custom(|attempt| {
+        let from = attempt.previous().last().map(reqwest::Url::origin);
+        if from == Some(attempt.url().origin()) && attempt.previous().len() <= 10 {
+            attempt.follow()
+        } else {
+            attempt.stop()
+        }
+    })
+}
+
+/// A server whose `/orders` sends on the key it was given; whose other paths redirect.
+async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
+    let (tell, keys) = unbounded_channel();
+    let orders = async move |headers: HeaderMap| {
+        tell.send(headers["idempotency-key"].clone()).unwrap();
+        "one of each"
+    };
+    let app = Router::new()
+        .route("/orders", post(orders))
+        .route("/here", post(async || Redirect::temporary("/orders")))
+        .route("/away", post(async move || Redirect::temporary(&elsewhere)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, app).await });
+    (url, keys)
+}
+
+#[tokio::test]
+async fn a_key_goes_wherever_a_redirect_leads_unless_the_recipes_policy_stops_it() {
+    for (policy, status, reached) in [
+        (Policy::default(), StatusCode::OK, 1),
+        (same_origin(), StatusCode::TEMPORARY_REDIRECT, 0),
+    ] {
+        let (elsewhere, mut keys_elsewhere) = shop(String::new()).await;
+        let (url, mut keys) = shop(format!("{elsewhere}/orders")).await;
+        let client = builder().no_proxy().redirect(policy).build().unwrap();
+        let stack = buttress::http::client("shop", ClientConfig::default())
+            .unwrap()
+            .layer(client.clone());
+        let send = async |path: &str| {
+            let order = client.post(format!("{url}{path}"));
+            let order = order.header("idempotency-key", "\"the-key-of-this-order\"");
+            order.send_through(&stack).await.unwrap().status()
+        };
+        assert_eq!(send("/here").await, StatusCode::OK);
+        assert_eq!(keys.len(), 1, "a redirect to the same server is followed");
+        keys.recv().await.unwrap();
+        assert_eq!(send("/away").await, status);
+        assert_eq!(keys_elsewhere.len(), reached);
+        if reached > 0 {
+            let key = keys_elsewhere.recv().await.unwrap();
+            assert_eq!(key, "\"the-key-of-this-order\"");
+        }
+    }
 }

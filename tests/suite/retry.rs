@@ -1035,7 +1035,7 @@ async fn grpcs_throttle_runs_its_own_test_through_the_layer() {
 async fn a_failure_that_grpcs_throttle_counts_deposits_nothing() {
     let budget = RetryBudget::new("veto", BudgetConfig::throttle(10, 0.5)).unwrap();
     let layer = layer("veto", plain()).budget(budget.clone());
-    let vetoed = Scripted::new([err(Outcome::PERMANENT.repeat(Again::Never))]);
+    let vetoed = Scripted::new([err(Outcome::PERMANENT.repeat(Again::Vetoed))]);
     assert!(send(&layer.layer(vetoed), 1).await.is_err());
     assert_eq!(tenths(&budget), 90);
 }

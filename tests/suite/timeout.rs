@@ -7,7 +7,7 @@ use buttress::{
     CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, Rejected, TimeoutLayer,
 };
 use tokio::time::Instant;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Inner = Strict<(), &'static str, Error<&'static str>>;
 
@@ -127,6 +127,21 @@ async fn a_call_that_begins_after_the_deadline_is_refused_and_not_executed() {
         .await;
     assert_eq!(reason(result), (Reason::Deadline, Executed::No));
     assert_eq!(inner.calls(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_first_polled_after_the_deadline_of_its_scope_does_not_begin() {
+    let begins = service_fn(async |()| -> Result<(), Rejected> { panic!("it began") });
+    let mut service = DeadlineLayer::new("d", SECOND).layer(begins);
+    let call = service.ready().await.unwrap().call(());
+    let late = Deadline::after(Duration::ZERO)
+        .scope(call)
+        .await
+        .unwrap_err();
+    assert_eq!(
+        (late.reason, late.executed),
+        (Reason::Deadline, Executed::Maybe)
+    );
 }
 
 #[tokio::test(start_paused = true)]

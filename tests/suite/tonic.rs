@@ -27,7 +27,7 @@ use crate::common::{breaker, three_in_a_row};
 // ── a service without a protobuf compiler: both messages are text ──
 
 #[derive(Clone, Copy, Default)]
-struct Text;
+pub(crate) struct Text;
 
 impl Codec for Text {
     type Encode = String;

@@ -1,10 +1,10 @@
-//! The settings of the standard client stack, and how they must fit together.
+//! The settings of the standard client stack.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::breaker::{BreakerConfig, Window};
+use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
-use crate::error::ConfigError;
 use crate::gate::KeyedConfig;
 use crate::http::Keys;
 use crate::retry::RetryConfig;
@@ -40,8 +40,16 @@ pub struct ClientConfig {
     pub authorities: KeyedConfig,
     /// Which servers honour idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
     /// server must be known to run it once.
-    #[cfg_attr(feature = "serde", serde(skip))]
     pub keys: Keys,
+    /// The header that carries the key. Default `idempotency-key`; any header name.
+    pub key_header: Cow<'static, str>,
+    /// Whether the key is sent bare, for services that take the quotes of the draft's form for a part of it. Default: no.
+    pub raw_key: bool,
+    /// Whether it forwards for others. Then no key is minted, and a request whose method is not idempotent is sent once,
+    /// whatever happens: a proxy does not know what it forwards. Default: no.
+    pub proxy: bool,
+    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
+    pub attempt_header: bool,
     /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
     pub count_429: bool,
 }
@@ -57,6 +65,10 @@ impl Default for ClientConfig {
             breaker: Some(BreakerConfig::default()),
             authorities: KeyedConfig::default(),
             keys: Keys::Unknown,
+            key_header: Cow::Borrowed("idempotency-key"),
+            raw_key: false,
+            proxy: false,
+            attempt_header: false,
             count_429: false,
         }
     }
@@ -119,58 +131,38 @@ impl ClientConfig {
         self
     }
 
+    /// The header that carries the key.
+    #[must_use]
+    pub fn key_header(mut self, key_header: impl Into<Cow<'static, str>>) -> Self {
+        self.key_header = key_header.into();
+        self
+    }
+
+    /// Whether the key is sent bare.
+    #[must_use]
+    pub fn raw_key(mut self, raw_key: bool) -> Self {
+        self.raw_key = raw_key;
+        self
+    }
+
+    /// Whether it forwards for others.
+    #[must_use]
+    pub fn proxy(mut self, proxy: bool) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// Whether each attempt tells the server its number.
+    #[must_use]
+    pub fn attempt_header(mut self, attempt_header: bool) -> Self {
+        self.attempt_header = attempt_header;
+        self
+    }
+
     /// Whether a 429 counts for the breaker.
     #[must_use]
     pub fn count_429(mut self, count_429: bool) -> Self {
         self.count_429 = count_429;
         self
-    }
-
-    /// Checks every setting, alone and together with the others.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        for (field, limit) in [
-            ("attempt", &self.attempt),
-            ("total", &self.total),
-            ("body_idle", &self.body_idle),
-        ] {
-            ConfigError::unless(!limit.is_zero(), field, limit, "more than 0")?;
-        }
-        let most = format!("at most `total`, which is {:?}", self.total);
-        ConfigError::unless(self.attempt <= self.total, "attempt", &self.attempt, most)?;
-        self.authorities
-            .validate()
-            .map_err(|error| error.within("authorities"))?;
-        if let Some(retry) = &self.retry {
-            retry.validate().map_err(|error| error.within("retry"))?;
-        }
-        if let Some(budget) = &self.budget {
-            budget.validate().map_err(|error| error.within("budget"))?;
-        }
-        if let Some(breaker) = &self.breaker {
-            self.validate_breaker(breaker)
-                .map_err(|error| error.within("breaker"))?;
-        }
-        Ok(())
-    }
-
-    fn validate_breaker(&self, breaker: &BreakerConfig) -> Result<(), ConfigError> {
-        breaker.validate()?;
-        if self.total != Duration::MAX {
-            let least = format!("at least the client's `total`, which is {:?}", self.total);
-            let lease = breaker.probe_lease;
-            ConfigError::unless(lease >= self.total, "probe_lease", &lease, least)?;
-        }
-        match breaker.window {
-            Window::Time(window) if self.attempt != Duration::MAX => {
-                let least = self.attempt.saturating_mul(2);
-                let allowed = format!("at least twice the client's `attempt`: {least:?}");
-                ConfigError::unless(window >= least, "window", &window, allowed)
-            }
-            _ => Ok(()),
-        }
     }
 }

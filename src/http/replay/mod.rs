@@ -1,32 +1,25 @@
-//! Which requests may run twice.
+//! Which requests may run twice, and how they are sent again.
+
+mod body;
+mod buffer;
+mod handle;
+mod wrap;
 
 use std::fmt;
-use std::sync::Arc;
 
-use ::http::{HeaderMap, HeaderName, Method, Request};
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-use super::authority::Authority;
+pub use self::body::{ReplayBody, Superseded};
+pub use self::handle::BodyBuffer;
+pub use self::wrap::{KeptAs, ReplayAs};
+
+use super::keys::{Keys, SharedKeys};
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, header_name};
-use crate::outcome::Outcome;
+use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
+use crate::outcome::{Again, Executed, Kind, Outcome};
 use crate::retry::Repeat;
-
-/// Which servers make a request with an idempotency key run once, however often it is sent.
-///
-/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Keys {
-    /// Nothing is known: a key that a layer minted makes nothing repeatable.
-    #[default]
-    Unknown,
-    /// Every server that this client calls honours keys.
-    Honoured,
-    /// These servers do.
-    HonouredBy(Arc<[Authority]>),
-}
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -34,32 +27,37 @@ pub enum Keys {
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A key minted by
+///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
 ///
+/// A 409 that names a wait says to a request with a key that its operation is still running: if it may run twice, it is
+/// repeated. Without a key it is a conflict like any other.
+///
 /// After a failure that the service certainly did not act on, every request is repeated. What cannot be repeated is sent
-/// once, never refused: reqwest's requests with a streaming body, for one.
+/// once, never refused.
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
-/// count. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
-/// number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
+/// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
+/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http`
+/// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
 /// use buttress::http::{Keys, Replay};
 ///
 /// let safe_methods = Replay::new();
 /// let payments_too = Replay::new().keys(Keys::Honoured);
-/// let only_there = Replay::new().keys(Keys::HonouredBy(["https://api.example.com".parse()?].into()));
+/// let only_there = Replay::new().keys(Keys::honoured_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: Keys,
+    keys: SharedKeys,
     header: HeaderName,
     proxy: bool,
     attempt_header: bool,
-    once: bool,
+    buffer_limit: usize,
 }
 
 impl Default for Replay {
@@ -72,24 +70,18 @@ impl Replay {
     /// Nothing is known about keys; the attempt number is not sent.
     pub fn new() -> Self {
         Self {
-            keys: Keys::Unknown,
+            keys: SharedKeys::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             attempt_header: false,
-            once: false,
+            buffer_limit: 64 * 1024,
         }
-    }
-
-    /// Whether nothing at all is repeated, not even what was not executed.
-    pub(crate) fn once(mut self, once: bool) -> Self {
-        self.once = once;
-        self
     }
 
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
+        self.keys = SharedKeys::new(keys);
         self
     }
 
@@ -98,9 +90,13 @@ impl Replay {
     /// # Errors
     ///
     /// It is not a header name.
-    pub fn key_header(mut self, name: &str) -> Result<Self, ConfigError> {
-        self.header = header_name("key_header", name)?;
-        Ok(self)
+    pub fn key_header(self, name: &str) -> Result<Self, ConfigError> {
+        Ok(self.key_header_name(header_name("key_header", name)?))
+    }
+
+    pub(crate) fn key_header_name(mut self, name: HeaderName) -> Self {
+        self.header = name;
+        self
     }
 
     /// For a proxy, which does not know what it forwards: a request whose method is not idempotent is sent once, key or
@@ -118,50 +114,100 @@ impl Replay {
         self
     }
 
+    /// How many bytes of a body that cannot be cloned are kept, to be sent again. Default 64 KiB; any.
+    ///
+    /// It matters where bodies are [wrapped](Self::wrapping), and for reqwest's streaming ones.
+    #[must_use]
+    pub fn buffer_limit(mut self, bytes: usize) -> Self {
+        self.buffer_limit = bytes;
+        self
+    }
+
+    /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], turned by `wrap` into what the
+    /// inner service takes.
+    ///
+    /// | inner service | `wrap` |
+    /// |---|---|
+    /// | tonic's `Channel` | `tonic::body::Body::new` |
+    /// | an axum `Router` | `axum::body::Body::new` |
+    /// | hyper's client, or any that takes every body | `std::convert::identity`: it takes `Request<ReplayBody<B>>` |
+    #[must_use]
+    pub fn wrapping<W>(self, wrap: W) -> ReplayAs<W> {
+        ReplayAs::new(self, wrap)
+    }
+
+    pub(crate) const fn buffers(&self) -> usize {
+        self.buffer_limit
+    }
+
     /// What is kept of a request that may be sent again.
-    pub(crate) fn keep<R: HttpRequest>(
+    pub(crate) fn keep<R: HttpRequest, K: HttpRequest>(
         &self,
         request: &R,
-        copy: impl FnOnce(&R) -> Option<R>,
-    ) -> Option<Kept<R>> {
-        if self.once {
-            return None;
-        }
+        copy: impl FnOnce(&R) -> Option<K>,
+    ) -> Option<Kept<K>> {
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let safe = idempotent || self.has_honoured_key(request);
+        let key = found(request.headers(), &self.header);
+        let safe = idempotent || key.is_some_and(|key| self.honours(key, request));
+        let keyed = key.is_some();
         let mut request = copy(request)?;
         request.headers_mut().remove(EARLY_DATA);
-        Some(Kept { request, safe })
+        Some(Kept {
+            request,
+            safe,
+            keyed,
+        })
     }
 
-    fn has_honoured_key<R: HttpRequest>(&self, request: &R) -> bool {
+    /// Whether this key makes this request safe.
+    fn honours<R: HttpRequest>(&self, key: &HeaderValue, request: &R) -> bool {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
-        let Some(key) = request.headers().get(&self.header) else {
-            return false;
-        };
         let callers_own = || !key.is_sensitive() || CallOptions::current_key().is_some();
-        let honoured = match &self.keys {
-            Keys::Unknown => false,
-            Keys::Honoured => true,
-            Keys::HonouredBy(servers) => {
-                let server = request.authority();
-                servers
-                    .iter()
-                    .any(|one| hashbrown::Equivalent::equivalent(&server, one))
-            }
-        };
-        !key.is_empty() && (honoured || callers_own())
+        self.keys.honour(request) || callers_own()
+    }
+
+    /// The head of a first attempt. `kept`: there may be further ones.
+    fn begin<B>(&self, request: &mut Request<B>, kept: bool) {
+        self.number(1, request.headers_mut());
+        // Set only where a retry further out has set its own: a first insertion allocates.
+        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
+            *call = Call::new(1, !kept);
+        }
+    }
+
+    /// The head of a further one.
+    fn repeat<B>(&self, request: &mut Request<B>) {
+        let call = Call::current();
+        self.number(call.attempt, request.headers_mut());
+        request.extensions_mut().insert(call);
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
         if self.attempt_header {
             headers.insert(ATTEMPT_COUNT, attempt.into());
         }
+    }
+}
+
+/// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
+///
+/// ```
+/// use buttress::http::{Keys, Replay};
+/// use buttress::idempotency::IdempotencyKeyLayer;
+///
+/// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = IdempotencyKeyLayer::new().mint(replay.clone());
+/// # let _ = keys;
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+impl<R: HttpRequest> Mint<R> for Replay {
+    fn mints(&self, request: &R) -> bool {
+        !self.proxy && self.keys.honour(request)
     }
 }
 
@@ -180,6 +226,8 @@ fn is_idempotent(method: &Method) -> bool {
 pub struct Kept<R> {
     request: R,
     safe: bool,
+    /// Whether it carries an idempotency key.
+    keyed: bool,
 }
 
 impl<R> Kept<R> {
@@ -188,9 +236,19 @@ impl<R> Kept<R> {
         &self.request
     }
 
-    pub(crate) fn is_safe(&self) -> bool {
-        self.safe
+    /// Whether it may be sent again after a failure that the service may have acted on.
+    pub(crate) fn may_repeat(&self, outcome: &Outcome) -> bool {
+        self.safe && (self.keyed || !is_in_progress(outcome))
     }
+}
+
+/// "The operation of this key is still running": a 409 that names a wait, as [`ByStatus`](super::ByStatus) reads it. To a
+/// request without a key it is a conflict like any other.
+fn is_in_progress(outcome: &Outcome) -> bool {
+    outcome.kind == Kind::Neutral
+        && outcome.repeat == Again::Allowed
+        && outcome.wait.is_some()
+        && outcome.executed == Executed::Maybe
 }
 
 /// Without the request, whose headers hold secrets.
@@ -202,30 +260,30 @@ impl<R> fmt::Debug for Kept<R> {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<B: Clone> Repeat<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
 
     fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.number(1, request.headers_mut());
-        // Set only where a retry further out has set its own: a first insertion allocates.
-        if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            *call = Call::new(1, saved.is_none());
-        }
+        self.begin(&mut request, saved.is_some());
         (request, saved)
     }
 
+    fn only(&self, mut request: Request<B>) -> Request<B> {
+        self.begin(&mut request, false);
+        request
+    }
+
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
-        let call = Call::current();
         let mut request = saved.request().clone();
-        self.number(call.attempt, request.headers_mut());
-        request.extensions_mut().insert(call);
+        self.repeat(&mut request);
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &Kept<Request<B>>, _outcome: &Outcome) -> bool {
-        saved.is_safe()
+    fn may_repeat(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
+        saved.may_repeat(outcome)
     }
 }
 
@@ -234,6 +292,7 @@ mod tests {
     use ::http::HeaderValue;
 
     use super::*;
+    use crate::http::ByStatus;
 
     const KEY: &str = "idempotency-key";
 
@@ -311,6 +370,31 @@ mod tests {
             .key("order-1")
             .scope(async { assert!(may_repeat(&Replay::new(), with_key("POST", true))) })
             .await;
+    }
+
+    #[test]
+    fn only_a_key_can_have_an_operation_in_progress() {
+        let conflict = |headers: &[(&'static str, &'static str)]| {
+            let mut response = ::http::Response::builder().status(409);
+            for (name, value) in headers {
+                response = response.header(*name, *value);
+            }
+            ByStatus::new().response(&response.body(()).unwrap())
+        };
+        let repeats = |request, outcome: &Outcome| {
+            let replay = Replay::new();
+            let (_, saved) = replay.first(request);
+            Repeat::<Sent>::may_repeat(&replay, &saved.unwrap(), outcome)
+        };
+        let in_progress = conflict(&[("retry-after", "1")]);
+        for method in ["PUT", "POST"] {
+            assert!(repeats(with_key(method, false), &in_progress));
+            assert!(!repeats(request(method), &in_progress));
+        }
+        assert!(!repeats(with_key("POST", true), &in_progress));
+        let told = conflict(&[("retry-after", "1"), ("x-should-retry", "true")]);
+        assert!(repeats(request("PUT"), &told), "the server says so");
+        assert!(!repeats(request("POST"), &told), "which makes nothing safe");
     }
 
     #[test]

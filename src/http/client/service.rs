@@ -1,0 +1,62 @@
+//! The service.
+
+use std::fmt;
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use super::layer::{Breakers, Budgets};
+use crate::deadline::Deadline;
+use crate::gate::Gate;
+use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
+use crate::idempotency::IdempotencyKey;
+use crate::retry::Retry;
+use crate::timeout::{DeadlineService, Timeout};
+
+/// The parts, outermost first.
+pub(super) type Stack<S, R, C> =
+    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>, Drain>, Replay>>;
+type Attempts<S, C> = Gate<Timeout<Lift<S>>, Option<Breakers>, C, AtBodyEnd>;
+
+/// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
+pub struct Client<S, R = Replay, C = ByStatus> {
+    stack: Stack<S, R, C>,
+}
+
+impl<S, R, C> Client<S, R, C> {
+    pub(super) const fn new(stack: Stack<S, R, C>) -> Self {
+        Self { stack }
+    }
+}
+
+impl<S: Clone, R, C: Clone> Clone for Client<S, R, C> {
+    fn clone(&self) -> Self {
+        Self::new(self.stack.clone())
+    }
+}
+
+impl<S, R, C> fmt::Debug for Client<S, R, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl<S, R, C, Req> Service<Req> for Client<S, R, C>
+where
+    Stack<S, R, C>: Service<Req>,
+    Req: HttpRequest,
+{
+    type Response = <Stack<S, R, C> as Service<Req>>::Response;
+    type Error = <Stack<S, R, C> as Service<Req>>::Error;
+    type Future = <Stack<S, R, C> as Service<Req>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let deadline = request.extensions().and_then(|of| of.get::<Deadline>());
+        let _entered = deadline.map(|deadline| deadline.enter());
+        self.stack.call(request)
+    }
+}

@@ -1,0 +1,75 @@
+//! What is read of a request's headers.
+
+use std::time::Duration;
+
+use super::{DeadlineHeader, Trust};
+use crate::error::ConfigError;
+
+/// Which headers say how much time a call has, and who is believed.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct DeadlineInConfig {
+    /// The headers that are read; of several the earliest time counts. Default: `grpc-timeout` and
+    /// `x-envoy-expected-rq-timeout-ms`.
+    pub headers: Vec<DeadlineHeader>,
+    /// Whose headers are believed. Default: nobody's.
+    pub trust: Trust,
+    /// The most that a header can give: what asks for more gets this. Default `Duration::MAX`; more than 0.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub most: Duration,
+}
+
+impl Default for DeadlineInConfig {
+    fn default() -> Self {
+        Self {
+            headers: vec![
+                DeadlineHeader::GrpcTimeout,
+                DeadlineHeader::EnvoyExpectedTimeout,
+            ],
+            trust: Trust::Nobody,
+            most: Duration::MAX,
+        }
+    }
+}
+
+impl DeadlineInConfig {
+    /// The two well-known headers, and nobody is believed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The headers that are read.
+    #[must_use]
+    pub fn headers(mut self, headers: impl Into<Vec<DeadlineHeader>>) -> Self {
+        self.headers = headers.into();
+        self
+    }
+
+    /// Whose headers are believed.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// The most that a header can give.
+    #[must_use]
+    pub fn most(mut self, most: Duration) -> Self {
+        self.most = most;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(!self.most.is_zero(), "most", &self.most, "more than 0")
+    }
+}

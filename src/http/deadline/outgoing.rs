@@ -1,0 +1,126 @@
+//! The time that is left, told to the service.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::DeadlineHeader;
+use crate::call::CallOptions;
+use crate::clock::Now;
+use crate::deadline::Deadline;
+use crate::http::HttpRequest;
+use crate::timeout::TimeoutLayer;
+
+/// Tells the service how much time is left: on every attempt the time until the deadline or the attempt's own limit, whichever
+/// is less, never rounded up.
+///
+/// It goes innermost, inside retry and attempt timeout. What the caller has written into the header himself stays if it is
+/// less. A call without any limit is sent as it is. An `http::Request` may carry a [`Deadline`] of its own in its extensions;
+/// the earliest counts.
+///
+/// The time is that of the call's task when the service is called: a `Buffer` between the deadline and this layer hides it.
+///
+/// ```
+/// use std::time::Duration;
+/// use buttress::http::deadline::{DeadlineHeader, DeadlineOutLayer};
+/// use buttress::{DeadlineLayer, Error, TimeoutLayer};
+/// use tower::ServiceBuilder;
+///
+/// # let client = tower::service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new(())));
+/// let attempt = TimeoutLayer::new("search", Duration::from_secs(1));
+/// let out = DeadlineOutLayer::new(DeadlineHeader::GrpcTimeout).inside(&attempt);
+/// let search = ServiceBuilder::new()
+///     .layer(DeadlineLayer::new("search", Duration::from_secs(3)))
+///     .layer(attempt)
+///     .layer(out)
+///     .map_err(Error::Inner)
+///     .service(client);
+/// # fn takes<S: tower::Service<http::Request<()>>>(_: S) {}
+/// # takes(search);
+/// ```
+#[derive(Clone, Debug)]
+pub struct DeadlineOutLayer {
+    header: Option<DeadlineHeader>,
+    attempt: Option<TimeoutLayer>,
+}
+
+impl DeadlineOutLayer {
+    /// Writes this header; with `None`, nothing.
+    pub fn new(header: impl Into<Option<DeadlineHeader>>) -> Self {
+        Self {
+            header: header.into(),
+            attempt: None,
+        }
+    }
+
+    /// The layer that it stands in, whose limit counts too. Without it, only a [`CallOptions::timeout`] does.
+    #[must_use]
+    pub fn inside(mut self, attempt: &TimeoutLayer) -> Self {
+        self.attempt = Some(attempt.clone());
+        self
+    }
+
+    /// The header, if one is written.
+    pub const fn header(&self) -> Option<&DeadlineHeader> {
+        self.header.as_ref()
+    }
+
+    fn write<R: HttpRequest>(&self, header: &DeadlineHeader, request: &mut R) {
+        let limit = CallOptions::current_timeout()
+            .or_else(|| self.attempt.as_ref().map(TimeoutLayer::limit))
+            .unwrap_or(Duration::MAX);
+        let own = request
+            .extensions()
+            .and_then(|of| of.get::<Deadline>().copied());
+        let deadline = Deadline::current().into_iter().chain(own).min();
+        let left = deadline
+            .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()))
+            .min(limit);
+        let headers = request.headers_mut();
+        if left != Duration::MAX && header.read(headers).is_none_or(|asked| left < asked) {
+            // An error means that there is no room for another header.
+            let _ = headers.try_insert(header.name().clone(), header.format(left));
+        }
+    }
+}
+
+impl<S> Layer<S> for DeadlineOutLayer {
+    type Service = DeadlineOut<S>;
+
+    fn layer(&self, inner: S) -> DeadlineOut<S> {
+        DeadlineOut {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// A service that is told how much time is left. Made by [`DeadlineOutLayer`].
+#[derive(Clone, Debug)]
+pub struct DeadlineOut<S> {
+    inner: S,
+    layer: DeadlineOutLayer,
+}
+
+impl<S, Req> Service<Req> for DeadlineOut<S>
+where
+    S: Service<Req>,
+    Req: HttpRequest,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        if let Some(header) = &self.layer.header {
+            self.layer.write(header, &mut request);
+        }
+        self.inner.call(request)
+    }
+}

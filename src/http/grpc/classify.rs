@@ -1,0 +1,226 @@
+//! What the end of a gRPC call means: the status in the head, in the trailers, or the one that HTTP's stands for.
+
+use std::error::Error as StdError;
+
+use ::http::header::CONTENT_TYPE;
+use ::http::{HeaderMap, StatusCode};
+
+use super::status::{Code, heeding, of_headers};
+use crate::http::body::ClassifyEnd;
+use crate::http::classify::refused_there;
+use crate::http::error::error_outcome;
+use crate::http::marks::NotExecuted;
+use crate::http::request::HttpResponse;
+use crate::http::retry_after::retry_after;
+use crate::outcome::{Again, Classify, Outcome};
+
+/// What a gRPC response or error means, for every gRPC client and server whose messages are `http` responses, such as tonic's.
+///
+/// | status | outcome |
+/// |---|---|
+/// | `OK` | success |
+/// | `UNAVAILABLE` | transient |
+/// | `RESOURCE_EXHAUSTED` | overloaded |
+/// | `DEADLINE_EXCEEDED`, `UNKNOWN`, `DATA_LOSS`, `INTERNAL` | transient, never repeated |
+/// | `CANCELLED` | neutral |
+/// | all others | permanent |
+///
+/// The status stands in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
+/// response without messages, where a retry sees it too: a call is over for a retry once the headers of its response came. A
+/// response that ends without trailers, or is dropped before, is neutral. A status that cannot be read is `UNKNOWN`, and a
+/// response without one has that of its HTTP status
+/// ([the mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)).
+///
+/// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
+/// read, the failure is not repeated. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
+///
+/// Errors are what [`error_outcome`](super::super::error_outcome) says, but for streams that were reset, whose reason
+/// [stands for a status](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) (feature `http2`).
+///
+/// ```
+/// use buttress::http::ByGrpcStatus;
+/// use buttress::{Classify, Outcome};
+///
+/// let unavailable = http::Response::builder().header("grpc-status", "14").body(()).unwrap();
+/// let outcome = ByGrpcStatus::new().classify(Ok::<_, &std::io::Error>(&unavailable));
+/// assert_eq!(outcome, Outcome::TRANSIENT);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ByGrpcStatus;
+
+/// The status is yet to come, and the call cannot be repeated any more.
+const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
+
+impl ByGrpcStatus {
+    /// The table above.
+    pub const fn new() -> Self {
+        Self
+    }
+
+    /// What the head of this response means.
+    pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
+        let headers = response.headers();
+        let outcome = match of_headers(headers) {
+            Some(outcome) => outcome,
+            None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
+            None => {
+                let code = Code::of_http(response.status());
+                heeding(code.outcome().wait(retry_after(response)), headers)
+            }
+        };
+        match response.extensions().get() {
+            Some(NotExecuted::Here) => {
+                let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+                refused.wait(outcome.wait)
+            }
+            Some(NotExecuted::There) => refused_there(outcome),
+            None => outcome,
+        }
+    }
+
+    /// What this error means.
+    pub fn error(self, error: &(dyn StdError + 'static)) -> Outcome {
+        let outcome = error_outcome(error);
+        #[cfg(feature = "http2")]
+        if let (Outcome::TRANSIENT, Some(reason)) = (outcome, reset(error)) {
+            return Code::of_reset(reason).outcome();
+        }
+        outcome
+    }
+}
+
+/// A response that says that it is something else comes from something that knows no gRPC.
+fn may_be_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_none_or(|content_type| {
+        let prefix = content_type.as_bytes().get(..GRPC.len());
+        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(GRPC))
+    })
+}
+
+const GRPC: &[u8] = b"application/grpc";
+
+/// Why the server reset the stream of this call, if that is what happened.
+#[cfg(feature = "http2")]
+fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
+    let mut link = Some(error);
+    while let Some(error) = link {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error
+                .reason()
+                .filter(|_| error.is_reset() && error.is_remote());
+        }
+        link = error.source();
+    }
+    None
+}
+
+impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus {
+    fn classify(&self, result: Result<&Res, &E>) -> Outcome {
+        match result {
+            Ok(response) => self.response(response),
+            Err(error) => self.error(error),
+        }
+    }
+}
+
+impl ClassifyEnd for ByGrpcStatus {
+    fn end(&self, head: Outcome, trailers: Option<&HeaderMap>) -> Outcome {
+        if head != OPEN {
+            return head;
+        }
+        trailers.map_or(Outcome::NEUTRAL, |trailers| {
+            of_headers(trailers).unwrap_or_else(|| Code::UNKNOWN.outcome())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::time::Duration;
+
+    use ::http::Response;
+
+    use super::*;
+
+    fn head(status: u16, fields: &[(&'static str, &'static str)]) -> Outcome {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let response = response.body(()).unwrap();
+        ByGrpcStatus::new().classify(Ok::<_, &io::Error>(&response))
+    }
+
+    fn end(head: Outcome, trailers: &[(&'static str, &'static str)]) -> Outcome {
+        let trailers = trailers
+            .iter()
+            .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+            .collect();
+        ByGrpcStatus::new().end(head, Some(&trailers))
+    }
+
+    const NEVER: Outcome = Outcome::TRANSIENT.repeat(Again::Never);
+
+    #[test]
+    fn a_status_in_the_head_decides_whatever_http_says() {
+        assert_eq!(head(200, &[("grpc-status", "14")]), Outcome::TRANSIENT);
+        assert_eq!(head(503, &[("grpc-status", "0")]), Outcome::SUCCESS);
+        assert_eq!(head(200, &[("grpc-status", "fourteen")]), NEVER);
+    }
+
+    #[test]
+    fn what_answers_without_a_status_has_that_of_http() {
+        assert_eq!(head(503, &[]), Outcome::TRANSIENT);
+        assert_eq!(head(500, &[]), NEVER);
+        assert_eq!(head(404, &[]), Outcome::PERMANENT);
+        let wait = Some(Duration::from_secs(7));
+        assert_eq!(
+            head(503, &[("retry-after", "7")]),
+            Outcome::TRANSIENT.wait(wait)
+        );
+        assert_eq!(
+            head(429, &[("x-envoy-ratelimited", "1")]),
+            Outcome::TRANSIENT.repeat(Again::Vetoed)
+        );
+        for (content_type, outcome) in [
+            ("application/grpc", OPEN),
+            ("application/grpc+proto", OPEN),
+            ("Application/gRPC-web", OPEN),
+            ("application/grp", NEVER),
+            ("text/html", NEVER),
+            ("", NEVER),
+        ] {
+            let meaning = head(200, &[("content-type", content_type)]);
+            assert_eq!(meaning, outcome, "{content_type}");
+        }
+    }
+
+    #[test]
+    fn the_trailers_decide_what_the_head_left_open() {
+        let open = head(200, &[("content-type", "application/grpc")]);
+        assert_eq!(open.kind, crate::Kind::Success);
+        assert_eq!(end(open, &[("grpc-status", "0")]), Outcome::SUCCESS);
+        assert_eq!(end(open, &[("grpc-status", "14")]), Outcome::TRANSIENT);
+        assert_eq!(end(open, &[("grpc-status", "5")]), Outcome::PERMANENT);
+        assert_eq!(end(open, &[("grpc-status", "")]), NEVER);
+        assert_eq!(end(open, &[("checksum", "1")]), NEVER, "no status");
+        assert_eq!(ByGrpcStatus::new().end(open, None), Outcome::NEUTRAL);
+    }
+
+    #[test]
+    fn a_response_without_messages_that_went_well_is_a_success_without_trailers() {
+        let complete = head(200, &[("grpc-status", "0")]);
+        assert_eq!(ByGrpcStatus::new().end(complete, None), Outcome::SUCCESS);
+    }
+
+    #[test]
+    fn errors_mean_what_they_always_do() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            ByGrpcStatus::new().error(&refused),
+            Outcome::TRANSIENT.not_executed()
+        );
+    }
+}

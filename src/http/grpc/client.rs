@@ -1,0 +1,74 @@
+//! The standard stack for calling a gRPC server.
+
+use super::classify::ByGrpcStatus;
+use super::methods::Methods;
+use super::repeat::GrpcReplay;
+use crate::error::ConfigError;
+use crate::http::client::{ClientConfig, ClientLayer, client};
+use crate::http::replay::{Replay, ReplayAs};
+
+/// The standard stack in front of a gRPC client: [`client`](super::super::client) by gRPC's rules. What results mean is told at
+/// [`ByGrpcStatus`], what may run twice at [`GrpcReplay`].
+///
+/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::wrapping),
+/// and its clients want statuses instead of errors: that is [`answer_grpc`](super::super::answer_grpc).
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use buttress::http::{ClientConfig, answer_grpc, grpc};
+/// use tonic::body::Body;
+/// use tonic::transport::Endpoint;
+/// use tower::Layer;
+///
+/// # struct OrdersClient<T>(T);
+/// # impl<T: tonic::client::GrpcService<Body>> OrdersClient<T> { fn new(inner: T) -> Self { Self(inner) } }
+/// let stack = grpc("shop", ClientConfig::default())?
+///     .idempotent(["/shop.Orders/Get", "/shop.Catalog/"])?
+///     .wrapping(Body::new);
+/// let channel = Endpoint::from_static("http://shop.internal:50051").connect_lazy();
+/// let orders = OrdersClient::new(answer_grpc(stack).layer(channel));
+/// # let _ = orders;
+/// # Ok(()) }
+/// ```
+///
+/// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
+/// [streams](crate::CallOptions::streams).
+///
+/// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
+/// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
+/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part.
+///
+/// # Errors
+///
+/// A setting that cannot work, as with [`client`](super::super::client).
+pub fn grpc(
+    name: &str,
+    config: ClientConfig,
+) -> Result<ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>, ConfigError> {
+    let layer = client(name, config)?;
+    Ok(layer.repeat(GrpcReplay::new).classify(ByGrpcStatus::new()))
+}
+
+impl<R: Clone, C: Clone> ClientLayer<GrpcReplay<R>, C> {
+    /// The gRPC methods that may run twice, and no others: `/package.Service/Method`, or `/package.Service/` for all methods
+    /// of a service.
+    ///
+    /// # Errors
+    ///
+    /// One of them is neither.
+    pub fn idempotent<M: AsRef<str>>(
+        self,
+        methods: impl IntoIterator<Item = M>,
+    ) -> Result<Self, ConfigError> {
+        let methods = Methods::new(methods)?;
+        Ok(self.repeat(|replay| replay.methods(methods)))
+    }
+}
+
+impl<C: Clone> ClientLayer<GrpcReplay<Replay>, C> {
+    /// For requests whose body cannot be cloned: see [`Replay::wrapping`]. For tonic, `wrap` is `tonic::body::Body::new`.
+    #[must_use]
+    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C> {
+        self.repeat(|replay| replay.map(|replay| replay.wrapping(wrap)))
+    }
+}

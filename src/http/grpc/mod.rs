@@ -1,0 +1,15 @@
+//! gRPC: what its statuses mean, which calls may run twice, and rejections as statuses.
+
+mod answer;
+mod classify;
+mod client;
+mod methods;
+mod repeat;
+mod status;
+
+pub use self::answer::{
+    GrpcBody, GrpcBodyLayer, GrpcStatus, WithGrpcBody, WithGrpcBodyFuture, answer_grpc,
+};
+pub use self::classify::ByGrpcStatus;
+pub use self::client::grpc;
+pub use self::repeat::{GrpcReplay, KeptCall};

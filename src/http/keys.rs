@@ -1,0 +1,365 @@
+//! Which servers honour idempotency keys.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ::http::{Method, Uri};
+
+use super::authority::Authority;
+use super::request::HttpRequest;
+use crate::error::ConfigError;
+use crate::sync::Mutex;
+
+/// Which servers make a request with an idempotency key run once, however often it is sent.
+///
+/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
+///
+/// In a file it is `"unknown"`, `"honoured"`, or a list of [routes](Route).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Keys {
+    /// Nothing is known: a key that a layer minted makes nothing repeatable.
+    #[default]
+    Unknown,
+    /// Every server that this client calls honours keys.
+    Honoured,
+    /// Requests by these routes do.
+    HonouredBy(Arc<[Route]>),
+}
+
+impl Keys {
+    /// Requests by these routes are run once: [`HonouredBy`](Self::HonouredBy), from text.
+    ///
+    /// # Errors
+    ///
+    /// One of them is no route.
+    pub fn honoured_by<'a>(routes: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+        let routes: Result<_, _> = routes.into_iter().map(Route::from_str).collect();
+        Ok(Self::HonouredBy(routes?))
+    }
+
+    /// Whether the server is known to run this request once, if it carries a key.
+    pub(crate) fn honour<R: HttpRequest>(&self, request: &R) -> bool {
+        match self {
+            Self::Unknown => false,
+            Self::Honoured => true,
+            Self::HonouredBy(routes) => routes.iter().any(|route| route.covers(request)),
+        }
+    }
+}
+
+/// Requests to a server, below a path, by a method: `[method] [server][path]`.
+///
+/// `https://api.example.com` is all of that server, `POST https://api.example.com/v1/charges` a POST to `/v1/charges` and all
+/// below it (`/v1/charges/42`, not `/v1/chargesheets`), and `/v1/charges` that path on every server of the client. Paths are
+/// compared as they are written. One with a dot segment (`..`) belongs to no route but a whole server, for it may lead out of
+/// any other.
+///
+/// ```
+/// use buttress::http::{Keys, Route};
+///
+/// let charges: Route = "POST https://api.example.com/v1/charges".parse()?;
+/// let keys = Keys::HonouredBy([charges].into());
+/// assert_eq!(keys, Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    method: Option<Method>,
+    server: Option<Authority>,
+    path: Box<str>,
+}
+
+impl Route {
+    fn covers<R: HttpRequest>(&self, request: &R) -> bool {
+        let same_server = |server| hashbrown::Equivalent::equivalent(&request.authority(), server);
+        self.method
+            .as_ref()
+            .is_none_or(|own| own == request.method())
+            && self.server.as_ref().is_none_or(same_server)
+            && self.covers_path(request.path())
+    }
+
+    fn covers_path(&self, path: &str) -> bool {
+        if *self.path == *"/" {
+            return true;
+        }
+        match path.strip_prefix(&*self.path) {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') || self.path.ends_with('/') => {
+                !strays(path)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether a server may take this path for one that lies elsewhere.
+fn strays(path: &str) -> bool {
+    if !path.contains(['.', '%']) {
+        return false;
+    }
+    let plain = path.to_ascii_lowercase().replace("%2e", ".");
+    let plain = plain.replace("%2f", "/").replace("%5c", "/");
+    plain
+        .split(['/', '\\'])
+        .any(|part| matches!(part, "." | ".."))
+}
+
+impl FromStr for Route {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        // The text may hold a password: it is not shown.
+        let invalid = |why: &str| {
+            let allowed = "a server, a path or both, after POST or PATCH if only one of them is meant, such as \
+                           \"POST https://api.example.com/v1/charges\"";
+            ConfigError::new("route", why, allowed)
+        };
+        let (method, place) = match text.split_once(' ') {
+            Some(("POST", place)) => (Some(Method::POST), place),
+            Some(("PATCH", place)) => (Some(Method::PATCH), place),
+            Some(_) => return Err(invalid("of a method that needs no key")),
+            None => (None, text),
+        };
+        let uri: Uri = place.parse().map_err(|_| invalid("unreadable"))?;
+        if uri.query().is_some() || place.contains('#') {
+            return Err(invalid("a path with a query"));
+        }
+        let server = Authority::of_setting(&uri);
+        if uri.authority().is_some() != server.is_some() || !uri.path().starts_with('/') {
+            return Err(invalid("neither a URL nor a path"));
+        }
+        Ok(Self {
+            method,
+            server,
+            path: uri.path().into(),
+        })
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(method) = &self.method {
+            write!(f, "{method} ")?;
+        }
+        match &self.server {
+            Some(server) if *self.path == *"/" => write!(f, "{server}"),
+            Some(server) => write!(f, "{server}{}", self.path),
+            None => f.write_str(&self.path),
+        }
+    }
+}
+
+/// [`Keys`] that can change while a client is in use.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedKeys(Arc<Mutex<Keys>>);
+
+impl SharedKeys {
+    pub(crate) fn new(keys: Keys) -> Self {
+        Self(Arc::new(Mutex::new(keys)))
+    }
+
+    pub(crate) fn get(&self) -> Keys {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn honour<R: HttpRequest>(&self, request: &R) -> bool {
+        self.get().honour(request)
+    }
+}
+
+#[cfg(feature = "serde")]
+mod text {
+    use std::fmt;
+
+    use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+    use serde::ser::{Serialize, Serializer};
+
+    use super::{Keys, Route};
+
+    impl Serialize for Keys {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            match self {
+                Self::Unknown => serializer.serialize_str("unknown"),
+                Self::Honoured => serializer.serialize_str("honoured"),
+                Self::HonouredBy(routes) => serializer.collect_seq(&**routes),
+            }
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Keys {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_any(WordOrRoutes)
+        }
+    }
+
+    struct WordOrRoutes;
+
+    impl<'de> Visitor<'de> for WordOrRoutes {
+        type Value = Keys;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("\"unknown\", \"honoured\" or a list of routes")
+        }
+
+        fn visit_str<E: Error>(self, word: &str) -> Result<Keys, E> {
+            match word {
+                "unknown" => Ok(Keys::Unknown),
+                "honoured" => Ok(Keys::Honoured),
+                _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
+            }
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Keys, A::Error> {
+            let mut routes = Vec::new();
+            while let Some(route) = seq.next_element()? {
+                routes.push(route);
+            }
+            Ok(Keys::HonouredBy(routes.into()))
+        }
+    }
+
+    impl Serialize for Route {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.collect_str(self)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Route {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let text = String::deserialize(deserializer)?;
+            text.parse().map_err(D::Error::custom)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::http::Request;
+
+    use super::*;
+
+    fn covers(route: &str, method: Method, url: &str) -> bool {
+        let request = Request::builder().method(method).uri(url).body(());
+        let keys = Keys::honoured_by([route]).unwrap();
+        keys.honour(&request.unwrap())
+    }
+
+    #[test]
+    fn a_route_is_a_server_a_path_and_a_method_or_some_of_them() {
+        let charge = "https://api.example.com/v1/charges";
+        for (route, method, url, covered) in [
+            ("https://API.example.com:443", Method::POST, charge, true),
+            ("https://api.example.com/", Method::PATCH, charge, true),
+            ("http://api.example.com", Method::POST, charge, false),
+            ("https://other.example.com", Method::POST, charge, false),
+            ("/v1/charges", Method::POST, charge, true),
+            ("/v1", Method::POST, charge, true),
+            ("/", Method::POST, charge, true),
+            ("/v1/charge", Method::POST, charge, false),
+            ("/v1/charges/", Method::POST, charge, false),
+            ("/V1/charges", Method::POST, charge, false),
+            ("/v1/charges/7", Method::POST, charge, false),
+            ("POST /v1/charges", Method::POST, charge, true),
+            ("POST /v1/charges", Method::PATCH, charge, false),
+            (
+                "PATCH https://api.example.com/v1",
+                Method::PATCH,
+                charge,
+                true,
+            ),
+        ] {
+            assert_eq!(covers(route, method, url), covered, "{route} {url}");
+        }
+        for (rest, covered) in [
+            ("", true),
+            ("/", true),
+            ("/42/refunds?of=7", true),
+            ("?expand=all", true),
+            ("heets", false),
+            ("%2F42", false),
+        ] {
+            let url = format!("https://api.example.com/v1/charges{rest}");
+            assert_eq!(covers("/v1/charges", Method::POST, &url), covered, "{url}");
+        }
+        assert!(covers(
+            "/files/",
+            Method::POST,
+            "https://h/files/a.b/.c/..d"
+        ));
+    }
+
+    #[test]
+    fn a_path_that_may_lead_elsewhere_belongs_to_no_route() {
+        for rest in [
+            "/../transfers",
+            "/./7",
+            "/..",
+            "/%2e%2E/transfers",
+            "/.%2e/transfers",
+            "/a%2F..%2f..%2ftransfers",
+            "/a%5c..%5Ctransfers",
+        ] {
+            let url = format!("https://api.example.com/v1/charges{rest}");
+            assert!(!covers("/v1/charges", Method::POST, &url), "{url}");
+            assert!(covers("https://api.example.com", Method::POST, &url));
+        }
+    }
+
+    #[test]
+    fn what_is_no_route_is_refused_without_a_secret() {
+        for text in [
+            "",
+            "GET /v1",
+            "post /v1",
+            "api.example.com",
+            "api.example.com:443",
+            "v1/charges",
+            "/v1?a=pw",
+            "https://me:pw@h/#pw",
+            "POST  /v1",
+            "POST /v1 ",
+            "https://",
+            "https://h:65536/v1",
+            "https://h:+443/v1",
+            "*",
+        ] {
+            let error = text.parse::<Route>().unwrap_err().to_string();
+            assert!(!error.contains("pw"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_route_is_shown_as_it_is_written() {
+        for text in [
+            "https://api.example.com",
+            "https://api.example.com/v1/charges",
+            "POST https://api.example.com",
+            "PATCH /v1",
+            "/",
+        ] {
+            assert_eq!(text.parse::<Route>().unwrap().to_string(), text);
+        }
+        let secret: Route = "https://me:pw@Host:443/v1".parse().unwrap();
+        assert_eq!(secret.to_string(), "https://host/v1");
+    }
+
+    #[cfg(feature = "serde")]
+    #[test]
+    fn keys_are_a_word_or_a_list() {
+        let listed = Keys::honoured_by(["POST https://api.example.com/v1"]).unwrap();
+        for (text, keys) in [
+            (r#""unknown""#, Keys::Unknown),
+            (r#""honoured""#, Keys::Honoured),
+            (r#"["POST https://api.example.com/v1"]"#, listed),
+            ("[]", Keys::HonouredBy([].into())),
+        ] {
+            assert_eq!(serde_json::from_str::<Keys>(text).unwrap(), keys);
+            assert_eq!(serde_json::to_string(&keys).unwrap(), text);
+        }
+        for wrong in [r#""honored""#, r#"["GET /"]"#, "true", "{}"] {
+            assert!(serde_json::from_str::<Keys>(wrong).is_err(), "{wrong}");
+        }
+    }
+}

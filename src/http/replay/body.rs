@@ -1,0 +1,717 @@
+//! A body that can be sent more than once.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use http_body::{Body, Frame, SizeHint};
+use pin_project::{pin_project, pinned_drop};
+
+use super::buffer::{Piece, Source};
+use super::handle::{BodyBuffer, Shared};
+use crate::error::BoxError;
+use crate::sync::Mutex;
+
+/// A request's body, as one attempt sends it: any body, whether it can be cloned or not.
+///
+/// The first attempt that reads it streams the original, and what passes is kept for further attempts: by reference,
+/// without a copy, if its data are `Bytes`. Past the limit nothing is kept any more, what was kept is let go, and the
+/// body streams on, to be sent once. Trailers are kept too, and [`size_hint`](Body::size_hint) is the original's on
+/// every attempt, so that what has a `content-length` has it again and what is chunked is chunked again.
+///
+/// A body that is wholly kept may be read by several attempts at the same time. One of which nothing was read goes to the
+/// newest attempt as it is. Anything in between belongs to the attempt that began to read it.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use buttress::http::ReplayBody;
+/// use http_body_util::BodyExt;
+///
+/// let (first, buffer) = ReplayBody::new("one of each".to_owned(), 64 * 1024);
+/// assert!(buffer.is_replayable(), "nothing was read of it");
+/// let sent = first.collect().await.unwrap().to_bytes();
+/// let again = buffer.again().expect("it was read to its end").collect().await.unwrap().to_bytes();
+/// assert_eq!(again, sent);
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// The original's own, boxed; [`Superseded`] if another attempt has taken its place.
+#[pin_project(PinnedDrop, project = Projected)]
+pub struct ReplayBody<B> {
+    /// `None` before it is this attempt that reads it, and after its end.
+    #[pin]
+    original: Option<B>,
+    /// What came after all the bytes that were announced.
+    ahead: Option<Box<Read>>,
+    reads: Reads,
+    /// `None` once neither this attempt needs it nor it this attempt.
+    shared: Option<Arc<Mutex<Shared<B>>>>,
+    /// Of what is not the original.
+    hint: SizeHint,
+}
+
+type Read = Result<Frame<Bytes>, BoxError>;
+
+#[derive(Clone, Copy, Debug)]
+enum Reads {
+    /// Not begun, as the attempt of this number.
+    NotYet(u32),
+    Original,
+    /// The buffer, from here.
+    Buffer(usize),
+    /// Nothing, and never will.
+    Nothing,
+}
+
+/// The body that an attempt was sending is now another attempt's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("another attempt has taken the place of the one that this body belongs to")]
+#[non_exhaustive]
+pub struct Superseded;
+
+impl<B: Body> ReplayBody<B> {
+    /// The body for the first attempt, and what makes those for others. At most `limit` bytes are kept, in at most 1024
+    /// pieces.
+    pub fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
+        let buffer = BodyBuffer::new(body, limit);
+        (buffer.first(), buffer)
+    }
+
+    /// A body that is sent once, and nothing is kept of.
+    pub fn once(body: B) -> Self {
+        Self {
+            original: Some(body),
+            ahead: None,
+            reads: Reads::Original,
+            shared: None,
+            hint: SizeHint::default(),
+        }
+    }
+}
+
+impl<B> ReplayBody<B> {
+    /// The body for the attempt of this number; without a share, for an empty one.
+    pub(super) fn attempt(
+        number: u32,
+        shared: Option<Arc<Mutex<Shared<B>>>>,
+        hint: SizeHint,
+    ) -> Self {
+        Self {
+            original: None,
+            ahead: None,
+            reads: match shared {
+                Some(_) => Reads::NotYet(number),
+                None => Reads::Original,
+            },
+            shared,
+            hint,
+        }
+    }
+}
+
+impl<B> Body for ReplayBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            match self.reads {
+                Reads::NotYet(attempt) => self.as_mut().begin(attempt),
+                Reads::Original => return self.poll_original(cx),
+                Reads::Buffer(at) => return Poll::Ready(self.project().next(at).map(Ok)),
+                Reads::Nothing => return Poll::Ready(Some(Err(Superseded.into()))),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self.reads {
+            Reads::Original => {
+                self.ahead.is_none() && self.original.as_ref().is_none_or(Body::is_end_stream)
+            }
+            // What is not empty from the start may turn out to be, and is announced as the original was.
+            Reads::NotYet(_) | Reads::Buffer(_) | Reads::Nothing => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (self.reads, &self.original) {
+            (Reads::Original, Some(original)) => original.size_hint(),
+            (Reads::Original, None) => SizeHint::with_exact(0),
+            _ => SizeHint::clone(&self.hint),
+        }
+    }
+}
+
+impl<B> ReplayBody<B> {
+    fn begin(self: Pin<&mut Self>, attempt: u32) {
+        let mut this = self.project();
+        let (source, original) = match this.shared {
+            Some(shared) => {
+                let mut shared = shared.lock();
+                let source = shared.buffer.begin(attempt);
+                let original = match source {
+                    Source::Original { .. } => shared.original.take(),
+                    Source::Buffer | Source::Nowhere => None,
+                };
+                (source, original)
+            }
+            None => (Source::Nowhere, None),
+        };
+        *this.reads = match source {
+            Source::Original { .. } => Reads::Original,
+            Source::Buffer => Reads::Buffer(0),
+            Source::Nowhere => Reads::Nothing,
+        };
+        if matches!(source, Source::Nowhere | Source::Original { kept: false }) {
+            *this.shared = None;
+        }
+        this.original.set(original);
+    }
+}
+
+impl<B> ReplayBody<B>
+where
+    B: Body,
+    B::Error: Into<BoxError>,
+{
+    fn poll_original(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Read>> {
+        let mut this = self.project();
+        if let Some(ahead) = this.ahead.take() {
+            return Poll::Ready(Some(*ahead));
+        }
+        let read = ready!(this.pull(cx));
+        // A client that has sent all the bytes that were announced may never ask for the end.
+        if this.shared.is_some() && this.all_sent() {
+            if let Poll::Ready(Some(next)) = this.pull(cx) {
+                *this.ahead = Some(Box::new(next));
+            }
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<B: Body> Projected<'_, B>
+where
+    B::Error: Into<BoxError>,
+{
+    /// The original's next frame, kept if anything is.
+    fn pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Read>> {
+        let Some(original) = self.original.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let Some(read) = ready!(original.poll_frame(cx)) else {
+            self.ended();
+            return Poll::Ready(None);
+        };
+        let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
+        let read = read.map(|frame| frame.map_data(to_bytes));
+        self.keep(read.as_ref().ok());
+        let last = match &read {
+            Ok(frame) => frame.is_trailers() || self.original_is_over(),
+            Err(_) => false,
+        };
+        if last {
+            self.ended();
+        }
+        Poll::Ready(Some(read.map_err(Into::into)))
+    }
+
+    fn original_is_over(&self) -> bool {
+        self.of_original(B::is_end_stream)
+    }
+
+    fn all_sent(&self) -> bool {
+        self.of_original(|original| original.size_hint().exact() == Some(0))
+    }
+
+    fn of_original(&self, is: impl FnOnce(&B) -> bool) -> bool {
+        self.original.as_ref().get_ref().as_ref().is_some_and(is)
+    }
+
+    /// Keeps a frame. What is none, an error, loses all.
+    fn keep(&mut self, frame: Option<&Frame<Bytes>>) {
+        let Some(shared) = &self.shared else { return };
+        let frame = frame.map(|frame| (frame.data_ref(), frame.trailers_ref()));
+        let kept = {
+            let buffer = &mut shared.lock().buffer;
+            match frame {
+                Some((Some(data), _)) => buffer.data(data),
+                Some((_, Some(trailers))) => buffer.trailers(trailers),
+                _ => Err(buffer.lose()),
+            }
+        };
+        if kept.is_err() {
+            *self.shared = None;
+        }
+    }
+
+    fn ended(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            shared.lock().buffer.end();
+        }
+        self.original.set(None);
+    }
+}
+
+impl<B> Projected<'_, B> {
+    /// The piece at this place of the buffer.
+    fn next(self, at: usize) -> Option<Frame<Bytes>> {
+        let (piece, last) = match self.shared {
+            Some(shared) => shared.lock().buffer.piece(at),
+            None => (Piece::End, true),
+        };
+        *self.reads = Reads::Buffer(at + 1);
+        if last {
+            // As an original that has ended.
+            *self.reads = Reads::Original;
+            *self.shared = None;
+        }
+        match piece {
+            Piece::Data(data) => {
+                *self.hint = less(self.hint, data.len());
+                Some(Frame::data(data))
+            }
+            Piece::Trailers(trailers) => Some(Frame::trailers(trailers)),
+            Piece::End => None,
+        }
+    }
+}
+
+/// What is left of an announced size.
+fn less(hint: &SizeHint, sent: usize) -> SizeHint {
+    let sent = u64::try_from(sent).unwrap_or(u64::MAX);
+    let mut left = SizeHint::new();
+    left.set_lower(hint.lower().saturating_sub(sent));
+    if let Some(upper) = hint.upper() {
+        left.set_upper(upper.saturating_sub(sent).max(left.lower()));
+    }
+    left
+}
+
+/// Left before its end, the original is nobody's any more.
+#[pinned_drop]
+impl<B> PinnedDrop for ReplayBody<B> {
+    fn drop(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let (Reads::Original, Some(shared)) = (*this.reads, &*this.shared) {
+            let freed = shared.lock().buffer.lose();
+            drop(freed);
+        }
+    }
+}
+
+impl<B> fmt::Debug for ReplayBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayBody")
+            .field("reads", &self.reads)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::marker::PhantomPinned;
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Waker;
+
+    use ::http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::*;
+
+    const LIMIT: usize = 16;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("torn")]
+    struct Torn;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Data(Bytes),
+        Trailers,
+        Wait,
+        Tear,
+    }
+
+    /// A body that is a script, and not `Unpin`.
+    #[pin_project]
+    struct Script {
+        steps: VecDeque<Step>,
+        /// Whether it says how long it is.
+        announced: bool,
+        /// Whether it knows its end as soon as it is there.
+        knows_its_end: bool,
+        #[pin]
+        pinned: PhantomPinned,
+    }
+
+    fn script(steps: impl IntoIterator<Item = Step>) -> Script {
+        Script {
+            steps: steps.into_iter().collect(),
+            announced: false,
+            knows_its_end: false,
+            pinned: PhantomPinned,
+        }
+    }
+
+    fn data(text: &'static str) -> Step {
+        Step::Data(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn trailers() -> HeaderMap {
+        let name = HeaderName::from_static("sum");
+        HeaderMap::from_iter([(name, HeaderValue::from_static("1"))])
+    }
+
+    impl Script {
+        fn announced(mut self) -> Self {
+            self.announced = true;
+            self
+        }
+
+        fn knows_its_end(mut self) -> Self {
+            self.knows_its_end = true;
+            self
+        }
+    }
+
+    impl Body for Script {
+        type Data = Bytes;
+        type Error = Torn;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Torn>>> {
+            match self.project().steps.pop_front() {
+                None => Poll::Ready(None),
+                Some(Step::Wait) => Poll::Pending,
+                Some(Step::Data(data)) => Poll::Ready(Some(Ok(Frame::data(data)))),
+                Some(Step::Trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers())))),
+                Some(Step::Tear) => Poll::Ready(Some(Err(Torn))),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.knows_its_end && self.steps.is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let size = |step: &Step| match step {
+                Step::Data(data) => data.len() as u64,
+                _ => 0,
+            };
+            if self.announced {
+                SizeHint::with_exact(self.steps.iter().map(size).sum())
+            } else {
+                SizeHint::new()
+            }
+        }
+    }
+
+    /// What a reader sees of a frame.
+    #[derive(Debug, PartialEq)]
+    enum Seen {
+        Data(Bytes),
+        Trailers,
+        End,
+        Waits,
+        Torn,
+        Superseded,
+    }
+
+    type Reader = Pin<Box<ReplayBody<Script>>>;
+
+    fn next(body: &mut Reader) -> Seen {
+        let polled = body
+            .as_mut()
+            .poll_frame(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Pending => Seen::Waits,
+            Poll::Ready(None) => Seen::End,
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(data) => Seen::Data(data),
+                Err(frame) => {
+                    assert_eq!(frame.trailers_ref(), Some(&trailers()));
+                    Seen::Trailers
+                }
+            },
+            Poll::Ready(Some(Err(error))) if error.is::<Superseded>() => Seen::Superseded,
+            Poll::Ready(Some(Err(error))) => {
+                assert!(error.is::<Torn>(), "{error}");
+                Seen::Torn
+            }
+        }
+    }
+
+    /// All up to its end, with the sizes announced on the way.
+    fn read(body: &mut Reader) -> (Vec<Seen>, Vec<SizeHint>) {
+        let (mut seen, mut hints) = (Vec::new(), vec![body.size_hint()]);
+        while !body.is_end_stream() {
+            match next(body) {
+                Seen::End => break,
+                frame => seen.push(frame),
+            }
+            hints.push(body.size_hint());
+        }
+        (seen, hints)
+    }
+
+    fn of(text: &'static str) -> Seen {
+        Seen::Data(Bytes::from_static(text.as_bytes()))
+    }
+
+    fn replayed(script: Script) -> (Reader, BodyBuffer<Script>) {
+        let (first, buffer) = ReplayBody::new(script, LIMIT);
+        (Box::pin(first), buffer)
+    }
+
+    fn again(buffer: &BodyBuffer<Script>) -> Reader {
+        Box::pin(buffer.again().expect("another attempt"))
+    }
+
+    fn exact(hints: &[SizeHint]) -> Vec<Option<u64>> {
+        hints.iter().map(SizeHint::exact).collect()
+    }
+
+    #[test]
+    fn every_attempt_sends_the_same() {
+        let steps = || [data("one "), data("of each"), Step::Trailers];
+        for body in [
+            script(steps()).announced(),
+            script(steps()).announced().knows_its_end(),
+            script(steps()),
+            script(steps()).knows_its_end(),
+        ] {
+            let sizes = if body.announced {
+                [11, 7, 0, 0].map(Some).to_vec()
+            } else {
+                // Known only when it is over.
+                vec![None, None, None, Some(0)]
+            };
+            let (mut first, buffer) = replayed(body);
+            let (seen, hints) = read(&mut first);
+            assert_eq!(seen, [of("one "), of("of each"), Seen::Trailers]);
+            assert_eq!(exact(&hints), sizes);
+            for _ in 0..2 {
+                let (seen, hints) = read(&mut again(&buffer));
+                assert_eq!(seen, [of("one "), of("of each"), Seen::Trailers]);
+                assert_eq!(exact(&hints), sizes);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_replayed_is_not_copied() {
+        let long = Bytes::from(vec![7; LIMIT]);
+        let (mut first, buffer) = replayed(script([Step::Data(long.clone())]));
+        for seen in [next(&mut first), {
+            assert_eq!(next(&mut first), Seen::End);
+            next(&mut again(&buffer))
+        }] {
+            let Seen::Data(seen) = seen else {
+                panic!("no data: {seen:?}")
+            };
+            assert_eq!(seen.as_ptr(), long.as_ptr());
+        }
+    }
+
+    #[test]
+    fn a_body_is_empty_from_the_start_only_if_the_original_was() {
+        let (mut first, buffer) = replayed(script([]).knows_its_end());
+        let mut second = again(&buffer);
+        for body in [&mut first, &mut second] {
+            assert!(body.is_end_stream());
+            assert_eq!(body.size_hint().exact(), Some(0));
+            assert_eq!(next(body), Seen::End);
+        }
+        let (mut first, buffer) = replayed(script([]));
+        let mut second = again(&buffer);
+        assert!(!second.is_end_stream() && second.size_hint().exact().is_none());
+        assert_eq!(next(&mut second), Seen::End);
+        assert_eq!(next(&mut first), Seen::End, "it is known to be empty");
+        let mut third = again(&buffer);
+        assert!(!third.is_end_stream() && third.size_hint().exact().is_none());
+        assert_eq!(next(&mut third), Seen::End);
+        assert!(third.is_end_stream());
+    }
+
+    #[test]
+    fn past_the_limit_it_streams_on_and_lets_go_of_what_it_kept() {
+        static FREED: AtomicUsize = AtomicUsize::new(0);
+        struct Piece([u8; 8]);
+        impl AsRef<[u8]> for Piece {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        impl Drop for Piece {
+            fn drop(&mut self) {
+                FREED.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let steps = (0..5).map(|_| Step::Data(Bytes::from_owner(Piece([7; 8]))));
+        let (mut first, buffer) = replayed(script(steps));
+        for freed in [0, 0, 3, 4, 5] {
+            assert!(matches!(next(&mut first), Seen::Data(_)));
+            assert_eq!(FREED.load(Ordering::SeqCst), freed);
+            assert!(!buffer.is_replayable() && buffer.again().is_none());
+        }
+        assert_eq!(next(&mut first), Seen::End);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn a_body_that_says_it_is_too_large_is_not_kept_but_goes_to_the_next_attempt_unread() {
+        let large = script([Step::Data(vec![7; LIMIT + 1].into())]).announced();
+        let (first, buffer) = replayed(large);
+        drop(first);
+        let mut second = again(&buffer);
+        assert!(buffer.is_replayable());
+        let (seen, hints) = read(&mut second);
+        assert_eq!(seen.len(), 1);
+        assert_eq!(exact(&hints), [Some(LIMIT as u64 + 1), Some(0)]);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn what_was_read_in_part_is_lost_with_its_reader() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        assert_eq!(next(&mut first), of("one "));
+        assert!(!buffer.is_replayable(), "it is being read");
+        drop(first);
+        assert!(!buffer.is_replayable());
+        assert!(buffer.again().is_none());
+    }
+
+    #[test]
+    fn a_body_that_was_waited_for_was_begun() {
+        let (mut first, buffer) = replayed(script([Step::Wait, data("late")]));
+        assert_eq!(next(&mut first), Seen::Waits);
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn an_older_attempt_ends_in_an_error_and_never_in_its_end() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        let mut second = again(&buffer);
+        for _ in 0..2 {
+            assert_eq!(next(&mut first), Seen::Superseded);
+            assert!(!first.is_end_stream());
+        }
+        assert_eq!(next(&mut second), of("one "));
+        assert_eq!(next(&mut first), Seen::Superseded);
+        drop(first);
+        assert_eq!(read(&mut second).0, [of("of each")]);
+        assert!(buffer.is_replayable());
+    }
+
+    #[test]
+    fn a_body_that_failed_is_not_replayed() {
+        let (mut first, buffer) = replayed(script([data("one "), Step::Tear]));
+        assert_eq!(next(&mut first), of("one "));
+        assert_eq!(next(&mut first), Seen::Torn);
+        assert!(!buffer.is_replayable());
+        assert_eq!(
+            next(&mut first),
+            Seen::End,
+            "what the original says after it"
+        );
+        assert!(!buffer.is_replayable());
+    }
+
+    #[test]
+    fn two_attempts_may_read_what_is_kept_at_the_same_time() {
+        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
+        read(&mut first);
+        let (mut second, mut third) = (again(&buffer), again(&buffer));
+        assert_eq!(next(&mut second), of("one "));
+        assert_eq!(next(&mut third), of("one "));
+        assert_eq!(next(&mut third), of("of each"));
+        assert_eq!(next(&mut second), of("of each"));
+        assert_eq!(
+            (next(&mut second), next(&mut third)),
+            (Seen::End, Seen::End)
+        );
+    }
+
+    #[test]
+    fn when_all_announced_bytes_were_sent_nobody_need_ask_for_the_end() {
+        let (mut first, buffer) = replayed(script([data("one of each")]).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        drop(first);
+        assert_eq!(read(&mut again(&buffer)).0, [of("one of each")]);
+
+        let steps = [data("one of each"), Step::Trailers];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert!(!first.is_end_stream(), "there are trailers to come");
+        assert_eq!(next(&mut first), Seen::Trailers);
+        assert!(first.is_end_stream());
+        assert_eq!(
+            read(&mut again(&buffer)).0,
+            [of("one of each"), Seen::Trailers]
+        );
+
+        let steps = [data("one of each"), Step::Tear];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert_eq!(next(&mut first), Seen::Torn, "in its turn");
+        assert!(!buffer.is_replayable());
+
+        let steps = [data("one of each"), Step::Wait, Step::Trailers];
+        let (mut first, buffer) = replayed(script(steps).announced());
+        assert_eq!(next(&mut first), of("one of each"));
+        assert!(!buffer.is_replayable(), "something may come yet");
+        assert_eq!(next(&mut first), Seen::Trailers);
+        assert!(buffer.is_replayable());
+    }
+
+    #[test]
+    fn nothing_is_kept_that_nobody_can_need() {
+        let held = Bytes::from(vec![7; 8]);
+        let steps = || [Step::Data(held.clone()), Step::Wait];
+        let (mut first, buffer) = replayed(script(steps()));
+        drop(next(&mut first));
+        assert!(!held.is_unique());
+        drop(buffer);
+        assert_eq!(next(&mut first), Seen::Waits);
+        assert!(held.is_unique(), "there will be no further attempt");
+        assert_eq!(next(&mut first), Seen::End, "but this one goes on");
+
+        let (mut first, buffer) = replayed(script([Step::Data(held.clone())]));
+        read(&mut first);
+        let mut second = again(&buffer);
+        drop((first, buffer));
+        assert!(!held.is_unique(), "the second is yet to read it");
+        read(&mut second);
+        assert!(held.is_unique());
+
+        let (mut first, buffer) = replayed(script(steps()));
+        drop(buffer);
+        drop(next(&mut first));
+        assert!(held.is_unique(), "not even begun to be kept");
+    }
+
+    #[test]
+    fn a_body_that_is_sent_once_passes_as_it_is() {
+        let steps = [data("one "), Step::Trailers];
+        let mut once: Reader = Box::pin(ReplayBody::once(script(steps).announced()));
+        assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
+        let body = pin!(ReplayBody::once(script([]).knows_its_end()));
+        assert!(body.is_end_stream());
+    }
+}

@@ -1,0 +1,118 @@
+//! Requests whose body cannot be cloned.
+
+use std::fmt;
+
+use ::http::Request;
+use http_body::Body;
+
+use super::body::ReplayBody;
+use super::handle::BodyBuffer;
+use super::{Kept, Replay};
+use crate::outcome::Outcome;
+use crate::retry::Repeat;
+
+/// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::wrapping`].
+///
+/// Every attempt's body is a [`ReplayBody`], turned into what the inner service takes. A request is repeated only if its
+/// body is at hand: wholly read and kept, or not read at all. If the answer came before the body was read to its end, if
+/// the body was larger than [`buffer_limit`](Replay::buffer_limit), or if it failed itself, the call is not repeated,
+/// whatever came of it ([`RetryStop::BodyNotReplayable`](crate::event::RetryStop::BodyNotReplayable)). A body that streams
+/// is sent in any case.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::body::Body;
+/// use buttress::Error;
+/// use buttress::http::{ByStatus, Replay};
+/// use buttress::retry::{RetryConfig, RetryLayer};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// let router: axum::Router = axum::Router::new();
+/// let service = ServiceBuilder::new()
+///     .layer(RetryLayer::new("in-house", RetryConfig::new(), Replay::new().wrapping(Body::new))?.classify(ByStatus::new()))
+///     .map_err(Error::Inner)
+///     .service(router);
+/// let request = http::Request::put("/").body(Body::from("one of each"))?;
+/// assert_eq!(service.oneshot(request).await?.status(), 404);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct ReplayAs<W> {
+    replay: Replay,
+    wrap: W,
+}
+
+impl<W> ReplayAs<W> {
+    pub(super) const fn new(replay: Replay, wrap: W) -> Self {
+        Self { replay, wrap }
+    }
+}
+
+impl<W> fmt::Debug for ReplayAs<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReplayAs")
+            .field("replay", &self.replay)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`ReplayAs`] keeps of a request.
+#[derive(Debug)]
+pub struct KeptAs<B> {
+    head: Kept<Request<()>>,
+    body: BodyBuffer<B>,
+}
+
+impl<B, B2, W> Repeat<Request<B>> for ReplayAs<W>
+where
+    B: Body,
+    W: Fn(ReplayBody<B>) -> B2,
+{
+    type Attempt = Request<B2>;
+    type Saved = KeptAs<B>;
+
+    fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<KeptAs<B>>) {
+        let head = self.replay.keep(&request, |request| Some(head_of(request)));
+        self.replay.begin(&mut request, head.is_some());
+        let (parts, body) = request.into_parts();
+        let (body, saved) = match head {
+            Some(head) => {
+                let (first, body) = ReplayBody::new(body, self.replay.buffers());
+                (first, Some(KeptAs { head, body }))
+            }
+            None => (ReplayBody::once(body), None),
+        };
+        (Request::from_parts(parts, (self.wrap)(body)), saved)
+    }
+
+    fn only(&self, mut request: Request<B>) -> Request<B2> {
+        self.replay.begin(&mut request, false);
+        request.map(|body| (self.wrap)(ReplayBody::once(body)))
+    }
+
+    fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {
+        let body = saved.body.again()?;
+        let mut head = head_of(saved.head.request());
+        self.replay.repeat(&mut head);
+        Some(head.map(|()| (self.wrap)(body)))
+    }
+
+    fn may_repeat(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
+        saved.head.may_repeat(outcome)
+    }
+
+    fn can_repeat(&self, saved: &KeptAs<B>) -> bool {
+        saved.body.is_replayable()
+    }
+}
+
+/// A copy of all but the body.
+fn head_of<B>(request: &Request<B>) -> Request<()> {
+    let mut head = Request::new(());
+    head.method_mut().clone_from(request.method());
+    head.uri_mut().clone_from(request.uri());
+    *head.version_mut() = request.version();
+    head.headers_mut().clone_from(request.headers());
+    head.extensions_mut().clone_from(request.extensions());
+    head
+}

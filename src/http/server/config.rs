@@ -1,0 +1,127 @@
+//! The settings of the standard server stack.
+
+use std::time::Duration;
+
+use crate::error::ConfigError;
+use crate::http::deadline::DeadlineInConfig;
+
+/// The settings of the standard [`server`](super::server) stack.
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct ServerConfig {
+    /// The paths that skip every part: health checks. Compared as a whole, with the path that the layer sees (inside a nested
+    /// router, what is left of it). Default `/livez`, `/readyz`, `/healthz`; each begins with `/`.
+    pub bypass: Vec<String>,
+    /// Whether each call is reported as [`Event::Finished`](crate::Event::Finished). Default: yes.
+    pub observe: bool,
+    /// How the caller's deadline is read from its headers; `None`: it is not. Default: nobody is believed.
+    pub deadline: Option<DeadlineInConfig>,
+    /// The longest that a caller waits for the head of a response. Default 30 s; more than 0. `Duration::MAX` is none.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub timeout: Duration,
+    /// The longest time that the handler's body may send nothing while the caller waits for it. Default 30 s; more than 0.
+    /// `Duration::MAX` is none.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub body_idle: Duration,
+    /// Whether callers are told that a call was not executed:
+    /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.
+    pub not_executed_header: bool,
+    /// Whether callers are told not to repeat what the handler's own retries have given up on:
+    /// [`should_retry_header`](crate::http::AnswerLayer::should_retry_header). Default: no.
+    pub should_retry_header: bool,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            bypass: ["/livez", "/readyz", "/healthz"].map(Into::into).into(),
+            observe: true,
+            deadline: Some(DeadlineInConfig::default()),
+            timeout: Duration::from_secs(30),
+            body_idle: Duration::from_secs(30),
+            not_executed_header: false,
+            should_retry_header: false,
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The paths that skip every part.
+    #[must_use]
+    pub fn bypass<P: Into<String>>(mut self, paths: impl IntoIterator<Item = P>) -> Self {
+        self.bypass = paths.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Whether each call is reported.
+    #[must_use]
+    pub fn observe(mut self, observe: bool) -> Self {
+        self.observe = observe;
+        self
+    }
+
+    /// How the caller's deadline is read from its headers; `None`: it is not.
+    #[must_use]
+    pub fn deadline(mut self, deadline: impl Into<Option<DeadlineInConfig>>) -> Self {
+        self.deadline = deadline.into();
+        self
+    }
+
+    /// The longest that a caller waits for the head of a response.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// The longest time that the handler's body may send nothing.
+    #[must_use]
+    pub fn body_idle(mut self, body_idle: Duration) -> Self {
+        self.body_idle = body_idle;
+        self
+    }
+
+    /// Whether callers are told that a call was not executed.
+    #[must_use]
+    pub fn not_executed_header(mut self, not_executed_header: bool) -> Self {
+        self.not_executed_header = not_executed_header;
+        self
+    }
+
+    /// Whether callers are told not to repeat what the handler's own retries have given up on.
+    #[must_use]
+    pub fn should_retry_header(mut self, should_retry_header: bool) -> Self {
+        self.should_retry_header = should_retry_header;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        for path in &self.bypass {
+            ConfigError::unless(
+                path.starts_with('/'),
+                "bypass",
+                path,
+                "paths, which begin with `/`",
+            )?;
+        }
+        for (field, limit) in [("timeout", &self.timeout), ("body_idle", &self.body_idle)] {
+            ConfigError::unless(!limit.is_zero(), field, limit, "more than 0")?;
+        }
+        match &self.deadline {
+            Some(deadline) => deadline
+                .validate()
+                .map_err(|error| error.within("deadline")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The standard stack for what is served.
+
+mod config;
+mod service;
+mod within;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tower_layer::Layer;
+
+use self::service::Guards;
+use self::within::Within;
+use super::answer::answer;
+use super::body::AtBodyEnd;
+use super::classify::ByStatus;
+use crate::error::ConfigError;
+use crate::gate::GateLayer;
+use crate::telemetry::Observed;
+use crate::timeout::{DeadlineLayer, TimeoutLayer};
+
+pub use self::config::ServerConfig;
+pub use self::service::{Server, ServerBody, ServerFuture};
+
+/// The standard stack around what an HTTP server serves: an axum router or a handler, or any service of `http::Request`s whose
+/// error is `Infallible`. It stays so: what the stack refuses or cuts short is answered, so axum needs no `HandleErrorLayer`.
+///
+/// From the outside in, each part with its reason:
+///
+/// ```text
+/// bypass            health checks skip all that follows: a busy service is not a dead one
+/// answers           what is refused or cut short is a response, never an error
+/// observe           each call's outcome and duration, its body included
+/// deadline in       the time that a trusted caller has left; a call that comes too late is answered 504, not executed
+/// timeout     30 s  a handler that hangs is answered for with 504, and dropped
+/// your handler      its own calls through this crate end with the earlier of the two, with no line of code
+/// ```
+///
+/// The caller's deadline bounds the body, too; the timeout does not, so that a download may take its time. A body that sends
+/// nothing for 30 s while the caller waits for it is cut short.
+///
+/// The answers are those of [`answer`](super::answer()): 504 as `application/problem+json`.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use axum::{Router, routing::get};
+/// use buttress::http::deadline::{DeadlineInConfig, Trust};
+/// use buttress::http::{ServerConfig, server};
+///
+/// // Only our own services can connect.
+/// let deadline = DeadlineInConfig::new().trust(Trust::Everyone);
+/// let config = ServerConfig::default().timeout(Duration::from_secs(5)).deadline(deadline);
+/// let app: Router = Router::new()
+///     .route("/orders", get(|| async { "none yet" }))
+///     .route("/readyz", get(|| async { "ready" }))
+///     .layer(server("orders", config)?);
+/// # let _ = app;
+/// # Ok(()) }
+/// ```
+///
+/// # Defaults
+///
+/// | setting | default | why |
+/// |---|---|---|
+/// | `bypass` | `/livez`, `/readyz`, `/healthz` | what Kubernetes' probes ask for by custom: a probe that is refused gets a busy process killed |
+/// | `observe` | yes | rate, errors and duration of what is served |
+/// | `deadline` | the well-known headers, nobody believed | a stranger must not say when work is dropped half-way |
+/// | `timeout` | 30 s | three times what a standard client waits, and less than the 60 s after which proxies give up by custom |
+/// | `not_executed_header`, `should_retry_header` | no | they tell clients how it stands with the service behind this one |
+/// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
+///
+/// `None`, no paths, `false` and `Duration::MAX` leave a part out.
+///
+/// # Order
+///
+/// Around everything that the handler's calls go through, and inside what must always run, such as a layer that traces. The
+/// paths of `bypass` are seen by this layer only: mount other layers so that they let health checks through, too.
+///
+/// A task that the handler spawns has no deadline, unless [`Deadline::scope`](crate::Deadline::scope) takes it there: work that
+/// must be done whoever waits for it belongs there.
+///
+/// # Errors
+///
+/// A setting that cannot work, with its path: `deadline.most`.
+///
+/// # Events
+///
+/// [`Event::Finished`](crate::Event::Finished) of each call, as abandoned if the caller left or its time was over;
+/// [`Event::Rejected`](crate::Event::Rejected) of the layers `deadline`, `timeout` and `body`.
+///
+/// # Cancel safety
+///
+/// A caller that leaves drops the handler where it waits, as hyper does without this stack.
+pub fn server(name: &str, config: ServerConfig) -> Result<ServerLayer, ConfigError> {
+    ServerLayer::new(name, config)
+}
+
+/// The standard stack, as a layer. Made by [`server`].
+#[derive(Clone)]
+pub struct ServerLayer {
+    config: Arc<ServerConfig>,
+    observe: GateLayer<Option<Observed>, ByStatus, AtBodyEnd>,
+    deadline: DeadlineLayer,
+    timeout: TimeoutLayer,
+}
+
+impl ServerLayer {
+    fn new(name: &str, config: ServerConfig) -> Result<Self, ConfigError> {
+        config
+            .validate()
+            .map_err(|error| error.of("server", name))?;
+        let observed = config.observe.then(|| Observed::new(name));
+        Ok(Self {
+            observe: GateLayer::new(observed, ByStatus::new())
+                .finish(AtBodyEnd::new(name, config.body_idle)),
+            deadline: DeadlineLayer::new(name, Duration::MAX),
+            timeout: TimeoutLayer::new(name, config.timeout),
+            config: Arc::new(config),
+        })
+    }
+
+    /// The settings it was made with.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
+    }
+}
+
+/// The parts in their order, outermost first, with their settings.
+impl fmt::Debug for ServerLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &*self.config;
+        f.debug_struct("ServerLayer")
+            .field("bypass", &config.bypass)
+            .field("not_executed_header", &config.not_executed_header)
+            .field("should_retry_header", &config.should_retry_header)
+            .field("observe", &config.observe)
+            .field("body_idle", &config.body_idle)
+            .field("deadline", &config.deadline)
+            .field("timeout", &config.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Clone> Layer<S> for ServerLayer {
+    type Service = Server<S>;
+
+    fn layer(&self, handler: S) -> Server<S> {
+        let answers = answer(Parts(self))
+            .not_executed_header(self.config.not_executed_header)
+            .should_retry_header(self.config.should_retry_header);
+        Server {
+            stack: answers.layer(handler.clone()),
+            handler,
+            config: Arc::clone(&self.config),
+        }
+    }
+}
+
+/// What is between the answers and the handler.
+struct Parts<'a>(&'a ServerLayer);
+
+impl<S> Layer<S> for Parts<'_> {
+    type Service = Guards<S>;
+
+    fn layer(&self, handler: S) -> Guards<S> {
+        let Self(layer) = self;
+        let handler = Within::new(handler, layer.timeout.clone());
+        let timeout = layer.timeout.layer(handler);
+        layer.observe.layer(layer.deadline.layer(timeout))
+    }
+}

@@ -1,0 +1,154 @@
+//! The service of the standard server stack, and its future.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::http::{Request, Response};
+use http_body::Body;
+use pin_project::pin_project;
+use tower_service::Service;
+
+use super::ServerConfig;
+use super::within::Within;
+use crate::clock::Moment;
+use crate::deadline::{Deadline, DeadlineScope};
+use crate::gate::{Gate, GateFuture};
+use crate::http::answer::{Answer, AnswerFuture};
+use crate::http::body::{AtBodyEnd, GatedBody};
+use crate::http::classify::ByStatus;
+use crate::http::lift::{Lift, LiftFuture};
+use crate::telemetry::{Observation, Observed};
+use crate::timeout::{DeadlineFuture, DeadlineService, Timeout, TimeoutFuture};
+
+/// What is around a handler, from the outside in.
+type Stack<S> = Answer<Guards<Lift<S>>>;
+
+pub(super) type Guards<S> =
+    Gate<DeadlineService<Timeout<Within<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
+
+type Guarded<F> = AnswerFuture<
+    GateFuture<
+        DeadlineFuture<TimeoutFuture<DeadlineScope<LiftFuture<F>>>>,
+        Option<Observation>,
+        ByStatus,
+        AtBodyEnd,
+    >,
+>;
+
+/// The body of a response of [`Server`]: the handler's, within its limits, or the text of an answer.
+pub type ServerBody<B> = GatedBody<B, Option<Observation>, ByStatus>;
+
+/// A service behind the standard server stack. Made by [`ServerLayer`](super::ServerLayer).
+#[derive(Clone)]
+pub struct Server<S> {
+    pub(super) stack: Stack<S>,
+    /// For what skips the stack.
+    pub(super) handler: S,
+    pub(super) config: Arc<ServerConfig>,
+}
+
+impl<S> fmt::Debug for Server<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").finish_non_exhaustive()
+    }
+}
+
+impl<S, ReqBody, B> Service<Request<ReqBody>> for Server<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body + From<String>,
+{
+    type Response = Response<ServerBody<B>>;
+    type Error = Infallible;
+    type Future = ServerFuture<S, Request<ReqBody>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.stack.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let path = request.uri().path();
+        if self.config.bypass.iter().any(|bypass| bypass == path) {
+            // The readiness that is not used is given back, or the handler might wait for it.
+            self.stack = self.stack.clone();
+            return ServerFuture {
+                state: State::Waiting(self.handler.clone(), Some(request)),
+            };
+        }
+        let brought = self.config.deadline.as_ref();
+        let deadline = brought
+            .and_then(|config| config.deadline(&request))
+            .unwrap_or(Deadline::at(Moment::FAR));
+        let future = {
+            let _entered = deadline.enter();
+            self.stack.call(request)
+        };
+        ServerFuture {
+            // Around the whole stack, so that the body is bounded too.
+            state: State::Guarded(deadline.scope(future)),
+        }
+    }
+}
+
+/// The future of [`Server`].
+///
+/// # Cancel safety
+///
+/// Dropping it drops the handler's future.
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct ServerFuture<S: Service<Req>, Req> {
+    #[pin]
+    state: State<S, Req, S::Future>,
+}
+
+impl<S: Service<Req>, Req> fmt::Debug for ServerFuture<S, Req> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerFuture").finish_non_exhaustive()
+    }
+}
+
+#[pin_project(project = StateNow)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation a call"
+)]
+enum State<S, Req, F> {
+    Guarded(#[pin] DeadlineScope<Guarded<F>>),
+    /// Past the stack: until the handler is ready. The request is there until it was handed over.
+    Waiting(S, Option<Req>),
+    Bare(#[pin] F),
+}
+
+impl<S, Req, B> Future for ServerFuture<S, Req>
+where
+    S: Service<Req, Response = Response<B>, Error = Infallible>,
+    B: Body + From<String>,
+{
+    type Output = Result<Response<ServerBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateNow::Guarded(future) => return future.poll(cx),
+                StateNow::Waiting(handler, request) => {
+                    ready!(handler.poll_ready(cx))?;
+                    let Some(request) = request.take() else {
+                        return Poll::Pending;
+                    };
+                    let bare = handler.call(request);
+                    state.set(State::Bare(bare));
+                }
+                StateNow::Bare(future) => {
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(GatedBody::free)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The handler's own calls end when the server stops waiting for it.
+
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::deadline::{Deadline, DeadlineScope};
+use crate::timeout::TimeoutLayer;
+
+/// Stands inside a timeout and makes its limit a deadline of what is inside.
+#[derive(Clone, Debug)]
+pub(super) struct Within<S> {
+    inner: S,
+    timeout: TimeoutLayer,
+}
+
+impl<S> Within<S> {
+    pub(super) const fn new(inner: S, timeout: TimeoutLayer) -> Self {
+        Self { inner, timeout }
+    }
+}
+
+impl<S: Service<Req>, Req> Service<Req> for Within<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = DeadlineScope<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        let deadline = Deadline::after(self.timeout.limit());
+        let future = {
+            let _entered = deadline.enter();
+            self.inner.call(request)
+        };
+        deadline.scope(future)
+    }
+}

@@ -1,0 +1,43 @@
+//! What becomes of a failed response once the next attempt has begun.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// What becomes of a failed response once the next attempt has begun: it is dropped ([`AtOnce`]), or read on beside that
+/// attempt, so that its connection can be used again (`http::Drain`).
+pub trait Discard<Res> {
+    /// Reads what is left of a response.
+    type Discarding: Future<Output = ()>;
+
+    /// The response is nobody's any more. `None`: it is gone.
+    ///
+    /// What is returned is polled beside the next attempts, and dropped when the call ends or when another response
+    /// follows.
+    fn discard(&self, response: Res) -> Option<Self::Discarding>;
+}
+
+/// A failed response is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AtOnce;
+
+impl<Res> Discard<Res> for AtOnce {
+    type Discarding = Never;
+
+    fn discard(&self, response: Res) -> Option<Never> {
+        drop(response);
+        None
+    }
+}
+
+/// Nothing to wait for, and no room taken.
+#[derive(Clone, Copy, Debug)]
+pub enum Never {}
+
+impl Future for Never {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        match *self {}
+    }
+}

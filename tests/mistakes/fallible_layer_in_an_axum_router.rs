@@ -1,0 +1,17 @@
+//! axum wants layers that cannot fail.
+//~ the error `Infallible` cannot hold a rejection of this crate
+//~ an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`
+
+use std::time::Duration;
+
+use axum::{Router, routing::get};
+use buttress::TimeoutLayer;
+
+pub fn app() -> Router {
+    let limit = TimeoutLayer::new("orders", Duration::from_secs(2));
+    #[cfg(not(mistake))]
+    let limit = buttress::http::answer(limit);
+    Router::new()
+        .route("/orders", get(async || "none yet"))
+        .layer(limit)
+}

@@ -1,0 +1,526 @@
+//! gRPC through a tonic `Channel` to a scripted server on loopback, in real time: order and counts only.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ::tonic::body::Body;
+use ::tonic::client::{Grpc, GrpcService};
+use ::tonic::transport::{Channel, Endpoint};
+use ::tonic::{Code, Request, Response, Status};
+use buttress::breaker::{BreakerConfig, BreakerLayer};
+use buttress::budget::BudgetConfig;
+use buttress::http::{
+    Answer, ByGrpcStatus, Client, ClientConfig, ClientLayer, GrpcReplay, GrpcStatus, Lift,
+    ReplayAs, ReplayBody, WithGrpcBody, answer_grpc, grpc,
+};
+use buttress::retry::RetryConfig;
+use buttress::{Backoff, Jitter, TimeoutLayer};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::{TcpListener, TcpStream};
+use tower::Layer;
+
+use crate::common::{breaker, three_in_a_row};
+use crate::tonic::Text;
+
+// ── a server that does as the script says, frame by frame ──
+
+/// What the server does with a call.
+#[derive(Clone, Copy)]
+enum Does {
+    Echo,
+    /// Headers only: a status, and perhaps a pushback.
+    Fails(Code),
+    Pushes(Code, &'static str),
+    /// A message, and then this status.
+    FailsLate(Code),
+    /// A message, and then nothing.
+    Stalls,
+    Hangs,
+    /// The stream is refused before anything looks at it.
+    Refuses,
+    /// Something else answers.
+    Answers(u16),
+}
+
+/// What the server saw of a call.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    text: String,
+    /// `grpc-previous-rpc-attempts`.
+    previous: Option<String>,
+}
+
+#[derive(Clone)]
+struct Server {
+    address: SocketAddr,
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Server {
+    /// The script is asked with the number of the call, from 0.
+    async fn new(script: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::default();
+        let server = Self { address, seen };
+        let script = Arc::new(script);
+        let this = server.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(this.clone().serve(stream, script.clone()));
+            }
+        });
+        server
+    }
+
+    async fn serve(self, stream: TcpStream, script: Arc<dyn Fn(usize) -> Does + Send + Sync>) {
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            let previous = request.headers().get("grpc-previous-rpc-attempts");
+            let previous = previous.map(|value| value.to_str().unwrap().to_owned());
+            let number = {
+                let mut seen = self.seen.lock().unwrap();
+                let text = String::new();
+                seen.push(Seen { text, previous });
+                seen.len() - 1
+            };
+            let does = script(number);
+            if matches!(does, Does::Refuses) {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                continue;
+            }
+            let seen = self.seen.clone();
+            tokio::spawn(async move {
+                let text = message(request.into_body()).await;
+                seen.lock().unwrap()[number].text.clone_from(&text);
+                // Whoever hung up wants no answer.
+                let _ = answer(respond, does, &text).await;
+            });
+        }
+    }
+
+    fn channel(&self) -> Channel {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        endpoint.connect_lazy()
+    }
+
+    fn count(&self) -> usize {
+        self.seen.lock().unwrap().len()
+    }
+
+    /// How many attempts each call said there were before it.
+    fn previous(&self) -> Vec<Option<u32>> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter()
+            .map(|seen| seen.previous.as_ref().map(|number| number.parse().unwrap()))
+            .collect()
+    }
+
+    fn texts(&self) -> Vec<String> {
+        let seen = self.seen.lock().unwrap();
+        seen.iter().map(|seen| seen.text.clone()).collect()
+    }
+}
+
+/// The only message of a body.
+async fn message(mut body: h2::RecvStream) -> String {
+    let mut read = BytesMut::new();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        read.put(data);
+    }
+    String::from_utf8_lossy(read.get(5..).unwrap_or_default()).into_owned()
+}
+
+async fn answer(
+    mut respond: h2::server::SendResponse<Bytes>,
+    does: Does,
+    text: &str,
+) -> Result<(), h2::Error> {
+    let head = || {
+        http::Response::builder()
+            .header("content-type", "application/grpc")
+            .body(())
+            .unwrap()
+    };
+    let status = |code: Code| HeaderValue::from(code as i32);
+    match does {
+        Does::Fails(_) | Does::Pushes(..) => {
+            let mut head = head();
+            let headers = head.headers_mut();
+            if let Does::Pushes(code, pushback) = does {
+                headers.insert("grpc-status", status(code));
+                let pushback = HeaderValue::from_static(pushback);
+                headers.insert("grpc-retry-pushback-ms", pushback);
+            } else if let Does::Fails(code) = does {
+                headers.insert("grpc-status", status(code));
+            }
+            respond.send_response(head, true)?;
+        }
+        Does::Echo | Does::FailsLate(_) | Does::Stalls => {
+            let mut body = respond.send_response(head(), false)?;
+            let mut message = BytesMut::new();
+            message.put_u8(0);
+            message.put_u32(text.len().try_into().unwrap());
+            message.put(text.as_bytes());
+            body.send_data(message.freeze(), false)?;
+            let code = match does {
+                Does::Stalls => std::future::pending().await,
+                Does::FailsLate(code) => code,
+                _ => Code::Ok,
+            };
+            let mut trailers = HeaderMap::new();
+            trailers.insert("grpc-status", status(code));
+            body.send_trailers(trailers)?;
+        }
+        Does::Answers(status) => {
+            let mut other = http::Response::new(());
+            *other.status_mut() = http::StatusCode::from_u16(status).unwrap();
+            respond.send_response(other, true)?;
+        }
+        Does::Hangs | Does::Refuses => std::future::pending().await,
+    }
+    Ok(())
+}
+
+// ── a client before it ──
+
+const SAY: &str = "/test.Greeter/Say";
+const PAY: &str = "/test.Till/Pay";
+
+/// Retries without a wait and without an end to their budget; nothing opens.
+fn plain() -> ClientConfig {
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    let minute = Duration::from_secs(60);
+    ClientConfig::default()
+        .retry(RetryConfig::default().backoff(at_once))
+        .budget(None)
+        .breaker(None)
+        .attempt(minute)
+        .total(minute)
+        .body_idle(minute)
+}
+
+fn opens(config: BreakerConfig) -> BreakerConfig {
+    config
+        .open_for(Duration::from_secs(3600))
+        .probe_lease(Duration::from_secs(3600))
+        .window(buttress::breaker::Window::Time(Duration::from_secs(3600)))
+}
+
+type Wrap = fn(ReplayBody<Body>) -> Body;
+type Layers = ClientLayer<GrpcReplay<ReplayAs<Wrap>>, ByGrpcStatus>;
+type Stack = Answer<
+    WithGrpcBody<Client<Lift<Channel>, GrpcReplay<ReplayAs<Wrap>>, ByGrpcStatus>>,
+    GrpcStatus,
+>;
+
+/// `SAY` may run twice, `PAY` may not.
+fn layers(config: ClientConfig) -> Layers {
+    let layers = grpc("test", config).unwrap();
+    layers.idempotent([SAY]).unwrap().wrapping(Body::new)
+}
+
+/// The stack in front of the server.
+fn stack(config: ClientConfig, channel: Channel) -> Stack {
+    answer_grpc(layers(config)).layer(channel)
+}
+
+/// One call of a method.
+async fn call<S>(service: &S, method: &'static str, text: &str) -> Result<String, Status>
+where
+    S: GrpcService<Body> + Clone,
+    S::Error: Into<buttress::BoxError>,
+    S::ResponseBody: Send + 'static,
+    <S::ResponseBody as http_body::Body>::Error: Into<buttress::BoxError> + Send,
+{
+    let mut client = Grpc::new(service.clone());
+    let ready = client.ready().await;
+    ready.map_err(|error| Status::from_error(error.into()))?;
+    let path = PathAndQuery::from_static(method);
+    let answer = client
+        .unary(Request::new(text.to_owned()), path, Text)
+        .await;
+    answer.map(Response::into_inner)
+}
+
+/// What a call of each method comes to, and how often the server was asked.
+async fn runs(script: fn(usize) -> Does) -> [(Code, usize); 2] {
+    let mut came = Vec::new();
+    for method in [SAY, PAY] {
+        let server = Server::new(script).await;
+        let stack = stack(plain(), server.channel());
+        let answer = call(&stack, method, "hello").await;
+        let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+        came.push((code, server.count()));
+    }
+    came.try_into().unwrap()
+}
+
+// ── what is repeated ──
+
+#[tokio::test]
+async fn a_method_that_may_run_twice_is_repeated_and_the_server_told_how_often() {
+    let server = Server::new(|call| match call {
+        0 | 1 => Does::Fails(Code::Unavailable),
+        _ => Does::Echo,
+    })
+    .await;
+    let stack = stack(plain(), server.channel());
+    let answer = call(&stack, SAY, "the same text").await.unwrap();
+    assert_eq!(answer, "the same text");
+    assert_eq!(server.texts(), ["the same text"; 3]);
+    assert_eq!(server.previous(), [None, Some(1), Some(2)]);
+}
+
+#[tokio::test]
+async fn the_code_the_pushback_and_the_method_decide() {
+    use Does::{Answers, Fails, Pushes};
+    let once = |code| [(code, 1), (code, 1)];
+    let thrice = |code| [(code, 3), (code, 1)];
+    for (script, expected) in [
+        (
+            (|_| Fails(Code::Unavailable)) as fn(usize) -> Does,
+            thrice(Code::Unavailable),
+        ),
+        (
+            |_| Fails(Code::ResourceExhausted),
+            once(Code::ResourceExhausted),
+        ),
+        (
+            |_| Fails(Code::DeadlineExceeded),
+            once(Code::DeadlineExceeded),
+        ),
+        (|_| Fails(Code::Internal), once(Code::Internal)),
+        (|_| Fails(Code::Unknown), once(Code::Unknown)),
+        (|_| Fails(Code::DataLoss), once(Code::DataLoss)),
+        (|_| Fails(Code::Cancelled), once(Code::Cancelled)),
+        (|_| Fails(Code::NotFound), once(Code::NotFound)),
+        (|_| Fails(Code::Aborted), once(Code::Aborted)),
+        (
+            |_| Pushes(Code::Unavailable, "1"),
+            thrice(Code::Unavailable),
+        ),
+        (
+            |_| Pushes(Code::ResourceExhausted, "1"),
+            thrice(Code::ResourceExhausted),
+        ),
+        (|_| Pushes(Code::Internal, "1"), once(Code::Internal)),
+        (|_| Pushes(Code::Unavailable, "-1"), once(Code::Unavailable)),
+        (
+            |_| Pushes(Code::Unavailable, "soon"),
+            once(Code::Unavailable),
+        ),
+        // Too long to wait for.
+        (
+            |_| Pushes(Code::Unavailable, "3600000"),
+            once(Code::Unavailable),
+        ),
+        // A proxy that knows no gRPC.
+        (|_| Answers(503), thrice(Code::Unavailable)),
+        (|_| Answers(404), once(Code::Unimplemented)),
+    ] {
+        assert_eq!(runs(script).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_message_ends_the_repeating() {
+    let late = |_| Does::FailsLate(Code::Unavailable);
+    assert_eq!(runs(late).await, [(Code::Unavailable, 1); 2]);
+}
+
+#[tokio::test]
+async fn a_refused_stream_is_repeated_once_and_does_not_count() {
+    let refused_once = |call| if call == 0 { Does::Refuses } else { Does::Echo };
+    for method in [SAY, PAY] {
+        let server = Server::new(refused_once).await;
+        let only_one = plain().retry(RetryConfig::default().max_attempts(1));
+        let stack = stack(only_one, server.channel());
+        assert_eq!(call(&stack, method, "hello").await.unwrap(), "hello");
+        assert_eq!(server.previous(), [None, None]);
+    }
+    let server = Server::new(|_| Does::Refuses).await;
+    let stack = stack(plain(), server.channel());
+    let refused = call(&stack, PAY, "hello").await;
+    assert!(refused.is_err());
+    let counted = [None, None, Some(1), Some(2)];
+    assert_eq!(server.previous(), counted, "the later ones count");
+}
+
+#[tokio::test]
+async fn an_attempt_that_hangs_is_repeated_if_it_may_run_twice() {
+    for (method, expected) in [(SAY, Ok("hello")), (PAY, Err(Code::DeadlineExceeded))] {
+        let hangs_once = |call| if call == 0 { Does::Hangs } else { Does::Echo };
+        let server = Server::new(hangs_once).await;
+        let short = plain().attempt(Duration::from_millis(500));
+        let stack = stack(short, server.channel());
+        let answer = call(&stack, method, "hello").await;
+        let answer = answer.as_deref().map_err(Status::code);
+        assert_eq!(answer, expected);
+    }
+}
+
+// ── what the breaker and the throttle see ──
+
+#[tokio::test]
+async fn a_breaker_sees_the_status_after_the_message() {
+    let server = Server::new(|_| Does::FailsLate(Code::Unavailable)).await;
+    let config = plain().breaker(opens(three_in_a_row()));
+    let stack = stack(config, server.channel());
+    for _ in 0..3 {
+        let status = call(&stack, SAY, "hello").await.unwrap_err();
+        assert_eq!((status.code(), status.message()), (Code::Unavailable, ""));
+    }
+    let status = call(&stack, SAY, "hello").await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("is open"), "{status:?}");
+    assert_eq!(server.count(), 3);
+}
+
+#[tokio::test]
+async fn the_throttle_counts_what_may_be_repeated_and_what_the_server_forbids() {
+    use Does::{Echo, Fails, Pushes};
+    let tokens = async |does: Does, calls: usize| {
+        let server = Server::new(move |_| does).await;
+        let config = plain().budget(BudgetConfig::throttle(4, 0.5));
+        let layer = layers(config);
+        let stack = answer_grpc(layer.clone()).layer(server.channel());
+        for _ in 0..calls {
+            let _ = call(&stack, SAY, "hello").await;
+        }
+        let budgets = layer.budgets().unwrap().entries();
+        let [(_, budget)] = &budgets[..] else {
+            panic!("one channel has one budget: {budgets:?}")
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "a handful")]
+        let halves = (budget.balance() * 2.0).round() as i32;
+        (server.count(), halves)
+    };
+    // From four tokens: to three, which is more than half, and to two, which is not.
+    assert_eq!(tokens(Fails(Code::Unavailable), 1).await, (2, 4));
+    assert_eq!(tokens(Fails(Code::Unavailable), 3).await, (4, 0));
+    assert_eq!(tokens(Fails(Code::Internal), 3).await, (3, 8));
+    assert_eq!(tokens(Pushes(Code::Internal, "-1"), 1).await, (1, 6));
+    assert_eq!(tokens(Pushes(Code::NotFound, "-1"), 1).await, (1, 6));
+    assert_eq!(tokens(Fails(Code::NotFound), 3).await, (3, 8));
+    assert_eq!(tokens(Echo, 1).await, (1, 8));
+}
+
+// ── rejections as statuses ──
+
+#[tokio::test]
+async fn a_refusal_names_its_wait() {
+    let server = Server::new(|_| Does::Fails(Code::Unavailable)).await;
+    let once = opens(three_in_a_row().consecutive(Some(1)));
+    let stack = stack(plain().breaker(once), server.channel());
+    let failed = call(&stack, PAY, "hello").await.unwrap_err();
+    assert!(failed.metadata().get("grpc-retry-pushback-ms").is_none());
+    let refused = call(&stack, PAY, "hello").await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    let wait = refused.metadata().get("grpc-retry-pushback-ms").unwrap();
+    let wait: u32 = wait.to_str().unwrap().parse().unwrap();
+    assert!(0 < wait && wait <= 3_600_000, "{wait}");
+    assert_eq!(server.count(), 1);
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_ends_with_a_status() {
+    let server = Server::new(|_| Does::Stalls).await;
+    let impatient = plain().body_idle(Duration::from_millis(200));
+    let stack = stack(impatient, server.channel());
+    let status = call(&stack, SAY, "hello").await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert!(
+        status.message().starts_with("body limit `test`"),
+        "{status:?}"
+    );
+}
+
+#[tokio::test]
+async fn other_errors_stay_what_they_are() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
+    let stack = stack(plain(), endpoint.connect_lazy());
+    let status = call(&stack, PAY, "hello").await.unwrap_err();
+    let bare = call(&endpoint.connect_lazy(), PAY, "hello")
+        .await
+        .unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(
+        (status.code(), status.message()),
+        (bare.code(), bare.message())
+    );
+}
+
+/// Says what it was told.
+#[derive(Clone)]
+struct Greeter;
+
+impl tower::Service<Request<String>> for Greeter {
+    type Response = Response<String>;
+    type Error = Status;
+    type Future = std::future::Ready<Result<Response<String>, Status>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Status>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<String>) -> Self::Future {
+        std::future::ready(match &**request.get_ref() {
+            "fail" => Err(Status::unavailable("as it was told")),
+            _ => Ok(Response::new(request.into_inner())),
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_server_answers_its_own_refusals_and_does_not_count_them() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let inner = breaker("inner", opens(three_in_a_row()));
+    let outer = breaker("outer", opens(three_in_a_row().consecutive(Some(4))));
+    let greeter = tower::service_fn(|request: http::Request<hyper::body::Incoming>| async {
+        let mut server = ::tonic::server::Grpc::new(Text);
+        Ok::<_, Infallible>(server.unary(Greeter, request).await)
+    });
+    let limits = (
+        BreakerLayer::new(inner, ByGrpcStatus::new()),
+        TimeoutLayer::new("server", Duration::from_secs(60)),
+    );
+    let outer_layer = BreakerLayer::new(outer.clone(), ByGrpcStatus::new());
+    let service = answer_grpc(outer_layer).layer(answer_grpc(limits).layer(greeter));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper_util::service::TowerToHyperService::new(service.clone());
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection);
+        }
+    });
+    let channel = Endpoint::from_shared(endpoint).unwrap().connect_lazy();
+    assert_eq!(call(&channel, SAY, "hello").await.unwrap(), "hello");
+    for message in ["as it was told"; 3] {
+        let status = call(&channel, SAY, "fail").await.unwrap_err();
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::Unavailable, message)
+        );
+    }
+    for _ in 0..9 {
+        let status = call(&channel, SAY, "hello").await.unwrap_err();
+        assert_eq!(status.code(), Code::Unavailable);
+        assert!(status.message().contains("`inner` is open"), "{status:?}");
+    }
+    assert_eq!(outer.state(), buttress::breaker::BreakerState::Closed);
+}

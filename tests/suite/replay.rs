@@ -1,0 +1,647 @@
+//! Bodies that are sent again, over real connections: what a server sees of each attempt, and what is not repeated. And
+//! the rest of failed responses, which is read so that connections are used again.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress::backoff::{Backoff, Jitter};
+use buttress::event::RetryStop;
+use buttress::http::{ByStatus, ClientConfig, Drain, Replay, ReplayAs, ReplayBody, client};
+use buttress::retry::{AtOnce, Discard, Retry, RetryConfig, RetryLayer};
+use buttress::testing::{Step, Strict};
+use buttress::{BoxError, Error};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::channel::Channel;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Barrier, Notify};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::common::{Listener, Told};
+use crate::http::nobody;
+
+type Sent = UnsyncBoxBody<Bytes, BoxError>;
+type Identity = fn(ReplayBody<Sent>) -> ReplayBody<Sent>;
+
+/// The body as it is, with no type of its own.
+fn body<B>(body: B) -> Sent
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    body.map_err(Into::into).boxed_unsync()
+}
+
+fn trailers() -> HeaderMap {
+    let name = HeaderName::from_static("checksum");
+    HeaderMap::from_iter([(name, HeaderValue::from_static("c0ffee"))])
+}
+
+/// Frames that come one by one, of a length that is not announced.
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl Frames {
+    fn new(pieces: &[&'static str]) -> Self {
+        let data = |piece: &&'static str| Frame::data(Bytes::from_static(piece.as_bytes()));
+        Self(pieces.iter().map(data).collect())
+    }
+
+    fn trailers(mut self) -> Self {
+        self.0.push_back(Frame::trailers(trailers()));
+        self
+    }
+}
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+/// At most three attempts, without waits.
+fn retry<W: Clone>(name: &str, replay: ReplayAs<W>) -> RetryLayer<ReplayAs<W>, ByStatus> {
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    RetryLayer::new(name, RetryConfig::new().backoff(at_once), replay)
+        .unwrap()
+        .without_budget()
+        .classify(ByStatus::new())
+}
+
+fn bodies() -> ReplayAs<Identity> {
+    Replay::new().wrapping(std::convert::identity)
+}
+
+fn put(address: SocketAddr, body: Sent) -> Request<Sent> {
+    Request::put(format!("http://{address}/orders/7"))
+        .body(body)
+        .unwrap()
+}
+
+fn hyper<B>(http2: bool) -> Client<HttpConnector, B>
+where
+    B: Body + Send,
+    B::Data: Send,
+{
+    Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        .build_http()
+}
+
+type Over<T> = buttress::http::Lift<T>;
+type Hyper = Over<Client<HttpConnector, ReplayBody<Sent>>>;
+
+/// A hyper client whose requests are repeated.
+fn repeating(
+    layer: &RetryLayer<ReplayAs<Identity>, ByStatus>,
+    http2: bool,
+) -> Retry<Hyper, ReplayAs<Identity>, ByStatus> {
+    layer.layer(Over::new(hyper(http2)))
+}
+
+// ── HTTP/1, as it is on the wire ──
+
+const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+const BUSY: &[u8] = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
+
+async fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8(seen).unwrap())
+}
+
+async fn read_request(stream: &mut TcpStream) -> io::Result<Raw> {
+    let head = read_head(stream).await?;
+    let length = |line: &str| Some(line.strip_prefix("content-length: ")?.parse().unwrap());
+    let mut body = Vec::new();
+    if let Some(length) = head.lines().find_map(length) {
+        body.resize(length, 0);
+        stream.read_exact(&mut body).await?;
+    } else if head.contains("transfer-encoding: chunked") {
+        while !body.ends_with(b"0\r\n\r\n") {
+            body.push(stream.read_u8().await?);
+        }
+    }
+    Ok((head, body))
+}
+
+/// What a server has seen of each request.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<Raw>>>);
+
+/// The head of a request, and its body as it was sent.
+type Raw = (String, Vec<u8>);
+
+impl Log {
+    fn requests(&self) -> Vec<Raw> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// A server that reads each request to its end and gives these answers in turn, the last one for ever.
+async fn answering(answers: &'static [&'static [u8]]) -> (SocketAddr, Log) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let log = Log::default();
+    let told = log.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let log = log.clone();
+            tokio::spawn(async move {
+                while let Ok(request) = read_request(&mut stream).await {
+                    let number = {
+                        let mut requests = log.0.lock().unwrap();
+                        requests.push(request);
+                        requests.len() - 1
+                    };
+                    let answer = answers[number.min(answers.len() - 1)];
+                    stream.write_all(answer).await?;
+                }
+                io::Result::Ok(())
+            });
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn every_attempt_is_the_same_on_the_wire() {
+    let (length, chunked) = ("content-length: 11\r\n", "transfer-encoding: chunked\r\n");
+    for (sent, framing) in [
+        (body(Full::from("one of each")), Some(length)),
+        (body(Frames::new(&["one ", "of each"])), Some(chunked)),
+        (body(Frames::new(&[])), Some(chunked)),
+        (body(Empty::new()), None),
+    ] {
+        let (address, log) = answering(&[BUSY, BUSY, FINE]).await;
+        let service = repeating(&retry("replay: wire", bodies()), false);
+        let answer = service.oneshot(put(address, sent)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let seen = log.requests();
+        assert_eq!(seen.len(), 3);
+        assert_eq!((&seen[1], &seen[2]), (&seen[0], &seen[0]));
+        let head = &seen[0].0;
+        let sent = [length, chunked].into_iter().find(|of| head.contains(of));
+        assert_eq!(sent, framing, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_larger_than_the_limit_is_sent_once() {
+    let (address, log) = answering(&[BUSY, FINE]).await;
+    let listener = Listener::new("replay: overflow");
+    let replay = Replay::new()
+        .buffer_limit(10)
+        .wrapping(std::convert::identity as Identity);
+    let service = repeating(&retry("replay: overflow", replay), false);
+    let sent = body(Frames::new(&["one ", "of each"]));
+    let answer = service.oneshot(put(address, sent)).await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
+    assert_eq!(listener.take(), [stopped]);
+    let (_, whole) = log.requests().pop().unwrap();
+    assert_eq!(
+        whole, b"4\r\none \r\n7\r\nof each\r\n0\r\n\r\n",
+        "streamed on"
+    );
+    assert_eq!(log.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_came_before_the_body_was_read_is_the_last() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let early = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&early);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            read_head(&mut stream).await.unwrap();
+            count.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(BUSY).await.unwrap();
+        }
+    });
+    let told = Listener::new("replay: early");
+    let service = repeating(&retry("replay: early", bodies()), false);
+    // Held open until the answer has come.
+    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
+    sender.send_data("one ".into()).await.unwrap();
+    let answer = service
+        .oneshot(put(address, body(streaming)))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(early.load(Ordering::SeqCst), 1);
+    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
+    assert_eq!(told.take(), [stopped]);
+    drop(sender);
+}
+
+#[tokio::test]
+async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
+    let (address, log) = answering(&[FINE]).await;
+    let dead = nobody().await;
+    let connects = Arc::new(AtomicUsize::new(0));
+    let connector = service_fn(move |_: http::Uri| {
+        let first = connects.fetch_add(1, Ordering::SeqCst) == 0;
+        let to = if first { dead } else { address };
+        Box::pin(async move { TcpStream::connect(to).await.map(TokioIo::new) })
+    });
+    let client = Client::builder(TokioExecutor::new()).build(connector);
+    let retry = retry("replay: refused", bodies());
+    let service = retry.layer(Over::new(client));
+    let post = Request::post(format!("http://{address}/"))
+        .body(body(Frames::new(&["one ", "of each"])))
+        .unwrap();
+    assert_eq!(service.oneshot(post).await.unwrap().status(), 200);
+    let (_, whole) = log.requests().pop().unwrap();
+    assert_eq!(whole, b"4\r\none \r\n7\r\nof each\r\n0\r\n\r\n");
+}
+
+// ── HTTP/2 ──
+
+/// A server that answers like this, in turn, to requests it has read to their end; and what it has read.
+type Read = Arc<Mutex<Vec<(HeaderMap, Bytes, Option<HeaderMap>)>>>;
+
+async fn answering_http2(answers: &'static [u16]) -> (SocketAddr, Read) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let read = Read::default();
+    let told = Arc::clone(&read);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let read = Arc::clone(&read);
+            let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
+                let read = Arc::clone(&read);
+                async move {
+                    let (head, body) = request.into_parts();
+                    let body = body.collect().await?;
+                    let trailers = body.trailers().cloned();
+                    let number = {
+                        let mut read = read.lock().unwrap();
+                        read.push((head.headers, body.to_bytes(), trailers));
+                        read.len() - 1
+                    };
+                    let mut answer = Response::new(Empty::<Bytes>::new());
+                    let status = answers[number.min(answers.len() - 1)];
+                    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
+                    Ok::<_, hyper::Error>(answer)
+                }
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(connection);
+        }
+    });
+    (address, told)
+}
+
+#[tokio::test]
+async fn trailers_are_sent_again() {
+    for (sent, length) in [
+        (body(Frames::new(&["one ", "of each"]).trailers()), None),
+        (
+            body(
+                Full::from("one of each")
+                    .with_trailers(async { Some(Ok::<_, Infallible>(trailers())) }),
+            ),
+            Some("11"),
+        ),
+    ] {
+        let (address, read) = answering_http2(&[503, 503, 200]).await;
+        let service = repeating(&retry("replay: trailers", bodies()), true);
+        let answer = service.oneshot(put(address, sent)).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let read = read.lock().unwrap();
+        assert_eq!(read.len(), 3);
+        for (headers, body, end) in &*read {
+            assert_eq!(headers, &read[0].0);
+            let announced = headers.get("content-length");
+            assert_eq!(
+                announced.map(HeaderValue::as_bytes),
+                length.map(str::as_bytes)
+            );
+            assert_eq!(&**body, b"one of each");
+            assert_eq!(end.as_ref(), Some(&trailers()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answers = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&answers);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            let answer = hyper::service::service_fn(move |_: Request<Incoming>| {
+                count.fetch_add(1, Ordering::SeqCst);
+                let mut answer = Response::new(Empty::<Bytes>::new());
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                std::future::ready(Ok::<_, Infallible>(answer))
+            });
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(TokioIo::new(stream), answer);
+            tokio::spawn(connection);
+        }
+    });
+    let told = Listener::new("replay: early stream");
+    let service = repeating(&retry("replay: early stream", bodies()), true);
+    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
+    sender.send_data("one ".into()).await.unwrap();
+    let answer = service
+        .oneshot(put(address, body(streaming)))
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(answers.load(Ordering::SeqCst), 1);
+    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
+    assert_eq!(told.take(), [stopped]);
+    drop(sender);
+}
+
+#[tokio::test]
+async fn tonics_bodies_are_sent_again() {
+    use ::tonic::body::Body;
+    let (address, read) = answering_http2(&[503, 200]).await;
+    let layer = retry("replay: tonic", Replay::new().wrapping(Body::new));
+    let service = layer.layer(Over::new(hyper::<Body>(true)));
+    let sent = Body::new(body(Frames::new(&["one ", "of each"])));
+    let uri = format!("http://{address}/");
+    let request = Request::put(uri).body(sent).unwrap();
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
+    let read = read.lock().unwrap();
+    assert_eq!(
+        (&*read[0].1, &*read[1].1),
+        (&b"one of each"[..], &b"one of each"[..])
+    );
+}
+
+// ── reqwest ──
+
+#[tokio::test]
+async fn what_reqwest_streams_is_sent_again_by_the_standard_client() {
+    use buttress::reqwest::SendThrough;
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    let config = ClientConfig::default().retry(RetryConfig::new().backoff(at_once));
+    for sent in [
+        ::reqwest::Body::wrap(Frames::new(&["one ", "of each"])),
+        ::reqwest::Body::wrap("one of each".to_owned()),
+    ] {
+        let (address, log) = answering(&[BUSY, FINE]).await;
+        let reqwest = ::reqwest::Client::builder()
+            .retry(::reqwest::retry::never())
+            .build()
+            .unwrap();
+        let stack = client("replay: reqwest", config.clone())
+            .unwrap()
+            .layer(reqwest.clone());
+        let put = reqwest.put(format!("http://{address}/")).body(sent);
+        assert_eq!(put.send_through(&stack).await.unwrap().status(), 200);
+        let seen = log.requests();
+        assert_eq!(seen.len(), 2);
+        assert_eq!(seen[0], seen[1]);
+    }
+}
+
+// ── what is left of a failed response ──
+
+/// A response's body that says when it is dropped.
+struct Watched<B>(B, Arc<Notify>);
+
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl<B> Drop for Watched<B> {
+    fn drop(&mut self) {
+        self.1.notify_one();
+    }
+}
+
+const LARGE: usize = 40 * 1024;
+
+/// What the server of the next test is told.
+#[derive(Default)]
+struct Cues {
+    /// The second request has come.
+    second: Notify,
+    /// The body of the first response is nobody's any more.
+    over: Arc<Notify>,
+    requests: AtomicUsize,
+}
+
+/// Answers the first request with a large 503 in two halves, the second half when the second request is there; the second
+/// when the first one's body is done with; and the two after it once both have come.
+async fn in_two_halves(
+    mut stream: TcpStream,
+    cues: Arc<Cues>,
+    both: Arc<Barrier>,
+) -> io::Result<()> {
+    let half = vec![b'x'; LARGE / 2];
+    loop {
+        read_head(&mut stream).await?;
+        match cues.requests.fetch_add(1, Ordering::SeqCst) {
+            0 => {
+                let head = format!("HTTP/1.1 503 Busy\r\ncontent-length: {LARGE}\r\n\r\n");
+                stream.write_all(head.as_bytes()).await?;
+                stream.write_all(&half).await?;
+                cues.second.notified().await;
+                stream.write_all(&half).await?;
+                continue;
+            }
+            1 => {
+                cues.second.notify_one();
+                cues.over.notified().await;
+            }
+            _ => {
+                both.wait().await;
+            }
+        }
+        stream.write_all(FINE).await?;
+    }
+}
+
+/// How many connections it takes to make a call whose first attempt fails like that, then two calls at once.
+async fn connections<D>(discard: D) -> usize
+where
+    D: Discard<Response<Watched<Incoming>>> + Clone,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("http://{}/", listener.local_addr().unwrap());
+    let cues = Arc::new(Cues::default());
+    let over = Arc::clone(&cues.over);
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        let both = Arc::new(Barrier::new(2));
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            tokio::spawn(in_two_halves(stream, Arc::clone(&cues), Arc::clone(&both)));
+        }
+    });
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    let layer = RetryLayer::new("drain", RetryConfig::new().backoff(at_once), Replay::new())
+        .unwrap()
+        .classify(ByStatus::new())
+        .discard(discard);
+    let service = ServiceBuilder::new()
+        .layer(layer)
+        .map_response(move |response: Response<Incoming>| {
+            response.map(|body| Watched(body, Arc::clone(&over)))
+        })
+        .map_err(Error::<ClientError>::Inner)
+        .service(hyper::<Empty<Bytes>>(false));
+    let get = || {
+        let request = Request::get(&uri).body(Empty::new()).unwrap();
+        let call = service.clone().oneshot(request);
+        async { assert_eq!(call.await.unwrap().status(), 200) }
+    };
+    get().await;
+    tokio::join!(get(), get());
+    connections.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_failed_responses_connection_is_used_again() {
+    let patient = Drain::new().within(Duration::from_secs(60));
+    assert_eq!(connections(patient).await, 2);
+    assert_eq!(connections(AtOnce).await, 3, "without, it is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_client_drains_a_failed_response_once_the_next_attempt_has_begun() {
+    #[derive(Debug, PartialEq)]
+    enum Did {
+        Called(usize),
+        Read(usize),
+    }
+    struct Told(usize, VecDeque<Frame<Bytes>>, Arc<Mutex<Vec<Did>>>);
+    impl Body for Told {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let number = self.0;
+            self.2.lock().unwrap().push(Did::Read(number));
+            Poll::Ready(self.1.pop_front().map(Ok))
+        }
+    }
+    let did = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&did);
+    let server: Strict<Request<String>, Response<Told>, io::Error> = Strict::new(move |call| {
+        told.lock().unwrap().push(Did::Called(call));
+        let frames = Frames::new(&["busy"]).0;
+        let mut response = Response::new(Told(call, frames, Arc::clone(&told)));
+        if call == 0 {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
+        let time = Duration::from_millis(10);
+        Step::After(time, Ok(response))
+    });
+    let stack = client("replay: drained", ClientConfig::default()).unwrap();
+    let get = Request::get("http://shop.example/")
+        .body(String::new())
+        .unwrap();
+    let answer = stack.layer(server).oneshot(get).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let expected = [Did::Called(0), Did::Called(1), Did::Read(0), Did::Read(0)];
+    assert_eq!(*did.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_being_drained_is_dropped_when_the_call_ends() {
+    struct Endless(Option<Arc<AtomicUsize>>);
+    impl Body for Endless {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+    impl Drop for Endless {
+        fn drop(&mut self) {
+            if let Some(dropped) = &self.0 {
+                dropped.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    }
+    for last in [200, 503, 404] {
+        let dropped = Arc::new(AtomicUsize::new(0));
+        let body = Arc::clone(&dropped);
+        let server: Strict<Request<String>, Response<Endless>, Error<io::Error>> =
+            Strict::new(move |call| {
+                let failed = Endless((call == 0).then(|| Arc::clone(&body)));
+                let mut response = Response::new(failed);
+                let status = if call == 0 { 503 } else { last };
+                *response.status_mut() = StatusCode::from_u16(status).unwrap();
+                Step::After(Duration::from_millis(10), Ok(response))
+            });
+        let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+        let config = RetryConfig::new().backoff(at_once).max_attempts(2);
+        let retry = RetryLayer::new("replay: ends", config, Replay::new())
+            .unwrap()
+            .classify(ByStatus::new())
+            .discard(Drain::new());
+        let get = Request::get("/").body(String::new()).unwrap();
+        let mut service = retry.layer(server);
+        let ready = ServiceExt::<Request<String>>::ready(&mut service)
+            .await
+            .unwrap();
+        let mut call = Box::pin(ready.call(get));
+        let began = tokio::time::Instant::now();
+        let answer = (&mut call).await.unwrap();
+        assert_eq!(answer.status(), last);
+        assert_eq!(
+            began.elapsed(),
+            Duration::from_millis(20),
+            "never waited for"
+        );
+        assert_eq!(dropped.load(Ordering::SeqCst), 1);
+        drop(call);
+    }
+}
