@@ -48,6 +48,7 @@ use crate::call::Call;
 ///     .layer(TimeoutLayer::new("search", Duration::from_secs(3)))
 ///     .map_err(Error::Inner)
 ///     .service(hyper);
+/// let search = buttress::verify::<http::Request<String>, _>(search);
 /// # let _ = search;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
