@@ -31,7 +31,7 @@ pub use self::service::Client;
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
 ///
-/// An `http::Request` may carry a [`Deadline`] of its own in its extensions; the earliest one counts.
+/// An `http::Request` may carry a [`Deadline`](crate::Deadline) of its own in its extensions; the earliest one counts.
 ///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
