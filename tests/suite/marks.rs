@@ -270,7 +270,7 @@ async fn a_server_that_is_believed_is_alive_but_limiting() {
     assert_eq!(meaning(503, &[(MARK, "1")]).await, refused);
     assert_eq!(meaning(429, &[(MARK, "1")]).await, refused);
     let veto = meaning(503, &[(MARK, "1"), (SHOULD_RETRY, "false")]).await;
-    assert_eq!(veto, refused.repeat(Again::Never));
+    assert_eq!(veto, refused.repeat(Again::Vetoed));
     let permanent = meaning(400, &[(MARK, "1")]).await;
     assert_eq!(
         (permanent.kind, permanent.executed),
