@@ -16,7 +16,7 @@ use crate::sync::{Apart, Mutex, lane_count, lane_index};
 /// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`] says so.
+/// [`Event::KeyOverflow`](crate::Event::KeyOverflow) says so.
 ///
 /// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
 /// look through all keys for each.

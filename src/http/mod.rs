@@ -110,6 +110,8 @@ pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,
 };
+#[cfg(feature = "reqwest")]
+pub(crate) use self::header_timeout::watch;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };

@@ -25,6 +25,7 @@
 
 mod body;
 mod drain;
+mod header_timeout;
 mod replay;
 mod request;
 mod send;

@@ -16,7 +16,7 @@ use crate::outcome::Outcome;
     note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
     note = "`http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body \
             of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper",
-    note = "in the standard stack: `client(name, config)?.repeat(|replay| replay.wrapping(wrap))`, or `grpc(name, config)?.wrapping(wrap)`"
+    note = "in the standard stack: `client(name, config)?.wrapping(wrap)`, and so with `grpc`"
 )]
 pub trait Repeat<Req> {
     /// What the inner service is called with.

@@ -31,7 +31,7 @@ pub use self::service::Client;
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
 ///
-/// An `http::Request` may carry a [`Deadline`] of its own in its extensions; the earliest one counts.
+/// An `http::Request` may carry a [`Deadline`](crate::Deadline) of its own in its extensions; the earliest one counts.
 ///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
@@ -50,6 +50,26 @@ pub use self::service::Client;
 /// let search = client("search", config)?.layer(hyper);
 /// # let _ = search;
 /// # Ok(()) }
+/// ```
+///
+/// From a file, with the feature `serde`: durations as `"250ms"`, a limit that is none as `"none"`, what is left out as `"off"`.
+///
+/// ```
+/// # #[cfg(feature = "serde")] fn read() -> Result<(), Box<dyn std::error::Error>> {
+/// use buttress::http::ClientConfig;
+///
+/// let config: ClientConfig = toml::from_str(
+///     r#"
+///     attempt = "1s"
+///     keys = ["POST https://api.example.com/v1/charges"]
+///     budget = "off"
+///     [breaker]
+///     open_for = "5s"
+///     "#,
+/// )?;
+/// # let _ = config;
+/// # Ok(()) }
+/// # #[cfg(feature = "serde")] read().unwrap();
 /// ```
 ///
 /// # Defaults
@@ -73,6 +93,18 @@ pub use self::service::Client;
 ///
 /// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
 /// refused or cut the call short, and whether the call may have been executed.
+///
+/// # What its limits do not reach
+///
+/// - The wait until it is ready. hyper's and reqwest's clients always are; what makes callers wait in `poll_ready`, as tower's
+///   `ConcurrencyLimit` does, belongs outside of the stack, with a limit of its own.
+/// - A task of its own: under a tower `Buffer`, which calls the stack in its worker's task, `total` counts from that call on,
+///   and a [`CallOptions::key`](crate::CallOptions::key) is lost. Put the stack outside of the buffer.
+///
+/// # While it runs
+///
+/// [`ClientLayer::reconfigure`] changes limits, retries, budgets, breakers and keys of all clients without losing state.
+/// `{:#?}` of the layer shows the parts in their order, each with the settings it goes by.
 ///
 /// # Cancel safety
 ///
