@@ -90,12 +90,19 @@ async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
          GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     )
     .await;
-    let bodies: Vec<_> = answer
-        .split("HTTP/1.1 ")
-        .skip(1)
-        .map(|one| (&one[..3], one.lines().last().unwrap()))
-        .collect();
-    println!("{bodies:?}");
+    let answers: Vec<_> = answer.split("HTTP/1.1 ").skip(1).collect();
+    for (answer, (status, ends)) in answers.iter().zip([
+        ("200", "\r\n\r\ntrue"),
+        ("200", "\r\n\r\nfalse"),
+        ("504", "}"),
+        ("200", "\r\n\r\nfalse"),
+    ]) {
+        assert!(
+            answer.starts_with(status) && answer.ends_with(ends),
+            "{answer}"
+        );
+    }
+    assert_eq!(answers.len(), 4);
     let answer = raw(
         address,
         "GET /panics HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 10S\r\n\r\n",
@@ -110,28 +117,75 @@ async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
     assert!(answer.ends_with("none"), "{answer}");
 }
 
+/// Status and length of the head, and the body, of the answer to a request with this first line and these further headers.
+async fn answer(address: SocketAddr, line: &str, headers: &str) -> (String, String, String) {
+    let request = format!("{line}\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
+    let answer = raw(address, &request).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().to_owned();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))
+        .unwrap_or_default();
+    (status, length.to_owned(), body.to_owned())
+}
+
+const OVER: &str = "grpc-timeout: 0n\r\n";
+
 #[tokio::test]
-async fn what_has_no_body_gets_none() {
-    let status = |code: u16| async move { (StatusCode::from_u16(code).unwrap(), ()) };
+async fn every_request_has_an_answer_that_http_allows() {
+    let status = |code: u16| async move { StatusCode::from_u16(code).unwrap() };
     let app = Router::new()
         .route("/", get(async || "text"))
         .route("/204", get(move || status(204)))
         .route("/304", get(move || status(304)))
-        .layer(stack("served.bodies"));
+        .layer(stack("served.any"));
     let address = serve(app).await;
-    for request in [
-        "HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        "HEAD / HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0n\r\nconnection: close\r\n\r\n",
-        "GET /204 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        "GET /304 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        "GET / HTTP/1.0\r\n\r\n",
-        "GET / HTTP/1.0\r\ngrpc-timeout: 0n\r\n\r\n",
-        "GET http://elsewhere/livez HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0n\r\nconnection: close\r\n\r\n",
-        "GET /%6civez HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0n\r\nconnection: close\r\n\r\n",
-        "OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
-        "GET //livez HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0n\r\nconnection: close\r\n\r\n",
-        "POST / HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 0n\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n",
+    let problem = answer(address, "GET / HTTP/1.1", OVER).await.2;
+    assert!(problem.contains("\"status\":504"), "{problem}");
+    let length = problem.len().to_string();
+    for (line, headers, status, known_length, body) in [
+        ("HEAD / HTTP/1.1", "", "200", "4", ""),
+        ("HEAD / HTTP/1.1", OVER, "504", &*length, ""),
+        ("GET /204 HTTP/1.1", "", "204", "", ""),
+        ("GET /304 HTTP/1.1", "", "304", "", ""),
+        ("GET / HTTP/1.0", "", "200", "4", "text"),
+        ("GET / HTTP/1.0", OVER, "504", &length, &problem),
+        ("OPTIONS * HTTP/1.1", "", "404", "0", ""),
+        (
+            "POST / HTTP/1.1",
+            "grpc-timeout: 0n\r\ncontent-length: 9\r\nexpect: 100-continue\r\n",
+            "504",
+            &length,
+            &problem,
+        ),
     ] {
-        println!("{request:?}\n   {:?}", raw(address, request).await);
+        let expected = (status.into(), known_length.into(), body.into());
+        assert_eq!(answer(address, line, headers).await, expected, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
+    let app = Router::new()
+        .fallback(async || "reached")
+        .layer(stack("served.health"));
+    let address = serve(app).await;
+    for (line, status) in [
+        ("GET /livez HTTP/1.1", "200"),
+        ("HEAD /livez HTTP/1.1", "200"),
+        ("POST /livez HTTP/1.1", "200"),
+        ("GET /livez?verbose&exclude=log HTTP/1.1", "200"),
+        ("GET http://elsewhere/livez HTTP/1.1", "200"),
+        ("GET /livez/ HTTP/1.1", "504"),
+        ("GET //livez HTTP/1.1", "504"),
+        ("GET /./livez HTTP/1.1", "504"),
+        ("GET /%6civez HTTP/1.1", "504"),
+        ("GET /livez%2f HTTP/1.1", "504"),
+        ("GET /livez;x HTTP/1.1", "504"),
+        ("GET /?/livez HTTP/1.1", "504"),
+        ("OPTIONS * HTTP/1.1", "504"),
+    ] {
+        assert_eq!(answer(address, line, OVER).await.0, status, "{line}");
     }
 }
