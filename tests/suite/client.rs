@@ -220,7 +220,7 @@ fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
         names.map(|(name, _)| name.trim().to_owned()).collect()
     };
     let order = "name, observe_call, deadline, idempotency_key, retry, budget, breaker, authorities, count_429, \
-                 body_idle, observe_attempt, attempt, deadline_header";
+                 body_idle, observe_attempt, attempt_span, attempt, deadline_header";
     assert_eq!(fields(&format!("{layer:#?}")).join(", "), order);
     let shown = format!("{layer:?}");
     for part in [
