@@ -24,7 +24,7 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
 pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 
-/// The standard stack, as a layer. Clones, and the clients they make, share its breakers and budgets. Made by
+/// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
 /// [`client`](super::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
