@@ -226,10 +226,10 @@ impl reqwest::dns::Resolve for NotTheSecondTime {
         let second = self.asked.fetch_add(1, Ordering::SeqCst) == 1;
         let found: reqwest::dns::Addrs = Box::new(std::iter::once(self.server));
         Box::pin(async move {
-            match second {
-                true => Err("scripted: nobody there".into()),
-                false => Ok(found),
+            if second {
+                return Err("scripted: nobody there".into());
             }
+            Ok(found)
         })
     }
 }
