@@ -156,8 +156,10 @@ fn too_early() -> Outcome {
 /// What the server says about trying again; a veto outweighs everything.
 pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
-        let mut values = headers.get_all(name).iter();
-        values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
+        let values = headers.get_all(name).iter();
+        // A proxy may have made one line of two (RFC 9110 §5.3).
+        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
     };
     let either = |word| says(SHOULD_RETRY, word) || says("stripe-should-retry", word);
     if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
@@ -253,6 +255,7 @@ mod tests {
         for veto in [
             ("x-should-retry", "false"),
             ("stripe-should-retry", "FALSE"),
+            ("x-should-retry", "true, false"),
             ("x-envoy-ratelimited", "true"),
         ] {
             assert_eq!(
