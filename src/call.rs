@@ -99,6 +99,9 @@ impl CallOptions {
 
     /// The idempotency key of this call. The key of the operation, not of the attempt: the same one whenever the user
     /// presses the button again.
+    ///
+    /// It is put into the request when the service is called. Under a tower `Buffer`, which calls its service in another task, it
+    /// is lost: write the header yourself there.
     #[must_use]
     pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());

@@ -29,6 +29,8 @@ pub mod event;
 mod outcome;
 mod rejected;
 mod sync;
+#[cfg(feature = "serde")]
+mod text;
 mod window;
 
 // ── patterns ──

@@ -158,6 +158,14 @@ impl Outcome {
 pub trait Classify<Res, E> {
     /// What this result means.
     fn classify(&self, result: Result<&Res, &E>) -> Outcome;
+
+    /// What this error is called in traces: a word of a short list, never a text with an address in it. Default: `_OTHER`.
+    ///
+    /// It may be asked of a rejection, whose [reason](crate::Reason::as_str) has a name.
+    fn error_type(&self, error: &E) -> &'static str {
+        let _ = error;
+        "_OTHER"
+    }
 }
 
 impl<F, Res, E> Classify<Res, E> for F

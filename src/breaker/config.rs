@@ -8,7 +8,7 @@ use crate::error::ConfigError;
 /// When a circuit opens, for how long, and what closes it again.
 ///
 /// The rules combine with *or*: the first that trips opens the circuit. A rule set to `None` is off; with all of them off,
-/// and [`Abandoned::Ignore`], the circuit only opens by hand, which is allowed.
+/// and [`Abandoned::Ignore`], the circuit only opens by hand, which is allowed. In a file, `None` is `"off"`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,15 +27,18 @@ use crate::error::ConfigError;
 #[non_exhaustive]
 pub struct BreakerConfig {
     /// Opens after this many failures in a row, 1 to 1 000 000. Default: 10.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub consecutive: Option<u32>,
     /// The first and the last failure of such a run lie at least so far apart, 0 to 1 day: one dying connection that takes
     /// its calls with it must not close off a whole service. Default: 200 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub consecutive_over: Duration,
     /// Opens when at least this share of the calls in the window failed, above 0, at most 1. Default: 0.5.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub failure_rate: Option<f64>,
     /// Opens when at least this share of the calls in the window was slow, above 0, at most 1. Slow and failed are counted
     /// apart. With this rule on, a slow probe has failed. Default: off.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub slow_rate: Option<f64>,
     /// A call is slow if it took longer than this, above 0, at most 1 day. Default: 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -60,11 +63,12 @@ pub struct BreakerConfig {
     pub max_open_for: Duration,
     /// If the failure that opens the circuit names a wait, the circuit stays open at least so long, but no longer than this
     /// for its sake. Above 0, at most 1 day. Default: `None`, such waits play no part.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off_duration"))]
     pub max_server_wait: Option<Duration>,
     /// How many calls a half-open circuit admits as probes, 1 to 1000. Default: 3.
     pub probes: u32,
     /// How many of them must succeed to close it, 1 to `probes`. Default: `None`, all.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub probes_to_close: Option<u32>,
     /// A probe without an answer after this time has failed, above 0, at most 1 day. Not shorter than a call may take.
     /// Default: 10 s.

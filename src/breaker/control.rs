@@ -1,5 +1,7 @@
 //! What a person can do to a breaker while it runs.
 
+use std::fmt;
+use std::hash::Hash;
 use std::time::Duration;
 
 use super::Breaker;
@@ -8,6 +10,7 @@ use super::machine::Machine;
 use super::ticket::Moves;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
+use crate::gate::Keyed;
 
 impl Breaker {
     /// Opens the circuit by hand for this time, whatever the results say; then it probes.
@@ -59,5 +62,20 @@ impl Breaker {
         let now = Now::unread().moment();
         self.shared()
             .act(|locked, _| ((), act(&mut locked.machine, now)));
+    }
+}
+
+impl<K, B> Keyed<K, B, Breaker>
+where
+    K: Hash + Eq + Clone + fmt::Display,
+{
+    /// Takes new settings over while running, for every key there is: see [`Breaker::reconfigure`]. Those of
+    /// [`Breaker::keyed`] hold for every key to come, too.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
+        self.change_each(|breaker| breaker.reconfigure(config))
     }
 }

@@ -76,12 +76,20 @@ impl Breaker {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
-        Keyed::named(name, by, keys, move |name| Self::new(name, config))
+        let first = Self::new(name, config)?;
+        Keyed::named(name, by, keys, first, |name, like| {
+            Self::new(name, like.config())
+        })
     }
 
     /// Its name.
     pub fn name(&self) -> &Arc<str> {
         self.shared().source.name()
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> BreakerConfig {
+        self.shared().look(|locked| locked.machine.config)
     }
 
     /// Admits a call without tower, or refuses it. Settle the permit with the call's outcome; dropping it says that the

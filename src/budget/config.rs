@@ -33,11 +33,13 @@ pub struct BudgetConfig {
     pub ttl: Duration,
     /// Retries a second that are granted whatever the bucket holds; up to `ttl`'s worth of them at once. From 0.001
     /// to 1 000 000. Default: `None`, none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub floor: Option<f64>,
     /// The tokens a retry costs. Default: one, whatever it follows.
     pub cost: Cost,
     /// How many retries may be under way at once; asked in addition to the tokens. Default: `None`, any
     /// number.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub in_flight: Option<InFlight>,
 }
 

@@ -16,8 +16,8 @@ pub(super) const TOKEN: u64 = 1_000_000;
 pub(super) struct Rules {
     rule: Rule,
     /// What a good call adds.
-    ratio: u64,
-    cap: u64,
+    pub(super) ratio: u64,
+    pub(super) cap: u64,
     reserve: u64,
     ttl: Duration,
     /// What the floor gains a second, and the most it holds.
@@ -63,14 +63,10 @@ impl Rules {
         }
     }
 
-    /// Whether a good call has anything to add.
-    pub(super) const fn is_full(&self, balance: u64) -> bool {
-        balance >= self.cap
-    }
-
     /// The balance after a good call.
-    pub(super) fn deposit(&self, balance: u64) -> u64 {
-        balance.saturating_add(self.ratio).min(self.cap)
+    #[cfg(test)]
+    fn deposit(&self, balance: u64) -> u64 {
+        deposited(balance, self.ratio, self.cap)
     }
 
     /// Whether this result of an attempt takes a token by itself: gRPC's throttle counts failures that may be retried, and
@@ -178,7 +174,9 @@ impl Machine {
             return (balance, None);
         };
         self.floor -= taken.floor;
-        self.retries += 1;
+        if rules.counts_calls() {
+            self.retries += 1;
+        }
         (balance - taken.balance, Some(taken))
     }
 
@@ -187,7 +185,24 @@ impl Machine {
         self.floor = self.floor.saturating_add(taken.floor).min(rules.floor.1);
     }
 
-    /// A granted retry is over.
+    /// Other rules hold from now on: the balance under them. What was earned is kept, unless it was earned under a rule with
+    /// another meaning.
+    pub(super) fn reconfigure(
+        &mut self,
+        old: &Rules,
+        new: &Rules,
+        config: &BudgetConfig,
+        balance: u64,
+    ) -> u64 {
+        self.floor = self.floor.min(new.floor.1);
+        if old.rule == new.rule {
+            balance.min(new.cap)
+        } else {
+            new.initial(config)
+        }
+    }
+
+    /// A granted retry is over that was counted.
     pub(super) const fn end(&mut self) {
         self.retries = self.retries.saturating_sub(1);
     }
@@ -209,8 +224,9 @@ impl Machine {
         }
     }
 
-    /// A long healthy time must not fund a storm.
+    /// A long healthy time must not fund a storm. (And a deposit under rules of a moment ago may be above the cap.)
     fn cut(&mut self, rules: &Rules, balance: u64, now: Moment) -> u64 {
+        let balance = balance.min(rules.cap);
         let idle = now.since(self.last);
         self.last = self.last.max(now);
         if rules.rule == Rule::Bucket && idle > rules.ttl {
@@ -229,6 +245,11 @@ impl Machine {
             self.filled = self.filled.max(now);
         }
     }
+}
+
+/// The balance after a good call that adds `ratio`.
+pub(super) fn deposited(balance: u64, ratio: u64, cap: u64) -> u64 {
+    balance.saturating_add(ratio).min(cap)
 }
 
 /// Tokens as micro-tokens.
@@ -298,7 +319,9 @@ mod tests {
         fn refund(&mut self, taken: &Taken) {
             self.balance = self.rules.refund(self.balance, taken);
             self.machine.refund(&self.rules, taken);
-            self.machine.end();
+            if self.rules.counts_calls() {
+                self.machine.end();
+            }
         }
     }
 

@@ -77,6 +77,8 @@
 mod config;
 mod machine;
 mod policy;
+mod withdrawal;
 
 pub use self::config::{BudgetConfig, Cost, InFlight, Rule};
-pub use self::policy::{CallUnderWay, RetryBudget, Withdrawal};
+pub use self::policy::RetryBudget;
+pub use self::withdrawal::{CallUnderWay, Withdrawal};

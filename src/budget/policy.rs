@@ -5,7 +5,8 @@ use std::hash::Hash;
 use std::sync::{Arc, Weak};
 
 use super::config::BudgetConfig;
-use super::machine::{Machine, Rules, TOKEN, Taken};
+use super::machine::{Machine, Rules, TOKEN, deposited};
+use super::withdrawal::{CallUnderWay, Withdrawal};
 use crate::clock::Now;
 use crate::error::ConfigError;
 use crate::event::{Event, Refresh, Source, emit, keep_fresh};
@@ -19,16 +20,26 @@ pub struct RetryBudget {
     shared: Arc<Shared>,
 }
 
-struct Shared {
-    rules: Rules,
+pub(super) struct Shared {
     /// Micro-tokens. Good calls change it without the lock, and at the cap only read it.
-    balance: AtomicU64,
-    /// Calls under way, if their number matters.
-    calls: AtomicU64,
+    pub(super) balance: AtomicU64,
+    /// What good calls need of the rules; written under the lock only.
+    cap: AtomicU64,
+    ratio: AtomicU64,
+    /// Whether the number of calls under way matters: 1 if it does.
+    counts_calls: AtomicU64,
+    /// Calls under way, as far as their number matters.
+    pub(super) calls: AtomicU64,
     /// What only retries touch.
-    machine: Mutex<Machine>,
+    pub(super) locked: Mutex<Locked>,
+    pub(super) source: Source,
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Locked {
+    pub(super) machine: Machine,
+    pub(super) rules: Rules,
     config: BudgetConfig,
-    source: Source,
 }
 
 impl RetryBudget {
@@ -45,10 +56,15 @@ impl RetryBudget {
         let rules = Rules::new(&config);
         let shared = Arc::new(Shared {
             balance: AtomicU64::new(rules.initial(&config)),
+            cap: AtomicU64::new(rules.cap),
+            ratio: AtomicU64::new(rules.ratio),
+            counts_calls: AtomicU64::new(rules.counts_calls().into()),
             calls: AtomicU64::new(0),
-            machine: Mutex::new(Machine::new(&rules, Now::unread().moment())),
-            rules,
-            config,
+            locked: Mutex::new(Locked {
+                machine: Machine::new(&rules, Now::unread().moment()),
+                rules,
+                config,
+            }),
             source: Source::new("budget", name),
         });
         let weak: Weak<Shared> = Arc::downgrade(&shared);
@@ -70,7 +86,10 @@ impl RetryBudget {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
-        Keyed::named(name, by, keys, move |name| Self::new(name, config))
+        let first = Self::new(name, config)?;
+        Keyed::named(name, by, keys, first, |name, like| {
+            Self::new(name, like.config())
+        })
     }
 
     /// The name it was given.
@@ -79,8 +98,23 @@ impl RetryBudget {
     }
 
     /// Its settings.
-    pub fn config(&self) -> &BudgetConfig {
-        &self.shared.config
+    pub fn config(&self) -> BudgetConfig {
+        self.shared.locked.lock().config
+    }
+
+    /// Takes new settings over while running. The balance is kept, up to the new cap; under another [rule](BudgetConfig::rule)
+    /// it starts anew.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
+        config
+            .validate()
+            .map_err(|error| error.of("retry budget", self.name()))?;
+        self.shared.reconfigure(config);
+        self.shared.report();
+        Ok(())
     }
 
     /// A call ended well: with a success, or with an error that was the request's own fault. To be told once a call, however
@@ -91,7 +125,7 @@ impl RetryBudget {
     pub fn deposit(&self) {
         let shared = &*self.shared;
         let balance = shared.balance.load(Ordering::Relaxed);
-        if !shared.rules.is_full(balance) {
+        if balance < shared.cap.load(Ordering::Relaxed) {
             shared.deposit(balance);
         }
     }
@@ -101,7 +135,7 @@ impl RetryBudget {
     #[inline]
     pub fn failed(&self, outcome: &Outcome) {
         let shared = &*self.shared;
-        if shared.rules.counts(outcome) {
+        if self.counts(outcome) {
             let balance = shared.balance.load(Ordering::Relaxed);
             shared.change(balance, |balance| (Rules::failed(balance), ()));
             shared.report();
@@ -110,18 +144,16 @@ impl RetryBudget {
 
     /// Whether [`failed`](Self::failed) counts this as a failure.
     pub(crate) fn counts(&self, outcome: &Outcome) -> bool {
-        self.shared.rules.counts(outcome)
+        self.shared.locked.lock().rules.counts(outcome)
     }
 
     /// A call begins, and is under way until the guard is dropped. `None`, and free, unless
     /// [`in_flight`](BudgetConfig::in_flight) is set: else their number does not matter.
     #[inline]
     pub fn begin(&self) -> Option<CallUnderWay> {
-        self.shared.rules.counts_calls().then(|| {
+        (self.shared.counts_calls.load(Ordering::Relaxed) != 0).then(|| {
             self.shared.calls.fetch_add(1, Ordering::Relaxed);
-            CallUnderWay {
-                shared: self.shared.clone(),
-            }
+            CallUnderWay::new(self.shared.clone())
         })
     }
 
@@ -135,26 +167,23 @@ impl RetryBudget {
         let shared = &*self.shared;
         let now = now.moment();
         let calls = shared.calls.load(Ordering::Relaxed);
-        let (taken, balance) = {
-            let mut machine = shared.machine.lock();
+        let (taken, counted, balance) = {
+            let mut locked = shared.locked.lock();
+            let Locked { machine, rules, .. } = *locked;
             let balance = shared.balance.load(Ordering::Relaxed);
             // A deposit may come between; then the machine is asked again, from where it stood.
             let (next, taken) = shared.change(balance, |balance| {
-                let mut next = *machine;
-                let (balance, taken) = next.withdraw(&shared.rules, balance, calls, kind, now);
+                let mut next = machine;
+                let (balance, taken) = next.withdraw(&rules, balance, calls, kind, now);
                 (balance, (next, taken))
             });
-            *machine = next;
-            (taken, shared.balance(&next))
+            locked.machine = next;
+            (taken, rules.counts_calls(), shared.balance(&locked))
         };
         let source = &shared.source;
         if let Some(taken) = taken {
             emit(&Event::Budget { source, balance });
-            Some(Withdrawal {
-                shared: self.shared.clone(),
-                taken,
-                started: false,
-            })
+            Some(Withdrawal::new(self.shared.clone(), taken, counted))
         } else {
             emit(&Event::BudgetExhausted { source, balance });
             None
@@ -164,8 +193,23 @@ impl RetryBudget {
     /// The tokens there are now. Without tokens, under [`Rule::InFlight`](super::Rule::InFlight), the retries that could start
     /// now.
     pub fn balance(&self) -> f64 {
-        let machine = *self.shared.machine.lock();
-        self.shared.balance(&machine)
+        let locked = *self.shared.locked.lock();
+        self.shared.balance(&locked)
+    }
+}
+
+impl<K, B> Keyed<K, B, RetryBudget>
+where
+    K: Hash + Eq + Clone + fmt::Display,
+{
+    /// Takes new settings over while running, for every key there is: see [`RetryBudget::reconfigure`]. Those of
+    /// [`RetryBudget::keyed`] hold for every key to come, too.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
+        self.change_each(|budget| budget.reconfigure(config))
     }
 }
 
@@ -199,11 +243,35 @@ impl fmt::Debug for RetryBudget {
 impl Shared {
     #[cold]
     fn deposit(&self, seen: u64) {
-        self.change(seen, |balance| (self.rules.deposit(balance), ()));
+        let ratio = self.ratio.load(Ordering::Relaxed);
+        let cap = self.cap.load(Ordering::Relaxed);
+        self.change(seen, |balance| (deposited(balance, ratio, cap), ()));
+    }
+
+    fn reconfigure(&self, config: BudgetConfig) {
+        let rules = Rules::new(&config);
+        let mut locked = self.locked.lock();
+        self.cap.store(rules.cap, Ordering::Relaxed);
+        self.ratio.store(rules.ratio, Ordering::Relaxed);
+        self.counts_calls
+            .store(rules.counts_calls().into(), Ordering::Relaxed);
+        let Locked {
+            machine,
+            rules: old,
+            ..
+        } = *locked;
+        let balance = self.balance.load(Ordering::Relaxed);
+        locked.machine = self.change(balance, |balance| {
+            let mut next = machine;
+            let balance = next.reconfigure(&old, &rules, &config, balance);
+            (balance, next)
+        });
+        locked.rules = rules;
+        locked.config = config;
     }
 
     /// Replaces the balance, which was `seen` a moment ago, by what `to` makes of it.
-    fn change<T>(&self, mut seen: u64, mut to: impl FnMut(u64) -> (u64, T)) -> T {
+    pub(super) fn change<T>(&self, mut seen: u64, mut to: impl FnMut(u64) -> (u64, T)) -> T {
         loop {
             let (next, result) = to(seen);
             if next == seen {
@@ -222,90 +290,18 @@ impl Shared {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people and gauges")]
-    fn balance(&self, machine: &Machine) -> f64 {
+    fn balance(&self, locked: &Locked) -> f64 {
         let balance = self.balance.load(Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed);
-        machine.balance(&self.rules, balance, calls) as f64 / TOKEN as f64
+        locked.machine.balance(&locked.rules, balance, calls) as f64 / TOKEN as f64
     }
 
-    fn report(&self) {
-        let machine = *self.machine.lock();
+    pub(super) fn report(&self) {
+        let locked = *self.locked.lock();
         emit(&Event::Budget {
             source: &self.source,
-            balance: self.balance(&machine),
+            balance: self.balance(&locked),
         });
-    }
-}
-
-/// A retry that is paid for. To be kept until the retry is over.
-///
-/// Dropped before it [`started`](Self::started), it gives back what it took.
-#[must_use = "dropped before the retry started, it gives back what it took"]
-pub struct Withdrawal {
-    shared: Arc<Shared>,
-    taken: Taken,
-    started: bool,
-}
-
-impl Withdrawal {
-    /// The retry has started: what it cost is spent.
-    pub const fn started(&mut self) {
-        self.started = true;
-    }
-
-    /// The retry did not reach the service after all: what it cost goes back.
-    pub(crate) const fn refused(&mut self) {
-        self.started = false;
-    }
-}
-
-impl Drop for Withdrawal {
-    fn drop(&mut self) {
-        let shared = &*self.shared;
-        if self.started && !shared.rules.counts_calls() {
-            return;
-        }
-        {
-            let mut machine = shared.machine.lock();
-            machine.end();
-            if !self.started {
-                machine.refund(&shared.rules, &self.taken);
-                let balance = shared.balance.load(Ordering::Relaxed);
-                shared.change(balance, |balance| {
-                    (shared.rules.refund(balance, &self.taken), ())
-                });
-            }
-        }
-        if !self.started {
-            shared.report();
-        }
-    }
-}
-
-impl fmt::Debug for Withdrawal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Withdrawal")
-            .field("budget", self.shared.source.name())
-            .field("started", &self.started)
-            .finish_non_exhaustive()
-    }
-}
-
-/// A call that is under way, until this is dropped.
-#[must_use = "the call is under way until this is dropped"]
-pub struct CallUnderWay {
-    shared: Arc<Shared>,
-}
-
-impl Drop for CallUnderWay {
-    fn drop(&mut self) {
-        self.shared.calls.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl fmt::Debug for CallUnderWay {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallUnderWay").finish_non_exhaustive()
     }
 }
 
@@ -354,6 +350,32 @@ mod tests {
         assert!((budget.balance() - 5.0).abs() < 1e-9);
         drop(calls);
         assert!((budget.balance() - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn new_settings_keep_the_balance_and_count_only_what_began_under_them() {
+        let budget = budget(BudgetConfig::new());
+        let mut before = budget.try_withdraw(Kind::Transient).expect("two tokens");
+        before.started();
+        let one_retry = BudgetConfig::concurrent(0.001, 1);
+        budget.reconfigure(one_retry).unwrap();
+        let during = budget
+            .try_withdraw(Kind::Transient)
+            .expect("the only place");
+        drop(before);
+        assert!(budget.try_withdraw(Kind::Transient).is_none());
+        drop(during);
+        assert!((budget.balance() - 1.0).abs() < 1e-9);
+
+        budget.reconfigure(BudgetConfig::new().initial(1)).unwrap();
+        assert!((budget.balance() - 1.0).abs() < 1e-9, "another rule: anew");
+        (0..50).for_each(|_| budget.deposit());
+        assert!((budget.balance() - 10.0).abs() < 1e-9);
+        budget.reconfigure(BudgetConfig::new().cap(4)).unwrap();
+        assert!((budget.balance() - 4.0).abs() < 1e-9);
+        let wrong = budget.reconfigure(BudgetConfig::new().cap(0)).unwrap_err();
+        assert_eq!(wrong.field, "cap");
+        assert_eq!(budget.config().cap, 4);
     }
 
     #[test]
@@ -418,7 +440,7 @@ mod tests {
         let deposited = THREADS * ROUNDS * 300_000;
         let left = budget.shared.balance.load(Ordering::Relaxed);
         assert_eq!(left, deposited - spent * TOKEN);
-        assert_eq!(budget.shared.machine.lock().retries(), spent);
+        assert_eq!(budget.shared.locked.lock().machine.retries(), 0);
     }
 }
 
@@ -477,6 +499,22 @@ mod loom {
             thread.join().expect("no panic");
             assert!(second, "the deposit alone pays for it");
             assert_eq!(other.shared.balance.load(Ordering::Relaxed), TOKEN);
+        });
+    }
+
+    #[test]
+    fn loom_a_deposit_beside_a_smaller_cap_pays_for_no_more_than_the_cap() {
+        ::loom::model(|| {
+            let budget = budget(BudgetConfig::new().initial(3).ratio(1.0));
+            let other = budget.clone();
+            let thread = thread::spawn(move || other.deposit());
+            budget
+                .shared
+                .reconfigure(BudgetConfig::new().cap(1).initial(0).reserve(0));
+            thread.join().expect("no panic");
+            let paid = take(&budget);
+            assert!(paid.is_some(), "what was earned is kept");
+            assert!(take(&budget).is_none());
         });
     }
 

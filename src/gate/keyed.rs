@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
 use super::{Forget, KeyBy, KeyedConfig, Policy};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Rejected};
-use crate::event::{Event, emit};
 use crate::sync::{Apart, Mutex, lane_count, lane_index};
 
 /// A policy per key, as a policy.
@@ -17,7 +16,7 @@ use crate::sync::{Apart, Mutex, lane_count, lane_index};
 /// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
 /// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
 /// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`] says so.
+/// [`Event::KeyOverflow`](crate::Event::KeyOverflow) says so.
 ///
 /// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
 /// look through all keys for each.
@@ -56,9 +55,9 @@ pub struct Keyed<K, B, P> {
 
 pub(super) struct Inner<K, B, P> {
     pub(super) by: B,
-    pub(super) config: KeyedConfig,
     pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
-    pub(super) overflow: OnceLock<P>,
+    /// What new ones are made like, if `make` was not given by a user.
+    first: Option<P>,
     /// Every key. Locked for a key that its lane has not seen, before any lane.
     pub(super) all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
@@ -66,6 +65,10 @@ pub(super) struct Inner<K, B, P> {
 }
 
 pub(super) struct All<K, P> {
+    pub(super) config: KeyedConfig,
+    pub(super) overflow: Option<P>,
+    /// Counts the changes of all policies: one that was made before such a change is not kept.
+    pub(super) changes: u64,
     pub(super) entries: HashMap<K, Known<P>>,
     pub(super) swept: Moment,
     /// New keys since a full map was last swept.
@@ -75,14 +78,6 @@ pub(super) struct All<K, P> {
 pub(super) struct Known<P> {
     pub(super) policy: P,
     pub(super) last_used: Moment,
-}
-
-/// What was found for a key that its lane has not seen.
-enum Found<R> {
-    Entered(R),
-    /// Nothing yet, but room for it.
-    Room,
-    Full,
 }
 
 pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
@@ -97,7 +92,7 @@ pub(super) struct Used<P> {
 }
 
 impl<P: Forget> Used<P> {
-    const fn new(near: P) -> Self {
+    pub(super) const fn new(near: P) -> Self {
         Self {
             near,
             lent: None,
@@ -128,14 +123,25 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         config: KeyedConfig,
         make: impl Fn(&str) -> P + Send + Sync + 'static,
     ) -> Result<Self, ConfigError> {
+        Self::made(by, config, make, None)
+    }
+
+    fn made(
+        by: B,
+        config: KeyedConfig,
+        make: impl Fn(&str) -> P + Send + Sync + 'static,
+        first: Option<P>,
+    ) -> Result<Self, ConfigError> {
         config.validate()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 by,
-                config,
                 make: Box::new(make),
-                overflow: OnceLock::new(),
+                first,
                 all: Mutex::new(All {
+                    config,
+                    overflow: None,
+                    changes: 0,
                     entries: HashMap::new(),
                     swept: Moment::START,
                     fresh: 0,
@@ -147,21 +153,68 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         })
     }
 
-    /// A policy per key, made by `make` from its name: `name/key`. Made once for `name` alone, so that no later key can fail.
+    /// A policy per key, made by `like` from its name, `name/key`, and from the `first`, which serves no key.
     pub(crate) fn named(
         name: &str,
         by: B,
         config: KeyedConfig,
-        make: impl Fn(String) -> Result<P, ConfigError> + Send + Sync + 'static,
+        first: P,
+        like: impl Fn(String, &P) -> Result<P, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, ConfigError>
     where
         P: Send + Sync + 'static,
     {
         let name = name.to_owned();
-        let first = make(name.clone())?;
-        Self::new(by, config, move |key| {
-            make(format!("{name}/{key}")).unwrap_or_else(|_| first.clone())
-        })
+        let model = first.clone();
+        let make = move |key: &str| {
+            // It has worked for the first, so it works.
+            like(format!("{name}/{key}"), &model).unwrap_or_else(|_| model.clone())
+        };
+        Self::made(by, config, make, Some(first))
+    }
+
+    /// What each new one is made like.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(
+            dead_code,
+            reason = "the stack that shows its settings comes with HTTP"
+        )
+    )]
+    pub(crate) fn first(&self) -> Option<&P> {
+        self.inner.first.as_ref()
+    }
+
+    /// Changes every policy there is, and those to come. Stops at the first error, which must be that of the first.
+    pub(crate) fn change_each(
+        &self,
+        change: impl Fn(&P) -> Result<(), ConfigError>,
+    ) -> Result<(), ConfigError> {
+        // Those to come are made like this one; one that was made before and is not kept yet is made again.
+        self.inner.first.as_ref().map_or(Ok(()), &change)?;
+        let policies: Vec<P> = {
+            let mut all = self.inner.all.lock();
+            all.changes += 1;
+            let kept = all.entries.values().map(|known| &known.policy);
+            kept.chain(&all.overflow).cloned().collect()
+        };
+        policies.iter().try_for_each(change)
+    }
+
+    /// How many keys are kept, and for how long.
+    pub fn config(&self) -> KeyedConfig {
+        self.inner.all.lock().config
+    }
+
+    /// Takes other bounds over while running. Keys above a smaller number go when the next new key comes.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn bound(&self, config: KeyedConfig) -> Result<(), ConfigError> {
+        config.validate()?;
+        self.inner.all.lock().config = config;
+        Ok(())
     }
 
     /// How many keys are kept now.
@@ -207,86 +260,6 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         }
         self.miss(lane, &self.by.own(&look), now, enter)
     }
-
-    #[cold]
-    fn miss<R>(
-        &self,
-        lane: &Mutex<LaneMap<K, P>>,
-        key: &K,
-        now: &Now,
-        enter: impl Fn(&mut Used<P>) -> R,
-    ) -> R {
-        let mut evicted = Vec::new();
-        let mut made = None;
-        let found = loop {
-            match self.find_kept(lane, key, made.take(), now, &mut evicted, &enter) {
-                // Out of the lock, for `make` is not ours.
-                Found::Room => made = Some((self.make)(&key.to_string())),
-                Found::Entered(entered) => break Some(entered),
-                Found::Full => break None,
-            }
-        };
-        for gone in &evicted {
-            emit(&Event::KeyEvicted {
-                source: gone.source(),
-            });
-        }
-        found.unwrap_or_else(|| self.overflow(enter))
-    }
-
-    /// Looks among all keys, and keeps what was `made` if the key is new.
-    fn find_kept<R>(
-        &self,
-        lane: &Mutex<LaneMap<K, P>>,
-        key: &K,
-        made: Option<P>,
-        now: &Now,
-        evicted: &mut Vec<P>,
-        enter: impl Fn(&mut Used<P>) -> R,
-    ) -> Found<R> {
-        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
-        // clock, so the key's last use is known exactly.
-        let remember = |policy: &P| {
-            let mut lane = lane.lock();
-            let used = lane
-                .entry(key.clone())
-                .or_insert_with(|| Used::new(policy.near()));
-            Found::Entered(enter(used))
-        };
-        let moment = now.moment();
-        let mut all = self.all.lock();
-        if let Some(known) = all.entries.get_mut(key) {
-            known.last_used = moment;
-            return remember(&known.policy);
-        }
-        if self.is_sweep_due(&all, moment) {
-            self.sweep(&mut all, now, evicted);
-        }
-        if all.entries.len() >= self.config.max_keys {
-            all.fresh += 1;
-            return Found::Full;
-        }
-        let Some(policy) = made else {
-            return Found::Room;
-        };
-        all.fresh += 1;
-        let entered = remember(&policy);
-        let known = Known {
-            policy,
-            last_used: moment,
-        };
-        all.entries.insert(key.clone(), known);
-        entered
-    }
-
-    fn overflow<R>(&self, enter: impl Fn(&mut Used<P>) -> R) -> R {
-        let shared = self.overflow.get_or_init(|| (self.make)("overflow"));
-        emit(&Event::KeyOverflow {
-            source: shared.source(),
-            max_keys: self.config.max_keys,
-        });
-        enter(&mut Used::new(shared.clone()))
-    }
 }
 
 impl<K, B, P> Clone for Keyed<K, B, P> {
@@ -300,7 +273,7 @@ impl<K, B, P> Clone for Keyed<K, B, P> {
 impl<K, B, P> fmt::Debug for Keyed<K, B, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keyed")
-            .field("config", &self.inner.config)
+            .field("config", &self.inner.all.lock().config)
             .finish_non_exhaustive()
     }
 }

@@ -76,6 +76,7 @@ mod keep;
 mod key;
 mod keyed;
 mod layer;
+mod miss;
 mod service;
 mod sweep;
 

@@ -13,21 +13,6 @@ use crate::sync::MutexGuard;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
-    /// Idle keys are looked for now and then; in a full map room is, but not for each key of a flood.
-    pub(super) fn is_sweep_due(&self, all: &All<K, P>, now: Moment) -> bool {
-        let rest = now.since(all.swept);
-        if all.entries.len() < self.config.max_keys {
-            rest >= self.config.idle / 8
-        } else {
-            all.fresh >= self.share() || rest >= SWEEP_EVERY
-        }
-    }
-
-    /// How many keys a sweep makes room for.
-    fn share(&self) -> usize {
-        (self.config.max_keys / 16).max(1)
-    }
-
     /// Forgets the idle keys; in a full map also a sixteenth of all keys, the longest unused ones first, so that a flood
     /// of new keys does not sweep for each of them.
     pub(super) fn sweep(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
@@ -52,15 +37,15 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     .iter()
                     .any(|lane| lane.get(key).is_some_and(Used::is_busy));
                 let keeps = known.policy.keeps(now);
-                let idle = moment.since(known.last_used) >= self.config.idle;
+                let idle = moment.since(known.last_used) >= all.config.idle;
                 (!busy && keeps < Keeps::Essentials)
                     .then(|| (!idle, keeps, known.last_used, key.clone()))
             })
             .collect();
         candidates.sort_by_key(|&(in_use, keeps, last_used, _)| (in_use, keeps, last_used));
-        let room = if all.entries.len() >= self.config.max_keys {
+        let room = if all.entries.len() >= all.config.max_keys {
             all.fresh = 0;
-            self.share()
+            all.entries.len() - all.config.max_keys + all.share()
         } else {
             0
         };
@@ -75,5 +60,22 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 evicted.push(known.policy);
             }
         }
+    }
+}
+
+impl<K, P> All<K, P> {
+    /// Idle keys are looked for now and then; in a full map room is, but not for each key of a flood.
+    pub(super) fn is_sweep_due(&self, now: Moment) -> bool {
+        let rest = now.since(self.swept);
+        if self.entries.len() < self.config.max_keys {
+            rest >= self.config.idle / 8
+        } else {
+            self.fresh >= self.share() || rest >= SWEEP_EVERY
+        }
+    }
+
+    /// How many keys a sweep makes room for in a full map, beside those above the bound.
+    fn share(&self) -> usize {
+        (self.config.max_keys / 16).max(1)
     }
 }

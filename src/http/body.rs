@@ -9,14 +9,13 @@ use ::http::{HeaderMap, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
+use super::body_limits::Limits;
 use crate::call::CallOptions;
 use crate::clock::Now;
-use crate::deadline::Deadline;
-use crate::error::{CallError, Error, Reason, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::error::{CallError, Error, Reason};
 use crate::gate::{Finish, Permit};
-use crate::outcome::{Classify, Executed, Kind, Outcome, judge};
-use crate::timeout::Alarm;
+use crate::outcome::{Classify, Kind, Outcome, judge};
+use crate::timeout::{Alarm, Limit};
 
 /// What the end of a body means, when its head was a success.
 pub trait ClassifyEnd {
@@ -65,19 +64,29 @@ pub trait ClassifyEnd {
 ///     .layer(observed.finish(AtBodyEnd::new("downloads", Duration::from_secs(10))));
 /// # let _ = limits;
 /// ```
+///
+/// Clones share the limit.
 #[derive(Clone, Debug)]
 pub struct AtBodyEnd {
-    source: Arc<Source>,
-    idle: Duration,
+    idle: Arc<Limit>,
 }
 
 impl AtBodyEnd {
     /// With this limit between two frames of a body; `Duration::MAX` is none.
     pub fn new(name: impl Into<Arc<str>>, idle: Duration) -> Self {
         Self {
-            source: Arc::new(Source::new("body", name)),
-            idle,
+            idle: Limit::new("body", name, idle),
         }
+    }
+
+    /// The longest time between two frames; `Duration::MAX` is no limit.
+    pub fn idle(&self) -> Duration {
+        self.idle.get()
+    }
+
+    /// Sets another limit while running, for all clones. Bodies that have begun keep theirs.
+    pub fn set_idle(&self, idle: Duration) {
+        self.idle.set(idle);
     }
 }
 
@@ -146,12 +155,7 @@ impl AtBodyEnd {
         GatedBody {
             body,
             alarm: Alarm::new(),
-            limits: (!CallOptions::current_streams()).then(|| Limits {
-                source: Arc::clone(&self.source),
-                idle: self.idle,
-                deadline: Deadline::current(),
-                wakes_for_deadline: false,
-            }),
+            limits: (!CallOptions::current_streams()).then(|| Limits::new(&self.idle)),
             call,
             cut: false,
         }
@@ -195,14 +199,6 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
             cut: false,
         }
     }
-}
-
-#[derive(Debug)]
-struct Limits {
-    source: Arc<Source>,
-    idle: Duration,
-    deadline: Option<Deadline>,
-    wakes_for_deadline: bool,
 }
 
 /// A permit on its way to the end of a body.
@@ -265,11 +261,7 @@ where
                     return Poll::Pending;
                 };
                 if !this.alarm.is_armed() {
-                    let left = limits
-                        .deadline
-                        .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
-                    limits.wakes_for_deadline = left <= limits.idle;
-                    let first = left.min(limits.idle);
+                    let first = limits.first();
                     if first == Duration::MAX {
                         return Poll::Pending;
                     }
@@ -278,7 +270,7 @@ where
                 ready!(this.alarm.poll(cx));
                 *this.cut = true;
                 let rejected = limits.passed();
-                if limits.wakes_for_deadline {
+                if rejected.reason == Reason::Deadline {
                     // The caller's time is over; that says nothing about the service.
                     drop(this.call.take());
                 } else {
@@ -313,23 +305,6 @@ struct Unwinding<'a, P: Permit, C>(&'a mut Option<Carried<P, C>>);
 impl<P: Permit, C> Drop for Unwinding<'_, P, C> {
     fn drop(&mut self) {
         fail(self.0);
-    }
-}
-
-impl Limits {
-    fn passed(&self) -> Rejected {
-        let reason = if self.wakes_for_deadline {
-            Reason::Deadline
-        } else {
-            Reason::BodyIdle { limit: self.idle }
-        };
-        let rejected =
-            Rejected::new(reason, Arc::clone(self.source.name())).executed(Executed::Maybe);
-        emit(&Event::Rejected {
-            source: &self.source,
-            rejected: &rejected,
-        });
-        rejected
     }
 }
 

@@ -114,6 +114,10 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
             Err(error) => error.outcome(),
         }
     }
+
+    fn error_type(&self, error: &E) -> &'static str {
+        error.error_type()
+    }
 }
 
 /// The head says it all: the end of a body does not change its meaning.

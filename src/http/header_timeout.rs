@@ -45,6 +45,9 @@ use crate::timeout::Alarm;
 /// # let _ = tower::Service::call(&mut { uploads }, http::Request::new(Body::empty()));
 /// ```
 ///
+/// reqwest's requests stay reqwest's. One with a body is then a stream to reqwest: it is not sent again by a redirect that
+/// would repeat it (307, 308), but the redirect returned.
+///
 /// # Errors
 ///
 /// [`Reason::HeaderTimeout`]: a failure of the service, which may have executed the call.
@@ -83,7 +86,7 @@ impl<S> Layer<S> for HeaderTimeoutLayer {
 /// A client whose responses must begin in time. Made by [`HeaderTimeoutLayer`].
 #[derive(Clone, Debug)]
 pub struct HeaderTimeout<S> {
-    inner: S,
+    pub(crate) inner: S,
     source: Arc<Source>,
     limit: Duration,
 }
@@ -103,7 +106,22 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (request, sending) = watch(request);
+        let (head, body) = request.into_parts();
+        let (body, sending) = watch(body);
+        self.send(Request::from_parts(head, body), sending)
+    }
+}
+
+impl<S> HeaderTimeout<S> {
+    /// Sends a request whose end is in view; `None`, if it has none to wait for.
+    pub(crate) fn send<Req>(
+        &mut self,
+        request: Req,
+        sending: Option<Sending>,
+    ) -> HeaderTimeoutFuture<S::Future>
+    where
+        S: Service<Req>,
+    {
         HeaderTimeoutFuture {
             response: self.inner.call(request),
             sending,
@@ -114,15 +132,18 @@ where
     }
 }
 
-/// The request with its end in view. One without a body has ended, and costs no allocation.
-fn watch<B: Body>(request: Request<B>) -> (Request<WatchedBody<B>>, Option<oneshot::Receiver<()>>) {
-    let (ended, sending) = if request.body().is_end_stream() {
+/// Ready when the body has ended, in whatever way.
+pub(crate) type Sending = oneshot::Receiver<()>;
+
+/// The body with its end in view. One that is empty has ended, and costs no allocation.
+pub(crate) fn watch<B: Body>(body: B) -> (WatchedBody<B>, Option<Sending>) {
+    let (ended, sending) = if body.is_end_stream() {
         (None, None)
     } else {
         let (ended, sending) = oneshot::channel();
         (Some(ended), Some(sending))
     };
-    (request.map(|body| WatchedBody { body, ended }), sending)
+    (WatchedBody { body, ended }, sending)
 }
 
 /// A request's body whose end is noticed by [`HeaderTimeoutLayer`]; to the client it is the same.
@@ -173,7 +194,7 @@ pub struct HeaderTimeoutFuture<F> {
     #[pin]
     response: F,
     /// `None` once the request has ended.
-    sending: Option<oneshot::Receiver<()>>,
+    sending: Option<Sending>,
     #[pin]
     alarm: Alarm,
     source: Arc<Source>,

@@ -152,12 +152,18 @@ impl fmt::Display for Route {
 }
 
 /// [`Keys`] that can change while a client is in use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct SharedKeys(Arc<Mutex<Keys>>);
 
 impl SharedKeys {
     pub(crate) fn new(keys: Keys) -> Self {
         Self(Arc::new(Mutex::new(keys)))
+    }
+
+    pub(crate) fn set(&self, keys: Keys) {
+        // The former ones are dropped out of the lock.
+        let former = std::mem::replace(&mut *self.0.lock(), keys);
+        drop(former);
     }
 
     pub(crate) fn get(&self) -> Keys {
@@ -166,6 +172,12 @@ impl SharedKeys {
 
     pub(crate) fn honour<R: HttpRequest>(&self, request: &R) -> bool {
         self.get().honour(request)
+    }
+}
+
+impl fmt::Debug for SharedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.get(), f)
     }
 }
 

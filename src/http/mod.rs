@@ -8,7 +8,9 @@
 //! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice;
+//! - [`Replay`] says which requests may run twice; with [`wrapping`](Replay::wrapping) it sends bodies again that cannot be
+//!   cloned;
+//! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
 //! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
@@ -19,8 +21,9 @@
 //!
 //! ```text
 //!  a call made                                         a call served
-//!  client: deadline ─► key ─► retry ─► breaker ─►      server: observe ─► deadline in ─► timeout ─►
-//!          attempt timeout ─► hyper or reqwest                 handler
+//!  client: observe ─► deadline ─► key ─► retry ─►      server: observe ─► deadline in ─► timeout ─►
+//!          breaker ─► observe ─► attempt timeout ─►            handler
+//!          time left ─► hyper, tonic or reqwest
 //! ```
 //!
 //! ```
@@ -72,6 +75,7 @@ mod answer;
 mod authority;
 mod believe;
 mod body;
+mod body_limits;
 mod classify;
 mod client;
 mod connect;
@@ -107,6 +111,8 @@ pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,
 };
+#[cfg(feature = "reqwest")]
+pub(crate) use self::header_timeout::watch;
 pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };

@@ -28,6 +28,7 @@
 
 mod body;
 mod drain;
+mod header_timeout;
 mod redirect;
 mod replay;
 mod request;

@@ -29,7 +29,7 @@ pub struct RetryConfig {
     pub max_hint: Duration,
     /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`, the
     /// default: a refusal ends the retry at once.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off_duration"))]
     pub retry_rejections: Option<Duration>,
     /// Whether to repeat what a retry layer further in has already repeated as often as it may. The attempts of both multiply.
     /// Default: no.

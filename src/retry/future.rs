@@ -52,7 +52,8 @@ pub(super) struct Further<S, Saved> {
 #[pin_project(project = StateNow)]
 enum State<F, T> {
     Trying(#[pin] Attempt<F>),
-    Between(#[pin] Between<T>),
+    /// In a box: it has room for a whole response, and most calls never get there.
+    Between(Pin<Box<Between<T>>>),
 }
 
 impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
@@ -217,12 +218,12 @@ where
             match progress.failed(rules, outcome, &result, marks, barred) {
                 None => return Poll::Ready(Some(progress.claim(result))),
                 Some(wait) => {
-                    let between = Between::new(wait, result);
+                    let between = Box::pin(Between::new(wait, result));
                     this.state.set(State::Between(between));
                 }
             }
         }
-        let (StateNow::Between(mut between), Some(Further { service, saved })) =
+        let (StateNow::Between(between), Some(Further { service, saved })) =
             (this.state.as_mut().project(), this.further.as_mut())
         else {
             return Poll::Pending;
@@ -239,7 +240,7 @@ where
                 let call = this.progress.begin(rules, true);
                 let next = Attempt::new(call, || service.call(attempt));
                 // Only here is the result of the attempt before it let go.
-                let last = between.project().last.take();
+                let last = between.as_mut().project().last.take();
                 this.state.set(State::Trying(next));
                 if let Some(Ok(response)) = last {
                     this.discarding.set(discard.discard(response));
@@ -254,7 +255,7 @@ where
                 };
                 // A readiness that is not used is given back at once.
                 *this.further = None;
-                match between.project().last.take() {
+                match between.as_mut().project().last.take() {
                     Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
                     None => Poll::Pending,
                 }

@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
 use crate::event::{RetryStop, Source};
 use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
+use crate::sync::Mutex;
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl<R> RetryLayer<R> {
         Ok(Self {
             shared: Arc::new(Shared {
                 terms: Terms {
-                    config,
+                    config: Arc::new(Mutex::new(config)),
                     budget: Some(budget),
                     once: false,
                     source: Source::new("retry", name),
@@ -188,8 +189,22 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
     }
 
     /// Its settings.
-    pub fn config(&self) -> &RetryConfig {
-        &self.shared.terms.config
+    pub fn config(&self) -> RetryConfig {
+        *self.shared.terms.config.lock()
+    }
+
+    /// Takes new settings over while running, for all clones and services. A call under way goes by them from its next
+    /// failure on.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work; nothing was changed then.
+    pub fn reconfigure(&self, config: RetryConfig) -> Result<(), ConfigError> {
+        config
+            .validate()
+            .map_err(|error| error.of("retry", self.name()))?;
+        *self.shared.terms.config.lock() = config;
+        Ok(())
     }
 
     /// The budget that pays for its retries, to be shared.

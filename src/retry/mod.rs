@@ -53,8 +53,8 @@
 //! | cut short by the deadline | none |
 //!
 //! `repeat: Never` always ends the call. A failure that the service may have acted on is repeated only if the strategy says that
-//! this request [may](Repeat::may_repeat); what certainly was not executed may always be sent again. A request of which nothing could
-//! be kept is sent once.
+//! this request [may](Repeat::may_repeat); what certainly was not executed may always be sent again. Both only if it still
+//! [can](Repeat::can_repeat): a body that was read in part is gone. A request of which nothing could be kept is sent once.
 //!
 //! A wait the server asks for is never shortened and adds no attempts. One that is longer than the backoff's by more than
 //! [`max_hint`](RetryConfig::max_hint), or that cannot end before the [deadline](crate::Deadline), is not begun: the caller gets that
@@ -87,7 +87,8 @@
 //!
 //! The failed result is kept whole until the inner service is ready and the next attempt has been made, as until then it may
 //! still be the answer: if the deadline passes, the service breaks before it is ready, or the request can no longer be sent, the
-//! caller gets it. So a failed response that holds a permit of an inner limit keeps it for that long.
+//! caller gets it. So a failed response that holds a permit of an inner limit keeps it for that long. After that it is
+//! dropped, or [discarded](RetryLayer::discard) in a way of its own beside the next attempt: `http::Drain` reads the rest of it.
 //!
 //! # Events
 //!

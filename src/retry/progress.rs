@@ -17,10 +17,10 @@ pub(super) struct Progress {
     wishes: Option<Wishes>,
     under_way: Option<CallUnderWay>,
     /// `None` until the first attempt has failed: most calls go well and are not to pay for it.
-    course: Option<Course>,
+    course: Option<Box<Course>>,
 }
 
-/// What a call remembers once an attempt has failed.
+/// What a call remembers once an attempt has failed. In a box, for most calls have none and would carry the room for it.
 struct Course {
     machine: Machine,
     /// Whether the next attempt counts as one.
@@ -129,7 +129,7 @@ impl Progress {
             retry_allowed: self.retry_allowed(),
             remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
         };
-        let course = self.course.get_or_insert_with(Course::new);
+        let course = self.course.get_or_insert_with(|| Box::new(Course::new()));
         let wait = course.failed(rules, &finished, &now);
         if wait.is_none() {
             self.under_way = None;
@@ -185,7 +185,7 @@ impl Course {
     fn upcoming(&self, rules: Rules<'_>) -> Call {
         let mut machine = self.machine;
         machine.begin(self.counted);
-        Call::new(machine.attempts(), machine.is_last(rules.config))
+        Call::new(machine.attempts(), machine.is_last(&rules.config()))
             .because(self.reason, machine.free_used())
     }
 
@@ -214,7 +214,7 @@ impl Course {
         if let Some(budget) = rules.budget {
             budget.failed(&outcome);
         }
-        let step = self.machine.next(rules.config, finished, chance::draw);
+        let step = self.machine.next(&rules.config(), finished, chance::draw);
         let (wait, cost, counted) = match step {
             Step::RetryAfter {
                 wait,

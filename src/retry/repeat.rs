@@ -15,7 +15,8 @@ use crate::outcome::Outcome;
     note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
     note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
     note = "`http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body \
-            of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper"
+            of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper",
+    note = "in the standard stack: `client(name, config)?.wrapping(wrap)`, and so with `grpc`"
 )]
 pub trait Repeat<Req> {
     /// What the inner service is called with.

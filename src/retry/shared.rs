@@ -1,10 +1,12 @@
 //! What all calls of a layer share.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::config::RetryConfig;
 use crate::budget::RetryBudget;
 use crate::event::Source;
+use crate::sync::Mutex;
 
 /// Everything a call needs of its layer, behind one reference count.
 #[derive(Clone, Debug)]
@@ -18,7 +20,8 @@ pub(super) struct Shared<R, C, K, D> {
 
 /// The part that does not depend on the types of requests and results.
 pub(super) struct Terms {
-    pub(super) config: RetryConfig,
+    /// Looked at when an attempt has failed, and only then.
+    pub(super) config: Arc<Mutex<RetryConfig>>,
     pub(super) budget: Option<RetryBudget>,
     /// Whether nothing at all is repeated, not even what was not executed.
     pub(super) once: bool,
@@ -28,7 +31,7 @@ pub(super) struct Terms {
 /// The terms of one call: those of its layer, and the budget that pays for it.
 #[derive(Clone, Copy)]
 pub(super) struct Rules<'a> {
-    pub(super) config: &'a RetryConfig,
+    config: &'a Mutex<RetryConfig>,
     pub(super) source: &'a Source,
     pub(super) budget: Option<&'a RetryBudget>,
 }
@@ -45,10 +48,18 @@ impl Terms {
     }
 }
 
+impl Rules<'_> {
+    /// The settings as they are now.
+    pub(super) fn config(&self) -> RetryConfig {
+        *self.config.lock()
+    }
+}
+
+/// A clone has the same settings, now and later.
 impl Clone for Terms {
     fn clone(&self) -> Self {
         Self {
-            config: self.config,
+            config: Arc::clone(&self.config),
             budget: self.budget.clone(),
             once: self.once,
             source: Source::new(self.source.layer(), self.source.name().clone()),
@@ -60,7 +71,7 @@ impl fmt::Debug for Terms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Terms")
             .field("source", &self.source)
-            .field("config", &self.config)
+            .field("config", &*self.config.lock())
             .field("budget", &self.budget)
             .field("once", &self.once)
             .finish()

@@ -34,6 +34,11 @@ impl Observed {
             source: Arc::new(Source::new("observe", name)),
         }
     }
+
+    /// The name it was given.
+    pub fn name(&self) -> &Arc<str> {
+        self.source.name()
+    }
 }
 
 impl<Req: ?Sized> Policy<Req> for Observed {

@@ -11,35 +11,41 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Alarm;
+use super::limit::{Limit, duration};
 use crate::call::CallOptions;
-use crate::clock::Now;
+use crate::clock::{Now, nanos};
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, emit};
 use crate::outcome::Executed;
 
 /// Limits one attempt: `min(limit, what is left until the deadline)`, counted from the first poll.
 ///
 /// A per-call [`CallOptions::timeout`] takes the place of the limit. `Duration::ZERO` is one poll, then timeout;
 /// `Duration::MAX` is no limit but the deadline's. See [the page](crate::timeout).
+///
+/// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
 pub struct TimeoutLayer {
-    source: Arc<Source>,
-    limit: Duration,
+    limit: Arc<Limit>,
 }
 
 impl TimeoutLayer {
     /// A limit for each attempt at what is called `name`.
     pub fn new(name: impl Into<Arc<str>>, limit: Duration) -> Self {
         Self {
-            source: Arc::new(Source::new("timeout", name)),
-            limit,
+            limit: Limit::new("timeout", name, limit),
         }
     }
 
-    /// The limit.
-    pub const fn limit(&self) -> Duration {
-        self.limit
+    /// The limit; `Duration::MAX` is none.
+    pub fn limit(&self) -> Duration {
+        self.limit.get()
+    }
+
+    /// Sets another limit while running, for all clones and services. Attempts under way keep theirs.
+    pub fn set_limit(&self, limit: Duration) {
+        self.limit.set(limit);
     }
 
     /// The same limit for a call without tower.
@@ -53,7 +59,7 @@ impl TimeoutLayer {
         E: CallError,
     {
         let future = async { call().await };
-        TimeoutFuture::new(future, Arc::clone(&self.source), self.limit).await
+        TimeoutFuture::new(future, Arc::clone(&self.limit)).await
     }
 }
 
@@ -63,8 +69,7 @@ impl<S> Layer<S> for TimeoutLayer {
     fn layer(&self, inner: S) -> Timeout<S> {
         Timeout {
             inner,
-            source: Arc::clone(&self.source),
-            limit: self.limit,
+            limit: Arc::clone(&self.limit),
         }
     }
 }
@@ -73,8 +78,7 @@ impl<S> Layer<S> for TimeoutLayer {
 #[derive(Clone, Debug)]
 pub struct Timeout<S> {
     inner: S,
-    source: Arc<Source>,
-    limit: Duration,
+    limit: Arc<Limit>,
 }
 
 impl<S, Req> Service<Req> for Timeout<S>
@@ -91,11 +95,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        TimeoutFuture::new(
-            self.inner.call(request),
-            Arc::clone(&self.source),
-            self.limit,
-        )
+        TimeoutFuture::new(self.inner.call(request), Arc::clone(&self.limit))
     }
 }
 
@@ -112,20 +112,21 @@ pub struct TimeoutFuture<F> {
     future: F,
     #[pin]
     alarm: Alarm,
-    source: Arc<Source>,
-    /// The layer's limit; from the first pending poll on the time that was left then.
-    limit: Duration,
+    layer: Arc<Limit>,
+    /// The layer's limit when this was made; from the first pending poll on the time that was left then. In nanoseconds.
+    limit: u64,
     /// Whether it is the deadline that the timer stands for.
     is_deadline: bool,
 }
 
 impl<F> TimeoutFuture<F> {
-    const fn new(future: F, source: Arc<Source>, limit: Duration) -> Self {
+    #[inline]
+    fn new(future: F, layer: Arc<Limit>) -> Self {
         Self {
             future,
             alarm: Alarm::new(),
-            source,
-            limit,
+            limit: layer.nanos(),
+            layer,
             is_deadline: false,
         }
     }
@@ -146,25 +147,27 @@ where
         }
         if !this.alarm.is_armed() {
             if let Some(asked) = CallOptions::current_timeout() {
-                *this.limit = asked;
+                *this.limit = nanos(asked);
             }
-            let left = Deadline::current().map_or(Duration::MAX, |d| d.remaining(&Now::unread()));
+            let left = Deadline::current().map_or(u64::MAX, |d| nanos(d.remaining(&Now::unread())));
             if left <= *this.limit {
                 *this.limit = left;
-                *this.is_deadline = left != Duration::MAX;
+                *this.is_deadline = left != u64::MAX;
             }
-            this.alarm.as_mut().arm(*this.limit);
+            this.alarm.as_mut().arm(duration(*this.limit));
         }
         ready!(this.alarm.poll(cx));
         let reason = if *this.is_deadline {
             Reason::Deadline
         } else {
-            Reason::AttemptTimeout { limit: *this.limit }
+            Reason::AttemptTimeout {
+                limit: duration(*this.limit),
+            }
         };
-        let rejected =
-            Rejected::new(reason, Arc::clone(this.source.name())).executed(Executed::Maybe);
+        let source = this.layer.source();
+        let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
         emit(&Event::Rejected {
-            source: this.source,
+            source,
             rejected: &rejected,
         });
         Poll::Ready(Err(rejected.into()))

@@ -55,8 +55,11 @@
 
 mod alarm;
 mod attempt;
+mod limit;
 mod total;
 
 pub(crate) use self::alarm::Alarm;
 pub use self::attempt::{Timeout, TimeoutFuture, TimeoutLayer};
+#[cfg(feature = "http")]
+pub(crate) use self::limit::{Limit, duration};
 pub use self::total::{DeadlineFuture, DeadlineLayer, DeadlineService};

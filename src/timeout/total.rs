@@ -11,6 +11,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Alarm;
+use super::limit::Limit;
 use crate::clock::{Moment, Now};
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
@@ -22,24 +23,29 @@ use crate::outcome::Executed;
 /// The time counts from `call`. It is a [`Deadline`], carried with the task: an earlier one that is already in force wins,
 /// and a call that begins after it is refused, not executed. `Duration::MAX` is no limit of its own. See
 /// [the page](crate::timeout).
+///
+/// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
 pub struct DeadlineLayer {
-    source: Arc<Source>,
-    total: Duration,
+    total: Arc<Limit>,
 }
 
 impl DeadlineLayer {
     /// A limit for each call of what is called `name`, from first attempt to last.
     pub fn new(name: impl Into<Arc<str>>, total: Duration) -> Self {
         Self {
-            source: Arc::new(Source::new("deadline", name)),
-            total,
+            total: Limit::new("deadline", name, total),
         }
     }
 
-    /// The limit.
-    pub const fn total(&self) -> Duration {
-        self.total
+    /// The limit; `Duration::MAX` is none.
+    pub fn total(&self) -> Duration {
+        self.total.get()
+    }
+
+    /// Sets another limit while running, for all clones and services. Calls under way keep theirs.
+    pub fn set_total(&self, total: Duration) {
+        self.total.set(total);
     }
 
     /// The same limit for a call without tower.
@@ -52,12 +58,12 @@ impl DeadlineLayer {
         F: Future<Output = Result<T, E>>,
         E: CallError,
     {
-        match begin(self.total) {
+        match begin(&self.total) {
             Ok(deadline) => {
                 let future = async { call().await };
-                DeadlineFuture::running(deadline, Arc::clone(&self.source), future).await
+                DeadlineFuture::running(deadline, Arc::clone(&self.total), future).await
             }
-            Err(()) => Err(over(&self.source, Executed::No).into()),
+            Err(()) => Err(over(self.total.source(), Executed::No).into()),
         }
     }
 }
@@ -68,8 +74,7 @@ impl<S> Layer<S> for DeadlineLayer {
     fn layer(&self, inner: S) -> DeadlineService<S> {
         DeadlineService {
             inner,
-            source: Arc::clone(&self.source),
-            total: self.total,
+            total: Arc::clone(&self.total),
         }
     }
 }
@@ -78,8 +83,7 @@ impl<S> Layer<S> for DeadlineLayer {
 #[derive(Clone, Debug)]
 pub struct DeadlineService<S> {
     inner: S,
-    source: Arc<Source>,
-    total: Duration,
+    total: Arc<Limit>,
 }
 
 impl<S, Req> Service<Req> for DeadlineService<S>
@@ -96,19 +100,19 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let source = Arc::clone(&self.source);
-        match begin(self.total) {
+        let total = Arc::clone(&self.total);
+        match begin(&total) {
             Ok(deadline) => {
                 let future = {
                     let _entered = deadline.enter();
                     self.inner.call(request)
                 };
-                DeadlineFuture::running(deadline, source, future)
+                DeadlineFuture::running(deadline, total, future)
             }
             Err(()) => DeadlineFuture {
                 deadline: Deadline::at(Moment::START),
                 alarm: Alarm::new(),
-                source,
+                total,
                 future: None,
             },
         }
@@ -116,8 +120,9 @@ where
 }
 
 /// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
-fn begin(total: Duration) -> Result<Deadline, ()> {
+fn begin(total: &Limit) -> Result<Deadline, ()> {
     let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
+    let total = total.get();
     if total == Duration::MAX && outer == Deadline::at(Moment::FAR) {
         return Ok(outer);
     }
@@ -149,18 +154,18 @@ pub struct DeadlineFuture<F> {
     deadline: Deadline,
     #[pin]
     alarm: Alarm,
-    source: Arc<Source>,
+    total: Arc<Limit>,
     /// `None`: refused, cut short, or just being dropped.
     #[pin]
     future: Option<F>,
 }
 
 impl<F> DeadlineFuture<F> {
-    const fn running(deadline: Deadline, source: Arc<Source>, future: F) -> Self {
+    const fn running(deadline: Deadline, total: Arc<Limit>, future: F) -> Self {
         Self {
             deadline,
             alarm: Alarm::new(),
-            source,
+            total,
             future: Some(future),
         }
     }
@@ -178,7 +183,7 @@ where
         let mut this = self.project();
         let entered = this.deadline.enter();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
-            return Poll::Ready(Err(over(this.source, Executed::No).into()));
+            return Poll::Ready(Err(over(this.total.source(), Executed::No).into()));
         };
         // A scope that it was not called in, but is polled in, may be over before it has begun.
         let begins_late = !this.alarm.is_armed() && entered.is_over_before(*this.deadline);
@@ -198,7 +203,7 @@ where
         ready!(this.alarm.poll(cx));
         // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.
         this.future.set(None);
-        Poll::Ready(Err(over(this.source, Executed::Maybe).into()))
+        Poll::Ready(Err(over(this.total.source(), Executed::Maybe).into()))
     }
 }
 

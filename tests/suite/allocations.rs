@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
 use buttress::gate::{KeyedConfig, by_str};
+use buttress::http::{ClientConfig, client};
 use buttress::http::{ServerConfig, server};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use http::{Request, Response};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
 
 use crate::common::poll;
@@ -113,4 +115,27 @@ fn a_window_does_not_keep_every_call() {
         };
         assert_eq!(allocations(many), 0, "{window:?}");
     }
+}
+
+#[test]
+fn a_call_of_the_standard_client_allocates_what_the_copy_of_its_request_does() {
+    let request = || {
+        let request = Request::get("https://api.example.com/v1/orders?of=7");
+        let request = request.header("accept", "application/json");
+        request.body(String::new()).unwrap()
+    };
+    let server = service_fn(|_: Request<String>| {
+        std::future::ready(Ok::<_, std::io::Error>(Response::new(String::new())))
+    });
+    let config = ClientConfig::default().observe(true);
+    let mut client = client("allocations", config).unwrap().layer(server);
+    let mut requests = vec![request(), request()];
+    let calls = allocations(|| {
+        let call = client.call(requests.pop().unwrap());
+        assert!(now(call).is_ok());
+    });
+    // Fresh ones, too: the first copy of a URI costs more than later ones.
+    let fresh = [request(), request()];
+    let mut fresh = fresh.iter();
+    assert_eq!(calls, allocations(|| drop(fresh.next().unwrap().clone())));
 }

@@ -7,11 +7,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
+use buttress::budget::BudgetConfig;
+use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Outcome, Reason,
+    Backoff, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind, Outcome,
+    Reason,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -205,40 +208,39 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
 }
 
 #[test]
-fn it_shows_its_parts_in_their_order() {
-    let shown = format!("{:?}", client("shop", ClientConfig::default()).unwrap());
-    let places: Vec<_> = [
-        "deadline",
-        "idempotency_key",
-        "retry",
-        "budget",
-        "breaker",
-        "body_idle",
-        "attempt",
-    ]
-    .iter()
-    .map(|part| {
-        shown
-            .find(&format!("{part}: "))
-            .unwrap_or_else(|| panic!("{part} in {shown}"))
-    })
-    .collect();
-    assert!(places.is_sorted(), "{shown}");
-}
-
-#[test]
-fn it_is_configured_from_text_with_human_durations() {
-    let config: ClientConfig = serde_json::from_str(
-        r#"{"attempt": "250ms", "total": "2s", "budget": null, "breaker": {"open_for": "5s"}, "retry": {"max_attempts": 2}}"#,
-    )
-    .unwrap();
-    assert_eq!(config.attempt, SECOND / 4);
-    assert_eq!(config.total, 2 * SECOND);
-    assert_eq!(config.budget, None);
-    assert_eq!(config.breaker.unwrap().open_for, 5 * SECOND);
-    assert_eq!(config.retry.unwrap().max_attempts, 2);
-    let error = serde_json::from_str::<ClientConfig>(r#"{"atempt": "1s"}"#).unwrap_err();
-    assert!(error.to_string().contains("atempt"), "{error}");
+fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
+    let config = ClientConfig::default().raw_key(true).budget(None);
+    let layer = client("shop", config).unwrap();
+    let fields = |shown: &str| -> Vec<String> {
+        let own = |line: &&str| line.starts_with("    ") && !line.starts_with("     ");
+        let names = shown
+            .lines()
+            .filter(own)
+            .filter_map(|line| line.split_once(':'));
+        names.map(|(name, _)| name.trim().to_owned()).collect()
+    };
+    let order = "name, observe_call, deadline, idempotency_key, retry, budget, breaker, authorities, count_429, \
+                 body_idle, observe_attempt, attempt_span, attempt, deadline_header";
+    assert_eq!(fields(&format!("{layer:#?}")).join(", "), order);
+    let shown = format!("{layer:?}");
+    for part in [
+        "observe_call: Some(\"shop.call\")",
+        "deadline: 10s",
+        "form: Raw",
+        "max_attempts: 3",
+        "budget: None",
+        "probe_lease: 10s",
+        "attempt: 3s",
+    ] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
+    let breaker = BreakerConfig::default().probe_lease(30 * SECOND);
+    let slower = layer.config().total(20 * SECOND).breaker(breaker);
+    layer.reconfigure(slower).unwrap();
+    let shown = format!("{layer:?}");
+    for part in ["deadline: 20s", "probe_lease: 30s"] {
+        assert!(shown.contains(part), "{part} in {shown}");
+    }
 }
 
 #[test]
@@ -648,6 +650,235 @@ async fn the_services_own_error_arrives_untouched() {
         Err(Error::Inner(Broken)) => assert_eq!(server.calls(), 3),
         other => panic!("{:?}", other.map(|_| ())),
     }
+}
+
+// ── other settings while it runs ──
+
+#[tokio::test(start_paused = true)]
+async fn the_next_call_has_the_new_limits_and_one_under_way_keeps_its_own() {
+    let server: Server = Strict::new(|_| Step::Hang);
+    let (layer, stack) = stack(plain().retry(None).breaker(None), &server);
+    let started = tokio::time::Instant::now();
+    let under_way = tokio::spawn(stack.clone().oneshot(get()));
+    tokio::task::yield_now().await;
+    let shorter = layer.config().attempt(SECOND).total(2 * SECOND);
+    // A clone of the layer is the same client.
+    layer.clone().reconfigure(shorter.clone()).unwrap();
+    let limit = |limit| (Reason::AttemptTimeout { limit }, Executed::Maybe);
+    assert_eq!(reason(stack.clone().oneshot(get()).await), limit(SECOND));
+    assert_eq!(started.elapsed(), SECOND);
+    assert_eq!(reason(under_way.await.unwrap()), limit(3 * SECOND));
+    assert_eq!(started.elapsed(), 3 * SECOND);
+
+    layer.reconfigure(shorter.attempt(2 * SECOND)).unwrap();
+    assert_eq!(reason(stack.oneshot(get()).await).0, Reason::Deadline);
+    assert_eq!(started.elapsed(), 5 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_the_limit_that_was_in_force_when_it_began() {
+    let server = serves(&[Bite::Hang]);
+    let (layer, stack) = stack(plain().breaker(None).body_idle(3 * SECOND), &server);
+    let call = async || Box::pin(stack.clone().oneshot(get()).await.unwrap().into_body());
+    let mut first = call().await;
+    layer.reconfigure(layer.config().body_idle(SECOND)).unwrap();
+    let mut second = call().await;
+    for (body, limit) in [(&mut first, 3 * SECOND), (&mut second, SECOND)] {
+        let stalled = reason(body.frame().await.unwrap()).0;
+        assert_eq!(stalled, Reason::BodyIdle { limit });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_circuit_stays_open_for_the_rest_of_its_time() {
+    let server: Server = Strict::new(|_| status(500));
+    let (layer, stack) = stack(plain().retry(None), &server);
+    stack.clone().oneshot(get()).await.unwrap();
+    tokio::time::advance(SECOND / 2).await;
+    let longer = layer.config().breaker.unwrap().open_for(60 * SECOND);
+    layer.reconfigure(layer.config().breaker(longer)).unwrap();
+    let Err(Error::Rejected(refused)) = stack.clone().oneshot(get()).await else {
+        panic!("it is open");
+    };
+    assert_eq!(refused.retry_after, Some(3 * SECOND / 2));
+    tokio::time::advance(3 * SECOND / 2).await;
+    assert_eq!(state(&layer), BreakerState::HalfOpen);
+    assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 500);
+    let Err(Error::Rejected(refused)) = stack.clone().oneshot(get()).await else {
+        panic!("the probe has failed");
+    };
+    assert_eq!(refused.retry_after, Some(60 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_first_called_later_has_the_new_settings_too() {
+    let server: Server = Strict::new(|_| status(500));
+    let (layer, stack) = stack(plain(), &server);
+    let breaker = layer.config().breaker.unwrap().consecutive(Some(3));
+    let budget = BudgetConfig::default().initial(1);
+    let config = layer.config().breaker(breaker).budget(budget);
+    layer.reconfigure(config).unwrap();
+    let call = || stack.clone().oneshot(get());
+    call().await.unwrap();
+    assert_eq!(server.calls(), 2, "one token");
+    call().await.unwrap();
+    assert_eq!(server.calls(), 3);
+    assert_eq!(state(&layer), BreakerState::Open, "after three");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_keeps_its_balance() {
+    let server: Server = Strict::new(|call| status(if call < 3 { 500 } else { 200 }));
+    let (layer, stack) = stack(plain().breaker(None), &server);
+    let call = || stack.clone().oneshot(get());
+    let balance = || layer.budgets().unwrap().entries()[0].1.balance();
+    let set = |budget| layer.reconfigure(layer.config().budget(budget));
+    call().await.unwrap();
+    assert!(balance().abs() < 1e-9, "two retries");
+    set(BudgetConfig::default().ratio(1.0)).unwrap();
+    assert!(balance().abs() < 1e-9);
+    for _ in 0..4 {
+        call().await.unwrap();
+    }
+    assert!((balance() - 4.0).abs() < 1e-9, "a token a call");
+    set(BudgetConfig::default().cap(3)).unwrap();
+    assert!((balance() - 3.0).abs() < 1e-9, "no more than the cap");
+    set(BudgetConfig::default().cap(20)).unwrap();
+    call().await.unwrap();
+    assert!((balance() - 3.2).abs() < 1e-9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_and_keys_may_change() {
+    let server: Server = Strict::new(|_| status(503));
+    let (layer, stack) = stack(plain().breaker(None).budget(None), &server);
+    let call = async |request| {
+        stack.clone().oneshot(request).await.unwrap();
+        let keyed = |sent: &Request<String>| sent.headers().contains_key("idempotency-key");
+        let sent = server.take_requests();
+        (sent.len(), sent.iter().any(keyed))
+    };
+    assert_eq!(call(get()).await, (3, false));
+    assert_eq!(call(post()).await, (1, false));
+    let retry = layer.config().retry.unwrap().max_attempts(2);
+    let config = layer.config().retry(retry).keys(Keys::Honoured);
+    layer.reconfigure(config.clone()).unwrap();
+    assert_eq!(call(get()).await, (2, false));
+    assert_eq!(call(post()).await, (2, true));
+    assert_eq!(layer.config(), config);
+    layer.reconfigure(config.keys(Keys::Unknown)).unwrap();
+    assert_eq!(call(post()).await, (1, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_work_or_cannot_change_changes_nothing() {
+    let server: Server = Strict::new(|_| Step::Hang);
+    let (layer, stack) = stack(plain().retry(None), &server);
+    let before = layer.config();
+    let short = || before.clone().attempt(SECOND);
+    for (config, message) in [
+        (
+            short().total(SECOND / 2),
+            "`attempt` is 1s, but it must be at most `total`, which is 500ms",
+        ),
+        (
+            short().breaker(None),
+            "`breaker` is off, but it must be on as before: it cannot change while the client is in use",
+        ),
+        (
+            short().retry(RetryConfig::default()),
+            "`retry` is on, but it must be off as before: it cannot change while the client is in use",
+        ),
+        (
+            short().observe(false),
+            "`observe` is false, but it must be true as before: it cannot change while the client is in use",
+        ),
+        (
+            short().key_header("x-key"),
+            "`key_header` is \"x-key\", but it must be \"idempotency-key\" as before: \
+             it cannot change while the client is in use",
+        ),
+    ] {
+        let error = layer.reconfigure(config).unwrap_err().to_string();
+        assert_eq!(error, format!("client `shop`: {message}"));
+    }
+    assert_eq!(layer.config(), before);
+    let limit = 3 * SECOND;
+    let cut = reason(stack.oneshot(get()).await).0;
+    assert_eq!(cut, Reason::AttemptTimeout { limit });
+}
+
+// ── what is seen ──
+
+/// What the clients of this name report: who, what it came to, after how long.
+fn reports(name: &'static str) -> (Arc<Mutex<Vec<Report>>>, buttress::event::Subscription) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let subscription = buttress::subscribe(move |event: &Event<'_>| {
+        let who = event.source().name().strip_prefix(name);
+        if let (Event::Finished { outcome, took, .. }, Some(who)) = (event, who) {
+            let kind = outcome.map(|outcome| outcome.kind);
+            log.lock().unwrap().push((who.to_owned(), kind, *took));
+        }
+    });
+    (seen, subscription)
+}
+
+type Report = (String, Option<Kind>, Duration);
+
+#[tokio::test(start_paused = true)]
+async fn each_call_and_each_attempt_is_reported_and_one_that_hangs_has_failed() {
+    let (seen, _subscription) = reports("watched");
+    let server: Server = Strict::new(|call| match call {
+        0 => Step::Hang,
+        1 => status(404),
+        _ => status(200),
+    });
+    let stack = client("watched", plain()).unwrap().layer(server.clone());
+    // The breaker refuses the second attempt.
+    stack.clone().oneshot(get()).await.unwrap_err();
+    tokio::time::advance(2 * SECOND).await;
+    stack.clone().oneshot(get()).await.unwrap();
+    stack.oneshot(get()).await.unwrap();
+    let report = |who: &str, kind, took| (who.to_owned(), Some(kind), took);
+    let at_once = Duration::ZERO;
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            report(".attempt", Kind::Transient, 3 * SECOND),
+            report(".call", Kind::Neutral, 3 * SECOND),
+            report(".attempt", Kind::Permanent, at_once),
+            report(".call", Kind::Permanent, at_once),
+            report(".attempt", Kind::Success, at_once),
+            report(".call", Kind::Success, at_once),
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_to_be_observed_is_not() {
+    let (seen, _subscription) = reports("unwatched");
+    let server: Server = Strict::new(|_| status(200));
+    let layer = client("unwatched", plain().observe(false)).unwrap();
+    layer.layer(server).oneshot(get()).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_server_is_told_on_each_attempt_how_much_time_is_left() {
+    let server: Server = Strict::new(|call| if call < 2 { Step::Hang } else { status(200) });
+    let header: DeadlineHeader = "x-time-left-ms".parse().unwrap();
+    let config = plain()
+        .breaker(None)
+        .attempt(2 * SECOND)
+        .total(5 * SECOND)
+        .deadline_header(header);
+    let (_, stack) = stack(config, &server);
+    stack.oneshot(get()).await.unwrap();
+    let told = |sent: &Request<String>| sent.headers()["x-time-left-ms"].clone();
+    let told: Vec<_> = server.take_requests().iter().map(told).collect();
+    // The attempt's limit, and then what is left of the whole.
+    assert_eq!(told, ["2000", "2000", "1000"]);
 }
 
 // ── the body ──

@@ -418,3 +418,24 @@ fn what_makes_a_policy_may_ask_the_map() {
     let names = finished.recv_timeout(10 * SECOND).expect("no deadlock");
     assert_eq!(names, ["1 after 0", "overflow after 1", "overflow after 1"]);
 }
+
+// ── other settings while it runs ──
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_hold_for_every_key_there_is_and_will_be() {
+    let fast = three_in_a_row();
+    let breakers = per_number("reconfigured", fast, at_most(1));
+    let kept = get(&breakers, 1);
+    let _held = kept.try_acquire().unwrap();
+    let overflow = get(&breakers, 2);
+    let slow = fast.open_for(60 * SECOND);
+    breakers.reconfigure(slow).unwrap();
+    assert_eq!((kept.config(), overflow.config()), (slow, slow));
+    let roomy = at_most(10);
+    breakers.bound(roomy).unwrap();
+    assert_eq!(get(&breakers, 3).config(), slow);
+    assert_eq!(breakers.len(), 2);
+    let error = breakers.reconfigure(slow.probes(0)).unwrap_err();
+    assert_eq!(error.field, "probes");
+    assert_eq!(kept.config(), slow, "nothing was changed");
+}

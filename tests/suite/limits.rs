@@ -195,8 +195,8 @@ async fn takes_all<B: Body>(
 /// What a call comes to, and after how long.
 async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
-    let result = call.await;
-    (result, began.elapsed())
+    let result = tokio::time::timeout(100_000 * SECOND, call).await;
+    (result.expect("it ends"), began.elapsed())
 }
 
 fn is_late(result: Result<Response<()>, Failing>) {
@@ -362,6 +362,39 @@ async fn hyper_lets_the_body_end() {
         };
         assert_eq!(rejected.reason, Reason::HeaderTimeout { limit: 50 * MS });
     }
+}
+
+#[tokio::test]
+async fn reqwests_uploads_are_watched_too_and_keep_their_length() {
+    let app = axum::Router::new().route(
+        "/",
+        post(async |headers: http::HeaderMap, body: String| {
+            format!("{} {body}", headers["content-length"].to_str().unwrap())
+        }),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let client = |limit| {
+        ServiceBuilder::new()
+            .layer(HeaderTimeoutLayer::new("reqwest", limit))
+            .map_err(Error::Inner)
+            .service(reqwest::Client::new())
+    };
+    let upload = |uri: String| {
+        let mut request = reqwest::Request::new(http::Method::POST, uri.parse().unwrap());
+        *request.body_mut() = Some("bytes".into());
+        request
+    };
+    let answer = client(Duration::MAX)
+        .oneshot(upload(format!("http://{address}/")))
+        .await;
+    assert_eq!(answer.unwrap().text().await.unwrap(), "5 bytes");
+    let hanging = upload(format!("http://{}/", server(Does::Hang).await));
+    let Err(Error::Rejected(rejected)) = client(50 * MS).oneshot(hanging).await else {
+        panic!("an answer of a server that hangs")
+    };
+    assert_eq!(rejected.reason, Reason::HeaderTimeout { limit: 50 * MS });
 }
 
 // ── the body of the response ──

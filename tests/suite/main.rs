@@ -30,6 +30,7 @@ mod replay;
 mod reqwest;
 mod retry;
 mod server;
+mod settings;
 mod spans;
 mod telemetry;
 mod timeout;

@@ -392,10 +392,11 @@ async fn open_time(
     };
     assert_eq!(rejected.reason, Reason::CircuitOpen);
     let wait = rejected.retry_after.unwrap();
-    tokio::time::advance(wait.saturating_sub(Duration::from_nanos(1))).await;
+    let moment = Duration::from_nanos(1);
+    tokio::time::advance(wait.saturating_sub(moment)).await;
     let early = send().await.unwrap_err();
     assert!(matches!(early, Error::Rejected(_)));
-    tokio::time::advance(Duration::from_nanos(1)).await;
+    tokio::time::advance(moment).await;
     assert_eq!(send().await.unwrap().status().as_u16(), status, "a probe");
     wait
 }

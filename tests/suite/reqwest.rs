@@ -11,7 +11,8 @@ use axum::response::Redirect;
 use axum::routing::{any, post};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
 use buttress::reqwest::{SendThrough, same_server};
-use buttress::{Classify, Error, Outcome, TimeoutLayer};
+use buttress::retry::RetryConfig;
+use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -167,6 +168,26 @@ async fn through_the_standard_stack_a_response_stays_reqwests_own() {
     assert_eq!(answer.remote_addr(), Some(address));
     let error = answer.error_for_status().unwrap_err();
     assert_eq!(error.url().map(reqwest::Url::as_str), Some(url.as_str()));
+}
+
+#[tokio::test]
+async fn through_the_standard_stack_an_error_stays_reqwests_own() {
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    let config = ClientConfig::default().retry(RetryConfig::new().backoff(at_once));
+    let short = builder().timeout(Duration::from_millis(50));
+    let stack = buttress::http::client("reqwest", config)
+        .unwrap()
+        .layer(short.build().unwrap());
+    let call = async |url: String| match client().get(url).send_through(&stack).await {
+        Err(Error::Inner(error)) => error,
+        other => panic!("not an error of reqwest: {other:?}"),
+    };
+    let refused = call(format!("http://{}/", nobody().await)).await;
+    assert!(refused.is_connect() && !refused.is_timeout(), "{refused:?}");
+    let late = call(format!("http://{}/", server(Does::Hang).await)).await;
+    assert!(late.is_timeout() && !late.is_connect(), "{late:?}");
+    let unbuilt = call("not a url".to_owned()).await;
+    assert!(unbuilt.is_builder(), "{unbuilt:?}");
 }
 
 /// A server whose `/orders` sends on the key it was given; whose other paths redirect.

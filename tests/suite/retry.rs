@@ -550,7 +550,7 @@ async fn a_deadline_that_passes_while_the_service_is_busy_gives_the_last_real_re
     let inner = Scripted::new([err(BAD)]);
     let (layer, budget) = paid(plain(), 5);
     let (_subscription, events) = events_of("test busy");
-    let layer = RetryLayer::new("test busy", *layer.config(), cloned())
+    let layer = RetryLayer::new("test busy", layer.config(), cloned())
         .unwrap()
         .classify(says as Says)
         .budget(budget.clone());

@@ -7,34 +7,42 @@ use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 use crate::gate::KeyedConfig;
 use crate::http::Keys;
+use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
 
 /// The settings of the standard [`client`](super::client) stack.
+///
+/// In a file, what is `None` here is `"off"`: `breaker = "off"` in TOML leaves the breaker out. What is not named has its default;
+/// an unknown name is an error.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
     serde(default, deny_unknown_fields)
 )]
+#[expect(clippy::struct_excessive_bools, reason = "they are settings")]
 #[non_exhaustive]
 pub struct ClientConfig {
     /// The limit of one attempt. Default 3 s; more than 0, at most `total`, and at most half of the breaker's `window` if that
-    /// is one over time: for more than 5 s, set a longer window. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    /// is one over time: for more than 5 s, set a longer window. `Duration::MAX`, or `"none"` in a file, is none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub attempt: Duration,
     /// The limit of the whole call, its body included. Default 10 s; more than 0, and at most the breaker's `probe_lease`: for
-    /// more than 10 s, set a longer lease. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    /// more than 10 s, set a longer lease. `Duration::MAX`, or `"none"` in a file, is none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub total: Duration,
-    /// The longest time between two frames of a body. Default 10 s; more than 0. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    /// The longest time between two frames of a body. Default 10 s; more than 0. `Duration::MAX`, or `"none"` in a file, is none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub body_idle: Duration,
     /// How calls are repeated; `None`: never.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub retry: Option<RetryConfig>,
     /// What pays for retries, for each authority; `None`: nothing but the attempts bounds them, so that a failing service
     /// gets `max_attempts` times its load.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub budget: Option<BudgetConfig>,
     /// When an authority is not called any more; `None`: it always is.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub breaker: Option<BreakerConfig>,
     /// How many authorities are remembered, and for how long.
     pub authorities: KeyedConfig,
@@ -50,6 +58,13 @@ pub struct ClientConfig {
     pub proxy: bool,
     /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
     pub attempt_header: bool,
+    /// The header that tells the server on each attempt how much time is left. Default: none.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
+    pub deadline_header: Option<DeadlineHeader>,
+    /// Whether each call and each attempt is reported when it ends, as `name.call` and `name.attempt`. Default: yes.
+    pub observe: bool,
+    /// Whether each attempt is a span, with the feature `tracing`: see `AttemptSpanLayer`. Default: yes.
+    pub spans: bool,
     /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
     pub count_429: bool,
 }
@@ -69,6 +84,9 @@ impl Default for ClientConfig {
             raw_key: false,
             proxy: false,
             attempt_header: false,
+            deadline_header: None,
+            observe: true,
+            spans: true,
             count_429: false,
         }
     }
@@ -156,6 +174,27 @@ impl ClientConfig {
     #[must_use]
     pub fn attempt_header(mut self, attempt_header: bool) -> Self {
         self.attempt_header = attempt_header;
+        self
+    }
+
+    /// The header that tells the server how much time is left.
+    #[must_use]
+    pub fn deadline_header(mut self, header: impl Into<Option<DeadlineHeader>>) -> Self {
+        self.deadline_header = header.into();
+        self
+    }
+
+    /// Whether each call and each attempt is reported when it ends.
+    #[must_use]
+    pub fn observe(mut self, observe: bool) -> Self {
+        self.observe = observe;
+        self
+    }
+
+    /// Whether each attempt is a span.
+    #[must_use]
+    pub fn spans(mut self, spans: bool) -> Self {
+        self.spans = spans;
         self
     }
 

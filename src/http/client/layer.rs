@@ -1,37 +1,58 @@
 //! The layer, and what it is made of.
 
 use std::fmt;
+use std::sync::Arc;
 
 use tower_layer::Layer;
 
+use super::change::Settings;
 use super::config::ClientConfig;
 use super::service::Client;
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
 use crate::gate::{GateLayer, Keyed};
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay};
+#[cfg(feature = "tracing")]
+use crate::http::AttemptSpanLayer;
+use crate::http::deadline::DeadlineOutLayer;
+use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
+use crate::telemetry::Observed;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
 pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
 pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 
-/// The standard stack, as a layer. Clones, and the clients they make, share its breakers and budgets. Made by
+/// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
 /// [`client`](super::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
 /// them.
 pub struct ClientLayer<R = Replay, C = ByStatus> {
-    config: ClientConfig,
-    deadline: DeadlineLayer,
+    pub(super) parts: Parts,
+    pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
+    /// What results mean for all others.
+    classify: C,
+}
+
+/// What does not depend on how requests are sent again, and on what results mean.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) name: Arc<str>,
+    pub(super) config: Settings,
+    call: Option<Observed>,
+    pub(super) deadline: DeadlineLayer,
     key: IdempotencyKeyLayer<Replay>,
-    retry: RetryLayer<R, C, Option<Budgets>, Drain>,
-    budgets: Option<Budgets>,
-    gate: GateLayer<Option<Breakers>, C, AtBodyEnd>,
-    breakers: Option<Breakers>,
-    timeout: TimeoutLayer,
+    pub(super) replay: Replay,
+    pub(super) budgets: Option<Budgets>,
+    pub(super) breakers: Option<Breakers>,
+    pub(super) body: AtBodyEnd,
+    attempt: Option<Observed>,
+    #[cfg(feature = "tracing")]
+    spans: bool,
+    pub(super) timeout: TimeoutLayer,
+    out: DeadlineOutLayer,
 }
 
 impl ClientLayer {
@@ -39,44 +60,54 @@ impl ClientLayer {
         config
             .validate()
             .map_err(|error| error.of("client", name))?;
-        let breakers = config
-            .breaker
-            .map(|breaker| Breaker::keyed(name, breaker, config.authorities, ByAuthority))
-            .transpose()?;
-        let budgets = config
-            .budget
-            .map(|budget| RetryBudget::keyed(name, budget, config.authorities, ByAuthority))
-            .transpose()?;
-        let retry = config.retry.unwrap_or_default();
         let header = header_name("key_header", &config.key_header)?;
-        let mut key = IdempotencyKeyLayer::new().header_name(header.clone());
-        if config.raw_key {
-            key = key.raw();
-        }
         let mut replay = Replay::new()
             .keys(config.keys.clone())
-            .key_header_name(header)
+            .key_header_name(header.clone())
             .attempt_header(config.attempt_header);
         if config.proxy {
             replay = replay.proxy();
         }
+        let mut key = IdempotencyKeyLayer::new()
+            .header_name(header)
+            .mint(replay.clone());
+        if config.raw_key {
+            key = key.raw();
+        }
+        let keyed = config.authorities;
+        let breaker = |config| Breaker::keyed(name, config, keyed, ByAuthority);
+        let budget = |config| RetryBudget::keyed(name, config, keyed, ByAuthority);
+        let budgets = config.budget.map(budget).transpose()?;
+        let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay.clone())?
+            .classify(ByStatus::new())
+            .budgets(budgets.clone())
+            .once(config.retry.is_none())
+            .discard(Drain::new());
+        let observed = |what| {
+            config
+                .observe
+                .then(|| Observed::new(format!("{name}.{what}")))
+        };
+        let timeout = TimeoutLayer::new(name, config.attempt);
         Ok(Self {
-            deadline: DeadlineLayer::new(name, config.total),
-            key: key.mint(replay.clone()),
-            retry: RetryLayer::new(name, retry, replay)?
-                .classify(ByStatus::new())
-                .budgets(budgets.clone())
-                .once(config.retry.is_none())
-                .discard(Drain::new()),
-            budgets,
-            gate: GateLayer::new(
-                breakers.clone(),
-                ByStatus::new().count_429(config.count_429),
-            )
-            .finish(AtBodyEnd::new(name, config.body_idle)),
-            breakers,
-            timeout: TimeoutLayer::new(name, config.attempt),
-            config,
+            retry,
+            classify: ByStatus::new().count_429(config.count_429),
+            parts: Parts {
+                name: name.into(),
+                call: observed("call"),
+                deadline: DeadlineLayer::new(name, config.total),
+                key,
+                replay,
+                budgets,
+                breakers: config.breaker.map(breaker).transpose()?,
+                body: AtBodyEnd::new(name, config.body_idle),
+                attempt: observed("attempt"),
+                #[cfg(feature = "tracing")]
+                spans: config.spans,
+                out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
+                timeout,
+                config: Settings::new(config),
+            },
         })
     }
 }
@@ -99,14 +130,9 @@ impl<R: Clone, C: Clone> ClientLayer<R, C> {
     #[must_use]
     pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C> {
         ClientLayer {
-            config: self.config,
-            deadline: self.deadline,
-            key: self.key,
+            parts: self.parts,
             retry: self.retry.repeat(make),
-            budgets: self.budgets,
-            gate: self.gate,
-            breakers: self.breakers,
-            timeout: self.timeout,
+            classify: self.classify,
         }
     }
 
@@ -115,62 +141,71 @@ impl<R: Clone, C: Clone> ClientLayer<R, C> {
     #[must_use]
     pub fn classify<D: Clone>(self, classify: D) -> ClientLayer<R, D> {
         ClientLayer {
-            config: self.config,
-            deadline: self.deadline,
-            key: self.key,
+            parts: self.parts,
             retry: self.retry.classify(classify.clone()),
-            budgets: self.budgets,
-            gate: self.gate.classify(classify),
-            breakers: self.breakers,
-            timeout: self.timeout,
+            classify,
         }
+    }
+}
+
+impl<C: Clone> ClientLayer<Replay, C> {
+    /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
+    #[must_use]
+    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C> {
+        self.repeat(|replay| replay.wrapping(wrap))
     }
 }
 
 impl<R, C> ClientLayer<R, C> {
     /// The breakers, one per authority: to look at, or to act on one by hand. `None` if they were left out.
     pub const fn breakers(&self) -> Option<&Keyed<Authority, ByAuthority, Breaker>> {
-        self.breakers.as_ref()
+        self.parts.breakers.as_ref()
     }
 
     /// The retry budgets, one per authority. `None` if they were left out.
     pub const fn budgets(&self) -> Option<&Keyed<Authority, ByAuthority, RetryBudget>> {
-        self.budgets.as_ref()
+        self.parts.budgets.as_ref()
     }
 
-    /// The settings it was made with.
-    pub const fn config(&self) -> &ClientConfig {
-        &self.config
+    /// The settings it goes by now.
+    pub fn config(&self) -> ClientConfig {
+        self.parts.config.now().0
     }
 }
 
 impl<R, C: Clone> Clone for ClientLayer<R, C> {
     fn clone(&self) -> Self {
         Self {
-            config: self.config.clone(),
-            deadline: self.deadline.clone(),
-            key: self.key.clone(),
+            parts: self.parts.clone(),
             retry: self.retry.clone(),
-            budgets: self.budgets.clone(),
-            gate: self.gate.clone(),
-            breakers: self.breakers.clone(),
-            timeout: self.timeout.clone(),
+            classify: self.classify.clone(),
         }
     }
 }
 
-/// The parts in their order, outermost first, with their settings.
+/// The parts in their order, outermost first, each with the settings it goes by now.
 impl<R, C> fmt::Debug for ClientLayer<R, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.config;
+        let parts = &self.parts;
+        let config = parts.config.now().0;
+        let observed = |by: &Option<Observed>| by.as_ref().map(|by| by.name().clone());
+        let first_breaker = parts.breakers.as_ref().and_then(Keyed::first);
+        let first_budget = parts.budgets.as_ref().and_then(Keyed::first);
         f.debug_struct("ClientLayer")
-            .field("deadline", &config.total)
-            .field("idempotency_key", &config.keys)
-            .field("retry", &config.retry)
-            .field("budget", &config.budget)
-            .field("breaker", &config.breaker)
-            .field("body_idle", &config.body_idle)
-            .field("attempt", &config.attempt)
+            .field("name", &parts.name)
+            .field("observe_call", &observed(&parts.call))
+            .field("deadline", &parts.deadline.total())
+            .field("idempotency_key", &parts.key)
+            .field("retry", &config.retry.map(|_| self.retry.config()))
+            .field("budget", &first_budget.map(RetryBudget::config))
+            .field("breaker", &first_breaker.map(Breaker::config))
+            .field("authorities", &config.authorities)
+            .field("count_429", &config.count_429)
+            .field("body_idle", &parts.body.idle())
+            .field("observe_attempt", &observed(&parts.attempt))
+            .field("attempt_span", &config.spans)
+            .field("attempt", &parts.timeout.limit())
+            .field("deadline_header", &parts.out.header())
             .finish_non_exhaustive()
     }
 }
@@ -179,8 +214,19 @@ impl<S, R, C: Clone> Layer<S> for ClientLayer<R, C> {
     type Service = Client<S, R, C>;
 
     fn layer(&self, inner: S) -> Client<S, R, C> {
-        let attempt = self.timeout.layer(Lift::new(inner));
-        let calls = self.retry.layer(self.gate.layer(attempt));
-        Client::new(self.deadline.layer(self.key.layer(calls)))
+        let parts = &self.parts;
+        let watched = |by: &Option<Observed>| GateLayer::new(by.clone(), self.classify.clone());
+        let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
+            .finish(parts.body.clone());
+        let told = parts.out.layer(Lift::new(inner));
+        let limited = parts.timeout.layer(told);
+        #[cfg(feature = "tracing")]
+        let limited = AttemptSpanLayer::new()
+            .classify(self.classify.clone())
+            .enabled(parts.spans)
+            .layer(limited);
+        let attempt = watched(&parts.attempt).layer(limited);
+        let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
+        Client::new(watched(&parts.call).layer(parts.deadline.layer(calls)))
     }
 }

@@ -1,5 +1,6 @@
 //! The standard stack for calling others.
 
+mod change;
 mod check;
 mod config;
 mod layer;
@@ -16,18 +17,22 @@ pub use self::service::Client;
 /// From the outside in, each part with its reason:
 ///
 /// ```text
+/// observe call             each call, when its head has come or it has failed
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
 /// idempotency key          the same on every attempt; minted once `keys` says that servers honour it, then for every call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
+/// observe attempt          each attempt, so that what retries hide is seen
+/// attempt span             each attempt as OpenTelemetry has it, with the feature `tracing`
 /// attempt           3 s    an attempt that hangs becomes a failure that the breaker counts
+/// time left                told to the server in a header, if `deadline_header` names one
 /// your client              its own errors stay what they were, in `Error::Inner`
 /// ```
 ///
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
 ///
-/// An `http::Request` may carry a [`Deadline`] of its own in its extensions; the earliest one counts.
+/// An `http::Request` may carry a [`Deadline`](crate::Deadline) of its own in its extensions; the earliest one counts.
 ///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
@@ -48,6 +53,26 @@ pub use self::service::Client;
 /// # Ok(()) }
 /// ```
 ///
+/// From a file, with the feature `serde`: durations as `"250ms"`, a limit that is none as `"none"`, what is left out as `"off"`.
+///
+/// ```
+/// # #[cfg(feature = "serde")] fn read() -> Result<(), Box<dyn std::error::Error>> {
+/// use buttress::http::ClientConfig;
+///
+/// let config: ClientConfig = toml::from_str(
+///     r#"
+///     attempt = "1s"
+///     keys = ["POST https://api.example.com/v1/charges"]
+///     budget = "off"
+///     [breaker]
+///     open_for = "5s"
+///     "#,
+/// )?;
+/// # let _ = config;
+/// # Ok(()) }
+/// # #[cfg(feature = "serde")] read().unwrap();
+/// ```
+///
 /// # Defaults
 ///
 /// | setting | default | why |
@@ -61,12 +86,27 @@ pub use self::service::Client;
 /// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
 /// | `attempt_header` | no | few servers read it |
+/// | `deadline_header` | none | to a server that does not read it, it is noise |
+/// | `observe` | yes | rate, errors and duration, as the caller sees them and as the server gives them |
+/// | `spans` | yes | they cost nothing until a subscriber wants them |
 /// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
 ///
 /// # What the stack returns
 ///
 /// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
 /// refused or cut the call short, and whether the call may have been executed.
+///
+/// # What its limits do not reach
+///
+/// - The wait until it is ready. hyper's and reqwest's clients always are; what makes callers wait in `poll_ready`, as tower's
+///   `ConcurrencyLimit` does, belongs outside of the stack, with a limit of its own.
+/// - A task of its own: under a tower `Buffer`, which calls the stack in its worker's task, `total` counts from that call on,
+///   and a [`CallOptions::key`](crate::CallOptions::key) is lost. Put the stack outside of the buffer.
+///
+/// # While it runs
+///
+/// [`ClientLayer::reconfigure`] changes limits, retries, budgets, breakers and keys of all clients without losing state.
+/// `{:#?}` of the layer shows the parts in their order, each with the settings it goes by.
 ///
 /// # Cancel safety
 ///

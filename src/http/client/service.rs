@@ -7,16 +7,25 @@ use tower_service::Service;
 
 use super::layer::{Breakers, Budgets};
 use crate::deadline::Deadline;
-use crate::gate::Gate;
+use crate::gate::{AtResult, Gate};
+use crate::http::deadline::DeadlineOut;
 use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
+use crate::telemetry::Observed;
 use crate::timeout::{DeadlineService, Timeout};
 
 /// The parts, outermost first.
-pub(super) type Stack<S, R, C> =
-    DeadlineService<IdempotencyKey<Retry<Attempts<S, C>, R, C, Option<Budgets>, Drain>, Replay>>;
-type Attempts<S, C> = Gate<Timeout<Lift<S>>, Option<Breakers>, C, AtBodyEnd>;
+pub(super) type Stack<S, R, C> = Watched<DeadlineService<Keyed<Repeated<S, R, C>>>, C>;
+type Keyed<S> = IdempotencyKey<S, Replay>;
+type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>, Drain>;
+type Guarded<S, C> = Gate<Attempted<S, C>, Option<Breakers>, C, AtBodyEnd>;
+#[cfg(feature = "tracing")]
+type Attempted<S, C> = Watched<crate::http::AttemptSpan<Limited<S>, C>, C>;
+#[cfg(not(feature = "tracing"))]
+type Attempted<S, C> = Watched<Limited<S>, C>;
+type Limited<S> = Timeout<DeadlineOut<Lift<S>>>;
+type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
 pub struct Client<S, R = Replay, C = ByStatus> {

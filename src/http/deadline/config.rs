@@ -20,7 +20,7 @@ pub struct DeadlineInConfig {
     /// Whose headers are believed. Default: nobody's.
     pub trust: Trust,
     /// The most that a header can give: what asks for more gets this. Default `Duration::MAX`; more than 0.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub most: Duration,
 }
 

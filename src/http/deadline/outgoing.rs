@@ -1,5 +1,6 @@
 //! The time that is left, told to the service.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -42,32 +43,46 @@ use crate::timeout::TimeoutLayer;
 /// ```
 #[derive(Clone, Debug)]
 pub struct DeadlineOutLayer {
-    header: Option<DeadlineHeader>,
+    /// `None`: nothing is written. Shared, for the service is cloned with every call that may be repeated.
+    out: Option<Arc<Out>>,
+}
+
+#[derive(Clone, Debug)]
+struct Out {
+    header: DeadlineHeader,
     attempt: Option<TimeoutLayer>,
 }
 
 impl DeadlineOutLayer {
     /// Writes this header; with `None`, nothing.
     pub fn new(header: impl Into<Option<DeadlineHeader>>) -> Self {
-        Self {
-            header: header.into(),
+        let out = header.into().map(|header| Out {
+            header,
             attempt: None,
+        });
+        Self {
+            out: out.map(Arc::new),
         }
     }
 
     /// The layer that it stands in, whose limit counts too. Without it, only a [`CallOptions::timeout`] does.
     #[must_use]
     pub fn inside(mut self, attempt: &TimeoutLayer) -> Self {
-        self.attempt = Some(attempt.clone());
+        if let Some(out) = &mut self.out {
+            Arc::make_mut(out).attempt = Some(attempt.clone());
+        }
         self
     }
 
     /// The header, if one is written.
-    pub const fn header(&self) -> Option<&DeadlineHeader> {
-        self.header.as_ref()
+    pub fn header(&self) -> Option<&DeadlineHeader> {
+        self.out.as_ref().map(|out| &out.header)
     }
+}
 
-    fn write<R: HttpRequest>(&self, header: &DeadlineHeader, request: &mut R) {
+impl Out {
+    fn write<R: HttpRequest>(&self, request: &mut R) {
+        let header = &self.header;
         let limit = CallOptions::current_timeout()
             .or_else(|| self.attempt.as_ref().map(TimeoutLayer::limit))
             .unwrap_or(Duration::MAX);
@@ -118,8 +133,8 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        if let Some(header) = &self.layer.header {
-            self.layer.write(header, &mut request);
+        if let Some(out) = &self.layer.out {
+            out.write(&mut request);
         }
         self.inner.call(request)
     }

@@ -40,8 +40,8 @@ use crate::retry::Repeat;
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
 /// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
-/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http` request carries its
-/// number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
+/// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http`
+/// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
 /// use buttress::http::{Keys, Replay};
@@ -83,6 +83,16 @@ impl Replay {
     pub fn keys(mut self, keys: Keys) -> Self {
         self.keys = SharedKeys::new(keys);
         self
+    }
+
+    /// Which servers are known to honour keys now.
+    pub fn known_keys(&self) -> Keys {
+        self.keys.get()
+    }
+
+    /// Tells it and all its clones, while running, which servers honour keys.
+    pub fn set_keys(&self, keys: Keys) {
+        self.keys.set(keys);
     }
 
     /// The name of the header that carries the key. Default: `idempotency-key`.

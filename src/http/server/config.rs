@@ -20,13 +20,14 @@ pub struct ServerConfig {
     /// Whether each call is reported as [`Event::Finished`](crate::Event::Finished). Default: yes.
     pub observe: bool,
     /// How the caller's deadline is read from its headers; `None`: it is not. Default: nobody is believed.
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub deadline: Option<DeadlineInConfig>,
     /// The longest that a caller waits for the head of a response. Default 30 s; more than 0. `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub timeout: Duration,
     /// The longest time that the handler's body may send nothing while the caller waits for it. Default 30 s; more than 0.
     /// `Duration::MAX` is none.
-    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub body_idle: Duration,
     /// Whether callers are told that a call was not executed:
     /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.

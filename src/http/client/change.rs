@@ -1,0 +1,132 @@
+//! Other settings for a stack that is in use.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::config::ClientConfig;
+use super::layer::ClientLayer;
+use crate::error::ConfigError;
+use crate::sync::Mutex;
+
+/// The settings in force, and how often they have changed.
+#[derive(Clone)]
+pub(super) struct Settings(Arc<Mutex<(ClientConfig, u64)>>);
+
+impl Settings {
+    pub(super) fn new(config: ClientConfig) -> Self {
+        Self(Arc::new(Mutex::new((config, 0))))
+    }
+
+    pub(super) fn now(&self) -> (ClientConfig, u64) {
+        self.0.lock().clone()
+    }
+
+    fn change(&self, config: ClientConfig) -> Result<(), ConfigError> {
+        let mut now = self.0.lock();
+        now.0.may_become(&config)?;
+        *now = (config, now.1 + 1);
+        Ok(())
+    }
+}
+
+impl<R, C> ClientLayer<R, C> {
+    /// Takes new settings over while running, for all clones of this layer and all clients they have made.
+    ///
+    /// State is kept: an open circuit stays open for the rest of its time, a budget keeps its balance, keys stay known. The next
+    /// call goes by the new settings. A call under way keeps its limits; its retries go by the new settings from its next
+    /// failure on, and its body by the idle limit that was in force when it began.
+    ///
+    /// `attempt`, `total`, `body_idle`, `authorities`, `keys` and the settings of `retry`, `budget` and `breaker` may change.
+    /// What a part is and whether it is there may not: make another client for that.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use buttress::http::{ClientConfig, client};
+    ///
+    /// let search = client("search", ClientConfig::default())?;
+    /// // … clients are made and used …
+    /// search.reconfigure(search.config().attempt(Duration::from_secs(1)))?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot work, alone or with the others, or that cannot change. Nothing was changed then.
+    pub fn reconfigure(&self, config: ClientConfig) -> Result<(), ConfigError> {
+        config
+            .validate()
+            .and_then(|()| self.parts.config.change(config))
+            .map_err(|error| error.of("client", &self.parts.name))?;
+        // Not under the lock, for observers are told. If another one came meanwhile, its settings are the last word.
+        loop {
+            let (config, changes) = self.parts.config.now();
+            self.apply(&config)?;
+            if self.parts.config.now().1 == changes {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Every setting was looked at before: none is refused.
+    fn apply(&self, config: &ClientConfig) -> Result<(), ConfigError> {
+        let parts = &self.parts;
+        parts.deadline.set_total(config.total);
+        parts.timeout.set_limit(config.attempt);
+        parts.body.set_idle(config.body_idle);
+        parts.replay.set_keys(config.keys.clone());
+        if let Some(retry) = config.retry {
+            self.retry.reconfigure(retry)?;
+        }
+        if let (Some(budgets), Some(budget)) = (&parts.budgets, config.budget) {
+            budgets.bound(config.authorities)?;
+            budgets.reconfigure(budget)?;
+        }
+        if let (Some(breakers), Some(breaker)) = (&parts.breakers, config.breaker) {
+            breakers.bound(config.authorities)?;
+            breakers.reconfigure(breaker)?;
+        }
+        Ok(())
+    }
+}
+
+impl ClientConfig {
+    /// Whether a client that goes by these settings may go by `other` ones.
+    fn may_become(&self, other: &Self) -> Result<(), ConfigError> {
+        let part = |field, old, new| stays(field, &Part(old), &Part(new));
+        part("retry", self.retry.is_some(), other.retry.is_some())?;
+        part("budget", self.budget.is_some(), other.budget.is_some())?;
+        part("breaker", self.breaker.is_some(), other.breaker.is_some())?;
+        stays("key_header", &self.key_header, &other.key_header)?;
+        stays("raw_key", &self.raw_key, &other.raw_key)?;
+        stays("proxy", &self.proxy, &other.proxy)?;
+        stays(
+            "attempt_header",
+            &self.attempt_header,
+            &other.attempt_header,
+        )?;
+        let headers = (&self.deadline_header, &other.deadline_header);
+        stays("deadline_header", headers.0, headers.1)?;
+        stays("observe", &self.observe, &other.observe)?;
+        stays("spans", &self.spans, &other.spans)?;
+        stays("count_429", &self.count_429, &other.count_429)
+    }
+}
+
+fn stays<T: PartialEq + fmt::Debug>(
+    field: &'static str,
+    old: &T,
+    new: &T,
+) -> Result<(), ConfigError> {
+    let allowed = format!("{old:?} as before: it cannot change while the client is in use");
+    ConfigError::unless(old == new, field, new, allowed)
+}
+
+/// Whether a part is there.
+#[derive(PartialEq)]
+struct Part(bool);
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0 { "on" } else { "off" })
+    }
+}

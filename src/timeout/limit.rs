@@ -1,0 +1,57 @@
+//! A time limit that can change while it is in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::nanos;
+use crate::event::Source;
+use crate::sync::{AtomicU64, Ordering};
+
+/// A limit and whose it is, shared by a layer and all its services.
+#[derive(Debug)]
+pub(crate) struct Limit {
+    source: Source,
+    /// `u64::MAX` is none.
+    nanos: AtomicU64,
+}
+
+impl Limit {
+    pub(crate) fn new(
+        layer: &'static str,
+        name: impl Into<Arc<str>>,
+        limit: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            source: Source::new(layer, name),
+            nanos: AtomicU64::new(nanos(limit)),
+        })
+    }
+
+    pub(crate) const fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// In nanoseconds; `u64::MAX` is none.
+    #[inline]
+    pub(crate) fn nanos(&self) -> u64 {
+        self.nanos.load(Ordering::Relaxed)
+    }
+
+    /// The limit; `Duration::MAX` is none.
+    pub(crate) fn get(&self) -> Duration {
+        duration(self.nanos())
+    }
+
+    pub(crate) fn set(&self, limit: Duration) {
+        self.nanos.store(nanos(limit), Ordering::Relaxed);
+    }
+}
+
+/// What so many nanoseconds of a limit are.
+pub(crate) const fn duration(nanos: u64) -> Duration {
+    if nanos == u64::MAX {
+        Duration::MAX
+    } else {
+        Duration::from_nanos(nanos)
+    }
+}

@@ -1,0 +1,16 @@
+//! The standard stack for requests whose bodies cannot be cloned.
+//~ `Replay` cannot repeat requests of the type `http::Request<Body>`
+//~ in the standard stack: `client(name, config)?.wrapping(wrap)`, and so with `grpc`
+
+use axum::body::Body;
+use buttress::ConfigError;
+use buttress::http::{ClientConfig, client};
+use tower::Layer;
+
+pub fn stack(router: axum::Router) -> Result<(), ConfigError> {
+    let stack = client("in-house", ClientConfig::default())?;
+    #[cfg(not(mistake))]
+    let stack = stack.wrapping(Body::new);
+    buttress::verify::<http::Request<Body>, _>(stack.layer(router));
+    Ok(())
+}

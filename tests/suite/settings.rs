@@ -1,0 +1,267 @@
+//! The settings of the standard stacks, as they stand in a file.
+
+use std::time::Duration;
+
+use buttress::backoff::Growth;
+use buttress::breaker::{Abandoned, BreakerConfig, Window};
+use buttress::budget::{BudgetConfig, Cost, InFlight, Rule};
+use buttress::gate::KeyedConfig;
+use buttress::http::deadline::DeadlineHeader;
+use buttress::http::{ClientConfig, Keys, ServerConfig};
+use buttress::retry::RetryConfig;
+use buttress::{Backoff, Jitter};
+use proptest::prelude::*;
+
+use crate::common::SECOND;
+
+#[test]
+fn a_client_is_configured_from_a_file_with_human_durations() {
+    let config: ClientConfig = toml::from_str(
+        r#"
+        attempt = "250ms"
+        total = "none"
+        keys = ["POST https://api.example.com/v1/charges"]
+        key_header = "paypal-request-id"
+        deadline_header = "grpc-timeout"
+        budget = "off"
+
+        [retry]
+        max_attempts = 2
+        backoff = { base = "10ms", growth = { linear = { step = "5ms" } } }
+
+        [breaker]
+        open_for = "5s"
+        consecutive = "off"
+        failure_rate = 1
+        max_server_wait = "1m"
+        "#,
+    )
+    .unwrap();
+    let backoff = Backoff::linear(SECOND / 100, SECOND / 200);
+    let breaker = BreakerConfig::default()
+        .open_for(5 * SECOND)
+        .consecutive(None)
+        .failure_rate(Some(1.0))
+        .max_server_wait(Some(60 * SECOND));
+    let expected = ClientConfig::default()
+        .attempt(SECOND / 4)
+        .total(Duration::MAX)
+        .keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"]).unwrap())
+        .key_header("paypal-request-id")
+        .deadline_header("grpc-timeout".parse::<DeadlineHeader>().unwrap())
+        .budget(None)
+        .retry(RetryConfig::default().max_attempts(2).backoff(backoff))
+        .breaker(breaker);
+    assert_eq!(config, expected);
+    assert_eq!(
+        toml::from_str::<ClientConfig>("").unwrap(),
+        ClientConfig::default()
+    );
+}
+
+#[test]
+fn a_server_is_configured_from_a_file_too() {
+    let text = "timeout = \"none\"\nbody_idle = \"5s\"\ndeadline = \"off\"";
+    let config: ServerConfig = toml::from_str(text).unwrap();
+    let expected = ServerConfig::default()
+        .timeout(Duration::MAX)
+        .body_idle(5 * SECOND)
+        .deadline(None);
+    assert_eq!(config, expected);
+    for config in [config, ServerConfig::default()] {
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(toml::from_str::<ServerConfig>(&text).unwrap(), config);
+    }
+}
+
+#[test]
+fn what_may_be_off_is_off_by_a_word_by_false_or_by_null() {
+    for off in [r#""off""#, "false", "null"] {
+        let text = format!(r#"{{"retry": {off}, "breaker": {{"consecutive": {off}}}}}"#);
+        let config: ClientConfig = serde_json::from_str(&text).unwrap();
+        assert_eq!(config.retry, None, "{off}");
+        assert_eq!(config.breaker.unwrap().consecutive, None, "{off}");
+    }
+}
+
+#[test]
+fn an_error_says_where_it_is() {
+    for (text, says) in [
+        ("atempt = \"1s\"", "unknown field `atempt`"),
+        ("[breaker]\nopen = \"1s\"", "unknown field `open`"),
+        ("[retry.backoff]\nbsae = \"1s\"", "unknown field `bsae`"),
+        ("breaker = \"of\"", "string \"of\""),
+        ("breaker = true", "boolean `true`"),
+        ("attempt = \"forever\"", "or \"none\""),
+        ("attempt = 3", "invalid type: integer"),
+        ("keys = [\"GET /\"]", "`route`"),
+        ("keys = \"honored\"", "\"honoured\""),
+        ("deadline_header = \"no name\"", "a header name"),
+        ("retry = { max_attempts = -1 }", "-1"),
+    ] {
+        let error = toml::from_str::<ClientConfig>(text)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(says), "{text}: {error}");
+    }
+}
+
+fn time() -> impl Strategy<Value = Duration> {
+    prop_oneof![
+        4 => (0_u64..10_000_000_000_000).prop_map(Duration::from_nanos),
+        1 => (any::<u64>(), 0..1_000_000_000_u32).prop_map(|(s, ns)| Duration::new(s, ns)),
+        1 => Just(Duration::MAX),
+        1 => Just(Duration::ZERO),
+    ]
+}
+
+/// Numbers that text holds exactly.
+fn number() -> impl Strategy<Value = f64> {
+    (0..100_u32).prop_map(|eighths| f64::from(eighths) / 8.0)
+}
+
+fn maybe<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    proptest::option::of(of)
+}
+
+fn retry() -> impl Strategy<Value = RetryConfig> {
+    let growth = prop_oneof![
+        Just(Growth::Constant),
+        time().prop_map(|step| Growth::Linear { step }),
+        number().prop_map(|factor| Growth::Exponential { factor }),
+    ];
+    let jitter = prop_oneof![
+        Just(Jitter::None),
+        Just(Jitter::Full),
+        Just(Jitter::Equal),
+        Just(Jitter::Decorrelated),
+    ];
+    let backoff = (growth, time(), time(), jitter).prop_map(|(growth, base, cap, jitter)| {
+        let backoff = Backoff::default().growth(growth).base(base);
+        backoff.cap(cap).jitter(jitter)
+    });
+    (
+        any::<u32>(),
+        backoff,
+        time(),
+        time(),
+        maybe(time()),
+        any::<bool>(),
+    )
+        .prop_map(|(attempts, backoff, base, hint, rejections, below)| {
+            let config = RetryConfig::new().max_attempts(attempts).backoff(backoff);
+            let config = config.overloaded_base(base).max_hint(hint);
+            config.retry_rejections(rejections).retry_spent_below(below)
+        })
+}
+
+fn budget() -> impl Strategy<Value = BudgetConfig> {
+    let rule = prop_oneof![
+        Just(Rule::Bucket),
+        Just(Rule::Throttle),
+        Just(Rule::InFlight)
+    ];
+    let in_flight = (number(), any::<u32>()).prop_map(|(ratio, floor)| InFlight::new(ratio, floor));
+    (
+        rule,
+        number(),
+        any::<[u32; 5]>(),
+        time(),
+        maybe(number()),
+        maybe(in_flight),
+    )
+        .prop_map(
+            |(rule, ratio, [cap, initial, reserve, one, other], ttl, floor, in_flight)| {
+                let config = BudgetConfig::new().rule(rule).ratio(ratio).cap(cap);
+                let config = config.initial(initial).reserve(reserve).ttl(ttl);
+                config
+                    .floor(floor)
+                    .cost(Cost::new(one, other))
+                    .in_flight(in_flight)
+            },
+        )
+}
+
+fn breaker() -> impl Strategy<Value = BreakerConfig> {
+    let window = prop_oneof![
+        time().prop_map(Window::Time),
+        any::<u32>().prop_map(Window::Calls)
+    ];
+    let abandoned = prop_oneof![
+        Just(Abandoned::Detect),
+        Just(Abandoned::Ignore),
+        Just(Abandoned::Failure)
+    ];
+    let rules = (
+        maybe(any::<u32>()),
+        maybe(number()),
+        maybe(number()),
+        window,
+        abandoned,
+    );
+    let rest = (
+        time(),
+        maybe(time()),
+        any::<u32>(),
+        maybe(any::<u32>()),
+        any::<bool>(),
+    );
+    (rules, rest).prop_map(
+        |((run, failed, slow, window, abandoned), (open, wait, probes, to_close, dry))| {
+            let config = BreakerConfig::default()
+                .consecutive(run)
+                .failure_rate(failed);
+            let config = config.slow_rate(slow).window(window).abandoned(abandoned);
+            let config = config.open_for(open).max_server_wait(wait).probes(probes);
+            config.probes_to_close(to_close).dry_run(dry)
+        },
+    )
+}
+
+fn keys() -> impl Strategy<Value = Keys> {
+    let route = "(POST |PATCH )?(https://[a-z]{1,9}(:8443)?)?/[a-z/]{0,9}";
+    prop_oneof![
+        Just(Keys::Unknown),
+        Just(Keys::Honoured),
+        proptest::collection::vec(route, 0..4)
+            .prop_map(|routes| Keys::honoured_by(routes.iter().map(String::as_str)).unwrap()),
+    ]
+}
+
+fn client() -> impl Strategy<Value = ClientConfig> {
+    let parts = (maybe(retry()), maybe(budget()), maybe(breaker()));
+    let header = maybe("[a-z][a-z-]{0,20}");
+    let rest = (any::<[bool; 6]>(), keys(), header, 1..99_usize, time());
+    ([time(), time(), time()], parts, rest).prop_map(|(limits, parts, rest)| {
+        let ([attempt, total, idle], (retry, budget, breaker)) = (limits, parts);
+        let (flags, keys, header, max_keys, forgotten) = rest;
+        let authorities = KeyedConfig::default().max_keys(max_keys).idle(forgotten);
+        let config = ClientConfig::default().attempt(attempt).total(total);
+        let config = config.body_idle(idle).authorities(authorities);
+        let config = config
+            .retry(retry)
+            .budget(budget)
+            .breaker(breaker)
+            .keys(keys);
+        let config = config
+            .raw_key(flags[0])
+            .proxy(flags[1])
+            .attempt_header(flags[2]);
+        let config = config.observe(flags[3]).count_429(flags[4]);
+        match header {
+            Some(name) if flags[5] => config.key_header(name),
+            Some(name) => config.deadline_header(name.parse::<DeadlineHeader>().unwrap()),
+            None => config,
+        }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(config in client()) {
+        let text = toml::to_string(&config).unwrap();
+        prop_assert_eq!(toml::from_str::<ClientConfig>(&text).unwrap(), config.clone(), "{}", text);
+        let text = serde_json::to_string(&config).unwrap();
+        prop_assert_eq!(serde_json::from_str::<ClientConfig>(&text).unwrap(), config, "{}", text);
+    }
+}
