@@ -225,19 +225,19 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
             // The guard must not live across a wait; and a classifier that is lent to the future would have to be `Sync`.
             let ended = |(result, _judging)| result;
             let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
-            let spent_below = attempt.spent_below();
+            let marks = attempt.marks();
             let judged = {
                 let _attempt = scope.not_last().enter();
                 judge(&result, &classify)
             };
             let outcome = match judged {
-                Some(outcome) if outcome.kind != Kind::Success => outcome,
+                Some(outcome) if outcome.kind != Kind::Success => outcome.heeding(marks),
                 judged => {
                     progress.end(rules, judged.is_some());
                     return result;
                 }
             };
-            match progress.failed(rules, outcome, &result, spent_below, None) {
+            match progress.failed(rules, outcome, &result, marks, None) {
                 None => return progress.claim(result),
                 Some(wait) if wait.is_zero() => {}
                 Some(wait) => tokio::time::sleep(wait).await,
