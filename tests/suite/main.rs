@@ -29,6 +29,7 @@ mod readme;
 mod replay;
 mod reqwest;
 mod retry;
+mod served;
 mod server;
 mod settings;
 mod spans;
