@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::call::Marks;
 use crate::error::{CallError, Reason, Rejected};
 
 /// What a finished call says about the service and about trying again.
@@ -126,6 +127,15 @@ impl Outcome {
         self
     }
 
+    /// The same, and perhaps executed if those inside the attempt say so: of two requests that one attempt sent, the result
+    /// tells only about the last.
+    pub(crate) const fn heeding(mut self, marks: Marks) -> Self {
+        if marks.acted() {
+            self.executed = Executed::Maybe;
+        }
+        self
+    }
+
     /// Whether this counts as an answer the service is responsible for and gave well: a success, or an error that
     /// was the request's own fault.
     pub const fn is_good(&self) -> bool {
@@ -148,6 +158,14 @@ impl Outcome {
 pub trait Classify<Res, E> {
     /// What this result means.
     fn classify(&self, result: Result<&Res, &E>) -> Outcome;
+
+    /// What this error is called in traces: a word of a short list, never a text with an address in it. Default: `_OTHER`.
+    ///
+    /// It may be asked of a rejection, whose [reason](crate::Reason::as_str) has a name.
+    fn error_type(&self, error: &E) -> &'static str {
+        let _ = error;
+        "_OTHER"
+    }
 }
 
 impl<F, Res, E> Classify<Res, E> for F

@@ -3,7 +3,7 @@
 use ::http::header::HeaderValue;
 use ::http::{Response, StatusCode};
 
-use crate::call::{Call, mark_spent};
+use crate::call::Call;
 
 /// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +53,13 @@ pub(super) fn veto<B>(response: &mut Response<B>) {
     }
 }
 
-/// Does this, and says whether a retry layer in it has given up. One further out hears of it all the same.
+/// Does this, and says whether a retry layer in it has given up. One further out hears of all that was said in it all the
+/// same.
 pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
     let scope = Call::current().enter();
     let result = act();
-    let spent = scope.spent_below();
+    let marks = scope.marks();
     drop(scope);
-    if spent {
-        mark_spent();
-    }
-    (result, spent)
+    marks.tell();
+    (result, marks.spent_below())
 }

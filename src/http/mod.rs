@@ -21,8 +21,9 @@
 //!
 //! ```text
 //!  a call made                                         a call served
-//!  client: deadline ─► key ─► retry ─► breaker ─►      server: observe ─► deadline in ─► timeout ─►
-//!          attempt timeout ─► hyper or reqwest                 handler
+//!  client: observe ─► deadline ─► key ─► retry ─►      server: observe ─► deadline in ─► timeout ─►
+//!          breaker ─► observe ─► attempt timeout ─►            handler
+//!          time left ─► hyper, tonic or reqwest
 //! ```
 //!
 //! ```

@@ -12,9 +12,10 @@ use tracing::field::Empty;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing::{Span, info_span};
 
-use super::error::ErrorOutcome;
+use super::classify::ByStatus;
 use super::request::{HttpRequest, HttpResponse};
 use crate::call::Call;
+use crate::outcome::Classify;
 
 /// Opens a `tracing` span for each attempt, with the fields of OpenTelemetry's conventions for HTTP clients.
 ///
@@ -29,7 +30,7 @@ use crate::call::Call;
 /// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
 /// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
 /// | `http.response.status_code` | the status, if there was a response |
-/// | `error.type` | the status from 400 on, else what [`error_type`](super::error_type) says; `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
+/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]; for the standard ones [`error_type`](super::error_type)); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
 /// | `otel.status_code` | `ERROR` with a status from 400 on, an error or a panic |
 ///
 /// Neither path nor query is in it: they hold what must not be logged.
@@ -57,7 +58,8 @@ use crate::call::Call;
 ///
 /// Dropping the future drops the attempt, inside its span.
 #[derive(Clone, Copy, Debug)]
-pub struct AttemptSpanLayer {
+pub struct AttemptSpanLayer<C = ByStatus> {
+    classify: C,
     enabled: bool,
 }
 
@@ -70,23 +72,38 @@ impl Default for AttemptSpanLayer {
 impl AttemptSpanLayer {
     /// A span for each attempt.
     pub const fn new() -> Self {
-        Self { enabled: true }
+        Self {
+            classify: ByStatus::new(),
+            enabled: true,
+        }
+    }
+}
+
+impl<C> AttemptSpanLayer<C> {
+    /// What errors are called is for `classify` to say. Default: [`ByStatus`].
+    #[must_use]
+    pub fn classify<D>(self, classify: D) -> AttemptSpanLayer<D> {
+        AttemptSpanLayer {
+            classify,
+            enabled: self.enabled,
+        }
     }
 
     /// Whether there are any spans. Default: yes.
     #[must_use]
-    pub const fn enabled(mut self, enabled: bool) -> Self {
+    pub fn enabled(mut self, enabled: bool) -> Self {
         self.enabled = enabled;
         self
     }
 }
 
-impl<S> Layer<S> for AttemptSpanLayer {
-    type Service = AttemptSpan<S>;
+impl<S, C: Clone> Layer<S> for AttemptSpanLayer<C> {
+    type Service = AttemptSpan<S, C>;
 
-    fn layer(&self, inner: S) -> AttemptSpan<S> {
+    fn layer(&self, inner: S) -> AttemptSpan<S, C> {
         AttemptSpan {
             inner,
+            classify: self.classify.clone(),
             enabled: self.enabled,
         }
     }
@@ -94,21 +111,22 @@ impl<S> Layer<S> for AttemptSpanLayer {
 
 /// A client whose attempts are spans. Made by [`AttemptSpanLayer`].
 #[derive(Clone, Debug)]
-pub struct AttemptSpan<S> {
+pub struct AttemptSpan<S, C = ByStatus> {
     inner: S,
+    classify: C,
     enabled: bool,
 }
 
-impl<S, Req> Service<Req> for AttemptSpan<S>
+impl<S, C, Req> Service<Req> for AttemptSpan<S, C>
 where
     S: Service<Req>,
     S::Response: HttpResponse,
-    S::Error: ErrorOutcome,
+    C: Classify<S::Response, S::Error> + Clone,
     Req: HttpRequest,
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = AttemptSpanFuture<S::Future>;
+    type Future = AttemptSpanFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -123,6 +141,7 @@ where
         let attempt = span.in_scope(|| self.inner.call(request));
         AttemptSpanFuture {
             attempt: attempt.instrument(span),
+            classify: self.classify.clone(),
             ended: false,
             unwound: false,
         }
@@ -169,19 +188,20 @@ fn known(method: &Method) -> Option<&str> {
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct AttemptSpanFuture<F> {
+pub struct AttemptSpanFuture<F, C = ByStatus> {
     #[pin]
     attempt: Instrumented<F>,
+    classify: C,
     ended: bool,
     /// Whether a poll has begun and not come back.
     unwound: bool,
 }
 
-impl<F, Res, E> Future for AttemptSpanFuture<F>
+impl<F, C, Res, E> Future for AttemptSpanFuture<F, C>
 where
     F: Future<Output = Result<Res, E>>,
     Res: HttpResponse,
-    E: ErrorOutcome,
+    C: Classify<Res, E>,
 {
     type Output = Result<Res, E>;
 
@@ -196,7 +216,7 @@ where
         if !span.is_disabled() {
             match &result {
                 Ok(response) => answered(span, response.status()),
-                Err(error) => failed(span, error.error_type()),
+                Err(error) => failed(span, this.classify.error_type(error)),
             }
         }
         Poll::Ready(result)
@@ -216,7 +236,7 @@ fn failed(span: &Span, error_type: &str) {
 }
 
 #[pinned_drop]
-impl<F> PinnedDrop for AttemptSpanFuture<F> {
+impl<F, C> PinnedDrop for AttemptSpanFuture<F, C> {
     fn drop(self: Pin<&mut Self>) {
         if self.unwound {
             failed(self.attempt.span(), "panic");

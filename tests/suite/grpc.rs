@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::Layer;
 
 use crate::common::{breaker, three_in_a_row};
-use crate::tonic::Text;
+use crate::text::Text;
 
 // ── a server that does as the script says, frame by frame ──
 
@@ -53,6 +53,8 @@ struct Seen {
     text: String,
     /// `grpc-previous-rpc-attempts`.
     previous: Option<String>,
+    /// Whether it says how much time is left.
+    timed: bool,
 }
 
 #[derive(Clone)]
@@ -83,10 +85,15 @@ impl Server {
         while let Some(Ok((request, mut respond))) = connection.accept().await {
             let previous = request.headers().get("grpc-previous-rpc-attempts");
             let previous = previous.map(|value| value.to_str().unwrap().to_owned());
+            let timed = request.headers().contains_key("grpc-timeout");
             let number = {
                 let mut seen = self.seen.lock().unwrap();
                 let text = String::new();
-                seen.push(Seen { text, previous });
+                seen.push(Seen {
+                    text,
+                    previous,
+                    timed,
+                });
                 seen.len() - 1
             };
             let does = script(number);
@@ -276,6 +283,11 @@ async fn a_method_that_may_run_twice_is_repeated_and_the_server_told_how_often()
     assert_eq!(answer, "the same text");
     assert_eq!(server.texts(), ["the same text"; 3]);
     assert_eq!(server.previous(), [None, Some(1), Some(2)]);
+    let seen = server.seen.lock().unwrap();
+    assert!(
+        seen.iter().all(|seen| seen.timed),
+        "and how much time is left"
+    );
 }
 
 #[tokio::test]

@@ -34,6 +34,8 @@ mod server;
 mod settings;
 mod spans;
 mod telemetry;
+#[path = "../../examples/tonic_client/text.rs"]
+mod text;
 mod timeout;
 mod tonic;
 mod wire;

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use buttress::http::{AttemptSpanLayer, ByStatus, Replay};
+use buttress::http::{AttemptSpanLayer, ByStatus, ClientConfig, Replay, client};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{Error, TimeoutLayer};
 use http::{Method, Request, Response};
@@ -268,4 +268,30 @@ async fn reqwests_errors_and_hypers_have_names_too() {
         .map(|span| &*span.fields["error.type"])
         .collect();
     assert_eq!(names, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_stack_makes_a_span_of_each_attempt_unless_told_not_to() {
+    let log = Log::install();
+    let spans_with = async |spans| {
+        let before = log.spans().len();
+        let mut codes = vec![200, 503];
+        let inner = service_fn(move |_: Request<String>| {
+            let code = codes.pop().unwrap();
+            ready(Ok::<_, Infallible>(
+                Response::builder()
+                    .status(code)
+                    .body(String::new())
+                    .unwrap(),
+            ))
+        });
+        let layer = client("spans", ClientConfig::default().spans(spans)).unwrap();
+        let got = layer.layer(inner).oneshot(request(Method::GET, URI)).await;
+        assert_eq!(got.unwrap().status(), 200);
+        let resends = |span: Opened| span.fields.get("http.request.resend_count").cloned();
+        let new = log.spans().split_off(before);
+        new.into_iter().map(resends).collect::<Vec<_>>()
+    };
+    assert_eq!(spans_with(true).await, [None, Some("1".to_owned())]);
+    assert_eq!(spans_with(false).await, []);
 }

@@ -107,6 +107,7 @@ impl ClientConfig {
         let headers = (&self.deadline_header, &other.deadline_header);
         stays("deadline_header", headers.0, headers.1)?;
         stays("observe", &self.observe, &other.observe)?;
+        stays("spans", &self.spans, &other.spans)?;
         stays("count_429", &self.count_429, &other.count_429)
     }
 }

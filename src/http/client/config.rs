@@ -63,6 +63,8 @@ pub struct ClientConfig {
     pub deadline_header: Option<DeadlineHeader>,
     /// Whether each call and each attempt is reported when it ends, as `name.call` and `name.attempt`. Default: yes.
     pub observe: bool,
+    /// Whether each attempt is a span, with the feature `tracing`: see `AttemptSpanLayer`. Default: yes.
+    pub spans: bool,
     /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
     pub count_429: bool,
 }
@@ -84,6 +86,7 @@ impl Default for ClientConfig {
             attempt_header: false,
             deadline_header: None,
             observe: true,
+            spans: true,
             count_429: false,
         }
     }
@@ -185,6 +188,13 @@ impl ClientConfig {
     #[must_use]
     pub fn observe(mut self, observe: bool) -> Self {
         self.observe = observe;
+        self
+    }
+
+    /// Whether each attempt is a span.
+    #[must_use]
+    pub fn spans(mut self, spans: bool) -> Self {
+        self.spans = spans;
         self
     }
 

@@ -12,6 +12,8 @@ use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
 use crate::gate::{GateLayer, Keyed};
+#[cfg(feature = "tracing")]
+use crate::http::AttemptSpanLayer;
 use crate::http::deadline::DeadlineOutLayer;
 use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
@@ -22,7 +24,7 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
 pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 
-/// The standard stack, as a layer. Clones, and the clients they make, share its breakers and budgets. Made by
+/// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
 /// [`client`](super::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
@@ -47,6 +49,8 @@ pub(super) struct Parts {
     pub(super) breakers: Option<Breakers>,
     pub(super) body: AtBodyEnd,
     attempt: Option<Observed>,
+    #[cfg(feature = "tracing")]
+    spans: bool,
     pub(super) timeout: TimeoutLayer,
     out: DeadlineOutLayer,
 }
@@ -98,6 +102,8 @@ impl ClientLayer {
                 breakers: config.breaker.map(breaker).transpose()?,
                 body: AtBodyEnd::new(name, config.body_idle),
                 attempt: observed("attempt"),
+                #[cfg(feature = "tracing")]
+                spans: config.spans,
                 out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
                 timeout,
                 config: Settings::new(config),
@@ -197,6 +203,7 @@ impl<R, C> fmt::Debug for ClientLayer<R, C> {
             .field("count_429", &config.count_429)
             .field("body_idle", &parts.body.idle())
             .field("observe_attempt", &observed(&parts.attempt))
+            .field("attempt_span", &config.spans)
             .field("attempt", &parts.timeout.limit())
             .field("deadline_header", &parts.out.header())
             .finish_non_exhaustive()
@@ -212,7 +219,13 @@ impl<S, R, C: Clone> Layer<S> for ClientLayer<R, C> {
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
         let told = parts.out.layer(Lift::new(inner));
-        let attempt = watched(&parts.attempt).layer(parts.timeout.layer(told));
+        let limited = parts.timeout.layer(told);
+        #[cfg(feature = "tracing")]
+        let limited = AttemptSpanLayer::new()
+            .classify(self.classify.clone())
+            .enabled(parts.spans)
+            .layer(limited);
+        let attempt = watched(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
         Client::new(watched(&parts.call).layer(parts.deadline.layer(calls)))
     }

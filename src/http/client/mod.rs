@@ -23,6 +23,7 @@ pub use self::service::Client;
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
 /// observe attempt          each attempt, so that what retries hide is seen
+/// attempt span             each attempt as OpenTelemetry has it, with the feature `tracing`
 /// attempt           3 s    an attempt that hangs becomes a failure that the breaker counts
 /// time left                told to the server in a header, if `deadline_header` names one
 /// your client              its own errors stay what they were, in `Error::Inner`
@@ -87,6 +88,7 @@ pub use self::service::Client;
 /// | `attempt_header` | no | few servers read it |
 /// | `deadline_header` | none | to a server that does not read it, it is noise |
 /// | `observe` | yes | rate, errors and duration, as the caller sees them and as the server gives them |
+/// | `spans` | yes | they cost nothing until a subscriber wants them |
 /// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
 ///
 /// # What the stack returns

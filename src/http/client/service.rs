@@ -19,7 +19,11 @@ use crate::timeout::{DeadlineService, Timeout};
 pub(super) type Stack<S, R, C> = Watched<DeadlineService<Keyed<Repeated<S, R, C>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
 type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>, Drain>;
-type Guarded<S, C> = Gate<Watched<Limited<S>, C>, Option<Breakers>, C, AtBodyEnd>;
+type Guarded<S, C> = Gate<Attempted<S, C>, Option<Breakers>, C, AtBodyEnd>;
+#[cfg(feature = "tracing")]
+type Attempted<S, C> = Watched<crate::http::AttemptSpan<Limited<S>, C>, C>;
+#[cfg(not(feature = "tracing"))]
+type Attempted<S, C> = Watched<Limited<S>, C>;
 type Limited<S> = Timeout<DeadlineOut<Lift<S>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
 

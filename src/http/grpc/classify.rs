@@ -9,6 +9,7 @@ use super::status::{Code, heeding, of_headers};
 use crate::http::body::ClassifyEnd;
 use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
+use crate::http::error_type::error_type;
 use crate::http::marks::NotExecuted;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
@@ -121,6 +122,10 @@ impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus
             Ok(response) => self.response(response),
             Err(error) => self.error(error),
         }
+    }
+
+    fn error_type(&self, error: &E) -> &'static str {
+        error_type(error)
     }
 }
 

@@ -5,6 +5,7 @@ use super::methods::Methods;
 use super::repeat::GrpcReplay;
 use crate::error::ConfigError;
 use crate::http::client::{ClientConfig, ClientLayer, client};
+use crate::http::deadline::DeadlineHeader;
 use crate::http::replay::{Replay, ReplayAs};
 
 /// The standard stack in front of a gRPC client: [`client`](super::super::client) by gRPC's rules. What results mean is told at
@@ -34,9 +35,13 @@ use crate::http::replay::{Replay, ReplayAs};
 /// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
 /// [streams](crate::CallOptions::streams).
 ///
+/// What [`observe`](ClientConfig::observe) reports is known at the head: a status in the trailers of a response that has begun
+/// counts for the breaker, but not there.
+///
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
 /// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
-/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part.
+/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part. The server is told how much
+/// time is left in `grpc-timeout`, unless the settings name another header.
 ///
 /// # Errors
 ///
@@ -45,7 +50,9 @@ pub fn grpc(
     name: &str,
     config: ClientConfig,
 ) -> Result<ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>, ConfigError> {
-    let layer = client(name, config)?;
+    let header = config.deadline_header.clone();
+    let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
+    let layer = client(name, config.deadline_header(header))?;
     Ok(layer.repeat(GrpcReplay::new).classify(ByGrpcStatus::new()))
 }
 
