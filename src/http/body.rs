@@ -31,8 +31,8 @@ pub trait ClassifyEnd {
 ///
 /// A head whose outcome is not a success settles the permit at once. After a successful head the body carries it: it is
 /// settled at the trailers, at the end or at an error; a body that is dropped early settles it as the head said. A body
-/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error; a stalled body is a
-/// failure of the service, a passed deadline is not.
+/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error, however much of it has
+/// come; a stalled body is a failure of the service, a passed deadline is not. What makes the frames sees the deadline.
 ///
 /// [`CallOptions::streams`] switches the limits off for one call, and settles it at the head.
 ///
