@@ -739,7 +739,7 @@ mod tests {
 
     fn scripts() -> impl Strategy<Value = Script> {
         let step = prop_oneof![
-            6 => (0..6_usize).prop_map(|size| Step::Data(vec![size as u8; size].into())),
+            6 => (0..6_u8).prop_map(|size| Step::Data(vec![size; size.into()].into())),
             2 => Just(Step::Wait),
             1 => Just(Step::Tear),
         ];
