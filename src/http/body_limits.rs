@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Now;
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Entered};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, emit};
 use crate::outcome::Executed;
@@ -31,6 +31,17 @@ impl Limits {
         }
     }
 
+    /// The scope of the call's deadline: what a body does for its next frame is still the call's work.
+    pub(super) fn enter(&self) -> Option<Entered> {
+        self.deadline.map(Deadline::enter)
+    }
+
+    /// Whether the deadline has passed.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline.is_over(&Now::unread()))
+    }
+
     /// The time until the first of them passes, if nothing comes; `Duration::MAX` if there are none.
     pub(super) fn first(&mut self) -> Duration {
         let left = self
@@ -43,13 +54,20 @@ impl Limits {
 
     /// That time has passed.
     pub(super) fn passed(&self) -> Rejected {
-        let reason = if self.wakes_for_deadline {
-            Reason::Deadline
+        if self.wakes_for_deadline {
+            self.late()
         } else {
-            Reason::BodyIdle {
-                limit: duration(self.idle),
-            }
-        };
+            let limit = duration(self.idle);
+            self.rejected(Reason::BodyIdle { limit })
+        }
+    }
+
+    /// The deadline has passed.
+    pub(super) fn late(&self) -> Rejected {
+        self.rejected(Reason::Deadline)
+    }
+
+    fn rejected(&self, reason: Reason) -> Rejected {
         let source = self.layer.source();
         let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
         emit(&Event::Rejected {

@@ -46,8 +46,10 @@ impl Tells {
 /// A retry layer inside has given up: a failure is not to be repeated by the client either.
 pub(super) fn veto<B>(response: &mut Response<B>) {
     if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
-        let no = HeaderValue::from_static("false");
-        response.headers_mut().entry(SHOULD_RETRY).or_insert(no);
+        // An error means that there is no room for another header.
+        if let Ok(entry) = response.headers_mut().try_entry(SHOULD_RETRY) {
+            let _ = entry.or_try_insert(HeaderValue::from_static("false"));
+        }
     }
 }
 

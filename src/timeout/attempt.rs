@@ -154,6 +154,9 @@ where
                 *this.limit = left;
                 *this.is_deadline = left != u64::MAX;
             }
+            if *this.limit == u64::MAX {
+                return Poll::Pending;
+            }
             this.alarm.as_mut().arm(duration(*this.limit));
         }
         ready!(this.alarm.poll(cx));

@@ -96,6 +96,18 @@ async fn the_largest_limits_are_no_limits() {
     assert_eq!(service.oneshot(()).await, Ok("late"));
 }
 
+#[test]
+fn no_limit_needs_no_timer() {
+    let service = DeadlineLayer::new("d", Duration::MAX).layer(
+        TimeoutLayer::new("t", Duration::MAX).layer(service_fn(async |()| {
+            tokio::task::yield_now().await;
+            Ok::<_, Error<()>>("late")
+        })),
+    );
+    let no_timers = tokio::runtime::Builder::new_current_thread().build();
+    assert_eq!(no_timers.unwrap().block_on(service.oneshot(())), Ok("late"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_attempt_gets_what_is_left_until_the_deadline_and_blames_the_deadline() {
     let service = DeadlineLayer::new("d", 3 * SECOND)
