@@ -143,9 +143,15 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Poll::Ready(result) = this.future.poll(cx) {
-            return Poll::Ready(result);
-        }
-        if !this.alarm.is_armed() {
+            // Those further in may know the limit, from a header for instance, and give up just as it passes: their error says
+            // nothing about the service.
+            let gave_up = |error: &E| error.rejected().is_none();
+            let with_the_timer = result.as_ref().err().is_some_and(gave_up)
+                && this.alarm.as_mut().poll(cx).is_ready();
+            if !with_the_timer {
+                return Poll::Ready(result);
+            }
+        } else if !this.alarm.is_armed() {
             if let Some(asked) = CallOptions::current_timeout() {
                 *this.limit = nanos(asked);
             }

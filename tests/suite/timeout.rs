@@ -9,6 +9,8 @@ use buttress::{
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use crate::common::MS;
+
 type Inner = Strict<(), &'static str, Error<&'static str>>;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -58,6 +60,25 @@ async fn a_result_ready_together_with_the_timer_wins() {
         .oneshot(())
         .await;
     assert_eq!(result, Ok("late"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_ready_together_with_the_timer_is_the_timers() {
+    let gives_up = service_fn(|after| async move {
+        tokio::time::sleep(after).await;
+        Err::<&str, _>(Error::Inner("gave up"))
+    });
+    let call = |after| {
+        TimeoutLayer::new("t", SECOND)
+            .layer(gives_up)
+            .oneshot(after)
+    };
+    let timeout = Reason::AttemptTimeout { limit: SECOND };
+    assert_eq!(reason(call(SECOND).await).0, timeout);
+    assert_eq!(call(999 * MS).await, Err(Error::Inner("gave up")));
+    let deadline = Deadline::after(SECOND / 2);
+    let late = deadline.scope(call(SECOND / 2)).await;
+    assert_eq!(reason(late).0, Reason::Deadline);
 }
 
 #[tokio::test(start_paused = true)]
