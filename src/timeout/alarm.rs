@@ -9,6 +9,8 @@ use pin_project::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep};
 
+use crate::clock::is_near;
+
 /// A timer that is armed when it is first polled.
 #[pin_project]
 #[derive(Debug)]
@@ -36,6 +38,12 @@ impl Alarm {
         let mut this = self.project();
         *this.due = after.is_zero();
         this.sleep.set((!after.is_zero()).then(|| sleep(after)));
+    }
+
+    /// Whether the armed timer goes off now, as far as timers can tell: another one for the same time may come first.
+    pub(crate) fn is_due(&self) -> bool {
+        let near = |sleep: &Sleep| is_near(sleep.deadline(), Duration::from_millis(1));
+        self.due || self.sleep.as_ref().is_some_and(near)
     }
 
     /// No timer any more.

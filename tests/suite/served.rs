@@ -1,6 +1,8 @@
 //! The standard server stack behind real sockets: what HTTP makes of it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -10,10 +12,17 @@ use axum::routing::{any, get};
 use buttress::Deadline;
 use buttress::http::deadline::{DeadlineInConfig, Trust};
 use buttress::http::{ServerConfig, ServerLayer, server};
+use bytes::Bytes;
 use http::StatusCode;
-use hyper_util::rt::TokioIo;
+use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tower::{Layer, service_fn};
 
 fn stack(name: &str) -> ServerLayer {
     let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
@@ -69,7 +78,7 @@ async fn an_upgraded_connection_is_left_alone() {
 #[tokio::test]
 async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
     let forever = ServerConfig::default()
-        .timeout(std::time::Duration::MAX)
+        .timeout(Duration::MAX)
         .deadline(DeadlineInConfig::new().trust(Trust::Everyone));
     let panics = async || {
         assert!(Deadline::current().is_none(), "scripted panic");
@@ -186,4 +195,44 @@ async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
     ] {
         assert_eq!(answer(address, line, OVER).await.0, status, "{line}");
     }
+}
+
+#[tokio::test]
+async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
+    let handler = service_fn(async |_: http::Request<Incoming>| {
+        let text = Full::<Bytes>::from(has_deadline());
+        Ok::<_, Infallible>(http::Response::new(text))
+    });
+    let forever = ServerConfig::default()
+        .timeout(Duration::MAX)
+        .deadline(DeadlineInConfig::new().trust(Trust::Everyone));
+    let service = server("served.http2", forever).unwrap().layer(handler);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .await
+    });
+    // One connection: nobody accepts another.
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Empty<Bytes>>();
+    let ask = async |timeout: Option<&str>| {
+        let mut request = http::Request::get(format!("http://{address}/"));
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
+        }
+        let request = request.body(Empty::new()).unwrap();
+        let (head, body) = client.request(request).await.unwrap().into_parts();
+        let text = body.collect().await.unwrap().to_bytes();
+        (head.status.as_u16(), text)
+    };
+    assert_eq!(ask(Some("10S")).await, (200, "true".into()));
+    assert_eq!(ask(None).await, (200, "false".into()));
+    assert_eq!(ask(Some("0n")).await.0, 504);
+    assert_eq!(ask(None).await, (200, "false".into()));
+    let (one, other) = tokio::join!(ask(Some("10S")), ask(None));
+    assert_eq!((&*one.1, &*other.1), (&b"true"[..], &b"false"[..]));
 }

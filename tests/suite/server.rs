@@ -16,10 +16,11 @@ use buttress::{BoxError, CallError, Deadline, Kind, Reason};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep, timeout};
+use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::common::{Listener, SECOND, Told};
+use crate::common::{Listener, SECOND, Told, panics, poll};
 
 type Text = Full<bytes::Bytes>;
 type Handler = Strict<Request<()>, Response<Text>, Infallible>;
@@ -498,4 +499,63 @@ async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
     let body = response.await.unwrap().into_body();
     body.collect().await.unwrap_err();
     assert_eq!(told.take(), [Told::Finished(None, 5 * SECOND)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_takes_everything_with_it() {
+    let told = Listener::new("server.leaves");
+    let handler: Handler = Strict::new(|call| match call {
+        0..3 => Step::Hang,
+        3 => Step::Panic,
+        4 => Step::PanicInCall,
+        _ => fine(),
+    });
+    let mut service =
+        stack("server.leaves", config()).layer(ConcurrencyLimit::new(handler.clone(), 1));
+    let ready = service.ready().await.unwrap();
+    drop(ready.call(within("9S")));
+    for time in [Duration::ZERO, SECOND] {
+        let call = service.ready().await.unwrap().call(within("9S"));
+        timeout(time, call).await.map(drop).unwrap_err();
+    }
+    assert_eq!(handler.live(), 0);
+    let finished = |kind| move |took| Told::Finished(kind, took);
+    let (left, failed) = (finished(None), finished(Some(Kind::Transient)));
+    assert_eq!(
+        told.take(),
+        [left(Duration::ZERO), left(Duration::ZERO), left(SECOND)]
+    );
+
+    let mut call = Box::pin(service.ready().await.unwrap().call(within("9S")));
+    assert!(panics(|| poll(call.as_mut())));
+    drop(call);
+    let ready = timeout(SECOND, service.ready())
+        .await
+        .expect("a place")
+        .unwrap();
+    assert!(panics(|| ready.call(within("9S"))));
+    assert_eq!(
+        told.take(),
+        [failed(Duration::ZERO), failed(Duration::ZERO)]
+    );
+    assert_eq!(Deadline::current(), None);
+    let ready = timeout(SECOND, service.ready())
+        .await
+        .expect("a place")
+        .unwrap();
+    assert_eq!(ready.call(to("/orders")).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_buffer_it_is_the_same() {
+    let handler: Handler = Strict::new(|_| Step::Hang);
+    let service = stack("server.buffer", config()).layer(handler.clone());
+    let buffered = Buffer::new(service, 2);
+    let started = Instant::now();
+    let response = buffered.oneshot(within("2S")).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), started.elapsed()),
+        (504, 2 * SECOND)
+    );
+    assert_eq!(handler.live(), 0);
 }

@@ -9,8 +9,6 @@ use buttress::{
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::common::MS;
-
 type Inner = Strict<(), &'static str, Error<&'static str>>;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -63,22 +61,25 @@ async fn a_result_ready_together_with_the_timer_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_ready_together_with_the_timer_is_the_timers() {
-    let gives_up = service_fn(|after| async move {
-        tokio::time::sleep(after).await;
-        Err::<&str, _>(Error::Inner("gave up"))
-    });
-    let call = |after| {
-        TimeoutLayer::new("t", SECOND)
-            .layer(gives_up)
-            .oneshot(after)
+async fn an_error_that_comes_with_the_timer_is_the_limits() {
+    let fails =
+        |after| -> Inner { Strict::new(move |_| Step::After(after, Err(Error::Inner("gave up")))) };
+    let limit = TimeoutLayer::new("t", SECOND);
+    let with_it = limit.layer(fails(SECOND)).oneshot(()).await;
+    assert_eq!(reason(with_it).0, Reason::AttemptTimeout { limit: SECOND });
+    let call = DeadlineLayer::new("d", SECOND).layer(limit.layer(fails(SECOND)));
+    assert_eq!(reason(call.oneshot(()).await).0, Reason::Deadline);
+    let before = fails(SECOND - Duration::from_millis(2));
+    assert_eq!(
+        limit.layer(before).oneshot(()).await,
+        Err(Error::Inner("gave up"))
+    );
+    // A refusal further in keeps its own reason.
+    let inner = TimeoutLayer::new("inner", SECOND).layer(answers_after(9 * SECOND));
+    let Err(Error::Rejected(rejected)) = limit.layer(inner).oneshot(()).await else {
+        panic!("not rejected")
     };
-    let timeout = Reason::AttemptTimeout { limit: SECOND };
-    assert_eq!(reason(call(SECOND).await).0, timeout);
-    assert_eq!(call(999 * MS).await, Err(Error::Inner("gave up")));
-    let deadline = Deadline::after(SECOND / 2);
-    let late = deadline.scope(call(SECOND / 2)).await;
-    assert_eq!(reason(late).0, Reason::Deadline);
+    assert_eq!(&*rejected.name, "inner");
 }
 
 #[tokio::test(start_paused = true)]
