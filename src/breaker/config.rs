@@ -43,7 +43,8 @@ pub struct BreakerConfig {
     /// A call is slow if it took longer than this, above 0, at most 1 day. Default: 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub slow_call: Duration,
-    /// Which calls the two rates are about. Default: those of the last 10 s.
+    /// Which calls the two rates are about. Default: those of the last 10 s. In a file, `window = { time = "10s" }` or
+    /// `window = { calls = 100 }`.
     pub window: Window,
     /// No rate is judged before the window holds this many calls; nor does a shorter run of abandoned calls open the
     /// circuit. 1 to 1 000 000, and not more than a window of calls holds. Default: 20.
