@@ -12,6 +12,8 @@ mod recipe_axum_server {}
 mod recipe_axum_client {}
 #[doc = include_str!("../docs/recipes/database.md")]
 mod recipe_database {}
+#[doc = include_str!("../docs/recipes/operations.md")]
+mod recipe_operations {}
 #[doc = include_str!("../docs/migrating/tower-retry.md")]
 mod migrating_tower_retry {}
 #[doc = include_str!("../docs/migrating/reqwest-middleware.md")]
