@@ -2,6 +2,7 @@
 #![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
 #![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
 #![doc = "[recipes]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/README.md"]
+#![doc = "[operations]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/operations.md"]
 #![doc = "[migrating]: https://github.com/buttress-rs/buttress/blob/main/docs/migrating/README.md"]
 #![doc = "[decisions]: https://github.com/buttress-rs/buttress/blob/main/docs/decisions/README.md"]
 #![doc = "[changelog]: https://github.com/buttress-rs/buttress/blob/main/CHANGELOG.md"]
