@@ -171,6 +171,10 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`attempt` is 5s, but it must be at most `total`, which is 3s",
         ),
         (
+            config().attempt(Duration::MAX),
+            "`attempt` is none, but it must be at most `total`, which is 10s",
+        ),
+        (
             config().breaker(short_lease),
             "`breaker.probe_lease` is 1s, but it must be at least the client's `total`, which is 10s",
         ),
