@@ -261,11 +261,12 @@ where
                     return Poll::Pending;
                 };
                 if !this.alarm.is_armed() {
-                    let first = limits.first();
+                    let now = Now::unread();
+                    let first = limits.first(&now);
                     if first == Duration::MAX {
                         return Poll::Pending;
                     }
-                    this.alarm.as_mut().arm(first);
+                    this.alarm.as_mut().arm(first, &now);
                 }
                 ready!(this.alarm.poll(cx));
                 *this.cut = true;

@@ -32,10 +32,10 @@ impl Limits {
     }
 
     /// The time until the first of them passes, if nothing comes; `Duration::MAX` if there are none.
-    pub(super) fn first(&mut self) -> Duration {
+    pub(super) fn first(&mut self, now: &Now) -> Duration {
         let left = self
             .deadline
-            .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
+            .map_or(Duration::MAX, |deadline| deadline.remaining(now));
         let idle = duration(self.idle);
         self.wakes_for_deadline = left <= idle;
         left.min(idle)

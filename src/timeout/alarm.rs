@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use pin_project::pin_project;
 use tokio::task::unconstrained;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
+
+use crate::clock::{Now, sleep_until};
 
 /// A timer that is armed when it is first polled.
 #[pin_project]
@@ -31,11 +33,12 @@ impl Alarm {
         self.due || self.sleep.is_some()
     }
 
-    /// The timer goes off `after` this moment.
-    pub(crate) fn arm(self: Pin<&mut Self>, after: Duration) {
+    /// The timer goes off so long `after` now.
+    pub(crate) fn arm(self: Pin<&mut Self>, after: Duration, now: &Now) {
         let mut this = self.project();
         *this.due = after.is_zero();
-        this.sleep.set((!after.is_zero()).then(|| sleep(after)));
+        let sleep = || sleep_until(now.moment().after(after));
+        this.sleep.set((!after.is_zero()).then(sleep));
     }
 
     /// No timer any more.

@@ -197,8 +197,8 @@ where
             let Some(earliest) = Deadline::current() else {
                 return Poll::Pending;
             };
-            let left = earliest.remaining(&Now::unread());
-            this.alarm.as_mut().arm(left);
+            let now = Now::unread();
+            this.alarm.as_mut().arm(earliest.remaining(&now), &now);
         }
         ready!(this.alarm.poll(cx));
         // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.
