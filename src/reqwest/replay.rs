@@ -85,6 +85,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::call::Call;
 
     fn request(method: Method) -> Request {
         Request::new(method, "https://api.example.com/orders".parse().unwrap())
