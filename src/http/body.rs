@@ -242,7 +242,9 @@ where
         std::mem::forget(unwinding);
         match polled {
             Poll::Ready(frame) => {
-                this.alarm.as_mut().disarm();
+                if let Some(limits) = this.limits {
+                    limits.moved();
+                }
                 match &frame {
                     None => settle(this.call, None),
                     Some(Ok(frame)) => {
@@ -260,15 +262,7 @@ where
                 let Some(limits) = this.limits else {
                     return Poll::Pending;
                 };
-                if !this.alarm.is_armed() {
-                    let now = Now::unread();
-                    let first = limits.first(&now);
-                    if first == Duration::MAX {
-                        return Poll::Pending;
-                    }
-                    this.alarm.as_mut().arm(first, &now);
-                }
-                ready!(this.alarm.poll(cx));
+                ready!(limits.poll(this.alarm, cx));
                 *this.cut = true;
                 let rejected = limits.passed();
                 if rejected.reason == Reason::Deadline {

@@ -41,19 +41,6 @@ impl Alarm {
         this.sleep.set((!after.is_zero()).then(sleep));
     }
 
-    /// No timer any more.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "bodies come with HTTP")
-    )]
-    pub(crate) fn disarm(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        *this.due = false;
-        if this.sleep.is_some() {
-            this.sleep.set(None);
-        }
-    }
-
     /// Ready when the armed timer has gone off; pending while none is armed.
     ///
     /// Polled outside tokio's cooperative budget: a busy inner future that has used it up must not hold back its own limit.
