@@ -17,9 +17,8 @@ use axum::response::Redirect;
 use axum::routing::get;
 use buttress::breaker::BreakerConfig;
 use buttress::http::{ClientConfig, Keys, client};
-use buttress::reqwest::SendThrough;
+use buttress::reqwest::{SendThrough, same_server};
 use buttress::{BoxError, Error};
-use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tower::Layer;
@@ -36,8 +35,8 @@ async fn main() -> Result<(), BoxError> {
         .connect_timeout(Duration::from_secs(1))
         // Its own retries would multiply with ours.
         .retry(reqwest::retry::never())
-        // It would send an idempotency key on to wherever a redirect leads.
-        .redirect(same_origin())
+        // It would send an idempotency key on to wherever a redirect leads, and hide that a POST was answered.
+        .redirect(same_server())
         .build()?;
     let config = ClientConfig::default()
         .keys(Keys::HonouredBy([url.parse()?].into()))
@@ -79,18 +78,6 @@ async fn main() -> Result<(), BoxError> {
     sleep(refused.0.retry_after.unwrap_or_default()).await;
     println!("  {}, {}", get("/orders").await?.status(), shop.seen());
     Ok(())
-}
-
-/// Follows redirects, but never to another server.
-fn same_origin() -> Policy {
-    Policy::custom(|attempt| {
-        let from = attempt.previous().last().map(reqwest::Url::origin);
-        if from == Some(attempt.url().origin()) && attempt.previous().len() <= 10 {
-            attempt.follow()
-        } else {
-            attempt.stop()
-        }
-    })
 }
 
 /// A server that fails as often as it is told to, and counts.

@@ -1,6 +1,7 @@
 //! What a retry layer tells those inside it about the attempt under way, and they it.
 
 use std::cell::Cell;
+use std::ops::BitOrAssign;
 
 use crate::outcome::{Executed, Kind, Outcome};
 
@@ -131,7 +132,7 @@ impl Call {
         self.reason != AttemptReason::First
     }
 
-    /// Sets the attempt for this thread, and opens a scope for [`mark_spent`], until the guard is dropped.
+    /// Sets the attempt for this thread, and opens a scope for [`Marks`], until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> EnteredCall {
         EnteredCall {
@@ -149,6 +150,7 @@ impl Scope {
     const LAST: u64 = 1 << 32;
     const SPENT: u64 = 1 << 33;
     const FREE_USED: u64 = 1 << 34;
+    const ACTED: u64 = 1 << 35;
     /// The reason begins here.
     const REASON: u32 = 56;
 
@@ -179,14 +181,14 @@ pub(crate) struct EnteredCall {
 }
 
 impl EnteredCall {
-    /// Whether a retry layer below has spent its attempts or its budget in this scope.
+    /// What was said in this scope.
     #[expect(
         clippy::unused_self,
         reason = "the guard is the proof that the scope is open"
     )]
     #[inline]
-    pub(crate) fn spent_below(&self) -> bool {
-        SCOPE.get().0 & Scope::SPENT != 0
+    pub(crate) fn marks(&self) -> Marks {
+        Marks(SCOPE.get().0 & Marks::ALL)
     }
 
     /// The scope goes on as that of another call, with no marks.
@@ -207,9 +209,36 @@ impl Drop for EnteredCall {
     }
 }
 
-/// Tells the next retry layer outwards that this failure has been repeated as often as it may be.
-pub(crate) fn mark_spent() {
-    SCOPE.set(Scope(SCOPE.get().0 | Scope::SPENT));
+/// What those inside an attempt have said of it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Marks(u64);
+
+impl Marks {
+    /// A retry layer below has spent its attempts or its budget.
+    pub(crate) const SPENT: Self = Self(Scope::SPENT);
+    /// The service may have acted on the call, whatever its last result says.
+    pub(crate) const ACTED: Self = Self(Scope::ACTED);
+    const ALL: u64 = Scope::SPENT | Scope::ACTED;
+
+    pub(crate) const fn spent_below(self) -> bool {
+        self.0 & Scope::SPENT != 0
+    }
+
+    pub(crate) const fn acted(self) -> bool {
+        self.0 & Scope::ACTED != 0
+    }
+
+    /// Tells the next retry layer outwards.
+    pub(crate) fn tell(self) {
+        SCOPE.set(Scope(SCOPE.get().0 | self.0));
+    }
+}
+
+impl BitOrAssign for Marks {
+    #[inline]
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
 }
 
 #[cfg(test)]
@@ -224,12 +253,14 @@ mod tests {
             {
                 let inner = Call::new(3, true).enter();
                 assert_eq!(Call::current().attempt, 3);
-                assert!(!inner.spent_below());
+                assert!(!inner.marks().spent_below());
             }
-            mark_spent();
-            assert!(outer.spent_below());
+            Marks::SPENT.tell();
+            assert!(outer.marks().spent_below() && !outer.marks().acted());
+            Marks::ACTED.tell();
+            assert!(outer.marks().spent_below() && outer.marks().acted());
         }
-        assert!(!outermost.spent_below());
+        assert!(!outermost.marks().spent_below());
         drop(outermost);
         assert_eq!(Call::current(), Call::new(1, true));
     }
@@ -250,7 +281,7 @@ mod tests {
             {
                 let call = Call::new(attempt, last).because(reason, free_used);
                 let _entered = call.enter();
-                mark_spent();
+                Marks::SPENT.tell();
                 assert_eq!(Call::current(), call);
             }
         }

@@ -96,6 +96,11 @@ impl Now {
     }
 }
 
+/// Whether there is no more than `time` until `then`.
+pub(crate) fn is_near(then: tokio::time::Instant, time: Duration) -> bool {
+    then.saturating_duration_since(tokio::time::Instant::now()) <= time
+}
+
 /// The wall clock, for dates that a server sent.
 #[cfg_attr(
     not(feature = "http"),

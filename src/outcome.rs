@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::call::Marks;
 use crate::error::{CallError, Reason, Rejected};
 
 /// What a finished call says about the service and about trying again.
@@ -123,6 +124,15 @@ impl Outcome {
     #[must_use]
     pub const fn restarts_backoff(mut self) -> Self {
         self.restarts_backoff = true;
+        self
+    }
+
+    /// The same, and perhaps executed if those inside the attempt say so: of two requests that one attempt sent, the result
+    /// tells only about the last.
+    pub(crate) const fn heeding(mut self, marks: Marks) -> Self {
+        if marks.acted() {
+            self.executed = Executed::Maybe;
+        }
         self
     }
 

@@ -1,8 +1,7 @@
 //! A codec whose messages are text, so that the example needs no protobuf compiler. Yours is made by `tonic-prost-build`.
 
-use tonic::Status;
-use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
-
+use ::tonic::Status;
+use ::tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use bytes::{Buf, BufMut};
 
 #[derive(Clone, Copy, Default)]

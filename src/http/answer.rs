@@ -39,9 +39,9 @@ use crate::outcome::Executed;
 /// | a quota that is used up | 429, with `RateLimit` and `RateLimit-Policy` |
 /// | a time limit: attempt, connection, head, body, deadline | 504 |
 ///
-/// With `Retry-After` in whole seconds, rounded up, if the wait is known. The body is `application/problem+json` (RFC 9457)
-/// whose `detail` is the rejection's message: it names the layer and its wait. The response's body must be `From<String>`,
-/// as axum's and `http_body_util::Full` are.
+/// With `Retry-After` in whole seconds, rounded up and 68 years at most, if the wait is known. The body is
+/// `application/problem+json` (RFC 9457) whose `detail` is the rejection's message: it names the layer and its wait. The
+/// response's body must be `From<String>`, as axum's and `http_body_util::Full` are.
 ///
 /// A rejection that kept the call from being executed is marked as such in the response's extensions, where
 /// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients

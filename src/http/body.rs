@@ -12,7 +12,7 @@ use pin_project::{pin_project, pinned_drop};
 use super::body_limits::Limits;
 use crate::call::CallOptions;
 use crate::clock::Now;
-use crate::error::{CallError, Error, Reason};
+use crate::error::{CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
 use crate::outcome::{Classify, Kind, Outcome, judge};
 use crate::timeout::{Alarm, Limit};
@@ -31,8 +31,8 @@ pub trait ClassifyEnd {
 ///
 /// A head whose outcome is not a success settles the permit at once. After a successful head the body carries it: it is
 /// settled at the trailers, at the end or at an error; a body that is dropped early settles it as the head said. A body
-/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error; a stalled body is a
-/// failure of the service, a passed deadline is not.
+/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error, however much of it has
+/// come; a stalled body is a failure of the service, a passed deadline is not. What makes the frames sees the deadline.
 ///
 /// [`CallOptions::streams`] switches the limits off for one call, and settles it at the head.
 ///
@@ -199,6 +199,20 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
             cut: false,
         }
     }
+
+    /// Nothing more comes, because of this.
+    #[cold]
+    fn cut<E>(self: Pin<&mut Self>, rejected: Rejected) -> Error<E> {
+        let this = self.project();
+        *this.cut = true;
+        if rejected.reason == Reason::Deadline {
+            // The caller's time is over; that says nothing about the service.
+            drop(this.call.take());
+        } else {
+            fail(this.call);
+        }
+        rejected.into()
+    }
 }
 
 /// A permit on its way to the end of a body.
@@ -230,50 +244,47 @@ where
     type Error = Error<B::Error>;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, Self::Error>>> {
-        let mut this = self.project();
+        let mut this = self.as_mut().project();
         if *this.cut {
             return Poll::Ready(None);
         }
-        let unwinding = Unwinding(this.call);
-        let polled = this.body.as_mut().poll_frame(cx);
-        std::mem::forget(unwinding);
-        match polled {
-            Poll::Ready(frame) => {
-                if let Some(limits) = this.limits {
-                    limits.moved();
-                }
-                match &frame {
-                    None => settle(this.call, None),
-                    Some(Ok(frame)) => {
-                        if let Some(trailers) = frame.trailers_ref() {
-                            settle(this.call, Some(trailers));
-                        } else if this.body.is_end_stream() {
-                            settle(this.call, None);
-                        }
-                    }
-                    Some(Err(_)) => fail(this.call),
-                }
-                Poll::Ready(frame.map(|frame| frame.map_err(Error::Inner)))
-            }
-            Poll::Pending => {
-                let Some(limits) = this.limits else {
-                    return Poll::Pending;
-                };
-                ready!(limits.poll(this.alarm, cx));
-                *this.cut = true;
-                let rejected = limits.passed();
-                if rejected.reason == Reason::Deadline {
-                    // The caller's time is over; that says nothing about the service.
-                    drop(this.call.take());
-                } else {
-                    fail(this.call);
-                }
-                Poll::Ready(Some(Err(rejected.into())))
-            }
+        let polled = {
+            let _entered = this.limits.as_ref().and_then(Limits::enter);
+            let unwinding = Unwinding(this.call);
+            let polled = this.body.as_mut().poll_frame(cx);
+            std::mem::forget(unwinding);
+            polled
+        };
+        let Poll::Ready(frame) = polled else {
+            let Some(limits) = this.limits else {
+                return Poll::Pending;
+            };
+            ready!(limits.poll(this.alarm, cx));
+            let rejected = limits.passed();
+            return Poll::Ready(Some(Err(self.cut(rejected))));
+        };
+        if let Some(limits) = this.limits {
+            limits.moved();
         }
+        let late = || this.limits.as_ref().filter(|limits| limits.is_late());
+        match &frame {
+            None => settle(this.call, None),
+            Some(Ok(some)) if some.is_trailers() => settle(this.call, some.trailers_ref()),
+            Some(Ok(_)) if this.body.is_end_stream() => settle(this.call, None),
+            // A body that always has more would never wait for the timer.
+            Some(Ok(_)) => {
+                if let Some(rejected) = late().map(Limits::late) {
+                    return Poll::Ready(Some(Err(self.cut(rejected))));
+                }
+            }
+            // Perhaps cut short further in, by the same deadline.
+            Some(Err(_)) if late().is_some() => drop(this.call.take()),
+            Some(Err(_)) => fail(this.call),
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Error::Inner)))
     }
 
     fn is_end_stream(&self) -> bool {

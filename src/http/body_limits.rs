@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use crate::clock::{Moment, Now};
-use crate::deadline::Deadline;
+use crate::deadline::{Deadline, Entered};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, emit};
 use crate::outcome::Executed;
@@ -34,6 +34,17 @@ impl Limits {
             wakes_for_deadline: false,
             until: None,
         }
+    }
+
+    /// The scope of the call's deadline: what a body does for its next frame is still the call's work.
+    pub(super) fn enter(&self) -> Option<Entered> {
+        self.deadline.map(Deadline::enter)
+    }
+
+    /// Whether the deadline has passed.
+    pub(super) fn is_late(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| deadline.is_over(&Now::unread()))
     }
 
     /// A frame has come, or the end.
@@ -79,13 +90,20 @@ impl Limits {
 
     /// That time has passed.
     pub(super) fn passed(&self) -> Rejected {
-        let reason = if self.wakes_for_deadline {
-            Reason::Deadline
+        if self.wakes_for_deadline {
+            self.late()
         } else {
-            Reason::BodyIdle {
-                limit: duration(self.idle),
-            }
-        };
+            let limit = duration(self.idle);
+            self.rejected(Reason::BodyIdle { limit })
+        }
+    }
+
+    /// The deadline has passed.
+    pub(super) fn late(&self) -> Rejected {
+        self.rejected(Reason::Deadline)
+    }
+
+    fn rejected(&self, reason: Reason) -> Rejected {
         let source = self.layer.source();
         let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
         emit(&Event::Rejected {

@@ -147,21 +147,22 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 }
 
 /// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
-/// never does, so a 425 to a retry would come again and again.
+/// never does, so a 425 to a retry would come again and again, and is no reason to believe anything.
 fn too_early() -> Outcome {
-    let again = if Call::current().is_repeat() {
-        Again::Never
+    if Call::current().is_repeat() {
+        Outcome::PERMANENT.repeat(Again::Never)
     } else {
-        Again::Allowed
-    };
-    Outcome::PERMANENT.not_executed().repeat(again)
+        Outcome::PERMANENT.not_executed().repeat(Again::Allowed)
+    }
 }
 
 /// What the server says about trying again; a veto outweighs everything.
 pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
     let says = |name, word: &[u8]| {
-        let mut values = headers.get_all(name).iter();
-        values.any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(word))
+        let values = headers.get_all(name).iter();
+        // A proxy may have made one line of two (RFC 9110 §5.3).
+        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
     };
     let either = |word| says(SHOULD_RETRY, word) || says("stripe-should-retry", word);
     if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
@@ -246,10 +247,13 @@ mod tests {
 
     #[test]
     fn too_early_is_repeated_once() {
-        let outcome = Outcome::PERMANENT.not_executed();
-        assert_eq!(meaning(425, &[]), outcome.repeat(Again::Allowed));
+        let outcome = Outcome::PERMANENT;
+        let once = outcome.not_executed().repeat(Again::Allowed);
+        assert_eq!(meaning(425, &[]), once);
         let _second = Call::new(2, false).enter();
         assert_eq!(meaning(425, &[]), outcome.repeat(Again::Never));
+        let told = [("x-should-retry", "true")];
+        assert_eq!(meaning(425, &told), outcome.repeat(Again::Allowed));
     }
 
     #[test]
@@ -257,6 +261,7 @@ mod tests {
         for veto in [
             ("x-should-retry", "false"),
             ("stripe-should-retry", "FALSE"),
+            ("x-should-retry", "true, false"),
             ("x-envoy-ratelimited", "true"),
         ] {
             assert_eq!(

@@ -55,6 +55,11 @@ pub trait ErrorOutcome {
 /// | a request that cannot be built, a redirect that cannot be followed, an undecodable body | permanent |
 /// | the request's own body failed | neutral, never repeated |
 /// | a [`Rejected`] of this crate | as everywhere |
+///
+/// An error speaks of the last request that was sent. A client that follows redirects hides those before it: a POST that was
+/// answered, and led to a page that cannot be reached, looks like one that was not executed. With reqwest, use
+/// [`same_server`](crate::reqwest::same_server), which tells retry layers; any other client should follow none for what must
+/// not run twice.
 pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     let mut fallback = Outcome::TRANSIENT;
     let mut link = Some(error);

@@ -3,7 +3,7 @@
 use ::http::header::HeaderValue;
 use ::http::{Response, StatusCode};
 
-use crate::call::{Call, mark_spent};
+use crate::call::Call;
 
 /// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,19 +46,20 @@ impl Tells {
 /// A retry layer inside has given up: a failure is not to be repeated by the client either.
 pub(super) fn veto<B>(response: &mut Response<B>) {
     if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
-        let no = HeaderValue::from_static("false");
-        response.headers_mut().entry(SHOULD_RETRY).or_insert(no);
+        // An error means that there is no room for another header.
+        if let Ok(entry) = response.headers_mut().try_entry(SHOULD_RETRY) {
+            let _ = entry.or_try_insert(HeaderValue::from_static("false"));
+        }
     }
 }
 
-/// Does this, and says whether a retry layer in it has given up. One further out hears of it all the same.
+/// Does this, and says whether a retry layer in it has given up. One further out hears of all that was said in it all the
+/// same.
 pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
     let scope = Call::current().enter();
     let result = act();
-    let spent = scope.spent_below();
+    let marks = scope.marks();
     drop(scope);
-    if spent {
-        mark_spent();
-    }
-    (result, spent)
+    marks.tell();
+    (result, marks.spent_below())
 }

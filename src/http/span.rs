@@ -30,8 +30,8 @@ use crate::outcome::Classify;
 /// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
 /// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
 /// | `http.response.status_code` | the status, if there was a response |
-/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]; for the standard ones [`error_type`](super::error_type)); `cancelled` if the attempt was dropped; absent on success |
-/// | `otel.status_code` | `ERROR` with a status from 400 on or an error |
+/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]; for the standard ones [`error_type`](super::error_type)); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
+/// | `otel.status_code` | `ERROR` with a status from 400 on, an error or a panic |
 ///
 /// Neither path nor query is in it: they hold what must not be logged.
 ///
@@ -143,6 +143,7 @@ where
             attempt: attempt.instrument(span),
             classify: self.classify.clone(),
             ended: false,
+            unwound: false,
         }
     }
 }
@@ -192,6 +193,8 @@ pub struct AttemptSpanFuture<F, C = ByStatus> {
     attempt: Instrumented<F>,
     classify: C,
     ended: bool,
+    /// Whether a poll has begun and not come back.
+    unwound: bool,
 }
 
 impl<F, C, Res, E> Future for AttemptSpanFuture<F, C>
@@ -204,7 +207,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let result = ready!(this.attempt.as_mut().poll(cx));
+        *this.unwound = true;
+        let polled = this.attempt.as_mut().poll(cx);
+        *this.unwound = false;
+        let result = ready!(polled);
         *this.ended = true;
         let span = this.attempt.span();
         if !span.is_disabled() {
@@ -232,7 +238,9 @@ fn failed(span: &Span, error_type: &str) {
 #[pinned_drop]
 impl<F, C> PinnedDrop for AttemptSpanFuture<F, C> {
     fn drop(self: Pin<&mut Self>) {
-        if !self.ended {
+        if self.unwound {
+            failed(self.attempt.span(), "panic");
+        } else if !self.ended {
             self.attempt.span().record("error.type", "cancelled");
         }
     }

@@ -51,7 +51,8 @@
 //!
 //! Outside retry and hedge. Inside, every attempt would get a key of its own, which is worse than none: each is executed.
 //!
-//! reqwest sends the key on to wherever a redirect leads: let its redirect policy stop at another origin.
+//! reqwest sends the key on to wherever a redirect leads: let its redirect policy stop at another server, as
+//! [`same_server`](crate::reqwest::same_server) does.
 //!
 //! # Errors
 //!

@@ -7,8 +7,11 @@
 //! use buttress::{Error, TimeoutLayer};
 //! use tower::ServiceBuilder;
 //!
-//! // A retry policy of reqwest's own would multiply with ours.
-//! let client = reqwest::Client::builder().retry(reqwest::retry::never()).build()?;
+//! let client = reqwest::Client::builder()
+//!     // A retry policy of reqwest's own would multiply with ours.
+//!     .retry(reqwest::retry::never())
+//!     .redirect(buttress::reqwest::same_server())
+//!     .build()?;
 //! let stack = ServiceBuilder::new()
 //!     .layer(TimeoutLayer::new("orders", Duration::from_secs(2)))
 //!     .map_err(Error::Inner)
@@ -26,10 +29,12 @@
 mod body;
 mod drain;
 mod header_timeout;
+mod redirect;
 mod replay;
 mod request;
 mod send;
 
+pub use self::redirect::same_server;
 pub use self::replay::KeptRequest;
 pub use self::send::{SendThrough, SendThroughFuture};
 pub use crate::http::Replay;

@@ -6,13 +6,13 @@ use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use crate::call::{Call, EnteredCall};
+use crate::call::{Call, EnteredCall, Marks};
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
     call: Call,
-    /// Whether a retry layer further in has, at any time of this attempt, given up.
-    spent_below: bool,
+    /// What those further in have said, at any time of this attempt.
+    marks: Marks,
     /// `None` once it is over: a permit it holds is free before anything else is done.
     #[pin]
     future: Option<F>,
@@ -25,14 +25,14 @@ impl<F> Attempt<F> {
         let future = Some(make());
         Self {
             call,
-            spent_below: entered.spent_below(),
+            marks: entered.marks(),
             future,
         }
     }
 
-    /// Whether a retry layer further in has given up on it.
-    pub(super) const fn spent_below(&self) -> bool {
-        self.spent_below
+    /// What those further in have said of it.
+    pub(super) const fn marks(&self) -> Marks {
+        self.marks
     }
 }
 
@@ -46,7 +46,7 @@ impl<F: Future> Attempt<F> {
             Some(future) => future.poll(cx),
             None => Poll::Pending,
         };
-        *this.spent_below |= entered.spent_below();
+        *this.marks |= entered.marks();
         let result = ready!(polled);
         this.future.set(None);
         entered.go_on(this.call.not_last());

@@ -16,7 +16,7 @@ use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
-use crate::call::Call;
+use crate::call::{Call, Marks};
 use crate::error::CallError;
 use crate::event::RetryStop;
 use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
@@ -200,10 +200,11 @@ where
         } = &**this.shared;
         let rules = terms.rules(this.budget.as_ref());
         if let Some((result, outcome)) = failed {
-            let spent_below = match this.state.as_mut().project() {
-                StateNow::Trying(attempt) => attempt.spent_below(),
-                StateNow::Between(_) => false,
+            let marks = match this.state.as_mut().project() {
+                StateNow::Trying(attempt) => attempt.marks(),
+                StateNow::Between(_) => Marks::default(),
             };
+            let outcome = outcome.heeding(marks);
             let barred = match this.further {
                 // What was not executed may always be sent again, if there is something left to send.
                 Some(Further { saved, .. })
@@ -214,7 +215,7 @@ where
                 _ => Some(RetryStop::NotRepeatable),
             };
             let progress = &mut *this.progress;
-            match progress.failed(rules, outcome, &result, spent_below, barred) {
+            match progress.failed(rules, outcome, &result, marks, barred) {
                 None => return Poll::Ready(Some(progress.claim(result))),
                 Some(wait) => {
                     let between = Box::pin(Between::new(wait, result));

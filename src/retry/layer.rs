@@ -63,43 +63,25 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// What results mean is for `classify` to say.
     #[must_use]
     pub fn classify<N>(self, classify: N) -> RetryLayer<R, N, K, D> {
-        let Shared {
-            terms,
-            repeat,
-            budgets,
-            discard,
-            ..
-        } = Arc::unwrap_or_clone(self.shared);
-        RetryLayer {
-            shared: Arc::new(Shared {
-                terms,
-                repeat,
-                classify,
-                budgets,
-                discard,
-            }),
-        }
+        self.change(|of| Shared {
+            terms: of.terms,
+            repeat: of.repeat,
+            classify,
+            budgets: of.budgets,
+            discard: of.discard,
+        })
     }
 
     /// Repeats in the way that `make` makes of the one it has: wraps it, or puts another in its place.
     #[must_use]
     pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K, D> {
-        let Shared {
-            terms,
-            repeat,
-            classify,
-            budgets,
-            discard,
-        } = Arc::unwrap_or_clone(self.shared);
-        RetryLayer {
-            shared: Arc::new(Shared {
-                terms,
-                repeat: make(repeat),
-                classify,
-                budgets,
-                discard,
-            }),
-        }
+        self.change(|of| Shared {
+            terms: of.terms,
+            repeat: make(of.repeat),
+            classify: of.classify,
+            budgets: of.budgets,
+            discard: of.discard,
+        })
     }
 
     /// Retries are paid from this budget, which others may share.
@@ -111,43 +93,25 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
     #[must_use]
     pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L, D> {
-        let Shared {
-            terms,
-            repeat,
-            classify,
-            discard,
-            ..
-        } = Arc::unwrap_or_clone(self.without_budget().shared);
-        RetryLayer {
-            shared: Arc::new(Shared {
-                terms,
-                repeat,
-                classify,
-                budgets,
-                discard,
-            }),
-        }
+        self.without_budget().change(|of| Shared {
+            terms: of.terms,
+            repeat: of.repeat,
+            classify: of.classify,
+            budgets,
+            discard: of.discard,
+        })
     }
 
     /// What becomes of a failed response once the next attempt has begun. Default: it is dropped.
     #[must_use]
     pub fn discard<N>(self, discard: N) -> RetryLayer<R, C, K, N> {
-        let Shared {
-            terms,
-            repeat,
-            classify,
-            budgets,
-            ..
-        } = Arc::unwrap_or_clone(self.shared);
-        RetryLayer {
-            shared: Arc::new(Shared {
-                terms,
-                repeat,
-                classify,
-                budgets,
-                discard,
-            }),
-        }
+        self.change(|of| Shared {
+            terms: of.terms,
+            repeat: of.repeat,
+            classify: of.classify,
+            budgets: of.budgets,
+            discard,
+        })
     }
 
     /// Retries are bounded by nothing but the attempts of each call: when the service fails, its load multiplies by
@@ -166,18 +130,25 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
         )
     )]
     pub(crate) fn once(self, once: bool) -> Self {
-        let mut shared = Arc::unwrap_or_clone(self.shared);
-        shared.terms.once = once;
-        Self {
-            shared: Arc::new(shared),
-        }
+        self.change(|mut of| {
+            of.terms.once = once;
+            of
+        })
     }
 
     fn with_budget(self, budget: Option<RetryBudget>) -> Self {
-        let mut shared = Arc::unwrap_or_clone(self.shared);
-        shared.terms.budget = budget;
-        Self {
-            shared: Arc::new(shared),
+        self.change(|mut of| {
+            of.terms.budget = budget;
+            of
+        })
+    }
+
+    fn change<R2, C2, K2, D2>(
+        self,
+        change: impl FnOnce(Shared<R, C, K, D>) -> Shared<R2, C2, K2, D2>,
+    ) -> RetryLayer<R2, C2, K2, D2> {
+        RetryLayer {
+            shared: Arc::new(change(Arc::unwrap_or_clone(self.shared))),
         }
     }
 }
@@ -254,19 +225,19 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
             // The guard must not live across a wait; and a classifier that is lent to the future would have to be `Sync`.
             let ended = |(result, _judging)| result;
             let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
-            let spent_below = attempt.spent_below();
+            let marks = attempt.marks();
             let judged = {
                 let _attempt = scope.not_last().enter();
                 judge(&result, &classify)
             };
             let outcome = match judged {
-                Some(outcome) if outcome.kind != Kind::Success => outcome,
+                Some(outcome) if outcome.kind != Kind::Success => outcome.heeding(marks),
                 judged => {
                     progress.end(rules, judged.is_some());
                     return result;
                 }
             };
-            match progress.failed(rules, outcome, &result, spent_below, None) {
+            match progress.failed(rules, outcome, &result, marks, None) {
                 None => return progress.claim(result),
                 Some(wait) if wait.is_zero() => {}
                 Some(wait) => tokio::time::sleep(wait).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::machine::{Finished, Machine, Refusal, Step};
 use super::shared::Rules;
 use crate::budget::{CallUnderWay, RetryBudget, Withdrawal};
-use crate::call::{AttemptReason, Call, CallOptions, mark_spent};
+use crate::call::{AttemptReason, Call, CallOptions, Marks};
 use crate::chance;
 use crate::clock::Now;
 use crate::deadline::Deadline;
@@ -112,7 +112,7 @@ impl Progress {
         rules: Rules<'_>,
         outcome: Outcome,
         result: &Result<T, E>,
-        spent_below: bool,
+        marks: Marks,
         barred: Option<RetryStop>,
     ) -> Option<Duration> {
         let now = Now::unread();
@@ -125,7 +125,7 @@ impl Progress {
                 .err()
                 .and_then(CallError::rejected)
                 .and_then(Refusal::of),
-            spent_below,
+            spent_below: marks.spent_below(),
             retry_allowed: self.retry_allowed(),
             remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
         };
@@ -251,6 +251,10 @@ impl Course {
     fn stop(&mut self, rules: Rules<'_>, why: Option<RetryStop>) {
         // What never started goes back to the budget.
         self.paid = None;
+        // The last result may say that it was not executed; of the call that is not true.
+        if self.executed == Executed::Maybe {
+            Marks::ACTED.tell();
+        }
         if let (true, Some(budget)) = (self.good, rules.budget) {
             budget.deposit();
         }
@@ -263,7 +267,7 @@ impl Course {
             _ => false,
         };
         if spent {
-            mark_spent();
+            Marks::SPENT.tell();
         }
         emit(&Event::RetryStopped {
             source: rules.source,

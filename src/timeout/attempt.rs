@@ -24,6 +24,9 @@ use crate::outcome::Executed;
 /// A per-call [`CallOptions::timeout`] takes the place of the limit. `Duration::ZERO` is one poll, then timeout;
 /// `Duration::MAX` is no limit but the deadline's. See [the page](crate::timeout).
 ///
+/// A response that is ready together with the timer wins. An error that comes within its last millisecond is the limit's: who is
+/// told how much time is left, as tonic's `Channel` is by `grpc-timeout`, gives up in the same moment.
+///
 /// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
 pub struct TimeoutLayer {
@@ -143,7 +146,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
         if let Poll::Ready(result) = this.future.poll(cx) {
-            return Poll::Ready(result);
+            return match result {
+                // Whoever is told the time that is left gives up in the same moment, and says so in words of his own.
+                Err(error) if error.rejected().is_none() && this.alarm.is_due() => Poll::Ready(
+                    Err(passed(this.layer, *this.limit, *this.is_deadline).into()),
+                ),
+                result => Poll::Ready(result),
+            };
         }
         if !this.alarm.is_armed() {
             if let Some(asked) = CallOptions::current_timeout() {
@@ -155,22 +164,33 @@ where
                 *this.limit = left;
                 *this.is_deadline = left != u64::MAX;
             }
+            if *this.limit == u64::MAX {
+                return Poll::Pending;
+            }
             this.alarm.as_mut().arm(duration(*this.limit), &now);
         }
         ready!(this.alarm.poll(cx));
-        let reason = if *this.is_deadline {
-            Reason::Deadline
-        } else {
-            Reason::AttemptTimeout {
-                limit: duration(*this.limit),
-            }
-        };
-        let source = this.layer.source();
-        let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
-        emit(&Event::Rejected {
-            source,
-            rejected: &rejected,
-        });
-        Poll::Ready(Err(rejected.into()))
+        Poll::Ready(Err(
+            passed(this.layer, *this.limit, *this.is_deadline).into()
+        ))
     }
+}
+
+/// The limit, which was this long, has passed.
+#[cold]
+fn passed(layer: &Limit, limit: u64, is_deadline: bool) -> Rejected {
+    let reason = if is_deadline {
+        Reason::Deadline
+    } else {
+        Reason::AttemptTimeout {
+            limit: duration(limit),
+        }
+    };
+    let source = layer.source();
+    let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
+    emit(&Event::Rejected {
+        source,
+        rejected: &rejected,
+    });
+    rejected
 }

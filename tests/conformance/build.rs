@@ -6,7 +6,7 @@ use std::time::Duration;
 use buttress::backoff::Backoff;
 use buttress::breaker::{Breaker, BreakerConfig};
 use buttress::budget::BudgetConfig;
-use buttress::http::{ByStatus, ClientConfig, client, retry_after};
+use buttress::http::{ByGrpcStatus, ByStatus, ClientConfig, client, retry_after};
 use buttress::retry::RetryConfig;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -51,21 +51,40 @@ pub(crate) fn refused(at: &str, case: Refused) {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Classified {
     response: u16,
+    /// Each once, or in as many lines as there are values.
     #[serde(default)]
-    headers: BTreeMap<String, String>,
+    headers: BTreeMap<String, Lines>,
     kind: Option<String>,
     repeat: Option<String>,
     /// The wait it asks for; empty if none.
     wait: Option<String>,
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Lines {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// A response with a gRPC status is one of gRPC.
 pub(crate) fn classified(at: &str, case: Classified) {
     let mut response = http::Response::builder().status(case.response);
-    for (name, value) in &case.headers {
-        response = response.header(name, value);
+    for (name, lines) in &case.headers {
+        let lines = match lines {
+            Lines::One(line) => std::slice::from_ref(line),
+            Lines::Many(lines) => lines,
+        };
+        for line in lines {
+            response = response.header(name, line);
+        }
     }
     let response = response.body(()).expect(at);
-    let outcome = ByStatus::new().response(&response);
+    let outcome = if response.headers().contains_key("grpc-status") {
+        ByGrpcStatus::new().response(&response)
+    } else {
+        ByStatus::new().response(&response)
+    };
     if let Some(kind) = case.kind {
         assert_eq!(outcome.kind.as_str(), kind, "{at}");
     }

@@ -453,6 +453,17 @@ async fn a_request_that_came_too_early_is_repeated_once() {
     let early = |sent: &Request<String>| sent.headers().contains_key("early-data");
     let sent: Vec<_> = server.take_requests().iter().map(early).collect();
     assert_eq!(sent, [true, false]);
+    // Whatever the server says: a repetition is not early data.
+    let insists: Server = Strict::new(|_| {
+        let mut response = Response::new(Meal::default());
+        *response.status_mut() = http::StatusCode::TOO_EARLY;
+        let yes = http::HeaderValue::from_static("true");
+        response.headers_mut().insert("x-should-retry", yes);
+        Step::Answer(Ok(response))
+    });
+    let (_, stack) = self::stack(plain(), &insists);
+    assert_eq!(stack.oneshot(post()).await.unwrap().status(), 425);
+    assert_eq!(insists.calls(), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::Layer;
 
 use crate::common::{breaker, three_in_a_row};
-use crate::tonic::Text;
+use crate::text::Text;
 
 // ── a server that does as the script says, frame by frame ──
 

@@ -16,7 +16,10 @@ use buttress::http::{
 };
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::Observed;
-use buttress::{BoxError, CallError, DeadlineLayer, Error, Executed, Kind, Outcome, Reason};
+use buttress::{
+    BoxError, CallError, CallOptions, Deadline, DeadlineLayer, Error, Executed, Kind, Outcome,
+    Reason,
+};
 use bytes::Bytes;
 use http::{Request, Response, Uri};
 use http_body::{Body, Frame};
@@ -481,4 +484,80 @@ async fn a_body_has_a_limit_between_its_frames_and_one_in_total() {
     assert_eq!(finished(), [(None, 15 * SECOND)], "not the service's fault");
     let endless = read(Duration::MAX, Duration::MAX, 1000 * SECOND).await;
     assert_eq!(endless, (None, 10_000 * SECOND));
+}
+
+/// Always has another frame: whether it is asked for in the scope of a deadline.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let inside = Deadline::current().is_some().to_string();
+        Poll::Ready(Some(Ok(Frame::data(inside.into()))))
+    }
+}
+
+/// A call whose body is read with `streams` or without.
+async fn endless(
+    total: Duration,
+    streams: bool,
+) -> Pin<Box<impl Body<Data = Bytes, Error = Error<Infallible>>>> {
+    let body = GateLayer::new(Observed::new("endless"), ByStatus::new())
+        .finish(AtBodyEnd::new("endless", Duration::MAX));
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new("endless", total))
+        .layer(body)
+        .service_fn(async |()| Ok::<_, Error<Infallible>>(Response::new(Endless)));
+    let call = CallOptions::new()
+        .streams(streams)
+        .scope(service.oneshot(()));
+    Box::pin(call.await.unwrap().into_body())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_always_has_more_ends_with_the_deadline_which_it_sees() {
+    let listener = Listener::new("endless");
+    let mut body = endless(5 * SECOND, false).await;
+    for _ in 0..5 {
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "true");
+        assert!(
+            Deadline::current().is_none(),
+            "it is the body's, not its reader's"
+        );
+        tokio::time::sleep(SECOND).await;
+    }
+    let Some(Err(Error::Rejected(rejected))) = body.frame().await else {
+        panic!("more, after the deadline")
+    };
+    assert_eq!(rejected.reason, Reason::Deadline);
+    assert!(body.is_end_stream());
+    assert!(body.frame().await.is_none());
+    let finished = Told::Finished(None, 5 * SECOND);
+    assert_eq!(listener.take(), [Told::Rejected(rejected), finished]);
+
+    let mut body = endless(5 * SECOND, true).await;
+    tokio::time::sleep(9 * SECOND).await;
+    body.frame().await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_come_whole_in_time_may_be_read_late() {
+    let service = ServiceBuilder::new()
+        .layer(DeadlineLayer::new("late", SECOND))
+        .layer(
+            GateLayer::new(Observed::new("late"), ByStatus::new())
+                .finish(AtBodyEnd::new("late", SECOND)),
+        )
+        .service_fn(async |()| {
+            Ok::<_, Error<Infallible>>(Response::new(Full::<Bytes>::from("whole")))
+        });
+    let body = service.oneshot(()).await.unwrap().into_body();
+    tokio::time::sleep(9 * SECOND).await;
+    assert_eq!(body.collect().await.unwrap().to_bytes(), "whole");
 }

@@ -29,10 +29,13 @@ mod readme;
 mod replay;
 mod reqwest;
 mod retry;
+mod served;
 mod server;
 mod settings;
 mod spans;
 mod telemetry;
+#[path = "../../examples/tonic_client/text.rs"]
+mod text;
 mod timeout;
 mod tonic;
 mod wire;

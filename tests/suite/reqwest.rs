@@ -1,13 +1,16 @@
 //! reqwest over real connections.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Redirect;
-use axum::routing::post;
+use axum::routing::{any, post};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
-use buttress::reqwest::SendThrough;
+use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
 use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
 use reqwest::redirect::Policy;
@@ -187,18 +190,6 @@ async fn through_the_standard_stack_an_error_stays_reqwests_own() {
     assert!(unbuilt.is_builder(), "{unbuilt:?}");
 }
 
-/// The recipe's: follows redirects, but never to another server.
-fn same_origin() -> Policy {
-    Policy::custom(|attempt| {
-        let from = attempt.previous().last().map(reqwest::Url::origin);
-        if from == Some(attempt.url().origin()) && attempt.previous().len() <= 10 {
-            attempt.follow()
-        } else {
-            attempt.stop()
-        }
-    })
-}
-
 /// A server whose `/orders` sends on the key it was given; whose other paths redirect.
 async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
     let (tell, keys) = unbounded_channel();
@@ -217,10 +208,10 @@ async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
 }
 
 #[tokio::test]
-async fn a_key_goes_wherever_a_redirect_leads_unless_the_recipes_policy_stops_it() {
+async fn a_key_goes_wherever_a_redirect_leads_unless_our_policy_stops_it() {
     for (policy, status, reached) in [
         (Policy::default(), StatusCode::OK, 1),
-        (same_origin(), StatusCode::TEMPORARY_REDIRECT, 0),
+        (same_server(), StatusCode::TEMPORARY_REDIRECT, 0),
     ] {
         let (elsewhere, mut keys_elsewhere) = shop(String::new()).await;
         let (url, mut keys) = shop(format!("{elsewhere}/orders")).await;
@@ -243,4 +234,69 @@ async fn a_key_goes_wherever_a_redirect_leads_unless_the_recipes_policy_stops_it
             assert_eq!(key, "\"the-key-of-this-order\"");
         }
     }
+}
+
+/// A name that leads to this server, but not the second time.
+struct NotTheSecondTime {
+    server: SocketAddr,
+    asked: AtomicUsize,
+}
+
+impl reqwest::dns::Resolve for NotTheSecondTime {
+    fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
+        let second = self.asked.fetch_add(1, Ordering::SeqCst) == 1;
+        let found: reqwest::dns::Addrs = Box::new(std::iter::once(self.server));
+        Box::pin(async move {
+            if second {
+                return Err("scripted: nobody there".into());
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// How often a POST came, whose answer is this redirect, if the page that it leads to cannot be reached at first.
+async fn posted(policy: Policy, redirect: Redirect) -> usize {
+    let posts = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&posts);
+    let order = async move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        ([("connection", "close")], redirect)
+    };
+    let app = Router::new()
+        .route("/orders", post(order))
+        .route("/orders/7", any(async || "one of each"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    tokio::spawn(async { axum::serve(listener, app).await });
+    let names = NotTheSecondTime {
+        server,
+        asked: AtomicUsize::new(0),
+    };
+    let client = builder()
+        .no_proxy()
+        .dns_resolver(Arc::new(names))
+        .redirect(policy)
+        .build()
+        .unwrap();
+    let stack = buttress::http::client("shop", ClientConfig::default())
+        .unwrap()
+        .layer(client.clone());
+    let order = client.post(format!("http://shop.test:{}/orders", server.port()));
+    let _ = order.body("7 EUR").send_through(&stack).await;
+    posts.load(Ordering::SeqCst)
+}
+
+#[tokio::test]
+async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
+    let page = || Redirect::to("/orders/7");
+    assert_eq!(posted(same_server(), page()).await, 1);
+    let moved = Redirect::temporary("/orders/7");
+    assert_eq!(
+        posted(same_server(), moved).await,
+        2,
+        "it belongs elsewhere"
+    );
+    // What keeps this test honest.
+    assert_eq!(posted(Policy::default(), page()).await, 2);
 }

@@ -656,6 +656,21 @@ async fn a_call_whose_inner_retry_succeeded_is_not_marked() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_is_not_unexecuted_because_its_last_attempt_below_was() {
+    let unexecuted = err(Outcome::NEUTRAL.not_executed());
+    let always = |result: Result<&Outcome, &Error<Fault>>| says(result).repeat(Again::Allowed);
+    for (first, runs) in [(err(BAD), 2), (err(BAD.not_executed()), 3)] {
+        let inner = Scripted::new([first, unexecuted.clone(), ok(GOOD)]);
+        let nothing = cloned_if(|_: &u32| false);
+        let outer = RetryLayer::new("acted", plain(), nothing).unwrap();
+        let outer = outer.classify(classify_fn(always)).without_budget();
+        let stack = outer.layer(over(&inner, plain()));
+        assert_eq!(send(&stack, 1).await.is_ok(), runs == 3);
+        assert_eq!(inner.count(), runs);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_attempt_knows_its_number_and_the_caller_sees_none() {
     let inner = Scripted::new([err(BAD.not_executed()), err(BAD)]);
     assert!(send(&over(&inner, plain()), 1).await.is_err());

@@ -16,10 +16,11 @@ use buttress::{BoxError, CallError, Deadline, Kind, Reason};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep, timeout};
+use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::common::{Listener, SECOND, Told};
+use crate::common::{Listener, SECOND, Told, panics, poll};
 
 type Text = Full<bytes::Bytes>;
 type Handler = Strict<Request<()>, Response<Text>, Infallible>;
@@ -272,7 +273,7 @@ fn its_debug_prints_the_order_and_the_settings() {
     let config = ServerConfig::default().bypass(["/livez"]);
     assert_eq!(
         format!("{:?}", stack("server.debug", config)),
-        "ServerLayer { bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
+        "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
          headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, most: \
          18446744073709551615.999999999s }), timeout: 30s, .. }"
     );
@@ -294,10 +295,110 @@ fn a_setting_that_cannot_work_is_named_with_its_path() {
         error(config().body_idle(Duration::ZERO)),
         "server `orders`: `body_idle` is 0ns, but it must be more than 0"
     );
+    for path in [
+        "livez",
+        "",
+        "/livez?verbose",
+        "/a b",
+        "/a#b",
+        "http://orders/livez",
+        "*",
+    ] {
+        assert_eq!(
+            error(config().bypass([path])),
+            format!(
+                "server `orders`: `bypass` is {path:?}, but it must be paths, which begin with `/` and have no query"
+            )
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_settings_hold_for_every_clone_and_every_service_already_made() {
+    let layer = stack("server.changes", config());
+    let slow = || Step::After(9 * SECOND, Ok(Response::new("fine".into())));
+    let handler: Handler = Strict::new(move |_| slow());
+    let service = layer.clone().layer(handler);
+    let status = async |request| {
+        let response = service.clone().oneshot(request).await.unwrap();
+        response.status().as_u16()
+    };
+    assert_eq!(status(to("/livez")).await, 200);
+    let started = Instant::now();
+    let call = service.clone().oneshot(within("8S"));
+    let under_way = tokio::spawn(async move { (call.await.unwrap().status(), started.elapsed()) });
+    tokio::task::yield_now().await;
+
+    let other = config()
+        .timeout(5 * SECOND)
+        .body_idle(2 * SECOND)
+        .bypass(["/ping"])
+        .deadline(None);
+    layer.reconfigure(other.clone()).unwrap();
+    assert_eq!(layer.clone().config(), other);
+    let shown = format!("{layer:?}");
+    assert!(shown.contains("timeout: 5s") && shown.contains("body_idle: 2s"));
+    assert_eq!(status(to("/livez")).await, 504);
+    assert_eq!(started.elapsed(), 5 * SECOND);
+    assert_eq!(status(within("2S")).await, 504);
+    assert_eq!(started.elapsed(), 10 * SECOND, "nobody is believed now");
+    assert_eq!(status(to("/ping")).await, 200);
+    let (status, after) = under_way.await.unwrap();
     assert_eq!(
-        error(config().bypass(["livez"])),
-        "server `orders`: `bypass` is \"livez\", but it must be paths, which begin with `/`"
+        (status.as_u16(), after),
+        (504, 8 * SECOND),
+        "as it was called"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_goes_by_the_idle_limit_that_was_in_force_when_it_began() {
+    let layer = stack("server.idle", config());
+    let handler = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Body::new(stalls(SECOND))))
+    });
+    let service = layer.layer(handler);
+    let started = Instant::now();
+    let before = service.clone().oneshot(to("/")).await.unwrap();
+    layer.reconfigure(config().body_idle(2 * SECOND)).unwrap();
+    let after = service.oneshot(to("/")).await.unwrap();
+    after.into_body().collect().await.unwrap_err();
+    assert_eq!(started.elapsed(), 3 * SECOND);
+    before.into_body().collect().await.unwrap_err();
+    assert_eq!(started.elapsed(), 33 * SECOND);
+}
+
+#[test]
+fn settings_that_cannot_work_or_cannot_change_change_nothing() {
+    let layer = stack("orders", config());
+    let changed = || config().timeout(SECOND).body_idle(SECOND).bypass(["/ping"]);
+    for (wrong, says) in [
+        (
+            changed().observe(false),
+            "`observe` is false, but it must be true as before: it cannot change while the server is in use",
+        ),
+        (
+            changed().not_executed_header(true),
+            "`not_executed_header` is true, but it must be false as before: it cannot change while the server is in use",
+        ),
+        (
+            changed().should_retry_header(true),
+            "`should_retry_header` is true, but it must be false as before: it cannot change while the server is in use",
+        ),
+        (
+            changed().bypass(["ping"]),
+            "`bypass` is \"ping\", but it must be paths, which begin with `/` and have no query",
+        ),
+        (
+            changed().deadline(DeadlineInConfig::new().most(Duration::ZERO)),
+            "`deadline.most` is 0ns, but it must be more than 0",
+        ),
+    ] {
+        let error = layer.reconfigure(wrong).unwrap_err();
+        assert_eq!(error.to_string(), format!("server `orders`: {says}"));
+        assert_eq!(layer.config(), config());
+        assert!(format!("{layer:?}").ends_with("timeout: 30s, .. }"));
+    }
 }
 
 #[test]
@@ -335,4 +436,126 @@ async fn services_made_by_one_layer_share_nothing_but_their_name() {
         assert_eq!(read(response).await.0, 200);
     }
     assert_eq!(told.take().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
+    async fn slow() -> &'static str {
+        sleep(90 * SECOND).await;
+        "slow"
+    }
+    let stack = || stack("server.mounted", config());
+    let routes = || {
+        Router::new()
+            .route("/livez", get(slow))
+            .route("/orders/{id}", get(slow))
+    };
+    let nested = Router::new().nest("/api", routes().layer(stack()));
+    let around = Router::new().nest("/api", routes()).layer(stack());
+    let merged = Router::new()
+        .route("/bare", get(slow))
+        .merge(routes().route_layer(stack()));
+    let fallback = Router::new().fallback_service(stack().layer(routes()));
+    for (mounted, app, answers) in [
+        (
+            "nested",
+            nested,
+            [("/api/livez", 200), ("/api/orders/7", 504)],
+        ),
+        (
+            "around",
+            around,
+            [("/api/livez", 504), ("/api/orders/7", 504)],
+        ),
+        ("merged", merged, [("/livez?x", 200), ("/bare", 200)]),
+        (
+            "fallback",
+            fallback,
+            [("/livez", 200), ("/orders/livez", 504)],
+        ),
+    ] {
+        for (path, status) in answers {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = app.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status().as_u16(), status, "{mounted}: {path}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
+    let told = Listener::new("server.proxy");
+    let upstream = service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Body::new(stalls(SECOND))))
+    });
+    let client = stack("server.upstream", config()).layer(upstream);
+    let proxy = service_fn(move |request| {
+        let answer = client.clone().oneshot(request);
+        async { Ok::<_, Infallible>(answer.await?.map(Body::new)) }
+    });
+    let response = stack("server.proxy", config())
+        .layer(proxy)
+        .oneshot(within("5S"));
+    let body = response.await.unwrap().into_body();
+    body.collect().await.unwrap_err();
+    assert_eq!(told.take(), [Told::Finished(None, 5 * SECOND)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_leaves_takes_everything_with_it() {
+    let told = Listener::new("server.leaves");
+    let handler: Handler = Strict::new(|call| match call {
+        0..3 => Step::Hang,
+        3 => Step::Panic,
+        4 => Step::PanicInCall,
+        _ => fine(),
+    });
+    let mut service =
+        stack("server.leaves", config()).layer(ConcurrencyLimit::new(handler.clone(), 1));
+    let ready = service.ready().await.unwrap();
+    drop(ready.call(within("9S")));
+    for time in [Duration::ZERO, SECOND] {
+        let call = service.ready().await.unwrap().call(within("9S"));
+        timeout(time, call).await.map(drop).unwrap_err();
+    }
+    assert_eq!(handler.live(), 0);
+    let finished = |kind| move |took| Told::Finished(kind, took);
+    let (left, failed) = (finished(None), finished(Some(Kind::Transient)));
+    assert_eq!(
+        told.take(),
+        [left(Duration::ZERO), left(Duration::ZERO), left(SECOND)]
+    );
+
+    let mut call = Box::pin(service.ready().await.unwrap().call(within("9S")));
+    assert!(panics(|| poll(call.as_mut())));
+    drop(call);
+    let ready = timeout(SECOND, service.ready())
+        .await
+        .expect("a place")
+        .unwrap();
+    assert!(panics(|| ready.call(within("9S"))));
+    assert_eq!(
+        told.take(),
+        [failed(Duration::ZERO), failed(Duration::ZERO)]
+    );
+    assert_eq!(Deadline::current(), None);
+    let ready = timeout(SECOND, service.ready())
+        .await
+        .expect("a place")
+        .unwrap();
+    assert_eq!(ready.call(to("/orders")).await.unwrap().status(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn behind_a_buffer_it_is_the_same() {
+    let handler: Handler = Strict::new(|_| Step::Hang);
+    let service = stack("server.buffer", config()).layer(handler.clone());
+    let buffered = Buffer::new(service, 2);
+    let started = Instant::now();
+    let response = buffered.oneshot(within("2S")).await.unwrap();
+    assert_eq!(
+        (response.status().as_u16(), started.elapsed()),
+        (504, 2 * SECOND)
+    );
+    assert_eq!(handler.live(), 0);
 }

@@ -12,7 +12,7 @@ use buttress::{Error, TimeoutLayer};
 use http::{Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{SECOND, poll};
+use crate::common::{SECOND, panics, poll};
 use crate::http::{Does, nobody, server};
 use crate::log::{Log, Opened};
 
@@ -190,6 +190,22 @@ async fn an_attempt_is_called_polled_and_dropped_inside_its_span() {
     let field = |name| log.spans()[1].fields.get(name).cloned();
     assert_eq!(field("error.type").as_deref(), Some("cancelled"));
     assert_eq!(field("otel.status_code"), None, "who left has not failed");
+}
+
+#[tokio::test]
+async fn an_attempt_that_panics_has_not_been_cancelled() {
+    let log = Log::install();
+    let service = AttemptSpanLayer::new().layer(service_fn(async |_: Request<String>| {
+        assert!(Log::current().is_none(), "scripted panic");
+        status(200)
+    }));
+    let mut call = Box::pin(service.oneshot(request(Method::GET, URI)));
+    assert!(panics(|| poll(call.as_mut())));
+    drop(call);
+    let field = |name| log.spans()[0].fields.get(name).cloned();
+    assert_eq!(field("error.type").as_deref(), Some("panic"));
+    assert_eq!(field("otel.status_code").as_deref(), Some("ERROR"));
+    assert_eq!(Log::current(), None);
 }
 
 #[tokio::test(start_paused = true)]

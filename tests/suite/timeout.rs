@@ -61,6 +61,28 @@ async fn a_result_ready_together_with_the_timer_wins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_error_that_comes_with_the_timer_is_the_limits() {
+    let fails =
+        |after| -> Inner { Strict::new(move |_| Step::After(after, Err(Error::Inner("gave up")))) };
+    let limit = TimeoutLayer::new("t", SECOND);
+    let with_it = limit.layer(fails(SECOND)).oneshot(()).await;
+    assert_eq!(reason(with_it).0, Reason::AttemptTimeout { limit: SECOND });
+    let call = DeadlineLayer::new("d", SECOND).layer(limit.layer(fails(SECOND)));
+    assert_eq!(reason(call.oneshot(()).await).0, Reason::Deadline);
+    let before = fails(SECOND.saturating_sub(Duration::from_millis(2)));
+    assert_eq!(
+        limit.layer(before).oneshot(()).await,
+        Err(Error::Inner("gave up"))
+    );
+    // A refusal further in keeps its own reason.
+    let inner = TimeoutLayer::new("inner", SECOND).layer(answers_after(9 * SECOND));
+    let Err(Error::Rejected(rejected)) = limit.layer(inner).oneshot(()).await else {
+        panic!("not rejected")
+    };
+    assert_eq!(&*rejected.name, "inner");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_limit_of_zero_is_one_poll_then_timeout() {
     let started = Instant::now();
     let late = TimeoutLayer::new("t", Duration::ZERO)
@@ -94,6 +116,18 @@ async fn the_largest_limits_are_no_limits() {
         .0
         .layer(layers.1.layer(answers_after(1000 * 86400 * SECOND)));
     assert_eq!(service.oneshot(()).await, Ok("late"));
+}
+
+#[test]
+fn no_limit_needs_no_timer() {
+    let service = DeadlineLayer::new("d", Duration::MAX).layer(
+        TimeoutLayer::new("t", Duration::MAX).layer(service_fn(async |()| {
+            tokio::task::yield_now().await;
+            Ok::<_, Error<()>>("late")
+        })),
+    );
+    let no_timers = tokio::runtime::Builder::new_current_thread().build();
+    assert_eq!(no_timers.unwrap().block_on(service.oneshot(())), Ok("late"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,65 +9,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ::tonic::body::Body;
-use ::tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use ::tonic::transport::{Channel, Endpoint};
 use ::tonic::{Code, Request, Response, Status};
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{BreakerLayer, BreakerState};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{Classify, Error, Executed, Outcome, Rejected, Repeat, TimeoutLayer, classify_fn};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpListener;
 use tower::{Service, ServiceBuilder};
 
 use crate::common::{breaker, three_in_a_row};
-
-// ── a service without a protobuf compiler: both messages are text ──
-
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Text;
-
-impl Codec for Text {
-    type Encode = String;
-    type Decode = String;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Text {
-    type Item = String;
-    type Error = Status;
-
-    fn encode(&mut self, item: String, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(item.as_bytes());
-        Ok(())
-    }
-
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
-    }
-}
-
-impl Decoder for Text {
-    type Item = String;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<String>, Status> {
-        let bytes = buffer.copy_to_bytes(buffer.remaining());
-        let text = String::from_utf8(bytes.into()).map_err(|_| Status::internal("not text"))?;
-        Ok(Some(text))
-    }
-}
+use crate::text::Text;
 
 /// What the server does with its calls, by number from 0.
 type Script = fn(usize) -> Does;

@@ -21,7 +21,8 @@ use crate::timeout::TimeoutLayer;
 /// less. A call without any limit is sent as it is. An `http::Request` may carry a [`Deadline`] of its own in its extensions;
 /// the earliest counts.
 ///
-/// The time is that of the call's task when the service is called: a `Buffer` between the deadline and this layer hides it.
+/// The time is that of the call's task when the service is called: a `Buffer` between the deadline and this layer hides it. A
+/// client inside that follows redirects or repeats by itself sends the same value again.
 ///
 /// ```
 /// use std::time::Duration;

@@ -329,6 +329,7 @@ mod tests {
     use std::task::Waker;
 
     use ::http::{HeaderMap, HeaderName, HeaderValue};
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -348,6 +349,7 @@ mod tests {
 
     /// A body that is a script, and not `Unpin`.
     #[pin_project]
+    #[derive(Debug)]
     struct Script {
         steps: VecDeque<Step>,
         /// Whether it says how long it is.
@@ -713,5 +715,108 @@ mod tests {
         assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
         let body = pin!(ReplayBody::once(script([]).knows_its_end()));
         assert!(body.is_end_stream());
+    }
+
+    /// What happens to the attempts of a body, of which at most four are there.
+    #[derive(Clone, Debug)]
+    enum Act {
+        Poll(usize),
+        Drop(usize),
+        Again,
+        /// There will be no further one.
+        Done,
+    }
+
+    fn acts() -> impl Strategy<Value = Vec<Act>> {
+        let act = prop_oneof![
+            8 => (0..4_usize).prop_map(Act::Poll),
+            1 => (0..4_usize).prop_map(Act::Drop),
+            2 => Just(Act::Again),
+            1 => Just(Act::Done),
+        ];
+        proptest::collection::vec(act, 0..60)
+    }
+
+    fn scripts() -> impl Strategy<Value = Script> {
+        let step = prop_oneof![
+            6 => (0..6_u8).prop_map(|size| Step::Data(vec![size; size.into()].into())),
+            2 => Just(Step::Wait),
+            1 => Just(Step::Tear),
+        ];
+        let steps = proptest::collection::vec(step, 0..8);
+        (steps, any::<[bool; 3]>()).prop_map(|(mut steps, [announced, knows_its_end, trails])| {
+            if trails {
+                steps.push(Step::Trailers);
+            }
+            Script {
+                announced,
+                knows_its_end,
+                ..script(steps)
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(1024))]
+
+        #[test]
+        fn whatever_happens_an_attempt_that_ends_has_sent_all_of_it_and_only_one_reads_on(
+            body in scripts(),
+            acts in acts(),
+        ) {
+            let mut whole = Vec::new();
+            for step in &body.steps {
+                match step {
+                    Step::Data(data) => whole.extend_from_slice(data),
+                    Step::Trailers => whole.push(b'T'),
+                    Step::Wait | Step::Tear => {}
+                }
+            }
+            let torn = body.steps.iter().any(|step| matches!(step, Step::Tear));
+            let (first, buffer) = replayed(body);
+            let mut buffer = Some(buffer);
+            let mut attempts = vec![Some((first, Vec::new(), false))];
+            for act in acts {
+                match act {
+                    Act::Again => {
+                        if let Some(next) = buffer.as_ref().and_then(BodyBuffer::again) {
+                            attempts.push(Some((Box::pin(next), Vec::new(), false)));
+                        }
+                    }
+                    Act::Done => buffer = None,
+                    Act::Drop(at) => {
+                        if let Some(attempt) = attempts.iter_mut().rev().nth(at) {
+                            *attempt = None;
+                        }
+                    }
+                    Act::Poll(at) => {
+                        let Some(Some((body, sent, over))) = attempts.iter_mut().rev().nth(at) else {
+                            continue;
+                        };
+                        if *over {
+                            continue;
+                        }
+                        match next(body) {
+                            Seen::Data(data) => sent.extend_from_slice(&data),
+                            Seen::Trailers => sent.push(b'T'),
+                            Seen::Waits => {}
+                            Seen::Torn => *over = true,
+                            Seen::Superseded => {
+                                prop_assert!(sent.is_empty(), "interleaved");
+                                *over = true;
+                            }
+                            Seen::End => {
+                                prop_assert!(!torn && *sent == whole, "cut short: {sent:?}");
+                                *over = true;
+                            }
+                        }
+                        prop_assert!(whole.starts_with(sent));
+                        if !*over && body.is_end_stream() {
+                            prop_assert!(!torn && *sent == whole, "cut short: {sent:?}");
+                        }
+                    }
+                }
+            }
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ::http::uri::PathAndQuery;
+
 use crate::error::ConfigError;
 use crate::http::deadline::DeadlineInConfig;
 
@@ -15,7 +17,7 @@ use crate::http::deadline::DeadlineInConfig;
 #[non_exhaustive]
 pub struct ServerConfig {
     /// The paths that skip every part: health checks. Compared as a whole, with the path that the layer sees (inside a nested
-    /// router, what is left of it). Default `/livez`, `/readyz`, `/healthz`; each begins with `/`.
+    /// router, what is left of it). Default `/livez`, `/readyz`, `/healthz`; each begins with `/` and has no query.
     pub bypass: Vec<String>,
     /// Whether each call is reported as [`Event::Finished`](crate::Event::Finished). Default: yes.
     pub observe: bool,
@@ -108,11 +110,15 @@ impl ServerConfig {
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for path in &self.bypass {
+            // What is no path is the path of no request: it would silently let nothing through.
+            let is_path = path
+                .parse::<PathAndQuery>()
+                .is_ok_and(|parsed| path.starts_with('/') && parsed.path() == path);
             ConfigError::unless(
-                path.starts_with('/'),
+                is_path,
                 "bypass",
                 path,
-                "paths, which begin with `/`",
+                "paths, which begin with `/` and have no query",
             )?;
         }
         for (field, limit) in [("timeout", &self.timeout), ("body_idle", &self.body_idle)] {

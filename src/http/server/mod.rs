@@ -1,5 +1,6 @@
 //! The standard stack for what is served.
 
+mod change;
 mod config;
 mod service;
 mod within;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
+use self::change::Settings;
 use self::service::Guards;
 use self::within::Within;
 use super::answer::answer;
@@ -72,7 +74,7 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// | `not_executed_header`, `should_retry_header` | no | they tell clients how it stands with the service behind this one |
 /// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
 ///
-/// `None`, no paths, `false` and `Duration::MAX` leave a part out.
+/// `None`, no paths, `false` and `Duration::MAX` leave a part out. [`ServerLayer::reconfigure`] changes settings while it runs.
 ///
 /// # Order
 ///
@@ -88,7 +90,8 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 ///
 /// # Events
 ///
-/// [`Event::Finished`](crate::Event::Finished) of each call, as abandoned if the caller left or its time was over;
+/// [`Event::Finished`](crate::Event::Finished) of each call, at the end of its body; as abandoned if the caller left before the
+/// head, or its time was over;
 /// [`Event::Rejected`](crate::Event::Rejected) of the layers `deadline`, `timeout` and `body`.
 ///
 /// # Cancel safety
@@ -98,11 +101,13 @@ pub fn server(name: &str, config: ServerConfig) -> Result<ServerLayer, ConfigErr
     ServerLayer::new(name, config)
 }
 
-/// The standard stack, as a layer. Made by [`server`].
+/// The standard stack, as a layer. Clones, and the services they make, share its settings. Made by [`server`].
 #[derive(Clone)]
 pub struct ServerLayer {
-    config: Arc<ServerConfig>,
-    observe: GateLayer<Option<Observed>, ByStatus, AtBodyEnd>,
+    name: Arc<str>,
+    settings: Arc<Settings>,
+    observe: Option<Observed>,
+    body: AtBodyEnd,
     deadline: DeadlineLayer,
     timeout: TimeoutLayer,
 }
@@ -112,34 +117,35 @@ impl ServerLayer {
         config
             .validate()
             .map_err(|error| error.of("server", name))?;
-        let observed = config.observe.then(|| Observed::new(name));
         Ok(Self {
-            observe: GateLayer::new(observed, ByStatus::new())
-                .finish(AtBodyEnd::new(name, config.body_idle)),
+            name: name.into(),
+            observe: config.observe.then(|| Observed::new(name)),
+            body: AtBodyEnd::new(name, config.body_idle),
             deadline: DeadlineLayer::new(name, Duration::MAX),
             timeout: TimeoutLayer::new(name, config.timeout),
-            config: Arc::new(config),
+            settings: Settings::new(config),
         })
     }
 
-    /// The settings it was made with.
-    pub fn config(&self) -> &ServerConfig {
-        &self.config
+    /// The settings it goes by now.
+    pub fn config(&self) -> ServerConfig {
+        (*self.settings.now()).clone()
     }
 }
 
-/// The parts in their order, outermost first, with their settings.
+/// The parts in their order, outermost first, with the settings they go by now.
 impl fmt::Debug for ServerLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &*self.config;
+        let config = self.settings.now();
         f.debug_struct("ServerLayer")
+            .field("name", &self.name)
             .field("bypass", &config.bypass)
             .field("not_executed_header", &config.not_executed_header)
             .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
-            .field("body_idle", &config.body_idle)
+            .field("body_idle", &self.body.idle())
             .field("deadline", &config.deadline)
-            .field("timeout", &config.timeout)
+            .field("timeout", &self.timeout.limit())
             .finish_non_exhaustive()
     }
 }
@@ -148,13 +154,14 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = Server<S>;
 
     fn layer(&self, handler: S) -> Server<S> {
+        let config = self.settings.now();
         let answers = answer(Parts(self))
-            .not_executed_header(self.config.not_executed_header)
-            .should_retry_header(self.config.should_retry_header);
+            .not_executed_header(config.not_executed_header)
+            .should_retry_header(config.should_retry_header);
         Server {
             stack: answers.layer(handler.clone()),
             handler,
-            config: Arc::clone(&self.config),
+            settings: Arc::clone(&self.settings),
         }
     }
 }
@@ -169,6 +176,8 @@ impl<S> Layer<S> for Parts<'_> {
         let Self(layer) = self;
         let handler = Within::new(handler, layer.timeout.clone());
         let timeout = layer.timeout.layer(handler);
-        layer.observe.layer(layer.deadline.layer(timeout))
+        GateLayer::new(layer.observe.clone(), ByStatus::new())
+            .finish(layer.body.clone())
+            .layer(layer.deadline.layer(timeout))
     }
 }

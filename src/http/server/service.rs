@@ -12,7 +12,7 @@ use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::ServerConfig;
+use super::change::Settings;
 use super::within::Within;
 use crate::clock::Moment;
 use crate::deadline::{Deadline, DeadlineScope};
@@ -48,7 +48,7 @@ pub struct Server<S> {
     pub(super) stack: Stack<S>,
     /// For what skips the stack.
     pub(super) handler: S,
-    pub(super) config: Arc<ServerConfig>,
+    pub(super) settings: Arc<Settings>,
 }
 
 impl<S> fmt::Debug for Server<S> {
@@ -71,15 +71,16 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let config = self.settings.now();
         let path = request.uri().path();
-        if self.config.bypass.iter().any(|bypass| bypass == path) {
+        if config.bypass.iter().any(|bypass| bypass == path) {
             // The readiness that is not used is given back, or the handler might wait for it.
             self.stack = self.stack.clone();
             return ServerFuture {
                 state: State::Waiting(self.handler.clone(), Some(request)),
             };
         }
-        let brought = self.config.deadline.as_ref();
+        let brought = config.deadline.as_ref();
         let deadline = brought
             .and_then(|config| config.deadline(&request))
             .unwrap_or(Deadline::at(Moment::FAR));

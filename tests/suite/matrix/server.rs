@@ -102,7 +102,7 @@ impl Connection {
             let resets = matches!(*self.fault.lock().unwrap(), Some(Fault::Reset));
             if resets {
                 // Closing with bytes unread makes a reset.
-                self.stream.readable().await?;
+                self.stream.peek(&mut [0]).await?;
                 self.sees(String::new());
                 return Ok(());
             }
@@ -173,7 +173,7 @@ impl Connection {
     /// Just enough of RFC 9113. A stream is served when the client has ended it.
     async fn http2(mut self) -> io::Result<()> {
         if matches!(*self.fault.lock().unwrap(), Some(Fault::Reset)) {
-            self.stream.readable().await?;
+            self.stream.peek(&mut [0]).await?;
             self.sees(String::new());
             return Ok(());
         }
