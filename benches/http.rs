@@ -57,12 +57,13 @@ fn main() {
         }
     };
     println!(
-        "{:8} {:>14} {:>14} {:>9} {:>12} {:>12} {:>9}",
+        "{:13} {:>14} {:>14} {:>9} {:>12} {:>12} {:>9}",
         "", "bare, req/s", "stack, req/s", "ratio", "bare, p99", "stack, p99", "ratio"
     );
     let rows: Vec<String> = [Proto::H1, Proto::H2]
         .into_iter()
-        .flat_map(|proto| compare(proto, &effort))
+        .flat_map(|proto| [(proto, Where::Apart), (proto, Where::Together)])
+        .flat_map(|(proto, place)| compare(proto, place, &effort))
         .collect();
     support::write("http.json", &rows);
 }
@@ -82,12 +83,42 @@ impl Proto {
     }
 }
 
+/// Where client and server run.
+#[derive(Clone, Copy, Debug)]
+enum Where {
+    /// Each on a thread of its own: the client's is never idle, so all that the stack costs is seen.
+    Apart,
+    /// On the two threads of one runtime, as a service that calls another beside it.
+    Together,
+}
+
+impl Where {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Apart => "apart",
+            Self::Together => "together",
+        }
+    }
+}
+
 /// Both sides through the same connections, in turns. The lines for the file.
-fn compare(proto: Proto, effort: &Effort) -> [String; 2] {
-    let uri: Uri = format!("http://{}/v1/orders/4711", serve(proto))
+fn compare(proto: Proto, place: Where, effort: &Effort) -> [String; 2] {
+    let (runtime, address) = match place {
+        Where::Apart => (runtime(), serve(proto)),
+        Where::Together => {
+            let runtime = Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .expect("a runtime");
+            let (listener, address) = runtime.block_on(listen());
+            runtime.spawn(accept(listener, proto));
+            (runtime, address)
+        }
+    };
+    let uri: Uri = format!("http://{address}/v1/orders/4711")
         .parse()
         .expect("a URL");
-    let runtime = runtime();
     let mut connector = HttpConnector::new();
     connector.set_nodelay(true);
     let bare = Client::builder(TokioExecutor::new())
@@ -113,8 +144,9 @@ fn compare(proto: Proto, effort: &Effort) -> [String; 2] {
     // The first pair has opened the connections.
     let (bare, stack) = (Figures::of(&bares[1..]), Figures::of(&stacks[1..]));
     println!(
-        "{:8} {:14.0} {:14.0} {:8.1}% {:9.0} µs {:9.0} µs {:8.3}×",
+        "{:3}{:10} {:14.0} {:14.0} {:8.1}% {:9.0} µs {:9.0} µs {:8.3}×",
         proto.name(),
+        place.name(),
         bare.rps,
         stack.rps,
         100.0 * stack.rps / bare.rps,
@@ -124,8 +156,9 @@ fn compare(proto: Proto, effort: &Effort) -> [String; 2] {
     );
     [("bare", bare), ("stack", stack)].map(|(side, figures)| {
         format!(
-            r#"{{"proto":"{}","side":"{side}","rps":{:.0},"p50_us":{:.1},"p99_us":{:.1}}}"#,
+            r#"{{"proto":"{}","place":"{}","side":"{side}","rps":{:.0},"p50_us":{:.1},"p99_us":{:.1}}}"#,
             proto.name(),
+            place.name(),
             figures.rps,
             figures.p50,
             figures.p99
@@ -215,19 +248,22 @@ fn runtime() -> Runtime {
 /// A server on a thread of its own, which lives as long as the process.
 fn serve(proto: Proto) -> SocketAddr {
     let runtime = runtime();
-    let listener = runtime
-        .block_on(TcpListener::bind("127.0.0.1:0"))
-        .expect("a port");
-    let address = listener.local_addr().expect("an address");
-    thread::spawn(move || {
-        runtime.block_on(async {
-            loop {
-                let (stream, _) = listener.accept().await.expect("a connection");
-                tokio::spawn(answer(stream, proto));
-            }
-        });
-    });
+    let (listener, address) = runtime.block_on(listen());
+    thread::spawn(move || runtime.block_on(accept(listener, proto)));
     address
+}
+
+async fn listen() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    (listener, address)
+}
+
+async fn accept(listener: TcpListener, proto: Proto) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("a connection");
+        tokio::spawn(answer(stream, proto));
+    }
 }
 
 async fn answer(stream: TcpStream, proto: Proto) {

@@ -8,6 +8,8 @@ use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::time::Sleep;
+
 /// A point in time, in nanoseconds since some moment before this process asked for the first time.
 ///
 /// Moments only compare with moments of the same process. Arithmetic saturates: [`Moment::FAR`] is later than
@@ -108,18 +110,30 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// What moments count from. It is a real instant, not tokio's, and an hour back: a paused clock may stand anywhere after
+/// the start of its runtime, and another one may have been advanced by days before we are first asked.
+fn anchor() -> Instant {
+    static ANCHOR: OnceLock<Instant> = OnceLock::new();
+    *ANCHOR.get_or_init(|| {
+        let now = Instant::now();
+        now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
+    })
+}
+
+/// A timer that goes off at this moment. Unlike one that goes off after some time, it need not read the clock.
+pub(crate) fn sleep_until(moment: Moment) -> Sleep {
+    let instant = anchor().checked_add(Duration::from_nanos(moment.0));
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant.into()),
+        None => tokio::time::sleep(Duration::MAX),
+    }
+}
+
 // Not inlined: callers that need no time would save registers for it.
 #[inline(never)]
 fn read() -> Moment {
-    /// The anchor is a real instant, not tokio's, and an hour back: a paused clock may stand anywhere after the
-    /// start of its runtime, and another one may have been advanced by days before we are first asked.
-    static ANCHOR: OnceLock<Instant> = OnceLock::new();
-    let anchor = *ANCHOR.get_or_init(|| {
-        let now = Instant::now();
-        now.checked_sub(Duration::from_secs(3600)).unwrap_or(now)
-    });
     let now = tokio::time::Instant::now().into_std();
-    let passed = now.saturating_duration_since(anchor);
+    let passed = now.saturating_duration_since(anchor());
     // Not `nanos`: 128 bits take longer, and this is most of what a call costs that needs the time.
     let seconds = passed.as_secs().saturating_mul(1_000_000_000);
     Moment(seconds.saturating_add(u64::from(passed.subsec_nanos())))

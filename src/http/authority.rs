@@ -155,7 +155,10 @@ impl<'a> AuthorityRef<'a> {
             Some(place) => (place, port.parse().ok()),
             None => (text, None),
         };
-        let host = place.rfind('@').map_or(place, |at| &place[at + 1..]);
+        let host = place
+            .bytes()
+            .rposition(|byte| byte == b'@')
+            .map_or(place, |at| &place[at + 1..]);
         Self::new(uri.scheme_str().unwrap_or_default(), host, port)
     }
 }

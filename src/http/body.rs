@@ -262,18 +262,13 @@ where
             let Some(limits) = this.limits else {
                 return Poll::Pending;
             };
-            if !this.alarm.is_armed() {
-                let first = limits.first();
-                if first == Duration::MAX {
-                    return Poll::Pending;
-                }
-                this.alarm.as_mut().arm(first);
-            }
-            ready!(this.alarm.poll(cx));
+            ready!(limits.poll(this.alarm, cx));
             let rejected = limits.passed();
             return Poll::Ready(Some(Err(self.cut(rejected))));
         };
-        this.alarm.as_mut().disarm();
+        if let Some(limits) = this.limits {
+            limits.moved();
+        }
         let late = || this.limits.as_ref().filter(|limits| limits.is_late());
         match &frame {
             None => settle(this.call, None),

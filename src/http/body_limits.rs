@@ -1,14 +1,16 @@
 //! How long a body may take.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::deadline::{Deadline, Entered};
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, emit};
 use crate::outcome::Executed;
-use crate::timeout::{Limit, duration};
+use crate::timeout::{Alarm, Limit, duration};
 
 /// The limits of one body.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub(super) struct Limits {
     idle: u64,
     deadline: Option<Deadline>,
     wakes_for_deadline: bool,
+    /// When the first of them passes; `None` until the body is waited for.
+    until: Option<Moment>,
 }
 
 impl Limits {
@@ -28,6 +32,7 @@ impl Limits {
             idle: layer.nanos(),
             deadline: Deadline::current(),
             wakes_for_deadline: false,
+            until: None,
         }
     }
 
@@ -42,14 +47,45 @@ impl Limits {
             .is_some_and(|deadline| deadline.is_over(&Now::unread()))
     }
 
-    /// The time until the first of them passes, if nothing comes; `Duration::MAX` if there are none.
-    pub(super) fn first(&mut self) -> Duration {
-        let left = self
-            .deadline
-            .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()));
-        let idle = duration(self.idle);
-        self.wakes_for_deadline = left <= idle;
-        left.min(idle)
+    /// A frame has come, or the end.
+    pub(super) const fn moved(&mut self) {
+        self.until = None;
+    }
+
+    /// Nothing has come yet: ready when the first of them has passed.
+    ///
+    /// The timer stays armed from frame to frame, and is set on when it goes off too early: for most bodies it never does.
+    pub(super) fn poll(&mut self, mut alarm: Pin<&mut Alarm>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut now = Now::unread();
+        let until = self.until(&now);
+        if until == Moment::FAR {
+            return Poll::Pending;
+        }
+        loop {
+            if alarm.is_armed() {
+                ready!(alarm.as_mut().poll(cx));
+                now = Now::unread();
+            }
+            let left = until.since(now.moment());
+            if left.is_zero() {
+                return Poll::Ready(());
+            }
+            alarm.as_mut().arm(left, &now);
+        }
+    }
+
+    /// When the first of them passes, if nothing comes.
+    fn until(&mut self, now: &Now) -> Moment {
+        if let Some(until) = self.until {
+            return until;
+        }
+        let deadline = self.deadline.map_or(Moment::FAR, Deadline::moment);
+        let idle = match self.idle {
+            u64::MAX => Moment::FAR,
+            idle => now.moment().after(Duration::from_nanos(idle)),
+        };
+        self.wakes_for_deadline = deadline <= idle;
+        *self.until.insert(deadline.min(idle))
     }
 
     /// That time has passed.

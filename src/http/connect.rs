@@ -10,6 +10,7 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::clock::Now;
 use crate::error::{BoxError, Reason, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::timeout::Alarm;
@@ -145,7 +146,7 @@ where
         }
         let alarm = this.alarm.get_or_insert_with(|| {
             let mut alarm = Box::pin(Alarm::new());
-            alarm.as_mut().arm(*this.limit);
+            alarm.as_mut().arm(*this.limit, &Now::unread());
             alarm
         });
         ready!(alarm.as_mut().poll(cx));

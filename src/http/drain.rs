@@ -11,6 +11,7 @@ use bytes::Buf;
 use http_body::Body;
 use pin_project::pin_project;
 
+use crate::clock::Now;
 use crate::retry::Discard;
 use crate::timeout::Alarm;
 
@@ -122,7 +123,7 @@ impl<B: Body> Future for Draining<B> {
             }
         }
         if !rest.alarm.is_armed() {
-            rest.alarm.as_mut().arm(rest.drain.within);
+            rest.alarm.as_mut().arm(rest.drain.within, &Now::unread());
         }
         rest.alarm.poll(cx)
     }

@@ -14,6 +14,7 @@ use tokio::task::unconstrained;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use crate::clock::Now;
 use crate::error::{CallError, Reason, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
@@ -222,7 +223,7 @@ where
             *this.sending = None;
         }
         if !this.alarm.is_armed() {
-            this.alarm.as_mut().arm(*this.limit);
+            this.alarm.as_mut().arm(*this.limit, &Now::unread());
         }
         ready!(this.alarm.poll(cx));
         let reason = Reason::HeaderTimeout { limit: *this.limit };

@@ -130,6 +130,9 @@ impl FromStr for Route {
         if uri.authority().is_some() != server.is_some() || !uri.path().starts_with('/') {
             return Err(invalid("neither a URL nor a path"));
         }
+        if strays(uri.path()) {
+            return Err(invalid("a path that leads elsewhere"));
+        }
         Ok(Self {
             method,
             server,

@@ -4,7 +4,6 @@ use std::fmt;
 
 use ::reqwest::{Body, Request};
 
-use crate::call::Call;
 use crate::http::{BodyBuffer, HttpRequest, Kept, Replay, ReplayBody};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
@@ -61,12 +60,12 @@ impl Repeat<Request> for Replay {
         if let Some(buffer) = &saved.body {
             *request.body_mut() = Some(Body::wrap(buffer.again()?));
         }
-        self.number(Call::current().attempt, request.headers_mut());
+        self.renumber(request.headers_mut());
         Some(request)
     }
 
     fn may_repeat(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
-        saved.kept.may_repeat(outcome)
+        self.may_repeat_kept(&saved.kept, outcome)
     }
 
     fn can_repeat(&self, saved: &KeptRequest) -> bool {
@@ -86,6 +85,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
+    use crate::call::Call;
 
     fn request(method: Method) -> Request {
         Request::new(method, "https://api.example.com/orders".parse().unwrap())

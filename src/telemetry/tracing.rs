@@ -14,9 +14,10 @@ impl Observe for Tracing {
         let layer = event.source().layer();
         match *event {
             Event::Rejected { rejected, .. } => {
-                debug!(layer, name, reason = rejected.reason.as_str(), "{rejected}");
+                debug!(target: "buttress", layer, name, reason = rejected.reason.as_str(), "{rejected}");
             }
             Event::WouldReject { rejected, .. } => debug!(
+                target: "buttress",
                 layer,
                 name,
                 reason = rejected.reason.as_str(),
@@ -28,6 +29,7 @@ impl Observe for Tracing {
                 dry_run,
                 ..
             } => warn!(
+                target: "buttress",
                 layer,
                 name,
                 sequence,
@@ -43,6 +45,7 @@ impl Observe for Tracing {
                 outcome,
                 ..
             } => debug!(
+                target: "buttress",
                 layer,
                 name,
                 attempt,
@@ -51,21 +54,25 @@ impl Observe for Tracing {
                 "another attempt is scheduled"
             ),
             Event::RetryStopped { attempts, why, .. } => {
-                debug!(layer, name, attempts, why = why.as_str(), "not repeated");
+                debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
             Event::Budget { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
-                debug!(layer, name, balance, "the retry budget is exhausted");
+                debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }
             Event::Finished { outcome, took, .. } => debug!(
+                target: "buttress",
                 layer,
                 name,
                 took_ms = took.as_secs_f64() * 1e3,
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
-            Event::KeyEvicted { .. } => debug!(layer, name, "the key was forgotten"),
+            Event::KeyEvicted { .. } => {
+                debug!(target: "buttress", layer, name, "the key was forgotten");
+            }
             Event::KeyOverflow { max_keys, .. } => warn!(
+                target: "buttress",
                 layer,
                 name, max_keys, "no key could be forgotten: a new one shares the overflow entry"
             ),

@@ -13,6 +13,7 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 use tower_service::Service;
 
+use crate::clock::Now;
 use crate::sync::Mutex;
 use crate::timeout::Alarm;
 
@@ -171,7 +172,7 @@ impl<Req, Res, E> Future for StrictFuture<Req, Res, E> {
             Step::Answer(result) => Poll::Ready(result),
             Step::After(time, result) => {
                 if !this.alarm.is_armed() {
-                    this.alarm.as_mut().arm(time);
+                    this.alarm.as_mut().arm(time, &Now::unread());
                 }
                 if this.alarm.poll(cx).is_ready() {
                     Poll::Ready(result)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use pin_project::pin_project;
 use tokio::task::unconstrained;
-use tokio::time::{Sleep, sleep};
+use tokio::time::Sleep;
 
-use crate::clock::is_near;
+use crate::clock::{Now, is_near, sleep_until};
 
 /// A timer that is armed when it is first polled.
 #[pin_project]
@@ -33,30 +33,18 @@ impl Alarm {
         self.due || self.sleep.is_some()
     }
 
-    /// The timer goes off `after` this moment.
-    pub(crate) fn arm(self: Pin<&mut Self>, after: Duration) {
+    /// The timer goes off so long `after` now.
+    pub(crate) fn arm(self: Pin<&mut Self>, after: Duration, now: &Now) {
         let mut this = self.project();
         *this.due = after.is_zero();
-        this.sleep.set((!after.is_zero()).then(|| sleep(after)));
+        let sleep = || sleep_until(now.moment().after(after));
+        this.sleep.set((!after.is_zero()).then(sleep));
     }
 
     /// Whether the armed timer goes off now, as far as timers can tell: another one for the same time may come first.
     pub(crate) fn is_due(&self) -> bool {
         let near = |sleep: &Sleep| is_near(sleep.deadline(), Duration::from_millis(1));
         self.due || self.sleep.as_ref().is_some_and(near)
-    }
-
-    /// No timer any more.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "bodies come with HTTP")
-    )]
-    pub(crate) fn disarm(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        *this.due = false;
-        if this.sleep.is_some() {
-            this.sleep.set(None);
-        }
     }
 
     /// Ready when the armed timer has gone off; pending while none is armed.

@@ -158,7 +158,8 @@ where
             if let Some(asked) = CallOptions::current_timeout() {
                 *this.limit = nanos(asked);
             }
-            let left = Deadline::current().map_or(u64::MAX, |d| nanos(d.remaining(&Now::unread())));
+            let now = Now::unread();
+            let left = Deadline::current().map_or(u64::MAX, |d| nanos(d.remaining(&now)));
             if left <= *this.limit {
                 *this.limit = left;
                 *this.is_deadline = left != u64::MAX;
@@ -166,7 +167,7 @@ where
             if *this.limit == u64::MAX {
                 return Poll::Pending;
             }
-            this.alarm.as_mut().arm(duration(*this.limit));
+            this.alarm.as_mut().arm(duration(*this.limit), &now);
         }
         ready!(this.alarm.poll(cx));
         Poll::Ready(Err(

@@ -57,9 +57,13 @@ mod alarm;
 mod attempt;
 mod limit;
 mod total;
+#[cfg(feature = "http")]
+mod untimed;
 
 pub(crate) use self::alarm::Alarm;
 pub use self::attempt::{Timeout, TimeoutFuture, TimeoutLayer};
 #[cfg(feature = "http")]
 pub(crate) use self::limit::{Limit, duration};
 pub use self::total::{DeadlineFuture, DeadlineLayer, DeadlineService};
+#[cfg(feature = "http")]
+pub(crate) use self::untimed::Untimed;

@@ -11,6 +11,8 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Alarm;
+#[cfg(feature = "http")]
+use super::Untimed;
 use super::limit::Limit;
 use crate::clock::{Moment, Now};
 use crate::deadline::Deadline;
@@ -46,6 +48,12 @@ impl DeadlineLayer {
     /// Sets another limit while running, for all clones and services. Calls under way keep theirs.
     pub fn set_total(&self, total: Duration) {
         self.total.set(total);
+    }
+
+    /// The same limit around what needs no timer for it: see [`Untimed`].
+    #[cfg(feature = "http")]
+    pub(crate) fn untimed<S>(&self, inner: S) -> Untimed<S> {
+        Untimed::new(inner, Arc::clone(&self.total))
     }
 
     /// The same limit for a call without tower.
@@ -120,7 +128,7 @@ where
 }
 
 /// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
-fn begin(total: &Limit) -> Result<Deadline, ()> {
+pub(super) fn begin(total: &Limit) -> Result<Deadline, ()> {
     let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
     let total = total.get();
     if total == Duration::MAX && outer == Deadline::at(Moment::FAR) {
@@ -133,7 +141,7 @@ fn begin(total: &Limit) -> Result<Deadline, ()> {
     Ok(outer.min(Deadline::at(now.moment().after(total))))
 }
 
-fn over(source: &Source, executed: Executed) -> Rejected {
+pub(super) fn over(source: &Source, executed: Executed) -> Rejected {
     let rejected = Rejected::new(Reason::Deadline, Arc::clone(source.name())).executed(executed);
     emit(&Event::Rejected {
         source,
@@ -197,8 +205,8 @@ where
             let Some(earliest) = Deadline::current() else {
                 return Poll::Pending;
             };
-            let left = earliest.remaining(&Now::unread());
-            this.alarm.as_mut().arm(left);
+            let now = Now::unread();
+            this.alarm.as_mut().arm(earliest.remaining(&now), &now);
         }
         ready!(this.alarm.poll(cx));
         // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.

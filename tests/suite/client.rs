@@ -171,6 +171,10 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`attempt` is 5s, but it must be at most `total`, which is 3s",
         ),
         (
+            config().attempt(Duration::MAX),
+            "`attempt` is none, but it must be at most `total`, which is 10s",
+        ),
+        (
             config().breaker(short_lease),
             "`breaker.probe_lease` is 1s, but it must be at least the client's `total`, which is 10s",
         ),
@@ -328,6 +332,17 @@ async fn the_whole_call_ends_with_its_deadline_and_a_request_may_carry_an_earlie
         .insert(Deadline::after(Duration::ZERO));
     let refused = stack.oneshot(late).await;
     assert_eq!(reason(refused), (Reason::Deadline, Executed::No));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_whole_call_ends_with_its_deadline_even_if_an_attempt_has_no_limit() {
+    let server: Server = Strict::new(|call| if call == 0 { status(500) } else { Step::Hang });
+    let (_, stack) = stack(plain().breaker(None), &server);
+    let patient = CallOptions::new().timeout(Duration::MAX);
+    let started = tokio::time::Instant::now();
+    let hung = patient.scope(stack.oneshot(get())).await;
+    assert_eq!(reason(hung), (Reason::Deadline, Executed::Maybe));
+    assert_eq!(started.elapsed(), 10 * SECOND);
 }
 
 // ── what may run twice ──

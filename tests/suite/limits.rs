@@ -438,6 +438,30 @@ async fn read(idle: Duration, total: Duration, each: Duration) -> (Option<Reason
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_limit_between_frames_counts_from_the_last_one() {
+    let (mut sender, body) = Channel::<Bytes>::new(1);
+    let mut body = Some(body);
+    let service = service_fn(move |()| {
+        ready(Ok::<_, Error<Infallible>>(Response::new(
+            body.take().unwrap(),
+        )))
+    });
+    let layer = GateLayer::new(Observed::new("last"), ByStatus::new())
+        .finish(AtBodyEnd::new("last", 2 * SECOND));
+    let mut body = Box::pin(layer.layer(service).oneshot(()).await.unwrap().into_body());
+    let sends = async {
+        tokio::time::sleep(3 * SECOND / 2).await;
+        sender.send_data(Bytes::from_static(b"b")).await.unwrap();
+    };
+    let (frame, took) = timed(async { tokio::join!(body.frame(), sends).0 }).await;
+    assert!(frame.unwrap().is_ok());
+    assert_eq!(took, 3 * SECOND / 2);
+    let (stalled, took) = timed(body.frame()).await;
+    assert!(stalled.unwrap().is_err());
+    assert_eq!(took, 2 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_has_a_limit_between_its_frames_and_one_in_total() {
     let listener = Listener::new("bodies");
     let finished = || {

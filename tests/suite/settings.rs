@@ -250,7 +250,9 @@ fn client() -> impl Strategy<Value = ClientConfig> {
         let config = config.observe(flags[3]).count_429(flags[4]);
         match header {
             Some(name) if flags[5] => config.key_header(name),
-            Some(name) => config.deadline_header(name.parse::<DeadlineHeader>().unwrap()),
+            Some(name) => {
+                config.deadline_header(format!("x-{name}").parse::<DeadlineHeader>().unwrap())
+            }
             None => config,
         }
     })

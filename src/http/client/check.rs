@@ -1,5 +1,6 @@
 //! How the settings of the standard client stack must fit together.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::config::ClientConfig;
@@ -30,7 +31,11 @@ impl ClientConfig {
             "`Keys::Unknown`, as `proxy` is set: a proxy repeats no such request, with a key or without",
         )?;
         let most = format!("at most `total`, which is {:?}", self.total);
-        ConfigError::unless(self.attempt <= self.total, "attempt", &self.attempt, most)?;
+        let attempt: &dyn fmt::Debug = match self.attempt {
+            Duration::MAX => &format_args!("none"),
+            _ => &self.attempt,
+        };
+        ConfigError::unless(self.attempt <= self.total, "attempt", attempt, most)?;
         self.authorities
             .validate()
             .map_err(|error| error.within("authorities"))?;

@@ -227,6 +227,6 @@ impl<S, R, C: Clone> Layer<S> for ClientLayer<R, C> {
             .layer(limited);
         let attempt = watched(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
-        Client::new(watched(&parts.call).layer(parts.deadline.layer(calls)))
+        Client::new(watched(&parts.call).layer(parts.deadline.untimed(calls)))
     }
 }

@@ -13,10 +13,10 @@ use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
-use crate::timeout::{DeadlineService, Timeout};
+use crate::timeout::{Timeout, Untimed};
 
 /// The parts, outermost first.
-pub(super) type Stack<S, R, C> = Watched<DeadlineService<Keyed<Repeated<S, R, C>>>, C>;
+pub(super) type Stack<S, R, C> = Watched<Untimed<Keyed<Repeated<S, R, C>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
 type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C> = Gate<Attempted<S, C>, Option<Breakers>, C, AtBodyEnd>;

@@ -97,6 +97,9 @@ impl FromStr for DeadlineHeader {
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
         let name = header_name("header", name)?;
+        // A slip such as `grpc` would make a header that nobody reads.
+        let allowed = "`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`, or a name of your own that has a hyphen in it";
+        ConfigError::unless(name.as_str().contains('-'), "header", &name, allowed)?;
         Ok(if name == GRPC_TIMEOUT {
             Self::GrpcTimeout
         } else if name == ENVOY_EXPECTED_TIMEOUT {
@@ -153,6 +156,8 @@ mod tests {
             error.to_string(),
             "`header` is \"no name\", but it must be a header name"
         );
+        let slip = "EnvoyExpectedTimeout".parse::<DeadlineHeader>();
+        assert!(slip.unwrap_err().to_string().ends_with("a hyphen in it"));
     }
 
     #[test]

@@ -160,16 +160,10 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let key = found(request.headers(), &self.header);
-        let safe = idempotent || key.is_some_and(|key| self.honours(key, request));
-        let keyed = key.is_some();
-        let mut request = copy(request)?;
-        request.headers_mut().remove(EARLY_DATA);
-        Some(Kept {
-            request,
-            safe,
-            keyed,
-        })
+        let safe = idempotent
+            || found(request.headers(), &self.header).is_some_and(|key| self.honours(key, request));
+        let request = copy(request)?;
+        Some(Kept { request, safe })
     }
 
     /// Whether this key makes this request safe.
@@ -192,9 +186,27 @@ impl Replay {
 
     /// The head of a further one.
     fn repeat<B>(&self, request: &mut Request<B>) {
-        let call = Call::current();
-        self.number(call.attempt, request.headers_mut());
+        let call = self.renumber(request.headers_mut());
         request.extensions_mut().insert(call);
+    }
+
+    /// The headers of a further attempt, which this call is.
+    pub(crate) fn renumber(&self, headers: &mut HeaderMap) -> Call {
+        let call = Call::current();
+        headers.remove(EARLY_DATA);
+        self.number(call.attempt, headers);
+        call
+    }
+
+    /// Whether a request of which this was kept may be sent again after a failure that the service may have acted on. Its
+    /// key is looked for only now: most requests do not fail.
+    pub(crate) fn may_repeat_kept<R: HttpRequest>(
+        &self,
+        kept: &Kept<R>,
+        outcome: &Outcome,
+    ) -> bool {
+        let keyed = || found(kept.request.headers(), &self.header).is_some();
+        kept.safe && (!is_in_progress(outcome) || keyed())
     }
 
     pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
@@ -236,19 +248,12 @@ fn is_idempotent(method: &Method) -> bool {
 pub struct Kept<R> {
     request: R,
     safe: bool,
-    /// Whether it carries an idempotency key.
-    keyed: bool,
 }
 
 impl<R> Kept<R> {
     /// The request to copy.
     pub(crate) const fn request(&self) -> &R {
         &self.request
-    }
-
-    /// Whether it may be sent again after a failure that the service may have acted on.
-    pub(crate) fn may_repeat(&self, outcome: &Outcome) -> bool {
-        self.safe && (self.keyed || !is_in_progress(outcome))
     }
 }
 
@@ -293,7 +298,7 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
     }
 
     fn may_repeat(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
-        saved.may_repeat(outcome)
+        self.may_repeat_kept(saved, outcome)
     }
 }
 

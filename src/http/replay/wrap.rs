@@ -98,7 +98,7 @@ where
     }
 
     fn may_repeat(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
-        saved.head.may_repeat(outcome)
+        self.replay.may_repeat_kept(&saved.head, outcome)
     }
 
     fn can_repeat(&self, saved: &KeptAs<B>) -> bool {
