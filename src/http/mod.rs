@@ -94,6 +94,7 @@ mod replay;
 mod request;
 mod retry_after;
 mod server;
+mod shown;
 #[cfg(feature = "tracing")]
 mod span;
 

@@ -15,6 +15,7 @@ use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
 use crate::http::deadline::DeadlineOutLayer;
+use crate::http::shown::Shown;
 use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
@@ -194,17 +195,17 @@ impl<R, C> fmt::Debug for ClientLayer<R, C> {
         f.debug_struct("ClientLayer")
             .field("name", &parts.name)
             .field("observe_call", &observed(&parts.call))
-            .field("deadline", &parts.deadline.total())
+            .field("deadline", &Shown(parts.deadline.total()))
             .field("idempotency_key", &parts.key)
             .field("retry", &config.retry.map(|_| self.retry.config()))
             .field("budget", &first_budget.map(RetryBudget::config))
             .field("breaker", &first_breaker.map(Breaker::config))
             .field("authorities", &config.authorities)
             .field("count_429", &config.count_429)
-            .field("body_idle", &parts.body.idle())
+            .field("body_idle", &Shown(parts.body.idle()))
             .field("observe_attempt", &observed(&parts.attempt))
             .field("attempt_span", &config.spans)
-            .field("attempt", &parts.timeout.limit())
+            .field("attempt", &Shown(parts.timeout.limit()))
             .field("deadline_header", &parts.out.header())
             .finish_non_exhaustive()
     }
