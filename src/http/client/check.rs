@@ -1,12 +1,12 @@
 //! How the settings of the standard client stack must fit together.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::config::ClientConfig;
 use crate::breaker::{BreakerConfig, Window};
 use crate::error::ConfigError;
 use crate::http::Keys;
+use crate::http::shown::Shown;
 use crate::idempotency::header_name;
 
 impl ClientConfig {
@@ -31,11 +31,8 @@ impl ClientConfig {
             "`Keys::Unknown`, as `proxy` is set: a proxy repeats no such request, with a key or without",
         )?;
         let most = format!("at most `total`, which is {:?}", self.total);
-        let attempt: &dyn fmt::Debug = match self.attempt {
-            Duration::MAX => &format_args!("none"),
-            _ => &self.attempt,
-        };
-        ConfigError::unless(self.attempt <= self.total, "attempt", attempt, most)?;
+        let attempt = Shown(self.attempt);
+        ConfigError::unless(self.attempt <= self.total, "attempt", &attempt, most)?;
         self.authorities
             .validate()
             .map_err(|error| error.within("authorities"))?;

@@ -17,6 +17,7 @@ use self::within::Within;
 use super::answer::answer;
 use super::body::AtBodyEnd;
 use super::classify::ByStatus;
+use super::shown::Shown;
 use crate::error::ConfigError;
 use crate::gate::GateLayer;
 use crate::telemetry::Observed;
@@ -143,9 +144,9 @@ impl fmt::Debug for ServerLayer {
             .field("not_executed_header", &config.not_executed_header)
             .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
-            .field("body_idle", &self.body.idle())
+            .field("body_idle", &Shown(self.body.idle()))
             .field("deadline", &config.deadline)
-            .field("timeout", &self.timeout.limit())
+            .field("timeout", &Shown(self.timeout.limit()))
             .finish_non_exhaustive()
     }
 }
