@@ -135,16 +135,20 @@ impl Call {
     /// Sets the attempt for this thread, and opens a scope for [`Marks`], until the guard is dropped.
     #[inline]
     pub(crate) fn enter(self) -> EnteredCall {
-        EnteredCall {
-            outer: SCOPE.replace(Scope::of(self)),
-        }
+        self.scope().enter()
+    }
+
+    /// The same, ready to be entered more than once.
+    #[inline]
+    pub(crate) const fn scope(self) -> Scope {
+        Scope::of(self)
     }
 }
 
 /// A [`Call`], and whether a retry layer below has given up on it: one word, because what is written in parts and soon read
 /// as a whole waits for the parts.
 #[derive(Clone, Copy)]
-struct Scope(u64);
+pub(crate) struct Scope(u64);
 
 impl Scope {
     const LAST: u64 = 1 << 32;
@@ -153,6 +157,18 @@ impl Scope {
     const ACTED: u64 = 1 << 35;
     /// The reason begins here.
     const REASON: u32 = 56;
+
+    #[inline]
+    pub(crate) fn enter(self) -> EnteredCall {
+        EnteredCall {
+            outer: SCOPE.replace(self),
+        }
+    }
+
+    /// That of the same attempt, which perhaps is not the last.
+    pub(crate) const fn not_last(self) -> Self {
+        Self(self.0 & !Self::LAST)
+    }
 
     const fn of(call: Call) -> Self {
         let last = if call.last { Self::LAST } else { 0 };
@@ -191,14 +207,14 @@ impl EnteredCall {
         Marks(SCOPE.get().0 & Marks::ALL)
     }
 
-    /// The scope goes on as that of another call, with no marks.
+    /// The scope goes on as another one, with no marks.
     #[expect(
         clippy::unused_self,
         reason = "the guard is the proof that the scope is open"
     )]
     #[inline]
-    pub(crate) fn go_on(&self, call: Call) {
-        SCOPE.set(Scope::of(call));
+    pub(crate) fn go_on(&self, scope: Scope) {
+        SCOPE.set(scope);
     }
 }
 

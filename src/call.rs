@@ -11,7 +11,7 @@ use std::time::Duration;
 use pin_project::{pin_project, pinned_drop};
 
 pub use crate::attempt::{AttemptReason, Call};
-pub(crate) use crate::attempt::{EnteredCall, Marks};
+pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
 
 thread_local! {
     static OPTIONS: Cell<Options> = const { Cell::new(Options::NONE) };

@@ -6,11 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use crate::call::{Call, EnteredCall, Marks};
+use crate::call::{Call, EnteredCall, Marks, Scope};
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
-    call: Call,
+    scope: Scope,
     /// What those further in have said, at any time of this attempt.
     marks: Marks,
     /// `None` once it is over: a permit it holds is free before anything else is done.
@@ -21,10 +21,11 @@ pub(super) struct Attempt<F> {
 impl<F> Attempt<F> {
     #[inline(always)]
     pub(super) fn new(call: Call, make: impl FnOnce() -> F) -> Self {
-        let entered = call.enter();
+        let scope = call.scope();
+        let entered = scope.enter();
         let future = Some(make());
         Self {
-            call,
+            scope,
             marks: entered.marks(),
             future,
         }
@@ -41,7 +42,7 @@ impl<F: Future> Attempt<F> {
     #[inline(always)]
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, Judging)> {
         let mut this = self.project();
-        let entered = this.call.enter();
+        let entered = this.scope.enter();
         let polled = match this.future.as_mut().as_pin_mut() {
             Some(future) => future.poll(cx),
             None => Poll::Pending,
@@ -49,7 +50,7 @@ impl<F: Future> Attempt<F> {
         *this.marks |= entered.marks();
         let result = ready!(polled);
         this.future.set(None);
-        entered.go_on(this.call.not_last());
+        entered.go_on(this.scope.not_last());
         Poll::Ready((result, Judging(entered)))
     }
 }
@@ -63,7 +64,7 @@ impl<F> PinnedDrop for Attempt<F> {
     fn drop(self: Pin<&mut Self>) {
         let mut this = self.project();
         if this.future.is_some() {
-            let _entered = this.call.enter();
+            let _entered = this.scope.enter();
             this.future.set(None);
         }
     }
