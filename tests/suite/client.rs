@@ -26,7 +26,7 @@ use crate::common::{SECOND, panics};
 
 /// A server's own error.
 #[derive(Clone, Debug, PartialEq)]
-struct Broken;
+pub(crate) struct Broken;
 
 impl std::fmt::Display for Broken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

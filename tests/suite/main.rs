@@ -16,6 +16,7 @@ mod contract;
 mod grpc;
 mod hops;
 mod http;
+mod http_contract;
 mod idempotency;
 mod keyed;
 mod limits;
