@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::call::Marks;
 use crate::error::{CallError, Reason, Rejected};
+use crate::key_problem::KeyProblem;
 
 /// What a finished call says about the service and about trying again.
 ///
@@ -248,6 +249,19 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             executed: rejected.executed,
             ..Outcome::TRANSIENT
         }),
+        // The handler failed, or the store of its records; and the mistakes of a caller.
+        Reason::Key(problem) => Some(Outcome {
+            executed: rejected.executed,
+            repeat: Again::Never,
+            wait: rejected.retry_after,
+            ..match problem {
+                KeyProblem::Failed | KeyProblem::StoreUnavailable => Outcome::TRANSIENT,
+                KeyProblem::InProgress | KeyProblem::NotKept | KeyProblem::Unknown => {
+                    Outcome::NEUTRAL
+                }
+                _ => Outcome::PERMANENT,
+            }
+        }),
         // The caller's time ran out while the call was under way.
         Reason::Deadline if rejected.executed == Executed::Maybe => None,
         _ => Some(Outcome {
@@ -258,6 +272,16 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             restarts_backoff: false,
         }),
     }
+}
+
+/// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
+#[cfg(feature = "http")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotExecuted {
+    /// A layer of ours in this process has refused the call.
+    Here,
+    /// The server says so, and is believed.
+    There,
 }
 
 #[cfg(test)]

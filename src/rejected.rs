@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
 
 /// A call that this crate refused or cut short: which layer, why, and when to come back.
@@ -62,6 +63,8 @@ pub enum Reason {
     },
     /// The caller has used up his quota.
     QuotaExceeded(Quota),
+    /// It has to do with the idempotency key.
+    Key(KeyProblem),
     /// A policy of your own refused, and says why.
     Policy(Cow<'static, str>),
 }
@@ -131,6 +134,7 @@ impl Reason {
             Self::Deadline => "deadline",
             Self::BodyIdle { .. } => "body_idle",
             Self::QuotaExceeded(_) => "quota_exceeded",
+            Self::Key(problem) => problem.as_str(),
             Self::Policy(_) => "policy",
         }
     }
@@ -207,6 +211,7 @@ impl fmt::Display for Rejected {
                 }
                 write!(f, " is used up")?;
             }
+            Reason::Key(problem) => write!(f, "idempotency `{name}`: {problem}")?,
             Reason::Policy(why) => write!(f, "`{name}` refused the call: {why}")?,
         }
         match (&self.reason, self.retry_after) {

@@ -4,15 +4,7 @@ use ::http::header::HeaderValue;
 use ::http::{Response, StatusCode};
 
 use crate::call::Call;
-
-/// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotExecuted {
-    /// A layer of ours in this process has refused the call.
-    Here,
-    /// The server says so, and is believed.
-    There,
-}
+pub(super) use crate::outcome::NotExecuted;
 
 /// About this hop only.
 pub(super) const NOT_EXECUTED: &str = "x-buttress-not-executed";

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::answer::Respond;
 use crate::error::{Quota, Reason, Rejected};
+use crate::key_problem::KeyProblem;
 
 /// Answers with `application/problem+json`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -34,6 +35,21 @@ impl<B: From<String>> Respond<B> for Problem {
     }
 }
 
+/// draft-ietf-httpapi-idempotency-key-header §2.7, where it says anything.
+fn of_key(problem: &KeyProblem) -> StatusCode {
+    match problem {
+        KeyProblem::Missing | KeyProblem::Malformed(_) | KeyProblem::Incomplete => {
+            StatusCode::BAD_REQUEST
+        }
+        KeyProblem::NoTenant => StatusCode::FORBIDDEN,
+        KeyProblem::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+        KeyProblem::Reused => StatusCode::UNPROCESSABLE_ENTITY,
+        KeyProblem::InProgress | KeyProblem::NotKept | KeyProblem::Unknown => StatusCode::CONFLICT,
+        KeyProblem::Failed => StatusCode::INTERNAL_SERVER_ERROR,
+        KeyProblem::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 fn status(reason: &Reason) -> StatusCode {
     match reason {
         Reason::AttemptTimeout { .. }
@@ -42,6 +58,7 @@ fn status(reason: &Reason) -> StatusCode {
         | Reason::Deadline
         | Reason::BodyIdle { .. } => StatusCode::GATEWAY_TIMEOUT,
         Reason::QuotaExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
+        Reason::Key(problem) => of_key(problem),
         Reason::CircuitOpen
         | Reason::CircuitProbing
         | Reason::CircuitRampingUp
@@ -60,15 +77,19 @@ fn whole_seconds(wait: Duration) -> u64 {
 
 /// RFC 9457, with the types of draft-ietf-httpapi-ratelimit-headers §5. Where there is none, the status says it all.
 fn body(status: StatusCode, rejected: &Rejected) -> String {
-    let (kind, title) = match rejected.reason {
+    let (kind, title) = match &rejected.reason {
         Reason::QuotaExceeded(_) => (
-            Some("https://iana.org/assignments/http-problem-types#quota-exceeded"),
+            Some("https://iana.org/assignments/http-problem-types#quota-exceeded".to_owned()),
             "Quota exceeded",
         ),
         Reason::CircuitOpen | Reason::CircuitProbing | Reason::CircuitRampingUp => (
-            Some("https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"),
+            Some(
+                "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+                    .to_owned(),
+            ),
             "Temporarily reduced capacity",
         ),
+        Reason::Key(problem) => (Some(problem.uri()), problem.title()),
         _ => (None, status.canonical_reason().unwrap_or_default()),
     };
     let mut problem = Map::new();

@@ -67,11 +67,21 @@
 //!
 //! The layer holds nothing. Dropping its future drops the call.
 
+mod client;
 mod key;
-mod layer;
+#[cfg(feature = "idempotency")]
+mod record;
+#[cfg(feature = "idempotency")]
+mod server;
+#[cfg(feature = "idempotency")]
+pub mod store;
 
+pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
-pub use self::layer::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
+#[cfg(feature = "idempotency")]
+pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+#[cfg(feature = "idempotency")]
+pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 
 use ::http::HeaderMap;
 

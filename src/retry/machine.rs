@@ -75,7 +75,8 @@ impl Refusal {
             | Reason::CircuitRampingUp
             | Reason::CircuitForcedOpen
             | Reason::CircuitIsolated
-            | Reason::Deadline => Some(Self::Final),
+            | Reason::Deadline
+            | Reason::Key(_) => Some(Self::Final),
             Reason::QuotaExceeded(_) | Reason::Policy(_) => Some(Self::Passing),
         }
     }

@@ -16,6 +16,7 @@ use tower_service::Service;
 use super::status::{Code, MESSAGE, PUSHBACK, STATUS};
 use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::http::answer::{AnswerLayer, Respond};
+use crate::key_problem::KeyProblem;
 
 /// Puts layers of this crate around a gRPC client or server, and answers their rejections as gRPC does: by a status, not by an
 /// error. What calls it, such as a client that tonic generated, then sees the right code instead of `UNKNOWN`.
@@ -46,6 +47,11 @@ use crate::http::answer::{AnswerLayer, Respond};
 /// | an open circuit, a policy that refused, no connection in time | `UNAVAILABLE` |
 /// | attempt or header timeout, deadline, stalled body | `DEADLINE_EXCEEDED` |
 /// | a quota that is used up | `RESOURCE_EXHAUSTED` |
+/// | an idempotency key: the operation is under way | `ABORTED` |
+/// | an idempotency key: done, but the answer is not known | `FAILED_PRECONDITION` |
+/// | an idempotency key: the handler failed | `INTERNAL` |
+/// | an idempotency key: missing, malformed, used for another request | `INVALID_ARGUMENT` |
+/// | an idempotency key: the store cannot be used; whose it is cannot be told | `UNAVAILABLE`; `PERMISSION_DENIED` |
 ///
 /// If the wait is known, it is told as `grpc-retry-pushback-ms`, rounded up. A response that has not begun is one of headers only. One that is cut short ends with its status in the trailers. The
 /// `grpc-message` is the rejection's: it names the layer and its wait. A rejection that kept the call from being executed is
@@ -94,6 +100,14 @@ fn code(reason: &Reason) -> Code {
         | Reason::Deadline
         | Reason::BodyIdle { .. } => Code::DEADLINE_EXCEEDED,
         Reason::QuotaExceeded(_) => Code::RESOURCE_EXHAUSTED,
+        Reason::Key(problem) => match problem {
+            KeyProblem::InProgress => Code::ABORTED,
+            KeyProblem::Failed => Code::INTERNAL,
+            KeyProblem::NotKept | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
+            KeyProblem::NoTenant => Code::PERMISSION_DENIED,
+            KeyProblem::StoreUnavailable => Code::UNAVAILABLE,
+            _ => Code::INVALID_ARGUMENT,
+        },
         Reason::CircuitOpen
         | Reason::CircuitProbing
         | Reason::CircuitRampingUp

@@ -19,9 +19,12 @@ impl Code {
     pub(super) const OK: Self = Self(0);
     pub(super) const CANCELLED: Self = Self(1);
     pub(super) const UNKNOWN: Self = Self(2);
+    pub(super) const INVALID_ARGUMENT: Self = Self(3);
     pub(super) const DEADLINE_EXCEEDED: Self = Self(4);
-    const PERMISSION_DENIED: Self = Self(7);
+    pub(super) const PERMISSION_DENIED: Self = Self(7);
     pub(super) const RESOURCE_EXHAUSTED: Self = Self(8);
+    pub(super) const FAILED_PRECONDITION: Self = Self(9);
+    pub(super) const ABORTED: Self = Self(10);
     const UNIMPLEMENTED: Self = Self(12);
     pub(super) const INTERNAL: Self = Self(13);
     pub(super) const UNAVAILABLE: Self = Self(14);

@@ -1,0 +1,129 @@
+//! Where records are kept.
+//!
+//! | store | feature | survives a restart | several processes | exactly once |
+//! |---|---|---|---|---|
+//! | [`MemoryStore`] | `idempotency` | no | no | while the process lives |
+//! | `FileStore` | `file` | yes | no | but for a crash between effect and record |
+//! | `RedisStore` | `redis` | as Redis is configured | yes | but for a crash between effect and record |
+//! | `PostgresStore` | `postgres` | yes | yes | yes, if effect and record are committed together |
+//!
+//! A store of your own implements [`Store`], and is asked by `testing::check_store` (feature `test-util`) whether it keeps
+//! its promises.
+
+mod memory;
+
+pub use self::memory::{MemoryConfig, MemoryStore};
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error as ThisError;
+
+use super::record::{Begun, Claim, Ended, RecordKey, Token};
+use crate::error::BoxError;
+
+/// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
+pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// Keeps the records of an [`IdempotencyLayer`](super::IdempotencyLayer).
+///
+/// Each method is **atomic**: of two that run at once on the same key, in whatever process, one happens wholly before the
+/// other, and what it wrote is seen by the other. What returned `Ok` **stays**, for as long as the store promises to keep
+/// anything: a store that survives a restart has it on disk by then. What returned an error may have happened or not; each
+/// method may be called again with the same arguments, and then does no more than once would have.
+///
+/// Leases and times to live are measured by **one clock** for all who share the records, which is the store's own: a clock
+/// that is put forward while a lease lasts ends the lease early.
+///
+/// # Cancel safety
+///
+/// A future that is dropped may have had its effect or not. The layer drops none before its end, but when the runtime is
+/// shut down.
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Claims the record of this key.
+    ///
+    /// In one step: where there is no record, or one whose time is over, a new one is made, running, in run 1. A running one
+    /// whose lease is over passes to the claimant, in the next run, if the fingerprints are equal. A claim that is made
+    /// again with the token of the holder is told the same run again, with a new lease. In all other cases nothing changes,
+    /// and the claimant is told why; another fingerprint is told before all else.
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun>;
+
+    /// Holds a running record for another `lease`, counted from now, and keeps it for `ttl` after that. `false` if it is not
+    /// running, or not held by `token`: then nothing changes. A lease that is over is renewed if nobody has taken the record.
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool>;
+
+    /// Gives a running record its answer, and keeps it for `ttl` from now, if it is held by `token`, even with its lease
+    /// over. The answer is returned by [`begin`](Self::begin) byte for byte.
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended>;
+
+    /// Deletes a running record, if it is held by `token`: the next claim of its key makes a new one.
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended>;
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        (**self).begin(key, claim)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        (**self).renew(key, token, lease, ttl)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        (**self).complete(key, token, answer, ttl)
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        (**self).abandon(key, token)
+    }
+}
+
+/// Why a store could not do what it was asked for.
+#[derive(Debug, ThisError)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// It cannot be reached, did not answer in time, or failed. The source says how.
+    #[error("the store cannot be used: {0}")]
+    Unavailable(#[source] BoxError),
+    /// It has no room for this.
+    #[error("the store is full: {0}")]
+    Full(String),
+    /// What it holds for this key is none of ours, or was written by a newer version.
+    #[error("the record cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl StoreError {
+    /// It cannot be used, because of this.
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+        Self::Unavailable(source.into())
+    }
+}

@@ -1,0 +1,111 @@
+//! Why a request with an idempotency key, or without one, is not answered by the handler.
+
+use std::fmt;
+
+use crate::outcome::Executed;
+
+/// What an [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer) refuses, and why. As a response, by
+/// [`answer`](crate::http::answer), each is a problem (RFC 9457) whose `type` is the address of its variant on this page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyProblem {
+    /// 400. The operation requires a key, and there is none. Send one, the same with every repetition.
+    Missing,
+    /// 400. The key cannot be read, or is too short or too long. Correct it: nothing was done.
+    Malformed(&'static str),
+    /// 403. It cannot be told whose key this is.
+    NoTenant,
+    /// 400. The request's body broke off. Send it again: nothing was done.
+    Incomplete,
+    /// 413. The body of the request is larger than what is read, which is this many bytes. Nothing was done.
+    TooLarge(usize),
+    /// 422. The key was used for another request. Nothing was done: a new operation needs a new key.
+    Reused,
+    /// 409, with `Retry-After`. The operation is under way. Send the same request again later, for its answer.
+    InProgress,
+    /// 409. The operation is done, but its answer was not kept: it was too large. It will not be done again.
+    NotKept,
+    /// 409. Whether the operation was done is not known: it was given up half-way. It will not be done again under this key.
+    Unknown,
+    /// 500. The handler failed, and it is not known how far it came. It will not be done again under this key.
+    Failed,
+    /// 503. What is known of this key cannot be looked up. Nothing was done.
+    StoreUnavailable,
+}
+
+impl KeyProblem {
+    /// The problem as a word.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Missing => "key_missing",
+            Self::Malformed(_) => "key_malformed",
+            Self::NoTenant => "key_no_tenant",
+            Self::Incomplete => "key_body_incomplete",
+            Self::TooLarge(_) => "key_body_too_large",
+            Self::Reused => "key_reused",
+            Self::InProgress => "key_in_progress",
+            Self::NotKept => "key_answer_not_kept",
+            Self::Unknown => "key_outcome_unknown",
+            Self::Failed => "key_failed",
+            Self::StoreUnavailable => "key_store_unavailable",
+        }
+    }
+
+    /// The `type` of the problem: the address of its variant's documentation.
+    pub fn uri(&self) -> String {
+        let name = format!("{self:?}");
+        let name = name.split('(').next().unwrap_or_default();
+        format!("https://docs.rs/buttress/latest/buttress/enum.KeyProblem.html#variant.{name}")
+    }
+
+    /// The problem in a few words, always the same.
+    pub const fn title(&self) -> &'static str {
+        match self {
+            Self::Missing => "Idempotency key missing",
+            Self::Malformed(_) => "Idempotency key malformed",
+            Self::NoTenant => "Owner of the idempotency key unknown",
+            Self::Incomplete => "Request incomplete",
+            Self::TooLarge(_) => "Request too large",
+            Self::Reused => "Idempotency key used for another request",
+            Self::InProgress => "Operation in progress",
+            Self::NotKept => "Answer not kept",
+            Self::Unknown => "Outcome unknown",
+            Self::Failed => "Operation failed",
+            Self::StoreUnavailable => "Idempotency store unavailable",
+        }
+    }
+
+    /// Whether the operation that the key stands for may have been executed.
+    pub const fn executed(&self) -> Executed {
+        match self {
+            Self::InProgress | Self::NotKept | Self::Unknown | Self::Failed => Executed::Maybe,
+            Self::Missing
+            | Self::Malformed(_)
+            | Self::NoTenant
+            | Self::Incomplete
+            | Self::TooLarge(_)
+            | Self::Reused
+            | Self::StoreUnavailable => Executed::No,
+        }
+    }
+}
+
+impl fmt::Display for KeyProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Missing => "an idempotency key is required",
+            Self::Malformed(why) => why,
+            Self::NoTenant => "it cannot be told whose idempotency key this is",
+            Self::Incomplete => "the body of the request broke off",
+            Self::TooLarge(most) => {
+                return write!(f, "the body of the request is larger than {most} bytes");
+            }
+            Self::Reused => "this idempotency key was used for another request",
+            Self::InProgress => "the operation with this idempotency key is under way",
+            Self::NotKept => "the operation is done, but its answer was too large to be kept",
+            Self::Unknown => "it is not known whether the operation was done",
+            Self::Failed => "the handler failed, and the operation is not done again",
+            Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
+        })
+    }
+}
