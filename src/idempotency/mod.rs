@@ -80,6 +80,8 @@ pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
 pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+#[cfg(feature = "redis")]
+pub use self::store::RedisStore;
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

@@ -32,8 +32,12 @@ mod reqwest;
 mod retry;
 mod served;
 mod server;
+#[cfg(feature = "idempotency")]
+mod servers;
 mod settings;
 mod spans;
+#[cfg(feature = "idempotency")]
+mod stores;
 mod telemetry;
 #[path = "../../examples/tonic_client/text.rs"]
 mod text;

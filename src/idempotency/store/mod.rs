@@ -11,8 +11,12 @@
 //! its promises.
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 
 use std::fmt;
 use std::future::Future;

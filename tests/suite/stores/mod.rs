@@ -1,0 +1,4 @@
+//! The stores, one module each.
+
+#[cfg(feature = "redis")]
+mod redis;
