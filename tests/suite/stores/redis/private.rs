@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis::aio::MultiplexedConnection;
 
+/// "Ready" or "The server is now ready", as its version has it.
+const READY: &str = "eady to accept connections";
+
 /// It is ended, and its folder removed, with this value.
 pub(super) struct Private {
     folder: PathBuf,
@@ -34,7 +37,7 @@ impl Private {
             child,
             log,
         };
-        server.await_line("Ready to accept connections");
+        server.await_line(READY);
         server
     }
 
@@ -64,7 +67,7 @@ impl Private {
     /// Starts it again, at the same place with the same data.
     pub(super) fn restart(&mut self) {
         (self.child, self.log) = spawn(&self.folder, &self.settings);
-        self.await_line("Ready to accept connections");
+        self.await_line(READY);
     }
 
     /// Waits until its log says so.

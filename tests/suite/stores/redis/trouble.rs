@@ -80,7 +80,7 @@ async fn a_slow_server_is_an_error_in_time_and_is_used_again() {
     let store = private_store(&server).await;
     let (key, claim) = (key(), claim());
     let mut beside = server.connection().await;
-    command(&mut beside, "CLIENT PAUSE 600000 ALL").await;
+    command(&mut beside, "CLIENT PAUSE 600000 WRITE").await;
     let begun = tokio::time::timeout(HUNG, store.begin(&key, &claim));
     let error = begun.await.expect("no hanging").expect_err("no answer");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
