@@ -70,7 +70,7 @@
 mod client;
 mod key;
 #[cfg(feature = "idempotency")]
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "idempotency")]
 mod server;
 #[cfg(feature = "idempotency")]

@@ -1,0 +1,4 @@
+//! Every store keeps the same contract, and the contract finds those who do not.
+
+mod broken;
+mod memory;
