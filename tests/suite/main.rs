@@ -24,6 +24,7 @@ mod log;
 mod marks;
 mod matrix;
 mod mistakes;
+mod once;
 mod payment;
 mod peers;
 mod readme;
@@ -32,11 +33,9 @@ mod reqwest;
 mod retry;
 mod served;
 mod server;
-#[cfg(feature = "idempotency")]
 mod servers;
 mod settings;
 mod spans;
-#[cfg(feature = "idempotency")]
 mod stores;
 mod telemetry;
 #[path = "../../examples/tonic_client/text.rs"]

@@ -9,6 +9,7 @@ use std::time::Duration;
 use buttress::idempotency::{
     Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
 };
+use buttress::testing::check_store;
 use bytes::Bytes;
 use redis::AsyncCommands as _;
 
@@ -49,58 +50,28 @@ async fn store() -> RedisStore {
 }
 
 #[tokio::test]
-async fn a_record_is_begun_completed_and_answered() {
-    let (store, key, claim) = (store().await, key(), claim());
-    let again = Claim::new(claim.fingerprint, HOUR, HOUR);
-    let other = Claim::new(Fingerprint([8; 32]), HOUR, HOUR);
-    assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
-    assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
-    assert_eq!(store.begin(&key, &again).await.unwrap(), Begun::Running);
-    assert_eq!(store.begin(&key, &other).await.unwrap(), Begun::Mismatch);
-    assert!(store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
-    assert!(!store.renew(&key, again.token, HOUR, HOUR).await.unwrap());
-    // Every byte there is.
-    let answer: Bytes = (0..=255).cycle().take(100_000).collect();
-    let complete = |token| store.complete(&key, token, answer.clone(), SECOND);
-    assert_eq!(complete(again.token).await.unwrap(), Ended::Lost);
-    assert_eq!(complete(claim.token).await.unwrap(), Ended::Taken);
-    let other_answer = Bytes::from_static(b"another");
-    let completed = store.complete(&key, claim.token, other_answer, HOUR).await;
-    assert_eq!(completed.unwrap(), Ended::Already(answer.clone()));
-    let begun = store.begin(&key, &again).await;
-    assert_eq!(begun.unwrap(), Begun::Done(answer.clone()));
-    assert_eq!(store.begin(&key, &other).await.unwrap(), Begun::Mismatch);
-    assert!(!store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
-    let abandoned = store.abandon(&key, claim.token).await;
-    assert_eq!(abandoned.unwrap(), Ended::Already(answer));
+async fn it_keeps_every_promise_of_a_store() {
+    check_store(&store().await).await;
 }
 
 #[tokio::test]
-async fn a_record_whose_lease_is_over_passes_on_and_its_holder_can_do_nothing() {
-    let (store, key) = (store().await, key());
-    let first = Claim::new(Fingerprint([7; 32]), Duration::ZERO, SECOND);
-    let second = Claim::new(Fingerprint([7; 32]), SECOND, SECOND);
-    assert_eq!(store.begin(&key, &first).await.unwrap(), STARTED);
-    let begun = store.begin(&key, &second).await.unwrap();
-    assert_eq!(begun, Begun::Started { run: 2 });
-    assert!(!store.renew(&key, first.token, HOUR, HOUR).await.unwrap());
-    let completed = store.complete(&key, first.token, Bytes::new(), HOUR).await;
-    assert_eq!(completed.unwrap(), Ended::Lost);
-    let abandoned = store.abandon(&key, first.token).await.unwrap();
-    assert_eq!(abandoned, Ended::Lost);
-    let abandoned = store.abandon(&key, second.token).await.unwrap();
-    assert_eq!(abandoned, Ended::Taken);
-    let abandoned = store.abandon(&key, second.token).await.unwrap();
-    assert_eq!(abandoned, Ended::Lost);
-    assert_eq!(store.begin(&key, &first).await.unwrap(), STARTED);
-    // Its lease is over, but nobody has taken it.
-    assert!(store.renew(&key, first.token, HOUR, SECOND).await.unwrap());
-    assert_eq!(store.begin(&key, &second).await.unwrap(), Begun::Running);
-    // An empty answer is one too.
-    let completed = store.complete(&key, first.token, Bytes::new(), SECOND);
-    assert_eq!(completed.await.unwrap(), Ended::Taken);
-    let begun = store.begin(&key, &second).await.unwrap();
-    assert_eq!(begun, Begun::Done(Bytes::new()));
+async fn answers_are_kept_byte_for_byte() {
+    let store = store().await;
+    let every_byte: Bytes = (0..=255).cycle().take(1 << 20).collect();
+    for answer in [
+        Bytes::new(),
+        Bytes::from_static(b"\r\n$-1\r\n\0"),
+        every_byte,
+    ] {
+        let (key, claim) = (key(), claim());
+        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+        let completed = store.complete(&key, claim.token, answer.clone(), SECOND);
+        assert_eq!(completed.await.unwrap(), Ended::Taken);
+        let completed = store.complete(&key, claim.token, Bytes::new(), SECOND);
+        assert_eq!(completed.await.unwrap(), Ended::Already(answer.clone()));
+        let begun = store.begin(&key, &claim).await.unwrap();
+        assert_eq!(begun, Begun::Done(answer));
+    }
 }
 
 #[tokio::test]
