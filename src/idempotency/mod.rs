@@ -81,6 +81,13 @@ pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
 pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 #[cfg(feature = "idempotency")]
+pub use self::server::{
+    AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
+    KeptBody, Operation, Scope, StoragePolicy,
+};
+#[cfg(feature = "postgres")]
+pub use self::store::PostgresStore;
+#[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 
 use ::http::HeaderMap;

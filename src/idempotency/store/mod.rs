@@ -11,8 +11,12 @@
 //! its promises.
 
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
 
 use std::fmt;
 use std::future::Future;
