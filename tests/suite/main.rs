@@ -34,6 +34,7 @@ mod served;
 mod server;
 mod settings;
 mod spans;
+mod stores;
 mod telemetry;
 #[path = "../../examples/tonic_client/text.rs"]
 mod text;

@@ -1,0 +1,4 @@
+//! The stores of idempotency's records.
+
+#[cfg(feature = "postgres")]
+mod postgres;
