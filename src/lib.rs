@@ -25,9 +25,12 @@ mod call;
 mod chance;
 pub mod clock;
 mod deadline;
+#[cfg(feature = "idempotency")]
+mod detach;
 mod error;
 pub mod event;
 mod key_problem;
+mod observe;
 mod outcome;
 mod rejected;
 mod sync;

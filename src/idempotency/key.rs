@@ -12,8 +12,8 @@ use crate::error::ConfigError;
 /// The header of the draft.
 pub(crate) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// The longest key that is sent, in bytes.
-const LONGEST: usize = 255;
+/// The longest key that is sent or accepted, in bytes.
+pub(super) const LONGEST: usize = 255;
 
 /// How a key is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +80,48 @@ pub(crate) fn found<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a
         !text.is_empty()
     };
     is_key.then_some(value)
+}
+
+/// The key of a request to a server, `None` if it has none, or what is wrong with it. Parsed before anything is looked up.
+#[cfg(feature = "idempotency")]
+pub(super) fn received(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    shortest: usize,
+    lenient: bool,
+) -> Result<Option<String>, &'static str> {
+    let mut lines = headers.get_all(name).iter();
+    let Some(value) = lines.next() else {
+        return Ok(None);
+    };
+    if lines.next().is_some() {
+        return Err("the idempotency key stands there more than once");
+    }
+    let text = value
+        .to_str()
+        .map_err(|_| "the idempotency key is not printable ASCII")?;
+    let key = match read(text) {
+        Some(key) => key.as_str().to_owned(),
+        None if lenient && is_bare(text) => text.to_owned(),
+        None if is_bare(text) => {
+            return Err("the idempotency key must stand in double quotes (RFC 9651, string)");
+        }
+        None => return Err("the idempotency key is not one string in double quotes (RFC 9651)"),
+    };
+    match key.len() {
+        len if len < shortest => Err("the idempotency key is too short"),
+        len if len > LONGEST => Err("the idempotency key is longer than 255 characters"),
+        _ => Ok(Some(key)),
+    }
+}
+
+/// A key without quotes: nothing in it that a list or a string could begin with.
+#[cfg(feature = "idempotency")]
+fn is_bare(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && !b"\",;".contains(&byte))
 }
 
 /// RFC 9651 §3.3.3. Parameters have no meaning here; they must be well-formed.

@@ -70,7 +70,7 @@
 mod client;
 mod key;
 #[cfg(feature = "idempotency")]
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "idempotency")]
 mod server;
 #[cfg(feature = "idempotency")]
@@ -81,6 +81,10 @@ pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
 pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 #[cfg(feature = "idempotency")]
+pub use self::server::{
+    AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
+    KeptBody, Operation, Scope, StoragePolicy,
+};
 #[cfg(feature = "postgres")]
 pub use self::store::PostgresStore;
 #[cfg(feature = "idempotency")]

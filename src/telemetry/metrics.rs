@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{
-    BALANCE, CALLS, EVICTED, EXHAUSTED, MOVES, OVERFLOW, RECORDED, REJECTED, RETRIES,
-    RETRY_STOPPED, RETRY_WAIT, STATE, Type, WOULD_REJECT,
+    BALANCE, CALLS, EVICTED, EXHAUSTED, MOVES, OPERATIONS, OVERFLOW, RECORDED, REJECTED, RETRIES,
+    RETRY_STOPPED, RETRY_WAIT, STATE, STORE_FAILURES, Type, WOULD_REJECT,
 };
 use crate::error::Reason;
-use crate::event::{BreakerState, Event, Observe, Source};
+use crate::event::{BreakerState, Event, Observe, OperationStep, Source};
 
 /// The observer of the feature `metrics`.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ struct Handles {
     gauge: OnceLock<Gauge>,
     wait: OnceLock<Histogram>,
     calls: [OnceLock<Histogram>; 3],
+    /// By step.
+    operations: [OnceLock<Counter>; OperationStep::COUNT],
     /// The number of the newest move, and below it, in [`LEVEL_BITS`], the level it led to.
     newest: AtomicU64,
 }
@@ -144,6 +146,12 @@ impl Handles {
                     None => register().record(took),
                 }
             }
+            Event::Operation { step, .. } => {
+                self.operations[step as usize]
+                    .get_or_init(|| counter(OPERATIONS, &[("step", step.as_str())]))
+                    .increment(1);
+            }
+            Event::StoreFailed { .. } => counter(STORE_FAILURES, &[]).increment(1),
             Event::KeyEvicted { .. } => {
                 // Without the name: a flood of keys would leave a series for each.
                 let layer = Label::from_static_parts("layer", source.layer());

@@ -65,6 +65,18 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "duration of observed calls; labels name, outcome",
     ),
     (
+        OPERATIONS,
+        Type::Counter,
+        Unit::Count,
+        "steps of operations with an idempotency key; labels name, step",
+    ),
+    (
+        STORE_FAILURES,
+        Type::Counter,
+        Unit::Count,
+        "times that an idempotency store could not do what it was asked for; label name",
+    ),
+    (
         EVICTED,
         Type::Counter,
         Unit::Count,
@@ -85,6 +97,8 @@ pub(super) const MOVES: &str = "buttress.breaker.moves";
 pub(super) const RETRIES: &str = "buttress.retry.attempts";
 pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";
 pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped";
+pub(super) const OPERATIONS: &str = "buttress.idempotency.operations";
+pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures";
 pub(super) const BALANCE: &str = "buttress.budget.balance";
 pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted";
 pub(super) const CALLS: &str = "buttress.call.duration";

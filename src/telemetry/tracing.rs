@@ -2,7 +2,7 @@
 
 use tracing::{debug, warn};
 
-use crate::event::{Event, Observe};
+use crate::event::{Event, Observe, OperationStep};
 
 /// The observer of the feature `tracing`.
 #[derive(Debug)]
@@ -68,6 +68,27 @@ impl Observe for Tracing {
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
+            Event::Operation { step, .. } => match step {
+                OperationStep::TakenOver
+                | OperationStep::LeaseLost
+                | OperationStep::NotRecorded => warn!(
+                    target: "buttress",
+                    layer,
+                    name,
+                    step = step.as_str(),
+                    "an operation may have been run twice, or may be"
+                ),
+                _ => debug!(
+                    target: "buttress",
+                    layer,
+                    name,
+                    step = step.as_str(),
+                    "operation with an idempotency key"
+                ),
+            },
+            Event::StoreFailed { error, .. } => {
+                warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
+            }
             Event::KeyEvicted { .. } => {
                 debug!(target: "buttress", layer, name, "the key was forgotten");
             }

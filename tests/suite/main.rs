@@ -24,6 +24,7 @@ mod log;
 mod marks;
 mod matrix;
 mod mistakes;
+mod once;
 mod payment;
 mod peers;
 mod readme;

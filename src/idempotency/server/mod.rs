@@ -1,1 +1,26 @@
 //! The server layer.
+
+mod answer;
+#[cfg(feature = "axum")]
+mod axum;
+mod body;
+mod claim;
+mod close;
+mod config;
+mod digest;
+mod future;
+mod handler;
+mod keep;
+mod layer;
+mod lease;
+mod operation;
+mod run;
+mod scope;
+mod telling;
+
+pub use self::body::KeptBody;
+pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
+pub use self::future::IdempotencyFuture;
+pub use self::layer::{Idempotency, IdempotencyLayer};
+pub use self::operation::Operation;
+pub use self::scope::Scope;

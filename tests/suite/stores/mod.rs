@@ -1,4 +1,6 @@
-//! The stores of idempotency's records.
+//! Every store keeps the same contract, and the contract finds those who do not.
 
+mod broken;
+mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

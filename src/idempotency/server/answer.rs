@@ -1,0 +1,226 @@
+//! How an answer is written into a record: version, kind, and a response as HTTP/1.1 has it.
+//!
+//! ```text
+//! 1A                       version 1; A an answer, N not kept, U unknown, F failed
+//! HTTP/1.1 201 ↵           status and headers
+//! content-type: text/plain ↵
+//! ↵
+//! ↵                        trailers
+//! paid                     the body, to the end
+//! ```
+
+use ::http::header::{HeaderMap, HeaderName, HeaderValue};
+use ::http::{Response, StatusCode};
+use bytes::Bytes;
+
+use super::body::KeptBody;
+use crate::idempotency::store::StoreError;
+use crate::key_problem::KeyProblem;
+
+/// Any record begins with it. Whoever changes the format changes it, and reads the old one still.
+const VERSION: u8 = b'1';
+
+/// A response that is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Kept {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) trailers: HeaderMap,
+    pub(super) body: Bytes,
+}
+
+/// What a finished record says.
+#[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is taken apart where it is made"
+)]
+pub(super) enum Answer {
+    Kept(Kept),
+    /// There is no response.
+    Word(KeyProblem),
+}
+
+/// The record of an operation that has no response to be given again.
+pub(super) fn word(problem: KeyProblem) -> Bytes {
+    Bytes::from_static(match problem {
+        KeyProblem::NotKept => b"1N",
+        KeyProblem::Failed => b"1F",
+        _ => b"1U",
+    })
+}
+
+impl Kept {
+    pub(super) fn encode(&self) -> Bytes {
+        let mut text = vec![VERSION, b'A'];
+        text.extend_from_slice(b"HTTP/1.1 ");
+        text.extend_from_slice(self.status.as_str().as_bytes());
+        text.extend_from_slice(b" \r\n");
+        for map in [&self.headers, &self.trailers] {
+            for (name, value) in map {
+                text.extend_from_slice(name.as_str().as_bytes());
+                text.extend_from_slice(b": ");
+                text.extend_from_slice(value.as_bytes());
+                text.extend_from_slice(b"\r\n");
+            }
+            text.extend_from_slice(b"\r\n");
+        }
+        text.extend_from_slice(&self.body);
+        text.into()
+    }
+
+    /// The response, as it was given.
+    pub(super) fn into_response<B>(self) -> Response<KeptBody<B>> {
+        let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
+        let mut response = Response::new(KeptBody::whole(self.body, trailers));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers;
+        response
+    }
+}
+
+impl Answer {
+    pub(super) fn decode(record: &Bytes) -> Result<Self, StoreError> {
+        match &record[..] {
+            b"1N" => Ok(Self::Word(KeyProblem::NotKept)),
+            b"1F" => Ok(Self::Word(KeyProblem::Failed)),
+            b"1U" => Ok(Self::Word(KeyProblem::Unknown)),
+            [VERSION, b'A', ..] => kept(record, 2)
+                .map(Self::Kept)
+                .ok_or_else(|| unreadable("its response is damaged")),
+            [version @ (b'2'..=b'9'), ..] => Err(unreadable(&format!(
+                "it was written by a newer version, {}",
+                char::from(*version)
+            ))),
+            _ => Err(unreadable("it is none of ours")),
+        }
+    }
+}
+
+fn unreadable(why: &str) -> StoreError {
+    StoreError::Unreadable(why.into())
+}
+
+fn kept(record: &Bytes, mut at: usize) -> Option<Kept> {
+    let line = record.get(at..)?;
+    let end = line.windows(2).position(|two| two == b"\r\n")?;
+    let status = line.get(..end)?.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
+    let status = StatusCode::from_bytes(status).ok()?;
+    at += end + 2;
+    let headers = fields(record, &mut at)?;
+    let trailers = fields(record, &mut at)?;
+    Some(Kept {
+        status,
+        headers,
+        trailers,
+        body: record.slice(at..),
+    })
+}
+
+/// Header lines up to an empty one.
+fn fields(record: &Bytes, at: &mut usize) -> Option<HeaderMap> {
+    let mut room = 32;
+    loop {
+        let mut found = vec![httparse::EMPTY_HEADER; room];
+        let (end, found) = match httparse::parse_headers(record.get(*at..)?, &mut found) {
+            Ok(httparse::Status::Complete(parsed)) => parsed,
+            Err(httparse::Error::TooManyHeaders) if room < 1 << 16 => {
+                room *= 4;
+                continue;
+            }
+            _ => return None,
+        };
+        let mut map = HeaderMap::with_capacity(found.len());
+        for field in found {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+            map.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        }
+        *at += end;
+        return Some(map);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decoded(record: &[u8]) -> Kept {
+        match Answer::decode(&Bytes::copy_from_slice(record)).unwrap() {
+            Answer::Kept(kept) => kept,
+            Answer::Word(word) => panic!("{word:?}"),
+        }
+    }
+
+    #[test]
+    fn version_1_is_read_for_ever() {
+        let kept = decoded(
+            b"1AHTTP/1.1 201 \r\ncontent-type: text/plain\r\nx: \xe9\r\nx: 2\r\n\r\ngrpc-status: 0\r\n\r\npaid\r\n\0\xff",
+        );
+        assert_eq!(kept.status, 201);
+        assert_eq!(kept.headers["content-type"], "text/plain");
+        let both: Vec<_> = kept.headers.get_all("x").iter().collect();
+        assert_eq!(both, [&b"\xe9"[..], b"2"]);
+        assert_eq!(kept.trailers["grpc-status"], "0");
+        assert_eq!(&kept.body[..], b"paid\r\n\0\xff");
+        for problem in [KeyProblem::NotKept, KeyProblem::Failed, KeyProblem::Unknown] {
+            match Answer::decode(&word(problem)).unwrap() {
+                Answer::Word(read) => assert_eq!(read, problem),
+                Answer::Kept(kept) => panic!("{kept:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_none_of_ours_or_newer_is_an_error() {
+        for (record, why) in [
+            (&b""[..], "none of ours"),
+            (b"garbage", "none of ours"),
+            (b"1", "none of ours"),
+            (b"1X", "none of ours"),
+            (b"2AHTTP/1.1 200 \r\n\r\n\r\n", "newer version, 2"),
+            (b"1A", "damaged"),
+            (b"1AHTTP/1.1 200 \r\n", "damaged"),
+            (b"1AHTTP/1.1 200 \r\n\r\n", "damaged"),
+            (b"1AHTTP/1.1 xx0 \r\n\r\n\r\n", "damaged"),
+            (b"1AHTTP/1.1 200 \r\nno colon\r\n\r\n\r\n", "damaged"),
+            (b"1AHTTP/1.1 200 \r\na: \x01\r\n\r\n\r\n", "damaged"),
+        ] {
+            let error = Answer::decode(&Bytes::from_static(record)).unwrap_err();
+            assert!(error.to_string().contains(why), "{record:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            status in 100_u16..1000,
+            fields in proptest::collection::vec(("[a-z0-9-]{1,20}", "([!-~]([ -~]{0,30}[!-~])?)?"), 0..150),
+            body in proptest::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let mut headers = HeaderMap::new();
+            for (name, value) in fields {
+                headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
+            }
+            let kept = Kept {
+                status: StatusCode::from_u16(status).unwrap(),
+                trailers: headers.clone(),
+                headers,
+                body: body.into(),
+            };
+            let read = decoded(&kept.encode());
+            prop_assert_eq!(read.status, kept.status);
+            prop_assert_eq!(read.headers, kept.headers);
+            prop_assert_eq!(read.trailers, kept.trailers);
+            prop_assert_eq!(read.body, kept.body);
+        }
+
+        #[test]
+        fn whatever_is_read_nothing_panics(record in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Answer::decode(&record.clone().into());
+            let ours = [&b"1AHTTP/1.1 200 \r\n"[..], &record].concat();
+            let _ = Answer::decode(&ours.into());
+        }
+    }
+}

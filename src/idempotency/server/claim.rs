@@ -1,0 +1,110 @@
+//! The claim of a key, and the wait for another's answer.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::layer::Shared;
+use super::telling::Telling;
+use crate::chance::draw;
+use crate::clock::Now;
+use crate::deadline::Deadline;
+use crate::detach::detach;
+use crate::error::CallError;
+use crate::idempotency::record::{Begun, Claim, RecordKey, Token};
+use crate::idempotency::store::StoreError;
+
+/// The first wait between two questions to a store.
+pub(super) const SOON: Duration = Duration::from_millis(50);
+
+/// Claims the key; while another runs under it, asks again for as long as it may.
+pub(super) async fn claim<Res, E: CallError>(
+    shared: &Arc<Shared>,
+    record: RecordKey,
+    claim: Claim,
+    telling: &mut Telling<Res, E>,
+) -> Result<Begun, StoreError> {
+    let mut begun = begin(shared, record, claim).await?;
+    if begun != Begun::Running || shared.config.wait.is_zero() {
+        return Ok(begun);
+    }
+    let until = Deadline::after(shared.config.wait);
+    let mut pause = SOON;
+    loop {
+        let left = until.remaining(&Now::unread());
+        if begun != Begun::Running || left.is_zero() {
+            return Ok(begun);
+        }
+        // Apart from others who wait for the same.
+        let pause_now = draw().spread(pause, 0.2).min(left);
+        tokio::select! {
+            () = sleep(pause_now) => {}
+            () = telling.left() => return Ok(begun),
+        }
+        pause = longer(pause);
+        begun = begin(shared, record, claim).await?;
+    }
+}
+
+pub(super) fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(Duration::from_secs(1))
+}
+
+/// One claim. Where its fate is not known, it is given up behind the caller's back: nobody would run under it.
+async fn begin(shared: &Arc<Shared>, record: RecordKey, claim: Claim) -> Result<Begun, StoreError> {
+    let store = Arc::clone(&shared.store);
+    let mut begin = Box::pin(async move { store.begin(&record, &claim).await });
+    let limit = shared.config.store_timeout;
+    let Ok(begun) = timeout(limit, &mut begin).await else {
+        let shared = Arc::clone(shared);
+        detach(async move {
+            let late = timeout(shared.config.lease, begin).await;
+            if !matches!(
+                late,
+                Ok(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch))
+            ) {
+                give_up(&shared, record, claim.token).await;
+            }
+        });
+        return Err(too_slow(limit));
+    };
+    if let Err(StoreError::Unavailable(_)) = begun {
+        let shared = Arc::clone(shared);
+        detach(async move { give_up(&shared, record, claim.token).await });
+    }
+    begun
+}
+
+/// Abandons a claim, as soon as the store can be asked; its lease ends it if nothing else does.
+async fn give_up(shared: &Shared, record: RecordKey, token: Token) {
+    let until = Deadline::after(shared.config.lease);
+    let mut pause = SOON;
+    while limited(shared, shared.store.abandon(&record, token))
+        .await
+        .is_err()
+    {
+        if until.is_over(&Now::unread()) {
+            break;
+        }
+        sleep(draw().spread(pause, 0.2)).await;
+        pause = longer(pause);
+    }
+}
+
+/// Asks the store, for no longer than it may take.
+pub(super) async fn limited<T>(
+    shared: &Shared,
+    question: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let limit = shared.config.store_timeout;
+    match timeout(limit, question).await {
+        Ok(answer) => answer,
+        Err(_) => Err(too_slow(limit)),
+    }
+}
+
+fn too_slow(limit: Duration) -> StoreError {
+    StoreError::unavailable(format!("no answer within {limit:?}"))
+}

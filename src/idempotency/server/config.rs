@@ -1,0 +1,307 @@
+//! The settings of the server layer.
+
+use std::time::Duration;
+
+use ::http::Method;
+
+use crate::error::ConfigError;
+use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
+
+/// The settings of an [`IdempotencyLayer`](super::IdempotencyLayer).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct IdempotencyConfig {
+    /// The header that carries the key. Default `idempotency-key`; a header name.
+    pub header: String,
+    /// Whether a guarded request without a key is refused. If not, it is served without protection. Default: yes.
+    pub required: bool,
+    /// Whether a key without quotes is accepted too: some visible ASCII, as many clients send it. Default: no.
+    pub lenient: bool,
+    /// The methods that are guarded; all others pass untouched. Default `POST`, `PATCH`; method names.
+    pub methods: Vec<String>,
+    /// The fewest characters of a key. Default 16; from 1 to 255, which is the most.
+    pub shortest_key: usize,
+    /// How long an answer is kept, counted from when it was given. Default 24 h; more than 0.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub ttl: Duration,
+    /// How long a key is held by a run that is not heard of any more, before the operation may be run again. Renewed every
+    /// third of it while the handler runs. Default 90 s; at least three times `store_timeout`.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub lease: Duration,
+    /// The longest that the handler may run, whoever waits for it: it is the [`Deadline`](crate::Deadline) of what it
+    /// calls. Past it the handler is dropped, and the outcome is unknown for good. Default 10 min; more than 0.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub max_run: Duration,
+    /// How long a request waits for the answer of another one with its key, before it is told that the operation is under
+    /// way. Default 0.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub wait: Duration,
+    /// The longest that the store may take for one answer. Default 1 s; more than 0.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub store_timeout: Duration,
+    /// The largest body of a guarded request, in bytes. Default 1 MiB; it is held in memory.
+    pub max_request_body: usize,
+    /// The largest body of an answer that is kept, in bytes; a larger one is passed on, and only that the operation is done
+    /// is kept. Default 1 MiB.
+    pub max_response_body: usize,
+    /// Which answers are kept. Default [`StoragePolicy::Definitive`].
+    pub keep: StoragePolicy,
+    /// Which of an answer's headers are kept. Default [`HeaderPolicy::All`].
+    pub headers: HeaderPolicy,
+    /// Whether a request is served without protection when the store cannot be used. Default: no, it is refused.
+    pub fail_open: bool,
+    /// What is done when a run's lease is over without a word from it. Default [`AfterCrash::RunAgain`].
+    pub after_crash: AfterCrash,
+}
+
+/// Which answers are kept, to be given again. What is not kept frees the key: the next request with it is a new one.
+///
+/// Whatever the policy, an answer is not kept if the handler said that its effect
+/// [did not happen](super::Operation::did_not_happen), or if a layer of this crate refused the call before the handler.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum StoragePolicy {
+    /// All but 408, 409, 425 and 429, which ask the client to come again. A 500 is kept, and so is a handler's panic or error, as
+    /// 500: how far it came is not known, so it is not run again. As Stripe does. Of gRPC all but `ABORTED` and `RESOURCE_EXHAUSTED`.
+    #[default]
+    Definitive,
+    /// Only what succeeded: below 400, or gRPC's `OK`. A failure may have had a part of its effect, which a repetition then has again.
+    SuccessOnly,
+    /// As `Definitive`, but a status of 500 and above, a panic and an error free the key; of gRPC `UNKNOWN`, `INTERNAL`,
+    /// `UNAVAILABLE` and `DATA_LOSS`. For handlers that undo what they have begun.
+    DeleteOnError,
+}
+
+/// Which of an answer's headers are kept.
+///
+/// Never kept: what is about one connection or one exchange (`Connection` and what it lists, `Keep-Alive`,
+/// `Transfer-Encoding`, `Date` …), `Set-Cookie`, quotas (`RateLimit…`) and traces (`traceparent` …).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum HeaderPolicy {
+    /// All others.
+    #[default]
+    All,
+    /// Of the others only these; header names.
+    Only(Vec<String>),
+}
+
+/// What is done with an operation whose run was cut off: its process died, or could not reach the store for a lease.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum AfterCrash {
+    /// The next request runs it again, as run 2: at least once. The handler sees it by
+    /// [`Operation::run`](super::Operation::run), and may look first whether the effect is there.
+    #[default]
+    RunAgain,
+    /// It is never run again, and its outcome is unknown: at most once.
+    Refuse,
+}
+
+impl Default for IdempotencyConfig {
+    fn default() -> Self {
+        Self {
+            header: "idempotency-key".into(),
+            required: true,
+            lenient: false,
+            methods: ["POST", "PATCH"].map(Into::into).into(),
+            shortest_key: 16,
+            ttl: Duration::from_secs(24 * 3600),
+            lease: Duration::from_secs(90),
+            max_run: Duration::from_secs(600),
+            wait: Duration::ZERO,
+            store_timeout: Duration::from_secs(1),
+            max_request_body: 1 << 20,
+            max_response_body: 1 << 20,
+            keep: StoragePolicy::default(),
+            headers: HeaderPolicy::default(),
+            fail_open: false,
+            after_crash: AfterCrash::default(),
+        }
+    }
+}
+
+impl IdempotencyConfig {
+    /// The header that carries the key.
+    #[must_use]
+    pub fn header(mut self, header: impl Into<String>) -> Self {
+        self.header = header.into();
+        self
+    }
+
+    /// Whether a guarded request without a key is refused.
+    #[must_use]
+    pub fn required(mut self, required: bool) -> Self {
+        self.required = required;
+        self
+    }
+
+    /// Whether a key without quotes is accepted too.
+    #[must_use]
+    pub fn lenient(mut self, lenient: bool) -> Self {
+        self.lenient = lenient;
+        self
+    }
+
+    /// The methods that are guarded.
+    #[must_use]
+    pub fn methods<M: Into<String>>(mut self, methods: impl IntoIterator<Item = M>) -> Self {
+        self.methods = methods.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The fewest characters of a key.
+    #[must_use]
+    pub fn shortest_key(mut self, shortest_key: usize) -> Self {
+        self.shortest_key = shortest_key;
+        self
+    }
+
+    /// How long an answer is kept.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// How long a key is held by a run that is not heard of any more.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// The longest that the handler may run.
+    #[must_use]
+    pub fn max_run(mut self, max_run: Duration) -> Self {
+        self.max_run = max_run;
+        self
+    }
+
+    /// How long a request waits for the answer of another one with its key.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// The longest that the store may take for one answer.
+    #[must_use]
+    pub fn store_timeout(mut self, store_timeout: Duration) -> Self {
+        self.store_timeout = store_timeout;
+        self
+    }
+
+    /// The largest body of a guarded request, in bytes.
+    #[must_use]
+    pub fn max_request_body(mut self, max_request_body: usize) -> Self {
+        self.max_request_body = max_request_body;
+        self
+    }
+
+    /// The largest body of an answer that is kept, in bytes.
+    #[must_use]
+    pub fn max_response_body(mut self, max_response_body: usize) -> Self {
+        self.max_response_body = max_response_body;
+        self
+    }
+
+    /// Which answers are kept.
+    #[must_use]
+    pub fn keep(mut self, keep: StoragePolicy) -> Self {
+        self.keep = keep;
+        self
+    }
+
+    /// Which of an answer's headers are kept.
+    #[must_use]
+    pub fn headers(mut self, headers: HeaderPolicy) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    /// Whether a request is served without protection when the store cannot be used.
+    #[must_use]
+    pub fn fail_open(mut self, fail_open: bool) -> Self {
+        self.fail_open = fail_open;
+        self
+    }
+
+    /// What is done when a run's lease is over without a word from it.
+    #[must_use]
+    pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
+        self.after_crash = after_crash;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        header_name("header", &self.header)?;
+        for method in &self.methods {
+            ConfigError::unless(
+                Method::from_bytes(method.as_bytes()).is_ok(),
+                "methods",
+                method,
+                "method names",
+            )?;
+        }
+        ConfigError::unless(
+            !self.methods.is_empty(),
+            "methods",
+            &self.methods,
+            "one method or more",
+        )?;
+        ConfigError::unless(
+            (1..=LONGEST_KEY).contains(&self.shortest_key),
+            "shortest_key",
+            &self.shortest_key,
+            "from 1 to 255",
+        )?;
+        for (field, time) in [
+            ("ttl", self.ttl),
+            ("max_run", self.max_run),
+            ("store_timeout", self.store_timeout),
+        ] {
+            ConfigError::unless(!time.is_zero(), field, &time, "more than 0")?;
+        }
+        ConfigError::unless(
+            self.lease >= self.store_timeout.saturating_mul(3),
+            "lease",
+            &self.lease,
+            format!(
+                "at least three times `store_timeout`, which is {:?}: else one slow answer of the store ends it",
+                self.store_timeout
+            ),
+        )?;
+        if let HeaderPolicy::Only(names) = &self.headers {
+            for name in names {
+                header_name("headers", name)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! The caller's side: reads the request, hands it to a task of its own, and waits.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use ::http::request::Parts;
+use ::http::{HeaderMap, Request, Response};
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use pin_project::pin_project;
+use tokio::sync::oneshot;
+use tower_service::Service;
+
+use super::body::KeptBody;
+use super::layer::Shared;
+use super::run::{Asked, run};
+use super::telling::Telling;
+use crate::detach::detach;
+use crate::error::{CallError, Rejected};
+use crate::idempotency::record::RecordKey;
+use crate::key_problem::KeyProblem;
+
+/// The future of [`Idempotency`](super::Idempotency).
+///
+/// # Cancel safety
+///
+/// Dropped before the request's body was read, nothing has happened. Dropped later, the operation goes on, and its answer is
+/// kept for the next request with this key.
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct IdempotencyFuture<S, B, Res>
+where
+    S: Service<Request<KeptBody<B>>>,
+{
+    #[pin]
+    state: State<S, B, Res, S::Future, S::Error>,
+}
+
+#[pin_project(project = Projected)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box would be an allocation for every call that is not guarded"
+)]
+enum State<S, B, Res, F, E> {
+    Passing(#[pin] F),
+    /// `None` once it was given.
+    Refused(Option<Rejected>),
+    Reading {
+        #[pin]
+        body: B,
+        read: BytesMut,
+        trailers: Option<HeaderMap>,
+        /// `None` once it was handed over.
+        request: Option<(Arc<Shared>, S, Parts, String, RecordKey)>,
+    },
+    Waiting(
+        oneshot::Receiver<Result<Response<KeptBody<Res>>, E>>,
+        Arc<Shared>,
+    ),
+}
+
+impl<S, B, Res> IdempotencyFuture<S, B, Res>
+where
+    S: Service<Request<KeptBody<B>>>,
+{
+    pub(super) fn passing(future: S::Future) -> Self {
+        let state = State::Passing(future);
+        Self { state }
+    }
+
+    pub(super) fn refused(rejected: Rejected) -> Self {
+        let state = State::Refused(Some(rejected));
+        Self { state }
+    }
+
+    pub(super) fn reading(
+        shared: Arc<Shared>,
+        inner: S,
+        parts: Parts,
+        body: B,
+        key: String,
+        record: RecordKey,
+    ) -> Self {
+        let state = State::Reading {
+            body,
+            read: BytesMut::new(),
+            trailers: None,
+            request: Some((shared, inner, parts, key, record)),
+        };
+        Self { state }
+    }
+}
+
+impl<S, B, Res> fmt::Debug for IdempotencyFuture<S, B, Res>
+where
+    S: Service<Request<KeptBody<B>>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyFuture").finish_non_exhaustive()
+    }
+}
+
+impl<S, B, Res> Future for IdempotencyFuture<S, B, Res>
+where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
+    S::Error: CallError + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    Res: Body<Data = Bytes> + Send + 'static,
+{
+    type Output = Result<Response<KeptBody<Res>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                Projected::Passing(future) => {
+                    let response = ready!(future.poll(cx))?;
+                    return Poll::Ready(Ok(response.map(KeptBody::passing)));
+                }
+                Projected::Refused(rejected) => {
+                    return match rejected.take() {
+                        Some(rejected) => Poll::Ready(Err(rejected.into())),
+                        None => Poll::Pending,
+                    };
+                }
+                Projected::Reading {
+                    body,
+                    read,
+                    trailers,
+                    request,
+                } => {
+                    let most = match request {
+                        Some((shared, ..)) => shared.config.max_request_body,
+                        None => return Poll::Pending,
+                    };
+                    let whole = ready!(poll_whole(body, read, trailers, most, cx));
+                    let Some((shared, inner, parts, key, record)) = request.take() else {
+                        return Poll::Pending;
+                    };
+                    let next = match whole {
+                        Ok(()) => {
+                            let (telling, told) = oneshot::channel();
+                            let data = std::mem::take(read).freeze();
+                            let asked = Asked {
+                                key,
+                                record,
+                                fingerprint: shared.fingerprint(&parts, &data),
+                            };
+                            let body = KeptBody::whole(data, trailers.take());
+                            let request = Request::from_parts(parts, body);
+                            let telling = Telling::new(telling);
+                            detach(run(Arc::clone(&shared), inner, request, asked, telling));
+                            State::Waiting(told, shared)
+                        }
+                        Err(problem) => State::Refused(Some(shared.refuse(problem))),
+                    };
+                    state.set(next);
+                }
+                Projected::Waiting(told, shared) => {
+                    let told = ready!(Pin::new(told).poll(cx));
+                    // The task is gone without a word: the runtime ends, or a store has panicked.
+                    let told =
+                        told.unwrap_or_else(|_| Err(shared.refuse(KeyProblem::InProgress).into()));
+                    return Poll::Ready(told);
+                }
+            }
+        }
+    }
+}
+
+/// Reads the body to its end.
+fn poll_whole<B: Body<Data = Bytes>>(
+    mut body: Pin<&mut B>,
+    read: &mut BytesMut,
+    trailers: &mut Option<HeaderMap>,
+    most: usize,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), KeyProblem>> {
+    let too_large = Poll::Ready(Err(KeyProblem::TooLarge(most)));
+    loop {
+        let left = most.saturating_sub(read.len());
+        // What will be too large is not read at all.
+        if body.size_hint().lower() > left as u64 {
+            return too_large;
+        }
+        let Some(frame) = ready!(body.as_mut().poll_frame(cx)) else {
+            return Poll::Ready(Ok(()));
+        };
+        match frame.map_err(|_| KeyProblem::Incomplete)?.into_data() {
+            Ok(data) if data.len() > left => return too_large,
+            Ok(data) => read.extend_from_slice(&data),
+            Err(frame) => *trailers = frame.into_trailers().ok(),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! The handler's part: it runs to its end, and its answer is read.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use ::http::response::Parts;
+use ::http::{HeaderMap, Request, Response};
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use pin_project::pin_project;
+use tokio::time::timeout;
+use tower_service::Service;
+
+use super::body::KeptBody;
+use super::config::IdempotencyConfig;
+use crate::deadline::Deadline;
+use crate::error::CallError;
+use crate::key_problem::KeyProblem;
+use crate::outcome::Executed;
+
+/// What the handler came to.
+pub(super) enum Came<Res, E> {
+    /// An answer, read to its end.
+    Answered {
+        head: Parts,
+        body: Bytes,
+        trailers: Option<HeaderMap>,
+    },
+    /// An answer that is too large to be kept.
+    TooLarge(Response<KeptBody<Res>>),
+    /// It was not called.
+    Refused(E),
+    Failed(E),
+    /// No answer: it panicked or its body broke off, or it took too long.
+    Word(KeyProblem),
+}
+
+/// Runs the handler, in its own time.
+pub(super) async fn handle<S, B, Res>(
+    config: &IdempotencyConfig,
+    inner: S,
+    request: Request<KeptBody<B>>,
+) -> Came<Res, S::Error>
+where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S::Error: CallError,
+    Res: Body<Data = Bytes>,
+{
+    let work =
+        Deadline::after(config.max_run).scope(answer(inner, request, config.max_response_body));
+    match timeout(config.max_run, CatchUnwind { future: work }).await {
+        Ok(Ok(came)) => came,
+        Ok(Err(Panicked)) => Came::Word(KeyProblem::Failed),
+        Err(_) => Came::Word(KeyProblem::Unknown),
+    }
+}
+
+/// Runs the handler as if there were no layer.
+pub(super) async fn unprotected<S, B, Res>(
+    mut inner: S,
+    request: Request<KeptBody<B>>,
+) -> Result<Response<KeptBody<Res>>, S::Error>
+where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+{
+    poll_fn(|cx| inner.poll_ready(cx)).await?;
+    Ok(inner.call(request).await?.map(KeptBody::passing))
+}
+
+async fn answer<S, B, Res>(
+    mut inner: S,
+    request: Request<KeptBody<B>>,
+    most: usize,
+) -> Came<Res, S::Error>
+where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S::Error: CallError,
+    Res: Body<Data = Bytes>,
+{
+    if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
+        return Came::Refused(error);
+    }
+    let response = match inner.call(request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let refusal = error.rejected();
+            return if refusal.is_some_and(|refusal| refusal.executed == Executed::No) {
+                Came::Refused(error)
+            } else {
+                Came::Failed(error)
+            };
+        }
+    };
+    read(response, most).await
+}
+
+/// Reads the answer's body to its end, unless that is too far off.
+async fn read<Res: Body<Data = Bytes>, E>(response: Response<Res>, most: usize) -> Came<Res, E> {
+    let (head, body) = response.into_parts();
+    // In a box, because it may have to be handed on half-read.
+    let mut body = Box::pin(body);
+    let mut data = VecDeque::new();
+    let mut length = 0_usize;
+    let mut trailers = None;
+    while body.size_hint().lower() <= most.saturating_sub(length) as u64 {
+        let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else {
+            let body = joined(data, length);
+            return Came::Answered {
+                head,
+                body,
+                trailers,
+            };
+        };
+        let Ok(frame) = frame else {
+            return Came::Word(KeyProblem::Failed);
+        };
+        match frame.into_data() {
+            Ok(part) => {
+                length = length.saturating_add(part.len());
+                data.push_back(part);
+                if length > most {
+                    break;
+                }
+            }
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    Came::TooLarge(Response::from_parts(head, KeptBody::resumed(data, body)))
+}
+
+fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {
+    if parts.len() <= 1 {
+        return parts.pop_front().unwrap_or_default();
+    }
+    let mut whole = BytesMut::with_capacity(length);
+    for part in parts {
+        whole.extend_from_slice(&part);
+    }
+    whole.freeze()
+}
+
+/// The future inside has panicked. What it said went to the panic hook.
+struct Panicked;
+
+/// A panic ends the future inside, and no more.
+#[pin_project]
+struct CatchUnwind<F> {
+    #[pin]
+    future: F,
+}
+
+impl<F: Future> Future for CatchUnwind<F> {
+    type Output = Result<F::Output, Panicked>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.project().future;
+        // After a panic it is not polled again, so nobody sees what it left behind.
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(polled) => Poll::Ready(Ok(ready!(polled))),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! One operation, in a task of its own: from its claim to its record.
+
+use std::sync::Arc;
+
+use ::http::{Request, Response};
+use bytes::Bytes;
+use http_body::Body;
+use tokio::sync::watch;
+use tower_service::Service;
+
+use super::body::KeptBody;
+use super::claim::claim;
+use super::close::close;
+use super::config::AfterCrash;
+use super::handler::{Came, handle, unprotected};
+use super::layer::Shared;
+use super::lease::hold;
+use super::operation::Operation;
+use super::telling::Telling;
+use crate::error::CallError;
+use crate::event::OperationStep;
+use crate::idempotency::record::{Begun, Claim, Fingerprint, RecordKey};
+use crate::idempotency::store::StoreError;
+use crate::key_problem::KeyProblem;
+
+/// What a request is known by.
+pub(super) struct Asked {
+    pub(super) key: String,
+    pub(super) record: RecordKey,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// Counts an operation for as long as it is under way.
+struct Running(Arc<watch::Sender<usize>>);
+
+impl Running {
+    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+        count.send_modify(|running| *running += 1);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.send_modify(|running| *running -= 1);
+    }
+}
+
+pub(super) async fn run<S, B, Res>(
+    shared: Arc<Shared>,
+    inner: S,
+    mut request: Request<KeptBody<B>>,
+    asked: Asked,
+    mut telling: Telling<Res, S::Error>,
+) where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
+    S::Error: CallError + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes> + Send + 'static,
+    Res: Body<Data = Bytes> + Send + 'static,
+{
+    let _running = Running::new(&shared.running);
+    let config = &shared.config;
+    let wish = Claim::new(asked.fingerprint, config.lease, config.ttl);
+    let run = match claim(&shared, asked.record, wish, &mut telling).await {
+        Ok(Begun::Started { run }) => run,
+        Ok(Begun::Running) => return telling.refuse(&shared, KeyProblem::InProgress),
+        Ok(Begun::Done(record)) => return telling.replay(&shared, &record),
+        Ok(Begun::Mismatch) => return telling.refuse(&shared, KeyProblem::Reused),
+        Err(error) => {
+            shared.store_failed(&error);
+            if config.fail_open && !matches!(error, StoreError::Unreadable(_)) {
+                return telling.tell(unprotected(inner, request).await);
+            }
+            return telling.refuse(&shared, KeyProblem::StoreUnavailable);
+        }
+    };
+    let operation = Operation::new(
+        Arc::clone(&shared),
+        asked.key,
+        asked.record,
+        wish.token,
+        run,
+    );
+    let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
+        Came::Word(KeyProblem::Unknown)
+    } else {
+        shared.report(if run > 1 {
+            OperationStep::TakenOver
+        } else {
+            OperationStep::Begun
+        });
+        request.extensions_mut().insert(operation.clone());
+        tokio::select! {
+            biased;
+            came = handle(config, inner, request) => came,
+            never = hold(&operation) => match never {},
+        }
+    };
+    close(&operation, wish, came, &mut telling).await;
+}

@@ -1,0 +1,71 @@
+//! The way back to the caller.
+
+use ::http::{HeaderValue, Response};
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::answer::Answer;
+use super::body::KeptBody;
+use super::layer::Shared;
+use crate::error::CallError;
+use crate::event::OperationStep;
+use crate::key_problem::KeyProblem;
+
+/// What the caller waits for.
+type Told<Res, E> = Result<Response<KeptBody<Res>>, E>;
+
+/// The way to the caller, if he is still there. He is told once.
+pub(super) struct Telling<Res, E>(Option<oneshot::Sender<Told<Res, E>>>);
+
+impl<Res, E: CallError> Telling<Res, E> {
+    pub(super) const fn new(caller: oneshot::Sender<Told<Res, E>>) -> Self {
+        Self(Some(caller))
+    }
+
+    pub(super) fn tell(&mut self, told: Told<Res, E>) {
+        if let Some(caller) = self.0.take() {
+            // He may have left; the record has what he asked for.
+            let _ = caller.send(told);
+        }
+    }
+
+    pub(super) fn refuse(&mut self, shared: &Shared, problem: KeyProblem) {
+        self.tell(Err(shared.refuse(problem).into()));
+    }
+
+    /// Gives the answer of an operation that was done before.
+    pub(super) fn replay(&mut self, shared: &Shared, record: &Bytes) {
+        shared.report(OperationStep::Replayed);
+        self.answer(shared, record, true);
+    }
+
+    /// Gives a recorded answer.
+    pub(super) fn answer(&mut self, shared: &Shared, record: &Bytes, again: bool) {
+        match Answer::decode(record) {
+            Ok(Answer::Kept(kept)) => {
+                let mut response = kept.into_response();
+                if again {
+                    let yes = HeaderValue::from_static("true");
+                    response.headers_mut().insert(REPLAYED, yes);
+                }
+                self.tell(Ok(response));
+            }
+            Ok(Answer::Word(problem)) => self.refuse(shared, problem),
+            Err(error) => {
+                shared.store_failed(&error);
+                self.refuse(shared, KeyProblem::StoreUnavailable);
+            }
+        }
+    }
+
+    /// When the caller has left.
+    pub(super) async fn left(&mut self) {
+        match &mut self.0 {
+            Some(caller) => caller.closed().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Says that an answer was given before.
+const REPLAYED: &str = "idempotent-replayed";
