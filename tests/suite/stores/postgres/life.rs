@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use buttress::idempotency::store::{PostgresStore, Store};
 use buttress::idempotency::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+use buttress::testing::check_store;
 use bytes::Bytes;
 
 use super::{FINGERPRINT, KEY, MINUTE, Table, begin, brief, claim, config, pool};
@@ -16,6 +17,15 @@ async fn complete(store: &PostgresStore, token: Token) -> Ended {
         .complete(&KEY, token, ANSWER, MINUTE)
         .await
         .expect("completed")
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let (table, store) = Table::made().await;
+    check_store(&store).await;
+    let mut config = config();
+    config.options("-c default_transaction_isolation=serializable");
+    check_store(&table.with(pool(config))).await;
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! A server before the server: it counts what is asked, stalls, and goes away.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -24,6 +24,15 @@ pub(super) struct Proxy {
     mode: watch::Sender<Mode>,
     asked: Arc<AtomicUsize>,
     connected: Arc<AtomicUsize>,
+    cut: Arc<Mutex<Option<Cut>>>,
+}
+
+/// Where a connection is cut: at the request of this number.
+#[derive(Clone, Copy)]
+pub(super) enum Cut {
+    Before(usize),
+    /// The server does what it was asked for, and nobody hears of it.
+    Behind(usize),
 }
 
 impl Proxy {
@@ -33,12 +42,15 @@ impl Proxy {
         let (mode, modes) = watch::channel(Mode::Forwards);
         let asked = Arc::new(AtomicUsize::new(0));
         let connected = Arc::new(AtomicUsize::new(0));
+        let cut = Arc::new(Mutex::new(None));
+        let cuts = Arc::clone(&cut);
         let (counter, connections) = (Arc::clone(&asked), Arc::clone(&connected));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if *modes.borrow() != Mode::Closes {
                     connections.fetch_add(1, Ordering::SeqCst);
-                    tokio::spawn(serve(client, modes.clone(), Arc::clone(&counter)));
+                    let (counter, cuts) = (Arc::clone(&counter), Arc::clone(&cuts));
+                    tokio::spawn(serve(client, modes.clone(), counter, cuts));
                 }
             }
         });
@@ -47,7 +59,12 @@ impl Proxy {
             mode,
             asked,
             connected,
+            cut,
         }
+    }
+
+    pub(super) fn cut(&self, cut: Cut) {
+        *self.cut.lock().expect("a lock") = Some(cut);
     }
 
     pub(super) fn set(&self, mode: Mode) {
@@ -89,16 +106,32 @@ async fn server() -> TcpStream {
     TcpStream::connect((host, port)).await.expect("a server")
 }
 
-async fn serve(client: TcpStream, mut modes: watch::Receiver<Mode>, asked: Arc<AtomicUsize>) {
+async fn serve(
+    client: TcpStream,
+    mut modes: watch::Receiver<Mode>,
+    asked: Arc<AtomicUsize>,
+    cut: Arc<Mutex<Option<Cut>>>,
+) {
+    let is_cut = |requests: bool| {
+        let asked = asked.load(Ordering::SeqCst);
+        match *cut.lock().expect("a lock") {
+            Some(Cut::Before(number)) => requests && asked >= number,
+            Some(Cut::Behind(number)) => !requests && asked >= number,
+            None => false,
+        }
+    };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server().await.into_split();
     let requests = forward(
         from_client,
         to_server,
         modes.clone(),
-        Some(Requests::counted(asked)),
+        Some(Requests::counted(Arc::clone(&asked))),
+        || is_cut(true),
     );
-    let answers = forward(from_server, to_client, modes.clone(), None);
+    let answers = forward(from_server, to_client, modes.clone(), None, || {
+        is_cut(false)
+    });
     tokio::select! {
         () = requests => {}
         () = answers => {}
@@ -111,11 +144,15 @@ async fn forward(
     mut to: OwnedWriteHalf,
     mut modes: watch::Receiver<Mode>,
     mut requests: Option<Requests>,
+    is_cut: impl Fn() -> bool,
 ) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         if let Some(requests) = &mut requests {
             requests.read(&buffer[..length]);
+        }
+        if is_cut() {
+            return;
         }
         let ended = modes
             .wait_for(|mode| *mode == Mode::Forwards)
