@@ -10,6 +10,8 @@ mod config;
 mod digest;
 mod future;
 mod handler;
+#[cfg(feature = "postgres")]
+mod joined;
 mod keep;
 mod layer;
 mod lease;
@@ -21,6 +23,8 @@ mod telling;
 pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
 pub use self::future::IdempotencyFuture;
+#[cfg(feature = "postgres")]
+pub(in crate::idempotency) use self::joined::{Final, finish};
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::operation::Operation;
 pub use self::scope::Scope;

@@ -16,7 +16,7 @@ mod postgres;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStore;
+pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
 
 use std::fmt;
 use std::future::Future;

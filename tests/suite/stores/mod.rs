@@ -2,3 +2,5 @@
 
 mod broken;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
