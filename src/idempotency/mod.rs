@@ -87,6 +87,8 @@ pub use self::server::{
 };
 #[cfg(feature = "postgres")]
 pub use self::store::PostgresStore;
+#[cfg(feature = "redis")]
+pub use self::store::RedisStore;
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

@@ -33,6 +33,7 @@ mod reqwest;
 mod retry;
 mod served;
 mod server;
+mod servers;
 mod settings;
 mod spans;
 mod stores;

@@ -13,10 +13,15 @@
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
+pub use self::postgres::PostgresStore;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 
 use std::fmt;
 use std::future::Future;
