@@ -1,5 +1,6 @@
 //! The server layer.
 
+mod advice;
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
@@ -14,6 +15,8 @@ mod keep;
 mod layer;
 mod lease;
 mod operation;
+mod page;
+mod policy;
 mod run;
 mod scope;
 mod telling;
@@ -23,4 +26,5 @@ pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolic
 pub use self::future::IdempotencyFuture;
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::operation::Operation;
+pub use self::policy::Policy;
 pub use self::scope::Scope;
