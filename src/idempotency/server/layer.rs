@@ -8,7 +8,7 @@ use ::http::request::Parts;
 use ::http::{HeaderName, Method, Request, Response};
 use bytes::Bytes;
 use http_body::Body;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) fingerprint: Option<Arc<Print>>,
     /// How many operations are under way.
     pub(super) running: Arc<watch::Sender<usize>>,
+    /// Places for claims that are being given up.
+    pub(super) giving_up: Arc<Semaphore>,
 }
 
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
@@ -83,6 +85,7 @@ impl IdempotencyLayer {
                 route: None,
                 fingerprint: None,
                 running: Arc::new(watch::Sender::new(0)),
+                giving_up: Arc::new(Semaphore::new(GIVING_UP)),
             }),
         })
     }
@@ -241,6 +244,9 @@ impl Shared {
         });
     }
 }
+
+/// The most claims that are given up at once, each in a task: while a store is down, every request would leave one.
+const GIVING_UP: usize = 1024;
 
 /// When it makes sense to ask again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
