@@ -87,6 +87,8 @@ pub use self::server::{
 };
 #[cfg(feature = "postgres")]
 pub use self::store::PostgresStore;
+#[cfg(feature = "file")]
+pub use self::store::{FileConfig, FileStore};
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

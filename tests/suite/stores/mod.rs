@@ -1,4 +1,6 @@
 //! Every store keeps the same contract, and the contract finds those who do not.
 
 mod broken;
+#[cfg(feature = "file")]
+mod file;
 mod memory;
