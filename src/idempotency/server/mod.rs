@@ -1,5 +1,6 @@
 //! The server layer.
 
+mod advice;
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
@@ -16,6 +17,8 @@ mod keep;
 mod layer;
 mod lease;
 mod operation;
+mod page;
+mod policy;
 mod run;
 mod scope;
 mod telling;
@@ -27,4 +30,5 @@ pub use self::future::IdempotencyFuture;
 pub(in crate::idempotency) use self::joined::{Final, finish};
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::operation::Operation;
+pub use self::policy::Policy;
 pub use self::scope::Scope;

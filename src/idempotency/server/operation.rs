@@ -12,6 +12,7 @@ use uuid::Builder;
 
 use super::digest::digest;
 use super::layer::Shared;
+use crate::event::OperationStep;
 use crate::idempotency::record::{RecordKey, Token};
 
 /// The operation that a handler is running, once for its key. In the request's extensions, and, with the feature `axum`, an
@@ -50,6 +51,7 @@ struct Inner {
     run: u32,
     did_not_happen: AtomicBool,
     committed: OnceLock<Bytes>,
+    lost: AtomicBool,
 }
 
 impl Operation {
@@ -69,6 +71,7 @@ impl Operation {
                 run,
                 did_not_happen: AtomicBool::new(false),
                 committed: OnceLock::new(),
+                lost: AtomicBool::new(false),
             }),
         }
     }
@@ -120,6 +123,13 @@ impl Operation {
 
     pub(super) fn committed(&self) -> Option<&Bytes> {
         self.inner.committed.get()
+    }
+
+    /// Another has taken it over. Reported once.
+    pub(super) fn lost(&self) {
+        if !self.inner.lost.swap(true, Ordering::Relaxed) {
+            self.inner.shared.report(OperationStep::LeaseLost);
+        }
     }
 
     pub(in crate::idempotency) fn record(&self) -> &RecordKey {
