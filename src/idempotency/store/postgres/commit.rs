@@ -53,6 +53,9 @@ impl PostgresStore {
     /// After [`CommitError::RolledBack`] the handler may do it all again, in a new transaction. At an isolation above `READ
     /// COMMITTED` it has to be ready for that: the lease is renewed every now and then, which is a change of the same row.
     ///
+    /// A connection may be lost without the server's knowledge. Its transaction then keeps the record locked until the server
+    /// ends it: set `idle_in_transaction_session_timeout`.
+    ///
     /// # Cancel safety
     ///
     /// Dropped before its end, it may have committed or not; the layer finds out.
@@ -103,9 +106,9 @@ async fn execute<B>(
 ) -> Result<Option<bool>, CommitError> {
     let statement = format!("{} {IS_OUTERMOST}", completion.statement());
     // Not prepared: parsed and executed in one round trip, on a connection that need not keep it.
-    let row = transaction
+    let rows = transaction
         .joined()
-        .query_typed_opt(
+        .query_typed(
             &statement,
             &[
                 (&completion.key(), Type::BYTEA),
@@ -116,7 +119,8 @@ async fn execute<B>(
         )
         .await
         .map_err(|error| CommitError::RolledBack(explained(error)))?;
-    row.map(|row| row.try_get(0))
+    rows.first()
+        .map(|row| row.try_get(0))
         .transpose()
         .map_err(|error| CommitError::RolledBack(error.into()))
 }
