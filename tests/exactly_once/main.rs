@@ -15,6 +15,8 @@ mod fleet;
 mod judge;
 mod ledger;
 mod plan;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process;
 #[cfg(feature = "redis")]
 mod redis;
@@ -24,9 +26,12 @@ mod servers;
 mod shop;
 mod trial;
 
+use std::collections::HashMap;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use buttress::idempotency::MemoryStore;
 use buttress::idempotency::store::Store;
@@ -37,7 +42,7 @@ use tokio::sync::mpsc;
 use self::broken::{Breach, Broken, CheckThenAct};
 use self::fleet::Fleet;
 use self::judge::{Case, Verdict};
-use self::ledger::{Ledger, Pen};
+use self::ledger::{Effect, Ledger, Pen};
 use self::process::{Records, SPEC, Spec};
 use self::shop::{Planned, Shop, Till};
 use self::trial::{Crowd, Size};
@@ -86,14 +91,16 @@ fn trials() -> Vec<Trial> {
             trials.push(trial.with_ignored_flag(full));
         };
         add("memory", memory);
+        #[cfg(feature = "file")]
+        add("file", file);
         #[cfg(feature = "redis")]
         add("redis", redis);
+        #[cfg(feature = "postgres")]
+        add("postgres", postgres);
     }
     trials.extend(findings());
     trials
 }
-
-type Outcome = Result<Verdict, Box<dyn Error + Send + Sync>>;
 
 fn passed(outcome: Outcome) -> Result<(), Failed> {
     let verdict = outcome.map_err(|error| error.to_string())?;
@@ -162,8 +169,22 @@ fn seed() -> u64 {
         .unwrap_or_else(rand::random)
 }
 
+type Failure = Box<dyn Error + Send + Sync>;
+type Outcome = Result<Verdict, Failure>;
+
 fn memory(size: Size) -> Outcome {
     in_process("memory", size, Arc::new(MemoryStore::new()))
+}
+
+#[cfg(feature = "file")]
+fn file(size: Size) -> Outcome {
+    let name = format!("buttress-torture-{:016x}", rand::random::<u64>());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder)?;
+    let records = Records::File(folder.join("records.redb"));
+    let outcome = in_processes("file", size, records, 1);
+    std::fs::remove_dir_all(&folder)?;
+    outcome
 }
 
 #[cfg(feature = "redis")]
@@ -175,16 +196,35 @@ fn redis(size: Size) -> Outcome {
         prefix: prefix.clone(),
     };
     let outcome = in_processes("redis", size, records, 3);
-    running(self::redis::clear(&client, &prefix))??;
+    running(self::redis::clear(&client, &prefix))?;
     outcome
 }
 
-fn running<T>(future: impl Future<Output = T>) -> Result<T, Box<dyn Error + Send + Sync>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
+#[cfg(feature = "postgres")]
+fn postgres(size: Size) -> Outcome {
+    running(async {
+        let tables = self::postgres::Tables::create().await?;
+        let records = Records::Postgres {
+            url: tables.url.clone(),
+            name: tables.name.clone(),
+        };
+        let outcome = async {
+            let heard = tortured(size, records, 3, Ledger::default().open()?).await?;
+            let effects = tables.effects().await?;
+            Ok(heard.judged("postgres", &effects, true))
+        }
+        .await;
+        tables.drop().await?;
+        outcome
+    })
+}
+
+fn running<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?;
-    Ok(runtime.block_on(future))
+        .build()?
+        .block_on(future)
 }
 
 /// A server in this process, which nobody kills.
@@ -197,67 +237,87 @@ fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outcome {
         let fleet = Fleet::of(listener.local_addr()?);
         let shop = Shop::new(seed, "0.0".into(), till);
         tokio::spawn(async move { shop.serve(store, listener).await });
-        let crowd = Crowd::new(seed, fleet.clone(), size);
+        let crowd = Crowd::new(seed, fleet, size);
         let (begun, _) = mpsc::unbounded_channel();
         let took = crowd.run(size, begun).await?;
-        let verdict = Case {
+        let kills = HashMap::new();
+        let heard = Heard {
             seed,
-            witnesses: &crowd.witnesses(),
-            effects: &ledger.effects(),
-            kills: &fleet.kills(),
-            joined: false,
-        }
-        .verdict();
-        tell(name, size, &crowd, 0, &verdict, seed, took);
-        Ok(verdict)
-    })?
+            size,
+            crowd,
+            kills,
+            took,
+        };
+        Ok(heard.judged(name, &ledger.effects(), false))
+    })
 }
 
-/// Server processes, which are killed.
+/// Server processes, which are killed, with their effects in the ledger.
 fn in_processes(name: &str, size: Size, records: Records, count: usize) -> Outcome {
     running(async {
-        let seed = seed();
         let ledger = Ledger::default();
-        let spec = Spec {
-            seed,
-            name: String::new(),
-            ledger: ledger.open()?,
-            records,
-        };
-        let (fleet, processes) = Fleet::start(&spec, count).await?;
-        let crowd = Crowd::new(seed, fleet.clone(), size);
-        let (begun, beginning) = mpsc::unbounded_channel();
-        let every = usize::try_from(size.keys)? / (size.kills + 1);
-        let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
-        let took = crowd.run(size, begun).await?;
-        killing.await??;
-        let kills = fleet.kills();
-        let verdict = Case {
-            seed,
-            witnesses: &crowd.witnesses(),
-            effects: &ledger.effects(),
-            kills: &kills,
-            joined: false,
-        }
-        .verdict();
-        tell(name, size, &crowd, kills.len(), &verdict, seed, took);
-        Ok(verdict)
-    })?
+        let heard = tortured(size, records, count, ledger.open()?).await?;
+        Ok(heard.judged(name, &ledger.effects(), false))
+    })
 }
 
-fn tell(
-    name: &str,
-    size: Size,
-    crowd: &Crowd,
-    kills: usize,
-    verdict: &Verdict,
+/// What was heard in a trial.
+struct Heard {
     seed: u64,
-    took: std::time::Duration,
-) {
-    println!(
-        "store={name} keys={} {} kills={kills} {verdict} seed={seed} seconds={:.1}",
-        size.keys,
-        crowd.counts,
-        took.as_secs_f64()
-    );
+    size: Size,
+    crowd: Arc<Crowd>,
+    kills: HashMap<String, Instant>,
+    took: Duration,
+}
+
+async fn tortured(
+    size: Size,
+    records: Records,
+    count: usize,
+    ledger: SocketAddr,
+) -> Result<Heard, Failure> {
+    let seed = seed();
+    let spec = Spec {
+        seed,
+        name: String::new(),
+        ledger,
+        records,
+    };
+    let (fleet, processes) = Fleet::start(&spec, count).await?;
+    let crowd = Crowd::new(seed, fleet.clone(), size);
+    let (begun, beginning) = mpsc::unbounded_channel();
+    let every = usize::try_from(size.keys)? / (size.kills + 1);
+    let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
+    let took = crowd.run(size, begun).await?;
+    // They live until here, so that no effect comes later.
+    drop(killing.await??);
+    Ok(Heard {
+        seed,
+        size,
+        crowd,
+        kills: fleet.kills(),
+        took,
+    })
+}
+
+impl Heard {
+    fn judged(&self, name: &str, effects: &[Effect], joined: bool) -> Verdict {
+        let verdict = Case {
+            seed: self.seed,
+            witnesses: &self.crowd.witnesses(),
+            effects,
+            kills: &self.kills,
+            joined,
+        }
+        .verdict();
+        println!(
+            "store={name} keys={} {} kills={} {verdict} seed={} seconds={:.1}",
+            self.size.keys,
+            self.crowd.counts,
+            self.kills.len(),
+            self.seed,
+            self.took.as_secs_f64()
+        );
+        verdict
+    }
 }

@@ -65,7 +65,10 @@ async fn opened(
     Ok(match &spec.records {
         Records::Memory => (Arc::new(MemoryStore::new()), ledger),
         #[cfg(feature = "file")]
-        Records::File(path) => todo!("{path:?}"),
+        Records::File(path) => {
+            let store = buttress::idempotency::store::FileStore::open(path)?;
+            (Arc::new(store), ledger)
+        }
         #[cfg(feature = "redis")]
         Records::Redis { url, prefix } => {
             let store = buttress::idempotency::store::RedisStore::connect(url).await?;
