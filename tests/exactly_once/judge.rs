@@ -98,6 +98,12 @@ impl Case<'_> {
             let what = format!("key {key}: {answer:?} does not fit {effects:?}");
             verdict.torn.push(what);
         }
+        for pair in effects.windows(2) {
+            if pair[1].run <= pair[0].run {
+                let what = format!("key {key}: a run did not know of the one before: {effects:?}");
+                verdict.doubles.push(what);
+            }
+        }
         let answered: HashSet<&str> = [answer]
             .into_iter()
             .chain(&witness.others)

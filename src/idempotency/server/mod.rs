@@ -19,6 +19,7 @@ mod lease;
 mod operation;
 mod page;
 mod policy;
+mod release;
 mod run;
 mod scope;
 mod telling;
