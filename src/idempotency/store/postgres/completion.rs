@@ -18,7 +18,7 @@ impl PostgresStore {
     /// [`commit`](Self::commit).
     ///
     /// ```
-    /// # use buttress::error::BoxError;
+    /// # use buttress::BoxError;
     /// # struct Row; impl Row { fn rows_affected(&self) -> u64 { 1 } }
     /// # struct Sql; impl Sql { fn bind<T>(self, _: T) -> Self { self } async fn execute(self, _: &mut Transaction) -> Result<Row, BoxError> { Ok(Row) } }
     /// # mod sqlx { pub fn query(_: &str) -> super::Sql { super::Sql } }
