@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::PostgresStore;
-use super::completion::Completion;
+use super::completion::Change;
 use super::session::explained;
 use super::table::IS_OUTERMOST;
 use crate::error::BoxError;
@@ -101,7 +101,7 @@ impl PostgresStore {
         B: Body<Data = Bytes>,
     {
         let completion = self.completion(operation, response).await?;
-        let outermost = execute(&transaction, &completion).await?;
+        let outermost = execute(&transaction, &completion.change).await?;
         let written = completion.written(u64::from(outermost.is_some()))?;
         transaction.commit().await.map_err(not_committed)?;
         // A savepoint that was rolled back stays open: it cannot be told from one that was released just now.
@@ -132,21 +132,21 @@ impl PostgresStore {
 }
 
 /// `None` if the record was lost, else whether no savepoint is open.
-async fn execute<B>(
+async fn execute(
     transaction: &impl JoinedTransaction,
-    completion: &Completion<B>,
+    change: &Change,
 ) -> Result<Option<bool>, CommitError> {
-    let statement = format!("{} {IS_OUTERMOST}", completion.statement());
+    let statement = format!("{} {IS_OUTERMOST}", change.statement());
     // Not prepared: parsed and executed in one round trip, on a connection that need not keep it.
     let rows = transaction
         .joined()
         .query_typed(
             &statement,
             &[
-                (&completion.key(), Type::BYTEA),
-                (&completion.token().as_slice(), Type::BYTEA),
-                (&completion.answer(), Type::BYTEA),
-                (&completion.ttl(), Type::INT8),
+                (&change.key(), Type::BYTEA),
+                (&change.token().as_slice(), Type::BYTEA),
+                (&change.answer(), Type::BYTEA),
+                (&change.ttl(), Type::INT8),
             ],
         )
         .await
