@@ -83,7 +83,7 @@ pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Operation, Scope, StoragePolicy,
+    KeptBody, Operation, Policy, Scope, StoragePolicy,
 };
 #[cfg(feature = "postgres")]
 pub use self::store::PostgresStore;

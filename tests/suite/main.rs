@@ -27,6 +27,7 @@ mod mistakes;
 mod once;
 mod payment;
 mod peers;
+mod policy;
 mod readme;
 mod replay;
 mod reqwest;
