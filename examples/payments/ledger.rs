@@ -1,0 +1,75 @@
+//! The payments that were executed: what all of this is about.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Response;
+use buttress::idempotency::Operation;
+use tokio::time::sleep;
+
+use crate::Error;
+use crate::order::Receipt;
+
+/// How long a payment takes.
+pub(crate) const WORK: Duration = Duration::from_millis(8);
+
+/// Where payments are executed.
+#[derive(Clone)]
+pub(crate) enum Ledger {
+    Bank(Bank),
+}
+
+impl Ledger {
+    /// Executes a payment and answers with its receipt. A payment that is asked for twice is executed twice: nothing but the
+    /// layer in front keeps it from that.
+    pub(crate) async fn pay(
+        &self,
+        _operation: Option<&Operation>,
+        order: u32,
+        cents: u64,
+    ) -> Result<Response<Body>, Error> {
+        match self {
+            Self::Bank(bank) => receipt(&bank.pay(order, cents).await),
+        }
+    }
+
+    /// All that were executed.
+    pub(crate) async fn payments(&self) -> Result<Vec<Receipt>, Error> {
+        match self {
+            Self::Bank(bank) => Ok(bank.payments()),
+        }
+    }
+}
+
+/// A bank, apart from the service. It knows no keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bank(Arc<Mutex<Vec<Receipt>>>);
+
+impl Bank {
+    async fn pay(&self, order: u32, cents: u64) -> Receipt {
+        sleep(WORK).await;
+        let mut payments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = i64::try_from(payments.len()).unwrap_or(i64::MAX);
+        let receipt = Receipt {
+            number,
+            order,
+            cents,
+        };
+        payments.push(receipt);
+        receipt
+    }
+
+    fn payments(&self) -> Vec<Receipt> {
+        let payments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        payments.clone()
+    }
+}
+
+pub(crate) fn receipt(receipt: &Receipt) -> Result<Response<Body>, Error> {
+    let body = serde_json::to_vec(receipt)?;
+    Ok(Response::builder()
+        .status(201)
+        .header("content-type", "application/json")
+        .body(body.into())?)
+}
