@@ -280,6 +280,8 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
 pub(crate) enum NotExecuted {
     /// A layer of ours in this process has refused the call.
     Here,
+    /// It has refused a repetition of the call: an attempt before it may have been executed.
+    HereAgain,
     /// The server says so, and is believed.
     There,
 }

@@ -1,7 +1,7 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use super::marks::{NotExecuted, Tells, veto, watch_spent};
+use super::marks::{Tells, passed, veto, watch_spent};
 use super::problem::Problem;
 use std::future::Future;
 use std::pin::Pin;
@@ -85,7 +85,7 @@ impl<L, R> AnswerLayer<L, R> {
     /// Whether an answer to a call that was not executed says so to the client, as `x-buttress-not-executed: 1`. Default: no.
     ///
     /// Then a client that believes it ([`BelieveLayer`](super::BelieveLayer)) may repeat even a POST. The header is about one
-    /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off.
+    /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off in any case.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
         self.tells.not_executed = not_executed_header;
@@ -212,7 +212,7 @@ where
                 };
                 match ready!(polled) {
                     Ok(mut response) => {
-                        tells.passed(&mut response);
+                        passed(&mut response);
                         response
                     }
                     Err(Error::Rejected(rejected)) => respond(this.respond, &rejected, tells),
@@ -230,7 +230,6 @@ where
 fn respond<B>(respond: &impl Respond<B>, rejected: &Rejected, tells: Tells) -> Response<B> {
     let mut response = respond.respond(rejected);
     if rejected.executed == Executed::No {
-        response.extensions_mut().insert(NotExecuted::Here);
         tells.refused(&mut response);
     }
     response

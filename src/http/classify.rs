@@ -81,7 +81,7 @@ impl ByStatus {
             _ => retry_after(response),
         };
         let mark = response.extensions().get();
-        if mark == Some(&NotExecuted::Here) {
+        if matches!(mark, Some(NotExecuted::Here | NotExecuted::HereAgain)) {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
         }

@@ -21,17 +21,22 @@ impl Tells {
     /// Marks the answer to a call that was not executed.
     pub(super) fn refused<B>(self, response: &mut Response<B>) {
         // The refusal of a repetition says nothing about the attempt before it.
-        if self.not_executed && !Call::current().is_repeat() {
+        if Call::current().is_repeat() {
+            response.extensions_mut().insert(NotExecuted::HereAgain);
+            return;
+        }
+        response.extensions_mut().insert(NotExecuted::Here);
+        if self.not_executed {
             let yes = HeaderValue::from_static("1");
             response.headers_mut().insert(NOT_EXECUTED, yes);
         }
     }
+}
 
-    /// Takes the mark off a response that has it from anyone but an answer further in.
-    pub(super) fn passed<B>(self, response: &mut Response<B>) {
-        if self.not_executed && response.extensions().get() != Some(&NotExecuted::Here) {
-            response.headers_mut().remove(NOT_EXECUTED);
-        }
+/// Takes the mark off a response that has it from anyone but an answer further in.
+pub(super) fn passed<B>(response: &mut Response<B>) {
+    if response.extensions().get() != Some(&NotExecuted::Here) {
+        response.headers_mut().remove(NOT_EXECUTED);
     }
 }
 

@@ -83,10 +83,12 @@ pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Operation, Scope, StoragePolicy,
+    KeptBody, Operation, Policy, Scope, StoragePolicy,
 };
 #[cfg(feature = "postgres")]
 pub use self::store::PostgresStore;
+#[cfg(feature = "redis")]
+pub use self::store::RedisStore;
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

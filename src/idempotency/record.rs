@@ -163,6 +163,11 @@ impl Record {
     fn is_held_by(&self, token: Token, now: Moment) -> bool {
         self.token == token && !self.is_gone(now)
     }
+
+    /// Whether an answer of this holder would be taken.
+    pub(crate) fn takes_answer(&self, token: Token, now: Moment) -> bool {
+        self.is_held_by(token, now) && matches!(self.state, State::Running { .. })
+    }
 }
 
 /// Claims the record in this place.

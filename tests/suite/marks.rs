@@ -123,8 +123,10 @@ async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to()
 #[tokio::test]
 async fn the_word_of_a_server_further_on_is_not_passed_on() {
     let (proxy, _) = handler(503, &[(MARK, "1")]);
-    let layers = answer(RefusesFirst::new(0)).not_executed_header(true);
-    assert_eq!(header(&ask(layers, proxy).await, MARK), None);
+    for tells in [false, true] {
+        let layers = answer(RefusesFirst::new(0)).not_executed_header(tells);
+        assert_eq!(header(&ask(layers, proxy.clone()).await, MARK), None);
+    }
 }
 
 #[tokio::test]
@@ -188,6 +190,9 @@ async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() 
         (response.status().as_u16(), header(&response, MARK)),
         (503, None)
     );
+    // Of this attempt it is known, as of any that we refuse.
+    let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+    assert_eq!(ByStatus::new().response(&response), refused);
 }
 
 #[derive(Clone, Default)]

@@ -71,7 +71,7 @@ impl ByGrpcStatus {
             }
         };
         match response.extensions().get() {
-            Some(NotExecuted::Here) => {
+            Some(NotExecuted::Here | NotExecuted::HereAgain) => {
                 let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
                 refused.wait(outcome.wait)
             }

@@ -57,31 +57,38 @@ async fn begin(shared: &Arc<Shared>, record: RecordKey, claim: Claim) -> Result<
     let store = Arc::clone(&shared.store);
     let mut begin = Box::pin(async move { store.begin(&record, &claim).await });
     let limit = shared.config.store_timeout;
-    let Ok(begun) = timeout(limit, &mut begin).await else {
-        let shared = Arc::clone(shared);
-        detach(async move {
-            let late = timeout(shared.config.lease, begin).await;
-            if !matches!(
-                late,
-                Ok(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch))
-            ) {
-                give_up(&shared, record, claim.token).await;
-            }
-        });
-        return Err(too_slow(limit));
+    let begun = match timeout(limit, &mut begin).await {
+        Ok(Err(error @ StoreError::Unavailable(_))) => Err((error, None)),
+        Ok(begun) => return begun,
+        Err(_) => Err((too_slow(limit), Some(begin))),
     };
-    if let Err(StoreError::Unavailable(_)) = begun {
-        let shared = Arc::clone(shared);
-        detach(async move { give_up(&shared, record, claim.token).await });
-    }
-    begun
+    begun.map_err(|(error, late)| {
+        // So many at once, and no more: for all others, the lease ends it.
+        if let Ok(place) = Arc::clone(&shared.giving_up).try_acquire_owned() {
+            let shared = Arc::clone(shared);
+            detach(async move {
+                let _place = place;
+                let late = match late {
+                    Some(begin) => timeout(claim.lease, begin).await.ok(),
+                    None => None,
+                };
+                if !matches!(
+                    late,
+                    Some(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch))
+                ) {
+                    give_up(&shared, &record, claim.token).await;
+                }
+            });
+        }
+        error
+    })
 }
 
 /// Abandons a claim, as soon as the store can be asked; its lease ends it if nothing else does.
-async fn give_up(shared: &Shared, record: RecordKey, token: Token) {
+pub(super) async fn give_up(shared: &Shared, record: &RecordKey, token: Token) {
     let until = Deadline::after(shared.config.lease);
     let mut pause = SOON;
-    while limited(shared, shared.store.abandon(&record, token))
+    while limited(shared, shared.store.abandon(record, token))
         .await
         .is_err()
     {
@@ -89,7 +96,8 @@ async fn give_up(shared: &Shared, record: RecordKey, token: Token) {
             break;
         }
         sleep(draw().spread(pause, 0.2)).await;
-        pause = longer(pause);
+        // Ever rarer: a store that comes back is not to be asked by everybody at once.
+        pause = pause.saturating_mul(2);
     }
 }
 

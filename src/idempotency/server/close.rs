@@ -1,15 +1,15 @@
 //! The end of an operation: its record, and then its caller.
 
-use ::http::{HeaderMap, Response};
+use ::http::Response;
 use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::answer::{Kept, word};
 use super::body::KeptBody;
-use super::claim::{SOON, limited, longer};
+use super::claim::{SOON, give_up, limited, longer};
 use super::config::{IdempotencyConfig, StoragePolicy};
 use super::handler::Came;
-use super::keep::{grpc_status, headers, keeps};
+use super::keep::{OK, UNKNOWN, grpc_status, headers, keeps};
 use super::operation::Operation;
 use super::telling::Telling;
 use crate::chance::draw;
@@ -54,7 +54,8 @@ fn judge<Res, E>(operation: &Operation, came: Came<Res, E>) -> (Option<Bytes>, F
             trailers,
         } => {
             let response = Response::from_parts(head, ());
-            let record = is_kept(config, &response, trailers.as_ref()).then(|| {
+            let grpc = grpc_status(&response, trailers.as_ref(), UNKNOWN);
+            let record = is_kept(config, &response, grpc).then(|| {
                 let kept = Kept {
                     status: response.status(),
                     headers: headers(response.headers(), &config.headers),
@@ -67,7 +68,9 @@ fn judge<Res, E>(operation: &Operation, came: Came<Res, E>) -> (Option<Bytes>, F
             (record, Ok(Ok(response)))
         }
         Came::TooLarge(response) => {
-            let record = is_kept(config, &response, None).then(|| word(KeyProblem::NotKept));
+            // How it ends is not known yet. If it went well, it must not be done again.
+            let grpc = grpc_status(&response, None, OK);
+            let record = is_kept(config, &response, grpc).then(|| word(KeyProblem::NotKept));
             (record, Ok(Ok(response)))
         }
         Came::Refused(error) => (None, Ok(Err(error))),
@@ -83,14 +86,9 @@ fn failed(policy: StoragePolicy) -> Option<Bytes> {
     (policy == StoragePolicy::Definitive).then(|| word(KeyProblem::Failed))
 }
 
-fn is_kept<B>(
-    config: &IdempotencyConfig,
-    response: &Response<B>,
-    trailers: Option<&HeaderMap>,
-) -> bool {
+fn is_kept<B>(config: &IdempotencyConfig, response: &Response<B>, grpc: Option<u8>) -> bool {
     // A layer inside has refused the call, so the handler was not called.
     let refused = response.extensions().get() == Some(&NotExecuted::Here);
-    let grpc = grpc_status(response, trailers);
     !refused && keeps(config.keep, response.status(), grpc)
 }
 
@@ -112,10 +110,7 @@ async fn complete<Res, E: CallError>(
                 return tell(operation, first, telling);
             }
             Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
-            Ok(Ended::Lost) => {
-                shared.report(OperationStep::LeaseLost);
-                return telling.refuse(shared, KeyProblem::InProgress);
-            }
+            Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
             Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotKept).len() => {
                 record = word(KeyProblem::NotKept);
@@ -129,6 +124,10 @@ async fn complete<Res, E: CallError>(
                 }
                 sleep(draw().spread(pause, 0.2)).await;
                 pause = longer(pause);
+                // A store that is full may still hold it.
+                let (key, lease) = (operation.record(), claim.lease);
+                let renewal = shared.store.renew(key, claim.token, lease, claim.ttl);
+                let _ = limited(shared, renewal).await;
             }
         }
     }
@@ -155,8 +154,14 @@ async fn completed(
     }
     match limited(shared, store.begin(key, claim)).await? {
         Begun::Started { .. } => complete().await,
-        Begun::Done(record) => Ok(Ended::Already(record)),
-        Begun::Running | Begun::Mismatch => Ok(Ended::Lost),
+        Begun::Done(record) => {
+            operation.lost();
+            Ok(Ended::Already(record))
+        }
+        Begun::Running | Begun::Mismatch => {
+            operation.lost();
+            Ok(Ended::Lost)
+        }
     }
 }
 
@@ -171,8 +176,11 @@ async fn abandon<Res, E: CallError>(
         // A commit whose outcome was not known did happen.
         Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
         Ok(Ended::Taken | Ended::Lost) => shared.report(OperationStep::Forgotten),
-        // Its lease will end it.
-        Err(error) => shared.store_failed(&error),
+        Err(error) => {
+            shared.store_failed(&error);
+            tell(operation, Some(first), telling);
+            return give_up(shared, operation.record(), operation.token()).await;
+        }
     }
     tell(operation, Some(first), telling);
 }

@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use super::body::KeptBody;
 use super::layer::Shared;
-use super::run::{Asked, run};
+use super::run::{Asked, Running, run};
 use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Rejected};
@@ -153,7 +153,12 @@ where
                             let body = KeptBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);
                             let telling = Telling::new(telling);
-                            detach(run(Arc::clone(&shared), inner, request, asked, telling));
+                            let running = Running::new(&shared.running);
+                            let run = run(Arc::clone(&shared), inner, request, asked, telling);
+                            detach(async move {
+                                run.await;
+                                drop(running);
+                            });
                             State::Waiting(told, shared)
                         }
                         Err(problem) => State::Refused(Some(shared.refuse(problem))),

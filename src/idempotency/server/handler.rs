@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use ::http::response::Parts;
@@ -16,8 +18,9 @@ use tower_service::Service;
 
 use super::body::KeptBody;
 use super::config::IdempotencyConfig;
+use super::layer::Shared;
 use crate::deadline::Deadline;
-use crate::error::CallError;
+use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
 
@@ -40,7 +43,7 @@ pub(super) enum Came<Res, E> {
 
 /// Runs the handler, in its own time.
 pub(super) async fn handle<S, B, Res>(
-    config: &IdempotencyConfig,
+    shared: &Shared,
     inner: S,
     request: Request<KeptBody<B>>,
 ) -> Came<Res, S::Error>
@@ -49,31 +52,58 @@ where
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
-    let work =
-        Deadline::after(config.max_run).scope(answer(inner, request, config.max_response_body));
-    match timeout(config.max_run, CatchUnwind { future: work }).await {
-        Ok(Ok(came)) => came,
-        Ok(Err(Panicked)) => Came::Word(KeyProblem::Failed),
-        Err(_) => Came::Word(KeyProblem::Unknown),
+    let called = AtomicBool::new(false);
+    let work = answer(inner, request, &shared.config, &called);
+    match bounded(&shared.config, work).await {
+        Ok(came) => came,
+        // It was waited for all the time, and never called.
+        Err(KeyProblem::Unknown) if !called.load(Ordering::Relaxed) => {
+            let name = Arc::clone(shared.source.name());
+            Came::Refused(Rejected::new(Reason::Deadline, name).into())
+        }
+        Err(problem) => Came::Word(problem),
     }
 }
 
-/// Runs the handler as if there were no layer.
+/// Runs the handler without a record, in its own time all the same.
 pub(super) async fn unprotected<S, B, Res>(
+    shared: &Shared,
     mut inner: S,
     request: Request<KeptBody<B>>,
 ) -> Result<Response<KeptBody<Res>>, S::Error>
 where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S::Error: CallError,
 {
-    poll_fn(|cx| inner.poll_ready(cx)).await?;
-    Ok(inner.call(request).await?.map(KeptBody::passing))
+    let work = async {
+        poll_fn(|cx| inner.poll_ready(cx)).await?;
+        inner.call(request).await
+    };
+    match bounded(&shared.config, work).await {
+        Ok(result) => Ok(result?.map(KeptBody::passing)),
+        Err(problem) => Err(shared.refuse(problem).into()),
+    }
+}
+
+/// Does this within the longest time that a handler may run; else it is dropped, and what it has done is unknown. Failed, if it
+/// panics.
+async fn bounded<T>(
+    config: &IdempotencyConfig,
+    work: impl Future<Output = T>,
+) -> Result<T, KeyProblem> {
+    let limit = config.max_run;
+    let future = Deadline::after(limit).scope(work);
+    match timeout(limit, CatchUnwind { future }).await {
+        Ok(result) => result.map_err(|Panicked| KeyProblem::Failed),
+        Err(_) => Err(KeyProblem::Unknown),
+    }
 }
 
 async fn answer<S, B, Res>(
     mut inner: S,
     request: Request<KeptBody<B>>,
-    most: usize,
+    config: &IdempotencyConfig,
+    called: &AtomicBool,
 ) -> Came<Res, S::Error>
 where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
@@ -83,6 +113,7 @@ where
     if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
         return Came::Refused(error);
     }
+    called.store(true, Ordering::Relaxed);
     let response = match inner.call(request).await {
         Ok(response) => response,
         Err(error) => {
@@ -94,11 +125,14 @@ where
             };
         }
     };
-    read(response, most).await
+    read(response, config.max_response_body).await
 }
 
 /// Reads the answer's body to its end, unless that is too far off.
-async fn read<Res: Body<Data = Bytes>, E>(response: Response<Res>, most: usize) -> Came<Res, E> {
+pub(super) async fn read<Res: Body<Data = Bytes>, E>(
+    response: Response<Res>,
+    most: usize,
+) -> Came<Res, E> {
     let (head, body) = response.into_parts();
     // In a box, because it may have to be handed on half-read.
     let mut body = Box::pin(body);

@@ -30,6 +30,9 @@ const NEVER: [HeaderName; 21] = [
     HeaderName::from_static("x-buttress-not-executed"),
 ];
 
+/// The same for people.
+pub(super) const NEVER_IN_WORDS: &str = "those about one connection or one exchange (such as `Connection`, `Date`, `Set-Cookie`, quotas and traces)";
+
 const NEVER_BEGINNING_WITH: [&str; 5] = [
     "ratelimit-",
     "x-ratelimit-",
@@ -90,16 +93,26 @@ pub(super) fn keeps(policy: StoragePolicy, status: StatusCode, grpc: Option<u8>)
     }
 }
 
-/// The status of a gRPC response, in the trailers or, without a body, in the headers; `None` if it is no gRPC.
-pub(super) fn grpc_status<B>(response: &Response<B>, trailers: Option<&HeaderMap>) -> Option<u8> {
-    let kind = response.headers().get(header::CONTENT_TYPE)?;
-    if response.status() != StatusCode::OK || !kind.as_bytes().starts_with(b"application/grpc") {
+/// gRPC's code for a success.
+pub(super) const OK: u8 = 0;
+/// What a client takes a response for that ends without a code.
+pub(super) const UNKNOWN: u8 = 2;
+
+/// The code of a gRPC response, in the trailers or, without a body, in the headers, or else this one; `None` if it is no gRPC,
+/// or gRPC-Web, whose code is in the body.
+pub(super) fn grpc_status<B>(
+    response: &Response<B>,
+    trailers: Option<&HeaderMap>,
+    unsaid: u8,
+) -> Option<u8> {
+    let kind = response.headers().get(header::CONTENT_TYPE)?.as_bytes();
+    let rest = kind.strip_prefix(b"application/grpc")?;
+    if response.status() != StatusCode::OK || !matches!(rest.first(), None | Some(b'+' | b';')) {
         return None;
     }
     let status = trailers
         .and_then(|trailers| trailers.get("grpc-status"))
         .or_else(|| response.headers().get("grpc-status"));
-    // Without one, a client takes it for UNKNOWN.
-    let code = status.and_then(|status| status.to_str().ok()?.parse().ok());
-    Some(code.unwrap_or(2))
+    let code = status.map_or(Some(unsaid), |status| status.to_str().ok()?.parse().ok());
+    Some(code.unwrap_or(UNKNOWN))
 }

@@ -8,7 +8,7 @@ use ::http::request::Parts;
 use ::http::{HeaderName, Method, Request, Response};
 use bytes::Bytes;
 use http_body::Body;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -16,6 +16,7 @@ use super::body::KeptBody;
 use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::future::IdempotencyFuture;
+use super::policy::Policy;
 use super::scope::Scope;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -41,16 +42,18 @@ pub(super) struct Shared {
     pub(super) config: IdempotencyConfig,
     pub(super) header: HeaderName,
     methods: Vec<Method>,
-    guards: Option<Arc<Guards>>,
-    route: Option<Arc<Route>>,
-    fingerprint: Option<Arc<Print>>,
+    pub(super) guards: Option<Arc<Guards>>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) fingerprint: Option<Arc<Print>>,
     /// How many operations are under way.
     pub(super) running: Arc<watch::Sender<usize>>,
+    /// Places for claims that are being given up.
+    pub(super) giving_up: Arc<Semaphore>,
 }
 
-type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
-type Route = dyn Fn(&Parts) -> String + Send + Sync;
-type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
+pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 impl IdempotencyLayer {
     /// A layer of this name, which is part of what its records are kept under: the same for all processes that serve the same
@@ -82,6 +85,7 @@ impl IdempotencyLayer {
                 route: None,
                 fingerprint: None,
                 running: Arc::new(watch::Sender::new(0)),
+                giving_up: Arc::new(Semaphore::new(GIVING_UP)),
             }),
         })
     }
@@ -115,6 +119,11 @@ impl IdempotencyLayer {
     /// The settings.
     pub fn config(&self) -> &IdempotencyConfig {
         &self.shared.config
+    }
+
+    /// What its clients must know, made from the settings: to be served, or put into the service's documentation.
+    pub fn policy(&self) -> Policy {
+        Policy::new(Arc::clone(&self.shared))
     }
 
     /// How many operations are under way in this process.
@@ -235,6 +244,9 @@ impl Shared {
         });
     }
 }
+
+/// The most claims that are given up at once, each in a task: while a store is down, every request would leave one.
+const GIVING_UP: usize = 1024;
 
 /// When it makes sense to ask again.
 const RETRY_AFTER: std::time::Duration = std::time::Duration::from_secs(1);

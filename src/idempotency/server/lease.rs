@@ -7,27 +7,31 @@ use tokio::time::sleep;
 
 use super::claim::limited;
 use super::operation::Operation;
-use crate::event::OperationStep;
+use crate::idempotency::record::{Begun, Claim};
 
 /// Renews the lease. Never ready: the handler ends, not this.
-pub(super) async fn hold(operation: &Operation) -> Infallible {
+pub(super) async fn hold(operation: &Operation, claim: &Claim) -> Infallible {
     let shared = operation.shared();
-    let (lease, ttl) = (shared.config.lease, shared.config.ttl);
+    let (store, record, lease) = (&shared.store, operation.record(), claim.lease);
     let mut pause = lease / 3;
     loop {
         sleep(pause).await;
         if operation.committed().is_some() {
             return pending().await;
         }
-        let renewal = shared
-            .store
-            .renew(operation.record(), operation.token(), lease, ttl);
-        pause = match limited(shared, renewal).await {
+        let held = match limited(shared, store.renew(record, claim.token, lease, claim.ttl)).await {
+            // A record that is gone before its time is claimed anew, before anybody else does.
+            Ok(false) => limited(shared, store.begin(record, claim))
+                .await
+                .map(|begun| matches!(begun, Begun::Started { .. })),
+            held => held,
+        };
+        pause = match held {
             Ok(true) => lease / 3,
             // What it has begun goes on: to stop half-way would be worse. It can record nothing any more.
             Ok(false) => {
                 if operation.committed().is_none() {
-                    shared.report(OperationStep::LeaseLost);
+                    operation.lost();
                 }
                 return pending().await;
             }

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+#[cfg(feature = "postgres")]
+use std::time::Duration;
 
 use ::http::Extensions;
 use bytes::Bytes;
@@ -10,6 +12,7 @@ use uuid::Builder;
 
 use super::digest::digest;
 use super::layer::Shared;
+use crate::event::OperationStep;
 use crate::idempotency::record::{RecordKey, Token};
 
 /// The operation that a handler is running, once for its key. In the request's extensions, and, with the feature `axum`, an
@@ -48,6 +51,7 @@ struct Inner {
     run: u32,
     did_not_happen: AtomicBool,
     committed: OnceLock<Bytes>,
+    lost: AtomicBool,
 }
 
 impl Operation {
@@ -67,6 +71,7 @@ impl Operation {
                 run,
                 did_not_happen: AtomicBool::new(false),
                 committed: OnceLock::new(),
+                lost: AtomicBool::new(false),
             }),
         }
     }
@@ -111,7 +116,7 @@ impl Operation {
     }
 
     /// Its record says this by now: it was committed together with the effect. Whatever the handler returns, this is the answer.
-    #[allow(dead_code, reason = "only one store joins a transaction")]
+    #[cfg(feature = "postgres")]
     pub(in crate::idempotency) fn commit(&self, record: Bytes) {
         let _ = self.inner.committed.set(record);
     }
@@ -120,12 +125,25 @@ impl Operation {
         self.inner.committed.get()
     }
 
-    pub(super) fn record(&self) -> &RecordKey {
+    /// Another has taken it over. Reported once.
+    pub(super) fn lost(&self) {
+        if !self.inner.lost.swap(true, Ordering::Relaxed) {
+            self.inner.shared.report(OperationStep::LeaseLost);
+        }
+    }
+
+    pub(in crate::idempotency) fn record(&self) -> &RecordKey {
         &self.inner.record
     }
 
-    pub(super) fn token(&self) -> Token {
+    pub(in crate::idempotency) fn token(&self) -> Token {
         self.inner.token
+    }
+
+    /// How long its answer is kept.
+    #[cfg(feature = "postgres")]
+    pub(in crate::idempotency) fn ttl(&self) -> Duration {
+        self.inner.shared.config.ttl
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

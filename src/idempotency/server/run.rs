@@ -31,10 +31,10 @@ pub(super) struct Asked {
 }
 
 /// Counts an operation for as long as it is under way.
-struct Running(Arc<watch::Sender<usize>>);
+pub(super) struct Running(Arc<watch::Sender<usize>>);
 
 impl Running {
-    fn new(count: &Arc<watch::Sender<usize>>) -> Self {
+    pub(super) fn new(count: &Arc<watch::Sender<usize>>) -> Self {
         count.send_modify(|running| *running += 1);
         Self(Arc::clone(count))
     }
@@ -59,7 +59,6 @@ pub(super) async fn run<S, B, Res>(
     B: Body<Data = Bytes> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
-    let _running = Running::new(&shared.running);
     let config = &shared.config;
     let wish = Claim::new(asked.fingerprint, config.lease, config.ttl);
     let run = match claim(&shared, asked.record, wish, &mut telling).await {
@@ -70,7 +69,7 @@ pub(super) async fn run<S, B, Res>(
         Err(error) => {
             shared.store_failed(&error);
             if config.fail_open && !matches!(error, StoreError::Unreadable(_)) {
-                return telling.tell(unprotected(inner, request).await);
+                return telling.tell(unprotected(&shared, inner, request).await);
             }
             return telling.refuse(&shared, KeyProblem::StoreUnavailable);
         }
@@ -93,8 +92,8 @@ pub(super) async fn run<S, B, Res>(
         request.extensions_mut().insert(operation.clone());
         tokio::select! {
             biased;
-            came = handle(config, inner, request) => came,
-            never = hold(&operation) => match never {},
+            came = handle(&shared, inner, request) => came,
+            never = hold(&operation, &wish) => match never {},
         }
     };
     close(&operation, wish, came, &mut telling).await;

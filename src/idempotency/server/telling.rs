@@ -35,7 +35,6 @@ impl<Res, E: CallError> Telling<Res, E> {
 
     /// Gives the answer of an operation that was done before.
     pub(super) fn replay(&mut self, shared: &Shared, record: &Bytes) {
-        shared.report(OperationStep::Replayed);
         self.answer(shared, record, true);
     }
 
@@ -45,6 +44,7 @@ impl<Res, E: CallError> Telling<Res, E> {
             Ok(Answer::Kept(kept)) => {
                 let mut response = kept.into_response();
                 if again {
+                    shared.report(OperationStep::Replayed);
                     let yes = HeaderValue::from_static("true");
                     response.headers_mut().insert(REPLAYED, yes);
                 }
@@ -68,4 +68,4 @@ impl<Res, E: CallError> Telling<Res, E> {
 }
 
 /// Says that an answer was given before.
-const REPLAYED: &str = "idempotent-replayed";
+pub(super) const REPLAYED: &str = "idempotent-replayed";

@@ -13,10 +13,14 @@
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
 #[cfg(feature = "postgres")]
-pub use self::postgres::PostgresStore;
+pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 
 use std::fmt;
 use std::future::Future;
@@ -45,8 +49,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped may have had its effect or not. The layer drops none before its end, but when the runtime is
-/// shut down.
+/// A future that is dropped may have had its effect or not. The layer drops one that takes longer than its `store_timeout`, but
+/// for a claim, whose end it waits for as long as a lease; and any when the runtime is shut down.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Claims the record of this key.
     ///

@@ -1,7 +1,8 @@
 //! Records in a table of `PostgreSQL`, beside the data they are about.
 
+mod commit;
+mod completion;
 mod connect;
-mod joined;
 mod migrate;
 mod reap;
 mod rows;
@@ -16,6 +17,8 @@ use bytes::Bytes;
 use deadpool_postgres::Pool;
 use tokio_postgres::types::ToSql;
 
+pub use self::commit::{CommitError, JoinedTransaction};
+pub use self::completion::{Completion, Written};
 use self::reap::Reaper;
 use self::rows::micros;
 use self::table::{Statements, TableName};
@@ -30,7 +33,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 /// Records in a table of `PostgreSQL`: they survive restarts, are shared by all processes, and can be committed together
 /// with what the handler did.
 ///
-/// Use it where the effects are in `PostgreSQL` too: the [joined transaction](Self::complete_in) makes each happen exactly
+/// Use it where the effects are in `PostgreSQL` too: the [joined transaction](Self::commit) makes each happen exactly
 /// once. It serves as well where they are elsewhere, for those who have a `PostgreSQL` and no Redis. Not for one
 /// process with a disk and nothing else: `FileStore` needs no server.
 ///

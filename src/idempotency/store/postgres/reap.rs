@@ -1,31 +1,25 @@
 //! Records whose time is over are deleted.
 
+use std::convert::Infallible;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use tokio::task::AbortHandle;
+use tokio::sync::oneshot::{Sender, channel};
 
 use super::{PostgresStore, session};
 use crate::chance::draw;
 use crate::clock::{Now, sleep_until};
+use crate::detach::attend;
 use crate::idempotency::store::StoreError;
 
 /// How many rows one statement deletes: it holds their locks for some milliseconds.
 const BATCH: i64 = 1000;
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The task of all clones of a store; it ends with the last of them.
+/// The task of all clones of a store; it ends with the last of them, when this sender is dropped.
 #[derive(Debug, Default)]
-pub(super) struct Reaper(OnceLock<AbortHandle>);
-
-impl Drop for Reaper {
-    fn drop(&mut self) {
-        if let Some(task) = self.0.get() {
-            task.abort();
-        }
-    }
-}
+pub(super) struct Reaper(OnceLock<Sender<Infallible>>);
 
 impl PostgresStore {
     /// Deletes all records whose time is over, a thousand at a time, and says how many. Rows that are locked are left for
@@ -47,18 +41,31 @@ impl PostgresStore {
             return;
         };
         self.reaper.0.get_or_init(|| {
+            let (store, over) = channel();
             let (pool, timeout) = (self.pool.clone(), self.timeout);
             let sql = self.statements.reap.clone();
-            tokio::spawn(async move {
-                loop {
-                    let pause = draw().spread(interval.max(SHORTEST), 0.5);
-                    sleep_until(Now::unread().moment().after(pause)).await;
-                    // Whoever calls the store is told of a database that is down; the next round finds all that is left.
-                    let _ = reap(&pool, timeout, &sql).await;
+            attend(async move {
+                tokio::select! {
+                    _ = over => {}
+                    never = reap_for_ever(&pool, timeout, &sql, interval) => match never {},
                 }
-            })
-            .abort_handle()
+            });
+            store
         });
+    }
+}
+
+async fn reap_for_ever(
+    pool: &Pool,
+    timeout: Duration,
+    sql: &str,
+    interval: Duration,
+) -> Infallible {
+    loop {
+        let pause = draw().spread(interval.max(SHORTEST), 0.5);
+        sleep_until(Now::unread().moment().after(pause)).await;
+        // Whoever calls the store is told of a database that is down; the next round finds all that is left.
+        let _ = reap(pool, timeout, sql).await;
     }
 }
 

@@ -70,43 +70,18 @@ pub(super) fn begun(
     })
 }
 
-/// What a holder's last word led to, and whether it was said in the outermost transaction.
-#[derive(Debug)]
-pub(super) struct Word {
-    pub(super) ended: Ended,
-    pub(super) outermost: bool,
-}
-
 /// `None` if another came in between.
-pub(super) fn word(row: Option<&Row>) -> Result<Option<Word>, StoreError> {
-    let row = row.ok_or_else(missing)?;
-    if let Some(outermost) = column(row, 0)? {
-        return Ok(Some(Word {
-            ended: Ended::Taken,
-            outermost,
-        }));
-    }
-    let ended = match (
-        column::<Option<i16>>(row, 1)?,
-        column::<Option<bool>>(row, 2)?,
-    ) {
-        (Some(version), Some(true)) => {
-            check(version)?;
-            let Some(answer) = column::<Option<&[u8]>>(row, 3)? else {
-                return Ok(None);
-            };
-            Ended::Already(Bytes::copy_from_slice(answer))
-        }
-        _ => Ended::Lost,
-    };
-    Ok(Some(Word {
-        ended,
-        outermost: true,
-    }))
-}
-
 pub(super) fn ended(row: Option<&Row>) -> Result<Option<Ended>, StoreError> {
-    Ok(word(row)?.map(|word| word.ended))
+    let row = row.ok_or_else(missing)?;
+    if column::<Option<bool>>(row, 0)?.is_some() {
+        return Ok(Some(Ended::Taken));
+    }
+    let (Some(version), Some(true)) = (column::<Option<i16>>(row, 1)?, column(row, 2)?) else {
+        return Ok(Some(Ended::Lost));
+    };
+    check(version)?;
+    let answer = column::<Option<&[u8]>>(row, 3)?;
+    Ok(answer.map(|answer| Ended::Already(Bytes::copy_from_slice(answer))))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
 
+use crate::error::BoxError;
 use crate::idempotency::store::StoreError;
 
 /// How often a statement is executed at most: others came in between, or connections were found closed.
@@ -187,20 +188,25 @@ fn no_connection(error: PoolError) -> StoreError {
 
 /// What an error of the client means for a caller of the store.
 pub(super) fn failed(error: Error) -> StoreError {
+    match error.code() {
+        Some(code) if *code == SqlState::DISK_FULL || *code == SqlState::PROGRAM_LIMIT_EXCEEDED => {
+            StoreError::Full(explained(error).to_string())
+        }
+        _ => StoreError::Unavailable(explained(error)),
+    }
+}
+
+/// The error with what the server said, and its code.
+pub(super) fn explained(error: Error) -> BoxError {
     let Some(said) = error.as_db_error() else {
-        return StoreError::unavailable(error);
+        return error.into();
     };
     let code = said.code();
-    let message = format!("{} ({})", said.message(), code.code());
-    if *code == SqlState::DISK_FULL || *code == SqlState::PROGRAM_LIMIT_EXCEEDED {
-        return StoreError::Full(message);
+    let mut message = format!("{} ({})", said.message(), code.code());
+    if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
+        message.push_str(": `PostgresStore::migrate` makes the table");
     }
-    let message = if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
-        format!("{message}: `PostgresStore::migrate` makes the table")
-    } else {
-        message
-    };
-    StoreError::unavailable(Said {
+    Box::new(Said {
         message,
         source: error,
     })

@@ -66,8 +66,8 @@ pub(super) struct Statements {
     pub(super) begin: String,
     pub(super) renew: String,
     pub(super) complete: String,
-    pub(super) complete_joined: String,
-    pub(super) complete_alone: String,
+    pub(super) completion: String,
+    pub(super) completed: String,
     pub(super) abandon: String,
     pub(super) reap: String,
 }
@@ -77,13 +77,9 @@ impl Statements {
         Self {
             begin: begin(&table),
             renew: renew(&table),
-            complete: complete(&table, "true"),
-            // In a savepoint it is written by another transaction than the outermost one.
-            complete_joined: complete(
-                &table,
-                "held.xmin::text::bigint = txid_current() & 4294967295",
-            ),
-            complete_alone: give_answer(&table),
+            complete: ended(&table, &completion(&table)),
+            completion: completion(&table),
+            completed: completed(&table),
             abandon: abandon(&table),
             reap: reap(&table),
             table,
@@ -147,34 +143,35 @@ fn renew(table: &TableName) -> String {
 }
 
 /// `$3` answer, `$4` time to live.
-fn give_answer(table: &TableName) -> String {
+fn completion(table: &TableName) -> String {
     let (held, ttl) = (held(), micros(4));
     format!(
         "UPDATE {table} AS held SET answer = $3::bytea, gone_at = clock_timestamp() + {ttl} WHERE {held}"
     )
 }
 
-fn complete(table: &TableName, outermost: &str) -> String {
-    ended(table, &give_answer(table), outermost)
+/// Written where a savepoint is open, a row is that of another transaction than the outermost one.
+pub(super) const IS_OUTERMOST: &str =
+    "RETURNING held.xmin::text::bigint = txid_current() & 4294967295";
+
+/// Whether the record of this holder has its answer.
+fn completed(table: &TableName) -> String {
+    format!("SELECT true FROM {table} WHERE key = $1 AND token = $2 AND answer IS NOT NULL")
 }
 
 fn abandon(table: &TableName) -> String {
     let held = held();
-    ended(
-        table,
-        &format!("DELETE FROM {table} AS held WHERE {held}"),
-        "true",
-    )
+    ended(table, &format!("DELETE FROM {table} AS held WHERE {held}"))
 }
 
-/// A holder's last word: what became of it, and else what stands there.
-fn ended(table: &TableName, change: &str, outermost: &str) -> String {
+/// A holder's last word: whether it was taken, and else what stands there.
+fn ended(table: &TableName, change: &str) -> String {
     format!(
         "WITH found AS MATERIALIZED (
              SELECT version, token = $2 AS own, answer
              FROM {table} WHERE key = $1 AND gone_at > clock_timestamp()
-         ), ended AS ({change} RETURNING {outermost} AS outermost)
-         SELECT ended.outermost, found.version, found.own, found.answer
+         ), ended AS ({change} RETURNING true AS taken)
+         SELECT ended.taken, found.version, found.own, found.answer
          FROM (VALUES (true)) AS one LEFT JOIN ended ON true LEFT JOIN found ON true"
     )
 }
