@@ -1,15 +1,18 @@
 //! The payments that were executed: what all of this is about.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::Response;
 use buttress::idempotency::Operation;
+use tokio::sync::Mutex;
 use tokio::time::sleep;
 
 use crate::Error;
 use crate::order::Receipt;
+#[cfg(feature = "postgres")]
+use crate::stores::postgres::Table;
 
 /// How long a payment takes.
 pub(crate) const WORK: Duration = Duration::from_millis(8);
@@ -18,6 +21,8 @@ pub(crate) const WORK: Duration = Duration::from_millis(8);
 #[derive(Clone)]
 pub(crate) enum Ledger {
     Bank(Bank),
+    #[cfg(feature = "postgres")]
+    Table(Table),
 }
 
 impl Ledger {
@@ -25,19 +30,27 @@ impl Ledger {
     /// layer in front keeps it from that.
     pub(crate) async fn pay(
         &self,
-        _operation: Option<&Operation>,
+        #[cfg_attr(
+            not(feature = "postgres"),
+            expect(unused_variables, reason = "a bank cannot join")
+        )]
+        operation: Option<&Operation>,
         order: u32,
         cents: u64,
     ) -> Result<Response<Body>, Error> {
         match self {
             Self::Bank(bank) => receipt(&bank.pay(order, cents).await),
+            #[cfg(feature = "postgres")]
+            Self::Table(table) => table.pay(operation, order, cents).await,
         }
     }
 
     /// All that were executed.
     pub(crate) async fn payments(&self) -> Result<Vec<Receipt>, Error> {
         match self {
-            Self::Bank(bank) => Ok(bank.payments()),
+            Self::Bank(bank) => Ok(bank.payments().await),
+            #[cfg(feature = "postgres")]
+            Self::Table(table) => table.payments().await,
         }
     }
 }
@@ -49,7 +62,7 @@ pub(crate) struct Bank(Arc<Mutex<Vec<Receipt>>>);
 impl Bank {
     async fn pay(&self, order: u32, cents: u64) -> Receipt {
         sleep(WORK).await;
-        let mut payments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut payments = self.0.lock().await;
         let number = i64::try_from(payments.len()).unwrap_or(i64::MAX);
         let receipt = Receipt {
             number,
@@ -60,9 +73,8 @@ impl Bank {
         receipt
     }
 
-    fn payments(&self) -> Vec<Receipt> {
-        let payments = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        payments.clone()
+    async fn payments(&self) -> Vec<Receipt> {
+        self.0.lock().await.clone()
     }
 }
 

@@ -46,7 +46,7 @@ async fn run(args: &Args) -> Result<ExitCode, Error> {
         paid = pay(args, &opened, &run) => paid.map(Some),
         signal = tokio::signal::ctrl_c() => signal.map(|()| None).map_err(Error::from),
     };
-    let cleared = opened.clear().await;
+    let cleared = opened.clear.await;
     let Some(report) = paid? else {
         return Ok(ExitCode::from(INTERRUPTED));
     };
