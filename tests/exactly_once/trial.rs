@@ -148,9 +148,10 @@ impl Crowd {
         let mut pause = Duration::from_millis(10);
         loop {
             let to = self.fleet.any(&mut draw);
-            if room.is_none() {
-                room = Arc::clone(&self.room).acquire_owned().await.ok();
-            }
+            let place = match room.take() {
+                Some(place) => Some(place),
+                None => Arc::clone(&self.room).acquire_owned().await.ok(),
+            };
             self.counts.requests.fetch_add(1, Ordering::Relaxed);
             if draw.random_bool(0.08) {
                 let _ = leave(to, key, &mut draw).await;
@@ -177,7 +178,7 @@ impl Crowd {
                 count.fetch_add(1, Ordering::Relaxed);
             }
             // Whoever waits, waits outside.
-            room = None;
+            drop(place);
             sleep(pause.mul_f64(draw.random_range(0.5..1.5))).await;
             pause = (pause * 2).min(Duration::from_millis(250));
         }

@@ -111,10 +111,7 @@ async fn cut_off() -> (Lossy, Router) {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_not_kept_does_not_hide_the_run_before() {
     let (_, shop) = cut_off().await;
-    assert_eq!(
-        sent(&shop, &[("x-status", "429")]).await,
-        (429, "2".into())
-    );
+    assert_eq!(sent(&shop, &[("x-status", "429")]).await, (429, "2".into()));
     assert_eq!(sent(&shop, &[]).await, (201, "3".into()));
     assert_eq!(sent(&shop, &[]).await, (201, "3".into()));
 }
