@@ -27,7 +27,7 @@ pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
-pub(in crate::idempotency) use self::joined::{Final, finish};
+pub(in crate::idempotency) use self::joined::finish;
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::operation::Operation;
 pub use self::policy::Policy;

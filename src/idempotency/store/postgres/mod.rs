@@ -95,6 +95,9 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// A store that uses the connections of this pool, in its default table, with whatever TLS the pool has.
     ///
+    /// Handlers that take their connections from the same pool keep claims and renewals waiting once they hold all of them: give
+    /// the store a pool of its own, or bound how many handlers run.
+    ///
     /// A pool that checks connections before it hands them out adds a round trip to each call: the default of
     /// `deadpool-postgres`, `RecyclingMethod::Fast`, does not.
     pub fn with(pool: Pool) -> Self {
