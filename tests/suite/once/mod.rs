@@ -1,5 +1,8 @@
 //! A server that acts once, whatever is sent twice.
 
+mod keys;
+mod shop;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
