@@ -1,7 +1,10 @@
 //! A server that acts once, whatever is sent twice.
 
+mod bodies;
 mod keys;
+mod runs;
 mod shop;
+mod stores;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
