@@ -101,6 +101,12 @@ pub(crate) fn draw() -> Draw {
     }
 }
 
+/// A draw that no seed repeats: what runs against a server that keeps things must not find there what the last run left.
+#[cfg(all(feature = "idempotency", feature = "test-util"))]
+pub(crate) fn unseeded() -> Draw {
+    Draw(rand::rng().next_u64())
+}
+
 /// From now on this thread draws from a generator with this seed: jitter, shares and keys repeat.
 #[cfg(any(test, feature = "test-util"))]
 pub fn seed(seed: u64) {

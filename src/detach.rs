@@ -8,3 +8,9 @@ pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {
     let future = tracing::Instrument::in_current_span(future);
     tokio::spawn(future);
 }
+
+/// Runs this on the runtime, in no span: it serves nobody in particular.
+#[cfg(feature = "postgres")]
+pub(crate) fn attend(future: impl Future<Output = ()> + Send + 'static) {
+    tokio::spawn(future);
+}

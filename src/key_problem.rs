@@ -58,6 +58,19 @@ impl KeyProblem {
         format!("https://docs.rs/buttress/latest/buttress/enum.KeyProblem.html#variant.{name}")
     }
 
+    /// The status of its answer (draft-ietf-httpapi-idempotency-key-header §2.7, where it says anything).
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Missing | Self::Malformed(_) | Self::Incomplete => 400,
+            Self::NoTenant => 403,
+            Self::InProgress | Self::NotKept | Self::Unknown => 409,
+            Self::TooLarge(_) => 413,
+            Self::Reused => 422,
+            Self::Failed => 500,
+            Self::StoreUnavailable => 503,
+        }
+    }
+
     /// The problem in a few words, always the same.
     pub const fn title(&self) -> &'static str {
         match self {

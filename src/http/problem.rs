@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 
 use super::answer::Respond;
 use crate::error::{Quota, Reason, Rejected};
-use crate::key_problem::KeyProblem;
 
 /// Answers with `application/problem+json`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,21 +34,6 @@ impl<B: From<String>> Respond<B> for Problem {
     }
 }
 
-/// draft-ietf-httpapi-idempotency-key-header §2.7, where it says anything.
-fn of_key(problem: &KeyProblem) -> StatusCode {
-    match problem {
-        KeyProblem::Missing | KeyProblem::Malformed(_) | KeyProblem::Incomplete => {
-            StatusCode::BAD_REQUEST
-        }
-        KeyProblem::NoTenant => StatusCode::FORBIDDEN,
-        KeyProblem::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-        KeyProblem::Reused => StatusCode::UNPROCESSABLE_ENTITY,
-        KeyProblem::InProgress | KeyProblem::NotKept | KeyProblem::Unknown => StatusCode::CONFLICT,
-        KeyProblem::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-        KeyProblem::StoreUnavailable => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
 fn status(reason: &Reason) -> StatusCode {
     match reason {
         Reason::AttemptTimeout { .. }
@@ -58,7 +42,9 @@ fn status(reason: &Reason) -> StatusCode {
         | Reason::Deadline
         | Reason::BodyIdle { .. } => StatusCode::GATEWAY_TIMEOUT,
         Reason::QuotaExceeded(_) => StatusCode::TOO_MANY_REQUESTS,
-        Reason::Key(problem) => of_key(problem),
+        Reason::Key(problem) => {
+            StatusCode::from_u16(problem.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        }
         Reason::CircuitOpen
         | Reason::CircuitProbing
         | Reason::CircuitRampingUp

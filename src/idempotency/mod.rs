@@ -70,7 +70,7 @@
 mod client;
 mod key;
 #[cfg(feature = "idempotency")]
-mod record;
+pub(crate) mod record;
 #[cfg(feature = "idempotency")]
 mod server;
 #[cfg(feature = "idempotency")]
@@ -83,8 +83,12 @@ pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Operation, Scope, StoragePolicy,
+    KeptBody, Operation, Policy, Scope, StoragePolicy,
 };
+#[cfg(feature = "postgres")]
+pub use self::store::PostgresStore;
+#[cfg(feature = "redis")]
+pub use self::store::RedisStore;
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

@@ -163,6 +163,11 @@ impl Record {
     fn is_held_by(&self, token: Token, now: Moment) -> bool {
         self.token == token && !self.is_gone(now)
     }
+
+    /// Whether an answer of this holder would be taken.
+    pub(crate) fn takes_answer(&self, token: Token, now: Moment) -> bool {
+        self.is_held_by(token, now) && matches!(self.state, State::Running { .. })
+    }
 }
 
 /// Claims the record in this place.
@@ -232,6 +237,216 @@ pub(crate) fn abandon(place: &mut Option<Record>, token: Token, now: Moment) -> 
         Some(_) => {
             *place = None;
             Ended::Taken
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment::START.after(Duration::from_secs(seconds))
+    }
+
+    fn claim(holder: u8, request: u8, lease: u64, ttl: u64) -> Claim {
+        Claim {
+            fingerprint: Fingerprint([request; 32]),
+            token: Token([holder; 16]),
+            lease: Duration::from_secs(lease),
+            ttl: Duration::from_secs(ttl),
+        }
+    }
+
+    #[test]
+    fn a_lease_and_a_time_to_live_end_at_their_moment_not_before() {
+        for (now, told) in [
+            (9, Begun::Running),
+            (10, Begun::Started { run: 2 }),
+            (29, Begun::Started { run: 2 }),
+            (30, Begun::Started { run: 1 }),
+        ] {
+            let mut place = None;
+            begin(&mut place, &claim(1, 1, 10, 20), at(0));
+            let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
+            assert_eq!(begun, told, "at {now}");
+        }
+        for (now, told) in [
+            (24, Begun::Done("answer".into())),
+            (25, Begun::Started { run: 1 }),
+        ] {
+            let mut place = None;
+            begin(&mut place, &claim(1, 1, 10, 20), at(0));
+            let ttl = Duration::from_secs(20);
+            complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
+            let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
+            assert_eq!(begun, told, "at {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_changes_nothing() {
+        let mut place = None;
+        begin(&mut place, &claim(1, 1, 10, 20), at(0));
+        let before = place.clone();
+        let (stranger, time) = (Token([2; 16]), Duration::from_secs(99));
+        begin(&mut place, &claim(2, 1, 99, 99), at(9));
+        begin(&mut place, &claim(1, 2, 99, 99), at(9));
+        renew(&mut place, stranger, time, time, at(9));
+        complete(&mut place, stranger, "no".into(), time, at(9));
+        abandon(&mut place, stranger, at(9));
+        assert_eq!(place, before);
+    }
+
+    #[test]
+    fn the_last_run_is_followed_by_itself() {
+        let mut place = None;
+        begin(&mut place, &claim(1, 1, 0, 20), at(0));
+        place.as_mut().expect("running").run = u32::MAX;
+        let begun = begin(&mut place, &claim(2, 1, 0, 20), at(0));
+        assert_eq!(begun, Begun::Started { run: u32::MAX });
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Begin(u8, u8, u64, u64),
+        Renew(u8, u64, u64),
+        Complete(u8, u8, u64),
+        Abandon(u8),
+    }
+
+    fn any_op() -> impl Strategy<Value = (u64, Op)> {
+        let (holder, request, time) = (0..3_u8, 0..2_u8, prop_oneof![0..6_u64, Just(1000)]);
+        let op = prop_oneof![
+            4 => (holder.clone(), request, time.clone(), time.clone())
+                .prop_map(|(h, r, l, t)| Op::Begin(h, r, l, t)),
+            1 => (holder.clone(), time.clone(), time.clone()).prop_map(|(h, l, t)| Op::Renew(h, l, t)),
+            2 => (holder.clone(), 0..3_u8, time).prop_map(|(h, a, t)| Op::Complete(h, a, t)),
+            1 => holder.prop_map(Op::Abandon),
+        ];
+        (0..4_u64, op)
+    }
+
+    /// Keeps everything that was ever done, and counts anew for each answer.
+    #[derive(Debug, Default)]
+    struct Naive(Vec<(u64, Op)>);
+
+    impl Naive {
+        /// What was done to the record that is there at this time.
+        fn life(&self, now: u64) -> &[(u64, Op)] {
+            let mut start = 0;
+            for (i, (when, op)) in self.0.iter().enumerate() {
+                let kept_until = match op {
+                    Op::Begin(_, _, lease, ttl) | Op::Renew(_, lease, ttl) => when + lease + ttl,
+                    Op::Complete(_, _, ttl) => when + ttl,
+                    Op::Abandon(_) => 0,
+                };
+                let next = self.0.get(i + 1).map_or(now, |(when, _)| *when);
+                if next >= kept_until {
+                    start = i + 1;
+                }
+            }
+            &self.0[start..]
+        }
+
+        fn holder(&self, now: u64) -> Option<u8> {
+            let claims = self.life(now).iter().rev();
+            claims.into_iter().find_map(|(_, op)| match op {
+                Op::Begin(holder, ..) => Some(*holder),
+                _ => None,
+            })
+        }
+
+        fn answer(&self, now: u64) -> Option<Bytes> {
+            self.life(now).iter().find_map(|(_, op)| match op {
+                Op::Complete(_, answer, _) => Some(vec![*answer].into()),
+                _ => None,
+            })
+        }
+
+        fn begun(&self, now: u64, holder: u8, request: u8) -> Begun {
+            let life = self.life(now);
+            let Some((_, Op::Begin(_, first, ..))) = life.first() else {
+                return Begun::Started { run: 1 };
+            };
+            let lease_until = life.iter().rev().find_map(|(when, op)| match op {
+                Op::Begin(_, _, lease, _) | Op::Renew(_, lease, _) => Some(when + lease),
+                _ => None,
+            });
+            if *first != request {
+                Begun::Mismatch
+            } else if let Some(answer) = self.answer(now) {
+                Begun::Done(answer)
+            } else if self.holder(now) == Some(holder) || lease_until <= Some(now) {
+                let mut holders: Vec<u8> = life
+                    .iter()
+                    .filter_map(|(_, op)| match op {
+                        Op::Begin(holder, ..) => Some(*holder),
+                        _ => None,
+                    })
+                    .chain([holder])
+                    .collect();
+                holders.dedup();
+                let run = u32::try_from(holders.len()).expect("few");
+                Begun::Started { run }
+            } else {
+                Begun::Running
+            }
+        }
+
+        fn ended(&self, now: u64, holder: u8) -> Ended {
+            if self.holder(now) != Some(holder) {
+                return Ended::Lost;
+            }
+            self.answer(now).map_or(Ended::Taken, Ended::Already)
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn it_agrees_with_a_model_that_recounts_everything(
+            ops in proptest::collection::vec(any_op(), 0..24),
+        ) {
+            let (mut place, mut naive, mut now) = (None, Naive::default(), 0);
+            for (passed, op) in ops {
+                now += passed;
+                let moment = at(now);
+                let has_effect = match op {
+                    Op::Begin(holder, request, lease, ttl) => {
+                        let expected = naive.begun(now, holder, request);
+                        let claim = claim(holder, request, lease, ttl);
+                        prop_assert_eq!(&begin(&mut place, &claim, moment), &expected);
+                        matches!(expected, Begun::Started { .. })
+                    }
+                    Op::Renew(holder, lease, ttl) => {
+                        let expected = naive.ended(now, holder) == Ended::Taken;
+                        let (lease, ttl) = (Duration::from_secs(lease), Duration::from_secs(ttl));
+                        let renewed = renew(&mut place, Token([holder; 16]), lease, ttl, moment);
+                        prop_assert_eq!(renewed, expected);
+                        expected
+                    }
+                    Op::Complete(holder, answer, ttl) => {
+                        let expected = naive.ended(now, holder);
+                        let (answer, ttl) = (vec![answer].into(), Duration::from_secs(ttl));
+                        let ended = complete(&mut place, Token([holder; 16]), answer, ttl, moment);
+                        prop_assert_eq!(&ended, &expected);
+                        expected == Ended::Taken
+                    }
+                    Op::Abandon(holder) => {
+                        let expected = naive.ended(now, holder);
+                        let ended = abandon(&mut place, Token([holder; 16]), moment);
+                        prop_assert_eq!(&ended, &expected);
+                        expected == Ended::Taken
+                    }
+                };
+                if has_effect {
+                    naive.0.push((now, op));
+                }
+            }
         }
     }
 }

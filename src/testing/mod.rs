@@ -1,4 +1,5 @@
-//! For tests of layers, and of what is built with them: a strict service that is scripted, and a seeded generator.
+//! For tests of layers, and of what is built with them: a strict service that is scripted, a seeded generator, and the
+//! contract of stores.
 //!
 //! ```
 //! # use tower::{Service, ServiceExt};
@@ -15,7 +16,11 @@
 //! # }
 //! ```
 
+#[cfg(feature = "idempotency")]
+mod store;
 mod strict;
 
+#[cfg(feature = "idempotency")]
+pub use self::store::check_store;
 pub use self::strict::{Step, Strict, StrictFuture};
 pub use crate::chance::seed;

@@ -27,14 +27,17 @@ mod mistakes;
 mod once;
 mod payment;
 mod peers;
+mod policy;
 mod readme;
 mod replay;
 mod reqwest;
 mod retry;
 mod served;
 mod server;
+mod servers;
 mod settings;
 mod spans;
+mod stores;
 mod telemetry;
 #[path = "../../examples/tonic_client/text.rs"]
 mod text;

@@ -129,7 +129,10 @@ where
 }
 
 /// Reads the answer's body to its end, unless that is too far off.
-async fn read<Res: Body<Data = Bytes>, E>(response: Response<Res>, most: usize) -> Came<Res, E> {
+pub(super) async fn read<Res: Body<Data = Bytes>, E>(
+    response: Response<Res>,
+    most: usize,
+) -> Came<Res, E> {
     let (head, body) = response.into_parts();
     // In a box, because it may have to be handed on half-read.
     let mut body = Box::pin(body);

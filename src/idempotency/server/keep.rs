@@ -30,6 +30,9 @@ const NEVER: [HeaderName; 21] = [
     HeaderName::from_static("x-buttress-not-executed"),
 ];
 
+/// The same for people.
+pub(super) const NEVER_IN_WORDS: &str = "those about one connection or one exchange (such as `Connection`, `Date`, `Set-Cookie`, quotas and traces)";
+
 const NEVER_BEGINNING_WITH: [&str; 5] = [
     "ratelimit-",
     "x-ratelimit-",

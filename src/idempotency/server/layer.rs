@@ -16,6 +16,7 @@ use super::body::KeptBody;
 use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::future::IdempotencyFuture;
+use super::policy::Policy;
 use super::scope::Scope;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -41,18 +42,18 @@ pub(super) struct Shared {
     pub(super) config: IdempotencyConfig,
     pub(super) header: HeaderName,
     methods: Vec<Method>,
-    guards: Option<Arc<Guards>>,
-    route: Option<Arc<Route>>,
-    fingerprint: Option<Arc<Print>>,
+    pub(super) guards: Option<Arc<Guards>>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) fingerprint: Option<Arc<Print>>,
     /// How many operations are under way.
     pub(super) running: Arc<watch::Sender<usize>>,
     /// Places for claims that are being given up.
     pub(super) giving_up: Arc<Semaphore>,
 }
 
-type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
-type Route = dyn Fn(&Parts) -> String + Send + Sync;
-type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
+pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 impl IdempotencyLayer {
     /// A layer of this name, which is part of what its records are kept under: the same for all processes that serve the same
@@ -118,6 +119,11 @@ impl IdempotencyLayer {
     /// The settings.
     pub fn config(&self) -> &IdempotencyConfig {
         &self.shared.config
+    }
+
+    /// What its clients must know, made from the settings: to be served, or put into the service's documentation.
+    pub fn policy(&self) -> Policy {
+        Policy::new(Arc::clone(&self.shared))
     }
 
     /// How many operations are under way in this process.

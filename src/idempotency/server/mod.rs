@@ -1,5 +1,6 @@
 //! The server layer.
 
+mod advice;
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
@@ -10,10 +11,14 @@ mod config;
 mod digest;
 mod future;
 mod handler;
+#[cfg(feature = "postgres")]
+mod joined;
 mod keep;
 mod layer;
 mod lease;
 mod operation;
+mod page;
+mod policy;
 mod run;
 mod scope;
 mod telling;
@@ -21,6 +26,9 @@ mod telling;
 pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
 pub use self::future::IdempotencyFuture;
+#[cfg(feature = "postgres")]
+pub(in crate::idempotency) use self::joined::{Final, finish};
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::operation::Operation;
+pub use self::policy::Policy;
 pub use self::scope::Scope;

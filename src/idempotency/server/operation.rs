@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+#[cfg(feature = "postgres")]
+use std::time::Duration;
 
 use ::http::Extensions;
 use bytes::Bytes;
@@ -114,7 +116,7 @@ impl Operation {
     }
 
     /// Its record says this by now: it was committed together with the effect. Whatever the handler returns, this is the answer.
-    #[allow(dead_code, reason = "only one store joins a transaction")]
+    #[cfg(feature = "postgres")]
     pub(in crate::idempotency) fn commit(&self, record: Bytes) {
         let _ = self.inner.committed.set(record);
     }
@@ -130,12 +132,18 @@ impl Operation {
         }
     }
 
-    pub(super) fn record(&self) -> &RecordKey {
+    pub(in crate::idempotency) fn record(&self) -> &RecordKey {
         &self.inner.record
     }
 
-    pub(super) fn token(&self) -> Token {
+    pub(in crate::idempotency) fn token(&self) -> Token {
         self.inner.token
+    }
+
+    /// How long its answer is kept.
+    #[cfg(feature = "postgres")]
+    pub(in crate::idempotency) fn ttl(&self) -> Duration {
+        self.inner.shared.config.ttl
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {

@@ -68,4 +68,4 @@ impl<Res, E: CallError> Telling<Res, E> {
 }
 
 /// Says that an answer was given before.
-const REPLAYED: &str = "idempotent-replayed";
+pub(super) const REPLAYED: &str = "idempotent-replayed";

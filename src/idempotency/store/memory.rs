@@ -1,10 +1,12 @@
 //! Records in this process's memory.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hashbrown::HashMap;
 
 use super::{Store, StoreError, StoreFuture};
 use crate::clock::{Moment, Now};
@@ -65,16 +67,18 @@ impl MemoryConfig {
 /// with it too.
 ///
 /// It is bounded: what is full refuses new keys, because to forget an answer before its time would be to act twice. Room
-/// comes back as records reach their time. Clones share the records. Leases and times follow tokio's clock.
-#[derive(Clone, Debug, Default)]
+/// comes back as records reach their time. Clones share the records. Leases and times follow tokio's clock. An answer is kept
+/// as it is given: one that is a slice of a larger buffer keeps all of that.
+#[derive(Clone, Default)]
 pub struct MemoryStore {
     config: MemoryConfig,
     records: Arc<Mutex<Records>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Records {
-    kept: HashMap<RecordKey, Record>,
+    /// Each place holds a record, but while a rule is applied to it.
+    kept: HashMap<RecordKey, Option<Record>>,
     /// By the time at which they are forgotten.
     by_end: BTreeSet<(Moment, RecordKey)>,
     /// Of all answers.
@@ -132,9 +136,9 @@ impl Records {
 
     /// Applies a rule to one record.
     fn change<T>(&mut self, key: &RecordKey, rule: impl FnOnce(&mut Option<Record>) -> T) -> T {
-        let mut place = self.kept.remove(key);
+        let place = self.kept.entry(*key).or_default();
         let before = place.as_ref().map(|record| (record.gone_at, size(record)));
-        let result = rule(&mut place);
+        let result = rule(place);
         let after = place.as_ref().map(|record| (record.gone_at, size(record)));
         if before != after {
             if let Some((end, size)) = before {
@@ -146,17 +150,31 @@ impl Records {
                 self.bytes = self.bytes.saturating_add(size);
             }
         }
-        if let Some(record) = place {
-            self.kept.insert(*key, record);
+        if after.is_none() {
+            self.kept.remove(key);
         }
         result
     }
 
-    fn sweep(&mut self, most: usize, now: Moment) {
-        for _ in 0..most {
-            match self.by_end.first() {
-                Some(&(end, key)) if end <= now => self.change(&key, |place| *place = None),
-                _ => break,
+    /// Forgets the record whose time was over first, if there is one.
+    fn sweep(&mut self, now: Moment) -> bool {
+        match self.by_end.first() {
+            Some(&(end, key)) if end <= now => {
+                self.change(&key, |place| *place = None);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether there is room for this much more, once enough is forgotten whose time is over.
+    fn has_room(&mut self, more: usize, most: usize, now: Moment) -> bool {
+        loop {
+            if self.size().saturating_add(more) <= most {
+                return true;
+            }
+            if !self.sweep(now) {
+                return false;
             }
         }
     }
@@ -173,13 +191,24 @@ fn ready<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> 
     Box::pin(std::future::ready(result))
 }
 
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("config", &self.config)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Store for MemoryStore {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         let now = Now::unread().moment();
         let mut records = self.lock();
-        records.sweep(SWEPT, now);
+        for _ in 0..SWEPT {
+            records.sweep(now);
+        }
         let is_new = !records.kept.contains_key(key);
-        if is_new && records.size().saturating_add(RECORD) > self.config.max_bytes {
+        if is_new && !records.has_room(RECORD, self.config.max_bytes, now) {
             return ready(Err(self.full()));
         }
         ready(Ok(
@@ -210,17 +239,17 @@ impl Store for MemoryStore {
     ) -> StoreFuture<'a, Ended> {
         let now = Now::unread().moment();
         let mut records = self.lock();
-        // What is as small as the word that no answer was kept has room in the record's own.
-        let more = if answer.len() <= RECORD / 4 {
-            0
-        } else {
-            answer.len()
+        let takes = |place: &Option<Record>| {
+            place
+                .as_ref()
+                .is_some_and(|record| record.takes_answer(token, now))
         };
-        if more > 0 && records.size().saturating_add(more) > self.config.max_bytes {
-            records.sweep(usize::MAX, now);
-            if records.size().saturating_add(more) > self.config.max_bytes {
-                return ready(Err(self.full()));
-            }
+        // What is as small as the word that no answer was kept has room in the record's own.
+        if answer.len() > RECORD / 4
+            && records.kept.get(key).is_some_and(takes)
+            && !records.has_room(answer.len(), self.config.max_bytes, now)
+        {
+            return ready(Err(self.full()));
         }
         ready(Ok(records.change(key, |place| {
             record::complete(place, token, answer, ttl, now)
@@ -232,5 +261,91 @@ impl Store for MemoryStore {
         ready(Ok(self
             .lock()
             .change(key, |place| record::abandon(place, token, now))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::idempotency::record::Fingerprint;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Begin(u8, u8, u64, u64),
+        Renew(u8, u8, u64, u64),
+        Complete(u8, u8, usize, u64),
+        Abandon(u8, u8),
+        Sweep,
+    }
+
+    fn any_op() -> impl Strategy<Value = (u64, Op)> {
+        let (key, who, time) = (0..4_u8, 0..2_u8, prop_oneof![0..6_u64, Just(u64::MAX)]);
+        let op = prop_oneof![
+            4 => (key.clone(), who.clone(), time.clone(), time.clone())
+                .prop_map(|(k, w, l, t)| Op::Begin(k, w, l, t)),
+            1 => (key.clone(), who.clone(), time.clone(), time.clone())
+                .prop_map(|(k, w, l, t)| Op::Renew(k, w, l, t)),
+            2 => (key.clone(), who.clone(), 0..2000_usize, time)
+                .prop_map(|(k, w, n, t)| Op::Complete(k, w, n, t)),
+            1 => (key, who).prop_map(|(k, w)| Op::Abandon(k, w)),
+            1 => Just(Op::Sweep),
+        ];
+        (0..4_u64, op)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+        #[test]
+        fn what_it_counts_is_what_it_holds_and_nothing_is_forgotten_early(
+            ops in proptest::collection::vec(any_op(), 0..40),
+        ) {
+            let mut records = Records::default();
+            // The same without ever sweeping.
+            let mut unswept: [Option<Record>; 4] = Default::default();
+            let mut seconds = 0;
+            let time = Duration::from_secs;
+            for (passed, op) in ops {
+                seconds += passed;
+                let now = Moment::START.after(time(seconds));
+                let mut change = |key: u8, rule: &dyn Fn(&mut Option<Record>) -> String| {
+                    let told = records.change(&RecordKey([key; 32]), rule);
+                    (told, rule(&mut unswept[usize::from(key)]))
+                };
+                let (told, expected) = match op {
+                    Op::Begin(key, who, lease, ttl) => {
+                        let claim = Claim {
+                            fingerprint: Fingerprint([0; 32]),
+                            token: Token([who; 16]),
+                            lease: time(lease),
+                            ttl: time(ttl),
+                        };
+                        change(key, &|place| format!("{:?}", record::begin(place, &claim, now)))
+                    }
+                    Op::Renew(key, who, lease, ttl) => change(key, &|place| {
+                        record::renew(place, Token([who; 16]), time(lease), time(ttl), now).to_string()
+                    }),
+                    Op::Complete(key, who, length, ttl) => change(key, &|place| {
+                        let answer = vec![0; length].into();
+                        let ended = record::complete(place, Token([who; 16]), answer, time(ttl), now);
+                        format!("{ended:?}")
+                    }),
+                    Op::Abandon(key, who) => change(key, &|place| {
+                        format!("{:?}", record::abandon(place, Token([who; 16]), now))
+                    }),
+                    Op::Sweep => {
+                        records.sweep(now);
+                        Default::default()
+                    }
+                };
+                prop_assert_eq!(told, expected);
+                let held = || records.kept.iter().map(|(key, place)| (key, place.as_ref().expect("a record")));
+                prop_assert_eq!(records.bytes, held().map(|(_, record)| size(record)).sum::<usize>());
+                let by_end: BTreeSet<_> = held().map(|(key, record)| (record.gone_at, *key)).collect();
+                prop_assert_eq!(&records.by_end, &by_end);
+            }
+        }
     }
 }

@@ -11,8 +11,16 @@
 //! its promises.
 
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use self::memory::{MemoryConfig, MemoryStore};
+#[cfg(feature = "postgres")]
+pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
+#[cfg(feature = "redis")]
+pub use self::redis::RedisStore;
 
 use std::fmt;
 use std::future::Future;

@@ -1,0 +1,49 @@
+//! A response that the handler itself records, together with its effect.
+
+use std::convert::Infallible;
+
+use ::http::Response;
+use bytes::Bytes;
+use http_body::Body;
+
+use super::answer::Kept;
+use super::body::KeptBody;
+use super::handler::{Came, read};
+use super::keep::headers;
+use super::operation::Operation;
+
+/// A response, read to its end, and how it is recorded.
+#[derive(Debug)]
+pub(in crate::idempotency) struct Final<B> {
+    pub(in crate::idempotency) record: Bytes,
+    pub(in crate::idempotency) response: Response<KeptBody<B>>,
+}
+
+/// Reads a response to its end; an error says why that is not possible.
+pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
+    operation: &Operation,
+    response: Response<B>,
+) -> Result<Final<B>, &'static str> {
+    let config = &operation.shared().config;
+    match read::<B, Infallible>(response, config.max_response_body).await {
+        Came::Answered {
+            head,
+            body,
+            trailers,
+        } => {
+            let kept = Kept {
+                status: head.status,
+                headers: headers(&head.headers, &config.headers),
+                trailers: trailers.clone().unwrap_or_default(),
+                body: body.clone(),
+            };
+            Ok(Final {
+                record: kept.encode(),
+                response: Response::from_parts(head, KeptBody::whole(body, trailers)),
+            })
+        }
+        Came::TooLarge(_) => Err("its body is larger than `max_response_body`"),
+        Came::Word(_) => Err("its body broke off"),
+        Came::Refused(never) | Came::Failed(never) => match never {},
+    }
+}

@@ -1,0 +1,164 @@
+//! The completion of a record, for any client of `PostgreSQL` to execute in its own transaction.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ::http::Response;
+use bytes::Bytes;
+use http_body::Body;
+
+use super::commit::CommitError;
+use super::rows::micros;
+use super::{PostgresStore, Statements};
+use crate::idempotency::server::{Final, KeptBody, Operation, finish};
+
+impl PostgresStore {
+    /// The completion of this operation's record with this response, to be executed by another client (sqlx, diesel) as the
+    /// last statement of the transaction that has the effect. For `tokio-postgres` and `deadpool-postgres` there is
+    /// [`commit`](Self::commit).
+    ///
+    /// ```
+    /// # use buttress::error::BoxError;
+    /// # struct Row; impl Row { fn rows_affected(&self) -> u64 { 1 } }
+    /// # struct Sql; impl Sql { fn bind<T>(self, _: T) -> Self { self } async fn execute(self, _: &mut Transaction) -> Result<Row, BoxError> { Ok(Row) } }
+    /// # mod sqlx { pub fn query(_: &str) -> super::Sql { super::Sql } }
+    /// # struct Transaction; impl Transaction { async fn commit(self) -> Result<(), BoxError> { Ok(()) } }
+    /// use buttress::idempotency::{KeptBody, Operation};
+    /// use buttress::idempotency::store::PostgresStore;
+    /// use http::Response;
+    ///
+    /// async fn finish(
+    ///     store: &PostgresStore,
+    ///     mut transaction: Transaction, // sqlx::Transaction<'_, Postgres>
+    ///     operation: &Operation,
+    ///     response: Response<String>,
+    /// ) -> Result<Response<KeptBody<String>>, BoxError> {
+    ///     let completion = store.completion(operation, response).await?;
+    ///     let rows = sqlx::query(completion.statement())
+    ///         .bind(completion.key())
+    ///         .bind(completion.token())
+    ///         .bind(completion.answer())
+    ///         .bind(completion.ttl())
+    ///         .execute(&mut transaction)
+    ///         .await?
+    ///         .rows_affected();
+    ///     // An error drops the transaction, which rolls back.
+    ///     let written = completion.written(rows)?;
+    ///     transaction.commit().await?;
+    ///     Ok(written.committed())
+    /// }
+    /// # fn main() {}
+    /// ```
+    ///
+    /// From here on, unless [`Written::committed`] is called, the operation is taken for one that
+    /// [did not happen](Operation::did_not_happen): then the layer asks the store what became of the transaction, and gives
+    /// the answer that was committed, if one was.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Response`], if the response cannot be read to its end or is too large.
+    pub async fn completion<B: Body<Data = Bytes>>(
+        &self,
+        operation: &Operation,
+        response: Response<B>,
+    ) -> Result<Completion<B>, CommitError> {
+        operation.did_not_happen();
+        let answer = finish(operation, response)
+            .await
+            .map_err(|why| CommitError::Response(why.into()))?;
+        Ok(Completion {
+            statements: Arc::clone(&self.statements),
+            operation: operation.clone(),
+            answer,
+        })
+    }
+}
+
+/// A statement that gives a record its answer, and its four parameters. Made by [`PostgresStore::completion`].
+#[must_use = "it does nothing until its statement is executed"]
+pub struct Completion<B> {
+    statements: Arc<Statements>,
+    operation: Operation,
+    answer: Final<B>,
+}
+
+impl<B> Completion<B> {
+    /// The statement. It changes one row, or none if the record is not this operation's any more.
+    pub fn statement(&self) -> &str {
+        &self.statements.completion
+    }
+
+    /// `$1`, a `bytea`.
+    pub fn key(&self) -> &[u8] {
+        &self.operation.record().0
+    }
+
+    /// `$2`, a `bytea`.
+    pub fn token(&self) -> [u8; 16] {
+        self.operation.token().0
+    }
+
+    /// `$3`, a `bytea`.
+    pub fn answer(&self) -> &[u8] {
+        &self.answer.record
+    }
+
+    /// `$4`, a `bigint`: how long the record is kept, in microseconds.
+    pub fn ttl(&self) -> i64 {
+        micros(self.operation.ttl())
+    }
+
+    /// The statement was executed and changed so many rows.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError::Lost`], unless it is one. **Roll the transaction back**: the operation is another's by now, and its effect
+    /// too.
+    pub fn written(self, rows: u64) -> Result<Written<B>, CommitError> {
+        if rows == 1 {
+            Ok(Written {
+                operation: self.operation,
+                answer: self.answer,
+            })
+        } else {
+            Err(CommitError::Lost)
+        }
+    }
+}
+
+impl<B> fmt::Debug for Completion<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completion")
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A completion that was executed, in a transaction that is not committed yet.
+#[must_use = "once the transaction is committed, say so"]
+pub struct Written<B> {
+    operation: Operation,
+    answer: Final<B>,
+}
+
+impl<B> Written<B> {
+    /// The transaction was committed: the response, for the handler to return. The layer gives the caller what was recorded.
+    ///
+    /// Where it is not known whether it was committed, drop this, and return an error: the layer finds out.
+    pub fn committed(self) -> Response<KeptBody<B>> {
+        self.operation.commit(self.answer.record);
+        self.answer.response
+    }
+
+    pub(super) fn operation(&self) -> &Operation {
+        &self.operation
+    }
+}
+
+impl<B> fmt::Debug for Written<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Written")
+            .field("operation", &self.operation)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,99 @@
+//! What the rows mean that statements return.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
+
+use super::table::VERSION;
+use crate::idempotency::record::{Begun, Ended, Fingerprint};
+use crate::idempotency::store::StoreError;
+
+/// Some 3170 years: two of them after today are still a date of the server's.
+const LONGEST: i64 = 100_000_000_000_000_000;
+
+/// In microseconds, the resolution of the server's clock: whatever is not zero is at least one.
+pub(super) fn micros(duration: Duration) -> i64 {
+    let micros = duration.as_nanos().div_ceil(1000);
+    i64::try_from(micros).unwrap_or(i64::MAX).min(LONGEST)
+}
+
+fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
+    row.try_get(index)
+        .map_err(|error| StoreError::Unreadable(error.to_string()))
+}
+
+fn check(version: i16) -> Result<(), StoreError> {
+    if version == VERSION {
+        Ok(())
+    } else {
+        Err(StoreError::Unreadable(format!(
+            "it is of version {version}, and this is a reader of version {VERSION}"
+        )))
+    }
+}
+
+fn missing() -> StoreError {
+    StoreError::Unreadable("the statement returned no row".to_owned())
+}
+
+/// `None` if another came in between.
+pub(super) fn begun(
+    row: Option<&Row>,
+    fingerprint: Fingerprint,
+) -> Result<Option<Begun>, StoreError> {
+    let row = row.ok_or_else(missing)?;
+    if let Some(run) = column::<Option<i32>>(row, 0)? {
+        let run = u32::try_from(run)
+            .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
+        return Ok(Some(Begun::Started { run }));
+    }
+    let (Some(version), Some(stands)) = (column::<Option<i16>>(row, 1)?, column(row, 4)?) else {
+        return Ok(None);
+    };
+    check(version)?;
+    let found: &[u8] = column(row, 2)?;
+    if found.len() != fingerprint.0.len() {
+        let length = found.len();
+        return Err(StoreError::Unreadable(format!(
+            "its fingerprint has {length} bytes"
+        )));
+    }
+    if found != fingerprint.0 {
+        return Ok(Some(Begun::Mismatch));
+    }
+    Ok(match column::<Option<&[u8]>>(row, 3)? {
+        Some(answer) => Some(Begun::Done(Bytes::copy_from_slice(answer))),
+        None if stands => Some(Begun::Running),
+        None => None,
+    })
+}
+
+/// `None` if another came in between.
+pub(super) fn ended(row: Option<&Row>) -> Result<Option<Ended>, StoreError> {
+    let row = row.ok_or_else(missing)?;
+    if column::<Option<bool>>(row, 0)?.is_some() {
+        return Ok(Some(Ended::Taken));
+    }
+    let (Some(version), Some(true)) = (column::<Option<i16>>(row, 1)?, column(row, 2)?) else {
+        return Ok(Some(Ended::Lost));
+    };
+    check(version)?;
+    let answer = column::<Option<&[u8]>>(row, 3)?;
+    Ok(answer.map(|answer| Ended::Already(Bytes::copy_from_slice(answer))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_rounded_up_and_saturate() {
+        assert_eq!(micros(Duration::ZERO), 0);
+        assert_eq!(micros(Duration::from_nanos(1)), 1);
+        assert_eq!(micros(Duration::from_nanos(1001)), 2);
+        assert_eq!(micros(Duration::from_secs(1)), 1_000_000);
+        assert_eq!(micros(Duration::MAX), LONGEST);
+    }
+}

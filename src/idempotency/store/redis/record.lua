@@ -1,0 +1,61 @@
+-- What every script starts with: the record at KEYS[1], the only key that is touched, and this server's clock.
+-- Times are in microseconds.
+local clock = redis.call('TIME')
+local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
+
+-- Lua's own way to write a number rounds it to 14 digits.
+local function plain(number)
+  return string.format('%.0f', number)
+end
+
+-- A time that is over is over at once: the key's own end comes up to 2 ms late, since it is in milliseconds.
+local function keep_until(time)
+  if time <= now then
+    redis.call('DEL', KEYS[1])
+  else
+    redis.call('PEXPIREAT', KEYS[1], plain(math.ceil(time / 1000)))
+  end
+end
+
+local function digits(field)
+  return field and #field <= 16 and string.match(field, '^%d+$') and tonumber(field)
+end
+
+-- The record, nil if there is none; else nil and why it cannot be read.
+local function read()
+  local found = redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'token', 'run', 'lease_until', 'answer')
+  local version = found[1]
+  if not version then
+    if redis.call('EXISTS', KEYS[1]) == 0 then
+      return nil
+    end
+    return nil, 'it has no version'
+  end
+  if version ~= '1' then
+    return nil, 'its version is ' .. string.sub(version, 1, 20) .. ', but this program knows only version 1'
+  end
+  local record = {
+    fingerprint = found[2],
+    token = found[3],
+    run = digits(found[4]),
+    lease_until = digits(found[5]),
+    answer = found[6],
+  }
+  if not record.fingerprint or #record.fingerprint ~= 32 then
+    return nil, 'its fingerprint is not 32 bytes'
+  elseif not record.token or #record.token ~= 16 then
+    return nil, 'its token is not 16 bytes'
+  elseif not record.run or record.run < 1 or record.run > 4294967295 then
+    return nil, 'its run is not a number from 1 to 4294967295'
+  elseif found[5] and record.answer then
+    return nil, 'it has a lease and an answer'
+  elseif not record.answer and not record.lease_until then
+    return nil, 'it has neither a lease nor an answer'
+  end
+  return record
+end
+
+local record, unreadable = read()
+if unreadable then
+  return {'unreadable', unreadable}
+end

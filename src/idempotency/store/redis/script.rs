@@ -1,0 +1,135 @@
+//! The rules of a record, as scripts that Redis runs in one step, and what they answer.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use ::redis::{RedisError, Script, Value};
+use bytes::Bytes;
+
+use crate::clock::nanos;
+use crate::idempotency::record::{Begun, Ended};
+use crate::idempotency::store::StoreError;
+
+/// A hundred years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
+const LONGEST: u64 = 100 * 365 * 24 * 3_600 * 1_000_000;
+
+pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| script("", include_str!("begin.lua")));
+pub(super) static RENEW: LazyLock<Script> =
+    LazyLock::new(|| script(THOUGH_FULL, include_str!("renew.lua")));
+pub(super) static COMPLETE: LazyLock<Script> =
+    LazyLock::new(|| script("", include_str!("complete.lua")));
+pub(super) static COMPLETE_SMALL: LazyLock<Script> =
+    LazyLock::new(|| script(THOUGH_FULL, include_str!("complete.lua")));
+pub(super) static ABANDON: LazyLock<Script> =
+    LazyLock::new(|| script("", include_str!("abandon.lua")));
+
+/// Lets a script write though the memory is full: for what takes no more of it, or nearly none.
+const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";
+
+fn script(flags: &str, rule: &str) -> Script {
+    Script::new(&format!("{flags}{}{rule}", include_str!("record.lua")))
+}
+
+/// A time in the scripts' unit. What is not zero stays so.
+pub(super) fn micros(time: Duration) -> String {
+    nanos(time).div_ceil(1_000).min(LONGEST).to_string()
+}
+
+/// What a script answered: a word, and what belongs to it.
+pub(super) struct Reply {
+    word: Vec<u8>,
+    more: Option<Value>,
+}
+
+impl Reply {
+    pub(super) fn read(value: Value) -> Result<Self, StoreError> {
+        let Value::Array(parts) = value else {
+            return Err(strange());
+        };
+        let mut parts = parts.into_iter();
+        let Some(Value::BulkString(word)) = parts.next() else {
+            return Err(strange());
+        };
+        let more = parts.next();
+        if let (b"unreadable", Some(Value::BulkString(why))) = (&*word, &more) {
+            return Err(StoreError::Unreadable(
+                String::from_utf8_lossy(why).into_owned(),
+            ));
+        }
+        Ok(Self { word, more })
+    }
+
+    pub(super) fn begun(self) -> Result<Begun, StoreError> {
+        Ok(match (&*self.word, self.more) {
+            (b"started", Some(Value::Int(run))) => Begun::Started {
+                run: u32::try_from(run).map_err(|_| strange())?,
+            },
+            (b"running", None) => Begun::Running,
+            (b"done", Some(Value::BulkString(answer))) => Begun::Done(Bytes::from(answer)),
+            (b"mismatch", None) => Begun::Mismatch,
+            _ => return Err(strange()),
+        })
+    }
+
+    pub(super) fn ended(self) -> Result<Ended, StoreError> {
+        Ok(match (&*self.word, self.more) {
+            (b"taken", None) => Ended::Taken,
+            (b"already", Some(Value::BulkString(answer))) => Ended::Already(Bytes::from(answer)),
+            (b"lost", None) => Ended::Lost,
+            _ => return Err(strange()),
+        })
+    }
+}
+
+fn strange() -> StoreError {
+    StoreError::Unreadable("what answered is not the script of this store".to_owned())
+}
+
+/// What an error of the client or of the server means here.
+pub(super) fn failed(error: RedisError) -> StoreError {
+    match error.code() {
+        Some("OOM") => StoreError::Full(error.to_string()),
+        Some("WRONGTYPE") => StoreError::Unreadable("the key holds no hash".to_owned()),
+        _ => StoreError::unavailable(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rounded_up_and_end_after_a_century() {
+        assert_eq!(micros(Duration::ZERO), "0");
+        assert_eq!(micros(Duration::from_nanos(1)), "1");
+        assert_eq!(micros(Duration::from_nanos(1_001)), "2");
+        assert_eq!(micros(Duration::from_secs(1)), "1000000");
+        assert_eq!(micros(Duration::MAX), LONGEST.to_string());
+        // The year 2100, and two such times: below 2^53, so that Lua's doubles are exact.
+        assert!(4_102_444_800 * 1_000_000 + 2 * LONGEST < 1 << 53);
+    }
+
+    #[test]
+    fn an_answer_that_is_none_of_the_scripts_is_an_error() {
+        let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
+        for value in [
+            Value::Nil,
+            Value::Okay,
+            Value::Array(Vec::new()),
+            Value::Array(vec![Value::Int(1)]),
+        ] {
+            assert!(Reply::read(value).is_err());
+        }
+        for parts in [
+            vec![word("hello")],
+            vec![word("started")],
+            vec![word("started"), Value::Int(-1)],
+            vec![word("done")],
+            vec![word("already"), Value::Int(1)],
+        ] {
+            let read = || Reply::read(Value::Array(parts.clone())).expect("a word");
+            assert!(matches!(read().begun(), Err(StoreError::Unreadable(_))));
+            assert!(matches!(read().ended(), Err(StoreError::Unreadable(_))));
+        }
+    }
+}

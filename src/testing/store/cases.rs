@@ -1,0 +1,81 @@
+//! Each promise is kept.
+
+use bytes::Bytes;
+
+use super::new_key;
+use super::promises::{FIRST, Promise, SECOND, promise, promises};
+use super::step::Request::{Other, This};
+use super::step::Said::{Already, Done, Lost, Running, Started, Taken};
+use super::step::Step::{Abandon, Begin, Complete};
+use super::step::{HOUR, Holders};
+use crate::idempotency::Store;
+
+pub(super) async fn check(store: &dyn Store) {
+    for promise in promises().into_iter().chain(answers()) {
+        let (key, holders) = (new_key(), Holders::new(3));
+        let mut place = None;
+        let mut before = Vec::new();
+        for (step, expected) in promise.steps {
+            let rule = holders.rule(&mut place, step.clone());
+            assert_eq!(
+                rule, expected,
+                "the table contradicts the rules: {}",
+                promise.says
+            );
+            let said = holders.ask(store, &key, step.clone()).await;
+            assert!(
+                said.as_ref().is_ok_and(|said| *said == expected),
+                "the store breaks a promise: {}.\n{}  {step:?}: {said:?}, but it must be {expected:?}",
+                promise.says,
+                before.concat()
+            );
+            before.push(format!("  {step:?}: {expected:?}\n"));
+        }
+    }
+    keys_are_apart(store).await;
+}
+
+fn answers() -> impl Iterator<Item = Promise> {
+    let every_byte: Vec<u8> = (0..=u8::MAX).collect();
+    let answers = [
+        Bytes::new(),
+        Bytes::from_static(b"\0"),
+        Bytes::from_static(b"\r\n"),
+        Bytes::from(every_byte.repeat(4096)),
+    ];
+    answers.into_iter().map(|answer| {
+        promise(
+            "an answer is returned byte for byte, be it empty or 1 MiB",
+            [
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+                (Complete(0, answer.clone(), HOUR), Taken),
+                (Complete(0, FIRST, HOUR), Already(answer.clone())),
+                (Abandon(0), Already(answer.clone())),
+                (Begin(1, This, HOUR, HOUR), Done(answer)),
+            ],
+        )
+    })
+}
+
+async fn keys_are_apart(store: &dyn Store) {
+    let first = new_key();
+    let mut second = first;
+    // The last byte alone: all of it counts.
+    second.0[31] ^= 1;
+    let holders = Holders::new(2);
+    for (key, step, expected) in [
+        (first, Begin(0, This, HOUR, HOUR), Started(1)),
+        (second, Begin(1, Other, HOUR, HOUR), Started(1)),
+        (second, Complete(0, FIRST, HOUR), Lost),
+        (first, Complete(0, FIRST, HOUR), Taken),
+        (second, Begin(0, Other, HOUR, HOUR), Running),
+        (second, Complete(1, SECOND, HOUR), Taken),
+        (first, Begin(1, This, HOUR, HOUR), Done(FIRST)),
+    ] {
+        let said = holders.ask(store, &key, step.clone()).await;
+        assert!(
+            said.as_ref().is_ok_and(|said| *said == expected),
+            "the store breaks a promise: keys are apart.\n  {step:?}: {said:?}, but it must be {expected:?}"
+        );
+    }
+}

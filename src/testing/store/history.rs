@@ -1,0 +1,80 @@
+//! Histories that are drawn.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::new_key;
+use super::step::{HOUR, Holders, OVER, Request, Step};
+use crate::chance::Draw;
+use crate::idempotency::{RecordKey, Store};
+
+const HISTORIES: u64 = 12;
+const STEPS: usize = 100;
+
+/// Compares the store with the rules, step by step.
+pub(super) async fn check(store: &dyn Store) {
+    for seed in 0..HISTORIES {
+        let mut dice = Dice(seed);
+        let keys: Vec<RecordKey> = (0..3).map(|_| new_key()).collect();
+        let mut places = vec![None; keys.len()];
+        let holders = Holders::new(3);
+        let mut before = Vec::new();
+        for _ in 0..STEPS {
+            let number = dice.below(keys.len());
+            let step = dice.step();
+            let rule = holders.rule(&mut places[number], step.clone());
+            let said = holders.ask(store, &keys[number], step.clone()).await;
+            before.push(format!("  key {number}: {step:?}: {rule:?}\n"));
+            assert!(
+                said.as_ref().is_ok_and(|said| *said == rule),
+                "the store breaks the rules: the last of these steps gave {said:?} (history {seed}).\n{}",
+                before.concat()
+            );
+        }
+    }
+}
+
+/// A generator of its own, whose histories are the same in every run: splitmix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let drawn = Draw::new(mixed ^ (mixed >> 31)).below(bound as u64);
+        usize::try_from(drawn).unwrap_or(0)
+    }
+
+    fn step(&mut self) -> Step {
+        let who = self.below(3);
+        match self.below(10) {
+            0..=4 => Step::Begin(who, self.request(), self.time(2), self.time(4)),
+            5 => Step::Renew(who, self.time(2), self.time(4)),
+            6 | 7 => Step::Complete(who, self.answer(), self.time(4)),
+            _ => Step::Abandon(who),
+        }
+    }
+
+    /// None at all in one of so many.
+    fn time(&mut self, of: usize) -> Duration {
+        if self.below(of) == 0 { OVER } else { HOUR }
+    }
+
+    fn request(&mut self) -> Request {
+        if self.below(5) == 0 {
+            Request::Other
+        } else {
+            Request::This
+        }
+    }
+
+    fn answer(&mut self) -> Bytes {
+        let length = self.below(6);
+        (0..length)
+            .map(|_| u8::try_from(self.below(256)).unwrap_or(0))
+            .collect()
+    }
+}

@@ -1,0 +1,8 @@
+//! Every store keeps the same contract, and the contract finds those who do not.
+
+mod broken;
+mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "redis")]
+mod redis;

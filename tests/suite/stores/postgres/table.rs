@@ -1,0 +1,238 @@
+//! The table: made, read, and swept.
+
+use std::time::Duration;
+
+use buttress::idempotency::store::{PostgresStore, Store};
+use buttress::idempotency::{Begun, Claim, Ended, Fingerprint, Token};
+use bytes::Bytes;
+
+use super::{
+    FINGERPRINT, KEY, MINUTE, Table, begin, brief, claim, config, pool, unavailable, unreadable,
+};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_that_migrate_at_once_make_one_table() {
+    let table = Table::named().await;
+    let mut calls = Vec::new();
+    for _ in 0..8 {
+        let store = table.store();
+        calls.push(tokio::spawn(async move { store.migrate().await }));
+    }
+    for call in calls {
+        call.await.expect("no panic").expect("migrated");
+    }
+    assert_eq!(
+        begin(&table.store(), &claim()).await,
+        Begun::Started { run: 1 }
+    );
+    table.store().migrate().await.expect("once more");
+    assert_eq!(table.rows().await, 1);
+}
+
+#[tokio::test]
+async fn a_migration_of_ones_own_makes_the_same_table() {
+    let table = Table::named().await;
+    let store = table.store();
+    table.execute(&store.migration()).await;
+    assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 1 });
+    store.migrate().await.expect("there already");
+    assert_eq!(begin(&store, &claim()).await, Begun::Running);
+}
+
+#[tokio::test]
+async fn a_missing_table_says_what_makes_it() {
+    let table = Table::named().await;
+    let message = unavailable(table.store().begin(&KEY, &claim())).await;
+    assert!(message.contains("42P01"), "{message}");
+    assert!(message.contains("PostgresStore::migrate"), "{message}");
+}
+
+#[tokio::test]
+async fn a_table_that_is_newer_or_another_ones_is_left_alone() {
+    let (table, store) = Table::made().await;
+    table
+        .execute("COMMENT ON TABLE {} IS 'buttress idempotency, version 2'")
+        .await;
+    let message = unreadable(store.migrate()).await;
+    assert!(message.contains("of version 2"), "{message}");
+
+    table
+        .execute("DROP TABLE {}; CREATE TABLE {} (id int); COMMENT ON TABLE {} IS 'orders'")
+        .await;
+    let message = unreadable(store.migrate()).await;
+    assert!(message.contains("comment is not"), "{message}");
+    unavailable(store.begin(&KEY, &claim())).await;
+}
+
+#[test]
+fn a_name_that_is_none_is_a_mistake_in_the_settings() {
+    let store = PostgresStore::connect("postgres://nobody@localhost").expect("an address");
+    let error = store
+        .table("a; DROP TABLE b")
+        .expect_err("not a name")
+        .to_string();
+    assert!(
+        error.starts_with("store `postgres`: `table` is \"a; DROP TABLE b\""),
+        "{error}"
+    );
+}
+
+/// A row as version 1 wrote it.
+const GOLDEN: &str = r"INSERT INTO {} (key, version, fingerprint, token, run, lease_until, gone_at, answer) VALUES (
+    decode(repeat('07', 32), 'hex'), 1, decode(repeat('01', 32), 'hex'), decode(repeat('09', 16), 'hex'), 3,
+    '2001-01-01 00:00:00Z', 'infinity', $answer)";
+
+#[tokio::test]
+async fn a_row_of_version_1_is_read_for_ever() {
+    let (table, store) = Table::made().await;
+    table
+        .execute(&GOLDEN.replace("$answer", r"'\x00706169640aff'"))
+        .await;
+    let answer = Bytes::from_static(b"\0paid\n\xff");
+    assert_eq!(begin(&store, &claim()).await, Begun::Done(answer.clone()));
+    let other = Claim::new(Fingerprint([2; 32]), MINUTE, MINUTE);
+    assert_eq!(begin(&store, &other).await, Begun::Mismatch);
+    assert_eq!(
+        store.abandon(&KEY, Token([9; 16])).await.expect("asked"),
+        Ended::Already(answer)
+    );
+
+    table
+        .execute(&format!(
+            "DELETE FROM {{}}; {}",
+            GOLDEN.replace("$answer", "NULL")
+        ))
+        .await;
+    assert!(
+        store
+            .renew(&KEY, Token([9; 16]), Duration::ZERO, MINUTE)
+            .await
+            .expect("asked")
+    );
+    assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 4 });
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_an_error_and_never_run_again() {
+    for (change, says) in [
+        ("version = 2", "version 2"),
+        ("version = 0, token = ''", "version 0"),
+        (r"fingerprint = '\x01'", "fingerprint has 1 bytes"),
+    ] {
+        let (table, store) = Table::made().await;
+        let holder = brief();
+        begin(&store, &holder).await;
+        table.execute(&format!("UPDATE {{}} SET {change}")).await;
+        let message = unreadable(store.begin(&KEY, &claim())).await;
+        assert!(message.contains(says), "{message}");
+        assert!(
+            !matches!(
+                store
+                    .complete(&KEY, holder.token, Bytes::new(), MINUTE)
+                    .await,
+                Ok(Ended::Taken)
+            ) || change.starts_with("fingerprint")
+        );
+        assert_eq!(table.rows().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_is_the_last_that_can_be_counted_stays_it() {
+    let (table, store) = Table::made().await;
+    begin(&store, &brief()).await;
+    table.execute("UPDATE {} SET run = 2147483647").await;
+    assert_eq!(
+        begin(&store, &brief()).await,
+        Begun::Started { run: 2_147_483_647 }
+    );
+}
+
+const GONE: &str = "INSERT INTO {} (key, version, fingerprint, token, run, lease_until, gone_at)
+    SELECT decode(md5(n::text) || md5(n::text), 'hex'), 1, '', '', 1, now(), now() - n * interval '1 second'
+    FROM generate_series(1, 2500) AS n";
+
+#[tokio::test]
+async fn what_is_over_is_deleted_in_batches_and_what_is_locked_is_left() {
+    let (table, store) = Table::made().await;
+    begin(&store, &claim()).await;
+    table.execute(GONE).await;
+    table
+        .execute("BEGIN; SELECT FROM {} WHERE gone_at < now() ORDER BY gone_at LIMIT 7 FOR UPDATE")
+        .await;
+    assert_eq!(store.reap().await.expect("reaped"), 2493);
+    table.execute("COMMIT").await;
+    assert_eq!(store.reap().await.expect("reaped"), 7);
+    assert_eq!(store.reap().await.expect("reaped"), 0);
+    assert_eq!(begin(&store, &claim()).await, Begun::Running);
+}
+
+#[tokio::test]
+async fn reaping_looks_into_the_index() {
+    let (table, store) = Table::made().await;
+    table.execute("SET enable_seqscan = off").await;
+    table.execute(GONE).await;
+    let plan: Vec<String> = table
+        .client
+        .query(
+            &format!(
+                "EXPLAIN SELECT key FROM {} WHERE gone_at <= now() ORDER BY gone_at LIMIT 1000 FOR UPDATE SKIP LOCKED",
+                table.name
+            ),
+            &[],
+        )
+        .await
+        .expect("a plan")
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
+    let index = format!("{}_gone_at", table.name);
+    assert!(plan.iter().any(|line| line.contains(&index)), "{plan:?}");
+    drop(store);
+}
+
+#[tokio::test]
+async fn the_task_that_reaps_ends_with_the_last_clone() {
+    let (table, _) = Table::made().await;
+    table.execute(GONE).await;
+    let pool = pool(config());
+    let weak = pool.weak();
+    let store = table.with(pool).reap_every(Some(Duration::ZERO));
+    let clone = store.clone();
+    assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 1 });
+    drop(store);
+    while table.rows().await > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert!(weak.upgrade().is_some());
+    drop(clone);
+    while weak.upgrade().is_some() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_duplicate_only_reads() {
+    let (table, store) = Table::made().await;
+    let holder = claim();
+    begin(&store, &holder).await;
+    // Neither a lock on the row nor a server that lets nobody write is in its way.
+    table.execute("BEGIN; SELECT FROM {} FOR UPDATE").await;
+    let row = format!(
+        "SELECT xmin::text, xmax::text, ctid::text FROM {}",
+        table.name
+    );
+    let before = table.client.query_one(&row, &[]).await.expect("a row");
+    assert_eq!(begin(&store, &claim()).await, Begun::Running);
+    let other = Claim::new(Fingerprint([5; 32]), MINUTE, MINUTE);
+    assert_eq!(begin(&store, &other).await, Begun::Mismatch);
+    let after = table.client.query_one(&row, &[]).await.expect("a row");
+    for column in 0..3 {
+        assert_eq!(
+            before.get::<_, String>(column),
+            after.get::<_, String>(column)
+        );
+    }
+    table.execute("COMMIT").await;
+    assert_eq!(holder.fingerprint, FINGERPRINT);
+}

@@ -1,0 +1,188 @@
+//! Records in Redis.
+
+mod private;
+mod raw;
+mod trouble;
+
+use std::time::Duration;
+
+use buttress::idempotency::{
+    Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
+};
+use buttress::testing::check_store;
+use bytes::Bytes;
+use redis::AsyncCommands as _;
+
+use self::private::Private;
+use crate::common::SECOND;
+use crate::servers::REDIS;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn key() -> RecordKey {
+    let mut key = [0; 32];
+    key[..16].copy_from_slice(&Token::new().0);
+    RecordKey(key)
+}
+
+fn claim() -> Claim {
+    Claim::new(Fingerprint([7; 32]), HOUR, HOUR)
+}
+
+const STARTED: Begun = Begun::Started { run: 1 };
+
+async fn private_store(server: &Private) -> RedisStore {
+    RedisStore::connect(&server.url())
+        .await
+        .expect("a store at the private server")
+}
+
+/// A store at the shared server, whose records nobody else sees.
+struct Shared {
+    store: RedisStore,
+    prefix: String,
+}
+
+impl Shared {
+    async fn connect() -> Self {
+        let number = u128::from_le_bytes(Token::new().0);
+        let prefix = format!("buttress-test-{number:032x}:");
+        let store = REDIS.reached(RedisStore::connect(&REDIS.url()).await);
+        let store = store.prefix(&prefix).expect("a prefix");
+        Self { store, prefix }
+    }
+
+    /// Removes its records: some would stay for a century.
+    async fn remove(self) {
+        let client = redis::Client::open(REDIS.url()).expect("an address");
+        let connection = client.get_multiplexed_async_connection().await;
+        let mut connection = REDIS.reached(connection);
+        let mut cursor = 0_u64;
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(cursor).arg("MATCH").arg(format!("{}*", self.prefix));
+            let found: (u64, Vec<String>) = scan.query_async(&mut connection).await.unwrap();
+            for name in found.1 {
+                let _: () = connection.del(name).await.unwrap();
+            }
+            cursor = found.0;
+            if cursor == 0 {
+                return;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_keeps_every_promise_of_a_store() {
+    let shared = Shared::connect().await;
+    check_store(&shared.store).await;
+    shared.remove().await;
+}
+
+#[tokio::test]
+async fn answers_are_kept_byte_for_byte() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    let every_byte: Bytes = (0..=255).cycle().take(1 << 20).collect();
+    for answer in [
+        Bytes::new(),
+        Bytes::from_static(b"\r\n$-1\r\n\0"),
+        every_byte,
+    ] {
+        let (key, claim) = (key(), claim());
+        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+        let completed = store.complete(&key, claim.token, answer.clone(), SECOND);
+        assert_eq!(completed.await.unwrap(), Ended::Taken);
+        let completed = store.complete(&key, claim.token, Bytes::new(), SECOND);
+        assert_eq!(completed.await.unwrap(), Ended::Already(answer.clone()));
+        let begun = store.begin(&key, &claim).await.unwrap();
+        assert_eq!(begun, Begun::Done(answer));
+    }
+}
+
+#[tokio::test]
+async fn no_time_is_over_at_once_and_the_longest_is_held() {
+    let server = Private::start(&[]);
+    let (store, key) = (private_store(&server).await, key());
+    let nothing = Claim::new(Fingerprint([7; 32]), Duration::ZERO, Duration::ZERO);
+    for _ in 0..2 {
+        assert_eq!(store.begin(&key, &nothing).await.unwrap(), STARTED);
+        let held = store.renew(&key, nothing.token, HOUR, HOUR).await;
+        assert!(!held.unwrap());
+    }
+    let longest = Claim::new(Fingerprint([7; 32]), Duration::MAX, Duration::MAX);
+    assert_eq!(store.begin(&key, &longest).await.unwrap(), STARTED);
+    assert_eq!(store.begin(&key, &nothing).await.unwrap(), Begun::Running);
+    let held = store.renew(&key, longest.token, Duration::MAX, Duration::MAX);
+    assert!(held.await.unwrap());
+    let held = store.renew(&key, longest.token, Duration::ZERO, Duration::ZERO);
+    assert!(held.await.unwrap());
+    assert_eq!(store.begin(&key, &longest).await.unwrap(), STARTED);
+    let complete = |ttl| store.complete(&key, longest.token, Bytes::new(), ttl);
+    assert_eq!(complete(Duration::ZERO).await.unwrap(), Ended::Taken);
+    assert_eq!(complete(Duration::MAX).await.unwrap(), Ended::Lost);
+    assert_eq!(store.begin(&key, &longest).await.unwrap(), STARTED);
+    assert_eq!(complete(Duration::MAX).await.unwrap(), Ended::Taken);
+    let begun = store.begin(&key, &nothing).await.unwrap();
+    assert_eq!(begun, Begun::Done(Bytes::new()));
+}
+
+#[tokio::test]
+async fn stores_with_the_same_prefix_share_their_records() {
+    let server = Private::start(&[]);
+    let (one, other) = (private_store(&server).await, private_store(&server).await);
+    let (key, claim) = (key(), claim());
+    assert_eq!(one.begin(&key, &claim).await.unwrap(), STARTED);
+    let second = Claim::new(claim.fingerprint, HOUR, HOUR);
+    assert_eq!(other.begin(&key, &second).await.unwrap(), Begun::Running);
+    let answer = Bytes::from_static(b"done");
+    let completed = one.complete(&key, claim.token, answer.clone(), HOUR).await;
+    assert_eq!(completed.unwrap(), Ended::Taken);
+    let begun = other.begin(&key, &second).await.unwrap();
+    assert_eq!(begun, Begun::Done(answer));
+    let elsewhere = other.prefix("elsewhere:").unwrap();
+    assert_eq!(elsewhere.begin(&key, &second).await.unwrap(), STARTED);
+}
+
+#[tokio::test]
+async fn of_claims_that_come_at_once_one_is_started() {
+    let server = Private::start(&[]);
+    let (one, other) = (private_store(&server).await, private_store(&server).await);
+    let key = key();
+    let claims = (0..64).map(|turn| {
+        let store = if turn % 2 == 0 { &one } else { &other }.clone();
+        tokio::spawn(async move { store.begin(&key, &claim()).await.unwrap() })
+    });
+    let mut started = 0;
+    for claim in claims.collect::<Vec<_>>() {
+        match claim.await.unwrap() {
+            Begun::Running => {}
+            begun => {
+                assert_eq!(begun, STARTED);
+                started += 1;
+            }
+        }
+    }
+    assert_eq!(started, 1);
+}
+
+#[tokio::test]
+async fn a_prefix_is_checked_and_shown_a_password_is_not() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    for wrong in ["", "with space", "{tag}:", "ümlaut", &*"x".repeat(101)] {
+        let error = store.clone().prefix(wrong).expect_err("a wrong prefix");
+        assert_eq!(error.field, "prefix");
+        assert_eq!(error.owner.as_deref(), Some("store `redis`"));
+    }
+    let store = store
+        .prefix("x".repeat(100))
+        .unwrap()
+        .prefix("mine:")
+        .unwrap();
+    assert_eq!(
+        format!("{store:?}"),
+        r#"RedisStore { prefix: "mine:", .. }"#
+    );
+}

@@ -1,0 +1,115 @@
+//! A Redis of one test's own: to be stopped, filled, paused and listened to.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use redis::aio::MultiplexedConnection;
+
+/// "Ready" or "The server is now ready", as its version has it.
+const READY: &str = "eady to accept connections";
+
+/// It is ended, and its folder removed, with this value.
+pub(super) struct Private {
+    folder: PathBuf,
+    settings: Vec<String>,
+    child: Child,
+    log: BufReader<ChildStdout>,
+}
+
+impl Private {
+    /// A server with these settings, `name value …`, at a socket in a new folder.
+    pub(super) fn start(settings: &[&str]) -> Self {
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let folder = std::env::temp_dir().join(format!(
+            "buttress-redis-{}-{}",
+            std::process::id(),
+            STARTED.fetch_add(1, Ordering::Relaxed)
+        ));
+        fs::create_dir(&folder).expect("a new folder");
+        let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
+        let (child, log) = spawn(&folder, &settings);
+        let mut server = Self {
+            folder,
+            settings,
+            child,
+            log,
+        };
+        server.await_line(READY);
+        server
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket())
+    }
+
+    pub(super) fn socket(&self) -> String {
+        self.folder.join("socket").display().to_string()
+    }
+
+    /// A connection beside the store's.
+    pub(super) async fn connection(&self) -> MultiplexedConnection {
+        redis::Client::open(self.url())
+            .expect("an address")
+            .get_multiplexed_async_connection()
+            .await
+            .expect("a connection to the private server")
+    }
+
+    /// Ends it as a crash would.
+    pub(super) fn kill(&mut self) {
+        self.child.kill().expect("a server to kill");
+        self.child.wait().expect("its end");
+    }
+
+    /// Starts it again, at the same place with the same data.
+    pub(super) fn restart(&mut self) {
+        (self.child, self.log) = spawn(&self.folder, &self.settings);
+        self.await_line(READY);
+    }
+
+    /// Waits until its log says so.
+    pub(super) fn await_line(&mut self, says: &str) {
+        let mut log = String::new();
+        while !log.ends_with('\n') || !log.lines().last().is_some_and(|line| line.contains(says)) {
+            let read = self.log.read_line(&mut log).expect("its log");
+            assert!(
+                read > 0,
+                "the private Redis ended before it said `{says}`:\n{log}"
+            );
+        }
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn spawn(folder: &PathBuf, settings: &[String]) -> (Child, BufReader<ChildStdout>) {
+    let mut command = Command::new("redis-server");
+    command
+        .current_dir(folder)
+        .args(["--port", "0", "--unixsocket", "socket", "--save", ""]);
+    for setting in settings {
+        let (name, value) = setting.split_once(' ').expect("a name and a value");
+        command.arg(format!("--{name}")).args(value.split(' '));
+    }
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|error| {
+            panic!(
+                "this test needs the program `redis-server` in its PATH: {error}\n\
+                 `scripts/services.sh` installs it, or says how, if REDIS_URL is not set"
+            )
+        });
+    let log = child.stdout.take().expect("its log");
+    (child, BufReader::new(log))
+}

@@ -1,0 +1,216 @@
+//! A Redis that is down, slow, full, forgetful, or one of a cluster.
+
+use std::time::Duration;
+
+use buttress::idempotency::{Begun, Ended, RedisStore, Store as _, StoreError};
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{TcpListener, UnixStream};
+
+use super::private::Private;
+use super::{HOUR, STARTED, claim, key, private_store};
+
+/// No call takes this long: what does has hung.
+const HUNG: Duration = Duration::from_secs(60);
+
+async fn command(connection: &mut MultiplexedConnection, words: &str) {
+    let mut words = words.split(' ');
+    let mut command = redis::cmd(words.next().expect("a command"));
+    for word in words {
+        command.arg(word);
+    }
+    command.exec_async(connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_an_error_at_once() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    for url in [
+        &*format!("redis://{address}"),
+        "unix:///nowhere/socket",
+        "no address",
+    ] {
+        let connecting = tokio::time::timeout(HUNG, RedisStore::connect(url));
+        let error = connecting.await.expect("no hanging").expect_err(url);
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_reached_and_says_nothing_is_an_error_soon() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", silent.local_addr().unwrap());
+    let connecting = tokio::time::timeout(HUNG, RedisStore::connect(&url));
+    let error = connecting.await.expect("no hanging").expect_err("silence");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_goes_down_and_comes_back_is_used_again() {
+    let mut server = Private::start(&["appendonly yes", "appendfsync always"]);
+    let store = private_store(&server).await;
+    let (key, claim) = (key(), claim());
+    assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+    server.kill();
+    for _ in 0..3 {
+        let begun = tokio::time::timeout(HUNG, store.begin(&key, &claim));
+        let error = begun.await.expect("no hanging").expect_err("no server");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    server.restart();
+    // The first call is good again, and nothing is forgotten.
+    let answer = Bytes::from_static(b"answer");
+    let completed = store
+        .complete(&key, claim.token, answer.clone(), HOUR)
+        .await;
+    assert_eq!(completed.unwrap(), Ended::Taken);
+    // A restart that no call has noticed.
+    server.kill();
+    server.restart();
+    let begun = store.begin(&key, &claim).await.unwrap();
+    assert_eq!(begun, Begun::Done(answer));
+}
+
+#[tokio::test]
+async fn a_slow_server_is_an_error_in_time_and_is_used_again() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    let (key, claim) = (key(), claim());
+    let mut beside = server.connection().await;
+    command(&mut beside, "CLIENT PAUSE 600000 WRITE").await;
+    let begun = tokio::time::timeout(HUNG, store.begin(&key, &claim));
+    let error = begun.await.expect("no hanging").expect_err("no answer");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    command(&mut beside, "CLIENT UNPAUSE").await;
+    // The claim that was not answered was taken: the same holder is told the same again.
+    assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+}
+
+#[tokio::test]
+async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
+    let server = Private::start(&["maxmemory-policy noeviction"]);
+    let store = private_store(&server).await;
+    let claims: Vec<_> = (0..4).map(|_| (key(), claim())).collect();
+    for (key, claim) in &claims {
+        assert_eq!(store.begin(key, claim).await.unwrap(), STARTED);
+    }
+    let complete = |(key, claim): &(_, buttress::idempotency::Claim), answer: &[u8]| {
+        let (store, key, token) = (store.clone(), *key, claim.token);
+        let answer = Bytes::copy_from_slice(answer);
+        async move { store.complete(&key, token, answer, HOUR).await }
+    };
+    assert_eq!(complete(&claims[0], b"done").await.unwrap(), Ended::Taken);
+    command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
+
+    let refused = store.begin(&key(), &claim()).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    let refused = complete(&claims[1], &[b'x'; 1_000]).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    let (key, claim) = &claims[1];
+    assert!(store.renew(key, claim.token, HOUR, HOUR).await.unwrap());
+    assert_eq!(complete(&claims[1], b"short").await.unwrap(), Ended::Taken);
+    let (key, claim) = &claims[2];
+    let abandoned = store.abandon(key, claim.token).await.unwrap();
+    assert_eq!(abandoned, Ended::Taken);
+    let (key, claim) = &claims[0];
+    let begun = store.begin(key, claim).await.unwrap();
+    assert_eq!(begun, Begun::Done(Bytes::from_static(b"done")));
+
+    command(&mut server.connection().await, "CONFIG SET maxmemory 0").await;
+    let completed = complete(&claims[3], &[b'x'; 1_000]).await;
+    assert_eq!(completed.unwrap(), Ended::Taken);
+}
+
+#[tokio::test]
+async fn each_call_is_one_command_and_scripts_that_were_forgotten_are_loaded_again() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    let mut beside = server.connection().await;
+    let one_of_each = async || {
+        let (first, second, claim) = (key(), key(), claim());
+        let answer = Bytes::from_static(b"answer");
+        store.begin(&first, &claim).await.unwrap();
+        store.renew(&first, claim.token, HOUR, HOUR).await.unwrap();
+        store
+            .complete(&first, claim.token, answer, HOUR)
+            .await
+            .unwrap();
+        store.begin(&second, &claim).await.unwrap();
+        let answer = Bytes::from(vec![b'x'; 1_000]);
+        store
+            .complete(&second, claim.token, answer, HOUR)
+            .await
+            .unwrap();
+        store.abandon(&second, claim.token).await.unwrap();
+    };
+    one_of_each().await;
+    let seen = sent_while(&server, async {
+        one_of_each().await;
+    });
+    assert_eq!(seen.await, ["EVALSHA"; 6]);
+
+    command(&mut beside, "SCRIPT FLUSH").await;
+    let seen = sent_while(&server, async {
+        store.begin(&key(), &claim()).await.unwrap();
+        store.begin(&key(), &claim()).await.unwrap();
+    });
+    assert_eq!(seen.await, ["EVALSHA", "SCRIPT", "EVALSHA", "EVALSHA"]);
+}
+
+/// The commands that reach the server from outside, in order.
+async fn sent_while(server: &Private, doing: impl Future<Output = ()>) -> Vec<String> {
+    let stream = UnixStream::connect(server.socket()).await.unwrap();
+    let mut monitor = BufReader::new(stream);
+    monitor.write_all(b"MONITOR\r\n").await.unwrap();
+    let mut line = String::new();
+    monitor.read_line(&mut line).await.unwrap();
+    assert_eq!(line, "+OK\r\n");
+    doing.await;
+    command(&mut server.connection().await, "ECHO end").await;
+    let mut seen = Vec::new();
+    loop {
+        line.clear();
+        monitor.read_line(&mut line).await.unwrap();
+        // +1700000000.000000 [0 unix:/path] "EVALSHA" "…": a script's own commands have `lua` for an address.
+        let (head, words) = line.split_once("] ").expect("an address");
+        let word = words.split('"').nth(1).expect("a command");
+        match word {
+            _ if head.ends_with("lua") => {}
+            "CLIENT" | "HELLO" => {}
+            "ECHO" => return seen,
+            _ => seen.push(word.to_owned()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_runs_the_scripts() {
+    let port = |listener: &std::net::TcpListener| listener.local_addr().unwrap().port();
+    // Held at the same time, so that they differ.
+    let free = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let [client, bus] = free.each_ref().map(port);
+    drop(free);
+    let mut server = Private::start(&[
+        "cluster-enabled yes",
+        "bind 127.0.0.1",
+        &format!("port {client}"),
+        &format!("cluster-port {bus}"),
+    ]);
+    let mut beside = server.connection().await;
+    command(&mut beside, "CLUSTER ADDSLOTSRANGE 0 16383").await;
+    server.await_line("Cluster state changed: ok");
+    let store = RedisStore::with(beside);
+    for _ in 0..8 {
+        let (key, claim) = (key(), claim());
+        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+        assert!(store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
+        let answer = Bytes::from_static(b"answer");
+        let completed = store.complete(&key, claim.token, answer.clone(), HOUR);
+        assert_eq!(completed.await.unwrap(), Ended::Taken);
+        let begun = store.begin(&key, &claim).await.unwrap();
+        assert_eq!(begun, Begun::Done(answer));
+    }
+}
