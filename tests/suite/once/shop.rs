@@ -1,6 +1,6 @@
 //! A shop whose handler does what the test says, when it says so; and a store that fails as it is told.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -275,6 +275,7 @@ pub(super) struct Scripted {
     pub(super) kept: MemoryStore,
     script: Arc<dyn Fn(&'static str, usize) -> Fate + Send + Sync>,
     asked: Arc<Mutex<Vec<&'static str>>>,
+    counts: Arc<Mutex<HashMap<&'static str, usize>>>,
 }
 
 impl Scripted {
@@ -285,6 +286,7 @@ impl Scripted {
             kept: MemoryStore::new(),
             script: Arc::new(script),
             asked: Arc::default(),
+            counts: Arc::default(),
         }
     }
 
@@ -294,7 +296,7 @@ impl Scripted {
     }
 
     pub(super) fn count(&self, what: &str) -> usize {
-        self.asked().iter().filter(|asked| **asked == what).count()
+        self.counts.lock().unwrap().get(what).copied().unwrap_or(0)
     }
 
     fn act<'a, T: Send + 'a>(
@@ -303,8 +305,10 @@ impl Scripted {
         act: StoreFuture<'a, T>,
         says: impl Fn(Bytes) -> T + Send + 'a,
     ) -> StoreFuture<'a, T> {
-        let fate = (self.script)(what, self.count(what));
+        let before = self.counts.lock().unwrap().get(what).copied().unwrap_or(0);
+        self.counts.lock().unwrap().insert(what, before + 1);
         self.asked.lock().unwrap().push(what);
+        let fate = (self.script)(what, before);
         Box::pin(async move {
             match fate {
                 Fate::Done => act.await,
