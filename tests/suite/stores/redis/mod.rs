@@ -60,7 +60,9 @@ impl Shared {
         let mut cursor = 0_u64;
         loop {
             let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(format!("{}*", self.prefix));
+            scan.arg(cursor)
+                .arg("MATCH")
+                .arg(format!("{}*", self.prefix));
             let found: (u64, Vec<String>) = scan.query_async(&mut connection).await.unwrap();
             for name in found.1 {
                 let _: () = connection.del(name).await.unwrap();
