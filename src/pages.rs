@@ -1,5 +1,8 @@
 //! The pages in `docs` compile.
 
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../docs/idempotency.md")]
+mod idempotency {}
 #[doc = include_str!("../docs/recipes/reqwest.md")]
 mod recipe_reqwest {}
 #[doc = include_str!("../docs/recipes/hyper.md")]
