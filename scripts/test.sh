@@ -9,12 +9,13 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --all-targets --all-features -- -D warnings
 # Features gate dependencies only; each combination that a user may pick has to build.
-for features in "" metrics tracing http hyper http2 reqwest serde test-util; do
+for features in "" metrics tracing http hyper http2 reqwest serde test-util idempotency file redis postgres axum; do
     step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done
 RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
 
-step cargo test --all-features
+# With a Redis and a PostgreSQL of their own, or those of REDIS_URL and DATABASE_URL.
+step scripts/services.sh cargo test --all-features
 # The handles under every interleaving. A folder of its own: the flag rebuilds everything.
 RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
     step cargo test --lib loom

@@ -89,6 +89,8 @@ pub use self::server::{
 pub use self::store::PostgresStore;
 #[cfg(feature = "redis")]
 pub use self::store::RedisStore;
+#[cfg(feature = "file")]
+pub use self::store::{FileConfig, FileStore};
 #[cfg(feature = "idempotency")]
 pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 

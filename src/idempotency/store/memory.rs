@@ -8,13 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::{Store, StoreError, StoreFuture};
+use super::{RECORD, SMALL, Store, StoreError, StoreFuture};
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, State, Token};
-
-/// What a record takes besides its answer, in bytes; measured, and rounded up.
-const RECORD: usize = 512;
 
 /// How many records whose time is over are forgotten at most for each claim.
 const SWEPT: usize = 4;
@@ -244,8 +241,7 @@ impl Store for MemoryStore {
                 .as_ref()
                 .is_some_and(|record| record.takes_answer(token, now))
         };
-        // What is as small as the word that no answer was kept has room in the record's own.
-        if answer.len() > RECORD / 4
+        if answer.len() > SMALL
             && records.kept.get(key).is_some_and(takes)
             && !records.has_room(answer.len(), self.config.max_bytes, now)
         {

@@ -10,12 +10,16 @@
 //! A store of your own implements [`Store`], and is asked by `testing::check_store` (feature `test-util`) whether it keeps
 //! its promises.
 
+#[cfg(feature = "file")]
+mod file;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "redis")]
 mod redis;
 
+#[cfg(feature = "file")]
+pub use self::file::{FileConfig, FileStore};
 pub use self::memory::{MemoryConfig, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
@@ -33,6 +37,12 @@ use thiserror::Error as ThisError;
 
 use super::record::{Begun, Claim, Ended, RecordKey, Token};
 use crate::error::BoxError;
+
+/// What a record takes besides its answer, in bytes; measured in memory, and rounded up.
+const RECORD: usize = 512;
+
+/// An answer as small as the word that no answer was kept: it has room in the record's own.
+const SMALL: usize = RECORD / 4;
 
 /// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

@@ -1,6 +1,8 @@
 //! Every store keeps the same contract, and the contract finds those who do not.
 
 mod broken;
+#[cfg(feature = "file")]
+mod file;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

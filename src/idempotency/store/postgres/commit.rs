@@ -11,7 +11,6 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::PostgresStore;
-use super::completion::Completion;
 use super::session::explained;
 use super::table::IS_OUTERMOST;
 use crate::error::BoxError;
@@ -38,7 +37,9 @@ impl PostgresStore {
     ///     let response = (StatusCode::CREATED, "paid").into_response();
     ///     Ok(store.commit(transaction, &operation, response).await?.into_response())
     /// }
-    /// # fn main() {}
+    /// # // As axum wants its handlers.
+    /// # fn is_send<F: Future + Send>(_: fn(PostgresStore, Pool, Operation) -> F) {}
+    /// # fn main() { is_send(pay) }
     /// ```
     ///
     /// **All of the effect has to be in the transaction.** What is not, a call to another service, may happen again in another
@@ -66,7 +67,15 @@ impl PostgresStore {
         B: Body<Data = Bytes>,
     {
         let completion = self.completion(operation, response).await?;
-        let outermost = execute(&transaction, &completion).await?;
+        let outermost = execute(
+            &transaction,
+            &format!("{} {IS_OUTERMOST}", completion.statement()),
+            completion.key(),
+            completion.token(),
+            completion.answer(),
+            completion.ttl(),
+        )
+        .await?;
         let written = completion.written(u64::from(outermost.is_some()))?;
         transaction.commit().await.map_err(not_committed)?;
         // A savepoint that was rolled back stays open: it cannot be told from one that was released just now.
@@ -96,22 +105,26 @@ impl PostgresStore {
     }
 }
 
-/// `None` if the record was lost, else whether no savepoint is open.
-async fn execute<B>(
+/// `None` if the record was lost, else whether no savepoint is open. It is not given the completion itself: a reference to a
+/// body that is not `Sync`, as axum's, would keep the handler's future from being `Send`.
+async fn execute(
     transaction: &impl JoinedTransaction,
-    completion: &Completion<B>,
+    statement: &str,
+    key: &[u8],
+    token: [u8; 16],
+    answer: &[u8],
+    ttl: i64,
 ) -> Result<Option<bool>, CommitError> {
-    let statement = format!("{} {IS_OUTERMOST}", completion.statement());
     // Not prepared: parsed and executed in one round trip, on a connection that need not keep it.
     let row = transaction
         .joined()
         .query_typed_opt(
-            &statement,
+            statement,
             &[
-                (&completion.key(), Type::BYTEA),
-                (&completion.token().as_slice(), Type::BYTEA),
-                (&completion.answer(), Type::BYTEA),
-                (&completion.ttl(), Type::INT8),
+                (&key, Type::BYTEA),
+                (&token.as_slice(), Type::BYTEA),
+                (&answer, Type::BYTEA),
+                (&ttl, Type::INT8),
             ],
         )
         .await

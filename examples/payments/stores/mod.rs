@@ -1,0 +1,96 @@
+//! The store that was asked for, the ledger that goes with it, and how both are cleared away.
+
+#[cfg(feature = "file")]
+mod file;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
+#[cfg(feature = "redis")]
+mod redis;
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+#[cfg(any(feature = "redis", feature = "postgres"))]
+use buttress::idempotency::StoreError;
+use buttress::idempotency::{MemoryStore, Store};
+
+use crate::Error;
+use crate::args::{Args, Kind};
+use crate::ledger::{Bank, Ledger};
+
+/// A store with nothing in it that is of this run.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) ledger: Ledger,
+    /// Clears away what this run leaves outside of the process.
+    pub(crate) clear: Clear,
+}
+
+type Clear = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
+impl Opened {
+    fn beside_a_bank(
+        store: impl Store,
+        clear: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Self {
+        Self {
+            store: Arc::new(store),
+            ledger: Ledger::Bank(Bank::default()),
+            clear: Box::pin(clear),
+        }
+    }
+}
+
+/// Opens the store; `run` is a name for what is of this run only.
+#[cfg_attr(
+    not(any(feature = "redis", feature = "postgres")),
+    expect(clippy::unused_async, unused_variables, reason = "for servers")
+)]
+pub(crate) async fn open(args: &Args, run: &str) -> Result<Opened, Error> {
+    match args.store {
+        Kind::Memory => Ok(Opened::beside_a_bank(MemoryStore::new(), async { Ok(()) })),
+        #[cfg(feature = "file")]
+        Kind::File => file::open(args, run),
+        #[cfg(feature = "redis")]
+        Kind::Redis => redis::open(args, run).await,
+        #[cfg(feature = "postgres")]
+        Kind::Postgres => postgres::open(args, run).await,
+        #[cfg(not(all(feature = "file", feature = "redis", feature = "postgres")))]
+        kind => Err(without_its_feature(kind)),
+    }
+}
+
+#[cfg(not(all(feature = "file", feature = "redis", feature = "postgres")))]
+fn without_its_feature(kind: Kind) -> Error {
+    let name = kind.name();
+    format!(
+        "the store `{name}` is in the feature `{name}`:\n  cargo run --release --features {name} --example payments -- \
+         --store {name}\nWithout a feature there is `--store memory`."
+    )
+    .into()
+}
+
+/// The address that was given, or the one that is usual.
+#[cfg(any(feature = "redis", feature = "postgres"))]
+fn url(args: &Args, variable: &str, usual: &str) -> String {
+    let given = args.url.clone().or_else(|| std::env::var(variable).ok());
+    given.unwrap_or_else(|| usual.to_owned())
+}
+
+#[cfg(any(feature = "redis", feature = "postgres"))]
+fn unreachable(server: &str, variable: &str, error: &StoreError) -> Error {
+    let mut why = String::new();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let said = format!(": {error}");
+        if !why.ends_with(&said) {
+            why += &said;
+        }
+        source = error.source();
+    }
+    format!(
+        "{server} cannot be used{why}\nStart one (`scripts/services.sh <this command>` does, for as long as the command runs), or \
+         name another by --url or {variable}."
+    )
+    .into()
+}

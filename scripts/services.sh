@@ -1,0 +1,232 @@
+#!/usr/bin/env bash
+# Runs a command with a Redis and a PostgreSQL for it: scripts/services.sh cargo test --all-features
+#
+# The command finds them by REDIS_URL and DATABASE_URL. A variable that is set already is checked and passed on. Else a
+# private server is started, with its data in a temporary folder and on a port of 127.0.0.1 that nobody else uses, and is
+# ended and removed after the command, however it ends. Servers that are not installed are installed first: by apt-get (as
+# root, or by sudo) or by Homebrew.
+set -euo pipefail
+
+[ $# -gt 0 ] || { echo "usage: $0 command [argument …]" >&2; exit 64; }
+
+say() { printf 'services: %s\n' "$*" >&2; }
+fail() { say "$*"; exit 69; }
+
+folder=
+redis_pid=
+postgres=      # where its programs are, once one is started
+command_pid=
+
+# shellcheck disable=SC2317 # The trap calls it.
+finish() {
+    trap '' INT TERM HUP
+    if [ -n "$command_pid" ]; then kill -TERM -- "-$command_pid" 2>/dev/null || true; fi
+    if [ -n "$redis_pid" ]; then kill -KILL "$redis_pid" 2>/dev/null || true; fi
+    if [ -n "$postgres" ]; then
+        as_owner "$postgres/pg_ctl" -D "$folder/postgres" -m immediate -w stop >/dev/null 2>&1 || true
+    fi
+    if [ -n "$folder" ]; then rm -rf "$folder"; fi
+}
+trap finish EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# ── a server that runs already ──
+
+# Sends a line to host and port, and prints what comes back within five seconds.
+ask() {
+    local pid
+    (
+        exec 3<>"/dev/tcp/$1/$2"
+        printf '%b' "$3" >&3
+        [ -z "$3" ] || { IFS= read -r -t 5 line <&3 && printf '%s\n' "$line"; }
+    ) 2>/dev/null &
+    pid=$!
+    # What hangs in connecting is ended from outside; macOS has no `timeout`.
+    (sleep 5; kill "$pid") >/dev/null 2>&1 &
+    local watch=$!
+    local result=0
+    wait "$pid" 2>/dev/null || result=$?
+    kill "$watch" 2>/dev/null || true
+    return "$result"
+}
+
+# scheme://user:password@host:port/path: sets host and port.
+read_address() {
+    local rest=${1#*://}
+    rest=${rest%%[/?]*}
+    rest=${rest##*@}
+    case $rest in
+        \[*) host=${rest#\[}; host=${host%%\]*}; port=${rest##*\]}; port=${port#:} ;;
+        *:*) host=${rest%:*}; port=${rest##*:} ;;
+        *) host=$rest; port= ;;
+    esac
+    host=${host:-127.0.0.1}
+    port=${port:-$2}
+}
+
+check_redis() {
+    local answer path
+    case $REDIS_URL in
+        unix:* | redis+unix:*)
+            path=${REDIS_URL#*://}
+            [ -S "${path%%\?*}" ] || fail "REDIS_URL is set, but there is no socket at ${path%%\?*}"
+            return ;;
+    esac
+    read_address "$REDIS_URL" 6379
+    case $REDIS_URL in
+        # Behind TLS it is enough that it listens.
+        rediss:*) ask "$host" "$port" '' || fail "REDIS_URL is set, but nothing answers at $host:$port" ;;
+        *)
+            answer=$(ask "$host" "$port" 'PING\r\n') || fail "REDIS_URL is set, but nothing answers at $host:$port"
+            case $answer in
+                +PONG* | -NOAUTH*) ;;
+                *) fail "REDIS_URL is set, but what answers at $host:$port is no Redis: $answer" ;;
+            esac ;;
+    esac
+}
+
+check_postgres() {
+    local psql
+    if psql=$(postgres_programs psql) && psql=$psql/psql; then
+        PGCONNECT_TIMEOUT=5 "$psql" "$DATABASE_URL" -XAtc 'select 1' >/dev/null \
+            || fail "DATABASE_URL is set, but no PostgreSQL can be used there"
+    else
+        read_address "$DATABASE_URL" 5432
+        ask "$host" "$port" '' || fail "DATABASE_URL is set, but nothing answers at $host:$port"
+    fi
+}
+
+# ── programs ──
+
+# The folder that has this program of PostgreSQL. Distributions keep it out of the PATH; the newest counts.
+postgres_programs() {
+    local candidate newest=
+    if candidate=$(command -v "$1"); then dirname "$candidate"; return; fi
+    for candidate in /usr/lib/postgresql/*/bin /usr/pgsql-*/bin /opt/homebrew/opt/postgresql*/bin \
+        /usr/local/opt/postgresql*/bin; do
+        if [ -x "$candidate/$1" ]; then newest=$candidate; fi
+    done
+    [ -n "$newest" ] && printf '%s\n' "$newest"
+}
+
+install() { # the package of apt, the package of Homebrew
+    local root=()
+    say "$1 is not installed: installing it"
+    if command -v apt-get >/dev/null; then
+        if [ "$(id -u)" -ne 0 ]; then
+            command -v sudo >/dev/null || fail "install $1 (there is no sudo to do it with), or set REDIS_URL and DATABASE_URL"
+            root=(sudo)
+        fi
+        # The package's own server is not wanted: `RUNLEVEL=1` keeps it from being started.
+        { "${root[@]+"${root[@]}"}" apt-get update -qq \
+            && "${root[@]+"${root[@]}"}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+                apt-get install -y -qq --no-install-recommends "$1"; } >&2 || fail "apt-get cannot install $1"
+    elif command -v brew >/dev/null; then
+        brew install --quiet "$2" >&2 || fail "Homebrew cannot install $2"
+    else
+        fail "install Redis (redis-server) and PostgreSQL (initdb, pg_ctl), or set REDIS_URL and DATABASE_URL"
+    fi
+}
+
+# ── private servers ──
+
+# PostgreSQL refuses to run as root. Its folder, and all above, must be open to whoever runs it.
+owner=
+as_owner() {
+    if [ -z "$owner" ]; then
+        "$@"
+    elif command -v runuser >/dev/null; then
+        (cd / && runuser -u "$owner" -- "$@")
+    elif command -v setpriv >/dev/null; then
+        (cd / && setpriv --reuid "$owner" --regid "$(id -g "$owner")" --clear-groups -- "$@")
+    else
+        # shellcheck disable=SC2016 # The other shell expands it.
+        (cd / && su -s /bin/sh "$owner" -c '"$0" "$@"' -- "$@")
+    fi
+}
+
+make_folder() {
+    [ -z "$folder" ] || return 0
+    if [ "$(id -u)" -eq 0 ]; then
+        owner=postgres
+        id "$owner" >/dev/null 2>&1 || owner=nobody
+    fi
+    local place
+    for place in "${TMPDIR:-/tmp}" /tmp /var/tmp; do
+        folder=$(mktemp -d "$place/buttress-services.XXXXXX") || { folder=; continue; }
+        chmod 755 "$folder"
+        if as_owner test -x "$folder"; then return; fi
+        rm -rf "$folder"
+        folder=
+    done
+    fail "no temporary folder that $owner may use"
+}
+
+# Below the ports that systems hand out by themselves. Who is second at a port does not start, and tries another.
+any_port() { echo $((20000 + RANDOM % 12000)); }
+
+start_redis() {
+    local try
+    command -v redis-server >/dev/null || install redis-server redis
+    make_folder
+    for try in 1 2 3 4 5 6 7 8; do
+        port=$(any_port)
+        mkdir -p "$folder/redis"
+        redis-server --bind 127.0.0.1 --port "$port" --dir "$folder/redis" --save '' --maxmemory-policy noeviction \
+            >"$folder/redis.log" 2>&1 </dev/null &
+        redis_pid=$!
+        while kill -0 "$redis_pid" 2>/dev/null; do
+            # In its own log, since it might be another's server that answers.
+            if grep -q 'eady to accept connections' "$folder/redis.log"; then
+                export REDIS_URL="redis://127.0.0.1:$port"
+                return
+            fi
+            sleep 0.05
+        done
+        wait "$redis_pid" 2>/dev/null || true
+        redis_pid=
+        grep -qi 'in use' "$folder/redis.log" || break
+    done
+    cat "$folder/redis.log" >&2
+    fail "redis-server does not start (try $try)"
+}
+
+start_postgres() {
+    local try programs
+    programs=$(postgres_programs initdb) || { install postgresql postgresql@17; programs=$(postgres_programs initdb); } \
+        || fail "PostgreSQL is installed, but its programs are not found: put initdb's folder into the PATH"
+    make_folder
+    mkdir "$folder/postgres"
+    if [ -n "$owner" ]; then chown "$owner" "$folder/postgres"; fi
+    chmod 700 "$folder/postgres"
+    as_owner "$programs/initdb" -D "$folder/postgres" -U postgres -A trust -E UTF8 --locale=C --no-sync \
+        >"$folder/postgres.log" 2>&1 || { cat "$folder/postgres.log" >&2; fail "initdb fails"; }
+    postgres=$programs
+    for try in 1 2 3 4 5 6 7 8; do
+        port=$(any_port)
+        if as_owner "$programs/pg_ctl" -D "$folder/postgres" -l "$folder/postgres/log" -w -t 30 \
+            -o "-c listen_addresses=127.0.0.1 -c port=$port -c unix_socket_directories= -c max_connections=200" \
+            start >/dev/null 2>&1 </dev/null; then
+            export DATABASE_URL="postgres://postgres@127.0.0.1:$port/postgres"
+            return
+        fi
+        grep -q 'Address already in use' "$folder/postgres/log" || break
+        : >"$folder/postgres/log"
+    done
+    cat "$folder/postgres/log" >&2
+    fail "PostgreSQL does not start (try $try)"
+}
+
+# Groups of their own: a Ctrl-C at the terminal comes here first, and ends the command before the servers.
+set -m
+if [ -n "${REDIS_URL:-}" ]; then check_redis; else start_redis; fi
+if [ -n "${DATABASE_URL:-}" ]; then check_postgres; else start_postgres; fi
+
+"$@" <&0 &
+command_pid=$!
+result=0
+wait "$command_pid" || result=$?
+command_pid=
+exit "$result"

@@ -1,0 +1,237 @@
+//! The file itself: three tables, read by key and written in whole batches.
+
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use redb::{
+    Builder, Database, DatabaseError, ReadOnlyTable, ReadableTable, Table, TableDefinition,
+};
+
+use super::encoding::{HEAD, decode, encode};
+use crate::clock::Moment;
+use crate::idempotency::record::{Record, RecordKey, State};
+use crate::idempotency::store::{RECORD, StoreError};
+
+const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
+/// By the time at which they are forgotten.
+const ENDS: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("ends");
+const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+
+/// Which opening of the file this is.
+const SESSION: &str = "session";
+/// The latest time that was seen.
+const LATEST: &str = "latest";
+/// Of all records.
+const BYTES: &str = "bytes";
+
+/// Pages that are kept in memory, in bytes.
+const CACHE: usize = 64 << 20;
+
+#[derive(Debug)]
+pub(super) struct File {
+    database: Database,
+    session: u64,
+    pub(super) latest: Moment,
+    pub(super) bytes: u64,
+}
+
+/// A record as it was, and as it will be.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) before: Option<Record>,
+    pub(super) after: Option<Record>,
+}
+
+impl File {
+    /// Opens the file, or makes it; for a session of this number, or for a new one.
+    pub(super) fn open(path: &Path, session: Option<u64>) -> Result<Self, StoreError> {
+        let database = database(path)?;
+        let write = database.begin_write().map_err(failed)?;
+        let file = {
+            write.open_table(RECORDS).map_err(failed)?;
+            write.open_table(ENDS).map_err(failed)?;
+            let mut meta = write.open_table(META).map_err(failed)?;
+            let last = get(&meta, SESSION)?;
+            let session = session.unwrap_or(last.saturating_add(1));
+            meta.insert(SESSION, session).map_err(failed)?;
+            (session, get(&meta, LATEST)?, get(&meta, BYTES)?)
+        };
+        write.commit().map_err(failed)?;
+        let (session, latest, bytes) = file;
+        Ok(Self {
+            database,
+            session,
+            latest: Moment::from_nanos(latest),
+            bytes,
+        })
+    }
+
+    pub(super) fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// What stands in the file now.
+    pub(super) fn view(&self) -> Result<View, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        Ok(View {
+            records: read.open_table(RECORDS).map_err(failed)?,
+            session: self.session,
+        })
+    }
+
+    /// Whether there is a record whose time is over.
+    pub(super) fn has_ended(&self, now: Moment) -> Result<bool, StoreError> {
+        let read = self.database.begin_read().map_err(failed)?;
+        let ends = read.open_table(ENDS).map_err(failed)?;
+        let first = ends.first().map_err(failed)?;
+        Ok(first.is_some_and(|(end, _)| Moment::from_nanos(end.value().0) <= now))
+    }
+
+    /// Writes all changes at once, and forgets up to `most` records whose time is over. On the disk when it returns.
+    pub(super) fn write<'a>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'a RecordKey, &'a Change)>,
+        most: usize,
+        now: Moment,
+    ) -> Result<(), StoreError> {
+        let write = self.database.begin_write().map_err(failed)?;
+        let mut bytes = self.bytes;
+        {
+            let mut records = write.open_table(RECORDS).map_err(failed)?;
+            let mut ends = write.open_table(ENDS).map_err(failed)?;
+            for (key, Change { before, after }) in changes {
+                if let Some(record) = before {
+                    let end = (record.gone_at.as_nanos(), &key.0);
+                    ends.remove(end).map_err(failed)?;
+                }
+                let old = if let Some(record) = after {
+                    let value = encode(record, self.session);
+                    let end = (record.gone_at.as_nanos(), &key.0);
+                    ends.insert(end, ()).map_err(failed)?;
+                    bytes = bytes.saturating_add(stored(value.len()));
+                    let old = records.insert(&key.0, &value[..]).map_err(failed)?;
+                    old.map(|old| old.value().len())
+                } else {
+                    let old = records.remove(&key.0).map_err(failed)?;
+                    old.map(|old| old.value().len())
+                };
+                bytes = bytes.saturating_sub(old.map_or(0, stored));
+            }
+            let freed = sweep(&mut records, &mut ends, most, now)?;
+            bytes = bytes.saturating_sub(freed);
+            let mut meta = write.open_table(META).map_err(failed)?;
+            meta.insert(BYTES, bytes).map_err(failed)?;
+            meta.insert(LATEST, now.as_nanos()).map_err(failed)?;
+        }
+        write.commit().map_err(failed)?;
+        self.bytes = bytes;
+        self.latest = now;
+        Ok(())
+    }
+}
+
+/// The records as they stood at one moment.
+pub(super) struct View {
+    records: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
+    session: u64,
+}
+
+impl View {
+    pub(super) fn record(&self, key: &RecordKey) -> Result<Option<Record>, StoreError> {
+        let found = self.records.get(&key.0).map_err(failed)?;
+        found
+            .map(|value| decode(value.value(), self.session))
+            .transpose()
+    }
+}
+
+/// What a record takes of the bound.
+pub(super) fn size(record: &Record) -> u64 {
+    match &record.state {
+        State::Running { .. } => stored(HEAD),
+        State::Done { answer } => stored(answer.len().saturating_add(HEAD)),
+    }
+}
+
+/// The same, by the length of its bytes.
+fn stored(length: usize) -> u64 {
+    let answer = length.saturating_sub(HEAD);
+    u64::try_from(answer.saturating_add(RECORD)).unwrap_or(u64::MAX)
+}
+
+type Records<'a> = Table<'a, &'static [u8; 32], &'static [u8]>;
+type Ends<'a> = Table<'a, (u64, &'static [u8; 32]), ()>;
+
+/// What the forgotten took of the bound.
+fn sweep(
+    records: &mut Records<'_>,
+    ends: &mut Ends<'_>,
+    most: usize,
+    now: Moment,
+) -> Result<u64, StoreError> {
+    let mut freed = 0_u64;
+    for _ in 0..most {
+        let Some((end, key)) = ends.first().map_err(failed)?.map(|(entry, _)| {
+            let (end, key) = entry.value();
+            (end, *key)
+        }) else {
+            break;
+        };
+        if Moment::from_nanos(end) > now {
+            break;
+        }
+        ends.remove((end, &key)).map_err(failed)?;
+        let old = records.remove(&key).map_err(failed)?;
+        freed = freed.saturating_add(old.map_or(0, |old| stored(old.value().len())));
+    }
+    Ok(freed)
+}
+
+fn get(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, StoreError> {
+    let value = meta.get(name).map_err(failed)?;
+    Ok(value.map_or(0, |value| value.value()))
+}
+
+fn database(path: &Path) -> Result<Database, StoreError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    // Answers are nobody else's business.
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let shown = path.display();
+    let file = options
+        .open(path)
+        .map_err(|error| StoreError::unavailable(format!("`{shown}` cannot be opened: {error}")))?;
+    let mut builder = Builder::new();
+    builder
+        .set_cache_size(CACHE)
+        .create_with_file_format_v3(true);
+    builder.create_file(file).map_err(|error| match error {
+        DatabaseError::DatabaseAlreadyOpen => StoreError::unavailable(format!(
+            "`{shown}` is open already, in this process or in another: a file is for one store at a time"
+        )),
+        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+            StoreError::unavailable(format!("`{shown}` is no file of records: {error}"))
+        }
+        error => failed(error),
+    })
+}
+
+/// What redb says, in the words of stores.
+fn failed(error: impl Into<redb::Error>) -> StoreError {
+    match error.into() {
+        redb::Error::Io(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+            ) =>
+        {
+            StoreError::Full(error.to_string())
+        }
+        redb::Error::ValueTooLarge(length) => {
+            StoreError::Full(format!("a record of {length} bytes"))
+        }
+        error => StoreError::unavailable(error),
+    }
+}

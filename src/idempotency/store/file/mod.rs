@@ -1,0 +1,277 @@
+//! Records in a file.
+
+mod database;
+mod encoding;
+mod writer;
+
+use std::fmt;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use self::database::File;
+use self::writer::{Command, Room, Timeline, Writer, same, tell};
+use super::{RECORD, SMALL, Store, StoreError, StoreFuture};
+use crate::clock::{Moment, Now, nanos, wall};
+use crate::error::ConfigError;
+use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
+
+/// The bounds of a [`FileStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(default, deny_unknown_fields)
+)]
+#[non_exhaustive]
+pub struct FileConfig {
+    /// The most that all records may take, in bytes: 512 each and its answer. The file may be twice as large, and does not
+    /// shrink. Default 1 GiB; at least 512.
+    pub max_bytes: u64,
+}
+
+impl Default for FileConfig {
+    fn default() -> Self {
+        Self { max_bytes: 1 << 30 }
+    }
+}
+
+impl FileConfig {
+    /// The most that all records may take, in bytes.
+    #[must_use]
+    pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
+        self.max_bytes = max_bytes;
+        self
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    ///
+    /// The first setting that cannot work.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        ConfigError::unless(
+            self.max_bytes >= RECORD as u64,
+            "max_bytes",
+            &self.max_bytes,
+            "at least 512, for one record",
+        )
+    }
+}
+
+/// Records in a file, for one process at a time: they survive its end, and a crash of the machine.
+///
+/// For a service on one machine. Several processes that share their records need a server for them: Redis or `PostgreSQL`.
+///
+/// What is answered `Ok` is on the disk. All that is asked while a write is under way is written at once by the next one, so
+/// that a thousand requests a write take hardly longer than one; an answer that changes nothing waits for no write of its
+/// own.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # use std::time::Duration;
+/// use buttress::idempotency::{Begun, Claim, FileStore, Fingerprint, RecordKey, Store};
+///
+/// # let folder = std::env::temp_dir().join(format!("buttress-doc-{}", std::process::id()));
+/// # std::fs::create_dir_all(&folder)?;
+/// # let path = folder.join("payments.redb");
+/// let (key, hour) = (RecordKey([7; 32]), Duration::from_secs(3600));
+/// let claim = Claim::new(Fingerprint([1; 32]), hour, hour);
+///
+/// let store = FileStore::open(&path)?;
+/// store.begin(&key, &claim).await?;
+/// store.complete(&key, claim.token, "paid".into(), hour).await?;
+/// drop(store);
+///
+/// // After a restart:
+/// let store = FileStore::open(&path)?;
+/// assert_eq!(store.begin(&key, &claim).await?, Begun::Done("paid".into()));
+/// # drop(store);
+/// # std::fs::remove_dir_all(&folder)?;
+/// # Ok(()) }
+/// ```
+///
+/// # After a restart
+///
+/// Nobody is left who could hold a record: all leases are over once the file is opened, and what was running is taken over by
+/// the next claim, in the next run. After a crash the whole file is checked when it is opened, which takes longer.
+///
+/// # Time
+///
+/// The wall clock is read once, when the file is opened; from then on the monotonic clock counts. A step of the wall clock
+/// changes nothing while the file is open. Time never goes back: if the wall clock was put back before the file is opened, time
+/// goes on from the last write. If it was put forward, records reach their time early.
+///
+/// # Defaults
+///
+/// | setting | default | why |
+/// |---|---|---|
+/// | [`max_bytes`](FileConfig::max_bytes) | 1 GiB | a million operations with answers of half a kilobyte |
+///
+/// # Errors
+///
+/// [`StoreError::Full`] for a new key, or for an answer of more than 128 bytes, beyond `max_bytes`, or if the disk is full. Room
+/// comes back as records reach their time. [`StoreError::Unavailable`] if the disk fails; the file is opened anew for what is
+/// asked next. [`StoreError::Unreadable`] for a record that is damaged, or of a newer version: it is not run again until
+/// it has reached its time.
+///
+/// # Cancel safety
+///
+/// A future that is dropped before its first poll does nothing; after that, what it asked for is done. Clones share the
+/// file. When the last one is dropped, all that was asked is finished and the file closed: that waits for the disk.
+#[derive(Clone)]
+pub struct FileStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    path: PathBuf,
+    config: FileConfig,
+    /// None only while this is dropped.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FileStore {
+    /// Opens the file, or makes it, with the default bounds. It waits for the disk: open it when the program starts.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be opened or made, is open already in this process or in another, or is no file of records.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
+        Self::with(path, FileConfig::default())
+    }
+
+    /// Opens the file, or makes it, with these bounds.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open), or a setting that cannot work.
+    pub fn with(path: impl AsRef<Path>, config: FileConfig) -> Result<Self, StoreError> {
+        Self::open_at(path.as_ref(), config, wall())
+    }
+
+    /// Opens it at this time of the wall clock.
+    fn open_at(path: &Path, config: FileConfig, wall: SystemTime) -> Result<Self, StoreError> {
+        config
+            .validate()
+            .map_err(|error| StoreError::unavailable(error.of("store", "file")))?;
+        // A damaged file makes redb panic in places.
+        let file = catch_unwind(|| File::open(path, None)).unwrap_or_else(|_| {
+            let path = path.display();
+            Err(StoreError::unavailable(format!("`{path}` is damaged")))
+        })?;
+        let since_1970 = wall.duration_since(SystemTime::UNIX_EPOCH);
+        let base = Moment::from_nanos(nanos(since_1970.unwrap_or_default())).max(file.latest);
+        let timeline = Timeline {
+            opened: Now::unread().moment(),
+            base,
+            latest: base,
+        };
+        let writer = Writer::new(path.to_owned(), file, timeline, config.max_bytes);
+        let (commands, asked) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("buttress-file".to_owned())
+            .spawn(move || writer.run(&asked))
+            .map_err(StoreError::unavailable)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                path: path.to_owned(),
+                config,
+                commands: Some(commands),
+                thread: Some(thread),
+            }),
+        })
+    }
+
+    /// Has the writer apply this rule.
+    async fn ask<T: Send + 'static>(
+        &self,
+        key: RecordKey,
+        needs: usize,
+        rule: impl FnOnce(&mut Option<Record>, Room, Moment) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, told) = oneshot::channel();
+        let command = Command {
+            asked: Now::unread().moment(),
+            needs,
+            work: Box::new(move |batch, now| match batch {
+                Ok(batch) => batch.apply(&key, |place, room| rule(place, room, now), reply),
+                Err(error) => tell(reply, Err(same(error))),
+            }),
+        };
+        let ended = || StoreError::unavailable("the file failed while this was written");
+        let commands = self.shared.commands.as_ref().ok_or_else(ended)?;
+        commands.send(command).map_err(|_| ended())?;
+        told.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+impl Store for FileStore {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        let claim = *claim;
+        Box::pin(self.ask(*key, RECORD, move |place, room, now| {
+            if place.is_none() {
+                room.has(RECORD)?;
+            }
+            Ok(record::begin(place, &claim, now))
+        }))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        Box::pin(self.ask(*key, 0, move |place, _, now| {
+            Ok(record::renew(place, token, lease, ttl, now))
+        }))
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        Box::pin(self.ask(*key, answer.len(), move |place, room, now| {
+            let takes = |record: &Record| record.takes_answer(token, now);
+            if answer.len() > SMALL && place.as_ref().is_some_and(takes) {
+                room.has(answer.len())?;
+            }
+            Ok(record::complete(place, token, answer, ttl, now))
+        }))
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        Box::pin(self.ask(*key, 0, move |place, _, now| {
+            Ok(record::abandon(place, token, now))
+        }))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+impl fmt::Debug for FileStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileStore")
+            .field("path", &self.shared.path)
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,283 @@
+//! Records in a file.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use buttress::idempotency::{
+    Begun, Claim, Ended, FileConfig, FileStore, Fingerprint, RecordKey, Store, StoreError,
+};
+use buttress::testing::check_store;
+use bytes::Bytes;
+
+use crate::common::{SECOND, poll};
+
+const LEASE: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(100);
+
+/// A folder of this test's own, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("buttress-file-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn file(&self) -> PathBuf {
+        self.0.join("records.redb")
+    }
+
+    fn open(&self) -> FileStore {
+        FileStore::open(self.file()).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+fn key(number: u8) -> RecordKey {
+    RecordKey([number; 32])
+}
+
+fn claim() -> Claim {
+    Claim::new(Fingerprint([0; 32]), LEASE, TTL)
+}
+
+fn message(path: &Path) -> String {
+    FileStore::open(path).unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn it_keeps_the_contract() {
+    let folder = Folder::new();
+    check_store(&folder.open()).await;
+}
+
+#[tokio::test]
+async fn what_was_done_is_replayed_after_a_restart_and_what_was_running_is_run_again() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let [done, running, given_up] = [claim(), claim(), claim()];
+    store.begin(&key(1), &done).await.unwrap();
+    store.begin(&key(2), &running).await.unwrap();
+    store.begin(&key(3), &given_up).await.unwrap();
+    let answer = Bytes::from(vec![7; 1 << 20]);
+    store
+        .complete(&key(1), done.token, answer.clone(), TTL)
+        .await
+        .unwrap();
+    store.abandon(&key(3), given_up.token).await.unwrap();
+    drop(store);
+    let store = folder.open();
+    assert_eq!(
+        store.begin(&key(1), &claim()).await.unwrap(),
+        Begun::Done(answer.clone())
+    );
+    assert_eq!(
+        store.begin(&key(2), &claim()).await.unwrap(),
+        Begun::Started { run: 2 }
+    );
+    assert_eq!(
+        store.begin(&key(3), &claim()).await.unwrap(),
+        Begun::Started { run: 1 }
+    );
+    let other = Claim::new(Fingerprint([1; 32]), LEASE, TTL);
+    assert_eq!(store.begin(&key(2), &other).await.unwrap(), Begun::Mismatch);
+    let late = store
+        .complete(&key(2), running.token, answer, TTL)
+        .await
+        .unwrap();
+    assert_eq!(late, Ended::Lost);
+    // The leases of this session last.
+    assert_eq!(
+        store.begin(&key(2), &claim()).await.unwrap(),
+        Begun::Running
+    );
+}
+
+#[tokio::test]
+async fn a_file_is_for_one_store_at_a_time() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let refused = message(&folder.file());
+    assert!(
+        refused.contains("records.redb` is open already"),
+        "{refused}"
+    );
+    let copy = store.clone();
+    drop(store);
+    assert!(FileStore::open(folder.file()).is_err());
+    drop(copy);
+    folder.open();
+}
+
+#[test]
+fn what_is_no_file_of_records_is_refused_and_left_as_it_is() {
+    let folder = Folder::new();
+    for (name, garbage) in [
+        ("short", &b"not a database"[..]),
+        ("zeros", &[0; 8192]),
+        ("noise", &b"0123456789abcdef".repeat(4096)),
+    ] {
+        let path = folder.0.join(name);
+        std::fs::write(&path, garbage).unwrap();
+        let refused = message(&path);
+        assert!(refused.contains(name), "{refused}");
+        assert_eq!(std::fs::read(&path).unwrap(), garbage, "{name}");
+    }
+    let refused = message(&folder.0);
+    assert!(refused.contains("cannot be opened"), "{refused}");
+    let refused = message(&folder.0.join("none/records.redb"));
+    assert!(refused.contains("cannot be opened"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
+    let folder = Folder::new();
+    let store = folder.open();
+    for number in 0..=u8::MAX {
+        store.begin(&key(number), &claim()).await.unwrap();
+    }
+    drop(store);
+    let whole = std::fs::read(folder.file()).unwrap();
+    for start in (4096..whole.len()).step_by(whole.len() / 16) {
+        let mut damaged = whole.clone();
+        let end = damaged.len().min(start + 4096);
+        damaged[start..end].fill(0xa5);
+        std::fs::write(folder.file(), damaged).unwrap();
+        let Ok(store) = FileStore::open(folder.file()) else {
+            continue;
+        };
+        for number in 0..=u8::MAX {
+            let begun = store.begin(&key(number), &claim()).await;
+            let again = Begun::Started { run: 2 };
+            assert!(
+                begun.as_ref().map_or(true, |begun| *begun == again),
+                "{begun:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
+    let folder = Folder::new();
+    let bounds = FileConfig::default().max_bytes(2 * 512);
+    let store = FileStore::with(folder.file(), bounds).unwrap();
+    let is_full = |result: Result<Begun, StoreError>| matches!(result, Err(StoreError::Full(_)));
+    let [first, second] = [claim(), claim()];
+    store.begin(&key(1), &first).await.unwrap();
+    store.begin(&key(2), &second).await.unwrap();
+    assert!(is_full(store.begin(&key(3), &claim()).await));
+    let long = Bytes::from(vec![0; 600]);
+    let refused = store.complete(&key(1), first.token, long, TTL).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    let word = Bytes::from(vec![0; 128]);
+    let taken = store
+        .complete(&key(1), first.token, word.clone(), TTL)
+        .await;
+    assert_eq!(taken.unwrap(), Ended::Taken);
+    assert_eq!(
+        store.begin(&key(1), &claim()).await.unwrap(),
+        Begun::Done(word)
+    );
+    assert!(
+        store
+            .renew(&key(2), second.token, LEASE, TTL)
+            .await
+            .unwrap()
+    );
+    tokio::time::advance(TTL - SECOND / 1000).await;
+    assert!(is_full(store.begin(&key(3), &claim()).await));
+    // The bound is kept over a restart.
+    drop(store);
+    let store = FileStore::with(folder.file(), bounds).unwrap();
+    assert!(is_full(store.begin(&key(3), &claim()).await));
+    tokio::time::advance(LEASE + TTL).await;
+    for number in 3..5 {
+        let begun = store.begin(&key(number), &claim()).await.unwrap();
+        assert_eq!(begun, Begun::Started { run: 1 });
+    }
+    assert!(is_full(store.begin(&key(5), &claim()).await));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_many_ask_at_once_is_all_there_after_a_restart() {
+    let folder = Folder::new();
+    let store = folder.open();
+    let tasks: Vec<_> = (0..=u8::MAX)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                let holder = claim();
+                store.begin(&key(number), &holder).await.unwrap();
+                let answer = vec![number; usize::from(number)].into();
+                let taken = store
+                    .complete(&key(number), holder.token, answer, TTL)
+                    .await;
+                assert_eq!(taken.unwrap(), Ended::Taken);
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    drop(store);
+    let store = folder.open();
+    for number in 0..=u8::MAX {
+        let answer = vec![number; usize::from(number)].into();
+        let begun = store.begin(&key(number), &claim()).await.unwrap();
+        assert_eq!(begun, Begun::Done(answer));
+    }
+}
+
+#[tokio::test]
+async fn what_was_asked_is_finished_when_the_store_is_dropped() {
+    let folder = Folder::new();
+    let store = folder.open();
+    for number in 0..100 {
+        let (key, claim) = (key(number), claim());
+        let mut asked = store.begin(&key, &claim);
+        let _ = poll(asked.as_mut());
+    }
+    drop(store);
+    let store = folder.open();
+    for number in 0..100 {
+        let begun = store.begin(&key(number), &claim()).await.unwrap();
+        assert_eq!(begun, Begun::Started { run: 2 }, "{number}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_may_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    folder.open();
+    let mode = std::fs::metadata(folder.file())
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn its_bounds_are_read_from_a_file_and_checked() {
+    let config: FileConfig = toml::from_str("max_bytes = 511").unwrap();
+    assert_eq!(config, FileConfig::default().max_bytes(511));
+    let folder = Folder::new();
+    let error = FileStore::with(folder.file(), config).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the store cannot be used: store `file`: `max_bytes` is 511, but it must be at least 512, for one record"
+    );
+    assert!(!folder.file().exists());
+}
