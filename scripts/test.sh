@@ -28,5 +28,6 @@ step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 
 
 step cargo bench --bench overhead -- bare
 step cargo bench --bench http -- --quick
+step scripts/services.sh cargo bench --all-features --bench idempotency -- --quick
 echo
 echo "all passed"

@@ -1,5 +1,6 @@
 //! The pages in `docs` compile.
 
+// Its code wants what a service with all of it has.
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../docs/idempotency.md")]
 mod idempotency {}
