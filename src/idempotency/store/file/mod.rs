@@ -66,7 +66,7 @@ impl FileConfig {
 
 /// Records in a file, for one process at a time: they survive its end, and a crash of the machine.
 ///
-/// For a service on one machine. Several processes that share their records need a server for them: Redis or `PostgreSQL`.
+/// For a service on one machine. Several processes that share their records need a server for them: Redis or PostgreSQL.
 ///
 /// What is answered `Ok` is on the disk. All that is asked while a write is under way is written at once by the next one, so
 /// that a thousand requests a write take hardly longer than one; an answer that changes nothing waits for no write of its
