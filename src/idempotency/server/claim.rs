@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::layer::Shared;
 use super::release::{Run, give_up};
+use super::shared::Shared;
 use super::telling::Telling;
 use crate::chance::draw;
 use crate::clock::Now;

@@ -22,6 +22,8 @@ mod policy;
 mod release;
 mod run;
 mod scope;
+mod service;
+mod shared;
 mod telling;
 
 pub use self::body::KeptBody;
@@ -29,7 +31,8 @@ pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolic
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
 pub(in crate::idempotency) use self::joined::finish;
-pub use self::layer::{Idempotency, IdempotencyLayer};
+pub use self::layer::IdempotencyLayer;
 pub use self::operation::Operation;
 pub use self::policy::Policy;
 pub use self::scope::Scope;
+pub use self::service::Idempotency;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::claim::{SOON, limited};
-use super::layer::Shared;
+use super::shared::Shared;
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::deadline::Deadline;

@@ -1,4 +1,4 @@
-//! The completion of a record, for any client of `PostgreSQL` to execute in its own transaction.
+//! The completion of a record, for any client of PostgreSQL to execute in its own transaction.
 
 use std::fmt;
 use std::sync::Arc;
