@@ -89,12 +89,11 @@ impl Case<'_> {
             verdict.torn.push(what);
         }
         // Which of the effects the answer stands for.
-        let own = match &answer.effect {
-            Some(id) => effects.iter().position(|effect| effect.id == *id),
-            None => {
-                verdict.panics += 1;
-                self.panicked(key, effects)
-            }
+        let own = if let Some(id) = &answer.effect {
+            effects.iter().position(|effect| effect.id == *id)
+        } else {
+            verdict.panics += 1;
+            self.panicked(key, effects)
         };
         if !self.is_whole(key, answer, own.map(|at| effects[at])) {
             let what = format!("key {key}: {answer:?} does not fit {effects:?}");
