@@ -6,6 +6,9 @@
 //! Use it for a server that documents that it honours keys (Stripe and Adyen do; `PayPal` in a header of its own). Do not
 //! count on it elsewhere: a server that does not know the header ignores it, and each attempt is executed.
 //!
+//! A server that acts once is made by [`IdempotencyLayer`](https://docs.rs/buttress/latest/buttress/idempotency/struct.IdempotencyLayer.html)
+//! (feature `idempotency`), whose page tells that side of it. This one is about clients.
+//!
 //! ```text
 //!               one key a call                 the same key on every attempt
 //! request ──► IdempotencyKey ──► retry ──┬──► attempt 1: Idempotency-Key: "0195…"  ✗ timed out

@@ -8,11 +8,12 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, client};
-use buttress::http::{ServerConfig, server};
+use buttress::http::{ServerConfig, answer, server};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder, service_fn};
 use tracing::subscriber::NoSubscriber;
 
@@ -94,6 +95,28 @@ fn a_call_that_is_served_allocates_nothing() {
         assert_eq!(response.unwrap().status(), 200);
     };
     assert_eq!(allocations(call), 0);
+}
+
+#[test]
+fn a_request_that_is_not_guarded_allocates_nothing() {
+    let handler = service_fn(|_: Request<KeptBody<String>>| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
+    });
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("allocations", MemoryStore::new(), Scope::Global, config);
+    let layer = layer.unwrap().guard(|parts| parts.uri.path() != "/");
+    let mut service = answer(layer).layer(handler);
+    for method in [Method::GET, Method::POST] {
+        let call = || {
+            let ready = now(std::future::poll_fn(|cx| service.poll_ready(cx)));
+            assert!(ready.is_ok());
+            let mut request = Request::new(String::new());
+            *request.method_mut() = method.clone();
+            let response = now(service.call(request));
+            assert_eq!(response.unwrap().status(), 200);
+        };
+        assert_eq!(allocations(call), 0, "{method}");
+    }
 }
 
 #[test]

@@ -11,8 +11,9 @@ use buttress::http::deadline::{
 };
 use buttress::http::{
     AttemptSpanLayer, BelieveLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
-    ServerConfig, client, grpc, server,
+    ServerConfig, answer, client, grpc, server,
 };
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope};
 use buttress::testing::{Step, Strict};
 use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt};
@@ -112,6 +113,16 @@ async fn what_stands_next_to_a_client_keeps_the_contract() {
     keeps_the_contract(DeadlineOutLayer::new(DeadlineHeader::GrpcTimeout), gone).await;
     let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
     keeps_the_contract(DeadlineInLayer::new("contract", trusting).unwrap(), gone).await;
+}
+
+/// Of what it does not guard: the rest runs in a task of its own.
+#[tokio::test(start_paused = true)]
+async fn an_idempotency_layer_keeps_the_contract() {
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("contract", MemoryStore::new(), Scope::Global, config);
+    let layer = layer.unwrap();
+    keeps_the_contract(layer.clone(), gone).await;
+    keeps_the_contract(answer(layer), || "gone").await;
 }
 
 #[tokio::test(start_paused = true)]

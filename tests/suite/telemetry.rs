@@ -7,6 +7,9 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Caus
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{KeyedConfig, by_str};
+use buttress::idempotency::{
+    IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryConfig, MemoryStore, Scope,
+};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;
@@ -99,6 +102,22 @@ async fn everything() {
     let retry = RetryLayer::new("all", config, repeat::cloned()).unwrap();
     let inner: Inner = Inner::new(|_| bad());
     retry.layer(inner).oneshot(()).await.unwrap_err();
+
+    // Room for one record: the second is refused.
+    let store = MemoryStore::with(MemoryConfig::default().max_bytes(512)).unwrap();
+    let once = IdempotencyLayer::new("all", store, Scope::Global, IdempotencyConfig::default());
+    let served = tower::service_fn(async |_: http::Request<KeptBody<String>>| {
+        Ok::<_, Error<&str>>(http::Response::new(String::new()))
+    });
+    let served = once.unwrap().layer(served);
+    for (key, done) in [
+        ("\"key-of-number-one\"", true),
+        ("\"key-of-number-two\"", false),
+    ] {
+        let request = http::Request::post("/").header("idempotency-key", key);
+        let request = request.body(String::new()).unwrap();
+        assert_eq!(served.clone().oneshot(request).await.is_ok(), done);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -22,7 +22,7 @@ pub struct IdempotencyConfig {
     pub required: bool,
     /// Whether a key without quotes is accepted too: some visible ASCII, as many clients send it. Default: no.
     pub lenient: bool,
-    /// The methods that are guarded; all others pass untouched. Default `POST`, `PATCH`; method names.
+    /// The methods that are guarded; all others pass untouched. Default `POST`, `PATCH`; method names, in capitals.
     pub methods: Vec<String>,
     /// The fewest characters of a key. Default 16; from 1 to 255, which is the most.
     pub shortest_key: usize,
@@ -53,7 +53,8 @@ pub struct IdempotencyConfig {
     pub keep: StoragePolicy,
     /// Which of an answer's headers are kept. Default [`HeaderPolicy::All`].
     pub headers: HeaderPolicy,
-    /// Whether a request is served without protection when the store cannot be used. Default: no, it is refused.
+    /// Whether a request is served without protection when the store cannot be used. Default: no, it is refused. Its handler then
+    /// has no [`Operation`](super::Operation): it must take an `Option` of it.
     pub fail_open: bool,
     /// What is done when a run's lease is over without a word from it. Default [`AfterCrash::RunAgain`].
     pub after_crash: AfterCrash,

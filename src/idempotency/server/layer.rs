@@ -15,9 +15,127 @@ use super::shared::Shared;
 use crate::error::ConfigError;
 use crate::idempotency::store::Store;
 
-/// Runs an operation once, whatever is sent twice. See the [module](super).
+/// Runs an operation once, whatever is sent twice: in front of the handlers of an HTTP or gRPC server.
+///
+/// Use it where a repetition would do harm and the caller can send a key: payments, orders, mails. Not for handlers that are
+/// idempotent by themselves, nor for streams: request and answer are read whole, up to a bound. It is as good as its
+/// [store](super::store): what each promises across restarts, processes and crashes stands there.
+///
+/// ```text
+///                       ┌ key, tenant, route ┐   ┌─────── in a task of its own ───────┐
+/// request ─► guarded? ─►│ parse, read body,  │──►│ begin ─► handler ─► complete       │──► answer
+///                       │ fingerprint        │   │   │        └ lease renewed         │
+///              no ▼     └──────┬─────────────┘   └───┼────────────────────────────────┘
+///           handler, as it is  ▼ 400 403 413         ├ running: 409, or wait
+///                                                    ├ done: the same answer, idempotent-replayed: true
+///                                                    └ another fingerprint: 422
+/// ```
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use axum::{Router, http::StatusCode, routing::post};
+/// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Operation, Scope};
+///
+/// async fn pay(operation: Operation, amount: String) -> (StatusCode, String) {
+///     // The provider's own key: the same if this operation is run again after a crash.
+///     let key = operation.derived_key("provider");
+///     # let _ = key;
+///     (StatusCode::CREATED, format!("paid {amount}"))
+/// }
+///
+/// // One client, or many that trust each other; else `Scope::by` what authentication found out.
+/// let once = IdempotencyLayer::new("payments", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?;
+/// let app: Router = Router::new().route("/payments", post(pay)).layer(buttress::http::answer(once.clone()));
+/// # let _ = app;
+/// // … serve until told to stop, and then let what is under way come to its end:
+/// once.idle().await;
+/// # Ok(()) }
+/// ```
 ///
 /// Clones, and the services they make, share the store and the settings.
+///
+/// # What it guarantees
+///
+/// While leases hold, of all requests with one key of one tenant, method and route at most one runs at a time, across processes if
+/// they share the store. What was recorded is the answer to all that follow, byte for byte. A caller that leaves, or a time limit
+/// further out, ends the wait and not the work. **A process that dies between the effect and its record** leaves an operation of
+/// which nobody knows whether it happened: by [`AfterCrash`](super::AfterCrash) it is run again, or never. Only a handler that
+/// commits its effect together with the record closes that gap (`PostgresStore`).
+///
+/// # Defaults
+///
+/// | setting | default | why |
+/// |---|---|---|
+/// | `header` | `idempotency-key` | the draft of the IETF's HTTP API working group |
+/// | `required` | yes | without a key an operation is silently run as often as it is sent |
+/// | `lenient` | no | the draft wants a string in double quotes; turn it on for clients that send it bare, as many do |
+/// | `methods` | POST, PATCH | all others are idempotent by themselves. All of gRPC is POST: name the calls that act by [`guard`](Self::guard) |
+/// | `shortest_key` | 16 | a key that can be guessed is another's answer; a UUID has 36 |
+/// | `ttl` | 24 h | as most providers; longer than any client repeats by itself |
+/// | `lease` | 90 s | after a crash the key is held for so long. Renewed every third of it, so two renewals may fail |
+/// | `max_run` | 10 min | longer than any handler should take: past it nobody will ever know what it did |
+/// | `wait` | 0 | a client that knows 409 with `Retry-After` needs none |
+/// | `store_timeout` | 1 s | what cannot be looked up soon is refused soon |
+/// | `max_request_body`, `max_response_body` | 1 MiB | both are held in memory, and the latter in the store |
+/// | `keep` | [`Definitive`](super::StoragePolicy::Definitive) | a 500 does not say how far the handler came, so it is not run again |
+/// | `headers` | all that are not about one exchange | what a client saw first it sees again |
+/// | `fail_open` | no | without the store nobody knows what was done |
+/// | `after_crash` | [`RunAgain`](super::AfterCrash::RunAgain) | the handler sees by [`run`](super::Operation::run) that it may have happened, and can look |
+///
+/// # Order
+///
+/// Inside [`answer`](crate::http::answer()) (gRPC: [`answer_grpc`](crate::http::answer_grpc)), and inside all that says who the
+/// caller is. Rate limits, shedding and compression further out: what they refuse never comes here, and a body that is compressed
+/// for one client is not kept for all. A **time limit further out** bounds how long a caller waits: 504, while the handler goes on.
+/// Further in it would drop the handler half-way, and that failure is kept. A gate of this crate further in may refuse the call:
+/// that is not kept, since the handler was not called. A handler that acts, and then passes on the response of another service *in
+/// this process* that such a gate refused, must answer in its own words: else it is taken for not called.
+///
+/// # Bad input
+///
+/// Each is answered as [`KeyProblem`](crate::KeyProblem) says, and before anything is looked up.
+///
+/// | input | answer |
+/// |---|---|
+/// | no key | 400, unless keys are optional |
+/// | an empty header, `""`, a key too short or longer than 255 | 400 |
+/// | not ASCII, a tab, an escape that is none | 400 |
+/// | the header twice, even half a key in each; a list; anything else than one string | 400 |
+/// | without quotes | 400; if `lenient`, the key itself, the same as in quotes |
+/// | with parameters: `"key";v=1` | well-formed ones are ignored |
+/// | no tenant | 403 |
+/// | a body larger than the bound, with a length or without | 413; with a length it is not read at all |
+/// | a body that breaks off | 400 |
+/// | the same key, another request | 422 |
+///
+/// And what may be wrong on this side:
+///
+/// | trouble | answer |
+/// |---|---|
+/// | the store is down, full, or slower than `store_timeout` at the claim | 503, or without protection if `fail_open`. A claim that was made after all is given up |
+/// | … once the handler has answered | the answer; its record is tried again for `max_run`, the lease held meanwhile |
+/// | no room for an answer | the answer; 409 from then on |
+/// | garbage, or a record of a newer version | 503, even if `fail_open`: the operation may have been done. Older versions are read |
+/// | clocks that step | leases and times are the store's own; see there |
+/// | the handler panics or returns an error, or its body breaks off | 500 from then on, by `keep` |
+/// | the handler never ends | dropped after `max_run`: 409 from then on |
+/// | the handler is never called, since what is behind never becomes ready | 504 after `max_run`; the key is free |
+/// | the lease is lost, because the store could not be reached for so long | the next request runs it, as run 2; the first cannot overwrite its record |
+///
+/// # Errors
+///
+/// Its service refuses with [`Reason::Key`](crate::Reason::Key) and passes the handler's errors on.
+///
+/// # Events
+///
+/// [`Event::Operation`](crate::Event::Operation) for each step of an operation, [`Event::Rejected`](crate::Event::Rejected) for
+/// each request that is refused, [`Event::StoreFailed`](crate::Event::StoreFailed). Keys are never shown: not in an event, not in a
+/// log, not by `Debug`. An event tells no key either: which operation a step belongs to is not in it, but in the span of its caller.
+///
+/// # Cancel safety
+///
+/// A caller that leaves while the request is read has done nothing. Later the operation goes on, and the next request with its key gets the
+/// answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     shared: Arc<Shared>,
@@ -52,7 +170,8 @@ impl IdempotencyLayer {
     }
 
     /// What stands for the route in the place of the path: the same key on two routes stands for two operations. A path that is
-    /// written in two ways, or a router that cuts off its beginning, wants one.
+    /// written in two ways, or a router that cuts off its beginning, wants one; so does a process that serves several hosts, for
+    /// the host is not part of the path.
     #[must_use]
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).route = Some(Arc::new(route));

@@ -1,4 +1,12 @@
-//! The server layer.
+//! The server layer. Its page is that of [`IdempotencyLayer`].
+//!
+//! ```text
+//! layer, service     what a user has, and what tower calls
+//! shared             the settings, and what follows from them for a request: guarded? which key, whose, what print
+//! future             the caller's side: reads the body, hands the request to a task, waits
+//! run                the task: claim ─► handler, with lease beside it ─► close; telling leads back to the caller
+//! answer, keep, body what of a response is kept, and how it is written
+//! ```
 
 mod advice;
 mod answer;

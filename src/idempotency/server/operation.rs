@@ -19,13 +19,13 @@ use crate::idempotency::record::{RecordKey, Token};
 /// extractor.
 ///
 /// ```
-/// use axum::{Json, http::StatusCode};
+/// use axum::http::StatusCode;
 /// use buttress::idempotency::Operation;
 ///
-/// async fn pay(operation: Operation, Json(amount): Json<u64>) -> Result<StatusCode, StatusCode> {
+/// async fn pay(operation: Operation, amount: String) -> Result<StatusCode, StatusCode> {
 ///     // A key of its own for the provider behind: never the caller's.
 ///     let key = operation.derived_key("provider");
-///     # async fn charge(_: &str, _: u64) -> Result<(), bool> { Ok(()) }
+///     # async fn charge(_: &str, _: String) -> Result<(), bool> { Ok(()) }
 ///     match charge(&key, amount).await {
 ///         Ok(()) => Ok(StatusCode::CREATED),
 ///         Err(true) => Err(StatusCode::BAD_GATEWAY),

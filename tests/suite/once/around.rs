@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
+use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use super::shop::{Flow, Shop, payment, says, seen, send_to, settle};
@@ -30,6 +31,7 @@ use crate::common::poll;
 
 const SECOND: Duration = Duration::from_secs(1);
 type Inside = Request<KeptBody<Flow>>;
+type Counting = BoxCloneSyncService<Inside, Response<String>, &'static str>;
 
 fn layer(name: &str) -> IdempotencyLayer {
     let config = IdempotencyConfig::default();
@@ -116,19 +118,7 @@ impl<Req> Policy<Req> for Refuses {
 }
 
 /// Counts its calls, and answers with their number and this status, the first time only.
-fn counting(
-    first: u16,
-) -> (
-    Arc<AtomicUsize>,
-    impl Service<
-        Inside,
-        Response = Response<String>,
-        Error = &'static str,
-        Future = std::future::Ready<Result<Response<String>, &'static str>>,
-    > + Clone
-    + Send
-    + 'static,
-) {
+fn counting(first: u16) -> (Arc<AtomicUsize>, Counting) {
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
     let handler = service_fn(move |_: Inside| {
@@ -139,7 +129,7 @@ fn counting(
         }
         ready(Ok(response))
     });
-    (runs, handler)
+    (runs, BoxCloneSyncService::new(handler))
 }
 
 #[tokio::test(start_paused = true)]

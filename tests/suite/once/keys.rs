@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use buttress::http::answer;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope};
+use buttress::idempotency::{
+    HeaderPolicy, IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope,
+};
 use http::request::Parts;
 use http::{HeaderValue, Request};
 use tower::Layer;
@@ -319,4 +321,34 @@ async fn a_layer_counts_over_all_services_it_has_made() {
         );
     }
     assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_setting_that_cannot_work_names_itself() {
+    let config = IdempotencyConfig::default;
+    let zero = std::time::Duration::ZERO;
+    let second = std::time::Duration::from_secs(1);
+    for (config, field) in [
+        (config().header("a b"), "header"),
+        (config().methods([""; 0]), "methods"),
+        (config().methods(["a b"]), "methods"),
+        // It would guard nothing: methods are in capitals.
+        (config().methods(["post"]), "methods"),
+        (config().shortest_key(0), "shortest_key"),
+        (config().shortest_key(256), "shortest_key"),
+        (config().ttl(zero), "ttl"),
+        (config().max_run(zero), "max_run"),
+        (config().store_timeout(zero), "store_timeout"),
+        (config().lease(2 * second), "lease"),
+        (config().store_timeout(31 * second), "lease"),
+        (
+            config().headers(HeaderPolicy::Only(vec![String::new()])),
+            "headers",
+        ),
+    ] {
+        let made = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config);
+        let error = made.unwrap_err();
+        assert_eq!(error.field, field);
+        assert!(error.to_string().contains("`shop`"), "{error}");
+    }
 }

@@ -163,8 +163,8 @@ async fn check(ops: Vec<Op>) {
                 }
             }
             Op::Leave(which) => {
-                let callers = running.iter_mut().flatten();
-                if let Some((_, caller)) = callers.skip(which % KEYS).next() {
+                let mut callers = running.iter_mut().flatten();
+                if let Some((_, caller)) = callers.nth(which % KEYS) {
                     if let Some(caller) = caller.take() {
                         caller.abort();
                         let _ = caller.await;

@@ -376,9 +376,15 @@ impl Store for Scripted {
     }
 }
 
-/// A body of these frames: data, trailers, or an error at the end.
-pub(super) fn frames(frames: Vec<Result<Frame<Bytes>, &'static str>>) -> Flow {
-    Frames(frames.into()).boxed_unsync()
+/// A body of these frames: data or trailers.
+pub(super) fn frames(frames: Vec<Frame<Bytes>>) -> Flow {
+    Frames(frames.into_iter().map(Ok).collect()).boxed_unsync()
+}
+
+/// A body that breaks off after these.
+pub(super) fn broken(frames: Vec<Frame<Bytes>>) -> Flow {
+    let broken = std::iter::once(Err("broken"));
+    Frames(frames.into_iter().map(Ok).chain(broken).collect()).boxed_unsync()
 }
 
 struct Frames(VecDeque<Result<Frame<Bytes>, &'static str>>);

@@ -220,6 +220,10 @@ async fn a_record_that_is_gone_before_its_time_is_claimed_again() {
     advance(Duration::from_secs(31)).await;
     settle().await;
     assert_eq!(store.asked(), ["begin", "renew", "begin"]);
+    // And held on.
+    advance(Duration::from_secs(31)).await;
+    settle().await;
+    assert_eq!(store.asked(), ["begin", "renew", "begin", "renew"]);
     called.answers(says(201, "paid"));
     assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
 }
