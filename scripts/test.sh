@@ -29,5 +29,6 @@ step scripts/services.sh scripts/payments.sh
 
 step cargo bench --bench overhead -- bare
 step cargo bench --bench http -- --quick
+step scripts/services.sh cargo bench --all-features --bench idempotency -- --quick
 echo
 echo "all passed"

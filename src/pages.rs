@@ -1,5 +1,9 @@
 //! The pages in `docs` compile.
 
+// Its code wants what a service with all of it has.
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../docs/idempotency.md")]
+mod idempotency {}
 #[doc = include_str!("../docs/recipes/reqwest.md")]
 mod recipe_reqwest {}
 #[doc = include_str!("../docs/recipes/hyper.md")]

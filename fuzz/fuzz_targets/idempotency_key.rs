@@ -1,22 +1,43 @@
-//! The idempotency key that a caller put into a request: what is none must not make a POST repeatable.
+//! The idempotency key that a caller put into a request. To a client, what is none must not make a POST repeatable; a server
+//! must take what RFC 9651 calls a string, and nothing else.
 #![no_main]
 
+use std::convert::Infallible;
+use std::future::ready;
+use std::time::Duration;
+
 use buttress::http::Replay;
-use buttress::{Outcome, Repeat};
+use buttress::idempotency::{
+    Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation, Scope,
+};
+use buttress::{Error, KeyProblem, Outcome, Reason, Repeat};
 use buttress_fuzz::lines;
-use http::{HeaderValue, Request};
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, Empty, Full};
 use libfuzzer_sys::fuzz_target;
 use sfv::{BareItemFromInput, Parser};
+use tower::util::{ServiceFn, service_fn};
+use tower::{Layer, ServiceExt};
+
+type Asked = Empty<bytes::Bytes>;
+type Answered = Full<bytes::Bytes>;
 
 fuzz_target!(|data: &[u8]| {
-    let mut request = Request::post("https://h/").body(()).unwrap();
+    let mut headers = HeaderMap::new();
     for line in lines(data).take(3) {
         let Ok(value) = HeaderValue::from_bytes(line) else {
             return;
         };
-        request.headers_mut().append("idempotency-key", value);
+        headers.append("idempotency-key", value);
     }
-    let count = request.headers().len();
+    client(data, headers.clone());
+    server(data, headers);
+});
+
+fn client(data: &[u8], headers: HeaderMap) {
+    let mut request = Request::post("https://h/").body(()).unwrap();
+    let count = headers.len();
+    *request.headers_mut() = headers;
     let replay = Replay::new();
     let saved = replay
         .first(request)
@@ -29,7 +50,59 @@ fuzz_target!(|data: &[u8]| {
     let text = data.trim_ascii();
     assert!(text.is_ascii() && !text.is_empty());
     if text.starts_with(b"\"") {
-        let item = Parser::new(text).parse_item::<BareItemFromInput>();
-        assert!(matches!(item, Ok(BareItemFromInput::String(key)) if !key.as_str().is_empty()));
+        assert!(string(text).is_some_and(|key| !key.is_empty()));
     }
-});
+}
+
+/// The key as the handler sees it, or the refusal.
+fn server(data: &[u8], headers: HeaderMap) {
+    let one_line = headers.len() == 1;
+    let mut request = Request::post("https://h/").body(Asked::new()).unwrap();
+    *request.headers_mut() = headers;
+    let expected = string(data).filter(|key| one_line && (1..=255).contains(&key.len()));
+    let seen = SERVER.with(|(runtime, service)| {
+        runtime.block_on(async {
+            let response = service.clone().oneshot(request).await?;
+            let body = response.into_body().collect().await;
+            Ok(body.expect("a body that cannot fail").to_bytes())
+        })
+    });
+    match (seen, expected) {
+        (Ok(seen), Some(key)) => assert_eq!(seen, key),
+        (Err(Error::Rejected(refused)), None) => {
+            assert!(matches!(
+                refused.reason,
+                Reason::Key(KeyProblem::Malformed(_))
+            ));
+        }
+        (seen, expected) => panic!("{seen:?}, {expected:?}"),
+    }
+}
+
+fn string(text: &[u8]) -> Option<String> {
+    match Parser::new(text).parse_item::<BareItemFromInput>() {
+        Ok(BareItemFromInput::String(key)) => Some(key.as_str().to_owned()),
+        _ => None,
+    }
+}
+
+type Handled = std::future::Ready<Result<Response<Answered>, Error<Infallible>>>;
+type Handler = fn(Request<KeptBody<Asked>>) -> Handled;
+
+thread_local! {
+    static SERVER: (tokio::runtime::Runtime, Idempotency<ServiceFn<Handler>>) = {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let config = IdempotencyConfig::default().shortest_key(1).ttl(Duration::from_millis(1));
+        let layer = IdempotencyLayer::new("fuzz", MemoryStore::new(), Scope::Global, config).unwrap();
+        (runtime, layer.layer(service_fn(handler as Handler)))
+    };
+}
+
+/// Answers with the key.
+fn handler(request: Request<KeptBody<Asked>>) -> Handled {
+    let key = Operation::of(request.extensions())
+        .unwrap()
+        .key()
+        .to_owned();
+    ready(Ok(Response::new(Full::from(key))))
+}

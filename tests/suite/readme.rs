@@ -37,7 +37,7 @@ fn what_the_readme_links_to_is_there_and_the_crate_page_knows_where() {
 
 /// The pages with code to copy.
 fn pages() -> Vec<String> {
-    let mut pages = Vec::new();
+    let mut pages = vec!["docs/idempotency.md".to_owned()];
     for folder in ["docs/recipes", "docs/migrating"] {
         let inside = fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)).unwrap();
         for page in inside {

@@ -1,0 +1,54 @@
+//! What it costs to act once: each store that can be reached, and the layer around a service that answers at once.
+//!
+//! `cargo bench --all-features --bench idempotency` prints tables and writes `target/idempotency.json`; `-- --quick` only
+//! shows that it runs. Redis and `PostgreSQL` are those of `REDIS_URL` and `DATABASE_URL`, else the local ones.
+
+#![allow(missing_docs, reason = "a benchmark has no public items")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the time that passes is what is measured"
+)]
+
+mod layer;
+mod measure;
+mod stores;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// Of each figure; the median counts.
+    rounds: usize,
+    /// How long a round takes.
+    round: Duration,
+    /// The most pairs of which each is timed.
+    timed: usize,
+}
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--quick");
+    let effort = if quick {
+        Effort {
+            rounds: 3,
+            round: Duration::from_millis(20),
+            timed: 100,
+        }
+    } else {
+        Effort {
+            rounds: 7,
+            round: Duration::from_secs(1),
+            timed: 50_000,
+        }
+    };
+    // One thread: with what the stores themselves run beside it.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let rows = runtime.block_on(stores::measure(effort));
+    layer::measure(&runtime, effort);
+    support::write("idempotency.json", &rows);
+}

@@ -1,0 +1,117 @@
+//! Begin and complete, again and again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use buttress::idempotency::{Begun, Claim, Ended, Fingerprint, RecordKey, Store};
+use bytes::Bytes;
+use rand::random;
+use tokio::task::JoinSet;
+
+use crate::Effort;
+
+/// As many operations are under way at once when it is asked how many a second there can be.
+const AT_ONCE: u64 = 64;
+
+/// An answer as a payment has one: status, two headers, a small object.
+const ANSWER: &[u8] = &[b'x'; 256];
+
+const LEASE: Duration = Duration::from_secs(90);
+
+/// What a store can do.
+pub(crate) struct Figures {
+    pub(crate) ops_per_s: f64,
+    pub(crate) begin_p50: Duration,
+    pub(crate) begin_p99: Duration,
+    pub(crate) complete_p99: Duration,
+}
+
+/// Measures a store whose records live so long.
+pub(crate) async fn figures(store: Arc<dyn Store>, ttl: Duration, effort: Effort) -> Figures {
+    for _ in 0..100 {
+        pair(&*store, ttl).await;
+    }
+    let (begins, completes) = latencies(&*store, ttl, effort).await;
+    let mut rates = Vec::with_capacity(effort.rounds);
+    for _ in 0..effort.rounds {
+        rates.push(rate(&store, ttl, effort.round).await);
+    }
+    rates.sort_by(f64::total_cmp);
+    Figures {
+        ops_per_s: rates[rates.len() / 2],
+        begin_p50: percentile(&begins, 50),
+        begin_p99: percentile(&begins, 99),
+        complete_p99: percentile(&completes, 99),
+    }
+}
+
+/// One operation: a new key is claimed, and its answer recorded. How long each took.
+async fn pair(store: &dyn Store, ttl: Duration) -> (Duration, Duration) {
+    let key = RecordKey(random());
+    let claim = Claim::new(Fingerprint([7; 32]), LEASE, ttl);
+    let answer = Bytes::from_static(ANSWER);
+    let started = Instant::now();
+    let begun = store.begin(&key, &claim).await.expect("a store that works");
+    let held = Instant::now();
+    let ended = store.complete(&key, claim.token, answer, ttl).await;
+    let done = Instant::now();
+    assert_eq!(begun, Begun::Started { run: 1 });
+    assert_eq!(ended.expect("a store that works"), Ended::Taken);
+    (held - started, done - held)
+}
+
+/// One at a time, each timed.
+async fn latencies(
+    store: &dyn Store,
+    ttl: Duration,
+    effort: Effort,
+) -> (Vec<Duration>, Vec<Duration>) {
+    let (mut begins, mut completes) = (Vec::new(), Vec::new());
+    let until = Instant::now() + 3 * effort.round;
+    while begins.len() < effort.timed && (begins.len() < 100 || Instant::now() < until) {
+        let (begin, complete) = pair(store, ttl).await;
+        begins.push(begin);
+        completes.push(complete);
+    }
+    begins.sort();
+    completes.sort();
+    (begins, completes)
+}
+
+/// Many at once: how many a second.
+async fn rate(store: &Arc<dyn Store>, ttl: Duration, round: Duration) -> f64 {
+    let done = Arc::new(AtomicU64::new(0));
+    let started = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..AT_ONCE {
+        let (store, done) = (Arc::clone(store), Arc::clone(&done));
+        tasks.spawn(async move {
+            while started.elapsed() < round {
+                untimed(&*store, ttl).await;
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    while let Some(task) = tasks.join_next().await {
+        task.expect("a store that works");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a few millions")]
+    let done = done.load(Ordering::Relaxed) as f64;
+    done / started.elapsed().as_secs_f64()
+}
+
+/// As [`pair`], without looking at the clock in between.
+async fn untimed(store: &dyn Store, ttl: Duration) {
+    let key = RecordKey(random());
+    let claim = Claim::new(Fingerprint([7; 32]), LEASE, ttl);
+    let answer = Bytes::from_static(ANSWER);
+    let begun = store.begin(&key, &claim).await.expect("a store that works");
+    let ended = store.complete(&key, claim.token, answer, ttl).await;
+    assert_eq!(begun, Begun::Started { run: 1 });
+    assert_eq!(ended.expect("a store that works"), Ended::Taken);
+}
+
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
