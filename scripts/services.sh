@@ -168,8 +168,12 @@ make_folder() {
 any_port() { echo $((20000 + RANDOM % 12000)); }
 
 start_redis() {
-    local try
+    local try version
     command -v redis-server >/dev/null || install redis-server redis
+    version=$(redis-server --version)
+    case $version in
+        *v=[0-6].*) fail "Redis is needed from 7.0 on, but this is: $version" ;;
+    esac
     make_folder
     for try in 1 2 3 4 5 6 7 8; do
         port=$(any_port)

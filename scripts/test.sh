@@ -25,6 +25,7 @@ for example in own_gate keyed axum_service hyper_client reqwest_client tonic_cli
 done
 # Exit code 3: the host is too busy for a verdict, which says nothing about the code.
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
+step scripts/services.sh scripts/payments.sh
 
 step cargo bench --bench overhead -- bare
 step cargo bench --bench http -- --quick

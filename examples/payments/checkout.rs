@@ -25,7 +25,7 @@ const CALL: Duration = Duration::from_secs(3);
 /// How long a client that has no answer waits, before it pays again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// When a client gives up: only a service that is down for good takes so long.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pays orders.
 pub(crate) struct Checkout {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::layer::Shared;
+use super::shared::Shared;
 use super::telling::Telling;
 use crate::chance::draw;
 use crate::clock::Now;

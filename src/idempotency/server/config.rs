@@ -263,10 +263,11 @@ impl IdempotencyConfig {
         header_name("header", &self.header)?;
         for method in &self.methods {
             ConfigError::unless(
-                Method::from_bytes(method.as_bytes()).is_ok(),
+                // What is no method that anybody sends would silently guard nothing.
+                Method::from_bytes(method.as_bytes()).is_ok() && *method == method.to_uppercase(),
                 "methods",
                 method,
-                "method names",
+                "method names, in capitals",
             )?;
         }
         ConfigError::unless(

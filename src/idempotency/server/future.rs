@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::layer::Shared;
 use super::run::{Asked, Running, run};
+use super::shared::Shared;
 use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Rejected};

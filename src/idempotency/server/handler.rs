@@ -18,7 +18,7 @@ use tower_service::Service;
 
 use super::body::KeptBody;
 use super::config::IdempotencyConfig;
-use super::layer::Shared;
+use super::shared::Shared;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;

@@ -21,14 +21,17 @@ mod page;
 mod policy;
 mod run;
 mod scope;
+mod service;
+mod shared;
 mod telling;
 
 pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
-pub(in crate::idempotency) use self::joined::{Final, finish};
-pub use self::layer::{Idempotency, IdempotencyLayer};
+pub(in crate::idempotency) use self::joined::finish;
+pub use self::layer::IdempotencyLayer;
 pub use self::operation::Operation;
 pub use self::policy::Policy;
 pub use self::scope::Scope;
+pub use self::service::Idempotency;

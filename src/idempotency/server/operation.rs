@@ -11,7 +11,7 @@ use bytes::Bytes;
 use uuid::Builder;
 
 use super::digest::digest;
-use super::layer::Shared;
+use super::shared::Shared;
 use crate::event::OperationStep;
 use crate::idempotency::record::{RecordKey, Token};
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::advice::{Advice, advice};
 use super::config::{AfterCrash, HeaderPolicy, StoragePolicy};
 use super::keep::NEVER_IN_WORDS;
-use super::layer::Shared;
 use super::scope::Scope;
+use super::shared::Shared;
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::advice::advice;
 use super::config::{AfterCrash, HeaderPolicy, StoragePolicy};
-use super::layer::Shared;
 use super::page::Page;
 use super::scope::Scope;
+use super::shared::Shared;
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::answer::Answer;
 use super::body::KeptBody;
-use super::layer::Shared;
+use super::shared::Shared;
 use crate::error::CallError;
 use crate::event::OperationStep;
 use crate::key_problem::KeyProblem;

@@ -13,7 +13,7 @@ use crate::clock::Moment;
 use crate::idempotency::record::{Record, RecordKey, State};
 use crate::idempotency::store::{RECORD, StoreError};
 
-const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
+pub(super) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
 /// By the time at which they are forgotten.
 const ENDS: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("ends");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
@@ -44,9 +44,8 @@ pub(super) struct Change {
 }
 
 impl File {
-    /// Opens the file, or makes it; for a session of this number, or for a new one.
-    pub(super) fn open(path: &Path, session: Option<u64>) -> Result<Self, StoreError> {
-        let database = database(path)?;
+    /// Begins to use it: in the session of this number, or in a new one.
+    pub(super) fn open(database: Database, session: Option<u64>) -> Result<Self, StoreError> {
         let write = database.begin_write().map_err(failed)?;
         let file = {
             write.open_table(RECORDS).map_err(failed)?;
@@ -193,7 +192,8 @@ fn get(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, 
     Ok(value.map_or(0, |value| value.value()))
 }
 
-fn database(path: &Path) -> Result<Database, StoreError> {
+/// Opens the file, or makes it.
+pub(super) fn database(path: &Path) -> Result<Database, StoreError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
     // Answers are nobody else's business.

@@ -133,7 +133,8 @@ mod tests {
             ),
         ] {
             let bytes = encode(&record, 9);
-            let shown: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            let hex = |shown: String, byte: &u8| shown + &format!("{byte:02x}");
+            let shown = bytes.iter().fold(String::new(), hex);
             assert_eq!(shown, golden);
             assert_eq!(decode(&bytes, 9).expect("readable"), record);
         }

@@ -5,7 +5,7 @@ mod encoding;
 mod writer;
 
 use std::fmt;
-use std::panic::catch_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::database::File;
-use self::writer::{Command, Room, Timeline, Writer, same, tell};
+use self::writer::{Command, Opening, Room, Timeline, Writer, same, tell};
 use super::{RECORD, SMALL, Store, StoreError, StoreFuture};
 use crate::clock::{Moment, Now, nanos, wall};
 use crate::error::ConfigError;
@@ -66,7 +66,7 @@ impl FileConfig {
 
 /// Records in a file, for one process at a time: they survive its end, and a crash of the machine.
 ///
-/// For a service on one machine. Several processes that share their records need a server for them: Redis or `PostgreSQL`.
+/// For a service on one machine. Several processes that share their records need a server for them: Redis or PostgreSQL.
 ///
 /// What is answered `Ok` is on the disk. All that is asked while a write is under way is written at once by the next one, so
 /// that a thousand requests a write take hardly longer than one; an answer that changes nothing waits for no write of its
@@ -161,8 +161,23 @@ impl FileStore {
         config
             .validate()
             .map_err(|error| StoreError::unavailable(error.of("store", "file")))?;
+        let path = path.to_owned();
+        let opening = {
+            let path = path.clone();
+            Box::new(move || database::database(&path))
+        };
+        Self::over(path, opening, config, wall)
+    }
+
+    fn over(
+        path: PathBuf,
+        opening: Opening,
+        config: FileConfig,
+        wall: SystemTime,
+    ) -> Result<Self, StoreError> {
         // A damaged file makes redb panic in places.
-        let file = catch_unwind(|| File::open(path, None)).unwrap_or_else(|_| {
+        let opened = AssertUnwindSafe(|| opening().and_then(|open| File::open(open, None)));
+        let file = catch_unwind(opened).unwrap_or_else(|_| {
             let path = path.display();
             Err(StoreError::unavailable(format!("`{path}` is damaged")))
         })?;
@@ -173,7 +188,7 @@ impl FileStore {
             base,
             latest: base,
         };
-        let writer = Writer::new(path.to_owned(), file, timeline, config.max_bytes);
+        let writer = Writer::new(opening, file, timeline, config.max_bytes);
         let (commands, asked) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("buttress-file".to_owned())
@@ -181,7 +196,7 @@ impl FileStore {
             .map_err(StoreError::unavailable)?;
         Ok(Self {
             shared: Arc::new(Shared {
-                path: path.to_owned(),
+                path,
                 config,
                 commands: Some(commands),
                 thread: Some(thread),
@@ -275,3 +290,6 @@ impl fmt::Debug for FileStore {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 
+use redb::Database;
 use tokio::sync::oneshot;
 
 use super::database::{Change, File, View, size};
@@ -33,8 +33,10 @@ pub(super) type Work = Box<dyn FnOnce(Result<&mut Batch, &StoreError>, Moment) +
 /// Told once what it says is on the disk, or why it may not be.
 type Reply = Box<dyn FnOnce(Option<&StoreError>)>;
 
+pub(super) type Opening = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
+
 pub(super) struct Writer {
-    path: PathBuf,
+    opening: Opening,
     session: u64,
     /// None after it failed: it is opened anew for the next batch.
     file: Option<File>,
@@ -59,9 +61,9 @@ impl Timeline {
 }
 
 impl Writer {
-    pub(super) fn new(path: PathBuf, file: File, timeline: Timeline, max_bytes: u64) -> Self {
+    pub(super) fn new(opening: Opening, file: File, timeline: Timeline, max_bytes: u64) -> Self {
         Self {
-            path,
+            opening,
             session: file.session(),
             file: Some(file),
             timeline,
@@ -93,7 +95,7 @@ impl Writer {
     fn answer(&mut self, commands: Vec<Command>, needs: usize) -> Result<(), StoreError> {
         let file = match &mut self.file {
             Some(file) => file,
-            closed => match File::open(&self.path, Some(self.session)) {
+            closed => match (self.opening)().and_then(|d| File::open(d, Some(self.session))) {
                 Ok(file) => closed.insert(file),
                 Err(error) => return refuse(commands, error),
             },

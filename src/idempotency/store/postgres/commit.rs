@@ -11,6 +11,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::PostgresStore;
+use super::completion::Change;
 use super::session::explained;
 use super::table::IS_OUTERMOST;
 use crate::error::BoxError;
@@ -25,22 +26,52 @@ impl PostgresStore {
     /// table. Recording is one round trip more than committing.
     ///
     /// ```
-    /// use axum::{http::StatusCode, response::{IntoResponse, Response}};
-    /// use buttress::error::BoxError;
+    /// use axum::extract::State;
+    /// use axum::http::StatusCode;
+    /// use axum::response::{IntoResponse, Response};
     /// use buttress::idempotency::{Operation, store::PostgresStore};
     /// use deadpool_postgres::Pool;
     ///
-    /// async fn pay(store: PostgresStore, pool: Pool, operation: Operation) -> Result<Response, BoxError> {
+    /// async fn pay(
+    ///     State((store, pool)): State<(PostgresStore, Pool)>,
+    ///     operation: Operation,
+    ///     amount: String,
+    /// ) -> Result<Response, Failed> {
     ///     let mut client = pool.get().await?;
     ///     let transaction = client.transaction().await?;
-    ///     transaction.execute("INSERT INTO payments (amount) VALUES (10)", &[]).await?;
+    ///     transaction.execute("INSERT INTO payments (amount) VALUES ($1)", &[&amount]).await?;
     ///     let response = (StatusCode::CREATED, "paid").into_response();
     ///     Ok(store.commit(transaction, &operation, response).await?.into_response())
     /// }
-    /// # // As axum wants its handlers.
-    /// # fn is_send<F: Future + Send>(_: fn(PostgresStore, Pool, Operation) -> F) {}
-    /// # fn main() { is_send(pay) }
+    ///
+    /// struct Failed;
+    ///
+    /// impl<E: std::error::Error> From<E> for Failed {
+    ///     fn from(error: E) -> Self {
+    ///         eprintln!("{error}");
+    ///         Self
+    ///     }
+    /// }
+    ///
+    /// impl IntoResponse for Failed {
+    ///     fn into_response(self) -> Response {
+    ///         StatusCode::SERVICE_UNAVAILABLE.into_response()
+    ///     }
+    /// }
+    /// # use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+    /// # fn start(store: PostgresStore, pool: Pool) -> Result<axum::Router, buttress::ConfigError> {
+    ///
+    /// let layer = IdempotencyLayer::new("payments", store.clone(), Scope::Global, IdempotencyConfig::default())?;
+    /// let app = axum::Router::new()
+    ///     .route("/payments", axum::routing::post(pay))
+    ///     .with_state((store, pool))
+    ///     .layer(buttress::http::answer(layer));
+    /// # Ok(app) }
+    /// # fn main() {}
     /// ```
+    ///
+    /// A handler that fails before it commits has rolled back: where the whole effect is in the transaction, let it say that it
+    /// [did not happen](Operation::did_not_happen), or else its error is kept as the answer.
     ///
     /// **All of the effect has to be in the transaction.** What is not, a call to another service, may happen again in another
     /// run.
@@ -53,6 +84,9 @@ impl PostgresStore {
     ///
     /// After [`CommitError::RolledBack`] the handler may do it all again, in a new transaction. At an isolation above `READ
     /// COMMITTED` it has to be ready for that: the lease is renewed every now and then, which is a change of the same row.
+    ///
+    /// A connection may be lost without the server's knowledge. Its transaction then keeps the record locked until the server
+    /// ends it: set `idle_in_transaction_session_timeout`.
     ///
     /// # Cancel safety
     ///
@@ -67,15 +101,7 @@ impl PostgresStore {
         B: Body<Data = Bytes>,
     {
         let completion = self.completion(operation, response).await?;
-        let outermost = execute(
-            &transaction,
-            &format!("{} {IS_OUTERMOST}", completion.statement()),
-            completion.key(),
-            completion.token(),
-            completion.answer(),
-            completion.ttl(),
-        )
-        .await?;
+        let outermost = execute(&transaction, &completion.change).await?;
         let written = completion.written(u64::from(outermost.is_some()))?;
         transaction.commit().await.map_err(not_committed)?;
         // A savepoint that was rolled back stays open: it cannot be told from one that was released just now.
@@ -105,31 +131,28 @@ impl PostgresStore {
     }
 }
 
-/// `None` if the record was lost, else whether no savepoint is open. It is not given the completion itself: a reference to a
-/// body that is not `Sync`, as axum's, would keep the handler's future from being `Send`.
+/// `None` if the record was lost, else whether no savepoint is open.
 async fn execute(
     transaction: &impl JoinedTransaction,
-    statement: &str,
-    key: &[u8],
-    token: [u8; 16],
-    answer: &[u8],
-    ttl: i64,
+    change: &Change,
 ) -> Result<Option<bool>, CommitError> {
+    let statement = format!("{} {IS_OUTERMOST}", change.statement());
     // Not prepared: parsed and executed in one round trip, on a connection that need not keep it.
-    let row = transaction
+    let rows = transaction
         .joined()
-        .query_typed_opt(
-            statement,
+        .query_typed(
+            &statement,
             &[
-                (&key, Type::BYTEA),
-                (&token.as_slice(), Type::BYTEA),
-                (&answer, Type::BYTEA),
-                (&ttl, Type::INT8),
+                (&change.key(), Type::BYTEA),
+                (&change.token().as_slice(), Type::BYTEA),
+                (&change.answer(), Type::BYTEA),
+                (&change.ttl(), Type::INT8),
             ],
         )
         .await
         .map_err(|error| CommitError::RolledBack(explained(error)))?;
-    row.map(|row| row.try_get(0))
+    rows.first()
+        .map(|row| row.try_get(0))
         .transpose()
         .map_err(|error| CommitError::RolledBack(error.into()))
 }

@@ -1,4 +1,4 @@
-//! The completion of a record, for any client of `PostgreSQL` to execute in its own transaction.
+//! The completion of a record, for any client of PostgreSQL to execute in its own transaction.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use http_body::Body;
 use super::commit::CommitError;
 use super::rows::micros;
 use super::{PostgresStore, Statements};
-use crate::idempotency::server::{Final, KeptBody, Operation, finish};
+use crate::idempotency::server::{KeptBody, Operation, finish};
 
 impl PostgresStore {
     /// The completion of this operation's record with this response, to be executed by another client (sqlx, diesel) as the
@@ -18,7 +18,7 @@ impl PostgresStore {
     /// [`commit`](Self::commit).
     ///
     /// ```
-    /// # use buttress::error::BoxError;
+    /// # use buttress::BoxError;
     /// # struct Row; impl Row { fn rows_affected(&self) -> u64 { 1 } }
     /// # struct Sql; impl Sql { fn bind<T>(self, _: T) -> Self { self } async fn execute(self, _: &mut Transaction) -> Result<Row, BoxError> { Ok(Row) } }
     /// # mod sqlx { pub fn query(_: &str) -> super::Sql { super::Sql } }
@@ -67,9 +67,12 @@ impl PostgresStore {
             .await
             .map_err(|why| CommitError::Response(why.into()))?;
         Ok(Completion {
-            statements: Arc::clone(&self.statements),
-            operation: operation.clone(),
-            answer,
+            change: Change {
+                statements: Arc::clone(&self.statements),
+                operation: operation.clone(),
+                record: answer.record,
+            },
+            response: answer.response,
         })
     }
 }
@@ -77,35 +80,63 @@ impl PostgresStore {
 /// A statement that gives a record its answer, and its four parameters. Made by [`PostgresStore::completion`].
 #[must_use = "it does nothing until its statement is executed"]
 pub struct Completion<B> {
+    pub(super) change: Change,
+    response: Response<KeptBody<B>>,
+}
+
+/// What is changed. Without the response: bodies are seldom `Sync`, and this is lent while the server is waited for.
+pub(super) struct Change {
     statements: Arc<Statements>,
     operation: Operation,
-    answer: Final<B>,
+    record: Bytes,
+}
+
+impl Change {
+    pub(super) fn statement(&self) -> &str {
+        &self.statements.completion
+    }
+
+    pub(super) fn key(&self) -> &[u8] {
+        &self.operation.record().0
+    }
+
+    pub(super) fn token(&self) -> [u8; 16] {
+        self.operation.token().0
+    }
+
+    pub(super) fn answer(&self) -> &[u8] {
+        &self.record
+    }
+
+    pub(super) fn ttl(&self) -> i64 {
+        micros(self.operation.ttl())
+    }
 }
 
 impl<B> Completion<B> {
     /// The statement. It changes one row, or none if the record is not this operation's any more.
     pub fn statement(&self) -> &str {
-        &self.statements.completion
+        self.change.statement()
     }
 
     /// `$1`, a `bytea`.
     pub fn key(&self) -> &[u8] {
-        &self.operation.record().0
+        self.change.key()
     }
 
     /// `$2`, a `bytea`.
     pub fn token(&self) -> [u8; 16] {
-        self.operation.token().0
+        self.change.token()
     }
 
     /// `$3`, a `bytea`.
     pub fn answer(&self) -> &[u8] {
-        &self.answer.record
+        self.change.answer()
     }
 
     /// `$4`, a `bigint`: how long the record is kept, in microseconds.
     pub fn ttl(&self) -> i64 {
-        micros(self.operation.ttl())
+        self.change.ttl()
     }
 
     /// The statement was executed and changed so many rows.
@@ -117,8 +148,9 @@ impl<B> Completion<B> {
     pub fn written(self, rows: u64) -> Result<Written<B>, CommitError> {
         if rows == 1 {
             Ok(Written {
-                operation: self.operation,
-                answer: self.answer,
+                operation: self.change.operation,
+                record: self.change.record,
+                response: self.response,
             })
         } else {
             Err(CommitError::Lost)
@@ -129,7 +161,7 @@ impl<B> Completion<B> {
 impl<B> fmt::Debug for Completion<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion")
-            .field("operation", &self.operation)
+            .field("operation", &self.change.operation)
             .finish_non_exhaustive()
     }
 }
@@ -138,7 +170,8 @@ impl<B> fmt::Debug for Completion<B> {
 #[must_use = "once the transaction is committed, say so"]
 pub struct Written<B> {
     operation: Operation,
-    answer: Final<B>,
+    record: Bytes,
+    response: Response<KeptBody<B>>,
 }
 
 impl<B> Written<B> {
@@ -146,8 +179,8 @@ impl<B> Written<B> {
     ///
     /// Where it is not known whether it was committed, drop this, and return an error: the layer finds out.
     pub fn committed(self) -> Response<KeptBody<B>> {
-        self.operation.commit(self.answer.record);
-        self.answer.response
+        self.operation.commit(self.record);
+        self.response
     }
 
     pub(super) fn operation(&self) -> &Operation {

@@ -1,4 +1,4 @@
-//! Records in a table of `PostgreSQL`, beside the data they are about.
+//! Records in a table of PostgreSQL, beside the data they are about.
 
 mod commit;
 mod completion;
@@ -30,11 +30,11 @@ const TABLE: &str = "buttress_idempotency";
 const TIMEOUT: Duration = Duration::from_secs(5);
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
-/// Records in a table of `PostgreSQL`: they survive restarts, are shared by all processes, and can be committed together
+/// Records in a table of PostgreSQL: they survive restarts, are shared by all processes, and can be committed together
 /// with what the handler did.
 ///
-/// Use it where the effects are in `PostgreSQL` too: the [joined transaction](Self::commit) makes each happen exactly
-/// once. It serves as well where they are elsewhere, for those who have a `PostgreSQL` and no Redis. Not for one
+/// Use it where the effects are in PostgreSQL too: the [joined transaction](Self::commit) makes each happen exactly
+/// once. It serves as well where they are elsewhere, for those who have a PostgreSQL and no Redis. Not for one
 /// process with a disk and nothing else: `FileStore` needs no server.
 ///
 /// ```no_run
@@ -94,6 +94,9 @@ pub struct PostgresStore {
 
 impl PostgresStore {
     /// A store that uses the connections of this pool, in its default table, with whatever TLS the pool has.
+    ///
+    /// Handlers that take their connections from the same pool keep claims and renewals waiting once they hold all of them: give
+    /// the store a pool of its own, or bound how many handlers run.
     ///
     /// A pool that checks connections before it hands them out adds a round trip to each call: the default of
     /// `deadpool-postgres`, `RecyclingMethod::Fast`, does not.

@@ -73,7 +73,7 @@ const LONGEST_PREFIX: usize = 100;
 /// |---|---|---|
 /// | prefix | `buttress:` | the key of a record is this and 64 hex digits; records of several layers do not meet, because the layer's name is in the digits |
 /// | connect | within 1 s, one attempt | a request waits for it; the next request tries again |
-/// | response | within 2 s | a script takes some 20 µs; `appendfsync always` waits for the disk |
+/// | response | within 2 s | a script takes some 30 µs, one with a large answer longer; `appendfsync always` waits for the disk |
 ///
 /// Other times: [`with`](Self::with).
 ///

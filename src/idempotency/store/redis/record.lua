@@ -1,5 +1,11 @@
 -- What every script starts with: the record at KEYS[1], the only key that is touched, and this server's clock.
 -- Times are in microseconds.
+
+if not redis.REDIS_VERSION_NUM then
+  -- Else a record could be begun here, but not completed when the memory is full: such scripts have flags.
+  return redis.error_reply('ERR the store needs Redis 7.0 or later')
+end
+
 local clock = redis.call('TIME')
 local now = tonumber(clock[1]) * 1000000 + tonumber(clock[2])
 

@@ -136,10 +136,8 @@ fn paid() -> Response<Full<Bytes>> {
     response
 }
 
-fn told(again: bool) -> Told {
-    Ok((201, Bytes::from_static(b"paid"), again))
-}
-
+const PAID: Told = Ok((201, Bytes::from_static(b"paid"), false));
+const AGAIN: Told = Ok((201, Bytes::from_static(b"paid"), true));
 const FAILED: Told = Ok((503, Bytes::new(), false));
 
 async fn end(call: JoinHandle<Told>) -> Told {
@@ -161,8 +159,8 @@ async fn the_caller_gets_what_was_committed_whatever_the_handler_returns() {
     let response = payments.commit(transaction, &handler).await;
     assert_eq!(response.expect("committed").status(), 201);
     handler.fails();
-    assert_eq!(end(call).await, told(false));
-    assert_eq!(end(payments.call()).await, told(true));
+    assert_eq!(end(call).await, PAID);
+    assert_eq!(end(payments.call()).await, AGAIN);
     assert_eq!(payments.effects().await, [1]);
 }
 
@@ -178,7 +176,7 @@ async fn a_transaction_of_the_pool_serves_as_well() {
         .commit(transaction, &handler.operation, paid())
         .await;
     handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, told(false));
+    assert_eq!(end(call).await, PAID);
 }
 
 /// The completion in a transaction that is not committed yet, as another client would do it.
@@ -221,9 +219,9 @@ async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_no
     assert!(payments.effects().await.is_empty());
     transaction.commit().await.expect("committed");
     handler.ends(written.committed());
-    assert_eq!(end(call).await, told(false));
+    assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
-    assert_eq!(end(payments.call()).await, told(true));
+    assert_eq!(end(payments.call()).await, AGAIN);
 }
 
 #[tokio::test]
@@ -241,7 +239,7 @@ async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
         payments.table.somebody_waits().await;
         if commits {
             transaction.commit().await.expect("committed");
-            assert_eq!(end(call).await, told(false));
+            assert_eq!(end(call).await, PAID);
             assert_eq!(payments.effects().await, [1]);
         } else {
             transaction.rollback().await.expect("rolled back");
@@ -277,11 +275,11 @@ async fn of_two_holders_the_stale_one_is_rolled_back() {
     payments.act(&transaction, &holder).await;
     let response = payments.commit(transaction, &holder).await;
     holder.ends(response.expect("committed"));
-    assert_eq!(end(second).await, told(false));
+    assert_eq!(end(second).await, PAID);
     stale.fails();
     assert_eq!(end(first).await, FAILED);
     assert_eq!(payments.effects().await, [2]);
-    assert_eq!(end(payments.call()).await, told(true));
+    assert_eq!(end(payments.call()).await, AGAIN);
 }
 
 #[tokio::test]
@@ -302,9 +300,9 @@ async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
         payments.table.somebody_waits().await;
         if commits {
             transaction.commit().await.expect("committed");
-            assert_eq!(end(second).await, told(true));
+            assert_eq!(end(second).await, AGAIN);
             handler.ends(written.committed());
-            assert_eq!(end(first).await, told(false));
+            assert_eq!(end(first).await, PAID);
             assert_eq!(payments.effects().await, [1]);
         } else {
             transaction.rollback().await.expect("rolled back");
@@ -339,7 +337,7 @@ async fn what_the_server_refuses_to_commit_did_not_happen_and_may_be_done_again(
     payments.act(&transaction, &handler).await;
     let response = payments.commit(transaction, &handler).await;
     handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, told(false));
+    assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
 }
 
@@ -397,9 +395,9 @@ async fn a_commit_that_nobody_heard_of_is_found_out() {
         assert!(matches!(lost, Err(CommitError::Unknown(_))), "{lost:?}");
         handler.fails();
         if committed {
-            assert_eq!(end(call).await, told(false));
+            assert_eq!(end(call).await, PAID);
             assert_eq!(payments.effects().await, [1]);
-            assert_eq!(end(payments.call()).await, told(true));
+            assert_eq!(end(payments.call()).await, AGAIN);
         } else {
             assert_eq!(end(call).await, FAILED);
             assert!(payments.effects().await.is_empty());
@@ -420,7 +418,7 @@ async fn the_record_is_one_round_trip_and_the_commit_another() {
     let response = payments.commit(transaction, &handler).await;
     assert_eq!(proxy.asked() - before, 2);
     handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, told(false));
+    assert_eq!(end(call).await, PAID);
 }
 
 #[tokio::test]
@@ -436,7 +434,7 @@ async fn a_savepoint_that_was_rolled_back_is_no_obstacle() {
     payments.act(&transaction, &handler).await;
     let response = payments.commit(transaction, &handler).await;
     handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, told(false));
+    assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
 }
 
@@ -459,7 +457,7 @@ async fn a_savepoint_in_the_place_of_a_transaction_is_not_taken_for_committed() 
         payments.table.somebody_waits().await;
         if commits {
             transaction.commit().await.expect("committed");
-            assert_eq!(end(call).await, told(false));
+            assert_eq!(end(call).await, PAID);
         } else {
             transaction.rollback().await.expect("rolled back");
             assert_eq!(end(call).await, FAILED);

@@ -15,13 +15,14 @@ use buttress::idempotency::{Begun, Claim, Fingerprint, RecordKey};
 use deadpool_postgres::{Manager, Pool, Runtime};
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::servers::POSTGRES;
+
 const KEY: RecordKey = RecordKey([7; 32]);
 const FINGERPRINT: Fingerprint = Fingerprint([1; 32]);
 const MINUTE: Duration = Duration::from_secs(60);
 
 fn url() -> String {
-    std::env::var("DATABASE_URL")
-        .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned())
+    POSTGRES.url()
 }
 
 fn config() -> Config {
@@ -30,12 +31,7 @@ fn config() -> Config {
 
 /// A connection without a store.
 async fn connect() -> Client {
-    let (client, connection) = config().connect(NoTls).await.unwrap_or_else(|error| {
-        panic!(
-            "no PostgreSQL at {:?}: {error}. `scripts/services.sh` brings one up; another is named by DATABASE_URL",
-            config().get_hosts()
-        )
-    });
+    let (client, connection) = POSTGRES.reached(config().connect(NoTls).await);
     tokio::spawn(connection);
     client
 }

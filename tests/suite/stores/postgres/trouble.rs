@@ -150,6 +150,21 @@ async fn a_server_that_is_slow_is_an_error_in_time_and_its_connection_is_not_use
 }
 
 #[tokio::test]
+async fn a_pool_that_has_no_connection_left_is_an_error_in_time() {
+    let (table, _) = Table::made().await;
+    let pool = pool(config());
+    let store = table.with(pool.clone()).timeout(SOON);
+    let mut held = Vec::new();
+    for _ in 0..pool.status().max_size {
+        held.push(pool.get().await.expect("a connection"));
+    }
+    unavailable(store.begin(&KEY, &claim())).await;
+    drop(held);
+    let store = store.timeout(MINUTE);
+    assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 1 });
+}
+
+#[tokio::test]
 async fn a_call_that_is_dropped_leaves_no_connection_behind() {
     let (table, _) = Table::made().await;
     let proxy = Proxy::new().await;

@@ -1,5 +1,16 @@
 //! A server that acts once, whatever is sent twice.
 
+mod around;
+mod bodies;
+mod keys;
+mod model;
+mod rpc;
+mod runs;
+mod shop;
+mod stores;
+mod told;
+mod wire;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -1,0 +1,170 @@
+//! What all services of a layer share: its settings, and what follows from them for a request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::request::Parts;
+use ::http::{HeaderName, Method};
+use bytes::Bytes;
+use tokio::sync::{Semaphore, watch};
+
+use super::config::IdempotencyConfig;
+use super::digest::digest;
+use super::scope::Scope;
+use crate::error::{ConfigError, Reason, Rejected};
+use crate::event::{Event, OperationStep, Source, emit};
+use crate::idempotency::key;
+use crate::idempotency::record::{Fingerprint, RecordKey};
+use crate::idempotency::store::{Store, StoreError};
+use crate::key_problem::KeyProblem;
+
+/// The most claims that are given up at once, each in a task: while a store is down, every request would leave one.
+const GIVING_UP: usize = 1024;
+
+/// When it makes sense to ask again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What all services of a layer share.
+#[derive(Clone)]
+pub(super) struct Shared {
+    pub(super) source: Arc<Source>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) scope: Scope,
+    pub(super) config: IdempotencyConfig,
+    pub(super) header: HeaderName,
+    methods: Vec<Method>,
+    pub(super) guards: Option<Arc<Guards>>,
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) fingerprint: Option<Arc<Print>>,
+    /// How many operations are under way.
+    pub(super) running: Arc<watch::Sender<usize>>,
+    /// Places for claims that are being given up.
+    pub(super) giving_up: Arc<Semaphore>,
+}
+
+pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
+pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+
+impl Shared {
+    pub(super) fn new(
+        name: &str,
+        store: Arc<dyn Store>,
+        scope: Scope,
+        config: IdempotencyConfig,
+    ) -> Result<Self, ConfigError> {
+        config.validate()?;
+        let methods = config.methods.iter();
+        let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
+        Ok(Self {
+            source: Arc::new(Source::new("idempotency", name)),
+            store,
+            scope,
+            header: key::header_name("header", &config.header)?,
+            methods: methods.collect(),
+            config,
+            guards: None,
+            route: None,
+            fingerprint: None,
+            running: Arc::new(watch::Sender::new(0)),
+            giving_up: Arc::new(Semaphore::new(GIVING_UP)),
+        })
+    }
+
+    /// Whether requests with this method are guarded, if they are.
+    pub(super) fn guards_method(&self, method: &Method) -> bool {
+        self.methods.contains(method)
+    }
+
+    pub(super) fn guards(&self, parts: &Parts) -> bool {
+        self.guards.as_ref().is_none_or(|guards| guards(parts))
+    }
+
+    /// The caller's key and what its record is kept under; `None`: to be served without protection.
+    pub(super) fn key(&self, parts: &Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
+        let config = &self.config;
+        let key = key::received(
+            &parts.headers,
+            &self.header,
+            config.shortest_key,
+            config.lenient,
+        );
+        let Some(key) = key.map_err(KeyProblem::Malformed)? else {
+            return if config.required {
+                Err(KeyProblem::Missing)
+            } else {
+                Ok(None)
+            };
+        };
+        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+        let route = match &self.route {
+            Some(route) => route(parts),
+            None => parts.uri.path().to_owned(),
+        };
+        let record = RecordKey(digest([
+            self.source.name().as_bytes(),
+            tenant.as_bytes(),
+            parts.method.as_str().as_bytes(),
+            route.as_bytes(),
+            key.as_bytes(),
+        ]));
+        Ok(Some((key, record)))
+    }
+
+    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+        if let Some(print) = &self.fingerprint {
+            return Fingerprint(digest([&print(parts, body)[..]]));
+        }
+        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
+        let kind = parts.headers.get(::http::header::CONTENT_TYPE);
+        Fingerprint(digest([
+            parts.method.as_str().as_bytes(),
+            path.as_bytes(),
+            kind.map_or(&[], |kind| kind.as_bytes()),
+            body,
+        ]))
+    }
+
+    /// The refusal of a request, which is reported.
+    pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
+        let wait = match problem {
+            KeyProblem::InProgress | KeyProblem::StoreUnavailable => Some(RETRY_AFTER),
+            _ => None,
+        };
+        let name = Arc::clone(self.source.name());
+        let rejected = Rejected::new(Reason::Key(problem), name)
+            .retry_after(wait)
+            .executed(problem.executed());
+        emit(&Event::Rejected {
+            source: &self.source,
+            rejected: &rejected,
+        });
+        rejected
+    }
+
+    pub(super) fn report(&self, step: OperationStep) {
+        emit(&Event::Operation {
+            source: &self.source,
+            step,
+        });
+    }
+
+    pub(super) fn store_failed(&self, error: &StoreError) {
+        emit(&Event::StoreFailed {
+            source: &self.source,
+            error,
+        });
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IdempotencyLayer")
+            .field("name", self.source.name())
+            .field("store", &self.store)
+            .field("scope", &self.scope)
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! What only a test can bring about: clocks that were put back, records that are damaged, disks that fail.
+
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use redb::StorageBackend;
+
+use super::database::RECORDS;
+use super::*;
+use crate::idempotency::record::Fingerprint;
+
+const SECOND: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(100);
+
+/// A disk in memory that outlives those who use it.
+#[derive(Clone, Debug, Default)]
+struct Disk {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    fault: Arc<AtomicU8>,
+}
+
+const FULL: u8 = 1;
+const BROKEN: u8 = 2;
+const PANICS: u8 = 3;
+
+impl Disk {
+    fn open(&self, wall: SystemTime) -> Result<FileStore, StoreError> {
+        let disk = self.clone();
+        let opening = Box::new(move || {
+            let opened = redb::Builder::new().create_with_backend(disk.clone());
+            opened.map_err(StoreError::unavailable)
+        });
+        FileStore::over("disk".into(), opening, FileConfig::default(), wall)
+    }
+
+    fn set(&self, fault: u8) {
+        self.fault.store(fault, Ordering::SeqCst);
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, io::Error> {
+        Ok(self.bytes.lock().unwrap().len() as u64)
+    }
+
+    fn read(&self, offset: u64, len: usize) -> Result<Vec<u8>, io::Error> {
+        let start = usize::try_from(offset).unwrap();
+        Ok(self.bytes.lock().unwrap()[start..start + len].to_vec())
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), io::Error> {
+        let len = usize::try_from(len).unwrap();
+        self.bytes.lock().unwrap().resize(len, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self, _eventual: bool) -> Result<(), io::Error> {
+        match self.fault.load(Ordering::SeqCst) {
+            0 => Ok(()),
+            FULL => Err(io::ErrorKind::StorageFull.into()),
+            BROKEN => Err(io::Error::other("it is on fire")),
+            _ => panic!("scripted panic"),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), io::Error> {
+        if self.fault.load(Ordering::SeqCst) == FULL {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let start = usize::try_from(offset).unwrap();
+        self.bytes.lock().unwrap()[start..start + data.len()].copy_from_slice(data);
+        Ok(())
+    }
+}
+
+fn key(number: u8) -> RecordKey {
+    RecordKey([number; 32])
+}
+
+fn claim() -> Claim {
+    Claim::new(Fingerprint([0; 32]), LEASE, TTL)
+}
+
+fn day(number: u32) -> SystemTime {
+    SystemTime::UNIX_EPOCH + number * Duration::from_secs(86_400)
+}
+
+/// Completes this key.
+async fn done(store: &FileStore, number: u8) {
+    let holder = claim();
+    let key = key(number);
+    store.begin(&key, &holder).await.unwrap();
+    let taken = store.complete(&key, holder.token, "yes".into(), TTL);
+    assert_eq!(taken.await.unwrap(), Ended::Taken);
+}
+
+async fn begun(store: &FileStore, number: u8) -> Begun {
+    store.begin(&key(number), &claim()).await.unwrap()
+}
+
+const YES: Begun = Begun::Done(Bytes::from_static(b"yes"));
+const NEW: Begun = Begun::Started { run: 1 };
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_that_was_put_back_takes_no_time_back() {
+    let disk = Disk::default();
+    let store = disk.open(day(1000)).unwrap();
+    done(&store, 1).await;
+    tokio::time::advance(TTL / 2).await;
+    done(&store, 2).await;
+    drop(store);
+    // Whatever the wall clock shows: time goes on where it was.
+    for wall in [day(999), SystemTime::UNIX_EPOCH - SECOND, day(1000)] {
+        let store = disk.open(wall).unwrap();
+        assert_eq!(begun(&store, 1).await, YES, "{wall:?}");
+    }
+    let store = disk.open(day(1)).unwrap();
+    tokio::time::advance(49 * SECOND).await;
+    assert_eq!(begun(&store, 1).await, YES);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(begun(&store, 1).await, NEW);
+    assert_eq!(begun(&store, 2).await, YES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_while_the_file_was_closed_counts() {
+    let disk = Disk::default();
+    let store = disk.open(day(1000)).unwrap();
+    done(&store, 1).await;
+    drop(store);
+    let store = disk.open(day(1000) + TTL - SECOND).unwrap();
+    assert_eq!(begun(&store, 1).await, YES);
+    drop(store);
+    let store = disk.open(day(1000) + TTL).unwrap();
+    assert_eq!(begun(&store, 1).await, NEW);
+    tokio::time::advance(9 * SECOND).await;
+    assert_eq!(begun(&store, 1).await, Begun::Running);
+    tokio::time::advance(SECOND).await;
+    assert_eq!(begun(&store, 1).await, Begun::Started { run: 2 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
+    let disk = Disk::default();
+    let store = disk.open(day(1000)).unwrap();
+    done(&store, 1).await;
+    done(&store, 2).await;
+    drop(store);
+    let database = redb::Builder::new()
+        .create_with_backend(disk.clone())
+        .unwrap();
+    let write = database.begin_write().unwrap();
+    let newer = [&[2_u8][..], &[0; 200]].concat();
+    write
+        .open_table(RECORDS)
+        .unwrap()
+        .insert(&key(1).0, &newer[..])
+        .unwrap();
+    write.commit().unwrap();
+    drop(database);
+    let store = disk.open(day(1000)).unwrap();
+    let token = claim().token;
+    let read = store.begin(&key(1), &claim()).await.unwrap_err();
+    assert!(
+        matches!(&read, StoreError::Unreadable(why) if why.contains("version 2")),
+        "{read}"
+    );
+    let ended = store.complete(&key(1), token, "no".into(), TTL).await;
+    assert!(matches!(ended, Err(StoreError::Unreadable(_))), "{ended:?}");
+    assert_eq!(begun(&store, 2).await, YES);
+    tokio::time::advance(TTL).await;
+    // A write, which forgets what is over.
+    assert_eq!(begun(&store, 3).await, NEW);
+    assert_eq!(begun(&store, 1).await, NEW);
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_is_an_error_and_is_used_again_once_it_works() {
+    for fault in [FULL, BROKEN, PANICS] {
+        let disk = Disk::default();
+        let store = disk.open(day(1000)).unwrap();
+        done(&store, 1).await;
+        disk.set(fault);
+        for number in 2..5 {
+            let failed = store.begin(&key(number), &claim()).await.unwrap_err();
+            let is_full = matches!(failed, StoreError::Full(_));
+            // Only the first is told why: after it, the file cannot even be opened.
+            assert!(
+                is_full == (fault == FULL) || number > 2,
+                "{fault}: {failed}"
+            );
+        }
+        disk.set(0);
+        assert_eq!(begun(&store, 1).await, YES);
+        // What failed may have been written or not.
+        let left = begun(&store, 2).await;
+        assert!(left == NEW || left == Begun::Running, "{fault}: {left:?}");
+        assert_eq!(begun(&store, 5).await, NEW);
+        drop(store);
+        let store = disk.open(day(1000)).unwrap();
+        assert_eq!(begun(&store, 1).await, YES);
+        assert_eq!(begun(&store, 5).await, Begun::Started { run: 2 });
+    }
+}

@@ -1,0 +1,145 @@
+//! The servers: processes that are killed at any time and started again, or one in this process that nobody kills.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+use crate::process::{SPEC, Spec};
+
+/// Where each server is, and which were killed.
+#[derive(Clone)]
+pub(crate) struct Fleet {
+    places: Arc<[Mutex<SocketAddr>]>,
+    kills: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl Fleet {
+    /// One server, which is there already.
+    pub(crate) fn of(address: SocketAddr) -> Self {
+        Self::at(vec![address])
+    }
+
+    fn at(addresses: Vec<SocketAddr>) -> Self {
+        Self {
+            places: addresses.into_iter().map(Mutex::new).collect(),
+            kills: Arc::default(),
+        }
+    }
+
+    /// Starts as many processes.
+    pub(crate) async fn start(spec: &Spec, count: usize) -> io::Result<(Self, Vec<Process>)> {
+        let mut processes = Vec::new();
+        for place in 0..count {
+            processes.push(Process::start(spec, place, 0).await?);
+        }
+        let addresses = processes.iter().map(|process| process.address).collect();
+        Ok((Self::at(addresses), processes))
+    }
+
+    /// Any of them, whether or not it is there.
+    pub(crate) fn any(&self, draw: &mut StdRng) -> SocketAddr {
+        let place = &self.places[draw.random_range(0..self.places.len())];
+        *place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When each process was killed, by its name.
+    pub(crate) fn kills(&self) -> HashMap<String, Instant> {
+        self.kills
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Kills any of the processes, so many times while the trial lasts, and starts another in its place. How far the trial is,
+    /// it is told: an entry for each key that was begun.
+    pub(crate) async fn kill(
+        self,
+        spec: Spec,
+        mut processes: Vec<Process>,
+        every: usize,
+        mut begun: mpsc::UnboundedReceiver<()>,
+    ) -> io::Result<Vec<Process>> {
+        let mut draw = StdRng::seed_from_u64(spec.seed);
+        let mut left = every;
+        while begun.recv().await.is_some() {
+            left -= 1;
+            if left > 0 {
+                continue;
+            }
+            left = draw.random_range(every / 2..=every * 3 / 2).max(1);
+            // At any point of what it is doing.
+            sleep(Duration::from_micros(draw.random_range(0..10_000))).await;
+            let place = draw.random_range(0..processes.len());
+            let generation = processes[place].generation + 1;
+            self.end(&mut processes[place]).await?;
+            processes[place] = Process::start(&spec, place, generation).await?;
+            let mut address = self.places[place]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            *address = processes[place].address;
+        }
+        Ok(processes)
+    }
+
+    async fn end(&self, process: &mut Process) -> io::Result<()> {
+        self.kills
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(process.name(), Instant::now());
+        process.child.kill().await
+    }
+}
+
+/// A server process. It is killed when this is dropped.
+pub(crate) struct Process {
+    child: Child,
+    place: usize,
+    generation: u32,
+    address: SocketAddr,
+}
+
+impl Process {
+    async fn start(spec: &Spec, place: usize, generation: u32) -> io::Result<Self> {
+        let mut spec = spec.clone();
+        spec.name = name(place, generation);
+        let mut child = Command::new(std::env::current_exe()?)
+            .env(SPEC, serde_json::to_string(&spec)?)
+            .env("RUST_BACKTRACE", "0")
+            // It ends when its input does: with this process, whatever becomes of that.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let out = child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut line = String::new();
+        BufReader::new(out).read_line(&mut line).await?;
+        let address = line
+            .trim()
+            .parse()
+            .map_err(|_| io::Error::other(format!("a server did not start: {line:?}")))?;
+        Ok(Self {
+            child,
+            place,
+            generation,
+            address,
+        })
+    }
+
+    fn name(&self) -> String {
+        name(self.place, self.generation)
+    }
+}
+
+fn name(place: usize, generation: u32) -> String {
+    format!("{place}.{generation}")
+}

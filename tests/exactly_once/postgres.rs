@@ -1,0 +1,128 @@
+//! Records and effects in PostgreSQL, each pair in one transaction.
+
+use std::error::Error;
+use std::panic::panic_any;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::http::Response;
+use buttress::idempotency::Operation;
+use buttress::idempotency::store::PostgresStore;
+use deadpool_postgres::{Manager, Pool};
+use tokio_postgres::{Client, NoTls};
+
+use crate::ledger::Effect;
+use crate::plan::{End, Fate};
+use crate::servers::POSTGRES;
+use crate::shop::{Planned, Shop, paid, unpaid};
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// The tables of one trial: `name` of its records, and `name_effects`.
+pub(crate) struct Tables {
+    pub(crate) url: String,
+    pub(crate) name: String,
+    client: Client,
+}
+
+impl Tables {
+    pub(crate) async fn create() -> Result<Self, Failure> {
+        let url = POSTGRES.url();
+        let (client, connection) = POSTGRES.reached(tokio_postgres::connect(&url, NoTls).await);
+        tokio::spawn(connection);
+        let name = format!("torture_{:016x}", rand::random::<u64>());
+        let make = format!(
+            "CREATE TABLE {name}_effects (key bigint NOT NULL, run bigint NOT NULL, id text NOT NULL)"
+        );
+        client.batch_execute(&make).await?;
+        PostgresStore::connect(&url)?
+            .table(&name)?
+            .migrate()
+            .await?;
+        Ok(Self { url, name, client })
+    }
+
+    pub(crate) async fn effects(&self) -> Result<Vec<Effect>, Failure> {
+        let select = format!("SELECT key, run, id FROM {}_effects", self.name);
+        let rows = self.client.query(&select, &[]).await?;
+        let read = |row: tokio_postgres::Row| {
+            Ok(Effect {
+                key: u64::try_from(row.try_get::<_, i64>(0)?)?,
+                run: u32::try_from(row.try_get::<_, i64>(1)?)?,
+                id: row.try_get(2)?,
+                at: Instant::now(),
+            })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    pub(crate) async fn drop(self) -> Result<(), Failure> {
+        let name = &self.name;
+        let drop = format!("DROP TABLE {name}, {name}_effects");
+        Ok(self.client.batch_execute(&drop).await?)
+    }
+}
+
+/// The server's side.
+pub(crate) struct Till {
+    pool: Pool,
+    store: PostgresStore,
+    insert: String,
+}
+
+impl Till {
+    pub(crate) fn open(url: &str, name: &str) -> Result<Self, Failure> {
+        let pool = Pool::builder(Manager::new(url.parse()?, NoTls))
+            .max_size(8)
+            .build()?;
+        Ok(Self {
+            pool,
+            store: PostgresStore::connect(url)?.table(name)?,
+            insert: format!("INSERT INTO {name}_effects VALUES ($1, $2, $3)"),
+        })
+    }
+
+    pub(crate) fn store(&self) -> PostgresStore {
+        self.store.clone()
+    }
+
+    pub(crate) async fn pay(
+        &self,
+        shop: &Shop,
+        operation: &Operation,
+        key: u64,
+        id: &str,
+        fate: &Fate,
+    ) -> Response<Body> {
+        match self.transact(shop, operation, key, id, fate).await {
+            Ok(response) => response,
+            Err(error) => unpaid(operation, &error),
+        }
+    }
+
+    async fn transact(
+        &self,
+        shop: &Shop,
+        operation: &Operation,
+        key: u64,
+        id: &str,
+        fate: &Fate,
+    ) -> Result<Response<Body>, Failure> {
+        let mut client = self.pool.get().await?;
+        let insert = client.prepare_cached(&self.insert).await?;
+        let transaction = client.transaction().await?;
+        let number = i64::try_from(key)?;
+        let run = i64::from(operation.run());
+        transaction.execute(&insert, &[&number, &run, &id]).await?;
+        tokio::time::sleep(fate.after).await;
+        if fate.end == End::PanicsAfter {
+            panic_any(Planned);
+        }
+        let response = paid(shop, key, operation.run(), id, fate);
+        let response = self.store.commit(transaction, operation, response).await?;
+        if fate.end == End::PanicsAtLast {
+            panic_any(Planned);
+        }
+        Ok(response.map(Body::new))
+    }
+}

@@ -1,0 +1,83 @@
+//! This program as a server process.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use buttress::idempotency::MemoryStore;
+use buttress::idempotency::store::Store;
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+
+use crate::ledger::Pen;
+use crate::shop::{Shop, Till};
+
+/// The variable that makes a server of this program.
+pub(crate) const SPEC: &str = "EXACTLY_ONCE_SERVER";
+
+/// What a server is told.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Spec {
+    pub(crate) seed: u64,
+    pub(crate) name: String,
+    pub(crate) ledger: SocketAddr,
+    pub(crate) records: Records,
+}
+
+/// Where it keeps its records.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Records {
+    /// Lost with the process.
+    Memory,
+    #[cfg(feature = "file")]
+    File(std::path::PathBuf),
+    #[cfg(feature = "redis")]
+    Redis { url: String, prefix: String },
+    #[cfg(feature = "postgres")]
+    Postgres { url: String, name: String },
+}
+
+/// Serves until it is killed, or its parent is.
+pub(crate) fn serve(spec: &str) -> io::Result<()> {
+    let spec: Spec = serde_json::from_str(spec)?;
+    std::thread::spawn(|| {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        std::process::exit(0);
+    });
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(async {
+            let (store, till) = opened(&spec).await.map_err(io::Error::other)?;
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            println!("{}", listener.local_addr()?);
+            io::stdout().flush()?;
+            let shop = Shop::new(spec.seed, spec.name, till);
+            shop.serve(store, listener).await
+        })
+}
+
+async fn opened(
+    spec: &Spec,
+) -> Result<(Arc<dyn Store>, Till), Box<dyn std::error::Error + Send + Sync>> {
+    let ledger = Till::Ledger(Pen::new(spec.ledger));
+    Ok(match &spec.records {
+        Records::Memory => (Arc::new(MemoryStore::new()), ledger),
+        #[cfg(feature = "file")]
+        Records::File(path) => {
+            let store = buttress::idempotency::store::FileStore::open(path)?;
+            (Arc::new(store), ledger)
+        }
+        #[cfg(feature = "redis")]
+        Records::Redis { url, prefix } => {
+            let store = buttress::idempotency::store::RedisStore::connect(url).await?;
+            (Arc::new(store.prefix(prefix)?), ledger)
+        }
+        #[cfg(feature = "postgres")]
+        Records::Postgres { url, name } => {
+            let till = crate::postgres::Till::open(url, name)?;
+            (Arc::new(till.store()), Till::Transaction(till))
+        }
+    })
+}

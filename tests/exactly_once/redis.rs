@@ -1,0 +1,32 @@
+//! Records in Redis, under a prefix of this trial's own.
+
+use std::error::Error;
+
+use redis::AsyncCommands;
+
+use crate::servers::REDIS;
+
+/// The address of a server that answers.
+pub(crate) fn reached() -> (String, redis::Client) {
+    let url = REDIS.url();
+    let client = redis::Client::open(&*url);
+    let connected = client.and_then(|client| client.get_connection().map(|_| client));
+    (url, REDIS.reached(connected))
+}
+
+/// Deletes what begins with it.
+pub(crate) async fn clear(
+    client: &redis::Client,
+    prefix: &str,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let mut connection = client.get_multiplexed_async_connection().await?;
+    let mut scanning = client.get_multiplexed_async_connection().await?;
+    let options = redis::ScanOptions::default()
+        .with_pattern(format!("{prefix}*"))
+        .with_count(1000);
+    let mut names = scanning.scan_options::<String>(options).await?;
+    while let Some(name) = names.next_item().await {
+        let () = connection.unlink(name?).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,358 @@
+//! The layer in company: limits around it, gates, queues and retries inside and outside.
+
+use std::convert::Infallible;
+use std::future::{pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use buttress::clock::Now;
+use buttress::gate::{GateLayer, Permit, Policy};
+use buttress::http::{ServerConfig, answer, server};
+use buttress::idempotency::{
+    IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation, Scope,
+};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::testing::{Step, Strict};
+use buttress::{
+    Backoff, BoxError, Deadline, Error, ErrorIsTransient, Jitter, Outcome, Reason, Rejected,
+    TimeoutLayer,
+};
+use http::{Request, Response};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+use tower::buffer::Buffer;
+use tower::limit::ConcurrencyLimit;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use super::shop::{Flow, Shop, payment, says, seen, send_to, settle};
+use crate::common::poll;
+
+const SECOND: Duration = Duration::from_secs(1);
+type Inside = Request<KeptBody<Flow>>;
+
+fn layer(name: &str) -> IdempotencyLayer {
+    let config = IdempotencyConfig::default();
+    IdempotencyLayer::new(name, MemoryStore::new(), Scope::Global, config).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_around_bounds_the_wait_and_not_the_work() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let limit = TimeoutLayer::new("shop", 2 * SECOND);
+    let limited = answer((limit, shop.layer.clone())).layer(shop.handler.clone());
+    let start = Instant::now();
+    let sent = send_to(limited.clone(), payment("10 EUR"));
+    let called = shop.called().await;
+    // Its own time, not that of its caller.
+    assert_eq!(called.left, Some(600 * SECOND));
+    let late = sent.await.unwrap();
+    assert_eq!((late.status, start.elapsed()), (504, 2 * SECOND));
+    sleep(10 * SECOND).await;
+    called.answers(says(201, "paid"));
+    settle().await;
+    let again = send_to(limited, payment("10 EUR")).await.unwrap();
+    assert_eq!(again.of(), (201, true, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_deadline_is_not_that_of_the_handler() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let service = answer(shop.layer.clone()).layer(shop.handler.clone());
+    let call = service.oneshot(payment("10 EUR"));
+    let sent = tokio::spawn(Deadline::after(SECOND).scope(call));
+    let called = shop.called().await;
+    assert_eq!(called.left, Some(600 * SECOND));
+    called.answers(says(201, "paid"));
+    assert_eq!(seen(sent.await.unwrap().unwrap()).await.status, 201);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_server_around_bounds_the_wait_too() {
+    let finish = Arc::new(Notify::new());
+    let wait = Arc::clone(&finish);
+    let handler = service_fn(move |_: Inside| {
+        let wait = Arc::clone(&wait);
+        async move {
+            wait.notified().await;
+            Ok::<_, Infallible>(Response::new("paid".to_owned()))
+        }
+    });
+    let config = ServerConfig::default().timeout(2 * SECOND);
+    let service = server("shop", config)
+        .unwrap()
+        .layer(answer(layer("standard")).layer(handler));
+    let ask = || service.clone().oneshot(payment("10 EUR"));
+    assert_eq!(ask().await.unwrap().status(), 504);
+    assert_eq!(seen(ask().await.unwrap()).await.problem(), "InProgress");
+    finish.notify_one();
+    settle().await;
+    assert_eq!(seen(ask().await.unwrap()).await.of(), (200, true, "paid"));
+}
+
+/// Refuses the calls of these numbers, from 0.
+#[derive(Clone)]
+struct Refuses(Arc<AtomicUsize>, &'static [usize]);
+
+fn refuses(calls: &'static [usize]) -> GateLayer<Refuses, ErrorIsTransient> {
+    GateLayer::new(Refuses(Arc::default(), calls), ErrorIsTransient)
+}
+
+struct Passed;
+
+impl Permit for Passed {
+    fn settle(self, _: Outcome, _: &Now) {}
+}
+
+impl<Req> Policy<Req> for Refuses {
+    type Permit = Passed;
+
+    fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
+        if self.1.contains(&self.0.fetch_add(1, Ordering::SeqCst)) {
+            return Err(Rejected::new(Reason::Policy("full".into()), "door"));
+        }
+        Ok(Passed)
+    }
+}
+
+/// Counts its calls, and answers with their number and this status, the first time only.
+fn counting(
+    first: u16,
+) -> (
+    Arc<AtomicUsize>,
+    impl Service<
+        Inside,
+        Response = Response<String>,
+        Error = &'static str,
+        Future = std::future::Ready<Result<Response<String>, &'static str>>,
+    > + Clone
+    + Send
+    + 'static,
+) {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let handler = service_fn(move |_: Inside| {
+        let run = count.fetch_add(1, Ordering::SeqCst);
+        let mut response = Response::new(format!("run {run}"));
+        if run == 0 {
+            *response.status_mut() = first.try_into().unwrap();
+        }
+        ready(Ok(response))
+    });
+    (runs, handler)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_gate_inside_refuses_is_not_kept() {
+    let (runs, handler) = counting(201);
+    let service = answer((layer("gate"), refuses(&[0]))).layer(handler);
+    let ask = || send_to(service.clone(), payment("10 EUR"));
+    assert_eq!(ask().await.unwrap().status, 503);
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    assert_eq!(ask().await.unwrap().of(), (201, false, "run 0"));
+    assert_eq!(ask().await.unwrap().of(), (201, true, "run 0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_answer_inside_refuses_is_not_kept() {
+    let (runs, handler) = counting(201);
+    let service = answer(layer("answer")).layer(answer(refuses(&[0])).layer(handler));
+    let ask = || send_to(service.clone(), payment("10 EUR"));
+    assert_eq!(ask().await.unwrap().status, 503);
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    assert_eq!(ask().await.unwrap().of(), (201, false, "run 0"));
+    assert_eq!(ask().await.unwrap().of(), (201, true, "run 0"));
+}
+
+#[derive(Clone)]
+struct Again;
+
+impl buttress::Repeat<Inside> for Again {
+    type Attempt = Inside;
+    type Saved = ();
+
+    fn first(&self, request: Inside) -> (Inside, Option<()>) {
+        (request, Some(()))
+    }
+
+    fn again(&self, (): &mut ()) -> Option<Inside> {
+        Some(Request::new(KeptBody::default()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_repetition_was_run_before_and_is_kept() {
+    // The first attempt runs and fails, the second is refused.
+    for inside in [false, true] {
+        let (runs, handler) = counting(503);
+        let config = RetryConfig::new()
+            .max_attempts(2)
+            .backoff(Backoff::constant(SECOND).jitter(Jitter::None));
+        let again =
+            buttress::classify_fn(|result: Result<&Response<String>, &Error<&'static str>>| {
+                match result {
+                    Ok(response) if response.status().is_success() => Outcome::SUCCESS,
+                    _ => Outcome::TRANSIENT,
+                }
+            });
+        let retry = RetryLayer::new("again", config, Again).unwrap();
+        let retry = retry.classify(again);
+        let seen = if inside {
+            let inner = answer(refuses(&[1])).layer(handler);
+            let service = answer((layer("repeated"), retry)).layer(inner);
+            let ask = || send_to(service.clone(), payment("10 EUR"));
+            assert_eq!(ask().await.unwrap().status, 503);
+            ask().await.unwrap()
+        } else {
+            let service = answer((layer("repeated"), retry, refuses(&[1]))).layer(handler);
+            let ask = || send_to(service.clone(), payment("10 EUR"));
+            assert_eq!(ask().await.unwrap().status, 503);
+            ask().await.unwrap()
+        };
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
+        assert_ne!(seen.status, 200, "it is not run again");
+        assert_eq!(runs.load(Ordering::SeqCst), 1, "inside: {inside}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_was_never_called_for_lack_of_readiness_has_done_nothing() {
+    let strict: Strict<Inside, Response<String>, &'static str> =
+        Strict::new(|_| Step::Answer(Ok(Response::new("paid".to_owned()))));
+    let service = answer(layer("unready")).layer(strict.clone());
+    let mut ready = service.clone();
+    ready.ready().await.unwrap();
+    // The task's own clone never becomes ready.
+    for _ in 0..100 {
+        strict.pend_once();
+    }
+    let late = ready.call(payment("10 EUR")).await.unwrap();
+    assert_eq!((late.status().as_u16(), strict.calls()), (504, 0));
+    // Whatever was scripted and not used.
+    let mut rest = strict.clone();
+    while poll(std::pin::pin!(std::future::poll_fn(
+        |cx| rest.poll_ready(cx)
+    )))
+    .is_pending()
+    {}
+    let again = send_to(service.clone(), payment("10 EUR")).await.unwrap();
+    assert_eq!(again.of(), (200, false, "paid"));
+    // Nor does one whose service is gone.
+    let mut other = payment("10 EUR");
+    *other.uri_mut() = "/other".parse().unwrap();
+    let mut ready = service.clone();
+    ready.ready().await.unwrap();
+    strict.fail_ready_once("gone");
+    assert_eq!(ready.call(other).await.unwrap_err(), "gone");
+    let mut other = payment("10 EUR");
+    *other.uri_mut() = "/other".parse().unwrap();
+    assert_eq!(
+        send_to(service, other).await.unwrap().of(),
+        (200, false, "paid")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_not_held_while_a_request_is_read_or_refused() {
+    let (_, handler) = counting(201);
+    let limited = ConcurrencyLimit::new(handler, 1);
+    let service = answer(layer("place")).layer(limited.clone());
+    let (_more, body) = http_body_util::channel::Channel::<bytes::Bytes, BoxError>::new(1);
+    let body = http_body_util::BodyExt::boxed_unsync(body);
+    let mut reads = service.clone();
+    let reading = reads.ready().await.unwrap();
+    let mut reading = Box::pin(reading.call(payment("").map(|_| body)));
+    assert!(poll(reading.as_mut()).is_pending());
+    let mut refused = service.clone();
+    let request = Request::post("/").body(super::shop::flow("")).unwrap();
+    let refused = refused.ready().await.unwrap().call(request);
+    // The one place is free, although both futures are still there.
+    let paid = send_to(service, payment("10 EUR")).await.unwrap();
+    assert_eq!(paid.of(), (201, false, "run 0"));
+    drop((reading, refused));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_place_and_a_queue_inside_and_outside_are_enough() {
+    let (runs, handler) = counting(201);
+    let inside = ConcurrencyLimit::new(handler, 1);
+    let inside = Buffer::new(inside.map_err(BoxError::from), 1);
+    let stack = answer(layer("queue")).layer(inside);
+    let stack = Buffer::new(ConcurrencyLimit::new(stack, 1), 1);
+    let sends: Vec<_> = (0..20)
+        .map(|_| {
+            let stack = stack.clone().map_err(|_| "gone");
+            send_to(stack, payment("10 EUR"))
+        })
+        .collect();
+    for sent in sends {
+        let seen = sent.await.unwrap();
+        assert_eq!((seen.status, seen.text()), (201, "run 0"));
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_service_inside_is_polled_ready_before_each_call() {
+    let strict: Strict<Inside, Response<String>, Error<&'static str>> =
+        Strict::new(|_| Step::Answer(Ok(Response::new("paid".to_owned()))));
+    let service = layer("strict").layer(strict.clone());
+    let mut service = ServiceBuilder::new().service(service);
+    for path in ["/a", "/b", "/a", "/b"] {
+        let mut request = payment("10 EUR");
+        *request.uri_mut() = path.parse().unwrap();
+        let response = service.ready().await.unwrap().call(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    }
+    assert_eq!((strict.calls(), strict.live()), (2, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_a_thousand_at_once_one_is_run() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&runs);
+    let handler = service_fn(move |request: Inside| {
+        assert!(Operation::of(request.extensions()).is_some());
+        let run = count.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::task::yield_now().await;
+            Ok::<_, &'static str>(Response::new(format!("run {run}")))
+        }
+    });
+    let service = answer(layer("thousand")).layer(handler);
+    let all: Vec<_> = (0..1000)
+        .map(|_| send_to(service.clone(), payment("10 EUR")))
+        .collect();
+    for sent in all {
+        let seen = sent.await.unwrap();
+        match seen.status {
+            200 => assert_eq!(seen.text(), "run 0"),
+            _ => assert_eq!(seen.problem(), "InProgress"),
+        }
+    }
+    assert_eq!(runs.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_runtime_that_ends_takes_its_operations_with_it_in_peace() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let layer = layer("ends");
+    let begun = Arc::new(Notify::new());
+    let told = Arc::clone(&begun);
+    let handler = service_fn(move |_: Inside| {
+        told.notify_one();
+        pending::<Result<Response<String>, &'static str>>()
+    });
+    let service = answer(layer.clone()).layer(handler);
+    let mut call = Box::pin(service.oneshot(payment("10 EUR")));
+    runtime.block_on(async {
+        assert!(poll(call.as_mut()).is_pending());
+        begun.notified().await;
+    });
+    drop(runtime);
+    assert_eq!(layer.running(), 0);
+    let std::task::Poll::Ready(Ok(response)) = poll(call.as_mut()) else {
+        panic!("it is told");
+    };
+    assert_eq!(response.status(), 409);
+}

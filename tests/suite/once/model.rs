@@ -1,0 +1,235 @@
+//! Random histories of requests, of callers that leave and of handlers that end, against a model that knows only the rules.
+
+use std::time::Duration;
+
+use buttress::idempotency::{IdempotencyConfig, StoragePolicy};
+use http::HeaderValue;
+use proptest::prelude::*;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::shop::{Called, Flow, Seen, Shop, payment, says, settle};
+
+#[derive(Clone, Debug)]
+enum Op {
+    /// A request with this key and this body.
+    Send(usize, usize),
+    /// The caller of one of the requests that wait leaves.
+    Leave(usize),
+    /// The handler of this key, if it runs, ends so.
+    End(usize, End),
+    /// So many seconds pass.
+    Pass(u64),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Answers(u16),
+    Panics,
+    Fails,
+    DidNotHappen,
+}
+
+const BODIES: [&str; 2] = ["10 EUR", "11 EUR"];
+const KEYS: usize = 2;
+const TTL: u64 = 1000;
+const MAX_RUN: u64 = 300;
+
+fn any_op() -> impl Strategy<Value = Op> {
+    let end = prop_oneof![
+        6 => proptest::sample::select(vec![200, 201, 404, 409, 429, 500]).prop_map(End::Answers),
+        1 => Just(End::Panics),
+        1 => Just(End::Fails),
+        1 => Just(End::DidNotHappen),
+    ];
+    prop_oneof![
+        6 => (0..KEYS, prop_oneof![5 => Just(0_usize), 1 => Just(1)]).prop_map(|(k, b)| Op::Send(k, b)),
+        1 => (0..5_usize).prop_map(Op::Leave),
+        3 => (0..KEYS, end).prop_map(|(k, end)| Op::End(k, end)),
+        1 => prop_oneof![0..80_u64, Just(MAX_RUN), Just(TTL)].prop_map(Op::Pass),
+    ]
+}
+
+/// What is known of a key.
+#[derive(Clone, Debug, Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Running {
+        body: usize,
+        since: u64,
+    },
+    /// Status and text; a problem without.
+    Done {
+        body: usize,
+        at: u64,
+        seen: (u16, Option<String>),
+    },
+}
+
+#[derive(Default)]
+struct Model {
+    now: u64,
+    keys: [Known; KEYS],
+}
+
+impl Model {
+    fn pass(&mut self, seconds: u64) {
+        self.now += seconds;
+        for known in &mut self.keys {
+            match *known {
+                Known::Running { body, since } if self.now >= since + MAX_RUN => {
+                    let seen = (409, None);
+                    let at = since + MAX_RUN;
+                    *known = Known::Done { body, at, seen };
+                }
+                _ => {}
+            }
+            if matches!(known, Known::Done { at, .. } if self.now >= *at + TTL) {
+                *known = Known::Nothing;
+            }
+        }
+    }
+
+    /// What a request is told, or that it runs.
+    fn send(&mut self, key: usize, wanted: usize) -> Option<(u16, bool, Option<String>)> {
+        let (now, known) = (self.now, &mut self.keys[key]);
+        match known {
+            Known::Nothing => {
+                let (body, since) = (wanted, now);
+                *known = Known::Running { body, since };
+                None
+            }
+            Known::Running { body, .. } | Known::Done { body, .. } if *body != wanted => {
+                Some((422, false, None))
+            }
+            Known::Running { .. } => Some((409, false, None)),
+            Known::Done { seen, .. } => Some((seen.0, seen.1.is_some(), seen.1.clone())),
+        }
+    }
+
+    fn end(&mut self, key: usize, end: End, text: &str) {
+        let Known::Running { body, .. } = self.keys[key] else {
+            panic!("it runs");
+        };
+        let at = self.now;
+        self.keys[key] = match end {
+            End::Answers(409 | 429) | End::DidNotHappen => Known::Nothing,
+            End::Answers(status) => {
+                let seen = (status, Some(text.to_owned()));
+                Known::Done { body, at, seen }
+            }
+            End::Panics | End::Fails => {
+                let seen = (500, None);
+                Known::Done { body, at, seen }
+            }
+        };
+    }
+}
+
+fn request(key: usize, body: usize) -> http::Request<Flow> {
+    let mut request = payment(BODIES[body]);
+    let key = HeaderValue::try_from(format!("\"key-of-operation-{key}\"")).unwrap();
+    request.headers_mut().insert("idempotency-key", key);
+    request
+}
+
+async fn check(ops: Vec<Op>) {
+    let config = IdempotencyConfig::default()
+        .ttl(Duration::from_secs(TTL))
+        .max_run(Duration::from_secs(MAX_RUN))
+        .keep(StoragePolicy::Definitive);
+    let mut shop = Shop::new(config);
+    let mut model = Model::default();
+    let mut running: [Option<(Called, Option<JoinHandle<Seen>>)>; KEYS] = [None, None];
+    for (number, op) in ops.into_iter().enumerate() {
+        match op {
+            Op::Send(key, body) => {
+                let sent = shop.send(request(key, body));
+                match model.send(key, body) {
+                    None => {
+                        let called = shop.called().await;
+                        assert_eq!(called.body, BODIES[body]);
+                        assert_eq!(called.operation.as_ref().unwrap().run(), 1);
+                        running[key] = Some((called, Some(sent)));
+                    }
+                    Some((status, replayed, text)) => {
+                        let seen = sent.await.unwrap();
+                        assert_eq!((seen.status, seen.replayed()), (status, replayed));
+                        if let Some(text) = text {
+                            assert_eq!(seen.text(), text);
+                        }
+                    }
+                }
+            }
+            Op::Leave(which) => {
+                let callers = running.iter_mut().flatten();
+                if let Some((_, caller)) = callers.skip(which % KEYS).next() {
+                    if let Some(caller) = caller.take() {
+                        caller.abort();
+                        let _ = caller.await;
+                    }
+                }
+            }
+            Op::End(key, end) => {
+                let Some((called, caller)) = running[key].take() else {
+                    continue;
+                };
+                let text: &'static str = format!("answer {number}").leak();
+                model.end(key, end, text);
+                let first = match end {
+                    End::Answers(status) => {
+                        called.answers(says(status, text));
+                        status
+                    }
+                    End::DidNotHappen => {
+                        called.operation.as_ref().unwrap().did_not_happen();
+                        called.answers(says(503, text));
+                        503
+                    }
+                    End::Panics => {
+                        called.panics();
+                        500
+                    }
+                    End::Fails => {
+                        called.fails("failed");
+                        599
+                    }
+                };
+                if let Some(caller) = caller {
+                    let seen = caller.await.unwrap();
+                    assert_eq!((seen.status, seen.replayed()), (first, false));
+                }
+                settle().await;
+            }
+            Op::Pass(seconds) => {
+                sleep(Duration::from_secs(seconds)).await;
+                settle().await;
+                model.pass(seconds);
+                for (key, slot) in running.iter_mut().enumerate() {
+                    if !matches!(model.keys[key], Known::Running { .. }) {
+                        if let Some((mut called, caller)) = slot.take() {
+                            called.dropped().await;
+                            if let Some(caller) = caller {
+                                assert_eq!(caller.await.unwrap().problem(), "Unknown");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        shop.calls_nobody().await;
+        let under_way = running.iter().flatten().count();
+        assert_eq!(shop.layer.running(), under_way, "after step {number}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    #[test]
+    fn whatever_happens_in_whatever_order_the_rules_hold(ops in proptest::collection::vec(any_op(), 1..40)) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(check(ops));
+    }
+}

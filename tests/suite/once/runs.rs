@@ -1,0 +1,418 @@
+//! Handlers that end well, badly, late or never; callers that leave; leases.
+
+use std::time::Duration;
+
+use buttress::idempotency::{AfterCrash, IdempotencyConfig, StoragePolicy};
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use http_body_util::channel::Channel;
+use tokio::time::{Instant, advance, sleep};
+
+use super::shop::{Fate, Scripted, Shop, payment, says, settle};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(start_paused = true)]
+async fn what_is_under_way_is_told_so_with_a_time_to_come_again() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let other = shop.ask(payment("10 EUR")).await;
+    assert_eq!((other.status, &*other.problem()), (409, "InProgress"));
+    assert_eq!(other.headers["retry-after"], "1");
+    called.answers(says(201, "paid"));
+    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+}
+
+/// How a handler ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    With(u16),
+    Panics,
+    Fails,
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_follows_from_the_policy() {
+    use End::{Fails, Panics, With};
+    let ends = [200, 302, 400, 404, 408, 409, 422, 425, 429, 500, 503, 504].map(With);
+    for (policy, freed) in [
+        (StoragePolicy::Definitive, &[408, 409, 425, 429][..]),
+        (
+            StoragePolicy::SuccessOnly,
+            &[400, 404, 408, 409, 422, 425, 429, 500, 503, 504, 599],
+        ),
+        (
+            StoragePolicy::DeleteOnError,
+            &[408, 409, 425, 429, 500, 503, 504, 599],
+        ),
+    ] {
+        for end in ends.into_iter().chain([Panics, Fails]) {
+            let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
+            let sent = shop.send(payment("10 EUR"));
+            let called = shop.called().await;
+            let (code, first, again) = match end {
+                With(status) => {
+                    called.answers(says(status, "first"));
+                    (status, status, status)
+                }
+                Panics => {
+                    called.panics();
+                    (599, 500, 500)
+                }
+                Fails => {
+                    called.fails("down");
+                    (599, 599, 500)
+                }
+            };
+            assert_eq!(sent.await.unwrap().status, first, "{policy:?} {end:?}");
+            if freed.contains(&code) {
+                let seen = shop.served(payment("10 EUR"), says(201, "anew")).await;
+                assert_eq!(seen.of(), (201, false, "anew"), "{policy:?} {end:?}");
+            } else {
+                assert_eq!(
+                    shop.ask(payment("10 EUR")).await.status,
+                    again,
+                    "{policy:?} {end:?}"
+                );
+                shop.calls_nobody().await;
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_did_not_happen_is_answered_and_forgotten() {
+    for end in [End::With(200), End::With(500), End::Panics, End::Fails] {
+        let mut shop = Shop::new(IdempotencyConfig::default());
+        let sent = shop.send(payment("10 EUR"));
+        let called = shop.called().await;
+        called.operation.as_ref().unwrap().did_not_happen();
+        match end {
+            End::With(status) => called.answers(says(status, "")),
+            End::Panics => called.panics(),
+            End::Fails => called.fails("down"),
+        }
+        sent.await.unwrap();
+        let sent = shop.send(payment("10 EUR"));
+        let called = shop.called().await;
+        assert_eq!(called.operation.as_ref().unwrap().run(), 1, "{end:?}");
+        called.answers(says(201, ""));
+        assert_eq!(sent.await.unwrap().status, 201);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_forgotten_at_once_is_forgotten_later() {
+    let store = Scripted::new(|asked, before| match asked {
+        "abandon" if before < 3 => Fate::Down,
+        _ => Fate::Done,
+    });
+    let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
+    assert_eq!(
+        shop.served(payment("10 EUR"), says(429, "")).await.status,
+        429
+    );
+    shop.layer.idle().await;
+    assert_eq!(store.kept.len(), 0);
+    assert_eq!(
+        shop.served(payment("10 EUR"), says(201, "")).await.status,
+        201
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_never_ends_is_dropped_and_never_run_again() {
+    for policy in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
+        let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
+        let start = Instant::now();
+        let sent = shop.send(payment("10 EUR"));
+        let mut called = shop.called().await;
+        assert_eq!(called.left, Some(600 * SECOND), "its deadline");
+        called.dropped().await;
+        assert_eq!(start.elapsed(), 600 * SECOND);
+        let first = sent.await.unwrap();
+        assert_eq!((first.status, &*first.problem()), (409, "Unknown"));
+        assert!(!first.headers.contains_key("retry-after"));
+        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+        sleep(600 * SECOND).await;
+        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+        shop.calls_nobody().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_body_never_ends_is_a_handler_that_never_ends() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let (_more, body) = Channel::<Bytes, buttress::BoxError>::new(1);
+    let answer = http::Response::new(body.boxed_unsync());
+    let first = shop.served(payment("10 EUR"), answer).await;
+    assert_eq!(first.problem(), "Unknown");
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_is_kept_for_its_time_from_when_it_was_given() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    sleep(100 * SECOND).await;
+    called.answers(says(201, "paid"));
+    sent.await.unwrap();
+    sleep(Duration::from_secs(24 * 3600) - SECOND).await;
+    assert!(shop.ask(payment("10 EUR")).await.replayed());
+    sleep(SECOND).await;
+    let seen = shop.served(payment("10 EUR"), says(201, "anew")).await;
+    assert_eq!(seen.of(), (201, false, "anew"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_of_a_handler_that_takes_long_is_renewed() {
+    let store = Scripted::new(|_, _| Fate::Done);
+    let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    for _ in 0..10 {
+        sleep(45 * SECOND).await;
+        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+    }
+    assert!(store.count("renew") >= 14);
+    called.answers(says(201, "paid"));
+    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_fails_is_made_again_in_time() {
+    let store = Scripted::new(|asked, before| match asked {
+        "renew" if before < 3 => Fate::Hangs,
+        _ => Fate::Done,
+    });
+    let mut shop = Shop::with(store, IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    sleep(100 * SECOND).await;
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+    called.answers(says(201, "paid"));
+    sent.await.unwrap();
+}
+
+fn holds_no_lease() -> Scripted {
+    Scripted::new(|asked, _| match asked {
+        "renew" => Fate::Down,
+        _ => Fate::Done,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_outlives_its_lease_cannot_overwrite_the_next() {
+    let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
+    let first = shop.send(payment("10 EUR"));
+    let stale = shop.called().await;
+    sleep(91 * SECOND).await;
+    let second = shop.send(payment("10 EUR"));
+    let fresh = shop.called().await;
+    assert_eq!(fresh.operation.as_ref().unwrap().run(), 2);
+    assert_eq!(
+        fresh.operation.as_ref().unwrap().derived_key("x"),
+        stale.operation.as_ref().unwrap().derived_key("x"),
+        "for the provider it is the same operation"
+    );
+    // While the other runs, and after it has ended.
+    stale.answers(says(500, "stale"));
+    assert_eq!(first.await.unwrap().problem(), "InProgress");
+    fresh.answers(says(201, "fresh"));
+    assert_eq!(second.await.unwrap().of(), (201, false, "fresh"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "fresh"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_run_is_answered_with_what_the_next_has_recorded() {
+    let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
+    let first = shop.send(payment("10 EUR"));
+    let stale = shop.called().await;
+    sleep(91 * SECOND).await;
+    let fresh = shop.served(payment("10 EUR"), says(201, "fresh")).await;
+    assert_eq!(fresh.of(), (201, false, "fresh"));
+    stale.answers(says(500, "stale"));
+    assert_eq!(first.await.unwrap().of(), (201, false, "fresh"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "fresh"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_over_loses_nothing_as_long_as_nobody_asks() {
+    let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
+    let first = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    sleep(300 * SECOND).await;
+    called.answers(says(201, "paid"));
+    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+    assert!(shop.ask(payment("10 EUR")).await.replayed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_is_forgotten_while_its_handler_runs_is_made_anew() {
+    let config = IdempotencyConfig::default().ttl(SECOND);
+    let mut shop = Shop::with(holds_no_lease(), config);
+    let first = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    sleep(300 * SECOND).await;
+    called.answers(says(201, "paid"));
+    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+    assert!(shop.ask(payment("10 EUR")).await.replayed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_may_not_be_run_twice_is_unknown_once_its_run_was_cut_off() {
+    let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
+    let mut shop = Shop::with(holds_no_lease(), config);
+    let first = shop.send(payment("10 EUR"));
+    let stale = shop.called().await;
+    sleep(91 * SECOND).await;
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    stale.answers(says(201, "late"));
+    assert_eq!(first.await.unwrap().problem(), "Unknown");
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    shop.calls_nobody().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_before_his_request_is_read_has_done_nothing() {
+    let store = Scripted::new(|_, _| Fate::Done);
+    let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
+    let (mut more, body) = Channel::<Bytes, buttress::BoxError>::new(1);
+    let sent = shop.send(payment("").map(|_| body.boxed_unsync()));
+    more.send_data("half".into()).await.unwrap();
+    settle().await;
+    sent.abort();
+    assert!(sent.await.unwrap_err().is_cancelled());
+    assert!(
+        more.send_data("more".into()).await.is_err(),
+        "nobody reads on"
+    );
+    shop.calls_nobody().await;
+    assert_eq!(store.asked(), [""; 0]);
+    assert_eq!(shop.layer.running(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_later_leaves_his_answer_to_the_next() {
+    for slow in ["begin", "complete", "nothing"] {
+        let store = Scripted::new(move |asked, before| {
+            if asked == slow && before == 0 {
+                Fate::Slow(SECOND / 2)
+            } else {
+                Fate::Done
+            }
+        });
+        let mut shop = Shop::with(store, IdempotencyConfig::default());
+        let sent = shop.send(payment("10 EUR"));
+        settle().await;
+        assert_eq!(shop.layer.running(), 1);
+        if slow == "complete" {
+            shop.called().await.answers(says(201, "paid"));
+            settle().await;
+            sent.abort();
+        } else {
+            // While the store is asked, or the handler runs.
+            sent.abort();
+            assert!(sent.await.unwrap_err().is_cancelled());
+            let called = shop.called().await;
+            assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+            sleep(200 * SECOND).await;
+            assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+            called.answers(says(201, "paid"));
+        }
+        shop.layer.idle().await;
+        let next = shop.ask(payment("10 EUR")).await;
+        assert_eq!(next.of(), (201, true, "paid"), "{slow}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_under_way_from_the_moment_it_is_handed_over() {
+    let shop = Shop::new(IdempotencyConfig::default());
+    let service = buttress::http::answer(shop.layer.clone());
+    let service = tower::Layer::layer(&service, shop.handler.clone());
+    let mut call = Box::pin(tower::ServiceExt::oneshot(service, payment("10 EUR")));
+    assert!(crate::common::poll(call.as_mut()).is_pending());
+    drop(call);
+    // Its task was not polled yet.
+    assert_eq!(shop.layer.running(), 1);
+    let mut idle = Box::pin(shop.layer.idle());
+    assert!(crate::common::poll(idle.as_mut()).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_gets_the_answer_as_soon_as_it_is_there() {
+    let config = IdempotencyConfig::default().wait(10 * SECOND);
+    let mut shop = Shop::new(config);
+    let first = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let others: Vec<_> = (0..5).map(|_| shop.send(payment("10 EUR"))).collect();
+    sleep(5 * SECOND).await;
+    assert!(others.iter().all(|other| !other.is_finished()));
+    called.answers(says(201, "paid"));
+    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+    let start = Instant::now();
+    for other in others {
+        assert_eq!(other.await.unwrap().of(), (201, true, "paid"));
+    }
+    assert!(
+        start.elapsed() < Duration::from_millis(1300),
+        "it is asked for once a second"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_at_its_time_and_when_its_caller_leaves() {
+    let store = Scripted::new(|_, _| Fate::Done);
+    let config = IdempotencyConfig::default().wait(10 * SECOND);
+    let mut shop = Shop::with(store.clone(), config);
+    let first = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let start = Instant::now();
+    let waited = shop.ask(payment("10 EUR")).await;
+    assert_eq!((waited.status, &*waited.problem()), (409, "InProgress"));
+    assert_eq!(start.elapsed(), 10 * SECOND);
+    let leaves = shop.send(payment("10 EUR"));
+    sleep(SECOND).await;
+    leaves.abort();
+    settle().await;
+    assert_eq!(shop.layer.running(), 1, "only the first");
+    let asked = store.count("begin");
+    sleep(5 * SECOND).await;
+    assert_eq!(store.count("begin"), asked);
+    called.answers(says(201, "paid"));
+    first.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_what_did_not_happen_runs_it_himself() {
+    let config = IdempotencyConfig::default().wait(10 * SECOND);
+    let mut shop = Shop::new(config);
+    let first = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let other = shop.send(payment("10 EUR"));
+    settle().await;
+    called.operation.as_ref().unwrap().did_not_happen();
+    called.answers(says(503, "not now"));
+    assert_eq!(first.await.unwrap().status, 503);
+    let called = shop.called().await;
+    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
+    called.answers(says(201, "paid"));
+    assert_eq!(other.await.unwrap().of(), (201, false, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_lease_is_held_to_the_end_however_time_jumps() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    // As after a machine has slept: the lease is over when the task is polled again, and it takes it back.
+    advance(500 * SECOND).await;
+    settle().await;
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+    called.answers(says(201, "paid"));
+    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+}

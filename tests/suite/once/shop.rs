@@ -1,0 +1,397 @@
+//! A shop whose handler does what the test says, when it says so; and a store that fails as it is told.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use buttress::BoxError;
+use buttress::http::answer;
+use buttress::idempotency::{
+    Begun, Claim, Ended, IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation,
+    RecordKey, Scope, Store, StoreError, StoreFuture, Token,
+};
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tower::{Layer, Service, ServiceExt};
+
+pub(super) type Flow = UnsyncBoxBody<Bytes, BoxError>;
+pub(super) const KEY: &str = "\"0123456789abcdef\"";
+
+pub(super) fn flow(text: impl Into<Bytes>) -> Flow {
+    let full = Full::new(text.into());
+    full.map_err(|never: Infallible| match never {})
+        .boxed_unsync()
+}
+
+pub(super) fn payment(body: &'static str) -> Request<Flow> {
+    let request = Request::post("/payments?of=7").header("content-type", "text/plain");
+    let request = request.header("idempotency-key", KEY);
+    request.body(flow(body)).unwrap()
+}
+
+pub(super) fn says(status: u16, body: &'static str) -> Response<Flow> {
+    let response = Response::builder().status(status);
+    response.body(flow(body)).unwrap()
+}
+
+/// A handler that was called, and waits to be told what to do.
+#[derive(Debug)]
+pub(super) struct Called {
+    pub(super) operation: Option<Operation>,
+    pub(super) left: Option<Duration>,
+    pub(super) body: String,
+    does: oneshot::Sender<Does>,
+}
+
+#[derive(Debug)]
+enum Does {
+    Answers(Response<Flow>),
+    Fails(&'static str),
+    Panics,
+}
+
+impl Called {
+    pub(super) fn answers(self, response: Response<Flow>) {
+        let _ = self.does.send(Does::Answers(response));
+    }
+
+    pub(super) fn fails(self, failure: &'static str) {
+        let _ = self.does.send(Does::Fails(failure));
+    }
+
+    pub(super) fn panics(self) {
+        let _ = self.does.send(Does::Panics);
+    }
+
+    /// Waits until it was dropped.
+    pub(super) async fn dropped(&mut self) {
+        self.does.closed().await;
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Handler(mpsc::UnboundedSender<Called>);
+
+impl Service<Request<KeptBody<Flow>>> for Handler {
+    type Response = Response<Flow>;
+    type Error = &'static str;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Flow>, &'static str>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<KeptBody<Flow>>) -> Self::Future {
+        let calls = self.0.clone();
+        Box::pin(async move {
+            let operation = Operation::of(request.extensions()).cloned();
+            let now = buttress::clock::Now::unread();
+            let left = buttress::Deadline::current().map(|deadline| deadline.remaining(&now));
+            let Ok(body) = request.into_body().collect().await else {
+                return Err("the body broke off");
+            };
+            let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+            let (does, told) = oneshot::channel();
+            let called = Called {
+                operation,
+                left,
+                body,
+                does,
+            };
+            calls.send(called).unwrap();
+            match told.await {
+                Ok(Does::Answers(response)) => Ok(response),
+                Ok(Does::Fails(failure)) => Err(failure),
+                Ok(Does::Panics) => panic!("scripted panic"),
+                Err(_) => std::future::pending().await,
+            }
+        })
+    }
+}
+
+/// What a client saw.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Seen {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) trailers: Option<HeaderMap>,
+    pub(super) body: Result<Bytes, String>,
+}
+
+impl Seen {
+    pub(super) fn text(&self) -> &str {
+        std::str::from_utf8(self.body.as_ref().unwrap()).unwrap()
+    }
+
+    pub(super) fn replayed(&self) -> bool {
+        self.headers.contains_key("idempotent-replayed")
+    }
+
+    /// The problem, by the variant that its type leads to.
+    pub(super) fn problem(&self) -> String {
+        assert_eq!(self.headers["content-type"], "application/problem+json");
+        let problem: serde_json::Value = serde_json::from_str(self.text()).unwrap();
+        assert_eq!(problem["status"], self.status);
+        let kind = problem["type"].as_str().unwrap_or_default();
+        kind.rsplit('.').next().unwrap().to_owned()
+    }
+
+    pub(super) fn of(&self) -> (u16, bool, &str) {
+        (self.status, self.replayed(), self.text())
+    }
+}
+
+pub(super) async fn seen<B>(response: Response<B>) -> Seen
+where
+    B: Body<Data = Bytes>,
+    B::Error: ToString,
+{
+    let (head, body) = response.into_parts();
+    let body = body.collect().await;
+    let (trailers, body) = match body {
+        Ok(whole) => (whole.trailers().cloned(), Ok(whole.to_bytes())),
+        Err(error) => (None, Err(error.to_string())),
+    };
+    Seen {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        trailers,
+        body,
+    }
+}
+
+pub(super) struct Shop {
+    pub(super) layer: IdempotencyLayer,
+    pub(super) handler: Handler,
+    calls: mpsc::UnboundedReceiver<Called>,
+}
+
+impl Shop {
+    pub(super) fn new(config: IdempotencyConfig) -> Self {
+        Self::with(MemoryStore::new(), config)
+    }
+
+    pub(super) fn with(store: impl Store, config: IdempotencyConfig) -> Self {
+        Self::of(IdempotencyLayer::new("shop", store, Scope::Global, config).unwrap())
+    }
+
+    pub(super) fn of(layer: IdempotencyLayer) -> Self {
+        let (handler, calls) = mpsc::unbounded_channel();
+        Self {
+            layer,
+            handler: Handler(handler),
+            calls,
+        }
+    }
+
+    /// Sends it, in a task: to abort it is to leave.
+    pub(super) fn send(&self, request: Request<Flow>) -> JoinHandle<Seen> {
+        let service = answer(self.layer.clone()).layer(self.handler.clone());
+        send_to(service, request)
+    }
+
+    pub(super) async fn ask(&self, request: Request<Flow>) -> Seen {
+        self.send(request).await.unwrap()
+    }
+
+    /// The next call of the handler.
+    pub(super) async fn called(&mut self) -> Called {
+        self.calls.recv().await.unwrap()
+    }
+
+    /// Sends it, and has the handler answer.
+    pub(super) async fn served(&mut self, request: Request<Flow>, with: Response<Flow>) -> Seen {
+        let sent = self.send(request);
+        self.called().await.answers(with);
+        sent.await.unwrap()
+    }
+
+    /// Asserts that the handler is not called, however long that takes.
+    pub(super) async fn calls_nobody(&mut self) {
+        settle().await;
+        assert!(self.calls.try_recv().is_err(), "the handler was called");
+    }
+}
+
+/// Sends it, in a task. An error of the handler's own is shown as status 599.
+pub(super) fn send_to<S, B>(service: S, request: Request<Flow>) -> JoinHandle<Seen>
+where
+    S: Service<Request<Flow>, Response = Response<B>, Error = &'static str> + Send + 'static,
+    S::Future: Send,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: ToString,
+{
+    type Call<B> = Pin<Box<dyn Future<Output = Result<Response<B>, &'static str>> + Send>>;
+    let call: Call<B> = Box::pin(service.oneshot(request));
+    tokio::spawn(async move {
+        match call.await {
+            Ok(response) => seen(response).await,
+            Err(error) => {
+                let mut seen = seen(says(599, error)).await;
+                seen.headers.clear();
+                seen
+            }
+        }
+    })
+}
+
+/// Lets all other tasks come as far as they can. Time stands still.
+pub(super) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What becomes of one request to a [`Scripted`] store.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Fate {
+    Done,
+    /// Nothing happens, and it says so.
+    Down,
+    /// It happens, but the word of it is lost.
+    Lost,
+    Full,
+    /// It takes this time, and then happens.
+    Slow(Duration),
+    /// It never comes to anything.
+    Hangs,
+    /// The record says this.
+    Says(&'static [u8]),
+    Panics,
+}
+
+/// A store in memory that fails as it is told: by the name of the method, and how often that was called before.
+#[derive(Clone)]
+pub(super) struct Scripted {
+    pub(super) kept: MemoryStore,
+    script: Arc<dyn Fn(&'static str, usize) -> Fate + Send + Sync>,
+    asked: Arc<Mutex<Vec<&'static str>>>,
+    counts: Arc<Mutex<HashMap<&'static str, usize>>>,
+}
+
+impl Scripted {
+    pub(super) fn new(
+        script: impl Fn(&'static str, usize) -> Fate + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            kept: MemoryStore::new(),
+            script: Arc::new(script),
+            asked: Arc::default(),
+            counts: Arc::default(),
+        }
+    }
+
+    /// What it was asked for, in order.
+    pub(super) fn asked(&self) -> Vec<&'static str> {
+        self.asked.lock().unwrap().clone()
+    }
+
+    pub(super) fn count(&self, what: &str) -> usize {
+        self.counts.lock().unwrap().get(what).copied().unwrap_or(0)
+    }
+
+    fn act<'a, T: Send + 'a>(
+        &self,
+        what: &'static str,
+        act: StoreFuture<'a, T>,
+        says: impl Fn(Bytes) -> T + Send + 'a,
+    ) -> StoreFuture<'a, T> {
+        let before = self.counts.lock().unwrap().get(what).copied().unwrap_or(0);
+        self.counts.lock().unwrap().insert(what, before + 1);
+        self.asked.lock().unwrap().push(what);
+        let fate = (self.script)(what, before);
+        Box::pin(async move {
+            match fate {
+                Fate::Done => act.await,
+                Fate::Down => Err(StoreError::unavailable("scripted")),
+                Fate::Lost => {
+                    act.await?;
+                    Err(StoreError::unavailable("scripted"))
+                }
+                Fate::Full => Err(StoreError::Full("scripted".into())),
+                Fate::Slow(time) => {
+                    tokio::time::sleep(time).await;
+                    act.await
+                }
+                Fate::Hangs => std::future::pending().await,
+                Fate::Says(record) => Ok(says(Bytes::from_static(record))),
+                Fate::Panics => panic!("scripted panic"),
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Scripted")
+    }
+}
+
+/// The future of a method that begins only when it is polled: what is not to happen does not.
+fn lazy<'a, T: Send + 'a>(
+    act: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
+) -> StoreFuture<'a, T> {
+    Box::pin(async move { act().await })
+}
+
+impl Store for Scripted {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        self.act("begin", lazy(|| self.kept.begin(key, claim)), Begun::Done)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        let act = lazy(move || self.kept.renew(key, token, lease, ttl));
+        self.act("renew", act, |_| false)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        let act = lazy(move || self.kept.complete(key, token, answer, ttl));
+        self.act("complete", act, Ended::Already)
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        let act = lazy(move || self.kept.abandon(key, token));
+        self.act("abandon", act, Ended::Already)
+    }
+}
+
+/// A body of these frames: data, trailers, or an error at the end.
+pub(super) fn frames(frames: Vec<Result<Frame<Bytes>, &'static str>>) -> Flow {
+    Frames(frames.into()).boxed_unsync()
+}
+
+struct Frames(VecDeque<Result<Frame<Bytes>, &'static str>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let next = self.0.pop_front();
+        Poll::Ready(next.map(|frame| frame.map_err(BoxError::from)))
+    }
+}

@@ -1,0 +1,153 @@
+//! Clients of this crate meet its server. Real connections on loopback, in real time.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::routing::post;
+use buttress::CallOptions;
+use buttress::http::{ClientConfig, Keys, answer, client};
+use buttress::idempotency::{
+    IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, MemoryStore, Operation, Scope,
+};
+use buttress::reqwest::SendThrough;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tower::{Layer, ServiceExt};
+
+/// What came to the server: each request's key and the status of its answer, in the order of the answers.
+type Came = Arc<Mutex<Vec<(String, u16)>>>;
+
+struct Served {
+    uri: String,
+    came: Came,
+    runs: Arc<Mutex<Vec<String>>>,
+}
+
+impl Served {
+    /// A service that pays as soon as somebody was told that it is at it, if it is to be slow.
+    async fn new(slow: bool) -> Self {
+        let came = Came::default();
+        let runs = Arc::new(Mutex::new(Vec::new()));
+        let told = Arc::new(Notify::new());
+        let (log, tell) = (Arc::clone(&came), Arc::clone(&told));
+        let (count, wait) = (Arc::clone(&runs), Arc::clone(&told));
+        let pay = async move |operation: Operation, body: String| {
+            count.lock().unwrap().push(operation.key().to_owned());
+            if slow {
+                wait.notified().await;
+            }
+            (StatusCode::CREATED, format!("paid {body}"))
+        };
+        let watch = from_fn(move |request: Request, next: Next| {
+            let (log, tell) = (Arc::clone(&log), Arc::clone(&tell));
+            async move {
+                let key = request.headers()["idempotency-key"].to_str().unwrap();
+                let key = key.trim_matches('"').to_owned();
+                let response = next.run(request).await;
+                let status = response.status().as_u16();
+                log.lock().unwrap().push((key, status));
+                if status == 409 {
+                    tell.notify_one();
+                }
+                response
+            }
+        });
+        let layer = IdempotencyLayer::new(
+            "wire",
+            MemoryStore::new(),
+            Scope::Global,
+            IdempotencyConfig::default(),
+        );
+        let app = Router::new()
+            .route("/payments", post(pay))
+            .layer(answer(layer.unwrap()))
+            .layer(watch);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let uri = format!("http://{}/payments", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { uri, came, runs }
+    }
+
+    /// The statuses that were told, all to one key, which was run once.
+    fn told_of_one(&self) -> Vec<u16> {
+        let runs = self.runs.lock().unwrap();
+        assert_eq!(runs.len(), 1, "{runs:?}");
+        let came = self.came.lock().unwrap();
+        assert!(came.iter().all(|(key, _)| *key == runs[0]), "{came:?}");
+        came.iter().map(|(_, status)| *status).collect()
+    }
+}
+
+/// The defaults, but that an attempt is given up sooner.
+fn config() -> ClientConfig {
+    let config = ClientConfig::default().attempt(Duration::from_secs(1));
+    config.keys(Keys::Honoured)
+}
+
+/// By hyper, with a key minted further out: status, whether it was given before, body.
+async fn by_hyper(uri: &str, body: &'static str) -> (u16, bool, Bytes) {
+    let hyper = Client::builder(TokioExecutor::new())
+        .retry_canceled_requests(false)
+        .build_http::<Full<Bytes>>();
+    let stack = client("payments", config()).unwrap().layer(hyper);
+    let request = http::Request::post(uri).body(Full::from(body)).unwrap();
+    let keyed = IdempotencyKeyLayer::new().layer(stack);
+    let response = keyed.oneshot(request).await.unwrap();
+    let status = response.status().as_u16();
+    let replayed = response.headers().contains_key("idempotent-replayed");
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, replayed, body)
+}
+
+async fn by_reqwest(uri: &str, body: &'static str) -> (u16, bool, Bytes) {
+    let reqwest = ::reqwest::Client::builder()
+        .retry(::reqwest::retry::never())
+        .build()
+        .unwrap();
+    let stack = client("payments", config()).unwrap().layer(reqwest.clone());
+    let sent = reqwest.post(uri).body(body).send_through(&stack).await;
+    let response = sent.unwrap();
+    let status = response.status().as_u16();
+    let replayed = response.headers().contains_key("idempotent-replayed");
+    (status, replayed, response.bytes().await.unwrap())
+}
+
+/// The first attempt is given up while the handler runs, the next is told so, waits and gets the answer of the first.
+#[tokio::test]
+async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
+    for hyper in [true, false] {
+        let served = Served::new(true).await;
+        let paid = if hyper {
+            by_hyper(&served.uri, "10 EUR").await
+        } else {
+            by_reqwest(&served.uri, "10 EUR").await
+        };
+        assert_eq!(paid, (201, true, "paid 10 EUR".into()));
+        let told = served.told_of_one();
+        assert_eq!(told.last(), Some(&201));
+        assert!(told.contains(&409), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_ones_own_pays_once_over_several_calls() {
+    let served = Served::new(false).await;
+    let pay = |body| {
+        let options = CallOptions::new().key("order-4711-of-2026");
+        options.scope(by_hyper(&served.uri, body))
+    };
+    assert_eq!(pay("10 EUR").await, (201, false, "paid 10 EUR".into()));
+    assert_eq!(pay("10 EUR").await, (201, true, "paid 10 EUR".into()));
+    // A mistake is told at once, and not repeated.
+    let (status, replayed, _) = pay("11 EUR").await;
+    assert_eq!((status, replayed), (422, false));
+    assert_eq!(served.told_of_one(), [201, 201, 422]);
+}
