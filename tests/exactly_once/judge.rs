@@ -78,7 +78,9 @@ impl Case<'_> {
         verdict.replays += witness.replays;
         verdict.taken_over += effects.iter().filter(|effect| effect.run > 1).count() as u64;
         let lost = witness.wrong.iter();
-        verdict.lost.extend(lost.map(|what| format!("key {key}: {what}")));
+        verdict
+            .lost
+            .extend(lost.map(|what| format!("key {key}: {what}")));
         let Some(answer) = &witness.answer else {
             return verdict.lost.push(format!("key {key} has no answer"));
         };
@@ -118,7 +120,9 @@ impl Case<'_> {
                 (Ok(how), true) => verdict.explained.push(format!("key {key}: {how}")),
                 // Its run was cut off, and the next one panicked before it had any.
                 (Ok(_), false) => {}
-                (Err(why), _) => verdict.doubles.push(format!("key {key}: {why}: {effects:?}")),
+                (Err(why), _) => verdict
+                    .doubles
+                    .push(format!("key {key}: {why}: {effects:?}")),
             }
         }
     }

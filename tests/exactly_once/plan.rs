@@ -30,7 +30,9 @@ pub(crate) enum End {
 /// Sixty-four bits of these (splitmix64).
 pub(crate) fn mixed(of: &[u64]) -> u64 {
     of.iter().fold(0x9e37_79b9_7f4a_7c15, |state, part| {
-        let mut bits = state.wrapping_add(*part).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = state
+            .wrapping_add(*part)
+            .wrapping_add(0x9e37_79b9_7f4a_7c15);
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         bits ^ (bits >> 31)
@@ -82,7 +84,9 @@ pub(crate) fn receipt(seed: u64, key: u64, run: u32, effect: &str) -> String {
     let mut bits = mixed(&[seed, key, run.into(), 1]);
     for _ in 0..length {
         bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        text.push(char::from(b'a' + u8::try_from((bits >> 59) % 26).unwrap_or(0)));
+        text.push(char::from(
+            b'a' + u8::try_from((bits >> 59) % 26).unwrap_or(0),
+        ));
     }
     text
 }
