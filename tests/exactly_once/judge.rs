@@ -89,16 +89,21 @@ impl Case<'_> {
             verdict.torn.push(what);
         }
         // Which of the effects the answer stands for.
-        let own = match &answer.effect {
-            Some(id) => effects.iter().position(|effect| effect.id == *id),
-            None => {
-                verdict.panics += 1;
-                self.panicked(key, effects)
-            }
+        let own = if let Some(id) = &answer.effect {
+            effects.iter().position(|effect| effect.id == *id)
+        } else {
+            verdict.panics += 1;
+            self.panicked(key, effects)
         };
         if !self.is_whole(key, answer, own.map(|at| effects[at])) {
             let what = format!("key {key}: {answer:?} does not fit {effects:?}");
             verdict.torn.push(what);
+        }
+        for pair in effects.windows(2) {
+            if pair[1].run <= pair[0].run {
+                let what = format!("key {key}: a run did not know of the one before: {effects:?}");
+                verdict.doubles.push(what);
+            }
         }
         let answered: HashSet<&str> = [answer]
             .into_iter()

@@ -109,13 +109,12 @@ impl Pen {
     pub(crate) async fn write(&self, key: u64, run: u32, id: &str) -> io::Result<()> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
-        let mut stream = match kept {
-            Some(stream) => stream,
-            None => {
-                let stream = TcpStream::connect(self.ledger).await?;
-                stream.set_nodelay(true)?;
-                BufStream::new(stream)
-            }
+        let mut stream = if let Some(stream) = kept {
+            stream
+        } else {
+            let stream = TcpStream::connect(self.ledger).await?;
+            stream.set_nodelay(true)?;
+            BufStream::new(stream)
         };
         stream
             .write_all(format!("{key} {run} {id}\n").as_bytes())

@@ -11,6 +11,7 @@
 
 mod broken;
 mod client;
+mod crowd;
 mod fleet;
 mod judge;
 mod ledger;
@@ -26,26 +27,17 @@ mod servers;
 mod shop;
 mod trial;
 
-use std::collections::HashMap;
-use std::error::Error;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use buttress::idempotency::MemoryStore;
-use buttress::idempotency::store::Store;
 use libtest_mimic::{Arguments, Failed, Trial};
-use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 
 use self::broken::{Breach, Broken, CheckThenAct};
-use self::fleet::Fleet;
-use self::judge::{Case, Verdict};
-use self::ledger::{Effect, Ledger, Pen};
-use self::process::{Records, SPEC, Spec};
-use self::shop::{Planned, Shop, Till};
-use self::trial::{Crowd, Size};
+use self::crowd::Size;
+use self::judge::Verdict;
+use self::process::{Records, SPEC};
+use self::shop::Planned;
+use self::trial::{Outcome, in_process, in_processes};
 
 const FULL: Size = Size {
     keys: 10_000,
@@ -90,13 +82,13 @@ fn trials() -> Vec<Trial> {
             let trial = Trial::test(format!("{store}_{name}"), move || passed(run(size)));
             trials.push(trial.with_ignored_flag(full));
         };
-        add("memory", memory);
+        add("memory", trial::memory);
         #[cfg(feature = "file")]
-        add("file", file);
+        add("file", trial::file);
         #[cfg(feature = "redis")]
-        add("redis", redis);
+        add("redis", trial::redis);
         #[cfg(feature = "postgres")]
-        add("postgres", postgres);
+        add("postgres", trial::postgres);
     }
     trials.extend(findings());
     trials
@@ -160,164 +152,4 @@ fn findings() -> [Trial; 5] {
             |verdict| &verdict.doubles,
         ),
     ]
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("SEED").ok();
-    given
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(rand::random)
-}
-
-type Failure = Box<dyn Error + Send + Sync>;
-type Outcome = Result<Verdict, Failure>;
-
-fn memory(size: Size) -> Outcome {
-    in_process("memory", size, Arc::new(MemoryStore::new()))
-}
-
-#[cfg(feature = "file")]
-fn file(size: Size) -> Outcome {
-    let name = format!("buttress-torture-{:016x}", rand::random::<u64>());
-    let folder = std::env::temp_dir().join(name);
-    std::fs::create_dir_all(&folder)?;
-    let records = Records::File(folder.join("records.redb"));
-    let outcome = in_processes("file", size, records, 1);
-    std::fs::remove_dir_all(&folder)?;
-    outcome
-}
-
-#[cfg(feature = "redis")]
-fn redis(size: Size) -> Outcome {
-    let (url, client) = self::redis::reached();
-    let prefix = format!("torture-{:016x}:", rand::random::<u64>());
-    let records = Records::Redis {
-        url,
-        prefix: prefix.clone(),
-    };
-    let outcome = in_processes("redis", size, records, 3);
-    running(self::redis::clear(&client, &prefix))?;
-    outcome
-}
-
-#[cfg(feature = "postgres")]
-fn postgres(size: Size) -> Outcome {
-    running(async {
-        let tables = self::postgres::Tables::create().await?;
-        let records = Records::Postgres {
-            url: tables.url.clone(),
-            name: tables.name.clone(),
-        };
-        let outcome = async {
-            let heard = tortured(size, records, 3, Ledger::default().open()?).await?;
-            let effects = tables.effects().await?;
-            Ok(heard.judged("postgres", &effects, true))
-        }
-        .await;
-        tables.drop().await?;
-        outcome
-    })
-}
-
-fn running<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?
-        .block_on(future)
-}
-
-/// A server in this process, which nobody kills.
-fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outcome {
-    running(async {
-        let seed = seed();
-        let ledger = Ledger::default();
-        let till = Till::Ledger(Pen::new(ledger.open()?));
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let fleet = Fleet::of(listener.local_addr()?);
-        let shop = Shop::new(seed, "0.0".into(), till);
-        tokio::spawn(async move { shop.serve(store, listener).await });
-        let crowd = Crowd::new(seed, fleet, size);
-        let (begun, _) = mpsc::unbounded_channel();
-        let took = crowd.run(size, begun).await?;
-        let kills = HashMap::new();
-        let heard = Heard {
-            seed,
-            size,
-            crowd,
-            kills,
-            took,
-        };
-        Ok(heard.judged(name, &ledger.effects(), false))
-    })
-}
-
-/// Server processes, which are killed, with their effects in the ledger.
-fn in_processes(name: &str, size: Size, records: Records, count: usize) -> Outcome {
-    running(async {
-        let ledger = Ledger::default();
-        let heard = tortured(size, records, count, ledger.open()?).await?;
-        Ok(heard.judged(name, &ledger.effects(), false))
-    })
-}
-
-/// What was heard in a trial.
-struct Heard {
-    seed: u64,
-    size: Size,
-    crowd: Arc<Crowd>,
-    kills: HashMap<String, Instant>,
-    took: Duration,
-}
-
-async fn tortured(
-    size: Size,
-    records: Records,
-    count: usize,
-    ledger: SocketAddr,
-) -> Result<Heard, Failure> {
-    let seed = seed();
-    let spec = Spec {
-        seed,
-        name: String::new(),
-        ledger,
-        records,
-    };
-    let (fleet, processes) = Fleet::start(&spec, count).await?;
-    let crowd = Crowd::new(seed, fleet.clone(), size);
-    let (begun, beginning) = mpsc::unbounded_channel();
-    let every = usize::try_from(size.keys)? / (size.kills + 1);
-    let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
-    let took = crowd.run(size, begun).await?;
-    // They live until here, so that no effect comes later.
-    drop(killing.await??);
-    Ok(Heard {
-        seed,
-        size,
-        crowd,
-        kills: fleet.kills(),
-        took,
-    })
-}
-
-impl Heard {
-    fn judged(&self, name: &str, effects: &[Effect], joined: bool) -> Verdict {
-        let verdict = Case {
-            seed: self.seed,
-            witnesses: &self.crowd.witnesses(),
-            effects,
-            kills: &self.kills,
-            joined,
-        }
-        .verdict();
-        println!(
-            "store={name} keys={} {} kills={} {verdict} seed={} seconds={:.1}",
-            self.size.keys,
-            self.crowd.counts,
-            self.kills.len(),
-            self.seed,
-            self.took.as_secs_f64()
-        );
-        verdict
-    }
 }

@@ -1,194 +1,179 @@
-//! One trial: all keys, each sent many times at once, until each has its answer.
+//! The trials: which servers, over which store.
 
-use std::fmt;
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::error::Error;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use buttress::idempotency::MemoryStore;
+use buttress::idempotency::store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 
-use crate::client::{Connections, Heard, leave};
+use crate::crowd::{Crowd, Size};
 use crate::fleet::Fleet;
-use crate::judge::Witness;
-use crate::plan::mixed;
+use crate::judge::{Case, Verdict};
+use crate::ledger::{Effect, Ledger, Pen};
+use crate::process::{Records, Spec};
+use crate::shop::{Shop, Till};
 
-/// How much is sent.
-#[derive(Clone, Copy)]
-pub(crate) struct Size {
-    pub(crate) keys: u64,
-    pub(crate) duplicates: u32,
-    /// How many requests are under way at once.
-    pub(crate) at_once: usize,
-    /// How many processes are killed, about.
-    pub(crate) kills: usize,
+pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+pub(crate) type Outcome = Result<Verdict, Failure>;
+
+pub(crate) fn memory(size: Size) -> Outcome {
+    in_process("memory", size, Arc::new(MemoryStore::new()))
 }
 
-/// What was counted.
-#[derive(Default)]
-pub(crate) struct Counts {
-    pub(crate) requests: AtomicU64,
-    pub(crate) disconnects: AtomicU64,
-    pub(crate) conflicts: AtomicU64,
-    pub(crate) unavailable: AtomicU64,
-    pub(crate) dead: AtomicU64,
+#[cfg(feature = "file")]
+pub(crate) fn file(size: Size) -> Outcome {
+    let name = format!("buttress-torture-{:016x}", rand::random::<u64>());
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir_all(&folder)?;
+    let records = Records::File(folder.join("records.redb"));
+    let outcome = in_processes("file", size, records, 1);
+    std::fs::remove_dir_all(&folder)?;
+    outcome
 }
 
-impl fmt::Display for Counts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        write!(
-            f,
-            "requests={} disconnects={} conflicts={} unavailable={} dead={}",
-            of(&self.requests),
-            of(&self.disconnects),
-            of(&self.conflicts),
-            of(&self.unavailable),
-            of(&self.dead)
-        )
-    }
+#[cfg(feature = "redis")]
+pub(crate) fn redis(size: Size) -> Outcome {
+    let (url, client) = crate::redis::reached();
+    let prefix = format!("torture-{:016x}:", rand::random::<u64>());
+    let records = Records::Redis {
+        url,
+        prefix: prefix.clone(),
+    };
+    let outcome = in_processes("redis", size, records, 3);
+    running(crate::redis::clear(&client, &prefix))?;
+    outcome
 }
 
-/// All clients.
-pub(crate) struct Crowd {
-    seed: u64,
-    fleet: Fleet,
-    connections: Connections,
-    room: Arc<Semaphore>,
-    pub(crate) counts: Counts,
-    witnesses: Vec<Mutex<Witness>>,
+#[cfg(feature = "postgres")]
+pub(crate) fn postgres(size: Size) -> Outcome {
+    running(async {
+        let tables = crate::postgres::Tables::create().await?;
+        let records = Records::Postgres {
+            url: tables.url.clone(),
+            name: tables.name.clone(),
+        };
+        let outcome = async {
+            let heard = tortured(size, records, 3, Ledger::default().open()?).await?;
+            let effects = tables.effects().await?;
+            Ok(heard.judged("postgres", &effects, true))
+        }
+        .await;
+        tables.drop().await?;
+        outcome
+    })
 }
 
-/// How many of a key's duplicates ask until they have its answer. The others are content with a 409.
-const PATIENT: u32 = 4;
-/// How long a key may go without an answer before it counts as lost.
-const LOST: Duration = Duration::from_secs(60);
+fn running<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?
+        .block_on(future)
+}
 
-impl Crowd {
-    pub(crate) fn new(seed: u64, fleet: Fleet, size: Size) -> Arc<Self> {
-        Arc::new(Self {
+/// A server in this process, which nobody kills.
+pub(crate) fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outcome {
+    running(async {
+        let seed = seed();
+        let ledger = Ledger::default();
+        let till = Till::Ledger(Pen::new(ledger.open()?));
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let fleet = Fleet::of(listener.local_addr()?);
+        let shop = Shop::new(seed, "0.0".into(), till);
+        tokio::spawn(async move { shop.serve(store, listener).await });
+        let crowd = Crowd::new(seed, fleet, size);
+        let (begun, _) = mpsc::unbounded_channel();
+        let took = crowd.run(size, begun).await?;
+        let kills = HashMap::new();
+        let heard = Heard {
             seed,
-            fleet,
-            connections: Connections::default(),
-            room: Arc::new(Semaphore::new(size.at_once)),
-            counts: Counts::default(),
-            witnesses: (0..size.keys)
-                .map(|_| Mutex::new(Witness::default()))
-                .collect(),
-        })
-    }
+            size,
+            crowd,
+            kills,
+            took,
+        };
+        Ok(heard.judged(name, &ledger.effects(), false))
+    })
+}
 
-    /// Sends everything, and tells of each key that it begins.
-    pub(crate) async fn run(
-        self: &Arc<Self>,
-        size: Size,
-        begun: mpsc::UnboundedSender<()>,
-    ) -> io::Result<Duration> {
-        let start = Instant::now();
-        let mut duplicates = JoinSet::new();
-        for key in 0..size.keys {
-            // All at once, or nothing would be concurrent.
-            let room = Arc::clone(&self.room).acquire_many_owned(size.duplicates);
-            let mut room = room.await.map_err(io::Error::other)?;
-            let _ = begun.send(());
-            for duplicate in 0..size.duplicates {
-                let crowd = Arc::clone(self);
-                let own = room.split(1);
-                duplicates.spawn(async move { crowd.ask(key, duplicate, own).await });
-            }
-            while let Some(done) = duplicates.try_join_next() {
-                done?;
-            }
-        }
-        while let Some(done) = duplicates.join_next().await {
-            done?;
-        }
-        Ok(start.elapsed())
-    }
+/// Server processes, which are killed, with their effects in the ledger.
+pub(crate) fn in_processes(name: &str, size: Size, records: Records, count: usize) -> Outcome {
+    running(async {
+        let ledger = Ledger::default();
+        let heard = tortured(size, records, count, ledger.open()?).await?;
+        Ok(heard.judged(name, &ledger.effects(), false))
+    })
+}
 
-    pub(crate) fn witnesses(&self) -> Vec<Witness> {
-        let each = self.witnesses.iter();
-        each.map(|witness| {
-            witness
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-        })
-        .collect()
-    }
+/// What was heard in a trial.
+struct Heard {
+    seed: u64,
+    size: Size,
+    crowd: Arc<Crowd>,
+    kills: HashMap<String, Instant>,
+    took: Duration,
+}
 
-    /// One client, until it is content.
-    async fn ask(&self, key: u64, duplicate: u32, room: Option<OwnedSemaphorePermit>) {
-        let draw = StdRng::seed_from_u64(mixed(&[self.seed, key, duplicate.into(), 2]));
-        if timeout(LOST, self.insist(key, duplicate < PATIENT, room, draw))
-            .await
-            .is_err()
-        {
-            self.witness(key, |witness| {
-                witness.wrong.push(format!("no answer within {LOST:?}"));
-            });
-        }
-    }
+async fn tortured(
+    size: Size,
+    records: Records,
+    count: usize,
+    ledger: SocketAddr,
+) -> Result<Heard, Failure> {
+    let seed = seed();
+    let spec = Spec {
+        seed,
+        name: String::new(),
+        ledger,
+        records,
+    };
+    let (fleet, processes) = Fleet::start(&spec, count).await?;
+    let crowd = Crowd::new(seed, fleet.clone(), size);
+    let (begun, beginning) = mpsc::unbounded_channel();
+    let every = usize::try_from(size.keys)? / (size.kills + 1);
+    let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
+    let took = crowd.run(size, begun).await?;
+    // They live until here, so that no effect comes later.
+    drop(killing.await??);
+    Ok(Heard {
+        seed,
+        size,
+        crowd,
+        kills: fleet.kills(),
+        took,
+    })
+}
 
-    async fn insist(
-        &self,
-        key: u64,
-        patient: bool,
-        mut room: Option<OwnedSemaphorePermit>,
-        mut draw: StdRng,
-    ) {
-        // Some at once, some while others run, some when they are done.
-        if draw.random_bool(0.5) {
-            sleep(Duration::from_micros(draw.random_range(0..20_000))).await;
+impl Heard {
+    fn judged(&self, name: &str, effects: &[Effect], joined: bool) -> Verdict {
+        let verdict = Case {
+            seed: self.seed,
+            witnesses: &self.crowd.witnesses(),
+            effects,
+            kills: &self.kills,
+            joined,
         }
-        let mut pause = Duration::from_millis(10);
-        loop {
-            let to = self.fleet.any(&mut draw);
-            if room.is_none() {
-                room = Arc::clone(&self.room).acquire_owned().await.ok();
-            }
-            self.counts.requests.fetch_add(1, Ordering::Relaxed);
-            if draw.random_bool(0.08) {
-                let _ = leave(to, key, &mut draw).await;
-                self.counts.disconnects.fetch_add(1, Ordering::Relaxed);
-                if !patient && draw.random_bool(0.5) {
-                    return;
-                }
-            } else {
-                let count = match self.connections.ask(to, key).await {
-                    Heard::Answer(answer) => {
-                        return self.witness(key, |witness| witness.hears(answer));
-                    }
-                    Heard::Wrong(what) => {
-                        return self.witness(key, |witness| witness.wrong.push(what));
-                    }
-                    Heard::UnderWay if !patient => {
-                        self.counts.conflicts.fetch_add(1, Ordering::Relaxed);
-                        return;
-                    }
-                    Heard::UnderWay => &self.counts.conflicts,
-                    Heard::Unavailable => &self.counts.unavailable,
-                    Heard::Nothing => &self.counts.dead,
-                };
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-            // Whoever waits, waits outside.
-            room = None;
-            sleep(pause.mul_f64(draw.random_range(0.5..1.5))).await;
-            pause = (pause * 2).min(Duration::from_millis(250));
-        }
+        .verdict();
+        println!(
+            "store={name} keys={} {} kills={} {verdict} seed={} seconds={:.1}",
+            self.size.keys,
+            self.crowd.counts,
+            self.kills.len(),
+            self.seed,
+            self.took.as_secs_f64()
+        );
+        verdict
     }
+}
 
-    fn witness(&self, key: u64, tells: impl FnOnce(&mut Witness)) {
-        if let Some(witness) = usize::try_from(key)
-            .ok()
-            .and_then(|at| self.witnesses.get(at))
-        {
-            tells(&mut witness.lock().unwrap_or_else(PoisonError::into_inner));
-        }
-    }
+fn seed() -> u64 {
+    let given = std::env::var("SEED").ok();
+    given
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random)
 }

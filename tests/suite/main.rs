@@ -32,6 +32,7 @@ mod readme;
 mod replay;
 mod reqwest;
 mod retry;
+mod runs;
 mod served;
 mod server;
 mod servers;

@@ -60,7 +60,8 @@ pub struct IdempotencyConfig {
     pub after_crash: AfterCrash,
 }
 
-/// Which answers are kept, to be given again. What is not kept frees the key: the next request with it is a new one.
+/// Which answers are kept, to be given again. What is not kept frees the key: the next request with it is a new one, or, where
+/// a run was cut off before, the next run, which knows of it.
 ///
 /// Whatever the policy, an answer is not kept if the handler said that its effect
 /// [did not happen](super::Operation::did_not_happen), or if a layer of this crate refused the call before the handler.

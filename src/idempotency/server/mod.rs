@@ -27,6 +27,7 @@ mod lease;
 mod operation;
 mod page;
 mod policy;
+mod release;
 mod run;
 mod scope;
 mod service;

@@ -1,0 +1,195 @@
+//! All clients of a trial: each key is sent many times at once, until it has its answer.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::client::{Connections, Heard, leave};
+use crate::fleet::Fleet;
+use crate::judge::Witness;
+use crate::plan::mixed;
+
+/// How much is sent.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    pub(crate) keys: u64,
+    pub(crate) duplicates: u32,
+    /// How many requests are under way at once.
+    pub(crate) at_once: usize,
+    /// How many processes are killed, about.
+    pub(crate) kills: usize,
+}
+
+/// What was counted.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) requests: AtomicU64,
+    pub(crate) disconnects: AtomicU64,
+    pub(crate) conflicts: AtomicU64,
+    pub(crate) unavailable: AtomicU64,
+    pub(crate) dead: AtomicU64,
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        write!(
+            f,
+            "requests={} disconnects={} conflicts={} unavailable={} dead={}",
+            of(&self.requests),
+            of(&self.disconnects),
+            of(&self.conflicts),
+            of(&self.unavailable),
+            of(&self.dead)
+        )
+    }
+}
+
+/// All clients.
+pub(crate) struct Crowd {
+    seed: u64,
+    fleet: Fleet,
+    connections: Connections,
+    room: Arc<Semaphore>,
+    pub(crate) counts: Counts,
+    witnesses: Vec<Mutex<Witness>>,
+}
+
+/// How many of a key's duplicates ask until they have its answer. The others are content with a 409.
+const PATIENT: u32 = 4;
+/// How long a key may go without an answer before it counts as lost.
+const LOST: Duration = Duration::from_secs(60);
+
+impl Crowd {
+    pub(crate) fn new(seed: u64, fleet: Fleet, size: Size) -> Arc<Self> {
+        Arc::new(Self {
+            seed,
+            fleet,
+            connections: Connections::default(),
+            room: Arc::new(Semaphore::new(size.at_once)),
+            counts: Counts::default(),
+            witnesses: (0..size.keys)
+                .map(|_| Mutex::new(Witness::default()))
+                .collect(),
+        })
+    }
+
+    /// Sends everything, and tells of each key that it begins.
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        size: Size,
+        begun: mpsc::UnboundedSender<()>,
+    ) -> io::Result<Duration> {
+        let start = Instant::now();
+        let mut duplicates = JoinSet::new();
+        for key in 0..size.keys {
+            // All at once, or nothing would be concurrent.
+            let room = Arc::clone(&self.room).acquire_many_owned(size.duplicates);
+            let mut room = room.await.map_err(io::Error::other)?;
+            let _ = begun.send(());
+            for duplicate in 0..size.duplicates {
+                let crowd = Arc::clone(self);
+                let own = room.split(1);
+                duplicates.spawn(async move { crowd.ask(key, duplicate, own).await });
+            }
+            while let Some(done) = duplicates.try_join_next() {
+                done?;
+            }
+        }
+        while let Some(done) = duplicates.join_next().await {
+            done?;
+        }
+        Ok(start.elapsed())
+    }
+
+    pub(crate) fn witnesses(&self) -> Vec<Witness> {
+        let each = self.witnesses.iter();
+        each.map(|witness| {
+            witness
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone()
+        })
+        .collect()
+    }
+
+    /// One client, until it is content.
+    async fn ask(&self, key: u64, duplicate: u32, room: Option<OwnedSemaphorePermit>) {
+        let draw = StdRng::seed_from_u64(mixed(&[self.seed, key, duplicate.into(), 2]));
+        if timeout(LOST, self.insist(key, duplicate < PATIENT, room, draw))
+            .await
+            .is_err()
+        {
+            self.witness(key, |witness| {
+                witness.wrong.push(format!("no answer within {LOST:?}"));
+            });
+        }
+    }
+
+    async fn insist(
+        &self,
+        key: u64,
+        patient: bool,
+        mut room: Option<OwnedSemaphorePermit>,
+        mut draw: StdRng,
+    ) {
+        // Some at once, some while others run, some when they are done.
+        if draw.random_bool(0.5) {
+            sleep(Duration::from_micros(draw.random_range(0..20_000))).await;
+        }
+        let mut pause = Duration::from_millis(10);
+        loop {
+            let to = self.fleet.any(&mut draw);
+            let place = match room.take() {
+                Some(place) => Some(place),
+                None => Arc::clone(&self.room).acquire_owned().await.ok(),
+            };
+            self.counts.requests.fetch_add(1, Ordering::Relaxed);
+            if draw.random_bool(0.08) {
+                let _ = leave(to, key, &mut draw).await;
+                self.counts.disconnects.fetch_add(1, Ordering::Relaxed);
+                if !patient && draw.random_bool(0.5) {
+                    return;
+                }
+            } else {
+                let count = match self.connections.ask(to, key).await {
+                    Heard::Answer(answer) => {
+                        return self.witness(key, |witness| witness.hears(answer));
+                    }
+                    Heard::Wrong(what) => {
+                        return self.witness(key, |witness| witness.wrong.push(what));
+                    }
+                    Heard::UnderWay if !patient => {
+                        self.counts.conflicts.fetch_add(1, Ordering::Relaxed);
+                        return;
+                    }
+                    Heard::UnderWay => &self.counts.conflicts,
+                    Heard::Unavailable => &self.counts.unavailable,
+                    Heard::Nothing => &self.counts.dead,
+                };
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            // Whoever waits, waits outside.
+            drop(place);
+            sleep(pause.mul_f64(draw.random_range(0.5..1.5))).await;
+            pause = (pause * 2).min(Duration::from_millis(250));
+        }
+    }
+
+    fn witness(&self, key: u64, tells: impl FnOnce(&mut Witness)) {
+        if let Some(witness) = usize::try_from(key)
+            .ok()
+            .and_then(|at| self.witnesses.get(at))
+        {
+            tells(&mut witness.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
