@@ -12,7 +12,7 @@ pub enum KeyProblem {
     /// 400. The operation requires a key, and there is none. Send one, the same with every repetition.
     Missing,
     /// 400. The key cannot be read, or is too short or too long. Correct it: nothing was done.
-    Malformed(&'static str),
+    Malformed(KeyFault),
     /// 403. It cannot be told whose key this is.
     NoTenant,
     /// 400. The request's body broke off. Send it again: nothing was done.
@@ -107,7 +107,7 @@ impl fmt::Display for KeyProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Missing => "an idempotency key is required",
-            Self::Malformed(why) => why,
+            Self::Malformed(fault) => return fault.fmt(f),
             Self::NoTenant => "it cannot be told whose idempotency key this is",
             Self::Incomplete => "the body of the request broke off",
             Self::TooLarge(most) => {
@@ -119,6 +119,39 @@ impl fmt::Display for KeyProblem {
             Self::Unknown => "it is not known whether the operation was done",
             Self::Failed => "the handler failed, and the operation is not done again",
             Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
+        })
+    }
+}
+
+/// What is wrong with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyFault {
+    /// The header stands there more than once.
+    Repeated,
+    /// It has bytes that are not printable ASCII.
+    NotAscii,
+    /// It must stand in double quotes.
+    NotQuoted,
+    /// It is not one string in double quotes, as RFC 9651 has it.
+    NotOneString,
+    /// It has fewer characters than are wanted.
+    TooShort,
+    /// It has more than 255 characters.
+    TooLong,
+}
+
+impl fmt::Display for KeyFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Repeated => "the idempotency key stands there more than once",
+            Self::NotAscii => "the idempotency key is not printable ASCII",
+            Self::NotQuoted => "the idempotency key must stand in double quotes (RFC 9651, string)",
+            Self::NotOneString => {
+                "the idempotency key is not one string in double quotes (RFC 9651)"
+            }
+            Self::TooShort => "the idempotency key is too short",
+            Self::TooLong => "the idempotency key is longer than 255 characters",
         })
     }
 }

@@ -69,7 +69,7 @@ pub use crate::chance::Draw;
 pub use crate::deadline::{Deadline, DeadlineScope};
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
-pub use crate::key_problem::KeyProblem;
+pub use crate::key_problem::{KeyFault, KeyProblem};
 pub use crate::outcome::{
     Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge,
 };

@@ -141,11 +141,11 @@ where
         took.as_secs_f64() * 1e9 / f64::from(batches * BATCH)
     };
     let mut batches = 1;
-    let length = effort.round.as_secs_f64() * 1e9 / 50.0;
+    let length = effort.round.as_secs_f64() * 1e9 / 1000.0;
     while round(batches) * f64::from(batches * BATCH) < length {
         batches *= 2;
     }
-    let mut nanos: Vec<f64> = (0..effort.rounds * 5).map(|_| round(batches)).collect();
+    let mut nanos: Vec<f64> = (0..effort.rounds * 15).map(|_| round(batches)).collect();
     nanos.sort_by(f64::total_cmp);
     let counted = allocation_counter::measure(|| {
         round(batches);

@@ -26,6 +26,19 @@ struct Effort {
     round: Duration,
     /// The most pairs of which each is timed.
     timed: usize,
+    /// How long they may take.
+    patience: Duration,
+}
+
+impl Effort {
+    /// Rounds that fit between two time slices of a busy machine: for what waits for nothing.
+    fn in_slices(self) -> Self {
+        Self {
+            rounds: self.rounds * 50,
+            round: self.round / 250,
+            ..self
+        }
+    }
 }
 
 fn main() {
@@ -35,12 +48,14 @@ fn main() {
             rounds: 3,
             round: Duration::from_millis(20),
             timed: 100,
+            patience: Duration::from_secs(1),
         }
     } else {
         Effort {
             rounds: 7,
             round: Duration::from_secs(1),
             timed: 50_000,
+            patience: Duration::from_secs(3),
         }
     };
     // One thread: with what the stores themselves run beside it.

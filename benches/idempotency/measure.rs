@@ -68,7 +68,7 @@ async fn latencies(
     effort: Effort,
 ) -> (Vec<Duration>, Vec<Duration>) {
     let (mut begins, mut completes) = (Vec::new(), Vec::new());
-    let until = Instant::now() + 3 * effort.round;
+    let until = Instant::now() + effort.patience;
     while begins.len() < effort.timed && (begins.len() < 100 || Instant::now() < until) {
         let (begin, complete) = pair(store, ttl).await;
         begins.push(begin);

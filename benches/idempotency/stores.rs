@@ -26,7 +26,7 @@ pub(crate) async fn measure(effort: Effort) -> Vec<String> {
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
     tell(
         "memory",
-        Ok(figures(memory, Duration::from_millis(50), effort).await),
+        Ok(figures(memory, Duration::from_millis(50), effort.in_slices()).await),
     );
     tell("file", file(effort).await);
     tell("redis", redis(effort).await);

@@ -8,6 +8,8 @@ use uuid::Builder;
 
 use crate::chance::draw;
 use crate::error::ConfigError;
+#[cfg(feature = "idempotency")]
+use crate::key_problem::KeyFault;
 
 /// The header of the draft.
 pub(crate) const DEFAULT_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -89,28 +91,26 @@ pub(super) fn received(
     name: &HeaderName,
     shortest: usize,
     lenient: bool,
-) -> Result<Option<String>, &'static str> {
+) -> Result<Option<String>, KeyFault> {
     let mut lines = headers.get_all(name).iter();
     let Some(value) = lines.next() else {
         return Ok(None);
     };
     if lines.next().is_some() {
-        return Err("the idempotency key stands there more than once");
+        return Err(KeyFault::Repeated);
     }
-    let text = value
-        .to_str()
-        .map_err(|_| "the idempotency key is not printable ASCII")?;
+    let text = value.to_str().map_err(|_| KeyFault::NotAscii)?;
     let key = match read(text) {
         Some(key) => key.as_str().to_owned(),
         None if lenient && is_bare(text) => text.to_owned(),
         None if is_bare(text) => {
-            return Err("the idempotency key must stand in double quotes (RFC 9651, string)");
+            return Err(KeyFault::NotQuoted);
         }
-        None => return Err("the idempotency key is not one string in double quotes (RFC 9651)"),
+        None => return Err(KeyFault::NotOneString),
     };
     match key.len() {
-        len if len < shortest => Err("the idempotency key is too short"),
-        len if len > LONGEST => Err("the idempotency key is longer than 255 characters"),
+        len if len < shortest => Err(KeyFault::TooShort),
+        len if len > LONGEST => Err(KeyFault::TooLong),
         _ => Ok(Some(key)),
     }
 }

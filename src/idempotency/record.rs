@@ -5,7 +5,7 @@
 //!   no record ───────────────► running ───────────────────────► done ──► forgotten at its time
 //!       ▲                      │     ▲
 //!       └──────────────────────┘     └─ begin, once the lease is over: by another holder, in another run
-//!               abandon
+//!         abandon, in run 1
 //! ```
 
 use std::fmt;
@@ -31,6 +31,9 @@ pub struct Fingerprint(pub [u8; 32]);
 pub struct Token(pub [u8; 16]);
 
 impl Token {
+    /// The holder of a record that was abandoned in a later run.
+    pub(crate) const NOBODY: Self = Self([0; 16]);
+
     /// A token that nobody else has.
     pub fn new() -> Self {
         let mut bits = [0; 16];
@@ -226,19 +229,22 @@ pub(crate) fn complete(
     Ended::Taken
 }
 
-/// Forgets the record: what it stood for has not happened.
+/// Forgets the record: what it stood for has not happened. After an earlier run that may have acted it stays, held by nobody, so
+/// that the next is told.
 pub(crate) fn abandon(place: &mut Option<Record>, token: Token, now: Moment) -> Ended {
-    match place.as_ref().filter(|held| held.is_held_by(token, now)) {
-        None => Ended::Lost,
-        Some(Record {
-            state: State::Done { answer },
-            ..
-        }) => Ended::Already(answer.clone()),
-        Some(_) => {
-            *place = None;
-            Ended::Taken
-        }
+    let Some(record) = place.as_mut().filter(|held| held.is_held_by(token, now)) else {
+        return Ended::Lost;
+    };
+    if let State::Done { answer } = &record.state {
+        return Ended::Already(answer.clone());
     }
+    if record.run == 1 {
+        *place = None;
+    } else {
+        record.token = Token::NOBODY;
+        record.state = State::Running { lease_until: now };
+    }
+    Ended::Taken
 }
 
 #[cfg(test)]
@@ -315,10 +321,21 @@ mod tests {
         Renew(u8, u64, u64),
         Complete(u8, u8, u64),
         Abandon(u8),
+        /// What an `Abandon` after an earlier run comes to; with the end of the record before it.
+        Release(u64),
+    }
+
+    fn kept_until(when: u64, op: &Op) -> u64 {
+        match op {
+            Op::Begin(_, _, lease, ttl) | Op::Renew(_, lease, ttl) => when + lease + ttl,
+            Op::Complete(_, _, ttl) => when + ttl,
+            Op::Abandon(_) => 0,
+            Op::Release(until) => *until,
+        }
     }
 
     fn any_op() -> impl Strategy<Value = (u64, Op)> {
-        let (holder, request, time) = (0..3_u8, 0..2_u8, prop_oneof![0..6_u64, Just(1000)]);
+        let (holder, request, time) = (1..4_u8, 0..2_u8, prop_oneof![0..6_u64, Just(1000)]);
         let op = prop_oneof![
             4 => (holder.clone(), request, time.clone(), time.clone())
                 .prop_map(|(h, r, l, t)| Op::Begin(h, r, l, t)),
@@ -338,11 +355,7 @@ mod tests {
         fn life(&self, now: u64) -> &[(u64, Op)] {
             let mut start = 0;
             for (i, (when, op)) in self.0.iter().enumerate() {
-                let kept_until = match op {
-                    Op::Begin(_, _, lease, ttl) | Op::Renew(_, lease, ttl) => when + lease + ttl,
-                    Op::Complete(_, _, ttl) => when + ttl,
-                    Op::Abandon(_) => 0,
-                };
+                let kept_until = kept_until(*when, op);
                 let next = self.0.get(i + 1).map_or(now, |(when, _)| *when);
                 if next >= kept_until {
                     start = i + 1;
@@ -353,10 +366,24 @@ mod tests {
 
         fn holder(&self, now: u64) -> Option<u8> {
             let claims = self.life(now).iter().rev();
-            claims.into_iter().find_map(|(_, op)| match op {
-                Op::Begin(holder, ..) => Some(*holder),
+            let last = claims.into_iter().find_map(|(_, op)| match op {
+                Op::Begin(holder, ..) => Some(Some(*holder)),
+                Op::Release(_) => Some(None),
                 _ => None,
-            })
+            });
+            last.flatten()
+        }
+
+        fn run(&self, now: u64, next: Option<u8>) -> u32 {
+            let claims = self.life(now).iter().filter_map(|(_, op)| match op {
+                Op::Begin(holder, ..) => Some(Some(*holder)),
+                Op::Release(_) => Some(None),
+                _ => None,
+            });
+            let mut holders: Vec<Option<u8>> = claims.chain(next.map(Some)).collect();
+            holders.dedup();
+            let runs = holders.iter().flatten().count();
+            u32::try_from(runs).expect("few")
         }
 
         fn answer(&self, now: u64) -> Option<Bytes> {
@@ -373,6 +400,7 @@ mod tests {
             };
             let lease_until = life.iter().rev().find_map(|(when, op)| match op {
                 Op::Begin(_, _, lease, _) | Op::Renew(_, lease, _) => Some(when + lease),
+                Op::Release(_) => Some(*when),
                 _ => None,
             });
             if *first != request {
@@ -380,16 +408,7 @@ mod tests {
             } else if let Some(answer) = self.answer(now) {
                 Begun::Done(answer)
             } else if self.holder(now) == Some(holder) || lease_until <= Some(now) {
-                let mut holders: Vec<u8> = life
-                    .iter()
-                    .filter_map(|(_, op)| match op {
-                        Op::Begin(holder, ..) => Some(*holder),
-                        _ => None,
-                    })
-                    .chain([holder])
-                    .collect();
-                holders.dedup();
-                let run = u32::try_from(holders.len()).expect("few");
+                let run = self.run(now, Some(holder));
                 Begun::Started { run }
             } else {
                 Begun::Running
@@ -415,6 +434,7 @@ mod tests {
             for (passed, op) in ops {
                 now += passed;
                 let moment = at(now);
+                let mut op = op;
                 let has_effect = match op {
                     Op::Begin(holder, request, lease, ttl) => {
                         let expected = naive.begun(now, holder, request);
@@ -440,8 +460,13 @@ mod tests {
                         let expected = naive.ended(now, holder);
                         let ended = abandon(&mut place, Token([holder; 16]), moment);
                         prop_assert_eq!(&ended, &expected);
+                        if naive.run(now, None) > 1 {
+                            let last = naive.0.last().map_or(0, |(when, op)| kept_until(*when, op));
+                            op = Op::Release(last);
+                        }
                         expected == Ended::Taken
                     }
+                    Op::Release(_) => false,
                 };
                 if has_effect {
                     naive.0.push((now, op));

@@ -32,7 +32,6 @@ mod readme;
 mod replay;
 mod reqwest;
 mod retry;
-mod runs;
 mod served;
 mod server;
 mod servers;

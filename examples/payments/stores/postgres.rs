@@ -26,7 +26,8 @@ pub(super) async fn open(args: &Args, run: &str) -> Result<Opened, Error> {
     migrated.map_err(|error| unreachable("PostgreSQL", "DATABASE_URL", &error))?;
     let table = Table::make(&url, format!("{records}_ledger"), store.clone()).await?;
     let pool = table.pool.clone();
-    let tables = format!("{records}, {}", table.name);
+    // In the order in which the transactions of handlers that still run use them: else both would wait for each other.
+    let tables = format!("{}, {records}", table.name);
     Ok(Opened {
         store: Arc::new(store),
         ledger: Ledger::Table(table),

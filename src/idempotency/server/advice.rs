@@ -2,7 +2,7 @@
 
 use super::config::{AfterCrash, IdempotencyConfig, StoragePolicy};
 use super::scope::Scope;
-use crate::key_problem::KeyProblem;
+use crate::key_problem::{KeyFault, KeyProblem};
 
 /// Whether a request that was refused should be sent again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(super) struct Advice {
 pub(super) fn advice(config: &IdempotencyConfig, scope: &Scope) -> Vec<Advice> {
     let each = [
         KeyProblem::Missing,
-        KeyProblem::Malformed("it cannot be read"),
+        KeyProblem::Malformed(KeyFault::NotOneString),
         KeyProblem::Incomplete,
         KeyProblem::NoTenant,
         KeyProblem::InProgress,

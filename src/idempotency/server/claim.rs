@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::release::{Run, give_up};
 use super::shared::Shared;
 use super::telling::Telling;
 use crate::chance::draw;
@@ -14,7 +13,7 @@ use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::detach::detach;
 use crate::error::CallError;
-use crate::idempotency::record::{Begun, Claim, RecordKey};
+use crate::idempotency::record::{Begun, Claim, RecordKey, Token};
 use crate::idempotency::store::StoreError;
 
 /// The first wait between two questions to a store.
@@ -73,16 +72,33 @@ async fn begin(shared: &Arc<Shared>, record: RecordKey, claim: Claim) -> Result<
                     Some(begin) => timeout(claim.lease, begin).await.ok(),
                     None => None,
                 };
-                let run = match late {
-                    Some(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch)) => return,
-                    Some(Ok(Begun::Started { run })) => Run::Idle(run),
-                    Some(Err(_)) | None => Run::Unknown,
-                };
-                give_up(&shared, &record, &claim, run).await;
+                if !matches!(
+                    late,
+                    Some(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch))
+                ) {
+                    give_up(&shared, &record, claim.token).await;
+                }
             });
         }
         error
     })
+}
+
+/// Abandons a claim, as soon as the store can be asked; its lease ends it if nothing else does.
+pub(super) async fn give_up(shared: &Shared, record: &RecordKey, token: Token) {
+    let until = Deadline::after(shared.config.lease);
+    let mut pause = SOON;
+    while limited(shared, shared.store.abandon(record, token))
+        .await
+        .is_err()
+    {
+        if until.is_over(&Now::unread()) {
+            break;
+        }
+        sleep(draw().spread(pause, 0.2)).await;
+        // Ever rarer: a store that comes back is not to be asked by everybody at once.
+        pause = pause.saturating_mul(2);
+    }
 }
 
 /// Asks the store, for no longer than it may take.

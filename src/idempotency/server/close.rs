@@ -6,12 +6,11 @@ use tokio::time::sleep;
 
 use super::answer::{Kept, word};
 use super::body::KeptBody;
-use super::claim::{SOON, limited, longer};
+use super::claim::{SOON, give_up, limited, longer};
 use super::config::{IdempotencyConfig, StoragePolicy};
 use super::handler::Came;
 use super::keep::{OK, UNKNOWN, grpc_status, headers, keeps};
 use super::operation::Operation;
-use super::release::{Run, give_up, release};
 use super::telling::Telling;
 use crate::chance::draw;
 use crate::clock::Now;
@@ -41,7 +40,7 @@ pub(super) async fn close<Res, E: CallError>(
     let (record, first) = judge(operation, came);
     match record {
         Some(record) => complete(operation, claim, record, first, telling).await,
-        None => abandon(operation, &claim, first, telling).await,
+        None => abandon(operation, first, telling).await,
     }
 }
 
@@ -168,24 +167,19 @@ async fn completed(
 
 async fn abandon<Res, E: CallError>(
     operation: &Operation,
-    claim: &Claim,
     first: First<Res, E>,
     telling: &mut Telling<Res, E>,
 ) {
-    let (shared, key) = (operation.shared(), operation.record());
-    let run = if operation.is_undone() {
-        Run::DidNotHappen
-    } else {
-        Run::Idle(operation.run())
-    };
-    match release(shared, key, claim, run).await {
+    let shared = operation.shared();
+    let abandon = shared.store.abandon(operation.record(), operation.token());
+    match limited(shared, abandon).await {
         // A commit whose outcome was not known did happen.
         Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
         Ok(Ended::Taken | Ended::Lost) => shared.report(OperationStep::Forgotten),
         Err(error) => {
             shared.store_failed(&error);
             tell(operation, Some(first), telling);
-            return give_up(shared, key, claim, run).await;
+            return give_up(shared, operation.record(), operation.token()).await;
         }
     }
     tell(operation, Some(first), telling);

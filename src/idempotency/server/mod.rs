@@ -27,7 +27,6 @@ mod lease;
 mod operation;
 mod page;
 mod policy;
-mod release;
 mod run;
 mod scope;
 mod service;

@@ -90,7 +90,9 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended>;
 
-    /// Deletes a running record, if it is held by `token`: the next claim of its key makes a new one.
+    /// Gives a running record up, if it is held by `token`. In run 1 it is deleted: the next claim of its key makes a new one. In a
+    /// later run it stays, held by nobody and its lease over, because an earlier run may have acted: the next claim is of the run
+    /// after it.
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended>;
 }
 

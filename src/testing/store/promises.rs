@@ -211,14 +211,26 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "what was abandoned begins anew, in run 1",
+            "what was abandoned in run 1 begins anew",
+            [
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+                (Abandon(0), Taken),
+                (Abandon(0), Lost),
+                (Complete(0, FIRST, HOUR), Lost),
+                (Begin(1, Other, HOUR, HOUR), Started(1)),
+            ],
+        ),
+        promise(
+            "what was abandoned in a later run is begun in the run after it, for an earlier one may have acted",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
                 (Abandon(1), Taken),
                 (Abandon(1), Lost),
+                (Renew(1, HOUR, HOUR), Renewed(false)),
                 (Complete(1, FIRST, HOUR), Lost),
-                (Begin(2, Other, HOUR, HOUR), Started(1)),
+                (Begin(2, Other, HOUR, HOUR), Mismatch),
+                (Begin(1, This, HOUR, HOUR), Started(3)),
             ],
         ),
         promise(

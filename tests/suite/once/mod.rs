@@ -2,6 +2,7 @@
 
 mod around;
 mod bodies;
+mod cut_off;
 mod keys;
 mod model;
 mod rpc;

@@ -77,7 +77,11 @@ impl Statements {
         Self {
             begin: begin(&table),
             renew: renew(&table),
-            complete: ended(&table, &completion(&table)),
+            complete: ended(
+                &table,
+                &format!("{} RETURNING true AS taken", completion(&table)),
+                "SELECT taken FROM changed",
+            ),
             completion: completion(&table),
             completed: completed(&table),
             abandon: abandon(&table),
@@ -161,16 +165,27 @@ fn completed(table: &TableName) -> String {
 
 fn abandon(table: &TableName) -> String {
     let held = held();
-    ended(table, &format!("DELETE FROM {table} AS held WHERE {held}"))
+    let nobody = "00".repeat(16);
+    ended(
+        table,
+        &format!(
+            "DELETE FROM {table} AS held WHERE {held} AND held.run = 1 RETURNING true AS taken
+         ), released AS (
+             -- An earlier run may have acted: the next is told. Nobody has this token.
+             UPDATE {table} AS held SET token = '\\x{nobody}'::bytea, lease_until = clock_timestamp()
+             WHERE {held} AND held.run > 1 RETURNING true AS taken"
+        ),
+        "SELECT taken FROM changed UNION ALL SELECT taken FROM released",
+    )
 }
 
 /// A holder's last word: whether it was taken, and else what stands there.
-fn ended(table: &TableName, change: &str) -> String {
+fn ended(table: &TableName, change: &str, taken: &str) -> String {
     format!(
         "WITH found AS MATERIALIZED (
              SELECT version, token = $2 AS own, answer
              FROM {table} WHERE key = $1 AND gone_at > clock_timestamp()
-         ), ended AS ({change} RETURNING true AS taken)
+         ), changed AS ({change}), ended AS ({taken})
          SELECT ended.taken, found.version, found.own, found.answer
          FROM (VALUES (true)) AS one LEFT JOIN ended ON true LEFT JOIN found ON true"
     )

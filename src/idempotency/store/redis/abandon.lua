@@ -4,5 +4,10 @@ if not record or record.token ~= ARGV[1] then
 elseif record.answer then
   return {'already', record.answer}
 end
-redis.call('DEL', KEYS[1])
+if record.run == 1 then
+  redis.call('DEL', KEYS[1])
+else
+  -- An earlier run may have acted: the next is told. Nobody has this token.
+  redis.call('HSET', KEYS[1], 'token', string.rep('\0', 16), 'lease_until', plain(now))
+end
 return {'taken'}

@@ -98,10 +98,8 @@ async fn a_lease_that_is_over_passes_the_record_on_and_its_holder_has_lost_it() 
 #[tokio::test]
 async fn what_is_abandoned_or_over_begins_anew_in_run_1() {
     let (table, store) = Table::made().await;
-    let first = brief();
-    begin(&store, &first).await;
     let second = claim();
-    assert_eq!(begin(&store, &second).await, Begun::Started { run: 2 });
+    assert_eq!(begin(&store, &second).await, Begun::Started { run: 1 });
     assert_eq!(
         store.abandon(&KEY, second.token).await.expect("abandoned"),
         Ended::Taken
@@ -151,7 +149,7 @@ async fn the_longest_and_the_shortest_times_are_ordinary_ones() {
         .client
         .query_one(
             &format!(
-                "SELECT gone_at > '-infinity' AND lease_until = gone_at FROM {} WHERE key = $1",
+                "SELECT gone_at > '-infinity' AND lease_until <= gone_at FROM {} WHERE key = $1",
                 table.name
             ),
             &[&key.0.as_slice()],

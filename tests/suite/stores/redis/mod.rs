@@ -52,7 +52,7 @@ impl Shared {
         Self { store, prefix }
     }
 
-    /// Removes its records: some would stay for a century.
+    /// Removes its records: some would stay for fifty years.
     async fn remove(self) {
         let client = redis::Client::open(REDIS.url()).expect("an address");
         let connection = client.get_multiplexed_async_connection().await;
