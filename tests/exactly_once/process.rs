@@ -58,6 +58,10 @@ pub(crate) fn serve(spec: &str) -> io::Result<()> {
         })
 }
 
+#[cfg_attr(
+    not(feature = "redis"),
+    allow(clippy::unused_async, reason = "one store alone connects at once")
+)]
 async fn opened(
     spec: &Spec,
 ) -> Result<(Arc<dyn Store>, Till), Box<dyn std::error::Error + Send + Sync>> {

@@ -136,10 +136,6 @@ impl Operation {
         &self.inner.record
     }
 
-    #[cfg_attr(
-        not(feature = "postgres"),
-        allow(dead_code, reason = "asked by the joined transaction alone")
-    )]
     pub(in crate::idempotency) fn token(&self) -> Token {
         self.inner.token
     }
