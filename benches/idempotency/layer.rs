@@ -8,7 +8,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use buttress::Error;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use buttress::idempotency::{Begun, Claim, Ended, Fingerprint, RecordKey, Store};
+use buttress::idempotency::store::{Begun, Claim, Ended, Fingerprint, RecordKey, Store};
 use bytes::Bytes;
 use rand::random;
 use tokio::task::JoinSet;

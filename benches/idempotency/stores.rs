@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use buttress::BoxError;
-use buttress::idempotency::{MemoryStore, Store};
+use buttress::idempotency::store::{MemoryStore, Store};
 
 use crate::Effort;
 use crate::measure::{Figures, figures};
@@ -57,7 +57,7 @@ async fn redis(_effort: Effort) -> Result<Figures, BoxError> {
 
 #[cfg(feature = "redis")]
 async fn redis(effort: Effort) -> Result<Figures, BoxError> {
-    use buttress::idempotency::RedisStore;
+    use buttress::idempotency::store::RedisStore;
 
     let url = std::env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
     let prefix = format!("buttress-bench-{:016x}:", rand::random::<u64>());
@@ -115,7 +115,7 @@ async fn file(_effort: Effort) -> Result<Figures, BoxError> {
 
 #[cfg(feature = "file")]
 async fn file(effort: Effort) -> Result<Figures, BoxError> {
-    use buttress::idempotency::FileStore;
+    use buttress::idempotency::store::FileStore;
 
     // Below `target`, which is on a disk: a folder for temporary files may be in memory.
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target");

@@ -7,9 +7,8 @@ use std::future::ready;
 use std::time::Duration;
 
 use buttress::http::Replay;
-use buttress::idempotency::{
-    Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation, Scope,
-};
+use buttress::idempotency::{Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::idempotency::store::MemoryStore;
 use buttress::{Error, KeyProblem, Outcome, Reason, Repeat};
 use buttress_fuzz::lines;
 use http::{HeaderMap, HeaderValue, Request, Response};

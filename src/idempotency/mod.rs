@@ -82,20 +82,10 @@ pub mod store;
 pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
-pub use self::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
-#[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
     KeptBody, Operation, Policy, Scope, StoragePolicy,
 };
-#[cfg(feature = "postgres")]
-pub use self::store::PostgresStore;
-#[cfg(feature = "redis")]
-pub use self::store::RedisStore;
-#[cfg(feature = "file")]
-pub use self::store::{FileConfig, FileStore};
-#[cfg(feature = "idempotency")]
-pub use self::store::{MemoryConfig, MemoryStore, Store, StoreError, StoreFuture};
 
 use ::http::HeaderMap;
 

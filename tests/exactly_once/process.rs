@@ -4,7 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use buttress::idempotency::MemoryStore;
+use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;

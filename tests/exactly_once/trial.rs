@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use buttress::idempotency::MemoryStore;
+use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;

@@ -13,7 +13,8 @@ use buttress::http::{
     AttemptSpanLayer, BelieveLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
     ServerConfig, answer, client, grpc, server,
 };
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
 use buttress::testing::{Step, Strict};
 use http::{Request, Response};
 use tower::{Layer, Service, ServiceExt};

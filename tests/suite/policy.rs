@@ -7,9 +7,9 @@ use axum::body::Body;
 use axum::http::Request;
 use axum::routing::{get, post};
 use buttress::http::answer;
+use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
-    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope,
-    StoragePolicy,
+    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope, StoragePolicy,
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};

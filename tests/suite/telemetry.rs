@@ -7,9 +7,8 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Caus
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{KeyedConfig, by_str};
-use buttress::idempotency::{
-    IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryConfig, MemoryStore, Scope,
-};
+use buttress::idempotency::store::{MemoryConfig, MemoryStore};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;

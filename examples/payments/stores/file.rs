@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use buttress::idempotency::FileStore;
+use buttress::idempotency::store::FileStore;
 
 use super::Opened;
 use crate::Error;

@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 #[cfg(any(feature = "redis", feature = "postgres"))]
-use buttress::idempotency::StoreError;
-use buttress::idempotency::{MemoryStore, Store};
+use buttress::idempotency::store::StoreError;
+use buttress::idempotency::store::{MemoryStore, Store};
 
 use crate::Error;
 use crate::args::{Args, Kind};

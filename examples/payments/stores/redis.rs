@@ -1,7 +1,7 @@
 //! Records in Redis.
 
 use ::redis::{Client, cmd};
-use buttress::idempotency::RedisStore;
+use buttress::idempotency::store::RedisStore;
 
 use super::{Opened, unreachable, url};
 use crate::Error;

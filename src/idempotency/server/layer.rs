@@ -34,7 +34,8 @@ use crate::idempotency::store::Store;
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// use axum::{Router, http::StatusCode, routing::post};
-/// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Operation, Scope};
+/// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
+/// use buttress::idempotency::store::MemoryStore;
 ///
 /// async fn pay(operation: Operation, amount: String) -> (StatusCode, String) {
 ///     // The provider's own key: the same if this operation is run again after a crash.

@@ -23,7 +23,8 @@ use crate::idempotency::key::LONGEST;
 /// ```
 /// use axum::{Router, routing::{get, post}};
 /// use buttress::http::answer;
-/// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope};
+/// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+/// use buttress::idempotency::store::MemoryStore;
 ///
 /// # fn main() -> Result<(), buttress::ConfigError> {
 /// let once = IdempotencyLayer::new("payments", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?;

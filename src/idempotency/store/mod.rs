@@ -25,6 +25,7 @@ pub use self::memory::{MemoryConfig, MemoryStore};
 pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
+pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 
 use std::fmt;
 use std::future::Future;
@@ -35,7 +36,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use thiserror::Error as ThisError;
 
-use super::record::{Begun, Claim, Ended, RecordKey, Token};
 use crate::error::BoxError;
 
 /// What a record takes besides its answer, in bytes; measured in memory, and rounded up.

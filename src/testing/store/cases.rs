@@ -8,7 +8,7 @@ use super::step::Request::{Other, This};
 use super::step::Said::{Already, Done, Lost, Running, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete};
 use super::step::{HOUR, Holders};
-use crate::idempotency::Store;
+use crate::idempotency::store::Store;
 
 pub(super) async fn check(store: &dyn Store) {
     for promise in promises().into_iter().chain(answers()) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::new_key;
 use super::step::{HOUR, Holders, OVER, Request, Step};
 use crate::chance::Draw;
-use crate::idempotency::{RecordKey, Store};
+use crate::idempotency::store::{RecordKey, Store};
 
 const HISTORIES: u64 = 12;
 const STEPS: usize = 100;

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use crate::chance;
-use crate::idempotency::{RecordKey, Store};
+use crate::idempotency::store::{RecordKey, Store};
 
 /// Checks that this store keeps every promise of [`Store`]: for one of your own.
 ///
@@ -22,7 +22,7 @@ use crate::idempotency::{RecordKey, Store};
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use buttress::idempotency::MemoryStore;
+/// use buttress::idempotency::store::MemoryStore;
 /// use buttress::testing::check_store;
 ///
 /// check_store(&MemoryStore::new()).await;

@@ -6,7 +6,7 @@ use super::step::Request::This;
 use super::step::Step::{Abandon, Begin, Complete, Renew};
 use super::step::{HOUR, Holders, OVER, Said, Step};
 use super::{all, new_key};
-use crate::idempotency::Store;
+use crate::idempotency::store::Store;
 
 const AT_ONCE: usize = 32;
 const ROUNDS: usize = 8;

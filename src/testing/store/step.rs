@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::clock::Moment;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Fingerprint, Record, Token};
-use crate::idempotency::{RecordKey, Store, StoreError};
+use crate::idempotency::store::{RecordKey, Store, StoreError};
 
 pub(super) const OVER: Duration = Duration::ZERO;
 /// Longer than any test.

@@ -9,9 +9,8 @@ use std::time::Duration;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ServerConfig, answer, server};
-use buttress::idempotency::{
-    IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation, Scope,
-};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::{

@@ -9,10 +9,9 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use buttress::http::answer;
+use buttress::idempotency::store::{Begun, Claim, Ended, RecordKey, Token};
 use buttress::idempotency::store::{MemoryStore, Store, StoreError, StoreFuture};
-use buttress::idempotency::{
-    Begun, Claim, Ended, IdempotencyConfig, IdempotencyLayer, Operation, RecordKey, Scope, Token,
-};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::time::{advance, sleep};

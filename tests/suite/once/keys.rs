@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use buttress::http::answer;
-use buttress::idempotency::{
-    HeaderPolicy, IdempotencyConfig, IdempotencyLayer, MemoryStore, Scope,
-};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope};
 use http::request::Parts;
 use http::{HeaderValue, Request};
 use tower::Layer;

@@ -20,7 +20,8 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use buttress::http::answer;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, MemoryStore, Operation, Scope};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use buttress::BoxError;
 use buttress::http::answer;
-use buttress::idempotency::{
-    Begun, Claim, Ended, IdempotencyConfig, IdempotencyLayer, KeptBody, MemoryStore, Operation,
-    RecordKey, Scope, Store, StoreError, StoreFuture, Token,
+use buttress::idempotency::store::{
+    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreError, StoreFuture, Token,
 };
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame};

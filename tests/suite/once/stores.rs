@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::{IdempotencyConfig, MemoryConfig, MemoryStore};
+use buttress::idempotency::IdempotencyConfig;
+use buttress::idempotency::store::{MemoryConfig, MemoryStore};
 use tokio::time::{Instant, advance, sleep};
 
 use super::shop::{Fate, KEY, Scripted, Shop, payment, says, settle};

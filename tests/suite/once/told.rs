@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope, Store};
+use buttress::idempotency::store::Store;
+use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
 use buttress::{Event, subscribe};
 use tokio::time::sleep;
 use tracing::Level;

@@ -10,8 +10,9 @@ use axum::middleware::{Next, from_fn};
 use axum::routing::post;
 use buttress::CallOptions;
 use buttress::http::{ClientConfig, Keys, answer, client};
+use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
-    IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, MemoryStore, Operation, Scope,
+    IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Operation, Scope,
 };
 use buttress::reqwest::SendThrough;
 use bytes::Bytes;

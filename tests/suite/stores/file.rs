@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use buttress::idempotency::{
+use buttress::idempotency::store::{
     Begun, Claim, Ended, FileConfig, FileStore, Fingerprint, RecordKey, Store, StoreError,
 };
 use buttress::testing::check_store;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::{
+use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, MemoryConfig, MemoryStore, RecordKey, Store, StoreError,
 };
 use buttress::testing::check_store;

@@ -75,7 +75,7 @@ impl FileConfig {
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # use std::time::Duration;
-/// use buttress::idempotency::{Begun, Claim, FileStore, Fingerprint, RecordKey, Store};
+/// use buttress::idempotency::store::{Begun, Claim, FileStore, Fingerprint, RecordKey, Store};
 ///
 /// # let folder = std::env::temp_dir().join(format!("buttress-doc-{}", std::process::id()));
 /// # std::fs::create_dir_all(&folder)?;

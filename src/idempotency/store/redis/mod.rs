@@ -38,7 +38,7 @@ const LONGEST_PREFIX: usize = 100;
 ///
 /// ```no_run
 /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
-/// use buttress::idempotency::RedisStore;
+/// use buttress::idempotency::store::RedisStore;
 ///
 /// let store = RedisStore::connect("redis://127.0.0.1:6379").await?.prefix("payments:")?;
 /// # let _ = store;

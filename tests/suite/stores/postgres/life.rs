@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use buttress::idempotency::store::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 use buttress::idempotency::store::{PostgresStore, Store};
-use buttress::idempotency::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 use buttress::testing::check_store;
 use bytes::Bytes;
 

@@ -10,8 +10,8 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use buttress::idempotency::store::{Begun, Claim, Fingerprint, RecordKey};
 use buttress::idempotency::store::{PostgresStore, Store, StoreError};
-use buttress::idempotency::{Begun, Claim, Fingerprint, RecordKey};
 use deadpool_postgres::{Manager, Pool, Runtime};
 use tokio_postgres::{Client, Config, NoTls};
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use buttress::idempotency::store::{Begun, Ended};
 use buttress::idempotency::store::{PostgresStore, Store, StoreError};
-use buttress::idempotency::{Begun, Ended};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;

@@ -6,7 +6,7 @@ mod trouble;
 
 use std::time::Duration;
 
-use buttress::idempotency::{
+use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
 };
 use buttress::testing::check_store;

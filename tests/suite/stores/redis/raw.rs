@@ -1,6 +1,6 @@
 //! What stands in Redis: version 1 of a record, as it has to be read for ever.
 
-use buttress::idempotency::{
+use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, RecordKey, Store as _, StoreError, Token,
 };
 use bytes::Bytes;
@@ -165,7 +165,7 @@ async fn what_cannot_be_read_is_an_error_and_stays_as_it_is() {
 }
 
 async fn all_unreadable(
-    store: &buttress::idempotency::RedisStore,
+    store: &buttress::idempotency::store::RedisStore,
     says: &str,
     raw: &mut MultiplexedConnection,
 ) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::{Begun, Ended, RedisStore, Store as _, StoreError};
+use buttress::idempotency::store::{Begun, Ended, RedisStore, Store as _, StoreError};
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -97,7 +97,7 @@ async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
     for (key, claim) in &claims {
         assert_eq!(store.begin(key, claim).await.unwrap(), STARTED);
     }
-    let complete = |(key, claim): &(_, buttress::idempotency::Claim), answer: &[u8]| {
+    let complete = |(key, claim): &(_, buttress::idempotency::store::Claim), answer: &[u8]| {
         let (store, key, token) = (store.clone(), *key, claim.token);
         let answer = Bytes::copy_from_slice(answer);
         async move { store.complete(&key, token, answer, HOUR).await }
