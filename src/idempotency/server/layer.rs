@@ -19,7 +19,7 @@ use crate::idempotency::store::Store;
 ///
 /// Use it where a repetition would do harm and the caller can send a key: payments, orders, mails. Not for handlers that are
 /// idempotent by themselves, nor for streams: request and answer are read whole, up to a bound. It is as good as its
-/// [store](super::store): what each promises across restarts, processes and crashes stands there.
+/// [store](crate::idempotency::store): what each promises across restarts, processes and crashes stands there.
 ///
 /// ```text
 ///                       ┌ key, tenant, route ┐   ┌─────── in a task of its own ───────┐

@@ -13,7 +13,7 @@ use super::future::IdempotencyFuture;
 use super::shared::Shared;
 use crate::error::CallError;
 
-/// A service that runs an operation once. Made by [`IdempotencyLayer`].
+/// A service that runs an operation once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Clone, Debug)]
 pub struct Idempotency<S> {
     inner: S,
