@@ -50,7 +50,7 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy) -> HeaderMap {
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .collect();
-    let mut kept = HeaderMap::with_capacity(of.len());
+    let mut kept = HeaderMap::with_capacity(of.keys_len());
     for (name, value) in of {
         let text = name.as_str();
         let is_allowed = match policy {
