@@ -109,6 +109,11 @@ async fn complete<Res, E: CallError>(
                 shared.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }
+            // A store that asks twice is told what it wrote the first time.
+            Ok(Ended::Already(stored)) if stored == record => {
+                shared.report(OperationStep::Completed);
+                return tell(operation, first, telling);
+            }
             Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
             Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
