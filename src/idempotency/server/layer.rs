@@ -90,7 +90,7 @@ use crate::idempotency::store::Store;
 /// for one client is not kept for all. A **time limit further out** bounds how long a caller waits: 504, while the handler goes on.
 /// Further in it would drop the handler half-way, and that failure is kept. A gate of this crate further in may refuse the call:
 /// that is not kept, since the handler was not called. A handler that acts, and then passes on the response of another service *in
-/// this process* that such a gate refused, must answer in its own words: else it is taken for not called.
+/// this process* that such a gate refused, or the error of a client that it did, must answer in its own words: else it is taken for not called.
 ///
 /// # Bad input
 ///
