@@ -58,7 +58,7 @@ fn judge<Res, E>(operation: &Operation, came: Came<Res, E>) -> (Option<Bytes>, F
             let record = is_kept(config, &response, grpc).then(|| {
                 let kept = Kept {
                     status: response.status(),
-                    headers: headers(response.headers(), &config.headers),
+                    headers: headers(response.headers(), &config.headers, trailers.is_some()),
                     trailers: trailers.clone().unwrap_or_default(),
                     body: body.clone(),
                 };

@@ -1,6 +1,6 @@
 //! What is rare and must not be done twice either: destructors that panic, stores that are asked twice, answers with very many headers.
 
-use std::future::pending;
+use std::future::{IntoFuture, pending};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,11 +13,14 @@ use buttress::idempotency::store::{
 };
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tower::{Layer, ServiceExt, service_fn};
 
-use super::shop::{Fate, Flow, Scripted, Shop, payment, says, send_to};
+use super::shop::{Fate, Flow, Scripted, Shop, frames, payment, says, send_to};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -165,4 +168,32 @@ async fn a_layer_of_routes_keeps_nothing_of_what_has_no_route() {
         assert_eq!(router.oneshot(request).await.unwrap().status(), 404);
     }
     assert_eq!(store.len(), 1);
+}
+
+#[tokio::test]
+async fn trailers_go_over_http_1_as_well_first_and_again() {
+    let handler = async || {
+        let sum = HeaderMap::from_iter([(
+            HeaderName::from_static("x-sum"),
+            HeaderValue::from_static("7"),
+        )]);
+        let body = frames(vec![Frame::data("paid".into()), Frame::trailers(sum)]);
+        ([("trailer", "x-sum")], axum::body::Body::new(body))
+    };
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let router = Router::new().route("/", post(handler)).layer(answer(layer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    for replayed in [false, true] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close, te\r\nte: trailers\r\n\
+            idempotency-key: \"0123456789abcdef\"\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said.contains("idempotent-replayed"), replayed, "{said}");
+        assert!(said.contains("\r\nx-sum: 7\r\n"), "{said}");
+    }
 }
