@@ -113,7 +113,7 @@ use crate::idempotency::store::Store;
 ///
 /// | trouble | answer |
 /// |---|---|
-/// | the store is down, full, or slower than `store_timeout` at the claim | 503, or without protection if `fail_open`. A claim that was made after all is given up |
+/// | the store is down, full, or slower than `store_timeout` at the claim | 503, or without protection if `fail_open`; 409 to whoever waits for another's answer. A claim that was made after all is given up |
 /// | … once the handler has answered | the answer; its record is tried again for `max_run`, the lease held meanwhile |
 /// | no room for an answer | the answer; 409 from then on |
 /// | garbage, or a record of a newer version | 503, even if `fail_open`: the operation may have been done. Older versions are read |

@@ -1,6 +1,6 @@
 //! What is rare and must not be done twice either: destructors that panic, stores that are asked twice, answers with very many headers.
 
-use std::future::{IntoFuture, pending};
+use std::future::{IntoFuture, Ready, pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -18,9 +18,9 @@ use http_body::Frame;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
-use tower::{Layer, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use super::shop::{Fate, Flow, Scripted, Shop, frames, payment, says, send_to};
+use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, says, send_to};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -196,4 +196,18 @@ async fn trailers_go_over_http_1_as_well_first_and_again() {
         assert_eq!(said.contains("idempotent-replayed"), replayed, "{said}");
         assert!(said.contains("\r\nx-sum: 7\r\n"), "{said}");
     }
+}
+
+#[test]
+fn a_call_that_is_not_guarded_does_not_carry_what_only_guarded_ones_need() {
+    let handler = service_fn(|_: Request<KeptBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let passing = ServiceBuilder::new()
+        .layer(answer(layer))
+        .service(handler)
+        .call(Request::new(flow("")));
+    let inner = size_of::<Ready<Result<Response<Flow>, &str>>>();
+    let size = size_of_val(&passing);
+    assert!(size <= inner + 64, "{size} for one of {inner}");
 }
