@@ -16,19 +16,21 @@ RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
 
 # With a Redis and a PostgreSQL of their own, or those of REDIS_URL and DATABASE_URL.
 step scripts/services.sh cargo test --all-features
+# The same at full size: every store under ten thousand operations, with servers that are killed.
+step scripts/services.sh cargo test --release --all-features --test exactly_once -- --ignored
 # The handles under every interleaving. A folder of its own: the flag rebuilds everything.
 RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/loom" \
     step cargo test --lib loom
 
 for example in own_gate keyed axum_service hyper_client reqwest_client tonic_client; do
-    step cargo run --quiet --release --example "$example" -- --quick
+    step cargo run --quiet --release --all-features --example "$example" -- --quick
 done
 # Exit code 3: the host is too busy for a verdict, which says nothing about the code.
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
 step scripts/services.sh scripts/payments.sh
 
-step cargo bench --bench overhead -- bare
-step cargo bench --bench http -- --quick
+step cargo bench --all-features --bench overhead -- bare
+step cargo bench --all-features --bench http -- --quick
 step scripts/services.sh cargo bench --all-features --bench idempotency -- --quick
 echo
 echo "all passed"
