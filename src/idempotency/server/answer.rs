@@ -117,26 +117,21 @@ fn kept(record: &Bytes, mut at: usize) -> Option<Kept> {
     })
 }
 
-/// Header lines up to an empty one.
+/// Header lines up to an empty one. Each value byte for byte: a parser of HTTP would trim it.
 fn fields(record: &Bytes, at: &mut usize) -> Option<HeaderMap> {
-    let mut room = 32;
+    let mut map = HeaderMap::new();
     loop {
-        let mut found = vec![httparse::EMPTY_HEADER; room];
-        let (end, found) = match httparse::parse_headers(record.get(*at..)?, &mut found) {
-            Ok(httparse::Status::Complete(parsed)) => parsed,
-            Err(httparse::Error::TooManyHeaders) if room < 1 << 16 => {
-                room *= 4;
-                continue;
-            }
-            _ => return None,
-        };
-        let mut map = HeaderMap::with_capacity(found.len());
-        for field in found {
-            let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
-            map.append(name, HeaderValue::from_bytes(field.value).ok()?);
+        let rest = record.get(*at..)?;
+        let end = rest.windows(2).position(|two| two == b"\r\n")?;
+        let line = &rest[..end];
+        *at += end + 2;
+        if line.is_empty() {
+            return Some(map);
         }
-        *at += end;
-        return Some(map);
+        let colon = line.windows(2).position(|two| two == b": ")?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        let value = HeaderValue::from_bytes(&line[colon + 2..]).ok()?;
+        map.try_append(name, value).ok()?;
     }
 }
 

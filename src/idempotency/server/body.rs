@@ -117,7 +117,13 @@ impl<B: Body<Data = Bytes>> Body for KeptBody<B> {
     fn size_hint(&self) -> SizeHint {
         let read = self.data.iter().map(|data| data.len() as u64).sum();
         let Some(rest) = self.rest.as_body() else {
-            return SizeHint::with_exact(read);
+            let mut hint = SizeHint::with_exact(read);
+            if self.trailers.is_some() {
+                // HTTP/1.1 has no trailers after a body whose length is told.
+                hint = SizeHint::new();
+                hint.set_lower(read);
+            }
+            return hint;
         };
         let left = rest.size_hint();
         let mut hint = SizeHint::new();

@@ -44,7 +44,14 @@ pub(super) async fn claim<Res, E: CallError>(
             () = telling.left() => return Ok(begun),
         }
         pause = longer(pause);
-        begun = begin(shared, record, claim).await?;
+        begun = match begin(shared, record, claim).await {
+            // That another runs is known, and stays so: nobody may go on as if nothing were.
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
+                shared.store_failed(&error);
+                return Ok(Begun::Running);
+            }
+            begun => begun?,
+        };
     }
 }
 

@@ -58,7 +58,7 @@ fn judge<Res, E>(operation: &Operation, came: Came<Res, E>) -> (Option<Bytes>, F
             let record = is_kept(config, &response, grpc).then(|| {
                 let kept = Kept {
                     status: response.status(),
-                    headers: headers(response.headers(), &config.headers),
+                    headers: headers(response.headers(), &config.headers, trailers.is_some()),
                     trailers: trailers.clone().unwrap_or_default(),
                     body: body.clone(),
                 };
@@ -106,6 +106,11 @@ async fn complete<Res, E: CallError>(
     loop {
         match completed(operation, &claim, &record).await {
             Ok(Ended::Taken) => {
+                shared.report(OperationStep::Completed);
+                return tell(operation, first, telling);
+            }
+            // A store that asks twice is told what it wrote the first time.
+            Ok(Ended::Already(stored)) if stored == record => {
                 shared.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }

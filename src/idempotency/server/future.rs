@@ -40,26 +40,26 @@ where
 }
 
 #[pin_project(project = Projected)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box would be an allocation for every call that is not guarded"
-)]
 enum State<S, B, Res, F, E> {
     Passing(#[pin] F),
     /// `None` once it was given.
     Refused(Option<Rejected>),
-    Reading {
-        #[pin]
-        body: B,
-        read: BytesMut,
-        trailers: Option<HeaderMap>,
-        /// `None` once it was handed over.
-        request: Option<(Arc<Shared>, S, Parts, String, RecordKey)>,
-    },
+    /// In a box, so that a call that is not guarded does not carry it about.
+    Reading(Pin<Box<Reading<S, B>>>),
     Waiting(
         oneshot::Receiver<Result<Response<KeptBody<Res>>, E>>,
         Arc<Shared>,
     ),
+}
+
+#[pin_project]
+struct Reading<S, B> {
+    #[pin]
+    body: B,
+    read: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// `None` once it was handed over.
+    request: Option<(Arc<Shared>, S, Parts, String, RecordKey)>,
 }
 
 impl<S, B, Res> IdempotencyFuture<S, B, Res>
@@ -84,12 +84,12 @@ where
         key: String,
         record: RecordKey,
     ) -> Self {
-        let state = State::Reading {
+        let state = State::Reading(Box::pin(Reading {
             body,
             read: BytesMut::new(),
             trailers: None,
             request: Some((shared, inner, parts, key, record)),
-        };
+        }));
         Self { state }
     }
 }
@@ -127,18 +127,15 @@ where
                         None => Poll::Pending,
                     };
                 }
-                Projected::Reading {
-                    body,
-                    read,
-                    trailers,
-                    request,
-                } => {
-                    let most = match request {
+                Projected::Reading(reading) => {
+                    let reading = reading.as_mut().project();
+                    let (read, trailers) = (reading.read, reading.trailers);
+                    let most = match reading.request {
                         Some((shared, ..)) => shared.config.max_request_body,
                         None => return Poll::Pending,
                     };
-                    let whole = ready!(poll_whole(body, read, trailers, most, cx));
-                    let Some((shared, inner, parts, key, record)) = request.take() else {
+                    let whole = ready!(poll_whole(reading.body, read, trailers, most, cx));
+                    let Some((shared, inner, parts, key, record)) = reading.request.take() else {
                         return Poll::Pending;
                     };
                     let next = match whole {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
@@ -92,11 +92,13 @@ async fn bounded<T>(
     work: impl Future<Output = T>,
 ) -> Result<T, KeyProblem> {
     let limit = config.max_run;
-    let future = Deadline::after(limit).scope(work);
-    match timeout(limit, CatchUnwind { future }).await {
-        Ok(result) => result.map_err(|Panicked| KeyProblem::Failed),
-        Err(_) => Err(KeyProblem::Unknown),
+    let future = Some(Deadline::after(limit).scope(work));
+    let mut caught = pin!(CatchUnwind { future });
+    if let Ok(result) = timeout(limit, caught.as_mut()).await {
+        return result.map_err(|Panicked| KeyProblem::Failed);
     }
+    caught.end();
+    Err(KeyProblem::Unknown)
 }
 
 async fn answer<S, B, Res>(
@@ -179,22 +181,35 @@ fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {
 /// The future inside has panicked. What it said went to the panic hook.
 struct Panicked;
 
-/// A panic ends the future inside, and no more.
+/// A panic ends the future inside, and no more, even one while it is dropped: the operation has to be recorded all the same.
 #[pin_project]
 struct CatchUnwind<F> {
+    /// `None` once it has ended.
     #[pin]
-    future: F,
+    future: Option<F>,
+}
+
+impl<F> CatchUnwind<F> {
+    fn end(self: Pin<&mut Self>) {
+        let mut future = self.project().future;
+        // What it came to stands.
+        let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
+    }
 }
 
 impl<F: Future> Future for CatchUnwind<F> {
     type Output = Result<F::Output, Panicked>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self.project().future;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(future) = self.as_mut().project().future.as_pin_mut() else {
+            return Poll::Pending;
+        };
         // After a panic it is not polled again, so nobody sees what it left behind.
-        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-            Ok(polled) => Poll::Ready(Ok(ready!(polled))),
-            Err(_) => Poll::Ready(Err(Panicked)),
-        }
+        let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(polled) => Ok(ready!(polled)),
+            Err(_) => Err(Panicked),
+        };
+        self.end();
+        Poll::Ready(result)
     }
 }

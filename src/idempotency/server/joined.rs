@@ -33,7 +33,7 @@ pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
         } => {
             let kept = Kept {
                 status: head.status,
-                headers: headers(&head.headers, &config.headers),
+                headers: headers(&head.headers, &config.headers, trailers.is_some()),
                 trailers: trailers.clone().unwrap_or_default(),
                 body: body.clone(),
             };

@@ -6,14 +6,13 @@ use ::http::{Response, StatusCode};
 use super::config::{HeaderPolicy, StoragePolicy};
 
 /// About one connection or one exchange, or about the caller of the first request alone.
-const NEVER: [HeaderName; 21] = [
+const NEVER: [HeaderName; 20] = [
     header::CONNECTION,
     header::DATE,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
     header::SET_COOKIE,
     header::TE,
-    header::TRAILER,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("b3"),
@@ -41,8 +40,8 @@ const NEVER_BEGINNING_WITH: [&str; 5] = [
     "x-cloud-trace-",
 ];
 
-/// The headers that are given again.
-pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy) -> HeaderMap {
+/// The headers that are given again. With trailers, the one that announces them, without which HTTP/1.1 has none.
+pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool) -> HeaderMap {
     let listed: Vec<&str> = of
         .get_all(header::CONNECTION)
         .iter()
@@ -50,7 +49,7 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy) -> HeaderMap {
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .collect();
-    let mut kept = HeaderMap::with_capacity(of.len());
+    let mut kept = HeaderMap::with_capacity(of.keys_len());
     for (name, value) in of {
         let text = name.as_str();
         let is_allowed = match policy {
@@ -58,6 +57,7 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy) -> HeaderMap {
             HeaderPolicy::Only(names) => names.iter().any(|only| only.eq_ignore_ascii_case(text)),
         };
         let is_passing = NEVER.contains(name)
+            || (name == header::TRAILER && !has_trailers)
             || NEVER_BEGINNING_WITH
                 .iter()
                 .any(|start| text.starts_with(start))

@@ -90,7 +90,7 @@ use crate::idempotency::store::Store;
 /// for one client is not kept for all. A **time limit further out** bounds how long a caller waits: 504, while the handler goes on.
 /// Further in it would drop the handler half-way, and that failure is kept. A gate of this crate further in may refuse the call:
 /// that is not kept, since the handler was not called. A handler that acts, and then passes on the response of another service *in
-/// this process* that such a gate refused, must answer in its own words: else it is taken for not called.
+/// this process* that such a gate refused, or the error of a client that it did, must answer in its own words: else it is taken for not called.
 ///
 /// # Bad input
 ///
@@ -113,7 +113,7 @@ use crate::idempotency::store::Store;
 ///
 /// | trouble | answer |
 /// |---|---|
-/// | the store is down, full, or slower than `store_timeout` at the claim | 503, or without protection if `fail_open`. A claim that was made after all is given up |
+/// | the store is down, full, or slower than `store_timeout` at the claim | 503, or without protection if `fail_open`; 409 to whoever waits for another's answer. A claim that was made after all is given up |
 /// | … once the handler has answered | the answer; its record is tried again for `max_run`, the lease held meanwhile |
 /// | no room for an answer | the answer; 409 from then on |
 /// | garbage, or a record of a newer version | 503, even if `fail_open`: the operation may have been done. Older versions are read |

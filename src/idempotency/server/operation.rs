@@ -94,7 +94,7 @@ impl Operation {
     }
 
     /// A key for a call that this operation makes: the same in every run of it, another for each purpose, of no use to guess
-    /// the caller's. A UUID (version 8) of a SHA-256.
+    /// the caller's, if that is random. A UUID (version 8) of a SHA-256.
     pub fn derived_key(&self, purpose: &str) -> String {
         let hash = digest([&self.inner.record.0[..], purpose.as_bytes()]);
         let mut bytes = [0; 16];

@@ -3,6 +3,7 @@
 mod around;
 mod bodies;
 mod cut_off;
+mod edges;
 mod keys;
 mod model;
 mod rpc;

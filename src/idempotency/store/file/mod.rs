@@ -122,8 +122,8 @@ impl FileConfig {
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before its first poll does nothing; after that, what it asked for is done. Clones share the
-/// file. When the last one is dropped, all that was asked is finished and the file closed: that waits for the disk.
+/// A future that is dropped before its first poll does nothing; after that, what it asked for is done, except that a claim
+/// that is dropped before its turn may not be made. Clones share the file. When the last one is dropped, all that was asked is finished and the file closed: that waits for the disk.
 #[derive(Clone)]
 pub struct FileStore {
     shared: Arc<Shared>,
@@ -204,10 +204,12 @@ impl FileStore {
         })
     }
 
-    /// Has the writer apply this rule.
+    /// Has the writer apply this rule. A claim that nobody waits for any more when its turn comes is not made: while a disk
+    /// hangs, clients leave and come back, and would find their keys held by nobody.
     async fn ask<T: Send + 'static>(
         &self,
         key: RecordKey,
+        is_claim: bool,
         needs: usize,
         rule: impl FnOnce(&mut Option<Record>, Room, Moment) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
@@ -216,6 +218,7 @@ impl FileStore {
             asked: Now::unread().moment(),
             needs,
             work: Box::new(move |batch, now| match batch {
+                Ok(_) if is_claim && reply.is_closed() => {}
                 Ok(batch) => batch.apply(&key, |place, room| rule(place, room, now), reply),
                 Err(error) => tell(reply, Err(same(error))),
             }),
@@ -230,7 +233,7 @@ impl FileStore {
 impl Store for FileStore {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         let claim = *claim;
-        Box::pin(self.ask(*key, RECORD, move |place, room, now| {
+        Box::pin(self.ask(*key, true, RECORD, move |place, room, now| {
             if place.is_none() {
                 room.has(RECORD)?;
             }
@@ -245,7 +248,7 @@ impl Store for FileStore {
         lease: Duration,
         ttl: Duration,
     ) -> StoreFuture<'a, bool> {
-        Box::pin(self.ask(*key, 0, move |place, _, now| {
+        Box::pin(self.ask(*key, false, 0, move |place, _, now| {
             Ok(record::renew(place, token, lease, ttl, now))
         }))
     }
@@ -257,17 +260,19 @@ impl Store for FileStore {
         answer: Bytes,
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
-        Box::pin(self.ask(*key, answer.len(), move |place, room, now| {
-            let takes = |record: &Record| record.takes_answer(token, now);
-            if answer.len() > SMALL && place.as_ref().is_some_and(takes) {
-                room.has(answer.len())?;
-            }
-            Ok(record::complete(place, token, answer, ttl, now))
-        }))
+        Box::pin(
+            self.ask(*key, false, answer.len(), move |place, room, now| {
+                let takes = |record: &Record| record.takes_answer(token, now);
+                if answer.len() > SMALL && place.as_ref().is_some_and(takes) {
+                    room.has(answer.len())?;
+                }
+                Ok(record::complete(place, token, answer, ttl, now))
+            }),
+        )
     }
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        Box::pin(self.ask(*key, 0, move |place, _, now| {
+        Box::pin(self.ask(*key, false, 0, move |place, _, now| {
             Ok(record::abandon(place, token, now))
         }))
     }

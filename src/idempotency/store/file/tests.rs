@@ -1,8 +1,10 @@
 //! What only a test can bring about: clocks that were put back, records that are damaged, disks that fail.
 
+use std::future::poll_fn;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Barrier, Mutex};
+use std::task::Poll;
 
 use redb::StorageBackend;
 
@@ -19,11 +21,24 @@ const TTL: Duration = Duration::from_secs(100);
 struct Disk {
     bytes: Arc<Mutex<Vec<u8>>>,
     fault: Arc<AtomicU8>,
+    hangs: Hangs,
+}
+
+/// Where a write that hangs meets the test: when it begins to, and when it may go on.
+#[derive(Clone, Debug)]
+struct Hangs(Arc<Barrier>);
+
+impl Default for Hangs {
+    fn default() -> Self {
+        Self(Arc::new(Barrier::new(2)))
+    }
 }
 
 const FULL: u8 = 1;
 const BROKEN: u8 = 2;
 const PANICS: u8 = 3;
+/// Once.
+const HANGS: u8 = 4;
 
 impl Disk {
     fn open(&self, wall: SystemTime) -> Result<FileStore, StoreError> {
@@ -61,6 +76,12 @@ impl StorageBackend for Disk {
             0 => Ok(()),
             FULL => Err(io::ErrorKind::StorageFull.into()),
             BROKEN => Err(io::Error::other("it is on fire")),
+            HANGS => {
+                self.set(0);
+                self.hangs.0.wait();
+                self.hangs.0.wait();
+                Ok(())
+            }
             _ => panic!("scripted panic"),
         }
     }
@@ -203,4 +224,31 @@ async fn a_disk_that_fails_is_an_error_and_is_used_again_once_it_works() {
         assert_eq!(begun(&store, 1).await, YES);
         assert_eq!(begun(&store, 5).await, Begun::Started { run: 2 });
     }
+}
+
+#[tokio::test]
+async fn a_claim_that_nobody_waits_for_when_its_turn_comes_is_not_made() {
+    let disk = Disk::default();
+    let store = disk.open(day(1000)).unwrap();
+    let (key, claim) = (key(1), claim());
+    disk.set(HANGS);
+    let first = store.clone();
+    let first = tokio::spawn(async move { begun(&first, 2).await });
+    tokio::task::yield_now().await;
+    disk.hangs.0.wait();
+    let mut left = store.begin(&key, &claim);
+    let polled = poll_fn(|cx| Poll::Ready(left.as_mut().poll(cx))).await;
+    assert!(polled.is_pending());
+    drop(left);
+    disk.hangs.0.wait();
+    assert_eq!(first.await.unwrap(), NEW);
+    assert_eq!(begun(&store, 1).await, NEW, "the key is free");
+    // What a holder asks for is done, whether or not he waits for it.
+    let holder = self::claim();
+    let key = self::key(3);
+    store.begin(&key, &holder).await.unwrap();
+    let mut left = store.complete(&key, holder.token, "yes".into(), TTL);
+    let _ = poll_fn(|cx| Poll::Ready(left.as_mut().poll(cx))).await;
+    drop(left);
+    assert_eq!(begun(&store, 3).await, YES);
 }

@@ -49,8 +49,8 @@ const LONGEST_PREFIX: usize = 100;
 /// more when the server does not know the script yet. A script touches the record's own key only, so a cluster will do:
 /// [`with`](Self::with) takes its connection.
 ///
-/// Leases and times to live follow the clock of the Redis server, to the microsecond; they are rounded up, and cut to a
-/// hundred years. Keep the clocks of servers that take over from each other in step.
+/// Leases and times to live follow the clock of the Redis server, to the microsecond; they are rounded up, and cut to
+/// fifty years. Keep the clocks of servers that take over from each other in step.
 ///
 /// # What Redis has to promise
 ///

@@ -10,7 +10,7 @@ use crate::clock::nanos;
 use crate::idempotency::record::{Begun, Ended};
 use crate::idempotency::store::StoreError;
 
-/// A hundred years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
+/// Fifty years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
 const LONGEST: u64 = 50 * 365 * 24 * 3_600 * 1_000_000;
 
 pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| script("", include_str!("begin.lua")));

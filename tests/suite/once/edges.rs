@@ -1,0 +1,213 @@
+//! What is rare and must not be done twice either: destructors that panic, stores that are asked twice, answers with very many headers.
+
+use std::future::{IntoFuture, Ready, pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use buttress::http::answer;
+use buttress::idempotency::store::{
+    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreFuture, Token,
+};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body::Frame;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::sleep;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, says, send_to};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("scripted panic");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_panics_when_it_is_dropped_is_never_run_again_either() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&calls);
+    let handler = service_fn(move |_: Request<KeptBody<Flow>>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {
+            let _guard = PanicsWhenDropped;
+            pending::<Result<Response<Flow>, &'static str>>().await
+        }
+    });
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let service = answer(layer).layer(handler);
+    for _ in 0..2 {
+        let seen = send_to(service.clone(), payment("10 EUR")).await.unwrap();
+        assert_eq!((seen.status, &*seen.problem()), (409, "Unknown"));
+        sleep(600 * SECOND).await;
+    }
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_while_the_store_fails_knows_still_that_another_runs() {
+    for fail_open in [false, true] {
+        let store = Scripted::new(|asked, before| {
+            if asked == "begin" && before > 1 {
+                Fate::Down
+            } else {
+                Fate::Done
+            }
+        });
+        let config = IdempotencyConfig::default().wait(10 * SECOND);
+        let mut shop = Shop::with(store, config.fail_open(fail_open));
+        let first = shop.send(payment("10 EUR"));
+        let called = shop.called().await;
+        let waits = shop.send(payment("10 EUR"));
+        shop.calls_nobody().await;
+        sleep(SECOND).await;
+        shop.calls_nobody().await;
+        let waited = waits.await.unwrap();
+        assert_eq!((waited.status, &*waited.problem()), (409, "InProgress"));
+        called.answers(says(201, "paid"));
+        assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+    }
+}
+
+/// Its first word on a completion is lost, and it asks again by itself, as a client of a server does whose connection breaks.
+#[derive(Debug, Default)]
+struct Resends(MemoryStore);
+
+impl Store for Resends {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        self.0.begin(key, claim)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        self.0.renew(key, token, lease, ttl)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        Box::pin(async move {
+            self.0.complete(key, token, answer.clone(), ttl).await?;
+            self.0.complete(key, token, answer, ttl).await
+        })
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        self.0.abandon(key, token)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_whose_record_was_written_twice_is_given_whole() {
+    let config = IdempotencyConfig::default().max_response_body(4);
+    let mut shop = Shop::with(Resends::default(), config.clone());
+    let first = shop.served(payment("10 EUR"), says(201, "large")).await;
+    assert_eq!(first.of(), (201, false, "large"));
+    let again = shop.ask(payment("10 EUR")).await;
+    assert_eq!((again.status, &*again.problem()), (409, "NotKept"));
+
+    let mut shop = Shop::with(Resends::default(), config);
+    let mut answer = says(201, "paid");
+    let cookie = HeaderValue::from_static("session=1");
+    answer.headers_mut().insert("set-cookie", cookie);
+    let first = shop.served(payment("10 EUR"), answer).await;
+    assert!(first.headers.contains_key("set-cookie"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_are_given_again_however_many_they_are_and_whatever_stands_in_them() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let mut answer = says(201, "paid");
+    for number in 0..30_000 {
+        let value = HeaderValue::from(number);
+        answer.headers_mut().append("x-many", value);
+    }
+    for value in [&b" spaces "[..], b"\t", b"", b": a: b", b"\xff"] {
+        let value = HeaderValue::from_bytes(value).unwrap();
+        answer.headers_mut().append("x-odd", value);
+    }
+    let first = shop.served(payment("10 EUR"), answer).await;
+    assert_eq!(first.of(), (201, false, "paid"));
+    let mut again = shop.ask(payment("10 EUR")).await;
+    assert_eq!(again.of(), (201, true, "paid"));
+    again.headers.remove("idempotent-replayed");
+    assert!(again.headers == first.headers);
+}
+
+#[tokio::test]
+async fn a_layer_of_routes_keeps_nothing_of_what_has_no_route() {
+    let store = MemoryStore::new();
+    let config = IdempotencyConfig::default();
+    let layer = || {
+        let layer = IdempotencyLayer::new("shop", store.clone(), Scope::Global, config.clone());
+        answer(layer.unwrap())
+    };
+    let routes = || Router::new().route("/", post(async || "paid"));
+    for router in [routes().route_layer(layer()), routes().layer(layer())] {
+        assert!(store.is_empty());
+        let request = super::payment("order-4711-00001", "10 EUR");
+        assert_eq!(router.oneshot(request).await.unwrap().status(), 404);
+    }
+    assert_eq!(store.len(), 1);
+}
+
+#[tokio::test]
+async fn trailers_go_over_http_1_as_well_first_and_again() {
+    let handler = async || {
+        let sum = HeaderMap::from_iter([(
+            HeaderName::from_static("x-sum"),
+            HeaderValue::from_static("7"),
+        )]);
+        let body = frames(vec![Frame::data("paid".into()), Frame::trailers(sum)]);
+        ([("trailer", "x-sum")], axum::body::Body::new(body))
+    };
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let router = Router::new().route("/", post(handler)).layer(answer(layer));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    for replayed in [false, true] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = "POST / HTTP/1.1\r\nhost: a\r\nconnection: close, te\r\nte: trailers\r\n\
+            idempotency-key: \"0123456789abcdef\"\r\ncontent-length: 0\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said.contains("idempotent-replayed"), replayed, "{said}");
+        assert!(said.contains("\r\nx-sum: 7\r\n"), "{said}");
+    }
+}
+
+#[test]
+fn a_call_that_is_not_guarded_does_not_carry_what_only_guarded_ones_need() {
+    let handler = service_fn(|_: Request<KeptBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
+    let config = IdempotencyConfig::default();
+    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let passing = ServiceBuilder::new()
+        .layer(answer(layer))
+        .service(handler)
+        .call(Request::new(flow("")));
+    let inner = size_of::<Ready<Result<Response<Flow>, &str>>>();
+    let size = size_of_val(&passing);
+    assert!(size <= inner + 64, "{size} for one of {inner}");
+}
