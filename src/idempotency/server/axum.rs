@@ -8,8 +8,9 @@ use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 
 use super::operation::Operation;
 
-/// Refused with 500 where no [`IdempotencyLayer`](super::IdempotencyLayer) guards the route: to go on without one would be to
-/// act twice.
+/// Refused with 500 where no [`IdempotencyLayer`](super::IdempotencyLayer) guards the request: to go on without one would be to
+/// act twice. That is a route without the layer, a method that is not guarded, a request without a key where none is required,
+/// and a store that failed where the layer is told to fail open: for the last two take `Option<Operation>`.
 impl<S: Sync> FromRequestParts<S> for Operation {
     type Rejection = (StatusCode, &'static str);
 
@@ -17,7 +18,8 @@ impl<S: Sync> FromRequestParts<S> for Operation {
         let operation = parts.extensions.get().cloned();
         operation.ok_or((
             StatusCode::INTERNAL_SERVER_ERROR,
-            "this request is not guarded by an idempotency layer",
+            "this request is not guarded by an idempotency layer: its route has none, or its method is not guarded, \
+             or it has no key and needs none, or the store failed open",
         ))
     }
 }

@@ -55,6 +55,9 @@ use crate::idempotency::store::Store;
 ///
 /// Clones, and the services they make, share the store and the settings.
 ///
+/// The service inside is called with `Request<KeptBody<B>>` in place of `Request<B>`. Routers and handlers of axum take it as it is; a
+/// service of your own is generic in its body, or takes [`KeptBody`](super::KeptBody).
+///
 /// # What it guarantees
 ///
 /// While leases hold, of all requests with one key of one tenant, method and route at most one runs at a time, across processes if

@@ -55,7 +55,8 @@ pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>>
 /// method may be called again with the same arguments, and then does no more than once would have.
 ///
 /// Leases and times to live are measured by **one clock** for all who share the records, which is the store's own: a clock
-/// that is put forward while a lease lasts ends the lease early.
+/// that is put forward while a lease lasts ends the lease early. They may be as long as `Duration::MAX`: a store cuts them to what
+/// it can count, and does not panic.
 ///
 /// # Cancel safety
 ///

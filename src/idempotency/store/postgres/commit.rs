@@ -29,6 +29,7 @@ impl PostgresStore {
     /// use axum::extract::State;
     /// use axum::http::StatusCode;
     /// use axum::response::{IntoResponse, Response};
+    /// use buttress::BoxError;
     /// use buttress::idempotency::{Operation, store::PostgresStore};
     /// use deadpool_postgres::Pool;
     ///
@@ -36,27 +37,25 @@ impl PostgresStore {
     ///     State((store, pool)): State<(PostgresStore, Pool)>,
     ///     operation: Operation,
     ///     amount: String,
-    /// ) -> Result<Response, Failed> {
+    /// ) -> Result<Response, StatusCode> {
+    ///     transfer(&store, &pool, &operation, &amount).await.map_err(|error| {
+    ///         eprintln!("{error}");
+    ///         operation.did_not_happen(); // it has rolled back; else the 503 is kept
+    ///         StatusCode::SERVICE_UNAVAILABLE
+    ///     })
+    /// }
+    ///
+    /// async fn transfer(
+    ///     store: &PostgresStore,
+    ///     pool: &Pool,
+    ///     operation: &Operation,
+    ///     amount: &str,
+    /// ) -> Result<Response, BoxError> {
     ///     let mut client = pool.get().await?;
     ///     let transaction = client.transaction().await?;
     ///     transaction.execute("INSERT INTO payments (amount) VALUES ($1)", &[&amount]).await?;
     ///     let response = (StatusCode::CREATED, "paid").into_response();
-    ///     Ok(store.commit(transaction, &operation, response).await?.into_response())
-    /// }
-    ///
-    /// struct Failed;
-    ///
-    /// impl<E: std::error::Error> From<E> for Failed {
-    ///     fn from(error: E) -> Self {
-    ///         eprintln!("{error}");
-    ///         Self
-    ///     }
-    /// }
-    ///
-    /// impl IntoResponse for Failed {
-    ///     fn into_response(self) -> Response {
-    ///         StatusCode::SERVICE_UNAVAILABLE.into_response()
-    ///     }
+    ///     Ok(store.commit(transaction, operation, response).await?.into_response())
     /// }
     /// # use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
     /// # fn start(store: PostgresStore, pool: Pool) -> Result<axum::Router, buttress::ConfigError> {
