@@ -27,7 +27,7 @@ pub enum KeyProblem {
     NotKept,
     /// 409. Whether the operation was done is not known: it was given up half-way. It will not be done again under this key.
     Unknown,
-    /// 500. The handler failed, and it is not known how far it came. It will not be done again under this key.
+    /// 500. The handler failed, and it is not known how far it came. It is not done again under this key, but by a policy that frees it.
     Failed,
     /// 503. What is known of this key cannot be looked up. Nothing was done.
     StoreUnavailable,
@@ -117,7 +117,7 @@ impl fmt::Display for KeyProblem {
             Self::InProgress => "the operation with this idempotency key is under way",
             Self::NotKept => "the operation is done, but its answer was too large to be kept",
             Self::Unknown => "it is not known whether the operation was done",
-            Self::Failed => "the handler failed, and the operation is not done again",
+            Self::Failed => "the handler failed, and it is not known how far it came",
             Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
         })
     }
@@ -135,8 +135,8 @@ pub enum KeyFault {
     NotQuoted,
     /// It is not one string in double quotes, as RFC 9651 has it.
     NotOneString,
-    /// It has fewer characters than are wanted.
-    TooShort,
+    /// It has fewer characters than this.
+    TooShort(u8),
     /// It has more than 255 characters.
     TooLong,
 }
@@ -144,13 +144,18 @@ pub enum KeyFault {
 impl fmt::Display for KeyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::TooShort(shortest) => {
+                return write!(
+                    f,
+                    "the idempotency key has fewer than {shortest} characters"
+                );
+            }
             Self::Repeated => "the idempotency key stands there more than once",
             Self::NotAscii => "the idempotency key is not printable ASCII",
             Self::NotQuoted => "the idempotency key must stand in double quotes (RFC 9651, string)",
             Self::NotOneString => {
                 "the idempotency key is not one string in double quotes (RFC 9651)"
             }
-            Self::TooShort => "the idempotency key is too short",
             Self::TooLong => "the idempotency key is longer than 255 characters",
         })
     }

@@ -109,7 +109,10 @@ pub(super) fn received(
         None => return Err(KeyFault::NotOneString),
     };
     match key.len() {
-        len if len < shortest => Err(KeyFault::TooShort),
+        len if len < shortest => {
+            let shortest = u8::try_from(shortest).unwrap_or(u8::MAX);
+            Err(KeyFault::TooShort(shortest))
+        }
         len if len > LONGEST => Err(KeyFault::TooLong),
         _ => Ok(Some(key)),
     }
