@@ -1,4 +1,4 @@
-//! Records in a table of `PostgreSQL`, and the payments in another: one transaction writes both.
+//! Records in a table of PostgreSQL, and the payments in another: one transaction writes both.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -106,7 +106,8 @@ impl Operation {
     }
 
     /// Says that the effect did not happen, and will not: the answer is given, but not kept, and the next request with this key
-    /// runs the operation anew, in the next run if one was cut off before this one. Only for what is certain, such as a connection that was refused.
+    /// runs the operation anew, in the next run if one was cut off before this one. Only for what is certain, such as a connection
+    /// that was refused.
     pub fn did_not_happen(&self) {
         self.inner.did_not_happen.store(true, Ordering::Release);
     }

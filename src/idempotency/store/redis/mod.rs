@@ -12,7 +12,7 @@ use ::redis::{Client, IntoConnectionInfo, RedisError, Script};
 use bytes::Bytes;
 
 use self::script::{Reply, micros};
-use super::{Store, StoreError, StoreFuture};
+use super::{SMALL, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 
@@ -23,9 +23,6 @@ const RESPONSE: Duration = Duration::from_secs(2);
 /// After this time without a sign of life of its peer, a connection is lost.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const DEAD: Duration = Duration::from_secs(10);
-
-/// Up to this size an answer needs no more room than its record does; it is kept though the memory is full.
-const SMALL: usize = 128;
 
 /// The longest prefix.
 const LONGEST_PREFIX: usize = 100;

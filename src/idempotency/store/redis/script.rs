@@ -21,7 +21,7 @@ pub(super) static COMPLETE: LazyLock<Script> =
 pub(super) static COMPLETE_SMALL: LazyLock<Script> =
     LazyLock::new(|| script(THOUGH_FULL, include_str!("complete.lua")));
 pub(super) static ABANDON: LazyLock<Script> =
-    LazyLock::new(|| script("", include_str!("abandon.lua")));
+    LazyLock::new(|| script(THOUGH_FULL, include_str!("abandon.lua")));
 
 /// Lets a script write though the memory is full: for what takes no more of it, or nearly none.
 const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";

@@ -125,6 +125,21 @@ async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_full_server_lets_a_later_run_be_given_up() {
+    let server = Private::start(&["maxmemory-policy noeviction"]);
+    let store = private_store(&server).await;
+    let (key, mut first, second) = (key(), claim(), claim());
+    first.lease = Duration::ZERO;
+    assert_eq!(store.begin(&key, &first).await.unwrap(), STARTED);
+    let later = Begun::Started { run: 2 };
+    assert_eq!(store.begin(&key, &second).await.unwrap(), later);
+    command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
+    let abandoned = store.abandon(&key, second.token).await.unwrap();
+    assert_eq!(abandoned, Ended::Taken);
+    assert!(!store.renew(&key, second.token, HOUR, HOUR).await.unwrap());
+}
+
+#[tokio::test]
 async fn each_call_is_one_command_and_scripts_that_were_forgotten_are_loaded_again() {
     let server = Private::start(&[]);
     let store = private_store(&server).await;
