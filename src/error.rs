@@ -5,11 +5,14 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
+use crate::chain::links;
 pub use crate::rejected::{Quota, Reason, Rejected};
 
 /// What the layers need of a service's error: it can hold a [`Rejected`], and say whether it does.
 ///
-/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`]. An application's own enum does it in three lines;
+/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`], which finds a rejection only where it is certainly about
+/// the same call: boxed as it is, in an [`Error<E>`] of a known client, or below that client's own error. A rejection below
+/// any other error may belong to another call, and is not found. An application's own enum does it in three lines;
 /// a foreign error needs one `.map_err(buttress::Error::Inner)` innermost in the stack.
 ///
 /// ```
@@ -52,13 +55,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl CallError for BoxError {
     fn rejected(&self) -> Option<&Rejected> {
-        let mut error: &(dyn std::error::Error + 'static) = self.as_ref();
-        loop {
-            if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                return Some(rejected);
-            }
-            error = error.source()?;
-        }
+        links(&**self)
+            .take_while(|link| link.certain)
+            .find_map(|link| link.error.downcast_ref())
     }
 }
 
@@ -163,12 +162,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rejection_is_found_through_a_chain_of_boxes() {
+    fn a_boxed_rejection_is_found_unless_it_may_belong_to_another_call() {
         #[derive(Debug, ThisError)]
         #[error("outer")]
         struct Outer(#[source] Error<std::io::Error>);
-        let boxed: BoxError = Box::new(Outer(Rejected::new(Reason::CircuitOpen, "deep").into()));
-        assert_eq!(boxed.rejected().map(|r| &*r.name), Some("deep"));
+        let error = || Error::<std::io::Error>::from(Rejected::new(Reason::CircuitOpen, "x"));
+        let boxed: BoxError = Box::new(error());
+        assert_eq!(boxed.rejected().map(|r| &*r.name), Some("x"));
+        let boxed: BoxError = Box::new(Rejected::new(Reason::CircuitOpen, "x"));
+        assert!(boxed.rejected().is_some());
+        let anothers: BoxError = Box::new(Outer(error()));
+        assert!(anothers.rejected().is_none());
         let other: BoxError = "something else".into();
         assert!(other.rejected().is_none());
     }

@@ -88,8 +88,10 @@ mod header_timeout;
 mod keys;
 mod lift;
 mod marks;
+mod own;
 mod problem;
 mod quota;
+mod redirects;
 mod replay;
 mod request;
 mod retry_after;
@@ -120,6 +122,7 @@ pub use self::header_timeout::{
 pub use self::keys::{Keys, Route};
 pub use self::lift::{Lift, LiftFuture};
 pub use self::problem::Problem;
+pub use self::redirects::Redirects;
 pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;

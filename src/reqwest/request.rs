@@ -26,6 +26,10 @@ impl HttpRequest for Request {
     fn headers_mut(&mut self) -> &mut HeaderMap {
         self.headers_mut()
     }
+
+    fn follows_redirects(&self) -> bool {
+        true
+    }
 }
 
 impl HttpResponse for Response {

@@ -10,7 +10,7 @@ use axum::routing::get;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ByStatus, ErrorOutcome, answer};
-use buttress::{Again, BoxError, Classify, Error, Outcome, Reason, Rejected};
+use buttress::{Again, BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::client::legacy::Client;
@@ -165,8 +165,12 @@ async fn meaning(does: Does) -> Outcome {
     let uri = format!("http://{}/", server(does).await);
     let error = client(http2).request(get_from(&uri)).await.unwrap_err();
     let plain = error.outcome();
-    let boxed: BoxError = Box::new(io::Error::other(error));
-    assert_eq!(boxed.outcome(), plain, "however deep it lies");
+    let boxed: BoxError = Error::Inner(error).into();
+    assert_eq!(boxed.outcome(), plain, "it is still this call's");
+    let deep: BoxError = Box::new(io::Error::other(boxed));
+    let deep = deep.outcome();
+    assert_eq!((deep.kind, deep.executed), (plain.kind, Executed::Maybe));
+    assert_ne!(deep.repeat, Again::Allowed);
     plain
 }
 
@@ -235,20 +239,27 @@ async fn a_request_that_the_client_will_not_send_is_the_callers_own_fault() {
         .request(get_from("/no-host"))
         .await
         .unwrap_err();
-    assert_eq!(error.outcome(), Outcome::PERMANENT);
+    assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
 }
 
 #[tokio::test]
 async fn the_failure_of_a_requests_own_body_says_nothing_about_the_service() {
-    // The body fails as the response of another call would, whose connection was refused. That is not this call's story.
+    // The body fails as the response of another call would, whose connection was refused, or which was rejected. Neither is
+    // about this call.
     let uri = format!("http://{}/", nobody().await);
-    let other = client(false).request(get_from(&uri)).await.unwrap_err();
-    let body = http_body_util::StreamBody::new(FailsOnce(Some(other)));
-    let uri = format!("http://{}/", server(Does::Hang).await);
-    let request = http::Request::put(uri).body(body).unwrap();
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let error = client.request(request).await.unwrap_err();
-    assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+    let refused = client(false).request(get_from(&uri)).await.unwrap_err();
+    let rejected = Rejected::new(Reason::CircuitOpen, "upstream");
+    for other in [BoxError::from(refused), BoxError::from(rejected)] {
+        let body = http_body_util::StreamBody::new(FailsOnce(Some(other)));
+        let uri = format!("http://{}/", server(Does::Hang).await);
+        let request = http::Request::put(uri).body(body).unwrap();
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let error = client.request(request).await.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+        let boxed: BoxError = error.into();
+        assert!(boxed.rejected().is_none());
+        assert_eq!(boxed.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+    }
 }
 
 /// A body that is an error.

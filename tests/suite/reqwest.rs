@@ -9,10 +9,10 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Redirect;
 use axum::routing::{any, post};
-use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
+use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
-use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
+use buttress::{Again, Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -59,7 +59,7 @@ async fn a_request_that_cannot_be_built_is_reqwests_own_error() {
     match client().get("not a url").send_through(&stack).await {
         Err(Error::Inner(error)) => {
             assert!(error.is_builder());
-            assert_eq!(error.outcome(), Outcome::PERMANENT);
+            assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
         }
         other => panic!("not an error of reqwest: {other:?}"),
     }
@@ -256,7 +256,7 @@ impl reqwest::dns::Resolve for NotTheSecondTime {
 }
 
 /// How often a POST came, whose answer is this redirect, if the page that it leads to cannot be reached at first.
-async fn posted(policy: Policy, redirect: Redirect) -> usize {
+async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usize {
     let posts = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&posts);
     let order = async move || {
@@ -279,7 +279,7 @@ async fn posted(policy: Policy, redirect: Redirect) -> usize {
         .redirect(policy)
         .build()
         .unwrap();
-    let stack = buttress::http::client("shop", ClientConfig::default())
+    let stack = buttress::http::client("shop", ClientConfig::default().redirects(redirects))
         .unwrap()
         .layer(client.clone());
     let order = client.post(format!("http://shop.test:{}/orders", server.port()));
@@ -290,13 +290,22 @@ async fn posted(policy: Policy, redirect: Redirect) -> usize {
 #[tokio::test]
 async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
     let page = || Redirect::to("/orders/7");
-    assert_eq!(posted(same_server(), page()).await, 1);
-    let moved = Redirect::temporary("/orders/7");
+    let marked = Redirects::Marked;
+    assert_eq!(posted(marked, same_server(), page()).await, 1);
+    let moved = || Redirect::temporary("/orders/7");
     assert_eq!(
-        posted(same_server(), moved).await,
+        posted(marked, same_server(), moved()).await,
         2,
         "it belongs elsewhere"
     );
+    for (redirect, policy) in [
+        (page(), Policy::default()),
+        (moved(), Policy::default()),
+        (page(), same_server()),
+    ] {
+        let unsaid = Redirects::ClientDefault;
+        assert_eq!(posted(unsaid, policy, redirect).await, 1);
+    }
     // What keeps this test honest.
-    assert_eq!(posted(Policy::default(), page()).await, 2);
+    assert_eq!(posted(Redirects::None, Policy::default(), page()).await, 2);
 }

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, StatusCode};
+use ::http::{Extensions, HeaderMap, StatusCode};
 
 use super::status::{Code, heeding, of_headers};
 use crate::http::body::ClassifyEnd;
@@ -11,6 +11,7 @@ use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
 use crate::http::marks::NotExecuted;
+use crate::http::own::OWN_FAULT;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
 use crate::outcome::{Again, Classify, Outcome};
@@ -35,6 +36,9 @@ use crate::outcome::{Again, Classify, Outcome};
 /// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
 /// read, the failure is not repeated. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
 ///
+/// An interceptor of tonic that refuses a call makes the response itself. Where the server is [`remote`](Self::remote), such a
+/// refusal is neutral and never repeated (feature `tonic`).
+///
 /// Errors are what [`error_outcome`](super::super::error_outcome) says, but for streams that were reset, whose reason
 /// [stands for a status](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) (feature `http2`).
 ///
@@ -48,7 +52,13 @@ use crate::outcome::{Again, Classify, Outcome};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ByGrpcStatus;
+pub struct ByGrpcStatus {
+    /// Whether the server is another process. Default: no. [`grpc`](super::super::grpc) says yes.
+    ///
+    /// Then a response that carries a `tonic::Status` in its extensions comes from an interceptor, and says nothing about the
+    /// server. Leave it off in front of a service of this process, whose own failures carry one, too.
+    pub remote: bool,
+}
 
 /// The status is yet to come, and the call cannot be repeated any more.
 const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
@@ -56,13 +66,21 @@ const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
 impl ByGrpcStatus {
     /// The table above.
     pub const fn new() -> Self {
-        Self
+        Self { remote: false }
+    }
+
+    /// Whether the server is another process.
+    #[must_use]
+    pub const fn remote(mut self, remote: bool) -> Self {
+        self.remote = remote;
+        self
     }
 
     /// What the head of this response means.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let headers = response.headers();
         let outcome = match of_headers(headers) {
+            Some(_) if self.remote && is_made_here(response.extensions()) => OWN_FAULT,
             Some(outcome) => outcome,
             None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
             None => {
@@ -89,6 +107,17 @@ impl ByGrpcStatus {
         }
         outcome
     }
+}
+
+/// Whether tonic made this response in this process.
+#[cfg(feature = "tonic")]
+fn is_made_here(extensions: &Extensions) -> bool {
+    extensions.get::<::tonic::Status>().is_some()
+}
+
+#[cfg(not(feature = "tonic"))]
+const fn is_made_here(_: &Extensions) -> bool {
+    false
 }
 
 /// A response that says that it is something else comes from something that knows no gRPC.
@@ -218,6 +247,25 @@ mod tests {
     fn a_response_without_messages_that_went_well_is_a_success_without_trailers() {
         let complete = head(200, &[("grpc-status", "0")]);
         assert_eq!(ByGrpcStatus::new().end(complete, None), Outcome::SUCCESS);
+    }
+
+    #[cfg(feature = "tonic")]
+    #[test]
+    fn a_refusal_by_an_interceptor_says_nothing_about_a_remote_server() {
+        let refusal = ::tonic::Status::unavailable("no token").into_http::<()>();
+        let remote = ByGrpcStatus::new().remote(true);
+        assert_eq!(remote.response(&refusal), OWN_FAULT);
+        assert_eq!(ByGrpcStatus::new().response(&refusal), Outcome::TRANSIENT);
+        assert_eq!(remote.response(&from_the_wire("14")), Outcome::TRANSIENT);
+        assert_eq!(remote.response(&from_the_wire("0")), Outcome::SUCCESS);
+    }
+
+    #[cfg(feature = "tonic")]
+    fn from_the_wire(status: &str) -> Response<()> {
+        Response::builder()
+            .header("grpc-status", status)
+            .body(())
+            .unwrap()
     }
 
     #[test]

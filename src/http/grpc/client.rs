@@ -53,7 +53,9 @@ pub fn grpc(
     let header = config.deadline_header.clone();
     let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
     let layer = client(name, config.deadline_header(header))?;
-    Ok(layer.repeat(GrpcReplay::new).classify(ByGrpcStatus::new()))
+    Ok(layer
+        .repeat(GrpcReplay::new)
+        .classify(ByGrpcStatus::new().remote(true)))
 }
 
 impl<R: Clone, C: Clone> ClientLayer<GrpcReplay<R>, C> {
