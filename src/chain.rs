@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::iter;
 
-use crate::error::Error;
+use crate::error::{Error, REJECTION};
 
 /// Any error, with a type that can be found out.
 pub(crate) type Dyn = dyn StdError + 'static;
@@ -38,7 +38,7 @@ pub(crate) fn links(error: &Dyn) -> impl Iterator<Item = Link<'_>> {
 
 /// The next error, and whether it is certainly about the same call.
 fn below(error: &Dyn) -> Option<(&Dyn, bool)> {
-    if let Some(inside) = inside_ours(error) {
+    if let Some(inside) = CLIENTS.iter().find_map(|inside| inside(error)) {
         return Some((inside, true));
     }
     // An `io::Error` holds its cause without naming it as its source.
@@ -48,45 +48,51 @@ fn below(error: &Dyn) -> Option<(&Dyn, bool)> {
     if let Some(held) = held {
         return Some((held, false));
     }
-    Some((error.source()?, is_of_client(error)))
+    Some((error.source()?, is_of_client(error) || is_rejection(error)))
 }
 
-/// What an [`Error`] holds, for the errors that clients have. Its `source` is that of the client's error, not the error itself.
-fn inside_ours(error: &Dyn) -> Option<&Dyn> {
-    inside::<io::Error>(error)
-        .or_else(|| inside::<Infallible>(error))
-        .or_else(|| {
-            #[cfg(feature = "reqwest")]
-            return inside::<::reqwest::Error>(error);
-            #[cfg(not(feature = "reqwest"))]
-            None
-        })
-        .or_else(|| {
-            #[cfg(feature = "hyper")]
-            return inside::<hyper::Error>(error)
-                .or_else(|| inside::<hyper_util::client::legacy::Error>(error));
-            #[cfg(not(feature = "hyper"))]
-            None
-        })
-        .or_else(|| {
-            #[cfg(feature = "tonic")]
-            return inside::<::tonic::transport::Error>(error);
-            #[cfg(not(feature = "tonic"))]
-            None
-        })
+/// Whether this is an [`Error`], of any type, that is a rejection.
+fn is_rejection(error: &Dyn) -> bool {
+    #[expect(
+        deprecated,
+        reason = "there is no other way to ask a type with a parameter"
+    )]
+    let description = error.description();
+    description == REJECTION
 }
 
+/// Look into an [`Error`] for the errors that clients have. Its `source` is that of the client's error, not the error itself.
+const CLIENTS: &[fn(&Dyn) -> Option<&Dyn>] = &[
+    inside::<io::Error>,
+    inside::<Infallible>,
+    #[cfg(feature = "hyper")]
+    inside::<hyper::Error>,
+    #[cfg(feature = "hyper")]
+    inside::<hyper_util::client::legacy::Error>,
+    #[cfg(feature = "reqwest")]
+    inside::<::reqwest::Error>,
+    #[cfg(feature = "tonic")]
+    inside::<::tonic::transport::Error>,
+];
+
+/// What an `Error<E>` holds, which may itself have been lifted once or twice.
 fn inside<E: StdError + 'static>(error: &Dyn) -> Option<&Dyn> {
-    Some(match error.downcast_ref::<Error<E>>()? {
-        Error::Rejected(rejected) => rejected,
-        Error::Inner(error) => error,
-    })
+    lifted::<E>(error)
+        .or_else(|| lifted::<Error<E>>(error))
+        .or_else(|| lifted::<Error<Error<E>>>(error))
+}
+
+fn lifted<E: StdError + 'static>(error: &Dyn) -> Option<&Dyn> {
+    match error.downcast_ref()? {
+        Error::<E>::Inner(error) => Some(error),
+        Error::<E>::Rejected(rejected) => Some(rejected),
+    }
 }
 
 /// Whether the source of this error is about the same call. Not hyper's own: below it may be the error of the request's body,
 /// which may be the response of another call.
 #[cfg_attr(
-    not(any(feature = "hyper", feature = "tonic", feature = "tower")),
+    not(any(feature = "hyper", feature = "tower")),
     expect(unused_variables, reason = "no client is known")
 )]
 fn is_of_client(error: &Dyn) -> bool {
@@ -112,11 +118,13 @@ fn is_of_client(error: &Dyn) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
     use crate::error::{BoxError, Reason, Rejected};
 
-    #[derive(Debug, thiserror::Error)]
+    #[derive(Clone, Debug, thiserror::Error)]
     #[error("foreign")]
-    struct Foreign(#[source] io::Error);
+    struct Foreign(#[source] Arc<io::Error>);
 
     fn certain(error: &Dyn) -> Vec<bool> {
         links(error).map(|link| link.certain).collect()
@@ -126,9 +134,9 @@ mod tests {
     fn what_lies_below_a_foreign_error_is_not_certain() {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(certain(&refused()), [true]);
-        assert_eq!(certain(&Foreign(refused())), [true, false]);
+        assert_eq!(certain(&Foreign(refused().into())), [true, false]);
         assert_eq!(certain(&io::Error::other(refused())), [true, false]);
-        let deep = io::Error::other(Foreign(refused()));
+        let deep = io::Error::other(Foreign(refused().into()));
         assert_eq!(certain(&deep), [true, false, false]);
     }
 
@@ -138,9 +146,15 @@ mod tests {
         let boxed: BoxError = inner.into();
         let last = links(&*boxed).last().unwrap();
         assert!(last.certain && last.error.is::<io::Error>());
-        let rejected: Error<io::Error> = Rejected::new(Reason::CircuitOpen, "x").into();
-        let boxed: BoxError = rejected.into();
-        let last = links(&*boxed).last().unwrap();
-        assert!(last.certain && last.error.is::<Rejected>());
+        let thrice = Error::Inner(Error::Inner(Error::Inner(io::Error::other("x"))));
+        assert_eq!(certain(&thrice), [true, true, true, true, false]);
+        let rejected: Error<Foreign> = Rejected::new(Reason::CircuitOpen, "x").into();
+        for boxed in [
+            BoxError::from(rejected.clone()),
+            BoxError::from(Error::Inner(rejected)),
+        ] {
+            let last = links(&*boxed).last().unwrap();
+            assert!(last.certain && last.error.is::<Rejected>());
+        }
     }
 }

@@ -11,7 +11,7 @@ pub use crate::rejected::{Quota, Reason, Rejected};
 /// What the layers need of a service's error: it can hold a [`Rejected`], and say whether it does.
 ///
 /// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`], which finds a rejection only where it is certainly about
-/// the same call: boxed as it is, in an [`Error<E>`] of a known client, or below that client's own error. A rejection below
+/// the same call: boxed as it is, in an [`Error<E>`], or below the error of a known client. A rejection below
 /// any other error may belong to another call, and is not found. An application's own enum does it in three lines;
 /// a foreign error needs one `.map_err(buttress::Error::Inner)` innermost in the stack.
 ///
@@ -62,19 +62,50 @@ impl CallError for BoxError {
 }
 
 /// A rejection, or the service's own error untouched.
-#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error<E> {
     /// This crate refused the call or cut it short.
-    #[error("{0}")]
-    Rejected(
-        #[from]
-        #[source]
-        Rejected,
-    ),
+    Rejected(Rejected),
     /// The service's own error.
-    #[error(transparent)]
     Inner(E),
 }
+
+impl<E> From<Rejected> for Error<E> {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejected) => rejected.fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected),
+            Self::Inner(error) => error.source(),
+        }
+    }
+
+    // Once it is boxed, this is the only way to tell a rejection in an `Error` of any type from a foreign error that has a
+    // rejection as its source.
+    #[allow(deprecated)]
+    fn description(&self) -> &str {
+        match self {
+            Self::Rejected(_) => REJECTION,
+            Self::Inner(error) => error.description(),
+        }
+    }
+}
+
+/// The description of an [`Error`] that is a rejection, which its source is.
+pub(crate) const REJECTION: &str = "a call that buttress has rejected";
 
 impl<E> Error<E> {
     /// The service's own error, if it is one.

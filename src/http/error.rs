@@ -7,7 +7,7 @@ use std::io;
 use super::error_type::error_type;
 use super::own::{OWN_FAULT, of_own};
 #[cfg(feature = "hyper")]
-use super::own::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
+use super::runtime::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
 use crate::chain::{Link, links};
 use crate::error::{BoxError, Error, Rejected};
 use crate::outcome::{Again, Executed, Outcome, judge_rejection};

@@ -6,14 +6,15 @@ use std::io;
 #[cfg(feature = "http2")]
 use super::error::is_users;
 #[cfg(feature = "hyper")]
-use super::own::{is_dispatch_gone, is_runtime_gone};
+use super::runtime::{is_dispatch_gone, is_runtime_gone};
 use crate::chain::links;
 use crate::error::Rejected;
 
 /// What an error is called in OpenTelemetry's `error.type`: a word of a short list, never a text with an address in it.
 ///
 /// For a rejection of this crate its [reason](crate::Reason::as_str); for what an operating system, hyper or reqwest says,
-/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; found as
+/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for a fault of our
+/// own side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
 /// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
 pub fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     let mut name = "_OTHER";

@@ -17,6 +17,7 @@
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
 //! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
+//! - [`Redirects`] says which redirects the client inside follows, so that an error is not taken for that of another request;
 //! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
@@ -95,6 +96,8 @@ mod redirects;
 mod replay;
 mod request;
 mod retry_after;
+#[cfg(feature = "hyper")]
+mod runtime;
 mod server;
 mod shown;
 #[cfg(feature = "tracing")]

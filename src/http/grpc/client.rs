@@ -32,6 +32,9 @@ use crate::http::replay::{Replay, ReplayAs};
 /// # Ok(()) }
 /// ```
 ///
+/// With tonic, turn the feature `tonic` on: without it, tonic's own errors are foreign ones, and no refused connection proves that
+/// a call was not executed. A refusal by an interceptor of tonic is not the server's failure then, either.
+///
 /// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
 /// [streams](crate::CallOptions::streams).
 ///

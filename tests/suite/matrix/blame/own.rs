@@ -249,6 +249,47 @@ async fn a_runtime_that_shuts_down_is_not_the_servers_fault_and_a_safe_request_i
     }
 }
 
+/// Makes its first connection in this runtime, all others in the one that it is called in.
+#[derive(Clone)]
+struct FirstOn(Arc<Mutex<Option<Handle>>>);
+
+impl Service<Uri> for FirstOn {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = <On as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let handle = self.0.lock().unwrap().take();
+        let handle = handle.unwrap_or_else(Handle::current);
+        On(Arc::new(Mutex::new(handle))).call(uri)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_a_runtime_no_longer_makes_is_not_the_servers_fault() {
+    let server = server(false, 0).await;
+    let dying = Builder::new_current_thread().build().unwrap();
+    let connector = FirstOn(Arc::new(Mutex::new(Some(dying.handle().clone()))));
+    dying.shutdown_background();
+    let hyper = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let (layer, attempts) = (client("connects", config()).unwrap(), Attempts::default());
+    let stack = layer.layer(attempts.of(hyper));
+    let request = server.request("POST", Full::new(Bytes::from("one of each")));
+    let response = stack.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let free = Saw {
+        attempts: 2,
+        counted: 1,
+        failed: 0,
+        budget: 20 + 2,
+    };
+    assert_eq!(attempts.saw(&layer), free);
+}
+
 /// A body that panics as soon as it is read.
 #[derive(Clone, Copy)]
 struct Panics;
