@@ -63,18 +63,54 @@ impl CallError for BoxError {
 }
 
 /// A rejection, or the service's own error untouched.
-#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+///
+/// A rejection displays what happened to the call and which layer did it; its [`source`](std::error::Error::source) is the
+/// [`Rejected`], which says why, with the numbers. Code that prints the whole chain therefore prints each part once. `{:#}`
+/// prints both parts on one line. The service's own error displays as itself, with its own sources.
+///
+/// ```
+/// use buttress::{Error, Reason, Rejected};
+///
+/// let error: Error<std::io::Error> = Rejected::new(Reason::CircuitOpen, "payments").into();
+/// assert_eq!(error.to_string(), "call rejected by circuit breaker `payments`");
+/// assert_eq!(
+///     format!("{error:#}"),
+///     "call rejected by circuit breaker `payments`: circuit breaker `payments` is open"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error<E> {
     /// This crate refused the call or cut it short.
-    #[error("{0}")]
-    Rejected(
-        #[from]
-        #[source]
-        Rejected,
-    ),
+    Rejected(Rejected),
     /// The service's own error.
-    #[error(transparent)]
     Inner(E),
+}
+
+impl<E> From<Rejected> for Error<E> {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejected) if f.alternate() => {
+                write!(f, "{}: {rejected}", rejected.summary())
+            }
+            Self::Rejected(rejected) => rejected.summary().fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected),
+            Self::Inner(error) => error.source(),
+        }
+    }
 }
 
 impl<E> Error<E> {
@@ -158,9 +194,38 @@ fn whose(owner: Option<&str>) -> String {
     owner.map_or_else(String::new, |owner| format!("{owner}: "))
 }
 
+/// What code that prints an error with all its sources prints.
+#[cfg(test)]
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_of_errors_prints_a_rejection_once() {
+        let open = || Rejected::new(Reason::CircuitOpen, "payments");
+        let error: Error<std::io::Error> = open().into();
+        assert_eq!(
+            chain(&error),
+            [
+                "call rejected by circuit breaker `payments`",
+                "circuit breaker `payments` is open"
+            ]
+        );
+        let inner = Error::Inner(Error::<std::io::Error>::from(open()));
+        assert_eq!(chain(&inner), chain(&error), "the service's own error");
+        assert_eq!(
+            format!("{inner:#}"),
+            "call rejected by circuit breaker `payments`: circuit breaker `payments` is open"
+        );
+        let boxed: BoxError = open().into();
+        assert_eq!(chain(&*boxed), ["circuit breaker `payments` is open"]);
+    }
 
     #[test]
     fn a_rejection_is_found_through_a_chain_of_boxes() {
