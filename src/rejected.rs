@@ -144,29 +144,24 @@ impl Reason {
 /// that of [`Rejected`].
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::CircuitOpen => "circuit open",
-            Self::CircuitProbing => "circuit half-open, all probes in flight",
-            Self::CircuitRampingUp => "circuit ramping up",
-            Self::CircuitForcedOpen => "circuit forced open",
-            Self::CircuitIsolated => "circuit isolated",
-            Self::AttemptTimeout { limit } => return write!(f, "no response within {limit:?}"),
-            Self::ConnectTimeout { limit } => return write!(f, "no connection within {limit:?}"),
-            Self::HeaderTimeout { limit } => {
-                return write!(f, "no response head within {limit:?}");
-            }
-            Self::Deadline => "deadline exceeded",
-            Self::BodyIdle { limit } => return write!(f, "no body data for {limit:?}"),
-            Self::QuotaExceeded(quota) => {
-                write!(f, "quota of {}", quota.limit)?;
-                if let Some(seconds) = quota.window {
-                    write!(f, " per {seconds}s")?;
-                }
-                " exceeded"
-            }
-            Self::Key(problem) => return problem.fmt(f),
-            Self::Policy(why) => why,
-        })
+        match self {
+            Self::CircuitOpen => f.write_str("circuit open"),
+            Self::CircuitProbing => f.write_str("circuit half-open, all probes in flight"),
+            Self::CircuitRampingUp => f.write_str("circuit ramping up"),
+            Self::CircuitForcedOpen => f.write_str("circuit forced open"),
+            Self::CircuitIsolated => f.write_str("circuit isolated"),
+            Self::AttemptTimeout { limit } => write!(f, "no response within {limit:?}"),
+            Self::ConnectTimeout { limit } => write!(f, "no connection within {limit:?}"),
+            Self::HeaderTimeout { limit } => write!(f, "no response head within {limit:?}"),
+            Self::Deadline => f.write_str("deadline exceeded"),
+            Self::BodyIdle { limit } => write!(f, "no body data for {limit:?}"),
+            Self::QuotaExceeded(quota) => match quota.window {
+                Some(seconds) => write!(f, "quota of {} per {seconds}s exceeded", quota.limit),
+                None => write!(f, "quota of {} exceeded", quota.limit),
+            },
+            Self::Key(problem) => problem.fmt(f),
+            Self::Policy(why) => f.write_str(why),
+        }
     }
 }
 
