@@ -33,6 +33,7 @@ pub use crate::rejected::{Quota, Reason, Rejected};
     message = "the error `{Self}` cannot hold a rejection of this crate",
     label = "this service's error must implement `buttress::CallError`",
     note = "wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`",
+    note = "a bare client: put a stack around it, for instance `client(\"name\", ClientConfig::default())?.layer(reqwest_client)`",
     note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`",
     note = "your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`"
 )]
@@ -175,6 +176,16 @@ impl ConfigError {
         self
     }
 
+    /// Checks the name of a handle or a stack, which appears in errors, logs and metrics.
+    pub(crate) fn check_name(kind: &str, name: &str) -> Result<(), Self> {
+        let holds = !name.is_empty() && !name.contains(char::is_control);
+        let allowed = "at least one character, none of them a control character";
+        Self::unless(holds, "name", name, allowed).map_err(|error| Self {
+            owner: Some(kind.into()),
+            ..error
+        })
+    }
+
     /// `Ok` if `holds`, else this error.
     pub(crate) fn unless(
         holds: bool,
@@ -236,6 +247,35 @@ mod tests {
         assert_eq!(boxed.rejected().map(|r| &*r.name), Some("deep"));
         let other: BoxError = "something else".into();
         assert!(other.rejected().is_none());
+    }
+
+    #[test]
+    fn a_name_is_not_empty_and_has_no_control_characters() {
+        for name in [
+            "payments",
+            " ",
+            "api.example.com:443",
+            "Zahlung \u{fc}ber \u{1f4b6}",
+        ] {
+            assert_eq!(ConfigError::check_name("client", name), Ok(()));
+        }
+        for (name, shown) in [
+            ("", r#""""#),
+            ("pay\nments", r#""pay\nments""#),
+            ("\u{7f}", r#""\u{7f}""#),
+            ("\u{85}", r#""\u{85}""#),
+            ("a\0", r#""a\0""#),
+        ] {
+            assert_eq!(
+                ConfigError::check_name("client", name)
+                    .unwrap_err()
+                    .to_string(),
+                format!(
+                    "client: `name` is {shown}, but it must be at least one character, \
+                     none of them a control character"
+                )
+            );
+        }
     }
 
     #[test]

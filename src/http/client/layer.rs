@@ -60,6 +60,7 @@ pub(super) struct Parts {
 
 impl ClientLayer {
     pub(super) fn new(name: &str, config: ClientConfig) -> Result<Self, ConfigError> {
+        ConfigError::check_name("client", name)?;
         config
             .validate()
             .map_err(|error| error.of("client", name))?;

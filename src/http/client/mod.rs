@@ -117,7 +117,8 @@ pub use self::service::Client;
 ///
 /// # Errors
 ///
-/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`.
+/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`. A name that is empty or has control
+/// characters.
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)
 }
