@@ -50,9 +50,15 @@ impl RetryBudget {
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// If a setting cannot work, or the name is empty or has control characters.
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("retry budget", &name)?;
+        Self::build(name, config)
+    }
+
+    /// Of any name: that of a key holds whatever the caller's key does.
+    fn build(name: Arc<str>, config: BudgetConfig) -> Result<Self, ConfigError> {
         config
             .validate()
             .map_err(|error| error.of("retry budget", &name))?;
@@ -92,7 +98,7 @@ impl RetryBudget {
     {
         let first = Self::new(name, config)?;
         Keyed::named(name, by, keys, first, |name, like| {
-            Self::new(name, like.config())
+            Self::build(name.into(), like.config())
         })
     }
 

@@ -247,13 +247,31 @@ impl ErrorOutcome for Rejected {
     }
 }
 
-impl ErrorOutcome for BoxError {
+/// What is inside a [`BoxError`]: `boxed.outcome()` works. `BoxError` itself must not implement this, because a stack returns
+/// it as it is and maps every error that does to [`Error<E>`]: see [`StackError`](super::StackError).
+impl ErrorOutcome for dyn StdError + Send + Sync {
     fn outcome(&self) -> Outcome {
-        error_outcome(&**self)
+        error_outcome(self)
     }
 
     fn error_type(&self) -> &'static str {
-        error_type(&**self)
+        error_type(self)
+    }
+}
+
+impl ErrorOutcome for Error<BoxError> {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Rejected(rejected) => rejected.outcome(),
+            Self::Inner(error) => error.outcome(),
+        }
+    }
+
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejected) => rejected.error_type(),
+            Self::Inner(error) => error.error_type(),
+        }
     }
 }
 

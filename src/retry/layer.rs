@@ -32,13 +32,14 @@ impl<R> RetryLayer<R> {
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// If a setting cannot work, or the name is empty or has control characters.
     pub fn new(
         name: impl Into<Arc<str>>,
         config: RetryConfig,
         repeat: R,
     ) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("retry", &name)?;
         config
             .validate()
             .map_err(|error| error.of("retry", &name))?;
