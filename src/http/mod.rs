@@ -123,7 +123,7 @@ pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
 pub use self::keys::{Keys, Route};
-pub use self::lift::{Lift, LiftFuture};
+pub use self::lift::{AnyError, Lift, LiftFuture, StackError};
 pub use self::problem::Problem;
 pub use self::redirects::Redirects;
 pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};

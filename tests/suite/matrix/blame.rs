@@ -67,7 +67,7 @@ impl Attempts {
         ServiceBuilder::new().map_request(counted).service(service)
     }
 
-    fn saw<R, C>(&self, layer: &ClientLayer<R, C>) -> Saw {
+    fn saw<R, C, E>(&self, layer: &ClientLayer<R, C, E>) -> Saw {
         let mut saw = Saw {
             attempts: self.0.load(Ordering::Relaxed),
             counted: 0,
