@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::error_type::error_type;
+#[cfg(feature = "http2")]
+use super::own::is_users;
 use super::own::{OWN_FAULT, of_own};
 #[cfg(feature = "hyper")]
 use super::runtime::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
@@ -254,15 +256,6 @@ fn of_h2(error: &h2::Error) -> Outcome {
         },
         _ => Outcome::TRANSIENT,
     }
-}
-
-/// Whether our own side has caused this: hyper resets a stream whose request body has failed, and h2 refuses requests that it
-/// cannot send.
-#[cfg(feature = "http2")]
-pub(super) fn is_users(error: &h2::Error) -> bool {
-    // An error that is made of a reason alone does not say whose it is.
-    let is_bare_reason = error.reason().is_some() && !error.is_reset() && !error.is_go_away();
-    !(error.is_remote() || error.is_library() || error.is_io() || is_bare_reason)
 }
 
 #[cfg(feature = "reqwest")]

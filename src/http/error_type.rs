@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 
 #[cfg(feature = "http2")]
-use super::error::is_users;
+use super::own::is_users;
 #[cfg(feature = "hyper")]
 use super::runtime::{is_dispatch_gone, is_runtime_gone};
 use crate::chain::links;

@@ -33,3 +33,12 @@ pub(super) fn of_own(error: &Dyn) -> Option<Outcome> {
         || error.is::<::http::uri::InvalidUriParts>();
     invalid.then_some(OWN_FAULT)
 }
+
+/// Whether our own side has caused this: hyper resets a stream whose request body has failed, and h2 refuses requests that it
+/// cannot send.
+#[cfg(feature = "http2")]
+pub(super) fn is_users(error: &h2::Error) -> bool {
+    // An error that is made of a reason alone does not say whose it is.
+    let is_bare_reason = error.reason().is_some() && !error.is_reset() && !error.is_go_away();
+    !(error.is_remote() || error.is_library() || error.is_io() || is_bare_reason)
+}
