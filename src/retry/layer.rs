@@ -12,6 +12,7 @@ use super::discard::AtOnce;
 use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
+use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
@@ -48,6 +49,7 @@ impl<R> RetryLayer<R> {
                 terms: Terms {
                     config: Arc::new(Mutex::new(config)),
                     budget: Some(budget),
+                    allowance: Arc::new(SharedAllowance::full()),
                     once: false,
                     source: Source::new("retry", name),
                 },

@@ -31,6 +31,7 @@ mod policy;
 mod readme;
 mod replay;
 mod reqwest;
+mod restart;
 mod retry;
 mod served;
 mod server;
