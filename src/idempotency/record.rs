@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_a_fingerprint_and_a_token_show_their_first_four_bytes() {
+        let shown = [
+            format!("{:?}", RecordKey([0xab; 32])),
+            format!("{:?}", Fingerprint([0x0c; 32])),
+            format!("{:?}", Token([0xff; 16])),
+        ];
+        let expected = [
+            "RecordKey(abababab…)",
+            "Fingerprint(0c0c0c0c…)",
+            "Token(ffffffff…)",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn a_lease_and_a_time_to_live_end_at_their_moment_not_before() {
         for (now, told) in [
             (9, Begun::Running),
