@@ -308,6 +308,28 @@ mod tests {
     }
 
     #[test]
+    fn a_record_takes_one_answer_of_its_holder_until_it_is_gone() {
+        let mut place = None;
+        begin(&mut place, &claim(1, 1, 10, 20), at(0));
+        let takes = |place: &Option<Record>, holder, now| {
+            place
+                .as_ref()
+                .unwrap()
+                .takes_answer(Token([holder; 16]), at(now))
+        };
+        assert!(takes(&place, 1, 0));
+        assert!(
+            takes(&place, 1, 29),
+            "its lease is over, and nobody took over"
+        );
+        assert!(!takes(&place, 1, 30));
+        assert!(!takes(&place, 2, 0));
+        let ttl = Duration::from_secs(20);
+        complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
+        assert!(!takes(&place, 1, 6), "it has one");
+    }
+
+    #[test]
     fn what_is_refused_changes_nothing() {
         let mut place = None;
         begin(&mut place, &claim(1, 1, 10, 20), at(0));
