@@ -24,6 +24,7 @@
 mod attempt;
 pub mod backoff;
 mod call;
+mod call_scope;
 mod chance;
 pub mod clock;
 mod deadline;

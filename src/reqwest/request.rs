@@ -1,5 +1,7 @@
 //! reqwest's requests and responses, seen as HTTP.
 
+use std::time::Duration;
+
 use ::http::{Extensions, HeaderMap, Method, StatusCode};
 use ::reqwest::{Request, Response};
 
@@ -25,6 +27,14 @@ impl HttpRequest for Request {
 
     fn headers_mut(&mut self) -> &mut HeaderMap {
         self.headers_mut()
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout().copied()
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) {
+        *self.timeout_mut() = Some(timeout);
     }
 }
 
