@@ -9,7 +9,7 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::call::{CallOptions, CallScope};
-use crate::error::Error;
+use crate::error::{CallError, Error};
 
 /// A request that could not be built is the service's own error: no layer refused it.
 impl From<::reqwest::Error> for Error<::reqwest::Error> {
@@ -22,8 +22,9 @@ impl From<::reqwest::Error> for Error<::reqwest::Error> {
 pub trait SendThrough: Sized {
     /// Builds the request, clones the stack, waits until the clone is ready, and calls it.
     ///
-    /// The stack is any service that takes a `reqwest::Request`; its innermost part is usually a `reqwest::Client`, whose
-    /// error is wrapped by `.map_err(buttress::Error::Inner)`. The client that the builder came from plays no part.
+    /// The stack is any service that takes a `reqwest::Request` and whose error can hold a rejection; its innermost part is
+    /// usually a `reqwest::Client`, whose error is wrapped by `.map_err(buttress::Error::Inner)`. A bare `reqwest::Client` does
+    /// not compile, because it protects nothing. The client that the builder came from plays no part.
     ///
     /// # Errors
     ///
@@ -43,7 +44,7 @@ pub trait SendThrough: Sized {
     fn send_through<S>(self, stack: &S) -> SendThroughFuture<S>
     where
         S: Service<Request> + Clone,
-        S::Error: From<::reqwest::Error>;
+        S::Error: CallError + From<::reqwest::Error>;
 
     /// The same, with options for this call.
     ///
@@ -77,7 +78,7 @@ pub trait SendThrough: Sized {
     ) -> CallScope<SendThroughFuture<S>>
     where
         S: Service<Request> + Clone,
-        S::Error: From<::reqwest::Error>,
+        S::Error: CallError + From<::reqwest::Error>,
     {
         options.scope(self.send_through(stack))
     }
@@ -87,7 +88,7 @@ impl SendThrough for RequestBuilder {
     fn send_through<S>(self, stack: &S) -> SendThroughFuture<S>
     where
         S: Service<Request> + Clone,
-        S::Error: From<::reqwest::Error>,
+        S::Error: CallError + From<::reqwest::Error>,
     {
         SendThroughFuture {
             state: match self.build() {
