@@ -25,6 +25,7 @@ mod allowance;
 mod attempt;
 pub mod backoff;
 mod call;
+mod call_scope;
 mod chain;
 mod chance;
 pub mod clock;

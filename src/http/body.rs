@@ -99,6 +99,8 @@ where
 {
     type Response = Response<GatedBody<B, P, C>>;
 
+    const APPLIES_STREAMS: bool = true;
+
     fn finish(
         &self,
         result: Result<Response<B>, E>,
@@ -253,6 +255,8 @@ where
         }
         let polled = {
             let _entered = this.limits.as_ref().and_then(Limits::enter);
+            // The options of whoever reads the body are not those of the calls that make its frames.
+            let _hidden = CallOptions::hide_all();
             let unwinding = Unwinding(this.call);
             let polled = this.body.as_mut().poll_frame(cx);
             std::mem::forget(unwinding);

@@ -17,6 +17,8 @@ where
 {
     type Response = Response;
 
+    const APPLIES_STREAMS: bool = true;
+
     fn finish(&self, result: Result<Response, E>, permit: P, classify: &C) -> Result<Response, E> {
         let call = Self::begin(&result, permit, classify);
         let response = result?;

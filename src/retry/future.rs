@@ -235,7 +235,7 @@ where
         let (StateNow::Between(between), Some(Further { service, saved })) =
             (this.state.as_mut().project(), this.further.as_mut())
         else {
-            return Poll::Pending;
+            panic!("`RetryFuture` polled after completion");
         };
         let deadline = this.progress.deadline();
         let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
@@ -264,10 +264,9 @@ where
                 };
                 // A readiness that is not used is given back at once.
                 *this.further = None;
-                match between.as_mut().project().last.take() {
-                    Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
-                    None => Poll::Pending,
-                }
+                let last = between.as_mut().project().last.take();
+                let last = last.expect("`RetryFuture` polled after completion");
+                Poll::Ready(Some(this.progress.give_up(rules, why, last)))
             }
         }
     }

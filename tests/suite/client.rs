@@ -380,7 +380,7 @@ async fn the_whole_call_ends_with_its_deadline_and_a_request_may_carry_an_earlie
 async fn the_whole_call_ends_with_its_deadline_even_if_an_attempt_has_no_limit() {
     let server: Server = Strict::new(|call| if call == 0 { status(500) } else { Step::Hang });
     let (_, stack) = stack(plain().breaker(None), &server);
-    let patient = CallOptions::new().timeout(Duration::MAX);
+    let patient = CallOptions::new().attempt_timeout(Duration::MAX);
     let started = tokio::time::Instant::now();
     let hung = patient.scope(stack.oneshot(get())).await;
     assert_eq!(reason(hung), (Reason::Deadline, Executed::Maybe));

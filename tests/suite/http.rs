@@ -353,7 +353,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
     /// Not ready for anything.
     #[derive(Clone)]
     struct Shut;
-    impl Service<()> for Shut {
+    impl Service<http::Request<()>> for Shut {
         type Response = http::Response<String>;
         type Error = Error<Infallible>;
         type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
@@ -364,7 +364,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
             let refusal = Rejected::new(Reason::Policy("shut".into()), "door");
             std::task::Poll::Ready(Err(refusal.into()))
         }
-        fn call(&mut self, (): ()) -> Self::Future {
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
             std::future::ready(Ok(http::Response::new("called".to_owned())))
         }
     }
@@ -373,8 +373,8 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
     let mut service = tower::Layer::layer(&answer(layers), ());
     let ready: Result<_, Infallible> = service.ready().await;
     let ready = ready.unwrap();
-    let copy = ready.clone().call(()).await.unwrap();
+    let copy = ready.clone().call(http::Request::new(())).await.unwrap();
     assert_eq!(copy.body(), "called");
-    let refused = ready.call(()).await.unwrap();
+    let refused = ready.call(http::Request::new(())).await.unwrap();
     assert_eq!(refused.status(), 503);
 }

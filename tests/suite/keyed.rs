@@ -73,6 +73,7 @@ fn the_same_key_finds_the_same_policy_on_any_thread() {
 
 #[tokio::test(start_paused = true)]
 async fn one_dead_shard_of_three_leaves_the_other_two_untouched() {
+    #[derive(Clone)]
     struct Shards;
     impl Service<Query> for Shards {
         type Response = &'static str;

@@ -9,6 +9,8 @@ mod allocations;
 mod architecture;
 mod breaker;
 mod budget;
+mod call_options;
+mod callers_deadline;
 mod cancel;
 mod client;
 mod common;

@@ -175,6 +175,12 @@ impl<C: Clone, M> ClientLayer<Replay, C, M> {
 }
 
 impl<R, C, M> ClientLayer<R, C, M> {
+    /// The same for gRPC, whose callers set `grpc-timeout` whatever the deadline header is.
+    pub(crate) fn reads_grpc_timeout(mut self) -> Self {
+        self.parts.out = self.parts.out.grpc();
+        self
+    }
+
     /// The breakers, one per authority: to look at, or to act on one by hand. `None` if they were left out.
     pub const fn breakers(&self) -> Option<&Keyed<Authority, ByAuthority, Breaker>> {
         self.parts.breakers.as_ref()
@@ -246,6 +252,7 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
             .layer(limited);
         let attempt = watched(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
-        Client::new(watched(&parts.call).layer(parts.deadline.untimed(calls)))
+        let stack = watched(&parts.call).layer(parts.deadline.untimed(calls));
+        Client::new(stack, parts.out.clone())
     }
 }

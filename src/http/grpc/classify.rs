@@ -3,9 +3,10 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{Extensions, HeaderMap, StatusCode};
+use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 
-use super::status::{Code, heeding, of_headers};
+use super::status::{Code, STATUS, heeding, of_headers};
+use crate::deadline::Deadline;
 use crate::http::body::ClassifyEnd;
 use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
@@ -25,6 +26,7 @@ use crate::outcome::{Again, Classify, Outcome};
 /// | `RESOURCE_EXHAUSTED` | overloaded |
 /// | `DEADLINE_EXCEEDED`, `UNKNOWN`, `DATA_LOSS`, `INTERNAL` | transient, never repeated |
 /// | `CANCELLED` | neutral |
+/// | `DEADLINE_EXCEEDED` in the last millisecond of the caller's deadline | neutral, never repeated |
 /// | all others | permanent |
 ///
 /// The status stands in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
@@ -128,6 +130,11 @@ fn may_be_grpc(headers: &HeaderMap) -> bool {
     })
 }
 
+fn is_late(headers: &HeaderMap) -> bool {
+    let status = headers.get(STATUS);
+    status.is_some_and(|status| *status == HeaderValue::from(u16::from(Code::DEADLINE_EXCEEDED.0)))
+}
+
 const GRPC: &[u8] = b"application/grpc";
 
 /// Why the server reset the stream of this call, if that is what happened.
@@ -148,6 +155,10 @@ fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
 impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus {
     fn classify(&self, result: Result<&Res, &E>) -> Outcome {
         match result {
+            // The server was told the deadline, and gives up when the caller does.
+            Ok(response) if is_late(response.headers()) && Deadline::is_current_due() => {
+                Outcome::NEUTRAL.repeat(Again::Never)
+            }
             Ok(response) => self.response(response),
             Err(error) => self.error(error),
         }

@@ -44,7 +44,8 @@ use crate::http::replay::{Replay, ReplayAs};
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
 /// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
 /// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part. The server is told how much
-/// time is left in `grpc-timeout`, unless the settings name another header.
+/// time is left in `grpc-timeout`, unless the settings name another header. A `grpc-timeout` in the request, which
+/// `tonic::Request::set_timeout` sets, shortens `total` in either case, and each attempt carries what is left of it.
 ///
 /// # Errors
 ///
@@ -55,7 +56,7 @@ pub fn grpc(
 ) -> Result<ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>, ConfigError> {
     let header = config.deadline_header.clone();
     let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
-    let layer = client(name, config.deadline_header(header))?;
+    let layer = client(name, config.deadline_header(header))?.reads_grpc_timeout();
     Ok(layer
         .repeat(GrpcReplay::new)
         .classify(ByGrpcStatus::new().remote(true))

@@ -85,6 +85,9 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// A task that the handler spawns has no deadline, unless [`Deadline::scope`](crate::Deadline::scope) takes it there: work that
 /// must be done whoever waits for it belongs there.
 ///
+/// The [`CallOptions`](crate::CallOptions) of a caller in the same process end here: they lift none of these limits, and the
+/// handler's own calls do not have them. Its [`Deadline`](crate::Deadline) stays in force.
+///
 /// # Errors
 ///
 /// A setting that cannot work, with its path: `deadline.most`. A name that is empty or has control
