@@ -92,8 +92,7 @@ impl Machine {
         now: Moment,
         draw: Draw,
     ) -> Moves {
-        let slow = self.config.slow_rate.is_some()
-            && took.is_some_and(|took| took > self.config.slow_call);
+        let slow = self.is_slow(took);
         let (answer, wait) = match outcome.kind {
             Kind::Neutral => (Answer::Nothing, None),
             Kind::Transient | Kind::Overloaded => (Answer::Bad, outcome.wait),
@@ -105,15 +104,56 @@ impl Machine {
         })
     }
 
-    /// A call that was admitted will have no result: its caller left.
-    pub(crate) fn abandon(&mut self, ticket: Ticket, now: Moment, draw: Draw) -> Moves {
+    /// A call that was admitted will have no result: its caller left, after it had `waited` this long for the response, or
+    /// for the next part of it.
+    pub(crate) fn abandon(
+        &mut self,
+        ticket: Ticket,
+        waited: Duration,
+        now: Moment,
+        draw: Draw,
+    ) -> Moves {
+        let short = waited < self.config.abandoned_after;
         let answer = match self.config.abandoned {
-            Abandoned::Failure => Answer::Bad,
-            Abandoned::Detect | Abandoned::Ignore => Answer::Nothing,
+            Abandoned::Ignore => Answer::Nothing,
+            Abandoned::Detect if short => Answer::Abandoned,
+            Abandoned::Detect | Abandoned::Failure => Answer::Bad,
         };
         self.receive(ticket, answer, None, now, draw, |tally, config| {
-            tally.abandon(config, now)
+            tally.abandon(config, short, now)
         })
+    }
+
+    /// A part of the response to a probe has arrived: its good head, or a frame of its body. `took` is the time since the
+    /// call began, and read only while the slow rule is on. Returns whether the probe is decided: its later result changes
+    /// nothing.
+    pub(crate) fn progress(
+        &mut self,
+        ticket: Ticket,
+        took: Option<Duration>,
+        now: Moment,
+    ) -> (bool, Moves) {
+        let slow = self.is_slow(took);
+        let mut over = true;
+        let mut moves = Moves::default();
+        if ticket.epoch != self.epoch {
+            return (over, moves);
+        }
+        self.give_up_lost_probes(now, &mut moves);
+        let lease = self.config.probe_lease;
+        if let (State::HalfOpen { probes, .. }, Some(place)) = (&mut self.state, ticket.place()) {
+            over = probes.progress(place, lease, now);
+            if over {
+                let answer = if slow { Answer::Bad } else { Answer::Good };
+                probes.settle(place, answer, now);
+                self.decide(None, now, None, &mut moves);
+            }
+        }
+        (over, moves)
+    }
+
+    fn is_slow(&self, took: Option<Duration>) -> bool {
+        self.config.slow_rate.is_some() && took.is_some_and(|took| took > self.config.slow_call)
     }
 
     /// Until this moment (exclusive) a good and fast result of this epoch changes nothing but the counts, so that it may be
@@ -181,7 +221,7 @@ impl Machine {
                 }
             }
             (State::HalfOpen { probes, .. }, Some(place)) => {
-                probes.settle(place, answer);
+                probes.settle(place, answer, now);
                 self.decide(wait, now, None, &mut moves);
             }
             // The probe was lost, and with it the half-open time.

@@ -143,15 +143,17 @@ mod model;
 mod permit;
 mod policy;
 mod probes;
+mod ready;
 mod ticket;
 mod transitions;
 mod trip;
 mod view;
 
-pub use self::changes::Changes;
+pub use self::changes::{BreakerDropped, Changes};
 pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
 pub use self::policy::Breaker;
+pub use self::ready::{NotReadyWhileOpen, NotReadyWhileOpenLayer};
 pub use self::view::Snapshot;
 pub use crate::event::{BreakerState, Cause, Move};
 
