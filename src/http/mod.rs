@@ -68,8 +68,8 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping a call or its body gives back all that it held. A body dropped before its end has settled its call as the
-//! head said.
+//! Dropping a call or its body gives back all that it held. A body dropped while its caller waits for a frame is
+//! an abandoned call; dropped otherwise, it settles its call as the head said.
 
 mod answer;
 mod authority;
@@ -83,6 +83,7 @@ pub mod deadline;
 mod drain;
 mod error;
 mod error_type;
+mod final_outcome;
 mod grpc;
 mod header_timeout;
 mod keys;
@@ -101,13 +102,14 @@ mod span;
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
 pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
-pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
+pub use self::body::{AtBodyEnd, BodyEnd, ClassifyEnd, GatedBody};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
+pub(crate) use self::final_outcome::{AtFinalOutcome, deposit_later};
 pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,

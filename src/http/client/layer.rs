@@ -16,7 +16,8 @@ use crate::gate::{GateLayer, Keyed};
 use crate::http::AttemptSpanLayer;
 use crate::http::deadline::DeadlineOutLayer;
 use crate::http::shown::Shown;
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
+use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
+use crate::http::{Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
@@ -216,7 +217,9 @@ impl<S, R, C: Clone> Layer<S> for ClientLayer<R, C> {
 
     fn layer(&self, inner: S) -> Client<S, R, C> {
         let parts = &self.parts;
-        let watched = |by: &Option<Observed>| GateLayer::new(by.clone(), self.classify.clone());
+        let watched = |by: &Option<Observed>| {
+            GateLayer::new(by.clone(), self.classify.clone()).finish(AtFinalOutcome)
+        };
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
         let told = parts.out.layer(Lift::new(inner));

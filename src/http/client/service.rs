@@ -7,9 +7,9 @@ use tower_service::Service;
 
 use super::layer::{Breakers, Budgets};
 use crate::deadline::Deadline;
-use crate::gate::{AtResult, Gate};
+use crate::gate::Gate;
 use crate::http::deadline::DeadlineOut;
-use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
+use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -25,7 +25,7 @@ type Attempted<S, C> = Watched<crate::http::AttemptSpan<Limited<S>, C>, C>;
 #[cfg(not(feature = "tracing"))]
 type Attempted<S, C> = Watched<Limited<S>, C>;
 type Limited<S> = Timeout<DeadlineOut<Lift<S>>>;
-type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
+type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
 pub struct Client<S, R = Replay, C = ByStatus> {
