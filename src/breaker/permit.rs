@@ -176,7 +176,12 @@ impl Drop for BreakerPermit {
     fn drop(&mut self) {
         if self.ticket() != Ticket::IGNORED {
             let now = Now::unread().moment();
-            abandon(&self.lane.shared, self.ticket(), self.start().waited(now), now);
+            abandon(
+                &self.lane.shared,
+                self.ticket(),
+                self.start().waited(now),
+                now,
+            );
         }
     }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ::http::{HeaderMap, Response};
+use ::http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
+use super::body_end::{BodyEnd, Carried, ClassifyEnd, Unwinding, abandon, fail, settle};
 use super::body_limits::{BodyAlarm, Limits};
 use super::final_outcome::FinalOutcome;
 use super::request::HttpResponse;
@@ -16,34 +17,8 @@ use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
-use crate::outcome::{Classify, Kind, Outcome, judge};
+use crate::outcome::{Classify, Kind, judge};
 use crate::timeout::Limit;
-
-/// What the end of a body means, when its head was a success.
-pub trait ClassifyEnd {
-    /// The outcome of a response whose head came to `head` and whose body came to this end.
-    fn end(&self, head: Outcome, end: BodyEnd<'_>) -> Outcome {
-        let _ = end;
-        head
-    }
-
-    /// Whether the outcome of a response with this head is known only at the end of its body, as in gRPC. Retry budgets and
-    /// observers of the standard stack wait for it then. Default: no.
-    fn is_open(&self, head: &Outcome) -> bool {
-        let _ = head;
-        false
-    }
-}
-
-/// How the body of a response ended.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub enum BodyEnd<'a> {
-    /// It is complete, with these trailers if it has any.
-    Complete(Option<&'a HeaderMap>),
-    /// It was dropped before its end, by a caller who was not waiting for the next frame.
-    Dropped,
-}
 
 /// Settles a gate's permit when the response is over, and limits the body.
 ///
@@ -234,47 +209,6 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
     }
 }
 
-/// A permit on its way to the end of a body.
-#[derive(Debug)]
-pub(crate) struct Carried<P, C> {
-    permit: P,
-    head: Outcome,
-    classify: C,
-    /// What waits for the outcome outside the gate, or between it and the service, if the head leaves it open.
-    followers: Option<FinalOutcome>,
-}
-
-impl<P: Permit, C> Carried<P, C> {
-    fn settle(self, outcome: Outcome) {
-        let now = Now::unread();
-        self.permit.settle(outcome, &now);
-        if let Some(followers) = self.followers {
-            followers.settle(Some(outcome), &now);
-        }
-    }
-}
-
-/// Settles what is carried, if it still is, at this end.
-fn settle<P: Permit, C: ClassifyEnd>(call: &mut Option<Carried<P, C>>, end: BodyEnd<'_>) {
-    if let Some(carried) = call.take() {
-        let outcome = carried.classify.end(carried.head, end);
-        carried.settle(outcome);
-    }
-}
-
-/// The caller has left, while it waited for a frame or just then.
-#[cold]
-fn abandon<P: Permit, C>(call: &mut Option<Carried<P, C>>, limits: Option<&Limits>) {
-    if let Some(carried) = call.take() {
-        let now = Now::unread();
-        let waited = limits.and_then(|limits| limits.waited(&now));
-        carried.permit.abandon(waited.unwrap_or_default(), &now);
-        if let Some(followers) = carried.followers {
-            followers.settle(None, &now);
-        }
-    }
-}
-
 impl<B, P, C> Body for GatedBody<B, P, C>
 where
     B: Body,
@@ -344,21 +278,6 @@ where
             return SizeHint::with_exact(0);
         }
         self.body.size_hint()
-    }
-}
-
-fn fail<P: Permit, C>(call: &mut Option<Carried<P, C>>) {
-    if let Some(carried) = call.take() {
-        carried.settle(Outcome::TRANSIENT);
-    }
-}
-
-/// Settles what is carried as a failure when the body's `poll_frame` unwinds. Forgotten when it returns.
-struct Unwinding<'a, P: Permit, C>(&'a mut Option<Carried<P, C>>);
-
-impl<P: Permit, C> Drop for Unwinding<'_, P, C> {
-    fn drop(&mut self) {
-        fail(self.0);
     }
 }
 

@@ -101,7 +101,9 @@ impl Limits {
 
     /// That time has passed.
     pub(super) fn passed(&self) -> Rejected {
-        let idle = self.since.map_or(Moment::FAR, |since| self.idle_until(since));
+        let idle = self
+            .since
+            .map_or(Moment::FAR, |since| self.idle_until(since));
         if self.deadline() <= idle {
             self.late()
         } else {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::http::Extensions;
 
-use super::body::ClassifyEnd;
+use super::body_end::ClassifyEnd;
 use super::request::HttpResponse;
 use crate::budget::RetryBudget;
 use crate::call::CallOptions;

@@ -6,7 +6,7 @@ use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, StatusCode};
 
 use super::status::{Code, heeding, of_headers};
-use crate::http::body::{BodyEnd, ClassifyEnd};
+use crate::http::body_end::{BodyEnd, ClassifyEnd};
 use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
@@ -183,7 +183,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        ByGrpcStatus::new().end(head, Some(&trailers))
+        ByGrpcStatus::new().end(head, BodyEnd::Complete(Some(&trailers)))
     }
 
     const NEVER: Outcome = Outcome::TRANSIENT.repeat(Again::Never);
