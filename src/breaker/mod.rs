@@ -89,7 +89,7 @@
 //! no call has a result for 10 s.
 //!
 //! A probe that makes no progress for `probe_lease` has failed, so that a lost call cannot keep the circuit half-open. With
-//! [`AtBodyEnd`](crate::http::AtBodyEnd), the head of a response and every frame of its body are progress, and a body that
+//! `http::AtBodyEnd`, the head of a response and every frame of its body are progress, and a body that
 //! still makes progress that long after a good head is a success: a healthy download may take longer than the timeout. No
 //! timer runs: the state changes when a call begins or ends, and [`Breaker::state`] returns what a call would find now.
 //!

@@ -388,13 +388,13 @@ async fn a_probe_that_never_ends_has_succeeded_one_timeout_after_its_head() {
 #[tokio::test(start_paused = true)]
 async fn a_probe_whose_body_stalls_is_lost() {
     let breaker = half_open("stalled-probe", half_open_config().open_for(60 * SECOND)).await;
-    let parts = || [Part::Data(5 * SECOND), Part::Data(5 * SECOND), Part::Stall];
+    let parts = || [Part::Data(4 * SECOND), Part::Data(4 * SECOND), Part::Stall];
     let stack = BreakerLayer::new(breaker.clone(), ByStatus::new())
         .finish(AtBodyEnd::new("stalled", Duration::MAX))
         .layer(serves("text/plain", parts).map_err(Error::Inner));
     let response = stack.oneshot(get()).await.unwrap();
     let reading = tokio::spawn(reads(response, HUNG));
-    sleep(19 * SECOND).await;
+    sleep(17 * SECOND).await;
     assert_eq!(breaker.state(), BreakerState::HalfOpen);
     // Timers are late by up to a millisecond each.
     sleep(SECOND + 10 * MS).await;
