@@ -111,7 +111,9 @@ pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLaye
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
-pub(crate) use self::final_outcome::{AtFinalOutcome, deposit_later};
+pub(crate) use self::final_outcome::AtFinalOutcome;
+#[cfg(feature = "reqwest")]
+pub(crate) use self::final_outcome::deposit_later;
 pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,
