@@ -76,6 +76,8 @@
 //! | transient | adds to it | a failure | fails |
 //! | overloaded | leaves it as it is | a failure | fails |
 //! | neutral | – | – | gives its place back |
+//! | never reached a living server, while the [allowance](crate::Unprocessed) lasts | – | – | gives its place back |
+//! | the same, with none left | leaves it as it is | a failure | fails |
 //! | abandoned after `abandoned_after` | – | – | fails |
 //! | abandoned before | – | – | gives its place back, for 10 s |
 //!

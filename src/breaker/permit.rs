@@ -115,7 +115,7 @@ impl Permit for BreakerPermit {
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let (ticket, start) = (self.ticket(), self.start());
         self.ignore();
-        if ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !ticket.is_probe()) {
+        if ticket == Ticket::IGNORED || (is_ignored(&outcome) && !ticket.is_probe()) {
             return;
         }
         let counted = outcome.is_good()
@@ -148,6 +148,12 @@ impl Permit for BreakerPermit {
             abandon(&self.lane.shared, ticket, waited, now.moment());
         }
     }
+}
+
+/// Whether a closed circuit does nothing with this result.
+#[inline(always)]
+fn is_ignored(outcome: &Outcome) -> bool {
+    outcome.kind == Kind::Neutral && outcome.unprocessed.is_none()
 }
 
 #[inline(never)]

@@ -46,9 +46,15 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work.
+    /// The first setting that cannot work, or a name that is empty or has control characters.
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("circuit breaker", &name)?;
+        Self::build(name, config)
+    }
+
+    /// Of any name: that of a key holds whatever the caller's key does.
+    fn build(name: Arc<str>, config: BreakerConfig) -> Result<Self, ConfigError> {
         config
             .validate()
             .map_err(|error| error.of("circuit breaker", &name))?;
@@ -78,7 +84,7 @@ impl Breaker {
     {
         let first = Self::new(name, config)?;
         Keyed::named(name, by, keys, first, |name, like| {
-            Self::new(name, like.config())
+            Self::build(name.into(), like.config())
         })
     }
 

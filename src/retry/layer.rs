@@ -12,6 +12,7 @@ use super::discard::AtOnce;
 use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
+use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
@@ -31,13 +32,14 @@ impl<R> RetryLayer<R> {
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// If a setting cannot work, or the name is empty or has control characters.
     pub fn new(
         name: impl Into<Arc<str>>,
         config: RetryConfig,
         repeat: R,
     ) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("retry", &name)?;
         config
             .validate()
             .map_err(|error| error.of("retry", &name))?;
@@ -47,6 +49,7 @@ impl<R> RetryLayer<R> {
                 terms: Terms {
                     config: Arc::new(Mutex::new(config)),
                     budget: Some(budget),
+                    allowance: Arc::new(SharedAllowance::full()),
                     once: false,
                     source: Source::new("retry", name),
                 },

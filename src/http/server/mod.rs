@@ -87,7 +87,8 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 ///
 /// # Errors
 ///
-/// A setting that cannot work, with its path: `deadline.most`.
+/// A setting that cannot work, with its path: `deadline.most`. A name that is empty or has control
+/// characters.
 ///
 /// # Events
 ///
@@ -115,6 +116,7 @@ pub struct ServerLayer {
 
 impl ServerLayer {
     fn new(name: &str, config: ServerConfig) -> Result<Self, ConfigError> {
+        ConfigError::check_name("server", name)?;
         config
             .validate()
             .map_err(|error| error.of("server", name))?;
