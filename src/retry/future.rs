@@ -115,7 +115,10 @@ where
                         drop(judging);
                         if outcome.kind == Kind::Success {
                             let rules = shared.terms.rules(this.budget.as_ref());
-                            this.progress.end(rules, true);
+                            let later = rules.budget.is_some_and(|budget| {
+                                shared.discard.deposit_later(&response, &outcome, budget)
+                            });
+                            this.progress.end(rules, !later);
                             if this.discarding.is_some() {
                                 self.project().discarding.set(None);
                             }

@@ -30,6 +30,8 @@ pub(crate) const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
 pub(crate) enum Does {
     /// Reads the head of a request and answers with these bytes, then closes.
     Answer(&'static [u8]),
+    /// Reads the head of a request, answers with these bytes, and sends nothing more.
+    AnswerAndHang(&'static [u8]),
     /// Reads the head of a request and closes in good order.
     Close,
     /// Closes without waiting for a request.
@@ -74,6 +76,11 @@ async fn serve(mut stream: TcpStream, does: Does) -> io::Result<()> {
         Does::Answer(bytes) => {
             read_head(&mut stream).await?;
             stream.write_all(bytes).await?;
+        }
+        Does::AnswerAndHang(bytes) => {
+            read_head(&mut stream).await?;
+            stream.write_all(bytes).await?;
+            while stream.read_u8().await.is_ok() {}
         }
         Does::Close => read_head(&mut stream).await?,
         Does::Hang => {
