@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use super::config::BudgetConfig;
 use super::machine::{Machine, Rules, TOKEN, deposited};
 use super::withdrawal::{CallUnderWay, Withdrawal};
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::event::{Event, Refresh, Source, emit, keep_fresh};
+use crate::event::{Event, Observe, Refresh, Source, emit, keep_fresh};
 use crate::gate::{Forget, Keeps, Keyed, KeyedConfig};
+use crate::live_names::register;
 use crate::outcome::{Kind, Outcome};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -48,11 +50,29 @@ impl RetryBudget {
     /// # Errors
     ///
     /// If a setting cannot work.
+    #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
-        let name = name.into();
+        let location = Location::caller();
+        let budget = Self::part(name, config)?;
+        register(&budget.shared.source, location, config);
+        Ok(budget)
+    }
+
+    /// A budget whose name is not registered, because it is a part of a layer that is.
+    pub(crate) fn part(
+        name: impl Into<Arc<str>>,
+        config: BudgetConfig,
+    ) -> Result<Self, ConfigError> {
+        let budget = Self::of_source(Source::new("budget", name), config)?;
+        let weak: Weak<Shared> = Arc::downgrade(&budget.shared);
+        keep_fresh(weak);
+        Ok(budget)
+    }
+
+    fn of_source(source: Source, config: BudgetConfig) -> Result<Self, ConfigError> {
         config
             .validate()
-            .map_err(|error| error.of("retry budget", &name))?;
+            .map_err(|error| error.of("retry budget", source.name()))?;
         let rules = Rules::new(&config);
         let shared = Arc::new(Shared {
             balance: AtomicU64::new(rules.initial(&config)),
@@ -65,18 +85,18 @@ impl RetryBudget {
                 rules,
                 config,
             }),
-            source: Source::new("budget", name),
+            source,
         });
-        let weak: Weak<Shared> = Arc::downgrade(&shared);
-        keep_fresh(weak);
         Ok(Self { shared })
     }
 
-    /// A budget per key: the same settings for each, the key's text behind the name.
+    /// A budget per key: the same settings for each, the key's text behind the name. A key that is new while
+    /// [`max_keys`](KeyedConfig::max_keys) are kept starts without tokens, so that evicting keys creates none.
     ///
     /// # Errors
     ///
     /// If a setting cannot work.
+    #[track_caller]
     pub fn keyed<K, B>(
         name: &str,
         config: BudgetConfig,
@@ -86,10 +106,35 @@ impl RetryBudget {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
-        let first = Self::new(name, config)?;
-        Keyed::named(name, by, keys, first, |name, like| {
-            Self::new(name, like.config())
+        let location = Location::caller();
+        let keyed = Self::keyed_part(name, config, keys, by)?;
+        if let Some(source) = keyed.source() {
+            register(source, location, (config, keys));
+        }
+        Ok(keyed)
+    }
+
+    /// A keyed budget whose name is not registered, because it is a part of a stack that is.
+    pub(crate) fn keyed_part<K, B>(
+        name: &str,
+        config: BudgetConfig,
+        keys: KeyedConfig,
+        by: B,
+    ) -> Result<Keyed<K, B, Self>, ConfigError>
+    where
+        K: Hash + Eq + Clone + fmt::Display,
+    {
+        let first = Self::of_source(Source::new("budget", name), config)?;
+        let source = Arc::new(Source::new("budget", name));
+        Keyed::named(source, by, keys, first, |source, like| {
+            Self::of_source(source, like.config())
         })
+    }
+
+    /// Sends the events of this budget to `observer` too, for as long as the budget lives. An observer that owns the budget
+    /// keeps it alive.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.shared.source.observe_with(Arc::new(observer));
     }
 
     /// The name it was given.
@@ -178,7 +223,7 @@ impl RetryBudget {
                 (balance, (next, taken))
             });
             locked.machine = next;
-            (taken, rules.counts_calls(), shared.balance(&locked))
+            (taken, rules.counts_calls(), shared.balance(&locked, now))
         };
         let source = &shared.source;
         if let Some(taken) = taken {
@@ -190,11 +235,13 @@ impl RetryBudget {
         }
     }
 
-    /// The tokens there are now. Without tokens, under [`Rule::InFlight`](super::Rule::InFlight), the retries that could start
-    /// now.
+    /// The tokens that a withdrawal would find now, those of the [floor](BudgetConfig::floor) included, and cut to the
+    /// [reserve](BudgetConfig::reserve) after a time without withdrawals. Without tokens, under
+    /// [`Rule::InFlight`](super::Rule::InFlight), the number of retries that could start now.
     pub fn balance(&self) -> f64 {
+        let now = Now::unread().moment();
         let locked = *self.shared.locked.lock();
-        self.shared.balance(&locked)
+        self.shared.balance(&locked, now)
     }
 }
 
@@ -211,6 +258,12 @@ where
     pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
         self.change_each(|budget| budget.reconfigure(config))
     }
+
+    /// Sends the events of the budgets of all keys to `observer` too, for as long as this handle lives. Of a handle that was
+    /// made with [`Keyed::new`], attach it to each budget instead: see [`RetryBudget::observe_with`].
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.observe_all(Arc::new(observer));
+    }
 }
 
 impl Refresh for Shared {
@@ -219,15 +272,33 @@ impl Refresh for Shared {
     }
 }
 
-/// A budget can always be forgotten: calls under way keep theirs, and after a quiet time it would be cut to its reserve
-/// anyway, which a new one has.
+/// A budget without tokens goes first: a new one starts without tokens too while the map is full. One that counts calls
+/// stays while there are some, because a new one would allow as many retries again.
 impl Forget for RetryBudget {
-    fn keeps(&self, _now: &Now) -> Keeps {
-        Keeps::Memory
+    fn keeps(&self, now: &Now) -> Keeps {
+        let shared = &*self.shared;
+        let locked = *shared.locked.lock();
+        let calls = shared.calls.load(Ordering::Relaxed);
+        if locked.rules.counts_calls() && (calls > 0 || locked.machine.has_retries()) {
+            return Keeps::Essentials;
+        }
+        if shared.balance(&locked, now.moment()) > 0.0 {
+            Keeps::Memory
+        } else {
+            Keeps::Nothing
+        }
     }
 
     fn source(&self) -> &Source {
         &self.shared.source
+    }
+
+    fn start_empty(&self) {
+        let shared = &*self.shared;
+        let now = Now::unread().moment();
+        let mut locked = shared.locked.lock();
+        locked.machine.empty(now);
+        shared.balance.store(0, Ordering::Relaxed);
     }
 }
 
@@ -290,17 +361,19 @@ impl Shared {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people and gauges")]
-    fn balance(&self, locked: &Locked) -> f64 {
+    fn balance(&self, locked: &Locked, now: Moment) -> f64 {
         let balance = self.balance.load(Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed);
-        locked.machine.balance(&locked.rules, balance, calls) as f64 / TOKEN as f64
+        let found = locked.machine.balance(&locked.rules, balance, calls, now);
+        found as f64 / TOKEN as f64
     }
 
     pub(super) fn report(&self) {
+        let now = Now::unread().moment();
         let locked = *self.locked.lock();
         emit(&Event::Budget {
             source: &self.source,
-            balance: self.balance(&locked),
+            balance: self.balance(&locked, now),
         });
     }
 }

@@ -13,6 +13,7 @@ use super::body_limits::Limits;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Error, Reason, Rejected};
+use crate::event::Source;
 use crate::gate::{Finish, Permit};
 use crate::outcome::{Classify, Kind, Outcome, judge};
 use crate::timeout::{Alarm, Limit};
@@ -77,6 +78,10 @@ impl AtBodyEnd {
         Self {
             idle: Limit::new("body", name, idle),
         }
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        self.idle.source()
     }
 
     /// The longest time between two frames; `Duration::MAX` is no limit.

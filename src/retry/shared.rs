@@ -62,7 +62,7 @@ impl Clone for Terms {
             config: Arc::clone(&self.config),
             budget: self.budget.clone(),
             once: self.once,
-            source: Source::new(self.source.layer(), self.source.name().clone()),
+            source: self.source.fork(),
         }
     }
 }

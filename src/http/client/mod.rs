@@ -116,6 +116,7 @@ pub use self::service::Client;
 /// # Errors
 ///
 /// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`.
+#[track_caller]
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)
 }
