@@ -19,12 +19,15 @@ pub(super) struct Entries<K, P> {
     list: Vec<Entry<K, P>>,
     /// Where the next look for idle keys begins.
     next: usize,
+    /// Counts the uses: the order in which entries were last used, also of two at the same time.
+    uses: u64,
 }
 
 pub(super) struct Entry<K, P> {
     pub(super) key: K,
     pub(super) policy: P,
     pub(super) last_used: Moment,
+    pub(super) last_use: u64,
     hash: u64,
 }
 
@@ -35,6 +38,7 @@ impl<K: Hash + Eq, P> Entries<K, P> {
             positions: HashTable::new(),
             list: Vec::new(),
             next: 0,
+            uses: 0,
         }
     }
 
@@ -46,28 +50,35 @@ impl<K: Hash + Eq, P> Entries<K, P> {
         self.list.iter()
     }
 
-    pub(super) fn get_mut(&mut self, key: &K) -> Option<&mut Entry<K, P>> {
+    /// The position of this key.
+    pub(super) fn find(&self, key: &K) -> Option<usize> {
         let hash = self.hasher.hash_one(key);
-        let at = *self.positions.find(hash, |&at| self.list[at].key == *key)?;
-        self.list.get_mut(at)
+        let found = self.positions.find(hash, |&at| self.list[at].key == *key);
+        found.copied()
     }
 
     pub(super) fn at(&self, at: usize) -> &Entry<K, P> {
         &self.list[at]
     }
 
-    pub(super) fn at_mut(&mut self, at: usize) -> &mut Entry<K, P> {
-        &mut self.list[at]
+    /// The entry at this position was used.
+    pub(super) fn touch(&mut self, at: usize, now: Moment) {
+        self.uses += 1;
+        let entry = &mut self.list[at];
+        entry.last_used = now;
+        entry.last_use = self.uses;
     }
 
     /// Adds a key that is not there yet.
     pub(super) fn insert(&mut self, key: K, policy: P, last_used: Moment) {
         let hash = self.hasher.hash_one(&key);
         let at = self.list.len();
+        self.uses += 1;
         self.list.push(Entry {
             key,
             policy,
             last_used,
+            last_use: self.uses,
             hash,
         });
         let list = &self.list;
@@ -165,7 +176,7 @@ const fn mix(bits: u64) -> u64 {
 pub(super) struct Rank {
     pub(super) in_use: bool,
     pub(super) keeps: Keeps,
-    pub(super) last_used: Moment,
+    pub(super) last_use: u64,
 }
 
 /// The entries of a sample that may go.
@@ -203,10 +214,10 @@ impl Candidates {
     }
 
     /// It was used since it was last looked at: it goes after the others.
-    pub(super) fn spare(&mut self, candidate: Candidate, now: Moment) {
+    pub(super) fn spare(&mut self, candidate: Candidate, last_use: u64) {
         let rank = Rank {
             in_use: true,
-            last_used: now,
+            last_use,
             ..candidate.rank
         };
         self.0.push(Candidate {
@@ -266,10 +277,10 @@ mod tests {
 
     #[test]
     fn the_idle_go_first_then_those_that_remember_nothing_then_the_least_recently_used() {
-        let rank = |in_use, keeps, seconds| Rank {
+        let rank = |in_use, keeps, last_use| Rank {
             in_use,
             keeps,
-            last_used: at(seconds),
+            last_use,
         };
         let ranks = [
             rank(true, Keeps::Memory, 1),
@@ -296,7 +307,7 @@ mod tests {
             let mut entries = Entries::new();
             let mut naive = BTreeMap::new();
             for (number, (op, key)) in ops.into_iter().enumerate() {
-                let known = entries.get_mut(&key).map(|entry| entry.policy);
+                let known = entries.find(&key).map(|at| entries.at(at).policy);
                 prop_assert_eq!(known, naive.get(&key).copied());
                 match op {
                     0 if known.is_none() => {

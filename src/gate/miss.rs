@@ -92,9 +92,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         };
         let moment = now.moment();
         let mut all = self.all.lock();
-        if let Some(known) = all.entries.get_mut(key) {
-            known.last_used = moment;
-            return remember(&known.policy);
+        if let Some(at) = all.entries.find(key) {
+            all.entries.touch(at, moment);
+            return remember(&all.entries.at(at).policy);
         }
         let was_full = all.entries.len() >= all.config.max_keys;
         if made.is_none() {
@@ -139,7 +139,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                         evicted.push(all.entries.remove(at).policy);
                         continue;
                     }
-                    Detached::Used => all.entries.at_mut(at).last_used = moment,
+                    Detached::Used => all.entries.touch(at, moment),
                     Detached::Busy => {}
                 }
             }
@@ -160,7 +160,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             let rank = Rank {
                 in_use: moment.since(entry.last_used) < all.config.idle,
                 keeps: entry.policy.keeps(now),
-                last_used: entry.last_used,
+                last_use: entry.last_use,
             };
             (at, rank)
         });
@@ -176,8 +176,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     surplus -= 1;
                 }
                 Detached::Used => {
-                    all.entries.at_mut(candidate.at).last_used = moment;
-                    candidates.spare(candidate, moment);
+                    all.entries.touch(candidate.at, moment);
+                    let last_use = all.entries.at(candidate.at).last_use;
+                    candidates.spare(candidate, last_use);
                 }
                 Detached::Busy => {}
             }

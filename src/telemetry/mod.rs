@@ -40,6 +40,8 @@ pub(crate) mod metrics;
 #[cfg(feature = "metrics")]
 mod names;
 mod observe;
+#[cfg(feature = "metrics")]
+mod series;
 #[cfg(feature = "tracing")]
 pub(crate) mod tracing;
 

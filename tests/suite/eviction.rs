@@ -39,6 +39,8 @@ enum Step {
 struct Naive {
     key: u32,
     last_used: u64,
+    /// Counts the uses.
+    last_use: u64,
     touched: bool,
     keeps: Keeps,
     held: u32,
@@ -94,9 +96,8 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
     };
     let mut model: Vec<Naive> = Vec::new();
     let mut held = Vec::new();
-    let mut now = 0;
+    let (mut now, mut uses) = (0, 0);
     for step in steps {
-        // Every step at a time of its own, so that no two keys were used at the same.
         now += 1;
         advance(SECOND).await;
         match step {
@@ -107,11 +108,13 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
                     known.touched = true;
                 } else {
                     let all = model.clone();
-                    evict(&mut model, max_keys, IDLE, now);
+                    evict(&mut model, &mut uses, max_keys, IDLE, now);
                     if model.len() < max_keys {
+                        uses += 1;
                         model.push(Naive {
                             key,
                             last_used: now,
+                            last_use: uses,
                             touched: false,
                             keeps: Keeps::Nothing,
                             held: 0,
@@ -151,29 +154,38 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
     }
 }
 
-/// Makes room for one more. A key that was used since it was looked at last counts as used now.
-fn evict(model: &mut Vec<Naive>, max_keys: usize, idle: u64, now: u64) {
+/// Makes room for one more. A key that was used since it was looked at last counts as used now, once.
+fn evict(model: &mut Vec<Naive>, uses: &mut u64, max_keys: usize, idle: u64, now: u64) {
     let may_go = |one: &Naive| one.held == 0 && one.keeps < Keeps::Essentials;
     let is_idle = |one: &Naive| now - one.last_used >= idle;
-    for one in model.iter_mut() {
-        if is_idle(one) && may_go(one) && std::mem::take(&mut one.touched) {
-            one.last_used = now;
+    let mut is_spared = |one: &mut Naive| {
+        let spared = std::mem::take(&mut one.touched);
+        if spared {
+            *uses += 1;
+            (one.last_used, one.last_use) = (now, *uses);
+        }
+        spared
+    };
+    let mut at = 0;
+    while let Some(one) = model.get_mut(at) {
+        if is_idle(one) && may_go(one) && !is_spared(one) {
+            model.swap_remove(at);
+        } else {
+            at += 1;
         }
     }
-    model.retain(|one| !(is_idle(one) && may_go(one)));
     let mut spared = Vec::new();
     while model.len() >= max_keys {
         let candidates = model.iter().enumerate().filter(|(_, one)| may_go(one));
-        let first =
-            candidates.min_by_key(|(_, one)| (!is_idle(one), one.keeps, one.last_used, one.key));
+        let first = candidates.min_by_key(|(_, one)| (!is_idle(one), one.keeps, one.last_use));
         let Some((at, _)) = first else {
             return;
         };
-        if std::mem::take(&mut model[at].touched) && !spared.contains(&model[at].key) {
-            model[at].last_used = now;
-            spared.push(model[at].key);
+        let key = model[at].key;
+        if !spared.contains(&key) && is_spared(&mut model[at]) {
+            spared.push(key);
         } else {
-            model.remove(at);
+            model.swap_remove(at);
         }
     }
 }

@@ -217,7 +217,7 @@ fn warnings(name: &'static str) -> (Notes, Subscription) {
         } = event
         {
             if &**source.name() == name {
-                let here = |file: &str| file.ends_with("observers.rs");
+                let here = |file: &str| file.contains("tests/suite/");
                 assert!(here(existing.location.file()) && here(new.location.file()));
                 let layer = source.layer();
                 sink.add(format!(
