@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::Outcome;
+use buttress::breaker::{Breaker, BreakerConfig};
 use buttress::clock::Now;
 use buttress::event::Source;
-use buttress::gate::{Forget, Keeps, Keyed, KeyedConfig, by};
+use buttress::gate::{Forget, Keeps, Keyed, KeyedConfig, Permit, Policy, by};
 use proptest::prelude::*;
 use tokio::time::advance;
 
@@ -188,4 +190,30 @@ fn evict(model: &mut Vec<Naive>, uses: &mut u64, max_keys: usize, idle: u64, now
             model.swap_remove(at);
         }
     }
+}
+
+#[test]
+fn a_key_stays_while_a_call_is_in_flight_whatever_other_threads_do() {
+    let own: fn(&u32) -> u32 = |key| *key;
+    let keys = KeyedConfig::default().max_keys(12);
+    let keyed = Breaker::keyed("in-flight-crowd", BreakerConfig::default(), keys, by(own)).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..6_u32 {
+            let keyed = &keyed;
+            scope.spawn(move || {
+                for call in 0..1_000_u32 {
+                    let key = (call.wrapping_mul(2_654_435_761) >> 9) % 30 + 1000 * thread;
+                    let permit = keyed.admit(&key, &Now::unread()).unwrap();
+                    let is_kept = || keyed.entries().iter().any(|(of, _)| *of == key);
+                    // Half of the entries have no call in flight, so there is always one that can go.
+                    for _ in 0..3 {
+                        assert!(is_kept(), "{key} was evicted under a call");
+                        std::thread::yield_now();
+                    }
+                    permit.settle(Outcome::SUCCESS);
+                    assert!(keyed.len() <= 12);
+                }
+            });
+        }
+    });
 }
