@@ -7,7 +7,7 @@ use buttress::Outcome;
 use buttress::breaker::{Breaker, BreakerConfig};
 use buttress::clock::Now;
 use buttress::event::Source;
-use buttress::gate::{Forget, Keeps, Keyed, KeyedConfig, Permit, Policy, by};
+use buttress::gate::{Forget, Keeps, Keyed, KeyedConfig, Policy, by};
 use proptest::prelude::*;
 use tokio::time::advance;
 
