@@ -20,7 +20,7 @@ use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceExt};
@@ -34,8 +34,11 @@ async fn main() -> Result<(), BoxError> {
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(Duration::from_secs(1)));
     let hyper = Client::builder(TokioExecutor::new())
-        // Its own retries would multiply with ours.
-        .retry_canceled_requests(false)
+        .timer(TokioTimer::new())
+        // Finds connections that died silently.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_timeout(Duration::from_secs(5))
+        .http2_keep_alive_while_idle(true)
         .build::<_, Empty<Bytes>>(connector);
     let config = ClientConfig::default()
         .attempt(unit)

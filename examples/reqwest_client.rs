@@ -33,6 +33,10 @@ async fn main() -> Result<(), BoxError> {
     let reqwest = reqwest::Client::builder()
         .no_proxy()
         .connect_timeout(Duration::from_secs(1))
+        // Finds connections that died silently.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .http2_keep_alive_timeout(Duration::from_secs(5))
+        .http2_keep_alive_while_idle(true)
         // Its own retries would multiply with ours.
         .retry(reqwest::retry::never())
         // It would send an idempotency key on to wherever a redirect leads, and hide that a POST was answered.

@@ -21,14 +21,14 @@ thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
-    /// The number of this attempt, from 1. The first repetition of what was not executed has the number of what it repeats.
+    /// The number of this attempt, from 1. A free repetition of what was not executed has the number of what it repeats.
     pub attempt: u32,
-    /// Whether the retry layer will certainly make no further one.
+    /// Whether all attempts are used up: a further one is made only if this one is certainly not executed.
     pub last: bool,
     /// Why it is made.
     pub reason: AttemptReason,
-    /// Whether an attempt before it was repeated without being counted.
-    free_used: bool,
+    /// How many attempts before it were repeated without being counted.
+    free: u8,
 }
 
 /// Why an attempt is made.
@@ -93,7 +93,7 @@ impl Call {
     /// How many attempts were made before this one, counted or not: OpenTelemetry's `http.request.resend_count`.
     pub const fn resends(self) -> u32 {
         let counted = self.attempt.saturating_sub(1);
-        counted.saturating_add(self.free_used as u32)
+        counted.saturating_add(self.free as u32)
     }
 
     pub(crate) const fn new(attempt: u32, last: bool) -> Self {
@@ -106,14 +106,14 @@ impl Call {
             attempt,
             last,
             reason,
-            free_used: false,
+            free: 0,
         }
     }
 
-    /// The same, made for this reason; `free_used`: whether there was one that was not counted.
-    pub(crate) const fn because(mut self, reason: AttemptReason, free_used: bool) -> Self {
+    /// The same, made for this reason; `free`: how many there were that were not counted, 15 at most.
+    pub(crate) const fn because(mut self, reason: AttemptReason, free: u8) -> Self {
         self.reason = reason;
-        self.free_used = free_used;
+        self.free = free;
         self
     }
 
@@ -153,8 +153,9 @@ pub(crate) struct Scope(u64);
 impl Scope {
     const LAST: u64 = 1 << 32;
     const SPENT: u64 = 1 << 33;
-    const FREE_USED: u64 = 1 << 34;
     const ACTED: u64 = 1 << 35;
+    /// Four bits: how many attempts were not counted.
+    const FREE: u32 = 36;
     /// The reason begins here.
     const REASON: u32 = 56;
 
@@ -172,9 +173,9 @@ impl Scope {
 
     const fn of(call: Call) -> Self {
         let last = if call.last { Self::LAST } else { 0 };
-        let free_used = if call.free_used { Self::FREE_USED } else { 0 };
+        let free = (call.free as u64 & 15) << Self::FREE;
         let reason = (call.reason as u64) << Self::REASON;
-        Self(call.attempt as u64 | last | free_used | reason)
+        Self(call.attempt as u64 | last | free | reason)
     }
 
     #[expect(
@@ -186,7 +187,7 @@ impl Scope {
             attempt: self.0 as u32,
             last: self.0 & Self::LAST != 0,
             reason: AttemptReason::of_bits(self.0 >> Self::REASON),
-            free_used: self.0 & Self::FREE_USED != 0,
+            free: (self.0 >> Self::FREE) as u8 & 15,
         }
     }
 }
@@ -292,17 +293,15 @@ mod tests {
             AttemptReason::Rejected,
         ];
         for reason in reasons {
-            for (attempt, last, free_used) in
-                [(1, true, false), (2, false, true), (u32::MAX, true, true)]
-            {
-                let call = Call::new(attempt, last).because(reason, free_used);
+            for (attempt, last, free) in [(1, true, 0), (2, false, 1), (u32::MAX, true, 12)] {
+                let call = Call::new(attempt, last).because(reason, free);
                 let _entered = call.enter();
                 Marks::SPENT.tell();
                 assert_eq!(Call::current(), call);
             }
         }
         assert_eq!(Call::new(0, true).resends(), 0);
-        let most = Call::new(u32::MAX, true).because(AttemptReason::Transient, true);
+        let most = Call::new(u32::MAX, true).because(AttemptReason::Transient, 1);
         assert_eq!(most.resends(), u32::MAX);
     }
 }

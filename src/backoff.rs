@@ -255,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn the_first_wait_is_the_base_to_the_nanosecond() {
+        // A float cannot hold it: computed with the factor, it would be longer.
+        let base = Duration::from_nanos((1 << 53) + 3);
+        for backoff in [Backoff::exponential(base, 2.0), Backoff::constant(base)] {
+            assert_eq!(exact(backoff.cap(base), &[0, 1]), [base; 2]);
+            assert_eq!(exact(backoff.cap(Duration::MAX), &[0, 1]), [base; 2]);
+        }
+    }
+
+    #[test]
     fn schedules_are_those_of_the_known_systems() {
         let first = [1, 2, 3, 4, 5, 6];
         let rows: [(Backoff, &[u32], Vec<Duration>); 8] = [

@@ -33,6 +33,7 @@ pub use crate::rejected::{Quota, Reason, Rejected};
     message = "the error `{Self}` cannot hold a rejection of this crate",
     label = "this service's error must implement `buttress::CallError`",
     note = "wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`",
+    note = "a bare client: put a stack around it, for instance `client(\"name\", ClientConfig::default())?.layer(reqwest_client)`",
     note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`",
     note = "your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`"
 )]
@@ -63,18 +64,54 @@ impl CallError for BoxError {
 }
 
 /// A rejection, or the service's own error untouched.
-#[derive(Clone, Debug, PartialEq, Eq, ThisError)]
+///
+/// A rejection displays what happened to the call and which layer did it; its [`source`](std::error::Error::source) is the
+/// [`Rejected`], which says why, with the numbers. Code that prints the whole chain therefore prints each part once. `{:#}`
+/// prints both parts on one line. The service's own error displays as itself, with its own sources.
+///
+/// ```
+/// use buttress::{Error, Reason, Rejected};
+///
+/// let error: Error<std::io::Error> = Rejected::new(Reason::CircuitOpen, "payments").into();
+/// assert_eq!(error.to_string(), "call rejected by circuit breaker `payments`");
+/// assert_eq!(
+///     format!("{error:#}"),
+///     "call rejected by circuit breaker `payments`: circuit breaker `payments` is open"
+/// );
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error<E> {
     /// This crate refused the call or cut it short.
-    #[error("{0}")]
-    Rejected(
-        #[from]
-        #[source]
-        Rejected,
-    ),
+    Rejected(Rejected),
     /// The service's own error.
-    #[error(transparent)]
     Inner(E),
+}
+
+impl<E> From<Rejected> for Error<E> {
+    fn from(rejected: Rejected) -> Self {
+        Self::Rejected(rejected)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for Error<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(rejected) if f.alternate() => {
+                write!(f, "{}: {rejected}", rejected.summary())
+            }
+            Self::Rejected(rejected) => rejected.summary().fmt(f),
+            Self::Inner(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Rejected(rejected) => Some(rejected),
+            Self::Inner(error) => error.source(),
+        }
+    }
 }
 
 impl<E> Error<E> {
@@ -139,6 +176,16 @@ impl ConfigError {
         self
     }
 
+    /// Checks the name of a handle or a stack, which appears in errors, logs and metrics.
+    pub(crate) fn check_name(kind: &str, name: &str) -> Result<(), Self> {
+        let holds = !name.is_empty() && !name.contains(char::is_control);
+        let allowed = "at least one character, none of them a control character";
+        Self::unless(holds, "name", name, allowed).map_err(|error| Self {
+            owner: Some(kind.into()),
+            ..error
+        })
+    }
+
     /// `Ok` if `holds`, else this error.
     pub(crate) fn unless(
         holds: bool,
@@ -158,9 +205,38 @@ fn whose(owner: Option<&str>) -> String {
     owner.map_or_else(String::new, |owner| format!("{owner}: "))
 }
 
+/// What code that prints an error with all its sources prints.
+#[cfg(test)]
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_of_errors_prints_a_rejection_once() {
+        let open = || Rejected::new(Reason::CircuitOpen, "payments");
+        let error: Error<std::io::Error> = open().into();
+        assert_eq!(
+            chain(&error),
+            [
+                "call rejected by circuit breaker `payments`",
+                "circuit breaker `payments` is open"
+            ]
+        );
+        let inner = Error::Inner(Error::<std::io::Error>::from(open()));
+        assert_eq!(chain(&inner), chain(&error), "the service's own error");
+        assert_eq!(
+            format!("{inner:#}"),
+            "call rejected by circuit breaker `payments`: circuit breaker `payments` is open"
+        );
+        let boxed: BoxError = open().into();
+        assert_eq!(chain(&*boxed), ["circuit breaker `payments` is open"]);
+    }
 
     #[test]
     fn a_rejection_is_found_through_a_chain_of_boxes() {
@@ -171,6 +247,35 @@ mod tests {
         assert_eq!(boxed.rejected().map(|r| &*r.name), Some("deep"));
         let other: BoxError = "something else".into();
         assert!(other.rejected().is_none());
+    }
+
+    #[test]
+    fn a_name_is_not_empty_and_has_no_control_characters() {
+        for name in [
+            "payments",
+            " ",
+            "api.example.com:443",
+            "Zahlung \u{fc}ber \u{1f4b6}",
+        ] {
+            assert_eq!(ConfigError::check_name("client", name), Ok(()));
+        }
+        for (name, shown) in [
+            ("", r#""""#),
+            ("pay\nments", r#""pay\nments""#),
+            ("\u{7f}", r#""\u{7f}""#),
+            ("\u{85}", r#""\u{85}""#),
+            ("a\0", r#""a\0""#),
+        ] {
+            assert_eq!(
+                ConfigError::check_name("client", name)
+                    .unwrap_err()
+                    .to_string(),
+                format!(
+                    "client: `name` is {shown}, but it must be at least one character, \
+                     none of them a control character"
+                )
+            );
+        }
     }
 
     #[test]

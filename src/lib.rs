@@ -21,6 +21,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // ── ground: no tower, no async ──
+mod allowance;
 mod attempt;
 pub mod backoff;
 mod call;
@@ -73,7 +74,7 @@ pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, R
 pub use crate::event::{Event, Observe, subscribe};
 pub use crate::key_problem::{KeyFault, KeyProblem};
 pub use crate::outcome::{
-    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, classify_fn, judge,
+    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, Unprocessed, classify_fn, judge,
 };
 pub use crate::retry::repeat::{self, Repeat};
 pub use crate::timeout::{DeadlineLayer, TimeoutLayer};

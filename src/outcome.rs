@@ -22,6 +22,24 @@ pub struct Outcome {
     pub executed: Executed,
     /// Whether the waits of later retries start over, as after a gRPC pushback.
     pub restarts_backoff: bool,
+    /// How a request never reached a server that is alive. Default: `None`.
+    pub unprocessed: Option<Unprocessed>,
+}
+
+/// How a request never reached a server that is alive (RFC 9113 §8.7 calls such a request unprocessed).
+///
+/// Both happen during an ordinary restart, so they say nothing about the server's health. Breakers and retry budgets keep an
+/// allowance for each: while it lasts, such a request is repeated for free and the breaker does not count it. With none left,
+/// it counts as [overloaded](Kind::Overloaded) for the breaker, and its repetition costs a retry token and a backoff.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Unprocessed {
+    /// The connection was closing: the request was never written, or its stream is above the last one of a GOAWAY without an
+    /// error. The allowance is 100; each call that succeeds restores four.
+    ConnectionClosing,
+    /// The server refused the stream (HTTP/2 `REFUSED_STREAM`). The allowance is 10; every tenth call that succeeds restores
+    /// one.
+    StreamRefused,
 }
 
 /// What a result says about the service.
@@ -97,7 +115,15 @@ impl Outcome {
             repeat: Again::ByKind,
             executed: Executed::Maybe,
             restarts_backoff: false,
+            unprocessed: None,
         }
+    }
+
+    /// The outcome of a request that never reached a server that is alive: neutral, not executed, may be repeated.
+    pub const fn unprocessed(how: Unprocessed) -> Self {
+        let mut outcome = Self::NEUTRAL.not_executed().repeat(Again::Allowed);
+        outcome.unprocessed = Some(how);
+        outcome
     }
 
     /// The same, with the wait the server asked for.
@@ -270,6 +296,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             repeat: Again::Never,
             executed: rejected.executed,
             restarts_backoff: false,
+            unprocessed: None,
         }),
     }
 }

@@ -140,6 +140,31 @@ impl Reason {
     }
 }
 
+/// The reason in a few words, without the name of the layer: `circuit open`, `no response within 250ms`. The full sentence is
+/// that of [`Rejected`].
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CircuitOpen => f.write_str("circuit open"),
+            Self::CircuitProbing => f.write_str("circuit half-open, all probes in flight"),
+            Self::CircuitRampingUp => f.write_str("circuit ramping up"),
+            Self::CircuitForcedOpen => f.write_str("circuit forced open"),
+            Self::CircuitIsolated => f.write_str("circuit isolated"),
+            Self::AttemptTimeout { limit } => write!(f, "no response within {limit:?}"),
+            Self::ConnectTimeout { limit } => write!(f, "no connection within {limit:?}"),
+            Self::HeaderTimeout { limit } => write!(f, "no response head within {limit:?}"),
+            Self::Deadline => f.write_str("deadline exceeded"),
+            Self::BodyIdle { limit } => write!(f, "no body data for {limit:?}"),
+            Self::QuotaExceeded(quota) => match quota.window {
+                Some(seconds) => write!(f, "quota of {} per {seconds}s exceeded", quota.limit),
+                None => write!(f, "quota of {} exceeded", quota.limit),
+            },
+            Self::Key(problem) => problem.fmt(f),
+            Self::Policy(why) => f.write_str(why),
+        }
+    }
+}
+
 impl Rejected {
     /// A refusal by the layer of this name, of a call that was never handed to the service.
     pub fn new(reason: Reason, name: impl Into<Arc<str>>) -> Self {
@@ -163,6 +188,36 @@ impl Rejected {
     pub fn executed(mut self, executed: Executed) -> Self {
         self.executed = executed;
         self
+    }
+
+    /// What happened to the call, and by which layer. Why is what the rejection itself says.
+    pub(crate) fn summary(&self) -> impl fmt::Display + '_ {
+        Summary(self)
+    }
+}
+
+struct Summary<'a>(&'a Rejected);
+
+impl fmt::Display for Summary<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Rejected { name, executed, .. } = self.0;
+        let (happened, layer) = match self.0.reason {
+            Reason::CircuitOpen
+            | Reason::CircuitProbing
+            | Reason::CircuitRampingUp
+            | Reason::CircuitForcedOpen
+            | Reason::CircuitIsolated => ("rejected", "circuit breaker "),
+            Reason::AttemptTimeout { .. } => ("cut off", "timeout "),
+            Reason::ConnectTimeout { .. } => ("cut off", "connect timeout "),
+            Reason::HeaderTimeout { .. } => ("cut off", "header timeout "),
+            Reason::Deadline if *executed == Executed::No => ("rejected", "deadline "),
+            Reason::Deadline => ("cut off", "deadline "),
+            Reason::BodyIdle { .. } => ("cut off", "body limit "),
+            Reason::QuotaExceeded(_) => ("rejected", "quota "),
+            Reason::Key(_) => ("rejected", "idempotency layer "),
+            Reason::Policy(_) => ("rejected", ""),
+        };
+        write!(f, "call {happened} by {layer}`{name}`")
     }
 }
 
@@ -247,6 +302,62 @@ mod tests {
         let limit = Duration::from_millis(250);
         let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
         assert_eq!(late.to_string(), "timeout `search`: no answer within 250ms");
+    }
+
+    /// One of each reason.
+    fn every_reason() -> Vec<Reason> {
+        let limit = Duration::from_millis(250);
+        vec![
+            Reason::CircuitOpen,
+            Reason::CircuitProbing,
+            Reason::CircuitRampingUp,
+            Reason::CircuitForcedOpen,
+            Reason::CircuitIsolated,
+            Reason::AttemptTimeout { limit },
+            Reason::ConnectTimeout { limit },
+            Reason::HeaderTimeout { limit },
+            Reason::Deadline,
+            Reason::BodyIdle { limit },
+            Reason::QuotaExceeded(Quota::new(100).window(60)),
+            Reason::Key(KeyProblem::Missing),
+            Reason::Policy("too many calls".into()),
+        ]
+    }
+
+    #[test]
+    fn a_reason_is_a_few_words_without_the_name_of_the_layer() {
+        let words: Vec<_> = every_reason().iter().map(Reason::to_string).collect();
+        assert_eq!(
+            words,
+            [
+                "circuit open",
+                "circuit half-open, all probes in flight",
+                "circuit ramping up",
+                "circuit forced open",
+                "circuit isolated",
+                "no response within 250ms",
+                "no connection within 250ms",
+                "no response head within 250ms",
+                "deadline exceeded",
+                "no body data for 250ms",
+                "quota of 100 per 60s exceeded",
+                "an idempotency key is required",
+                "too many calls",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_summary_names_the_layer_and_never_repeats_the_reason() {
+        for reason in every_reason() {
+            for executed in [Executed::No, Executed::Maybe] {
+                let rejected = Rejected::new(reason.clone(), "x").executed(executed);
+                let (summary, why) = (rejected.summary().to_string(), rejected.to_string());
+                assert!(summary.ends_with("`x`"), "{summary}");
+                assert!(!why.contains(&summary), "{summary}: {why}");
+                assert!(!summary.contains(&reason.to_string()), "{summary}");
+            }
+        }
     }
 
     #[test]

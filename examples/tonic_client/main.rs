@@ -44,6 +44,10 @@ async fn main() -> Result<(), BoxError> {
         .wrapping(Body::new);
     let channel = Endpoint::from_shared(url)?
         .connect_timeout(Duration::from_secs(1))
+        // Finds connections that died silently.
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true)
         .connect_lazy();
     let mut orders = OrdersClient::new(answer_grpc(stack).layer(channel));
 

@@ -6,6 +6,7 @@ use super::config::{Abandoned, BreakerConfig};
 use super::probes::{Answer, Probes};
 use super::ticket::{Epoch, Moves, Ticket, Verdict};
 use super::trip::Tally;
+use crate::allowance::Allowance;
 use crate::chance::Draw;
 use crate::clock::Moment;
 use crate::error::{ConfigError, Reason};
@@ -55,6 +56,8 @@ pub(crate) struct Machine {
     pub(super) epoch: Epoch,
     /// The number of the last move.
     pub(super) sequence: u64,
+    /// For requests that never reached the server.
+    pub(super) allowance: Allowance,
 }
 
 impl Machine {
@@ -66,6 +69,7 @@ impl Machine {
             config,
             epoch: Epoch::FIRST,
             sequence: 0,
+            allowance: Allowance::default(),
         })
     }
 
@@ -92,6 +96,7 @@ impl Machine {
         now: Moment,
         draw: Draw,
     ) -> Moves {
+        let outcome = self.charge(*outcome);
         let slow = self.config.slow_rate.is_some()
             && took.is_some_and(|took| took > self.config.slow_call);
         let (answer, wait) = match outcome.kind {
@@ -103,6 +108,19 @@ impl Machine {
         self.receive(ticket, answer, wait, now, draw, |tally, config| {
             tally.settle(config, outcome.kind, slow, now)
         })
+    }
+
+    /// Charges a request that never reached the server to the allowance: with none left, it counts as overloaded. A good
+    /// result restores some of it.
+    fn charge(&mut self, mut outcome: Outcome) -> Outcome {
+        if let Some(how) = outcome.unprocessed {
+            if !self.allowance.take(how) {
+                outcome.kind = Kind::Overloaded;
+            }
+        } else if outcome.is_good() {
+            self.allowance.restore(1);
+        }
+        outcome
     }
 
     /// A call that was admitted will have no result: its caller left.
@@ -120,7 +138,8 @@ impl Machine {
     /// told later, by [`Machine::successes`]. `None`: each has to be settled.
     pub(crate) fn licence(&self) -> Option<Moment> {
         match &self.state {
-            State::Closed(tally) => tally.licence(&self.config),
+            // While the allowance is not full, every good result restores some of it.
+            State::Closed(tally) if self.allowance.is_full() => tally.licence(&self.config),
             _ => None,
         }
     }
@@ -130,6 +149,7 @@ impl Machine {
         if let State::Closed(tally) = &mut self.state {
             tally.successes(n);
         }
+        self.allowance.restore(n);
     }
 
     fn verdict(&mut self, now: Moment, draw: Draw) -> Verdict {
@@ -195,6 +215,7 @@ impl Machine {
 mod tests {
     use super::super::config::Window;
     use super::*;
+    use crate::outcome::Unprocessed;
     use crate::window::Counts;
 
     const MS: Duration = Duration::from_millis(1);
@@ -347,6 +368,57 @@ mod tests {
         ] {
             assert_eq!(bench(plain()).calls(calls), state, "{calls}");
         }
+    }
+
+    #[test]
+    fn requests_that_never_reached_the_server_open_it_only_without_an_allowance() {
+        let by_rate = by_rate(0.5, 20, Window::Time(10 * S));
+        for (how, allowance) in [
+            (Unprocessed::ConnectionClosing, 100),
+            (Unprocessed::StreamRefused, 10),
+        ] {
+            let mut bench = bench(by_rate);
+            let unprocessed = Outcome::unprocessed(how);
+            for _ in 0..allowance {
+                let ticket = bench.ticket();
+                assert_eq!(bench.settle(ticket, unprocessed), Closed);
+            }
+            assert_eq!(bench.machine.counts(bench.now), Counts::default());
+            assert_eq!(bench.machine.licence(), None, "a success is to restore it");
+            for _ in 0..19 {
+                let ticket = bench.ticket();
+                assert_eq!(bench.settle(ticket, unprocessed), Closed);
+            }
+            let ticket = bench.ticket();
+            assert_eq!(bench.settle(ticket, unprocessed), Open);
+            assert_eq!(bench.last, Some(Cause::FailureRate));
+        }
+    }
+
+    #[test]
+    fn good_results_restore_the_allowance_for_requests_that_never_reached_the_server() {
+        let closing = Outcome::unprocessed(Unprocessed::ConnectionClosing);
+        let mut bench = bench(by_rate(0.5, 20, Window::Time(10 * S)));
+        for _ in 0..1000 {
+            for outcome in [closing, closing, closing, closing, Outcome::SUCCESS] {
+                let ticket = bench.ticket();
+                assert_eq!(bench.settle(ticket, outcome), Closed);
+            }
+        }
+        assert!(bench.machine.licence().is_some());
+    }
+
+    #[test]
+    fn a_probe_that_never_reached_the_server_gives_its_place_back_while_the_allowance_lasts() {
+        let mut bench = Bench::until_half_open(plain());
+        for _ in 0..10 {
+            let ticket = bench.ticket();
+            let refused = Outcome::unprocessed(Unprocessed::StreamRefused);
+            assert_eq!(bench.settle(ticket, refused), HalfOpen);
+        }
+        let ticket = bench.ticket();
+        let refused = Outcome::unprocessed(Unprocessed::StreamRefused);
+        assert_eq!(bench.settle(ticket, refused), Open);
     }
 
     #[test]

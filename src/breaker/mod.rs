@@ -76,6 +76,8 @@
 //! | transient | adds to it | a failure | fails |
 //! | overloaded | leaves it as it is | a failure | fails |
 //! | neutral | – | – | gives its place back |
+//! | never reached a living server, while the [allowance](crate::Unprocessed) lasts | – | – | gives its place back |
+//! | the same, with none left | leaves it as it is | a failure | fails |
 //! | abandoned | – | – | gives its place back |
 //!
 //! The window over time is ten cells, the running one and the nine before it, with exact counts: a result older than the

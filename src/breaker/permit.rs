@@ -57,7 +57,7 @@ impl Permit for BreakerPermit {
     fn settle(mut self, outcome: Outcome, now: &Now) {
         let (ticket, started) = (self.ticket(), self.started());
         self.call = u128::from(Ticket::IGNORED.bits());
-        if ticket == Ticket::IGNORED || (outcome.kind == Kind::Neutral && !ticket.is_probe()) {
+        if ticket == Ticket::IGNORED || (is_ignored(&outcome) && !ticket.is_probe()) {
             return;
         }
         let counted = outcome.is_good()
@@ -68,6 +68,12 @@ impl Permit for BreakerPermit {
             settle_locked(&self.lane.shared, ticket, started, outcome, now.clone());
         }
     }
+}
+
+/// Whether a closed circuit does nothing with this result.
+#[inline(always)]
+fn is_ignored(outcome: &Outcome) -> bool {
+    outcome.kind == Kind::Neutral && outcome.unprocessed.is_none()
 }
 
 #[inline(never)]

@@ -48,10 +48,12 @@ impl Breaker {
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work.
+    /// The first setting that cannot work, or a name that is empty or has control characters.
     #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
+        let name = name.into();
+        ConfigError::check_name("circuit breaker", &name)?;
         let breaker = Self::of_source(Source::new("breaker", name), config)?;
         let shared = breaker.shared();
         register(&shared.source, location, config);
@@ -109,6 +111,7 @@ impl Breaker {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
+        ConfigError::check_name("circuit breaker", name)?;
         let first = Self::of_source(Source::new("breaker", name), config)?;
         let source = Arc::new(Source::new("breaker", name));
         let weak: Weak<Source> = Arc::downgrade(&source);

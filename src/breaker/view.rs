@@ -49,7 +49,7 @@ impl Machine {
     /// Whether a closed circuit knows of anything but good results.
     pub(super) fn remembers(&self, now: Moment) -> bool {
         match &self.state {
-            State::Closed(tally) => tally.remembers(now),
+            State::Closed(tally) => !self.allowance.is_full() || tally.remembers(now),
             _ => true,
         }
     }

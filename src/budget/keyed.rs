@@ -49,6 +49,7 @@ impl RetryBudget {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
+        ConfigError::check_name("retry budget", name)?;
         let first = Self::of_source(Source::new("budget", name), config)?;
         let source = Arc::new(Source::new("budget", name));
         Keyed::named(source, by, keys, first, |source, like| {

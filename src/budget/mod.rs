@@ -56,6 +56,12 @@
 //! [envoy]: https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/cluster/v3/circuit_breaker.proto
 //! [brooker]: https://brooker.co.za/blog/2022/02/28/retries.html
 //!
+//! # Requests that never reached the server
+//!
+//! A budget also keeps the [allowance](crate::Unprocessed) for requests that came back unprocessed because their connection was
+//! closing or their stream was refused. While it lasts, their repetition costs no token, so a rolling restart does not use
+//! the budget up. Deposits restore it.
+//!
 //! # Order
 //!
 //! It is no layer; retries and hedges hold it. Give both the same one.

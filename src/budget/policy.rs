@@ -7,11 +7,12 @@ use std::sync::{Arc, Weak};
 use super::config::BudgetConfig;
 use super::machine::{Machine, Rules, TOKEN, deposited};
 use super::withdrawal::{CallUnderWay, Withdrawal};
+use crate::allowance::SharedAllowance;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
 use crate::event::{Event, Observe, Refresh, Source, emit, keep_fresh};
 use crate::live_names::register;
-use crate::outcome::{Kind, Outcome};
+use crate::outcome::{Kind, Outcome, Unprocessed};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Pays for retries and hedges. Clones share one balance; the [module's page](super) says how.
@@ -23,6 +24,8 @@ pub struct RetryBudget {
 pub(super) struct Shared {
     /// Micro-tokens. Good calls change it without the lock, and at the cap only read it.
     pub(super) balance: AtomicU64,
+    /// For requests that never reached the server. A good call restores some of it; a full one is only read.
+    allowance: SharedAllowance,
     /// What good calls need of the rules; written under the lock only.
     cap: AtomicU64,
     ratio: AtomicU64,
@@ -47,7 +50,7 @@ impl RetryBudget {
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// If a setting cannot work, or the name is empty or has control characters.
     #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
@@ -61,6 +64,8 @@ impl RetryBudget {
         name: impl Into<Arc<str>>,
         config: BudgetConfig,
     ) -> Result<Self, ConfigError> {
+        let name = name.into();
+        ConfigError::check_name("retry budget", &name)?;
         let budget = Self::of_source(Source::new("budget", name), config)?;
         let weak: Weak<Shared> = Arc::downgrade(&budget.shared);
         keep_fresh(weak);
@@ -74,6 +79,7 @@ impl RetryBudget {
         let rules = Rules::new(&config);
         let shared = Arc::new(Shared {
             balance: AtomicU64::new(rules.initial(&config)),
+            allowance: SharedAllowance::full(),
             cap: AtomicU64::new(rules.cap),
             ratio: AtomicU64::new(rules.ratio),
             counts_calls: AtomicU64::new(rules.counts_calls().into()),
@@ -130,6 +136,12 @@ impl RetryBudget {
         if balance < shared.cap.load(Ordering::Relaxed) {
             shared.deposit(balance);
         }
+        shared.allowance.restore();
+    }
+
+    /// Takes one unit of the allowance for a request that never reached the server; `false` if there is none left.
+    pub(crate) fn take_unprocessed(&self, how: Unprocessed) -> bool {
+        self.shared.allowance.take(how)
     }
 
     /// An attempt came to this. Only [`Rule::Throttle`](super::Rule::Throttle) counts it, if it is a failure; to be told of

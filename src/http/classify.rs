@@ -10,6 +10,7 @@ use super::marks::{NotExecuted, SHOULD_RETRY};
 use super::request::HttpResponse;
 use super::retry_after::{asked, retry_after};
 use crate::call::Call;
+use crate::error::BoxError;
 use crate::outcome::{Again, Classify, Kind, Outcome};
 
 /// What an HTTP response or error means: the classifier to use unless you know better.
@@ -104,6 +105,19 @@ impl ByStatus {
             Some(false) => outcome.repeat(Again::Vetoed),
             None => outcome,
         }
+    }
+}
+
+impl<Res: HttpResponse> Classify<Res, BoxError> for ByStatus {
+    fn classify(&self, result: Result<&Res, &BoxError>) -> Outcome {
+        match result {
+            Ok(response) => self.response(response),
+            Err(error) => error.outcome(),
+        }
+    }
+
+    fn error_type(&self, error: &BoxError) -> &'static str {
+        error.error_type()
     }
 }
 

@@ -6,6 +6,8 @@ use std::io;
 
 use super::error_type::error_type;
 use crate::error::{BoxError, Error, Rejected};
+#[cfg(feature = "hyper")]
+use crate::outcome::Unprocessed;
 use crate::outcome::{Again, Outcome, judge_rejection};
 
 /// An error of an HTTP client that can say what it means for the call.
@@ -49,8 +51,9 @@ pub trait ErrorOutcome {
 /// | what happened | outcome |
 /// |---|---|
 /// | no connection: refused, unreachable, name or TLS failed, connect timeout | transient, not executed |
-/// | hyper gave up on the request before it was written | transient, not executed |
-/// | HTTP/2: refused stream, or one above a GOAWAY's last (feature `http2`) | neutral, not executed, may be repeated |
+/// | the connection closed before the request was written (feature `hyper`) | [unprocessed](Outcome::unprocessed): neutral, not executed, may be repeated |
+/// | HTTP/2: refused stream, or one above the last stream of a GOAWAY without an error (feature `http2`) | unprocessed, too |
+/// | HTTP/2: stream above the last one of a GOAWAY with an error | transient (`ENHANCE_YOUR_CALM`: overloaded), not executed |
 /// | reset, closed before the answer was complete, timeout, garbage, anything unknown | transient |
 /// | a request that cannot be built, a redirect that cannot be followed, an undecodable body | permanent |
 /// | the request's own body failed | neutral, never repeated |
@@ -157,10 +160,9 @@ fn of_hyper_util(error: &hyper_util::client::legacy::Error) -> Option<Says> {
 
 #[cfg(feature = "hyper")]
 fn of_hyper(error: &hyper::Error) -> Outcome {
-    // Both are given for requests that were never taken up by their connection. They count as failures all the same: a
-    // server that accepts connections only to close them is not well.
+    // hyper reports both for requests that their connection never took up.
     if error.is_canceled() || error.is_closed() {
-        return Outcome::TRANSIENT.not_executed();
+        return Outcome::unprocessed(Unprocessed::ConnectionClosing);
     }
     if error.is_user() {
         return Outcome::NEUTRAL.repeat(Again::Never);
@@ -172,15 +174,24 @@ fn of_hyper(error: &hyper::Error) -> Outcome {
     Outcome::TRANSIENT
 }
 
-/// RFC 9113 §8.7: a server says of both that it did not process the request.
+/// RFC 9113 §8.7: a refused stream, and one above the last stream of a GOAWAY, was not processed.
 #[cfg(feature = "http2")]
 fn of_h2(error: &h2::Error) -> Outcome {
-    let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
-    // h2 hands a GOAWAY only to the streams above its last one; the others may still be answered.
-    if error.is_remote() && (refused || error.is_go_away()) {
-        return Outcome::NEUTRAL.not_executed().repeat(Again::Allowed);
+    if !error.is_remote() {
+        return Outcome::TRANSIENT;
     }
-    Outcome::TRANSIENT
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if error.is_reset() => {
+            Outcome::unprocessed(Unprocessed::StreamRefused)
+        }
+        // h2 gives the error of a GOAWAY only to streams above its last one; the others may still get a response.
+        Some(reason) if error.is_go_away() => match reason {
+            h2::Reason::NO_ERROR => Outcome::unprocessed(Unprocessed::ConnectionClosing),
+            h2::Reason::ENHANCE_YOUR_CALM => Outcome::OVERLOADED.not_executed(),
+            _ => Outcome::TRANSIENT.not_executed(),
+        },
+        _ => Outcome::TRANSIENT,
+    }
 }
 
 #[cfg(feature = "reqwest")]
@@ -236,13 +247,31 @@ impl ErrorOutcome for Rejected {
     }
 }
 
-impl ErrorOutcome for BoxError {
+/// What is inside a [`BoxError`]: `boxed.outcome()` works. `BoxError` itself must not implement this, because a stack returns
+/// it as it is and maps every error that does to [`Error<E>`]: see [`StackError`](super::StackError).
+impl ErrorOutcome for dyn StdError + Send + Sync {
     fn outcome(&self) -> Outcome {
-        error_outcome(&**self)
+        error_outcome(self)
     }
 
     fn error_type(&self) -> &'static str {
-        error_type(&**self)
+        error_type(self)
+    }
+}
+
+impl ErrorOutcome for Error<BoxError> {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Self::Rejected(rejected) => rejected.outcome(),
+            Self::Inner(error) => error.outcome(),
+        }
+    }
+
+    fn error_type(&self) -> &'static str {
+        match self {
+            Self::Rejected(rejected) => rejected.error_type(),
+            Self::Inner(error) => error.error_type(),
+        }
     }
 }
 

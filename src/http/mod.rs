@@ -118,7 +118,7 @@ pub use self::header_timeout::{
     HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
 };
 pub use self::keys::{Keys, Route};
-pub use self::lift::{Lift, LiftFuture};
+pub use self::lift::{AnyError, Lift, LiftFuture, StackError};
 pub use self::problem::Problem;
 pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};

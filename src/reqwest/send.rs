@@ -8,7 +8,7 @@ use ::reqwest::{Request, RequestBuilder};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::error::Error;
+use crate::error::{CallError, Error};
 
 /// A request that could not be built is the service's own error: no layer refused it.
 impl From<::reqwest::Error> for Error<::reqwest::Error> {
@@ -21,8 +21,9 @@ impl From<::reqwest::Error> for Error<::reqwest::Error> {
 pub trait SendThrough: Sized {
     /// Builds the request, clones the stack, waits until the clone is ready, and calls it.
     ///
-    /// The stack is any service that takes a `reqwest::Request`; its innermost part is usually a `reqwest::Client`, whose
-    /// error is wrapped by `.map_err(buttress::Error::Inner)`. The client that the builder came from plays no part.
+    /// The stack is any service that takes a `reqwest::Request` and whose error can hold a rejection; its innermost part is
+    /// usually a `reqwest::Client`, whose error is wrapped by `.map_err(buttress::Error::Inner)`. A bare `reqwest::Client` does
+    /// not compile, because it protects nothing. The client that the builder came from plays no part.
     ///
     /// # Errors
     ///
@@ -35,14 +36,14 @@ pub trait SendThrough: Sized {
     fn send_through<S>(self, stack: &S) -> SendThroughFuture<S>
     where
         S: Service<Request> + Clone,
-        S::Error: From<::reqwest::Error>;
+        S::Error: CallError + From<::reqwest::Error>;
 }
 
 impl SendThrough for RequestBuilder {
     fn send_through<S>(self, stack: &S) -> SendThroughFuture<S>
     where
         S: Service<Request> + Clone,
-        S::Error: From<::reqwest::Error>,
+        S::Error: CallError + From<::reqwest::Error>,
     {
         SendThroughFuture {
             state: match self.build() {

@@ -13,6 +13,7 @@ use super::discard::AtOnce;
 use super::progress::Progress;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
+use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
@@ -33,7 +34,7 @@ impl<R> RetryLayer<R> {
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// If a setting cannot work, or the name is empty or has control characters.
     #[track_caller]
     pub fn new(
         name: impl Into<Arc<str>>,
@@ -42,6 +43,7 @@ impl<R> RetryLayer<R> {
     ) -> Result<Self, ConfigError> {
         let location = Location::caller();
         let name = name.into();
+        ConfigError::check_name("retry", &name)?;
         let budget = RetryBudget::part(name.clone(), BudgetConfig::default())?;
         let layer = Self::part(name, config, repeat, Some(budget))?;
         register(layer.source(), location, config);
@@ -56,6 +58,7 @@ impl<R> RetryLayer<R> {
         budget: Option<RetryBudget>,
     ) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("retry", &name)?;
         config
             .validate()
             .map_err(|error| error.of("retry", &name))?;
@@ -64,6 +67,7 @@ impl<R> RetryLayer<R> {
                 terms: Terms {
                     config: Arc::new(Mutex::new(config)),
                     budget,
+                    allowance: Arc::new(SharedAllowance::full()),
                     once: false,
                     source: Source::new("retry", name),
                 },

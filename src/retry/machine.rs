@@ -7,7 +7,7 @@ use crate::backoff::Backoff;
 use crate::chance::Draw;
 use crate::error::{Reason, Rejected};
 use crate::event::RetryStop;
-use crate::outcome::{Again, Executed, Kind, Outcome};
+use crate::outcome::{Again, Executed, Kind, Outcome, Unprocessed};
 
 /// How far one call has come.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +16,10 @@ pub(super) struct Machine {
     attempts: u32,
     /// Whether the free repeat of what was not executed is used up.
     free_used: bool,
+    /// Free repeats after the connection was closing.
+    closing: u8,
+    /// Whether the free repeat after a refused stream is used up.
+    refused: bool,
     /// Waits of the schedule since it was last started.
     waits: u32,
     previous: Option<Duration>,
@@ -29,6 +33,8 @@ pub(super) struct Finished {
     pub(super) barred: Option<RetryStop>,
     /// Set if it was a layer of ours further in that refused.
     pub(super) refusal: Option<Refusal>,
+    /// Whether it never reached the server, and the allowance for such requests pays for its repetition.
+    pub(super) is_granted: bool,
     /// Whether a retry layer further in has already repeated it as often as it may.
     pub(super) spent_below: bool,
     /// What the caller wants.
@@ -45,6 +51,11 @@ pub(super) enum Refusal {
     /// It may be over soon.
     Passing,
 }
+
+/// How often one call is repeated for free after its connection was closing. A pool may hand out several connections that
+/// are closing, so the first repetitions do not wait, and the later ones wait 1, 2, 4 … ms for a new connection.
+const CLOSING_FREE: u8 = 10;
+const CLOSING_AT_ONCE: u8 = 3;
 
 /// What comes next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +98,8 @@ impl Machine {
         Self {
             attempts: 0,
             free_used: false,
+            closing: 0,
+            refused: false,
             waits: 0,
             previous: None,
         }
@@ -102,14 +115,14 @@ impl Machine {
         self.attempts
     }
 
-    /// Whether the free repeat was made, or is about to be.
-    pub(super) const fn free_used(&self) -> bool {
-        self.free_used
+    /// How many free repeats were made, or are about to be.
+    pub(super) const fn free(&self) -> u8 {
+        self.closing + self.free_used as u8 + self.refused as u8
     }
 
-    /// Whether there will be no further attempt, whatever the one under way comes to.
+    /// Whether all attempts are used up. A further one is made only if this one is certainly not executed.
     pub(super) const fn is_last(&self, config: &RetryConfig) -> bool {
-        self.free_used && self.attempts >= config.max_attempts
+        self.attempts >= config.max_attempts
     }
 
     /// What comes after this attempt.
@@ -126,9 +139,8 @@ impl Machine {
         if let Some(why) = forbidden(config, finished) {
             return Step::Stop(Some(why));
         }
-        if !self.free_used && is_free(finished) {
-            self.free_used = true;
-            return in_time(finished, Duration::ZERO, None, false);
+        if let Some(wait) = self.free_wait(finished) {
+            return in_time(finished, wait, None, false);
         }
         if self.attempts >= config.max_attempts {
             return Step::Stop(Some(RetryStop::AttemptsUsed));
@@ -147,6 +159,25 @@ impl Machine {
             return Step::Stop(Some(RetryStop::WaitTooLong));
         }
         in_time(finished, wait, cost, true)
+    }
+
+    /// The wait before a repetition that costs nothing and does not count; `None` if this one costs.
+    fn free_wait(&mut self, finished: &Finished) -> Option<Duration> {
+        match finished.outcome.unprocessed {
+            Some(Unprocessed::ConnectionClosing) => {
+                if !finished.is_granted || self.closing >= CLOSING_FREE {
+                    return None;
+                }
+                self.closing += 1;
+                let after = self.closing.checked_sub(CLOSING_AT_ONCE + 1);
+                Some(after.map_or(Duration::ZERO, |n| Duration::from_millis(1 << n)))
+            }
+            Some(Unprocessed::StreamRefused) => (finished.is_granted
+                && !std::mem::replace(&mut self.refused, true))
+            .then_some(Duration::ZERO),
+            None => (is_free(finished) && !std::mem::replace(&mut self.free_used, true))
+                .then_some(Duration::ZERO),
+        }
     }
 
     /// The next wait of the schedule.
@@ -256,6 +287,7 @@ mod tests {
             outcome,
             barred: None,
             refusal: None,
+            is_granted: false,
             spent_below: false,
             retry_allowed: true,
             remaining: None,
@@ -352,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_attempt_is_known_once_the_free_repeat_is_used() {
+    fn a_free_repeat_is_not_counted_and_the_last_attempt_is_known() {
         let c = config().max_attempts(2);
         let mut machine = Machine::new();
         machine.begin(true);
@@ -362,6 +394,66 @@ mod tests {
         assert_eq!((machine.attempts(), machine.is_last(&c)), (1, false));
         machine.begin(true);
         assert_eq!((machine.attempts(), machine.is_last(&c)), (2, true));
+        assert_eq!(machine.free(), 1);
+    }
+
+    fn unprocessed(how: Unprocessed, is_granted: bool) -> Finished {
+        Finished {
+            is_granted,
+            ..finished(Outcome::unprocessed(how))
+        }
+    }
+
+    fn pays(wait: Duration) -> Step {
+        Step::RetryAfter {
+            wait,
+            cost: Some(Kind::Neutral),
+            counted: true,
+        }
+    }
+
+    #[test]
+    fn a_request_on_a_closing_connection_is_repeated_for_free_ten_times_at_most() {
+        let closing = unprocessed(Unprocessed::ConnectionClosing, true);
+        let free = |wait| Step::RetryAfter {
+            wait: MS(wait),
+            cost: None,
+            counted: false,
+        };
+        let steps = course(&config(), &[closing; 20]);
+        assert_eq!(steps[..10], [0, 0, 0, 1, 2, 4, 8, 16, 32, 64].map(free));
+        let used = stop(RetryStop::AttemptsUsed);
+        assert_eq!(steps[10..], [pays(MS(50)), pays(MS(100)), used]);
+    }
+
+    #[test]
+    fn a_refused_stream_is_repeated_for_free_once() {
+        let refused = unprocessed(Unprocessed::StreamRefused, true);
+        let used = stop(RetryStop::AttemptsUsed);
+        assert_eq!(
+            course(&config(), &[refused; 9]),
+            [FREE, pays(MS(50)), pays(MS(100)), used]
+        );
+    }
+
+    #[test]
+    fn without_an_allowance_what_never_reached_the_server_costs_a_token_and_counts() {
+        let used = stop(RetryStop::AttemptsUsed);
+        for how in [Unprocessed::ConnectionClosing, Unprocessed::StreamRefused] {
+            assert_eq!(
+                course(&config(), &[unprocessed(how, false); 9]),
+                [pays(MS(50)), pays(MS(100)), used]
+            );
+        }
+    }
+
+    #[test]
+    fn the_free_repeats_of_one_call_are_counted_apart() {
+        let refused = unprocessed(Unprocessed::StreamRefused, true);
+        let closing = unprocessed(Unprocessed::ConnectionClosing, true);
+        let connect = finished(Outcome::TRANSIENT.not_executed());
+        let steps = course(&config(), &[refused, closing, connect, closing]);
+        assert_eq!(steps, [FREE; 4]);
     }
 
     #[test]
@@ -570,25 +662,44 @@ mod tests {
         ];
         let mostly = || prop::bool::weighted(0.95);
         let flags = (mostly(), mostly(), mostly(), any::<bool>(), mostly());
-        (kind, repeat, refusal, any_wait(), any_wait(), flags).prop_map(
-            |(kind, repeat, refusal, wait, remaining, flags)| {
-                let mut outcome = Outcome::of(kind).repeat(repeat).wait(wait);
-                if flags.3 {
-                    outcome = outcome.not_executed();
-                }
-                if !flags.4 {
-                    outcome = outcome.restarts_backoff();
-                }
-                Finished {
-                    outcome,
-                    barred: (!flags.0).then_some(RetryStop::NotRepeatable),
-                    refusal,
-                    spent_below: !flags.1,
-                    retry_allowed: flags.2,
-                    remaining,
-                }
-            },
+        let how = prop_oneof![
+            8 => Just(None),
+            2 => Just(Some(Unprocessed::ConnectionClosing)),
+            1 => Just(Some(Unprocessed::StreamRefused)),
+        ];
+        let unprocessed = (how, mostly());
+        (
+            kind,
+            repeat,
+            refusal,
+            any_wait(),
+            any_wait(),
+            flags,
+            unprocessed,
         )
+            .prop_map(
+                |(kind, repeat, refusal, wait, remaining, flags, (how, is_granted))| {
+                    let mut outcome = Outcome::of(kind).repeat(repeat).wait(wait);
+                    if let (Some(how), None) = (how, refusal) {
+                        outcome = Outcome::unprocessed(how);
+                    }
+                    if flags.3 {
+                        outcome = outcome.not_executed();
+                    }
+                    if !flags.4 {
+                        outcome = outcome.restarts_backoff();
+                    }
+                    Finished {
+                        outcome,
+                        barred: (!flags.0).then_some(RetryStop::NotRepeatable),
+                        refusal,
+                        is_granted: is_granted && outcome.unprocessed.is_some(),
+                        spent_below: !flags.1,
+                        retry_allowed: flags.2,
+                        remaining,
+                    }
+                },
+            )
     }
 
     fn any_config() -> impl Strategy<Value = RetryConfig> {
@@ -632,10 +743,21 @@ mod tests {
         };
         let counted = |step: &Step| matches!(step, Step::RetryAfter { counted: true, .. });
         let attempts = 1 + history.iter().filter(|(_, step, _)| counted(step)).count();
-        let free_before = history.iter().any(|(_, step, _)| *step == FREE);
+        let free_steps = |how| {
+            let free = |step: &Step| matches!(step, Step::RetryAfter { counted: false, .. });
+            let of = history
+                .iter()
+                .filter(|(f, _, _)| f.outcome.unprocessed == how);
+            of.filter(|(_, step, _)| free(step)).count()
+        };
+        let free_before = free_steps(outcome.unprocessed);
         let no_hint = outcome.wait.unwrap_or(none) == none;
         let unexecuted = !own && outcome.executed == Executed::No;
-        let free = unexecuted && no_hint && outcome.kind != Kind::Overloaded && !free_before;
+        let free = match outcome.unprocessed {
+            Some(Unprocessed::ConnectionClosing) => finished.is_granted && free_before < 10,
+            Some(Unprocessed::StreamRefused) => finished.is_granted && free_before == 0,
+            None => unexecuted && no_hint && outcome.kind != Kind::Overloaded && free_before == 0,
+        };
 
         // The waits since the schedule was last started over.
         let since = history
@@ -659,7 +781,16 @@ mod tests {
         };
         let hint = outcome.wait.unwrap_or(none);
         let (wait, too_long) = if free {
-            (none, false)
+            let closing = outcome.unprocessed == Some(Unprocessed::ConnectionClosing);
+            let waits = [0, 0, 0, 1, 2, 4, 8, 16, 32, 64];
+            (
+                if closing {
+                    MS(waits[free_before])
+                } else {
+                    none
+                },
+                false,
+            )
         } else if own {
             let longest = config.retry_rejections.unwrap_or(none);
             (hint.max(computed.min(longest)), hint > longest)

@@ -91,8 +91,8 @@ impl Progress {
         if self.course.is_some() || self.under_way.is_some() {
             self.forget();
         }
-        if let (true, Some(budget)) = (went_well, rules.budget) {
-            budget.deposit();
+        if went_well {
+            rules.deposit();
         }
     }
 
@@ -125,6 +125,10 @@ impl Progress {
                 .err()
                 .and_then(CallError::rejected)
                 .and_then(Refusal::of),
+            // Taken whether or not it is repeated: the allowance measures how much comes back unprocessed.
+            is_granted: outcome
+                .unprocessed
+                .is_some_and(|how| rules.take_unprocessed(how)),
             spent_below: marks.spent_below(),
             retry_allowed: self.retry_allowed(),
             remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
@@ -186,7 +190,7 @@ impl Course {
         let mut machine = self.machine;
         machine.begin(self.counted);
         Call::new(machine.attempts(), machine.is_last(&rules.config()))
-            .because(self.reason, machine.free_used())
+            .because(self.reason, machine.free())
     }
 
     fn begin(&mut self, rules: Rules<'_>) -> Call {
@@ -255,8 +259,8 @@ impl Course {
         if self.executed == Executed::Maybe {
             Marks::ACTED.tell();
         }
-        if let (true, Some(budget)) = (self.good, rules.budget) {
-            budget.deposit();
+        if self.good {
+            rules.deposit();
         }
         let Some(why) = why else { return };
         let attempts = self.machine.attempts();

@@ -4,8 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::config::RetryConfig;
+use crate::allowance::SharedAllowance;
 use crate::budget::RetryBudget;
 use crate::event::Source;
+use crate::outcome::Unprocessed;
 use crate::sync::Mutex;
 
 /// Everything a call needs of its layer, behind one reference count.
@@ -23,6 +25,8 @@ pub(super) struct Terms {
     /// Looked at when an attempt has failed, and only then.
     pub(super) config: Arc<Mutex<RetryConfig>>,
     pub(super) budget: Option<RetryBudget>,
+    /// For requests that never reached the server, if there is no budget that has its own.
+    pub(super) allowance: Arc<SharedAllowance>,
     /// Whether nothing at all is repeated, not even what was not executed.
     pub(super) once: bool,
     pub(super) source: Source,
@@ -34,6 +38,7 @@ pub(super) struct Rules<'a> {
     config: &'a Mutex<RetryConfig>,
     pub(super) source: &'a Source,
     pub(super) budget: Option<&'a RetryBudget>,
+    allowance: &'a SharedAllowance,
 }
 
 impl Terms {
@@ -44,6 +49,7 @@ impl Terms {
             config: &self.config,
             source: &self.source,
             budget: own.or(self.budget.as_ref()),
+            allowance: &self.allowance,
         }
     }
 }
@@ -53,6 +59,23 @@ impl Rules<'_> {
     pub(super) fn config(&self) -> RetryConfig {
         *self.config.lock()
     }
+
+    /// A call went well.
+    #[inline(always)]
+    pub(super) fn deposit(&self) {
+        match self.budget {
+            Some(budget) => budget.deposit(),
+            None => self.allowance.restore(),
+        }
+    }
+
+    /// Takes one unit of the allowance for a request that never reached the server; `false` if there is none left.
+    pub(super) fn take_unprocessed(&self, how: Unprocessed) -> bool {
+        match self.budget {
+            Some(budget) => budget.take_unprocessed(how),
+            None => self.allowance.take(how),
+        }
+    }
 }
 
 /// A clone has the same settings, now and later.
@@ -61,6 +84,7 @@ impl Clone for Terms {
         Self {
             config: Arc::clone(&self.config),
             budget: self.budget.clone(),
+            allowance: Arc::clone(&self.allowance),
             once: self.once,
             source: self.source.fork(),
         }

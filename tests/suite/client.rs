@@ -10,18 +10,21 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Wind
 use buttress::budget::BudgetConfig;
 use buttress::gate::KeyedConfig;
 use buttress::http::deadline::DeadlineHeader;
-use buttress::http::{AtBodyEnd, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client};
+use buttress::http::{
+    AtBodyEnd, ByStatus, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client,
+};
 use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind, Outcome,
-    Reason,
+    Backoff, BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind,
+    Outcome, Reason, Rejected,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use tower::{Layer, ServiceExt};
+use tower::buffer::Buffer;
+use tower::{Layer, ServiceBuilder, ServiceExt};
 
 use crate::common::{SECOND, panics};
 
@@ -210,6 +213,45 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
     }
     client("shop", config()).unwrap();
     client("shop", config().attempt(Duration::MAX).total(Duration::MAX)).unwrap();
+}
+
+/// `?` of an error that is no `std::error::Error` would not compile.
+async fn boxed<S>(stack: S) -> Result<(), BoxError>
+where
+    S: tower::Service<Request<String>, Error = BoxError>,
+{
+    stack.oneshot(get()).await?;
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stack_over_boxed_errors_returns_boxed_errors() {
+    let server: Server = Strict::new(|_| Step::Answer(Err(Broken)));
+    let one_failure = || client("boxed", plain().retry(None)).unwrap();
+    let custom = one_failure().classify(Tired);
+    let own = server.clone().map_err(BoxError::from);
+    let buffered = Buffer::new(server.clone(), 1);
+    let error = boxed(one_failure().layer(own.clone())).await.unwrap_err();
+    assert!(error.is::<Broken>(), "the service's own error: {error}");
+    for run in [
+        boxed(custom.layer(own.clone())).await,
+        boxed(one_failure().layer(buffered)).await,
+    ] {
+        let error = run.unwrap_err();
+        assert!(error.is::<Broken>(), "the service's own error: {error}");
+    }
+    let stack = ServiceBuilder::new().layer(one_failure()).service(own);
+    boxed(stack.clone()).await.unwrap_err();
+    let refused = boxed(stack).await.unwrap_err();
+    let rejected = refused.downcast_ref::<Rejected>().expect("a rejection");
+    assert_eq!(rejected.reason, Reason::CircuitOpen);
+    // By hand, with a box inside.
+    let by_hand = tower::service_fn(async |_: Request<String>| {
+        Err::<Response<String>, _>(Error::Inner(BoxError::from("broken")))
+    });
+    let breaker = Breaker::new("boxed", BreakerConfig::default()).unwrap();
+    let stack = BreakerLayer::new(breaker, ByStatus::new()).layer(by_hand);
+    assert!(matches!(stack.oneshot(get()).await, Err(Error::Inner(_))));
 }
 
 #[test]

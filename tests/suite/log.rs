@@ -1,25 +1,35 @@
-//! The process's one `tracing` subscriber: with one a thread, tracing may take a line for disabled that another thread came
-//! to first.
+//! The one `tracing` subscriber of the process. A test that installs it records the lines and spans of its own thread.
+//!
+//! A span may be entered, filled and closed on any thread: a multi-threaded runtime moves tasks between its workers. Its id is
+//! therefore unique in the process. Nothing here may panic, because a panic while a span is dropped aborts the process.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::sync::Once;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata};
 
+/// Every span that was recorded, by its id.
+static SPANS: Mutex<BTreeMap<u64, Opened>> = Mutex::new(BTreeMap::new());
+
 thread_local! {
+    static RECORDING: Cell<bool> = const { Cell::new(false) };
     static LINES: RefCell<Vec<(Level, String)>> = const { RefCell::new(Vec::new()) };
-    static SPANS: RefCell<Vec<Opened>> = const { RefCell::new(Vec::new()) };
-    static ENTERED: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+    /// The spans that this thread has opened, in order.
+    static OPENED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+    /// The spans that this thread is in, the innermost last.
+    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Keeps the lines and the spans of the target `buttress`, each for the thread it was written on.
-pub(crate) struct Log;
+/// Records the lines and the spans of the target `buttress` that the thread of the test writes and opens.
+pub(crate) struct Log(());
 
-/// A span, as far as it has come.
+/// A recorded span, with the fields it has so far.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Opened {
     pub(crate) name: &'static str,
@@ -29,59 +39,87 @@ pub(crate) struct Opened {
 }
 
 impl Log {
+    /// Starts to record on this thread. What an earlier test on the same thread has recorded is dropped.
     pub(crate) fn install() -> Self {
         static INSTALLED: Once = Once::new();
         INSTALLED.call_once(|| {
-            tracing::subscriber::set_global_default(Self).expect("the only one");
+            tracing::subscriber::set_global_default(Subscriber).expect("the only one");
             tracing::callsite::rebuild_interest_cache();
         });
-        Self
+        RECORDING.set(true);
+        LINES.take();
+        OPENED.take();
+        Self(())
     }
 
-    /// The lines of this thread since the last time it was asked.
-    #[expect(clippy::unused_self, reason = "only who has installed it may ask")]
+    /// The lines of this thread since the last call.
+    #[expect(clippy::unused_self, reason = "nothing is recorded before install")]
     pub(crate) fn take(&self) -> Vec<(Level, String)> {
         LINES.take()
     }
 
-    /// The spans of this thread, in the order in which they were opened.
-    #[expect(clippy::unused_self, reason = "only who has installed it may ask")]
+    /// The spans that this thread has opened, in order.
+    #[expect(clippy::unused_self, reason = "nothing is recorded before install")]
     pub(crate) fn spans(&self) -> Vec<Opened> {
-        SPANS.with_borrow(Clone::clone)
+        OPENED.with_borrow(|opened| {
+            let spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
+            opened.iter().map(|id| spans[id].clone()).collect()
+        })
     }
 
-    /// The place of the span that this thread is in, among [`spans`](Self::spans).
+    /// The index in [`spans`](Self::spans) of the span that this thread is in.
     pub(crate) fn current() -> Option<usize> {
-        ENTERED.with_borrow(|entered| entered.last().copied())
+        let current = ENTERED.with_borrow(|entered| entered.last().copied())?;
+        OPENED.with_borrow(|opened| opened.iter().position(|id| *id == current))
     }
 }
 
-fn place(id: &Id) -> usize {
-    usize::try_from(id.into_u64()).unwrap() - 1
+/// Other threads are filtered out by every single call of `enabled`: an answer that tracing caches would hold for all threads.
+struct Subscriber;
+
+/// The span of this id, on whatever thread it was opened.
+fn with_span(id: &Id, act: impl FnOnce(&mut Opened)) {
+    let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(span) = spans.get_mut(&id.into_u64()) {
+        act(span);
+    }
 }
 
-impl tracing::Subscriber for Log {
+impl tracing::Subscriber for Subscriber {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if metadata.target().starts_with("buttress") {
+            Interest::sometimes()
+        } else {
+            Interest::never()
+        }
+    }
+
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with("buttress")
+        metadata.target().starts_with("buttress") && RECORDING.get()
     }
 
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut fields = Fields::default();
         attributes.record(&mut fields);
-        SPANS.with_borrow_mut(|spans| {
-            spans.push(Opened {
-                name: attributes.metadata().name(),
-                fields: fields.0,
-                entered: 0,
-            });
-            Id::from_u64(spans.len() as u64)
-        })
+        let opened = Opened {
+            name: attributes.metadata().name(),
+            fields: fields.0,
+            entered: 0,
+        };
+        let mut spans = SPANS.lock().unwrap_or_else(PoisonError::into_inner);
+        spans.insert(id, opened);
+        drop(spans);
+        // A thread that ends may still open spans while it drops what it holds.
+        let _ = OPENED.try_with(|ids| ids.borrow_mut().push(id));
+        Id::from_u64(id)
     }
 
     fn record(&self, id: &Id, values: &Record<'_>) {
         let mut fields = Fields::default();
         values.record(&mut fields);
-        SPANS.with_borrow_mut(|spans| spans[place(id)].fields.extend(fields.0));
+        with_span(id, |span| span.fields.extend(fields.0));
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
@@ -89,16 +127,17 @@ impl tracing::Subscriber for Log {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line::default();
         event.record(&mut line);
-        LINES.with_borrow_mut(|lines| lines.push((*event.metadata().level(), line.0)));
+        let line = (*event.metadata().level(), line.0);
+        let _ = LINES.try_with(|lines| lines.borrow_mut().push(line));
     }
 
     fn enter(&self, id: &Id) {
-        SPANS.with_borrow_mut(|spans| spans[place(id)].entered += 1);
-        ENTERED.with_borrow_mut(|entered| entered.push(place(id)));
+        with_span(id, |span| span.entered += 1);
+        let _ = ENTERED.try_with(|entered| entered.borrow_mut().push(id.into_u64()));
     }
 
     fn exit(&self, _: &Id) {
-        ENTERED.with_borrow_mut(Vec::pop);
+        let _ = ENTERED.try_with(|entered| entered.borrow_mut().pop());
     }
 }
 
@@ -107,7 +146,7 @@ struct Line(String);
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        write!(self.0, "{}={value:?} ", field.name()).unwrap();
+        let _ = write!(self.0, "{}={value:?} ", field.name());
     }
 }
 

@@ -33,6 +33,7 @@ mod policy;
 mod readme;
 mod replay;
 mod reqwest;
+mod restart;
 mod retry;
 mod served;
 mod server;

@@ -12,13 +12,13 @@ use axum::routing::{any, post};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
-use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
+use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer, Unprocessed};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tower::{Layer, ServiceBuilder};
 
-use crate::http::{Does, NOT_CONNECTED, NOT_PROCESSED, nobody, server};
+use crate::http::{Does, NOT_CONNECTED, nobody, server};
 
 const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -104,14 +104,14 @@ async fn what_breaks_after_it_was_sent_may_have_been_executed() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_server_did_not_process_is_neutral() {
-    for does in [Does::Refuse, Does::GoAway] {
+async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
+    for (does, how) in [
+        (Does::Refuse, Unprocessed::StreamRefused),
+        (Does::GoAway, Unprocessed::ConnectionClosing),
+    ] {
         let client = builder().http2_prior_knowledge().build().unwrap();
-        assert_eq!(
-            error(client, does).await.outcome(),
-            NOT_PROCESSED,
-            "{does:?}"
-        );
+        let outcome = error(client, does).await.outcome();
+        assert_eq!(outcome, Outcome::unprocessed(how), "{does:?}");
     }
 }
 

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use buttress::backoff::Growth;
-use buttress::breaker::{Abandoned, BreakerConfig, Window};
-use buttress::budget::{BudgetConfig, Cost, InFlight, Rule};
-use buttress::gate::KeyedConfig;
-use buttress::http::deadline::DeadlineHeader;
-use buttress::http::{ClientConfig, Keys, ServerConfig};
-use buttress::retry::RetryConfig;
-use buttress::{Backoff, Jitter};
+use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window};
+use buttress::budget::{BudgetConfig, Cost, InFlight, RetryBudget, Rule};
+use buttress::clock::Now;
+use buttress::gate::{By, KeyedConfig, by};
+use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer};
+use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::{Backoff, ConfigError, Jitter, Outcome, repeat};
 use proptest::prelude::*;
 
 use crate::common::SECOND;
@@ -266,4 +269,54 @@ proptest! {
         let text = serde_json::to_string(&config).unwrap();
         prop_assert_eq!(serde_json::from_str::<ClientConfig>(&text).unwrap(), config, "{}", text);
     }
+}
+
+fn by_itself() -> By<fn(&String) -> String> {
+    by(String::clone)
+}
+
+/// What each named handle and stack says to this name.
+fn named(name: &str) -> Vec<Option<ConfigError>> {
+    let keys = KeyedConfig::default();
+    let records = MemoryStore::new();
+    let guard = IdempotencyConfig::default();
+    vec![
+        Breaker::new(name, BreakerConfig::default()).err(),
+        Breaker::keyed::<String, _>(name, BreakerConfig::default(), keys, by_itself()).err(),
+        RetryBudget::new(name, BudgetConfig::default()).err(),
+        RetryBudget::keyed::<String, _>(name, BudgetConfig::default(), keys, by_itself()).err(),
+        RetryLayer::new(name, RetryConfig::new(), repeat::cloned()).err(),
+        buttress::http::client(name, ClientConfig::default()).err(),
+        grpc(name, ClientConfig::default()).err(),
+        server(name, ServerConfig::default()).err(),
+        DeadlineInLayer::new(name, DeadlineInConfig::default()).err(),
+        IdempotencyLayer::new(name, records, Scope::Global, guard).err(),
+    ]
+}
+
+#[tokio::test]
+async fn no_handle_and_no_stack_takes_an_empty_name_or_one_with_control_characters() {
+    for name in ["", "pay\nments", "pay\u{1b}[31mments", "\0"] {
+        for error in named(name) {
+            let error = error.expect("refused");
+            assert_eq!((&*error.field, error.value), ("name", format!("{name:?}")));
+        }
+    }
+    for name in ["payments", "https://api.example.com:443", "\u{1f4b6}"] {
+        assert!(named(name).iter().all(Option::is_none));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_with_control_characters_has_a_policy_of_its_own() {
+    let config = BreakerConfig::default()
+        .consecutive(Some(1))
+        .consecutive_over(Duration::ZERO);
+    let breakers =
+        Breaker::keyed::<String, _>("rude", config, KeyedConfig::default(), by_itself()).unwrap();
+    let [rude, empty] = ["a\nb", ""].map(|key| breakers.get(&key.to_owned(), &Now::unread()));
+    rude.try_acquire().unwrap().settle(Outcome::TRANSIENT);
+    assert_eq!(rude.state(), BreakerState::Open);
+    assert_eq!(empty.state(), BreakerState::Closed);
+    assert_ne!(rude.name(), empty.name());
 }

@@ -192,6 +192,33 @@ async fn an_attempt_is_called_polled_and_dropped_inside_its_span() {
     assert_eq!(field("otel.status_code"), None, "who left has not failed");
 }
 
+#[test]
+fn an_attempt_that_moves_to_another_thread_stays_in_its_span() {
+    let log = Log::install();
+    let service = AttemptSpanLayer::new().layer(service_fn(|_: Request<String>| async {
+        tokio::task::yield_now().await;
+        status(200)
+    }));
+    let mut call = Box::pin(service.oneshot(request(Method::GET, URI)));
+    assert!(poll(call.as_mut()).is_pending());
+    let entered = log.spans()[0].entered;
+    // That thread has opened no span, or others.
+    let moved = std::thread::spawn(move || {
+        let log = Log::install();
+        let _other = tracing::info_span!(target: "buttress", "other");
+        assert!(poll(call.as_mut()).is_ready());
+        drop(call);
+        log.spans()
+    });
+    let others = moved.join().unwrap();
+    assert_eq!((others.len(), others[0].entered), (1, 0));
+    let [span] = &log.spans()[..] else {
+        panic!("one span an attempt")
+    };
+    assert!(span.entered > entered);
+    assert_eq!(span.fields["http.response.status_code"], "200");
+}
+
 #[tokio::test]
 async fn an_attempt_that_panics_has_not_been_cancelled() {
     let log = Log::install();

@@ -29,7 +29,7 @@ impl Settings {
     }
 }
 
-impl<R, C> ClientLayer<R, C> {
+impl<R, C, M> ClientLayer<R, C, M> {
     /// Takes new settings over while running, for all clones of this layer and all clients they have made.
     ///
     /// State is kept: an open circuit stays open for the rest of its time, a budget keeps its balance, keys stay known. The next

@@ -1,6 +1,7 @@
 //! The layer, and what it is made of.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -32,12 +33,13 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// [`client`](super::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
-/// them.
-pub struct ClientLayer<R = Replay, C = ByStatus> {
+/// them. `M` maps the errors of the service: see [`StackError`](crate::http::StackError).
+pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Parts,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     /// What results mean for all others.
     classify: C,
+    error: PhantomData<fn() -> M>,
 }
 
 /// What does not depend on how requests are sent again, and on what results mean.
@@ -63,6 +65,7 @@ impl ClientLayer {
     #[track_caller]
     pub(super) fn new(name: &str, config: ClientConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
+        ConfigError::check_name("client", name)?;
         config
             .validate()
             .map_err(|error| error.of("client", name))?;
@@ -97,6 +100,7 @@ impl ClientLayer {
         Ok(Self {
             retry,
             classify: ByStatus::new().count_429(config.count_429),
+            error: PhantomData,
             parts: Parts {
                 name: name.into(),
                 call: observes.then(|| Observed::new(format!("{name}.call"))),
@@ -117,7 +121,7 @@ impl ClientLayer {
     }
 }
 
-impl<R: Clone, C: Clone> ClientLayer<R, C> {
+impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
     /// Sends requests again in the way that `make` makes of the one it has: wraps it, or puts another in its place. What may
     /// run twice is then for that one to say; [`keys`](ClientConfig::keys) is known to the one that is wrapped.
     ///
@@ -133,35 +137,47 @@ impl<R: Clone, C: Clone> ClientLayer<R, C> {
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
-    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C> {
+    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C, M> {
         ClientLayer {
             parts: self.parts,
             retry: self.retry.repeat(make),
             classify: self.classify,
+            error: PhantomData,
         }
     }
 
     /// What results mean is for `classify` to say, for all parts of the stack: a 429 then counts as it says, whatever
     /// [`count_429`](ClientConfig::count_429) is.
     #[must_use]
-    pub fn classify<D: Clone>(self, classify: D) -> ClientLayer<R, D> {
+    pub fn classify<D: Clone>(self, classify: D) -> ClientLayer<R, D, M> {
         ClientLayer {
             parts: self.parts,
             retry: self.retry.classify(classify.clone()),
             classify,
+            error: PhantomData,
+        }
+    }
+
+    /// The same stack, in which `N` maps the errors of the service.
+    pub(crate) fn map_errors_by<N>(self) -> ClientLayer<R, C, N> {
+        ClientLayer {
+            parts: self.parts,
+            retry: self.retry,
+            classify: self.classify,
+            error: PhantomData,
         }
     }
 }
 
-impl<C: Clone> ClientLayer<Replay, C> {
+impl<C: Clone, M> ClientLayer<Replay, C, M> {
     /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C> {
+    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
         self.repeat(|replay| replay.wrapping(wrap))
     }
 }
 
-impl<R, C> ClientLayer<R, C> {
+impl<R, C, M> ClientLayer<R, C, M> {
     /// The breakers, one per authority: to look at, or to act on one by hand. `None` if they were left out.
     pub const fn breakers(&self) -> Option<&Keyed<Authority, ByAuthority, Breaker>> {
         self.parts.breakers.as_ref()
@@ -212,18 +228,19 @@ impl<R, C> ClientLayer<R, C> {
     }
 }
 
-impl<R, C: Clone> Clone for ClientLayer<R, C> {
+impl<R, C: Clone, M> Clone for ClientLayer<R, C, M> {
     fn clone(&self) -> Self {
         Self {
             parts: self.parts.clone(),
             retry: self.retry.clone(),
             classify: self.classify.clone(),
+            error: PhantomData,
         }
     }
 }
 
 /// The parts in their order, outermost first, each with the settings it goes by now.
-impl<R, C> fmt::Debug for ClientLayer<R, C> {
+impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = &self.parts;
         let config = parts.config.now().0;
@@ -249,15 +266,15 @@ impl<R, C> fmt::Debug for ClientLayer<R, C> {
     }
 }
 
-impl<S, R, C: Clone> Layer<S> for ClientLayer<R, C> {
-    type Service = Client<S, R, C>;
+impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
+    type Service = Client<S, R, C, M>;
 
-    fn layer(&self, inner: S) -> Client<S, R, C> {
+    fn layer(&self, inner: S) -> Client<S, R, C, M> {
         let parts = &self.parts;
         let watched = |by: &Option<Observed>| GateLayer::new(by.clone(), self.classify.clone());
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
-        let told = parts.out.layer(Lift::new(inner));
+        let told = parts.out.layer(Lift::mapped(inner));
         let limited = parts.timeout.layer(told);
         #[cfg(feature = "tracing")]
         let limited = AttemptSpanLayer::new()

@@ -95,7 +95,9 @@ pub use self::service::Client;
 /// # What the stack returns
 ///
 /// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
-/// refused or cut the call short, and whether the call may have been executed.
+/// refused or cut the call short, and whether the call may have been executed. Over a service whose error is
+/// [`BoxError`](crate::BoxError), such as tower's `Buffer`, the stack returns `BoxError` itself, so `?` works: the last attempt's
+/// own error, or a [`Rejected`](crate::Rejected), which [`CallError::rejected`](crate::CallError::rejected) finds.
 ///
 /// # What its limits do not reach
 ///
@@ -115,7 +117,8 @@ pub use self::service::Client;
 ///
 /// # Errors
 ///
-/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`.
+/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`. A name that is empty or has control
+/// characters.
 #[track_caller]
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)

@@ -16,48 +16,48 @@ use crate::telemetry::Observed;
 use crate::timeout::{Timeout, Untimed};
 
 /// The parts, outermost first.
-pub(super) type Stack<S, R, C> = Watched<Untimed<Keyed<Repeated<S, R, C>>>, C>;
+pub(super) type Stack<S, R, C, M> = Watched<Untimed<Keyed<Repeated<S, R, C, M>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
-type Repeated<S, R, C> = Retry<Guarded<S, C>, R, C, Option<Budgets>, Drain>;
-type Guarded<S, C> = Gate<Attempted<S, C>, Option<Breakers>, C, AtBodyEnd>;
+type Repeated<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
+type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>;
 #[cfg(feature = "tracing")]
-type Attempted<S, C> = Watched<crate::http::AttemptSpan<Limited<S>, C>, C>;
+type Attempted<S, C, M> = Watched<crate::http::AttemptSpan<Limited<S, M>, C>, C>;
 #[cfg(not(feature = "tracing"))]
-type Attempted<S, C> = Watched<Limited<S>, C>;
-type Limited<S> = Timeout<DeadlineOut<Lift<S>>>;
+type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
+type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
-pub struct Client<S, R = Replay, C = ByStatus> {
-    stack: Stack<S, R, C>,
+pub struct Client<S, R = Replay, C = ByStatus, M = C> {
+    stack: Stack<S, R, C, M>,
 }
 
-impl<S, R, C> Client<S, R, C> {
-    pub(super) const fn new(stack: Stack<S, R, C>) -> Self {
+impl<S, R, C, M> Client<S, R, C, M> {
+    pub(super) const fn new(stack: Stack<S, R, C, M>) -> Self {
         Self { stack }
     }
 }
 
-impl<S: Clone, R, C: Clone> Clone for Client<S, R, C> {
+impl<S: Clone, R, C: Clone, M> Clone for Client<S, R, C, M> {
     fn clone(&self) -> Self {
         Self::new(self.stack.clone())
     }
 }
 
-impl<S, R, C> fmt::Debug for Client<S, R, C> {
+impl<S, R, C, M> fmt::Debug for Client<S, R, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Client").finish_non_exhaustive()
     }
 }
 
-impl<S, R, C, Req> Service<Req> for Client<S, R, C>
+impl<S, R, C, M, Req> Service<Req> for Client<S, R, C, M>
 where
-    Stack<S, R, C>: Service<Req>,
+    Stack<S, R, C, M>: Service<Req>,
     Req: HttpRequest,
 {
-    type Response = <Stack<S, R, C> as Service<Req>>::Response;
-    type Error = <Stack<S, R, C> as Service<Req>>::Error;
-    type Future = <Stack<S, R, C> as Service<Req>>::Future;
+    type Response = <Stack<S, R, C, M> as Service<Req>>::Response;
+    type Error = <Stack<S, R, C, M> as Service<Req>>::Error;
+    type Future = <Stack<S, R, C, M> as Service<Req>>::Future;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.stack.poll_ready(cx)

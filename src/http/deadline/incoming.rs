@@ -40,9 +40,10 @@ impl DeadlineInLayer {
     ///
     /// # Errors
     ///
-    /// A setting that cannot work.
+    /// A setting that cannot work, or a name that is empty or has control characters.
     pub fn new(name: impl Into<Arc<str>>, config: DeadlineInConfig) -> Result<Self, ConfigError> {
         let name = name.into();
+        ConfigError::check_name("deadline", &name)?;
         config
             .validate()
             .map_err(|error| error.of("deadline", &name))?;

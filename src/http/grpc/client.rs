@@ -54,10 +54,13 @@ pub fn grpc(
     let header = config.deadline_header.clone();
     let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
     let layer = client(name, config.deadline_header(header))?;
-    Ok(layer.repeat(GrpcReplay::new).classify(ByGrpcStatus::new()))
+    Ok(layer
+        .repeat(GrpcReplay::new)
+        .classify(ByGrpcStatus::new())
+        .map_errors_by())
 }
 
-impl<R: Clone, C: Clone> ClientLayer<GrpcReplay<R>, C> {
+impl<R: Clone, C: Clone, E> ClientLayer<GrpcReplay<R>, C, E> {
     /// The gRPC methods that may run twice, and no others: `/package.Service/Method`, or `/package.Service/` for all methods
     /// of a service.
     ///
@@ -73,10 +76,10 @@ impl<R: Clone, C: Clone> ClientLayer<GrpcReplay<R>, C> {
     }
 }
 
-impl<C: Clone> ClientLayer<GrpcReplay<Replay>, C> {
+impl<C: Clone, M> ClientLayer<GrpcReplay<Replay>, C, M> {
     /// For requests whose body cannot be cloned: see [`Replay::wrapping`]. For tonic, `wrap` is `tonic::body::Body::new`.
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C> {
+    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C, M> {
         self.repeat(|replay| replay.map(|replay| replay.wrapping(wrap)))
     }
 }

@@ -90,7 +90,8 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 ///
 /// # Errors
 ///
-/// A setting that cannot work, with its path: `deadline.most`.
+/// A setting that cannot work, with its path: `deadline.most`. A name that is empty or has control
+/// characters.
 ///
 /// # Events
 ///
@@ -121,6 +122,7 @@ impl ServerLayer {
     #[track_caller]
     fn new(name: &str, config: ServerConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
+        ConfigError::check_name("server", name)?;
         config
             .validate()
             .map_err(|error| error.of("server", name))?;

@@ -151,13 +151,14 @@ impl IdempotencyLayer {
     ///
     /// # Errors
     ///
-    /// A setting that cannot work.
+    /// A setting that cannot work, or a name that is empty or has control characters.
     pub fn new(
         name: &str,
         store: impl Store,
         scope: Scope,
         config: IdempotencyConfig,
     ) -> Result<Self, ConfigError> {
+        ConfigError::check_name("idempotency", name)?;
         match Shared::new(name, Arc::new(store), scope, config) {
             Ok(shared) => Ok(Self {
                 shared: Arc::new(shared),

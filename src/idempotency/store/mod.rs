@@ -34,7 +34,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use thiserror::Error as ThisError;
 
 use crate::error::BoxError;
 
@@ -128,23 +127,69 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 }
 
 /// Why a store could not do what it was asked for.
-#[derive(Debug, ThisError)]
+///
+/// The message of [`Unavailable`](Self::Unavailable) includes that of its cause, so the
+/// [`source`](std::error::Error::source) is what is behind the cause.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be reached, did not answer in time, or failed. The source says how.
-    #[error("the store cannot be used: {0}")]
-    Unavailable(#[source] BoxError),
+    /// It cannot be reached, did not answer in time, or failed, because of this cause.
+    Unavailable(BoxError),
     /// It has no room for this.
-    #[error("the store is full: {0}")]
     Full(String),
     /// What it holds for this key is none of ours, or was written by a newer version.
-    #[error("the record cannot be read: {0}")]
     Unreadable(String),
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unavailable(cause) => write!(f, "the store cannot be used: {cause}"),
+            Self::Full(why) => write!(f, "the store is full: {why}"),
+            Self::Unreadable(why) => write!(f, "the record cannot be read: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for StoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            // The message has named the cause itself already.
+            Self::Unavailable(cause) => cause.source(),
+            Self::Full(_) | Self::Unreadable(_) => None,
+        }
+    }
 }
 
 impl StoreError {
     /// It cannot be used, because of this.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable(source.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::chain;
+
+    #[test]
+    fn a_chain_of_errors_prints_the_cause_once() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let error = StoreError::unavailable(refused);
+        assert_eq!(
+            chain(&error),
+            ["the store cannot be used: connection refused"]
+        );
+        let deeper = StoreError::unavailable(crate::Error::<std::io::Error>::Rejected(
+            crate::Rejected::new(crate::Reason::CircuitOpen, "records"),
+        ));
+        assert_eq!(
+            chain(&deeper),
+            [
+                "the store cannot be used: call rejected by circuit breaker `records`",
+                "circuit breaker `records` is open"
+            ]
+        );
     }
 }

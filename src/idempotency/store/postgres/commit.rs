@@ -1,11 +1,11 @@
 //! Effect and record are committed together.
 
+use std::fmt;
 use std::future::Future;
 
 use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
-use thiserror::Error as ThisError;
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -172,21 +172,50 @@ fn not_committed(error: Error) -> CommitError {
 }
 
 /// Why effect and record were not committed, or are not known to be.
-#[derive(Debug, ThisError)]
+///
+/// The message includes that of the cause, so the [`source`](std::error::Error::source) is what is behind the cause.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum CommitError {
     /// The record is another holder's by now, or done, or gone. The transaction was rolled back.
-    #[error("the operation is not this handler's any more: its transaction was rolled back")]
     Lost,
     /// The response cannot be recorded. The transaction was rolled back.
-    #[error("the response cannot be recorded, so the transaction was rolled back: {0}")]
-    Response(#[source] BoxError),
+    Response(BoxError),
     /// The server refused. The transaction was rolled back.
-    #[error("the transaction was rolled back: {0}")]
-    RolledBack(#[source] BoxError),
+    RolledBack(BoxError),
     /// The connection was lost during the commit: it may have happened or not.
-    #[error("it is not known whether the transaction was committed: {0}")]
-    Unknown(#[source] BoxError),
+    Unknown(BoxError),
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost => f.write_str(
+                "the operation is not this handler's any more: its transaction was rolled back",
+            ),
+            Self::Response(cause) => write!(
+                f,
+                "the response cannot be recorded, so the transaction was rolled back: {cause}"
+            ),
+            Self::RolledBack(cause) => write!(f, "the transaction was rolled back: {cause}"),
+            Self::Unknown(cause) => write!(
+                f,
+                "it is not known whether the transaction was committed: {cause}"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for CommitError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Lost => None,
+            // The message has named the cause itself already.
+            Self::Response(cause) | Self::RolledBack(cause) | Self::Unknown(cause) => {
+                cause.source()
+            }
+        }
+    }
 }
 
 /// A transaction that a record can join: of `tokio-postgres`, or of `deadpool-postgres`. Dropped, it is rolled back.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool, PoolError};
-use thiserror::Error as ThisError;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row};
@@ -15,14 +14,6 @@ use crate::idempotency::store::StoreError;
 const ATTEMPTS: usize = 8;
 
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
-
-/// What the server said, with its code.
-#[derive(Debug, ThisError)]
-#[error("{message}")]
-struct Said {
-    message: String,
-    source: Error,
-}
 
 /// A connection that leaves the pool unless its statement came to an end: what follows would wait for the answer of that
 /// statement.
@@ -206,8 +197,6 @@ pub(super) fn explained(error: Error) -> BoxError {
     if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
         message.push_str(": `PostgresStore::migrate` makes the table");
     }
-    Box::new(Said {
-        message,
-        source: error,
-    })
+    // Not as a source: its message would say the same again.
+    message.into()
 }
