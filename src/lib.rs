@@ -35,9 +35,11 @@ mod detach;
 mod error;
 pub mod event;
 mod key_problem;
+mod live_names;
 mod observe;
 mod outcome;
 mod rejected;
+mod source;
 mod sync;
 #[cfg(feature = "serde")]
 mod text;

@@ -16,7 +16,7 @@ use super::ticket::{Moves, Ticket};
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -49,6 +49,9 @@ impl Shared {
         let dry_run = config.dry_run;
         let machine = Machine::new(config)?;
         let published = Published::of(&machine, dry_run);
+        if let Some(parent) = source.parent() {
+            parent.circuits().add(machine.last_state());
+        }
         Ok(Arc::new(Self {
             source,
             mode: AtomicU64::new(published.mode.pack()),
@@ -123,14 +126,25 @@ impl Shared {
         if !moves.is_empty() || !further.is_empty() {
             // First, so that an observer that panics keeps nobody waiting.
             self.moved.notify_waiters();
-        }
-        for (sequence, moved) in moves.into_iter().chain(further) {
-            emit(&Event::BreakerMoved {
-                source: &self.source,
-                sequence,
-                moved,
-                dry_run,
-            });
+            let parent = self.source.parent();
+            let all = || moves.into_iter().chain(further);
+            if let Some(parent) = parent {
+                for (_, moved) in all() {
+                    parent.circuits().add(moved.to);
+                    parent.circuits().remove(moved.from);
+                }
+            }
+            for (sequence, moved) in all() {
+                emit(&Event::BreakerMoved {
+                    source: &self.source,
+                    sequence,
+                    moved,
+                    dry_run,
+                });
+            }
+            if let Some(parent) = parent {
+                parent.refresh();
+            }
         }
         answer
     }
@@ -185,6 +199,27 @@ impl Shared {
             source: &self.source,
             rejected,
         });
+    }
+}
+
+impl Refresh for Shared {
+    fn refresh(&self) {
+        let (sequence, state) =
+            self.look(|locked| (locked.machine.sequence, locked.machine.last_state()));
+        emit(&Event::BreakerState {
+            source: &self.source,
+            sequence,
+            state,
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(parent) = self.source.parent() {
+            let state = self.look(|locked| locked.machine.last_state());
+            parent.circuits().remove(state);
+        }
     }
 }
 

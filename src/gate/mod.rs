@@ -71,6 +71,7 @@
 //! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
 //! that panics settles it as a failure, and the panic goes on.
 
+mod eviction;
 mod future;
 mod keep;
 mod key;
@@ -78,7 +79,6 @@ mod keyed;
 mod layer;
 mod miss;
 mod service;
-mod sweep;
 
 pub use self::future::{AtResult, Finish, GateFuture};
 pub use self::keep::{Forget, Keeps, KeyedConfig};

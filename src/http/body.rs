@@ -16,6 +16,7 @@ use super::request::HttpResponse;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Error, Reason, Rejected};
+use crate::event::Source;
 use crate::gate::{Finish, Permit};
 use crate::outcome::{Classify, Kind, judge};
 use crate::timeout::Limit;
@@ -70,6 +71,10 @@ impl AtBodyEnd {
         Self {
             idle: Limit::new("body", name, idle),
         }
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        self.idle.source()
     }
 
     /// The longest time between two frames; `Duration::MAX` is no limit.

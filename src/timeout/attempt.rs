@@ -42,6 +42,11 @@ impl TimeoutLayer {
         }
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn source(&self) -> &crate::event::Source {
+        self.limit.source()
+    }
+
     /// The limit; `Duration::MAX` is none.
     pub fn limit(&self) -> Duration {
         self.limit.get()

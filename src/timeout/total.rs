@@ -41,6 +41,11 @@ impl DeadlineLayer {
         }
     }
 
+    #[cfg(feature = "http")]
+    pub(crate) fn source(&self) -> &Source {
+        self.total.source()
+    }
+
     /// The limit; `Duration::MAX` is none.
     pub fn total(&self) -> Duration {
         self.total.get()

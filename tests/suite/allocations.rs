@@ -122,6 +122,39 @@ fn a_request_that_is_not_guarded_allocates_nothing() {
 }
 
 #[test]
+fn an_event_with_subscribers_allocates_nothing() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    let seen = Arc::new(AtomicUsize::new(0));
+    let subscriptions = [(); 3].map(|()| {
+        let seen = Arc::clone(&seen);
+        buttress::subscribe(move |event: &buttress::Event<'_>| {
+            if &**event.source().name() == "subscribed" {
+                seen.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    });
+    let observed = Observed::new("subscribed");
+    // Of this handle only.
+    let own = Arc::clone(&seen);
+    observed.observe_with(move |_: &buttress::Event<'_>| {
+        own.fetch_add(1, Ordering::Relaxed);
+    });
+    let observe = ObserveLayer::new(observed, ErrorIsTransient);
+    let inner = service_fn(|key: &'static str| std::future::ready(Ok(key)));
+    // Other tests subscribe meanwhile, and then this thread takes the new list over once.
+    let fewest = (0..20)
+        .map(|_| allocations(calls(observe.layer(inner))))
+        .min();
+    assert_eq!(fewest, Some(0));
+    assert_eq!(seen.load(Ordering::Relaxed), 20 * 2 * 4 * 4);
+    drop(subscriptions);
+    allocations(calls(observe.layer(inner)));
+    assert_eq!(seen.load(Ordering::Relaxed), 20 * 2 * 4 * 4 + 2 * 4);
+}
+
+#[test]
 fn a_window_does_not_keep_every_call() {
     let minute = Duration::from_secs(60);
     for window in [Window::Time(minute), Window::Calls(10_000)] {

@@ -973,7 +973,7 @@ fn whoever_waits_for_a_move_is_woken_although_an_observer_panics() {
         let name = &**event.source().name();
         assert!(name != "panicking-observer", "scripted panic");
     });
-    assert!(panics(|| breaker.isolate()));
+    breaker.isolate();
     drop(subscription);
     assert!(woken.0.load(Ordering::SeqCst));
     assert_eq!(changed.poll(&mut cx), Poll::Ready(Ok(Isolated)));

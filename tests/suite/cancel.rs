@@ -54,7 +54,7 @@ async fn probing(name: &'static str, config: BreakerConfig) -> Breaker {
 impl Held {
     async fn new(script: fn(usize) -> Step<&'static str, Failure>) -> Self {
         let inner = Inner::new(script);
-        let config = BudgetConfig::new().initial(5);
+        let config = BudgetConfig::new().initial(5).reserve(5);
         Self {
             limit: ConcurrencyLimit::new(inner.clone(), 1),
             inner,

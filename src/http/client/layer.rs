@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 use tower_layer::Layer;
@@ -12,6 +13,7 @@ use super::service::Client;
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
+use crate::event::{Observe, Source};
 use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
@@ -20,6 +22,7 @@ use crate::http::shown::Shown;
 use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
 use crate::http::{Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
+use crate::live_names::register_stack;
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
@@ -60,7 +63,9 @@ pub(super) struct Parts {
 }
 
 impl ClientLayer {
+    #[track_caller]
     pub(super) fn new(name: &str, config: ClientConfig) -> Result<Self, ConfigError> {
+        let location = Location::caller();
         ConfigError::check_name("client", name)?;
         config
             .validate()
@@ -81,19 +86,18 @@ impl ClientLayer {
             key = key.raw();
         }
         let keyed = config.authorities;
-        let breaker = |config| Breaker::keyed(name, config, keyed, ByAuthority);
-        let budget = |config| RetryBudget::keyed(name, config, keyed, ByAuthority);
+        let breaker = |config| Breaker::keyed_part(name, config, keyed, ByAuthority);
+        let budget = |config| RetryBudget::keyed_part(name, config, keyed, ByAuthority);
         let budgets = config.budget.map(budget).transpose()?;
-        let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay.clone())?
+        let retry = config.retry.unwrap_or_default();
+        let retry = RetryLayer::part(name, retry, replay.clone(), None)?
             .classify(ByStatus::new())
             .budgets(budgets.clone())
             .once(config.retry.is_none())
             .discard(Drain::new());
-        let observed = |what| {
-            config
-                .observe
-                .then(|| Observed::new(format!("{name}.{what}")))
-        };
+        let observes = config.observe;
+        let stack = Source::new("client", name);
+        register_stack(&stack, retry.source(), location, config.clone());
         let timeout = TimeoutLayer::new(name, config.attempt);
         Ok(Self {
             retry,
@@ -101,14 +105,14 @@ impl ClientLayer {
             error: PhantomData,
             parts: Parts {
                 name: name.into(),
-                call: observed("call"),
+                call: observes.then(|| Observed::new(format!("{name}.call"))),
                 deadline: DeadlineLayer::new(name, config.total),
                 key,
                 replay,
                 budgets,
                 breakers: config.breaker.map(breaker).transpose()?,
                 body: AtBodyEnd::new(name, config.body_idle),
-                attempt: observed("attempt"),
+                attempt: observes.then(|| Observed::attempts(format!("{name}.attempt"))),
                 #[cfg(feature = "tracing")]
                 spans: config.spans,
                 out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
@@ -190,6 +194,40 @@ impl<R, C, M> ClientLayer<R, C, M> {
     /// The retry budgets, one per authority. `None` if they were left out.
     pub const fn budgets(&self) -> Option<&Keyed<Authority, ByAuthority, RetryBudget>> {
         self.parts.budgets.as_ref()
+    }
+
+    /// Adds the label `server` to the metrics of this stack's breakers and budgets, for at most `max` authorities; later ones
+    /// share `server="other"`. Call it before the first request. Default 0: no label, so that the number of series does not
+    /// depend on the number of servers.
+    pub fn label_servers(&self, max: usize) {
+        if let Some(breakers) = &self.parts.breakers {
+            breakers.label_servers(max);
+        }
+        if let Some(budgets) = &self.parts.budgets {
+            budgets.label_servers(max);
+        }
+    }
+
+    /// Sends the events of all parts of this stack to `observer` too, for as long as the stack or one of its clients lives.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        let parts = &self.parts;
+        let observed = [&parts.call, &parts.attempt].into_iter().flatten();
+        let limits = [
+            parts.deadline.source(),
+            parts.timeout.source(),
+            parts.body.source(),
+            self.retry.source(),
+        ];
+        for source in observed.map(Observed::source).chain(limits) {
+            source.observe_with(Arc::clone(&observer));
+        }
+        if let Some(breakers) = &parts.breakers {
+            breakers.observe_all(Arc::clone(&observer));
+        }
+        if let Some(budgets) = &parts.budgets {
+            budgets.observe_all(observer);
+        }
     }
 
     /// The settings it goes by now.

@@ -157,6 +157,7 @@ pub use self::service::Client;
 ///
 /// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`. A name that is empty or has control
 /// characters.
+#[track_caller]
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)
 }

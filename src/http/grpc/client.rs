@@ -50,6 +50,7 @@ use crate::http::replay::{Replay, ReplayAs};
 /// # Errors
 ///
 /// A setting that cannot work, as with [`client`](super::super::client).
+#[track_caller]
 pub fn grpc(
     name: &str,
     config: ClientConfig,
