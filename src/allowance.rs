@@ -77,7 +77,6 @@ fn less(taken: u8, restored: u32) -> u8 {
     taken.saturating_sub(u8::try_from(restored).unwrap_or(u8::MAX))
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a remainder below ten")]
 const fn less_than_ten(calls: u32) -> u8 {
     (calls % CALLS_PER_REFUSED) as u8
 }

@@ -98,6 +98,6 @@ impl fmt::Debug for Terms {
             .field("config", &*self.config.lock())
             .field("budget", &self.budget)
             .field("once", &self.once)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
