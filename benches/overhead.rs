@@ -95,7 +95,7 @@ fn keyed_gate() -> BreakerLayer<ErrorIsTransient, impl Policy<u64, Permit = Brea
 
 fn keyed<S>(table: &mut Table, name: &str, inner: impl Fn() -> S + Sync)
 where
-    S: Service<u64, Response = u64, Error: buttress::CallError>,
+    S: Service<u64, Response = u64, Error: buttress::CallError> + Clone,
 {
     let gate = keyed_gate();
     let bytes = bytes_around::<S, _>(&gate.layer(inner()));

@@ -31,6 +31,7 @@ step scripts/services.sh scripts/payments.sh
 
 step cargo bench --all-features --bench overhead -- bare
 step cargo bench --all-features --bench http -- --quick
+step cargo bench --all-features --bench keyed -- --quick
 step scripts/services.sh cargo bench --all-features --bench idempotency -- --quick
 echo
 echo "all passed"

@@ -1,24 +1,32 @@
-//! What a caller may ask of one call, and what a call is told about the attempt it makes.
+//! Options of one call, and the attempt that a call makes.
 
-use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project::{pin_project, pinned_drop};
+use crate::call_scope::{self, Hidden, InForce, KeyState, ScopedKey, hide};
 
 pub use crate::attempt::{AttemptReason, Call};
 pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
+pub use crate::call_scope::CallScope;
 
-thread_local! {
-    static OPTIONS: Cell<Options> = const { Cell::new(Options::NONE) };
-    static KEY: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
-}
-
-/// What a caller asks for one call. Carried with the task into every layer.
+/// Options of one call.
+///
+/// Options reach a call in one of three ways:
+///
+/// - An `http::Request` carries them in its extensions: `request.extensions_mut().insert(options)`. The standard stack
+///   [`http::client`](crate::http::client) reads them there and removes them, so that they are not sent on. They replace the
+///   options of a scope.
+/// - A reqwest request gets them as an argument of
+///   [`send_through_with`](crate::reqwest::SendThrough::send_through_with).
+/// - Everything else, the `run` methods included, is wrapped in [`scope`](Self::scope).
+///
+/// # Which call an option applies to
+///
+/// An option is applied by the outermost layer that knows it, and hidden from everything inside that layer. So a scope
+/// applies to the calls made directly in it, not to the calls that a called service makes itself. The standard server
+/// stack [`http::server`](crate::http::server) ignores and hides all options of a caller in the same process.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -37,13 +45,15 @@ thread_local! {
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CallOptions {
-    /// The limit of each attempt, instead of the timeout layer's own. `None`: the layer's.
+    /// The time limit of the whole call. Replaces the total of the deadline layer. `None`: the layer's.
     pub timeout: Option<Duration>,
-    /// Whether the call may be repeated. Default: yes.
+    /// The time limit of each attempt. Replaces the limit of the timeout layer. `None`: the layer's.
+    pub attempt_timeout: Option<Duration>,
+    /// Whether the call may be retried. Default: yes.
     pub retry: bool,
     /// Whether the response is a stream on purpose: then no limit reaches into its body. Default: no.
     pub streams: bool,
-    /// The idempotency key of this call, instead of a minted one.
+    /// The idempotency key of this call, instead of a generated one.
     pub key: Option<Arc<str>>,
 }
 
@@ -52,6 +62,7 @@ impl fmt::Debug for CallOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CallOptions")
             .field("timeout", &self.timeout)
+            .field("attempt_timeout", &self.attempt_timeout)
             .field("retry", &self.retry)
             .field("streams", &self.streams)
             .finish_non_exhaustive()
@@ -62,6 +73,7 @@ impl Default for CallOptions {
     fn default() -> Self {
         Self {
             timeout: None,
+            attempt_timeout: None,
             retry: true,
             streams: false,
             key: None,
@@ -70,19 +82,32 @@ impl Default for CallOptions {
 }
 
 impl CallOptions {
-    /// No wishes: every layer does as it was configured.
+    /// No options: every layer uses its own settings.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The limit of each attempt, instead of the timeout layer's own.
+    /// The time limit of the whole call, retries and waits included. It replaces the total of a
+    /// [`DeadlineLayer`](crate::DeadlineLayer), and may be longer. `Duration::MAX` is no limit.
+    ///
+    /// A [`Deadline`](crate::Deadline) that is in force still ends the call if it is earlier. When the limit passes, the call
+    /// ends as abandoned: the breaker counts no result, and nothing is retried. Each attempt keeps its own limit: for a call
+    /// whose response takes longer, set [`attempt_timeout`](Self::attempt_timeout) too.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Whether the call may be repeated.
+    /// The time limit of each attempt. It replaces the limit of a [`TimeoutLayer`](crate::TimeoutLayer), and may be longer.
+    /// `Duration::MAX` is no limit. The time left for the whole call still bounds every attempt.
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
+        self
+    }
+
+    /// Whether the call may be retried.
     #[must_use]
     pub fn retry(mut self, retry: bool) -> Self {
         self.retry = retry;
@@ -97,142 +122,120 @@ impl CallOptions {
         self
     }
 
-    /// The idempotency key of this call. The key of the operation, not of the attempt: the same one whenever the user
+    /// The idempotency key of this call. It names the operation, not the attempt: use the same key whenever the user
     /// presses the button again.
     ///
-    /// It is put into the request when the service is called. Under a tower `Buffer`, which calls its service in another task, it
-    /// is lost: write the header yourself there.
+    /// Exactly one call uses the key: the first one in the scope whose request needs a key and has none in its header. A
+    /// second such call is refused before it is sent, with [`Reason::Key`](crate::Reason::Key). Give each call a scope of its
+    /// own. To repeat an operation, set the header yourself.
+    ///
+    /// The key is put into the request when the service is called. A tower `Buffer` calls its service in another task,
+    /// where a scope is not in force: put the options into the extensions of the request there, or set the header yourself.
     #[must_use]
     pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// A future in which these options hold, whatever it polls. They take the place of all options of a scope further out, and
-    /// do not cross `tokio::spawn`.
+    /// A future in which these options are in force. They replace all options of an outer scope, and do not cross
+    /// `tokio::spawn`.
+    ///
+    /// `timeout` and `key` are read when the service is called, so call it inside the scope: `oneshot` and
+    /// `async { service.call(request).await }` do.
     pub fn scope<F: Future>(self, future: F) -> CallScope<F> {
-        CallScope {
-            options: Options {
-                timeout: self.timeout,
-                retry: self.retry,
-                streams: self.streams,
-            },
-            key: self.key,
-            future: Some(future),
-        }
+        CallScope::new(self, future)
     }
 
-    /// The timeout asked for the call under way.
+    /// The time limit of the whole call, if the options in force set one.
     pub(crate) fn current_timeout() -> Option<Duration> {
-        OPTIONS.get().timeout
+        call_scope::in_force().timeout
     }
 
-    /// Whether the call under way may be repeated.
+    /// The time limit of each attempt, if the options in force set one.
+    pub(crate) fn current_attempt_timeout() -> Option<Duration> {
+        call_scope::in_force().attempt_timeout
+    }
+
+    /// Whether the call may be retried.
     pub(crate) fn current_retry() -> bool {
-        OPTIONS.get().retry
+        call_scope::in_force().retry
     }
 
-    /// Whether the response of the call under way is a stream on purpose.
+    /// Whether the response is a stream on purpose.
     #[cfg_attr(
         not(feature = "http"),
         expect(dead_code, reason = "bodies come with HTTP")
     )]
     pub(crate) fn current_streams() -> bool {
-        OPTIONS.get().streams
+        call_scope::in_force().streams
     }
 
-    /// The idempotency key asked for the call under way.
+    /// Whether the options in force have an idempotency key, used or not.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "keys come with HTTP")
+    )]
+    pub(crate) fn has_key() -> bool {
+        call_scope::in_force().key != KeyState::None
+    }
+
+    /// The idempotency key for a call that needs one and has none.
     #[cfg_attr(
         not(feature = "http"),
         expect(dead_code, reason = "the key layer comes with HTTP")
     )]
-    pub(crate) fn current_key() -> Option<Arc<str>> {
-        KEY.try_with(|key| key.borrow().clone()).ok().flatten()
+    pub(crate) fn current_key() -> Option<Arc<ScopedKey>> {
+        call_scope::key()
     }
-}
 
-/// Puts another key in force. A thread that ends drops its calls perhaps after its key.
-fn replace_key(key: Option<Arc<str>>) -> Option<Arc<str>> {
-    KEY.try_with(|current| current.replace(key)).ok().flatten()
-}
-
-/// The part of the options that fits in a cell.
-#[derive(Clone, Copy, Debug)]
-struct Options {
-    timeout: Option<Duration>,
-    retry: bool,
-    streams: bool,
-}
-
-impl Options {
-    const NONE: Self = Self {
-        timeout: None,
-        retry: true,
-        streams: false,
-    };
-}
-
-struct EnteredOptions {
-    options: Options,
-    key: Option<Arc<str>>,
-}
-
-impl EnteredOptions {
-    fn new(options: Options, key: Option<Arc<str>>) -> Self {
-        Self {
-            options: OPTIONS.replace(options),
-            key: replace_key(key),
-        }
+    /// Hides the time limit of the whole call from everything inside, until the guard is dropped.
+    pub(crate) fn hide_timeout() -> Hidden {
+        hide(|of| of.timeout.is_some(), |of| of.timeout = None)
     }
-}
 
-impl Drop for EnteredOptions {
-    fn drop(&mut self) {
-        OPTIONS.set(self.options);
-        drop(replace_key(self.key.take()));
+    /// Hides the time limit of each attempt.
+    pub(crate) fn hide_attempt_timeout() -> Hidden {
+        hide(
+            |of| of.attempt_timeout.is_some(),
+            |of| of.attempt_timeout = None,
+        )
     }
-}
 
-/// The future of [`CallOptions::scope`].
-#[pin_project(PinnedDrop)]
-#[must_use = "futures do nothing unless polled"]
-pub struct CallScope<F> {
-    options: Options,
-    key: Option<Arc<str>>,
-    /// `None` only while it is dropped.
-    #[pin]
-    future: Option<F>,
-}
-
-/// Without the key, which is a secret.
-impl<F: fmt::Debug> fmt::Debug for CallScope<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallScope")
-            .field("options", &self.options)
-            .field("future", &self.future)
-            .finish_non_exhaustive()
+    /// Hides that the call must not be retried.
+    pub(crate) fn hide_retry() -> Hidden {
+        hide(|of| !of.retry, |of| of.retry = true)
     }
-}
 
-impl<F: Future> Future for CallScope<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let _entered = EnteredOptions::new(*this.options, this.key.clone());
-        match this.future.as_pin_mut() {
-            Some(future) => future.poll(cx),
-            None => Poll::Pending,
-        }
+    /// Hides that the response is a stream on purpose.
+    pub(crate) fn hide_streams() -> Hidden {
+        hide(|of| of.streams, |of| of.streams = false)
     }
-}
 
-#[pinned_drop]
-impl<F> PinnedDrop for CallScope<F> {
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let _entered = EnteredOptions::new(*this.options, this.key.take());
-        this.future.set(None);
+    /// Hides the idempotency key.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "the key layer comes with HTTP")
+    )]
+    pub(crate) fn hide_key() -> Hidden {
+        hide(|of| of.key != KeyState::None, |of| of.key = KeyState::None)
+    }
+
+    /// Hides the idempotency key, but not that the caller chose the one in the request.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "the key layer comes with HTTP")
+    )]
+    pub(crate) fn hide_taken_key() -> Hidden {
+        hide(|of| of.key == KeyState::Free, |of| of.key = KeyState::Taken)
+    }
+
+    /// Hides all options.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "the server stack comes with HTTP")
+    )]
+    pub(crate) fn hide_all() -> Hidden {
+        hide(|of| *of != InForce::NONE, |of| *of = InForce::NONE)
     }
 }
 
@@ -240,21 +243,69 @@ impl<F> PinnedDrop for CallScope<F> {
 mod tests {
     use super::*;
 
+    fn takes_key() -> Option<String> {
+        let key = CallOptions::current_key()?;
+        key.claim().then(|| key.text().to_owned())
+    }
+
     #[tokio::test]
     async fn options_hold_inside_their_scope_only() {
         let limit = Duration::from_secs(1);
         CallOptions::new()
             .timeout(limit)
+            .attempt_timeout(2 * limit)
             .retry(false)
             .key("k")
             .scope(async {
                 assert_eq!(CallOptions::current_timeout(), Some(limit));
+                assert_eq!(CallOptions::current_attempt_timeout(), Some(2 * limit));
                 assert!(!CallOptions::current_retry());
-                assert_eq!(CallOptions::current_key().as_deref(), Some("k"));
+                assert_eq!(takes_key().as_deref(), Some("k"));
             })
             .await;
         assert_eq!(CallOptions::current_timeout(), None);
+        assert_eq!(CallOptions::current_attempt_timeout(), None);
         assert!(CallOptions::current_retry());
-        assert_eq!(CallOptions::current_key(), None);
+        assert_eq!(takes_key(), None);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_taken_once_and_a_scope_inside_has_its_own() {
+        CallOptions::new()
+            .key("outer")
+            .scope(async {
+                let inner = CallOptions::new().key("inner");
+                inner
+                    .scope(async { assert_eq!(takes_key().as_deref(), Some("inner")) })
+                    .await;
+                let none = CallOptions::new();
+                none.scope(async { assert_eq!(takes_key(), None) }).await;
+                assert_eq!(takes_key().as_deref(), Some("outer"));
+                assert!(CallOptions::has_key());
+                assert_eq!(takes_key(), None);
+            })
+            .await;
+    }
+
+    #[tokio::test]
+    async fn hidden_options_come_back_in_any_nesting() {
+        let limit = Duration::from_secs(1);
+        CallOptions::new()
+            .timeout(limit)
+            .streams(true)
+            .scope(async {
+                let before = call_scope::in_force();
+                {
+                    let _timeout = CallOptions::hide_timeout();
+                    assert_eq!(CallOptions::current_timeout(), None);
+                    let _streams = CallOptions::hide_streams();
+                    let _retry = CallOptions::hide_retry();
+                    assert!(!CallOptions::current_streams());
+                    let _all = CallOptions::hide_all();
+                    assert_eq!(call_scope::in_force(), InForce::NONE);
+                }
+                assert_eq!(call_scope::in_force(), before);
+            })
+            .await;
     }
 }

@@ -73,6 +73,13 @@ impl Deadline {
         self.0 != Moment::FAR && now.moment() >= self.0
     }
 
+    /// Whether the deadline in force is over, as far as timers can tell: whoever else was told of it may give up a
+    /// millisecond earlier, which is the resolution of tokio's timers.
+    pub(crate) fn is_current_due() -> bool {
+        let left = Self::current().map(|deadline| deadline.remaining(&Now::unread()));
+        left.is_some_and(|left| left <= Duration::from_millis(1))
+    }
+
     /// A future that carries this deadline into everything it polls. It does not end the future when the time is over;
     /// that is the work of [`DeadlineLayer`](crate::DeadlineLayer).
     pub fn scope<F: Future>(self, future: F) -> DeadlineScope<F> {
@@ -114,7 +121,7 @@ impl Drop for Entered {
 #[must_use = "futures do nothing unless polled"]
 pub struct DeadlineScope<F> {
     deadline: Deadline,
-    /// `None` only while it is dropped: what is inside must see the deadline even then.
+    /// `None` once it is over, and while it is dropped: everything inside sees the deadline even then.
     #[pin]
     future: Option<F>,
 }
@@ -123,12 +130,16 @@ impl<F: Future> Future for DeadlineScope<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let _entered = this.deadline.enter();
-        match this.future.as_pin_mut() {
-            Some(future) => future.poll(cx),
-            None => Poll::Pending,
+        let future = this.future.as_mut().as_pin_mut();
+        let polled = future
+            .expect("`DeadlineScope` polled after completion")
+            .poll(cx);
+        if polled.is_ready() {
+            this.future.set(None);
         }
+        polled
     }
 }
 

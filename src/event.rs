@@ -3,16 +3,15 @@
 //! Everything is reported after every lock is released, on the task it happened in. The observers of the features
 //! `metrics` and `tracing` see every event; your own see them after [`subscribe`].
 
-use std::any::Any;
 use std::error::Error as StdError;
-use std::fmt;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::error::Rejected;
+pub use crate::live_names::BuiltAt;
 pub use crate::observe::{Observe, Subscription, refresh, subscribe};
 pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
 use crate::outcome::Outcome;
+pub use crate::source::{CircuitCounts, Source};
 
 /// Something that happened in a layer.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +42,23 @@ pub enum Event<'a> {
         /// Whether it is the shadow of a dry run that moved.
         dry_run: bool,
     },
+    /// The state of a circuit breaker, reported when it is built and by [`refresh`]. For a keyed breaker, [`refresh`] reports
+    /// [`Circuits`](Self::Circuits) instead.
+    BreakerState {
+        /// The breaker.
+        source: &'a Source,
+        /// The number of its last transition; 0 if there was none.
+        sequence: u64,
+        /// The state since then.
+        state: BreakerState,
+    },
+    /// The number of circuits of a keyed breaker changed in some state, or [`refresh`] was called.
+    Circuits {
+        /// The keyed breaker, without a key.
+        source: &'a Source,
+        /// How many of its circuits are in which state.
+        counts: &'a CircuitCounts,
+    },
     /// Another attempt is scheduled.
     Retry {
         /// The retry layer.
@@ -63,18 +79,18 @@ pub enum Event<'a> {
         /// Why there is no further one.
         why: RetryStop,
     },
-    /// A retry budget changed by a withdrawal or a refund.
+    /// A retry budget changed by a withdrawal or a refund, or [`refresh`] was called.
     Budget {
         /// The budget.
         source: &'a Source,
-        /// Tokens left.
+        /// The tokens that a withdrawal would find now.
         balance: f64,
     },
     /// A retry budget had nothing left for a retry.
     BudgetExhausted {
         /// The budget.
         source: &'a Source,
-        /// Tokens left.
+        /// The tokens that a withdrawal would find now.
         balance: f64,
     },
     /// A call ended that is observed for the four golden signals.
@@ -112,6 +128,19 @@ pub enum Event<'a> {
         /// The most keys that may be kept.
         max_keys: usize,
     },
+    /// Two live handles of one kind have the same name, so metrics and logs mix them up. Reported once per kind and name.
+    ///
+    /// Build a handle once and clone it: clones share their state, and a handle that is built for each request forgets
+    /// what it has counted. Two handles for two purposes need two names.
+    NameInUse {
+        /// The new handle. Its [`layer`](Source::layer) is the kind: `"breaker"`, `"budget"`, `"retry"`, `"client"`,
+        /// `"server"`.
+        source: &'a Source,
+        /// The handle that had the name already.
+        existing: BuiltAt<'a>,
+        /// The new handle.
+        new: BuiltAt<'a>,
+    },
 }
 
 impl Event<'_> {
@@ -128,8 +157,11 @@ impl Event<'_> {
             | Self::Finished { source, .. }
             | Self::Operation { source, .. }
             | Self::StoreFailed { source, .. }
+            | Self::BreakerState { source, .. }
+            | Self::Circuits { source, .. }
             | Self::KeyEvicted { source }
-            | Self::KeyOverflow { source, .. } => source,
+            | Self::KeyOverflow { source, .. }
+            | Self::NameInUse { source, .. } => source,
         }
     }
 }
@@ -153,6 +185,15 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Closed,
+        Self::Open,
+        Self::HalfOpen,
+        Self::ForcedOpen,
+        Self::Isolated,
+        Self::Disabled,
+    ];
+
     /// The state as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -306,48 +347,5 @@ impl OperationStep {
             Self::LeaseLost => "lease_lost",
             Self::NotRecorded => "not_recorded",
         }
-    }
-}
-
-/// Who an event comes from: the kind of layer and its name.
-pub struct Source {
-    layer: &'static str,
-    name: Arc<str>,
-    /// Two places for what an observer keeps for this source, so that it need not look it up each time.
-    cache: [OnceLock<Box<dyn Any + Send + Sync>>; 2],
-}
-
-impl Source {
-    /// A source of events: the kind of layer, such as `"breaker"`, and the name its user gave it.
-    pub fn new(layer: &'static str, name: impl Into<Arc<str>>) -> Self {
-        Self {
-            layer,
-            name: name.into(),
-            cache: [const { OnceLock::new() }; 2],
-        }
-    }
-
-    /// The kind of layer: `"breaker"`, `"retry"`, `"budget"`, `"timeout"`, `"deadline"` …
-    pub const fn layer(&self) -> &'static str {
-        self.layer
-    }
-
-    /// The name its user gave it.
-    pub const fn name(&self) -> &Arc<str> {
-        &self.name
-    }
-
-    #[cfg_attr(
-        not(feature = "metrics"),
-        expect(dead_code, reason = "the metrics observer keeps its handles here")
-    )]
-    pub(crate) const fn cache(&self) -> &[OnceLock<Box<dyn Any + Send + Sync>>; 2] {
-        &self.cache
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} `{}`", self.layer, self.name)
     }
 }

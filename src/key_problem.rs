@@ -19,6 +19,10 @@ pub enum KeyProblem {
     Incomplete,
     /// 413. The body of the request is larger than what is read, which is this many bytes. Nothing was done.
     TooLarge(usize),
+    /// 500, of a handler whose own call was refused. It was the second call in a scope of [`CallOptions`](crate::CallOptions)
+    /// that needs the idempotency key of the scope. It was not sent. Give each call a scope of its own, or set the header
+    /// yourself to repeat an operation.
+    SecondCall,
     /// 422. The key was used for another request. Nothing was done: a new operation needs a new key.
     Reused,
     /// 409, with `Retry-After`. The operation is under way. Send the same request again later, for its answer.
@@ -42,6 +46,7 @@ impl KeyProblem {
             Self::NoTenant => "key_no_tenant",
             Self::Incomplete => "key_body_incomplete",
             Self::TooLarge(_) => "key_body_too_large",
+            Self::SecondCall => "key_second_call",
             Self::Reused => "key_reused",
             Self::InProgress => "key_in_progress",
             Self::NotKept => "key_answer_not_kept",
@@ -66,7 +71,7 @@ impl KeyProblem {
             Self::InProgress | Self::NotKept | Self::Unknown => 409,
             Self::TooLarge(_) => 413,
             Self::Reused => 422,
-            Self::Failed => 500,
+            Self::SecondCall | Self::Failed => 500,
             Self::StoreUnavailable => 503,
         }
     }
@@ -79,6 +84,7 @@ impl KeyProblem {
             Self::NoTenant => "Owner of the idempotency key unknown",
             Self::Incomplete => "Request incomplete",
             Self::TooLarge(_) => "Request too large",
+            Self::SecondCall => "Idempotency key used by another call",
             Self::Reused => "Idempotency key used for another request",
             Self::InProgress => "Operation in progress",
             Self::NotKept => "Answer not kept",
@@ -97,6 +103,7 @@ impl KeyProblem {
             | Self::NoTenant
             | Self::Incomplete
             | Self::TooLarge(_)
+            | Self::SecondCall
             | Self::Reused
             | Self::StoreUnavailable => Executed::No,
         }
@@ -112,6 +119,10 @@ impl fmt::Display for KeyProblem {
             Self::Incomplete => "the body of the request broke off",
             Self::TooLarge(most) => {
                 return write!(f, "the body of the request is larger than {most} bytes");
+            }
+            Self::SecondCall => {
+                "another call in this scope has used the idempotency key: \
+                 give each call a scope of its own, or set the header yourself to repeat an operation"
             }
             Self::Reused => "this idempotency key was used for another request",
             Self::InProgress => "the operation with this idempotency key is under way",

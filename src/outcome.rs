@@ -282,9 +282,10 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             wait: rejected.retry_after,
             ..match problem {
                 KeyProblem::Failed | KeyProblem::StoreUnavailable => Outcome::TRANSIENT,
-                KeyProblem::InProgress | KeyProblem::NotKept | KeyProblem::Unknown => {
-                    Outcome::NEUTRAL
-                }
+                KeyProblem::InProgress
+                | KeyProblem::NotKept
+                | KeyProblem::Unknown
+                | KeyProblem::SecondCall => Outcome::NEUTRAL,
                 _ => Outcome::PERMANENT,
             }
         }),

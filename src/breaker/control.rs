@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Breaker;
@@ -10,6 +11,7 @@ use super::machine::Machine;
 use super::ticket::Moves;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
+use crate::event::Observe;
 use crate::gate::Keyed;
 
 impl Breaker {
@@ -77,5 +79,11 @@ where
     /// The first setting that cannot work; nothing was changed then.
     pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
         self.change_each(|breaker| breaker.reconfigure(config))
+    }
+
+    /// Sends the events of the circuits of all keys to `observer` too, for as long as this handle lives. Of a handle that
+    /// was made with [`Keyed::new`], attach it to each breaker instead: see [`Breaker::observe_with`].
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.observe_all(Arc::new(observer));
     }
 }

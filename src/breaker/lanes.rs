@@ -16,7 +16,7 @@ use super::ticket::{Moves, Ticket};
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -36,6 +36,8 @@ pub(super) struct Shared {
 pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
+    /// Whether every handle was dropped, so that nobody will call again.
+    pub(super) closed: bool,
     lanes: Vec<Weak<Lane>>,
     /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
     word: u64,
@@ -47,6 +49,9 @@ impl Shared {
         let dry_run = config.dry_run;
         let machine = Machine::new(config)?;
         let published = Published::of(&machine, dry_run);
+        if let Some(parent) = source.parent() {
+            parent.circuits().add(machine.last_state());
+        }
         Ok(Arc::new(Self {
             source,
             mode: AtomicU64::new(published.mode.pack()),
@@ -54,6 +59,7 @@ impl Shared {
             slow_call: AtomicU64::new(published.slow_call),
             locked: Mutex::new(Locked {
                 dry_run,
+                closed: false,
                 machine,
                 lanes: Vec::new(),
                 word: published.word,
@@ -120,16 +126,40 @@ impl Shared {
         if !moves.is_empty() || !further.is_empty() {
             // First, so that an observer that panics keeps nobody waiting.
             self.moved.notify_waiters();
-        }
-        for (sequence, moved) in moves.into_iter().chain(further) {
-            emit(&Event::BreakerMoved {
-                source: &self.source,
-                sequence,
-                moved,
-                dry_run,
-            });
+            let parent = self.source.parent();
+            let all = || moves.into_iter().chain(further);
+            if let Some(parent) = parent {
+                for (_, moved) in all() {
+                    parent.circuits().add(moved.to);
+                    parent.circuits().remove(moved.from);
+                }
+            }
+            for (sequence, moved) in all() {
+                emit(&Event::BreakerMoved {
+                    source: &self.source,
+                    sequence,
+                    moved,
+                    dry_run,
+                });
+            }
+            if let Some(parent) = parent {
+                parent.refresh();
+            }
         }
         answer
+    }
+
+    /// The last handle was dropped.
+    pub(super) fn close(&self) {
+        self.locked.lock().closed = true;
+        self.moved.notify_waiters();
+    }
+
+    /// Wakes those who wait until they may probe, after a probe's place was given back: no transition may follow from that.
+    pub(super) fn place_is_free(&self, ticket: Ticket) {
+        if ticket.is_probe() {
+            self.moved.notify_waiters();
+        }
     }
 
     /// Tells those who go round the lock what has changed, and returns how many successes of the epoch that still is came
@@ -169,6 +199,27 @@ impl Shared {
             source: &self.source,
             rejected,
         });
+    }
+}
+
+impl Refresh for Shared {
+    fn refresh(&self) {
+        let (sequence, state) =
+            self.look(|locked| (locked.machine.sequence, locked.machine.last_state()));
+        emit(&Event::BreakerState {
+            source: &self.source,
+            sequence,
+            state,
+        });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(parent) = self.source.parent() {
+            let state = self.look(|locked| locked.machine.last_state());
+            parent.circuits().remove(state);
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, OnceLock};
+use std::panic::Location;
+use std::sync::{Arc, OnceLock, Weak};
 
 use super::changes::Changes;
 use super::config::BreakerConfig;
@@ -14,8 +15,9 @@ use super::ticket::Moves;
 use super::view::Snapshot;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
-use crate::event::{BreakerState, Source};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig};
+use crate::event::{BreakerState, Observe, Refresh, Source, keep_fresh};
+use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Permit};
+use crate::live_names::register;
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{lane_count, lane_index};
 
@@ -47,18 +49,26 @@ impl Breaker {
     /// # Errors
     ///
     /// The first setting that cannot work, or a name that is empty or has control characters.
+    #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
+        let location = Location::caller();
         let name = name.into();
         ConfigError::check_name("circuit breaker", &name)?;
-        Self::build(name, config)
+        let breaker = Self::of_source(Source::new("breaker", name), config)?;
+        let shared = breaker.shared();
+        register(&shared.source, location, config);
+        let weak: Weak<Shared> = Arc::downgrade(shared);
+        keep_fresh(weak);
+        shared.refresh();
+        Ok(breaker)
     }
 
-    /// Of any name: that of a key holds whatever the caller's key does.
-    fn build(name: Arc<str>, config: BreakerConfig) -> Result<Self, ConfigError> {
+    /// Neither registered nor reported: an entry of a keyed breaker.
+    fn of_source(source: Source, config: BreakerConfig) -> Result<Self, ConfigError> {
         config
             .validate()
-            .map_err(|error| error.of("circuit breaker", &name))?;
-        let shared = Shared::new(Source::new("breaker", name), config)?;
+            .map_err(|error| error.of("circuit breaker", source.name()))?;
+        let shared = Shared::new(source, config)?;
         Ok(Self {
             owner: Arc::new(Owner {
                 shared,
@@ -73,6 +83,7 @@ impl Breaker {
     /// # Errors
     ///
     /// The first setting that cannot work.
+    #[track_caller]
     pub fn keyed<K, B>(
         name: &str,
         config: BreakerConfig,
@@ -82,10 +93,44 @@ impl Breaker {
     where
         K: Hash + Eq + Clone + fmt::Display,
     {
-        let first = Self::new(name, config)?;
-        Keyed::named(name, by, keys, first, |name, like| {
-            Self::build(name.into(), like.config())
+        let location = Location::caller();
+        let keyed = Self::keyed_part(name, config, keys, by)?;
+        if let Some(source) = keyed.source() {
+            register(source, location, (config, keys));
+        }
+        Ok(keyed)
+    }
+
+    /// A keyed breaker whose name is not registered, because it is a part of a stack that is.
+    pub(crate) fn keyed_part<K, B>(
+        name: &str,
+        config: BreakerConfig,
+        keys: KeyedConfig,
+        by: B,
+    ) -> Result<Keyed<K, B, Self>, ConfigError>
+    where
+        K: Hash + Eq + Clone + fmt::Display,
+    {
+        ConfigError::check_name("circuit breaker", name)?;
+        let first = Self::of_source(Source::new("breaker", name), config)?;
+        let source = Arc::new(Source::new("breaker", name));
+        let weak: Weak<Source> = Arc::downgrade(&source);
+        keep_fresh(weak);
+        source.refresh();
+        Keyed::named(source, by, keys, first, |source, like| {
+            let breaker = Self::of_source(source, like.config())?;
+            breaker.shared().refresh();
+            if let Some(parent) = breaker.shared().source.parent() {
+                parent.refresh();
+            }
+            Ok(breaker)
         })
+    }
+
+    /// Sends the events of this breaker to `observer` too, for as long as the breaker lives. An observer that owns the
+    /// breaker keeps it alive.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.shared().source.observe_with(Arc::new(observer));
     }
 
     /// Its name.
@@ -99,13 +144,17 @@ impl Breaker {
     }
 
     /// Admits a call without tower, or refuses it. Settle the permit with the call's outcome; dropping it says that the
-    /// call was abandoned.
+    /// call was abandoned, by a caller who has waited since this call.
     ///
     /// # Errors
     ///
     /// The refusal, with the time until the next probe.
     pub fn try_acquire(&self) -> Result<BreakerPermit, Rejected> {
-        self.admit_at(&Now::unread())
+        let now = Now::unread();
+        let mut permit = self.admit_at(&now)?;
+        // Nobody reports that this call is pending.
+        permit.pending(&now);
+        Ok(permit)
     }
 
     /// Runs a call without tower: refused while the circuit is open; an `Err` counts as a failure, and so does a panic.
@@ -147,7 +196,7 @@ impl Breaker {
         F: Future<Output = Result<T, E>>,
         E: CallError,
     {
-        let permit = self.try_acquire()?;
+        let permit = self.admit_at(&Now::unread())?;
         // The closure runs inside the future, so that its panic counts too.
         let future = async { call().await };
         GateFuture::running(future, Some(permit), classify, AtResult).await
@@ -175,7 +224,7 @@ impl Breaker {
     /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
     /// let mut changes = breaker.changes();
     /// breaker.isolate();
-    /// assert_eq!(changes.changed().await, BreakerState::Isolated);
+    /// assert_eq!(changes.changed().await, Ok(BreakerState::Isolated));
     /// # Ok(()) }
     /// ```
     pub fn changes(&self) -> Changes {
@@ -202,6 +251,12 @@ impl Breaker {
             },
             None => owner.new_lane(),
         }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 

@@ -213,10 +213,27 @@ impl Machine {
         self.retries
     }
 
-    /// What could be withdrawn, in micro-tokens; retries, if only their number is limited.
-    pub(super) fn balance(&self, rules: &Rules, balance: u64, calls: u64) -> u64 {
+    /// Nothing can be withdrawn until something is earned from now on. The [balance](self) is the caller's to empty.
+    pub(super) const fn empty(&mut self, now: Moment) {
+        self.floor = 0;
+        self.filled = now;
+    }
+
+    /// Whether retries are counted that are scheduled or under way.
+    pub(super) const fn has_retries(&self) -> bool {
+        self.retries > 0
+    }
+
+    /// What a withdrawal would find now, in micro-tokens; the number of retries, if only that is limited.
+    pub(super) fn balance(&self, rules: &Rules, balance: u64, calls: u64, now: Moment) -> u64 {
         match rules.rule {
-            Rule::Bucket | Rule::Throttle => balance,
+            Rule::Bucket => {
+                let mut then = *self;
+                let balance = then.cut(rules, balance, now);
+                then.refill(rules, now);
+                balance.saturating_add(then.floor)
+            }
+            Rule::Throttle => balance.min(rules.cap),
             Rule::InFlight => rules
                 .allowed(calls)
                 .saturating_sub(self.retries)

@@ -81,6 +81,7 @@
 //! dropping it gives the token back.
 
 mod config;
+mod keyed;
 mod machine;
 mod policy;
 mod withdrawal;

@@ -1,24 +1,24 @@
 //! The shared handle.
 
 use std::fmt;
-use std::hash::Hash;
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use super::config::BudgetConfig;
 use super::machine::{Machine, Rules, TOKEN, deposited};
 use super::withdrawal::{CallUnderWay, Withdrawal};
 use crate::allowance::SharedAllowance;
-use crate::clock::Now;
+use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::event::{Event, Refresh, Source, emit, keep_fresh};
-use crate::gate::{Forget, Keeps, Keyed, KeyedConfig};
+use crate::event::{Event, Observe, Refresh, Source, emit, keep_fresh};
+use crate::live_names::register;
 use crate::outcome::{Kind, Outcome, Unprocessed};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Pays for retries and hedges. Clones share one balance; the [module's page](super) says how.
 #[derive(Clone)]
 pub struct RetryBudget {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
@@ -51,17 +51,31 @@ impl RetryBudget {
     /// # Errors
     ///
     /// If a setting cannot work, or the name is empty or has control characters.
+    #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
-        let name = name.into();
-        ConfigError::check_name("retry budget", &name)?;
-        Self::build(name, config)
+        let location = Location::caller();
+        let budget = Self::part(name, config)?;
+        register(&budget.shared.source, location, config);
+        Ok(budget)
     }
 
-    /// Of any name: that of a key holds whatever the caller's key does.
-    fn build(name: Arc<str>, config: BudgetConfig) -> Result<Self, ConfigError> {
+    /// A budget whose name is not registered, because it is a part of a layer that is.
+    pub(crate) fn part(
+        name: impl Into<Arc<str>>,
+        config: BudgetConfig,
+    ) -> Result<Self, ConfigError> {
+        let name = name.into();
+        ConfigError::check_name("retry budget", &name)?;
+        let budget = Self::of_source(Source::new("budget", name), config)?;
+        let weak: Weak<Shared> = Arc::downgrade(&budget.shared);
+        keep_fresh(weak);
+        Ok(budget)
+    }
+
+    pub(super) fn of_source(source: Source, config: BudgetConfig) -> Result<Self, ConfigError> {
         config
             .validate()
-            .map_err(|error| error.of("retry budget", &name))?;
+            .map_err(|error| error.of("retry budget", source.name()))?;
         let rules = Rules::new(&config);
         let shared = Arc::new(Shared {
             balance: AtomicU64::new(rules.initial(&config)),
@@ -75,31 +89,15 @@ impl RetryBudget {
                 rules,
                 config,
             }),
-            source: Source::new("budget", name),
+            source,
         });
-        let weak: Weak<Shared> = Arc::downgrade(&shared);
-        keep_fresh(weak);
         Ok(Self { shared })
     }
 
-    /// A budget per key: the same settings for each, the key's text behind the name.
-    ///
-    /// # Errors
-    ///
-    /// If a setting cannot work.
-    pub fn keyed<K, B>(
-        name: &str,
-        config: BudgetConfig,
-        keys: KeyedConfig,
-        by: B,
-    ) -> Result<Keyed<K, B, Self>, ConfigError>
-    where
-        K: Hash + Eq + Clone + fmt::Display,
-    {
-        let first = Self::new(name, config)?;
-        Keyed::named(name, by, keys, first, |name, like| {
-            Self::build(name.into(), like.config())
-        })
+    /// Sends the events of this budget to `observer` too, for as long as the budget lives. An observer that owns the budget
+    /// keeps it alive.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.shared.source.observe_with(Arc::new(observer));
     }
 
     /// The name it was given.
@@ -194,7 +192,7 @@ impl RetryBudget {
                 (balance, (next, taken))
             });
             locked.machine = next;
-            (taken, rules.counts_calls(), shared.balance(&locked))
+            (taken, rules.counts_calls(), shared.balance(&locked, now))
         };
         let source = &shared.source;
         if let Some(taken) = taken {
@@ -206,44 +204,19 @@ impl RetryBudget {
         }
     }
 
-    /// The tokens there are now. Without tokens, under [`Rule::InFlight`](super::Rule::InFlight), the retries that could start
-    /// now.
+    /// The tokens that a withdrawal would find now, those of the [floor](BudgetConfig::floor) included, and cut to the
+    /// [reserve](BudgetConfig::reserve) after a time without withdrawals. Without tokens, under
+    /// [`Rule::InFlight`](super::Rule::InFlight), the number of retries that could start now.
     pub fn balance(&self) -> f64 {
+        let now = Now::unread().moment();
         let locked = *self.shared.locked.lock();
-        self.shared.balance(&locked)
-    }
-}
-
-impl<K, B> Keyed<K, B, RetryBudget>
-where
-    K: Hash + Eq + Clone + fmt::Display,
-{
-    /// Takes new settings over while running, for every key there is: see [`RetryBudget::reconfigure`]. Those of
-    /// [`RetryBudget::keyed`] hold for every key to come, too.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work; nothing was changed then.
-    pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
-        self.change_each(|budget| budget.reconfigure(config))
+        self.shared.balance(&locked, now)
     }
 }
 
 impl Refresh for Shared {
     fn refresh(&self) {
         self.report();
-    }
-}
-
-/// A budget can always be forgotten: calls under way keep theirs, and after a quiet time it would be cut to its reserve
-/// anyway, which a new one has.
-impl Forget for RetryBudget {
-    fn keeps(&self, _now: &Now) -> Keeps {
-        Keeps::Memory
-    }
-
-    fn source(&self) -> &Source {
-        &self.shared.source
     }
 }
 
@@ -306,17 +279,19 @@ impl Shared {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for people and gauges")]
-    fn balance(&self, locked: &Locked) -> f64 {
+    pub(super) fn balance(&self, locked: &Locked, now: Moment) -> f64 {
         let balance = self.balance.load(Ordering::Relaxed);
         let calls = self.calls.load(Ordering::Relaxed);
-        locked.machine.balance(&locked.rules, balance, calls) as f64 / TOKEN as f64
+        let found = locked.machine.balance(&locked.rules, balance, calls, now);
+        found as f64 / TOKEN as f64
     }
 
     pub(super) fn report(&self) {
+        let now = Now::unread().moment();
         let locked = *self.locked.lock();
         emit(&Event::Budget {
             source: &self.source,
-            balance: self.balance(&locked),
+            balance: self.balance(&locked, now),
         });
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use super::Permit;
+use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Rejected};
 use crate::outcome::{Classify, Outcome, judge_error};
@@ -16,6 +17,10 @@ use crate::outcome::{Classify, Outcome, judge_error};
 pub trait Finish<Res, E, P, C> {
     /// What the caller gets.
     type Response;
+
+    /// Whether [`CallOptions::streams`](crate::CallOptions::streams) is applied here, and hidden from the inner service.
+    #[doc(hidden)]
+    const APPLIES_STREAMS: bool = false;
 
     /// The inner future is ready.
     ///
@@ -134,16 +139,23 @@ where
                 finish,
             } => {
                 // Looked at here too, so that no result can be lost to a panic below.
-                assert!(permit.is_some(), "polled after completion");
+                assert!(permit.is_some(), "`GateFuture` polled after completion");
                 let unwinding = Unwinding(permit);
+                let hidden = H::APPLIES_STREAMS.then(CallOptions::hide_streams);
                 let polled = future.poll(cx);
+                drop(hidden);
                 std::mem::forget(unwinding);
                 match polled {
                     Poll::Ready(result) => {
                         let permit = permit.take().expect("looked at before");
                         Poll::Ready(finish.finish(result, permit, classify))
                     }
-                    Poll::Pending => Poll::Pending,
+                    Poll::Pending => {
+                        if let Some(permit) = permit {
+                            permit.pending(&Now::unread());
+                        }
+                        Poll::Pending
+                    }
                 }
             }
             StateProjection::Refused(rejected) => Poll::Ready(Err(refusal(rejected))),
@@ -153,7 +165,10 @@ where
 
 #[cold]
 fn refusal<E: CallError>(rejected: &mut Option<Rejected>) -> E {
-    rejected.take().expect("polled after completion").into()
+    let rejected = rejected.take();
+    rejected
+        .expect("`GateFuture` polled after completion")
+        .into()
 }
 
 /// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Forgotten when they return.

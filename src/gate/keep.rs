@@ -19,11 +19,16 @@ pub enum Keeps {
 
 /// A policy that a [`Keyed`](super::Keyed) can keep and forget: a handle whose clones share their state.
 pub trait Forget: Clone {
-    /// What forgetting it would lose.
+    /// What forgetting it would lose. Called under a lock of the map: it must be quick and must not call back.
     fn keeps(&self, now: &Now) -> Keeps;
 
     /// Whom its events come from.
     fn source(&self) -> &Source;
+
+    /// Called on a policy that was created while the map was full, before its first use. A policy that grants something from
+    /// the start, such as the tokens of a budget, must start with nothing. Otherwise each eviction would create grants: the
+    /// evicted key comes back with new ones. Called under a lock of the map: it must not call back.
+    fn start_empty(&self) {}
 
     /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
     /// own to count in.
@@ -44,8 +49,8 @@ pub trait Forget: Clone {
 pub struct KeyedConfig {
     /// The most keys kept, from 1 to 16 777 216. Default 10 000.
     pub max_keys: usize,
-    /// A key not used for this long is forgotten when a new key comes. When it was last used is known only as exactly as
-    /// new keys come: a use counts up to the next look for idle keys, made at most eight times in this time. Default
+    /// A key not used for this long is evicted when new keys come: each new key looks at 16 others. The time of the last use
+    /// is not exact: a use counts until the key is looked at next, so a key may stay for two times this long. Default
     /// 10 min; more than zero.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub idle: Duration,

@@ -6,20 +6,23 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::eviction::Entries;
 use super::{Forget, KeyBy, KeyedConfig, Policy};
-use crate::clock::{Moment, Now};
+use crate::clock::Now;
 use crate::error::{ConfigError, Rejected};
+use crate::event::{Observe, Source};
 use crate::sync::{Apart, Mutex, lane_count, lane_index};
 
 /// A policy per key, as a policy.
 ///
-/// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept: when a
-/// new key comes to a full map, the longest unused ones that keep nothing go first, an open circuit or a policy with
-/// calls in flight never; if none can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`](crate::Event::KeyOverflow) says so.
+/// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept. When a new
+/// key comes to a full map, 16 entries are sampled at random and the best of them is evicted: an idle one first, then one that
+/// remembers nothing, then the least recently used. An open circuit or a policy with calls in flight is never evicted. If none
+/// of the 16 can go, the new key shares one overflow policy with others like it, and
+/// [`Event::KeyOverflow`](crate::Event::KeyOverflow) reports it.
 ///
-/// Room is looked for once for every sixteenth of `max_keys` new keys, or once a second, so that a flood of them does not
-/// look through all keys for each.
+/// A new key also looks at the next 16 entries in turn and evicts the idle ones among them. So the work for a new key does
+/// not depend on the number of keys, and no call waits while all of them are searched.
 ///
 /// A hit costs a lock that only this core takes, one hash, and no allocation.
 ///
@@ -55,6 +58,8 @@ pub struct Keyed<K, B, P> {
 
 pub(super) struct Inner<K, B, P> {
     pub(super) by: B,
+    /// The handle whose name all keys share; `None` if `make` was given by a user.
+    source: Option<Arc<Source>>,
     pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
     /// What new ones are made like, if `make` was not given by a user.
     first: Option<P>,
@@ -69,15 +74,7 @@ pub(super) struct All<K, P> {
     pub(super) overflow: Option<P>,
     /// Counts the changes of all policies: one that was made before such a change is not kept.
     pub(super) changes: u64,
-    pub(super) entries: HashMap<K, Known<P>>,
-    pub(super) swept: Moment,
-    /// New keys since a full map was last swept.
-    pub(super) fresh: usize,
-}
-
-pub(super) struct Known<P> {
-    pub(super) policy: P,
-    pub(super) last_used: Moment,
+    pub(super) entries: Entries<K, P>,
 }
 
 pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
@@ -87,7 +84,7 @@ pub(super) struct Used<P> {
     near: P,
     /// What calls hold that `near` alone cannot serve; a count above one says that such a call is just being admitted.
     lent: Option<Arc<P>>,
-    /// Set by a hit, cleared by a sweep: what is used often need not read the clock.
+    /// Set by a hit, cleared when eviction looks at the key: a hit need not read the clock.
     pub(super) touched: bool,
 }
 
@@ -123,10 +120,11 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         config: KeyedConfig,
         make: impl Fn(&str) -> P + Send + Sync + 'static,
     ) -> Result<Self, ConfigError> {
-        Self::made(by, config, make, None)
+        Self::made(None, by, config, make, None)
     }
 
     fn made(
+        source: Option<Arc<Source>>,
         by: B,
         config: KeyedConfig,
         make: impl Fn(&str) -> P + Send + Sync + 'static,
@@ -136,15 +134,14 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         Ok(Self {
             inner: Arc::new(Inner {
                 by,
+                source,
                 make: Box::new(make),
                 first,
                 all: Mutex::new(All {
                     config,
                     overflow: None,
                     changes: 0,
-                    entries: HashMap::new(),
-                    swept: Moment::START,
-                    fresh: 0,
+                    entries: Entries::new(),
                 }),
                 lanes: (0..lane_count())
                     .map(|_| Apart(Mutex::new(HashMap::new())))
@@ -153,24 +150,24 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         })
     }
 
-    /// A policy per key, made by `like` from its name, `name/key`, and from the `first`, which serves no key.
+    /// A policy per key, made by `like` from its source and from the `first`, which serves no key.
     pub(crate) fn named(
-        name: &str,
+        source: Arc<Source>,
         by: B,
         config: KeyedConfig,
         first: P,
-        like: impl Fn(String, &P) -> Result<P, ConfigError> + Send + Sync + 'static,
+        like: impl Fn(Source, &P) -> Result<P, ConfigError> + Send + Sync + 'static,
     ) -> Result<Self, ConfigError>
     where
         P: Send + Sync + 'static,
     {
-        let name = name.to_owned();
+        let parent = Arc::clone(&source);
         let model = first.clone();
         let make = move |key: &str| {
             // It has worked for the first, so it works.
-            like(format!("{name}/{key}"), &model).unwrap_or_else(|_| model.clone())
+            like(Source::of_key(&parent, key), &model).unwrap_or_else(|_| model.clone())
         };
-        Self::made(by, config, make, Some(first))
+        Self::made(Some(source), by, config, make, Some(first))
     }
 
     /// What each new one is made like.
@@ -195,7 +192,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         let policies: Vec<P> = {
             let mut all = self.inner.all.lock();
             all.changes += 1;
-            let kept = all.entries.values().map(|known| &known.policy);
+            let kept = all.entries.iter().map(|entry| &entry.policy);
             kept.chain(&all.overflow).cloned().collect()
         };
         policies.iter().try_for_each(change)
@@ -232,7 +229,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
         let all = self.inner.all.lock();
         all.entries
             .iter()
-            .map(|(key, known)| (key.clone(), known.policy.clone()))
+            .map(|entry| (entry.key.clone(), entry.policy.clone()))
             .collect()
     }
 
@@ -259,6 +256,32 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             return enter(used);
         }
         self.miss(lane, &self.by.own(&look), now, enter)
+    }
+}
+
+impl<K, B, P> Keyed<K, B, P> {
+    /// Adds the label `server` to the metrics of this handle, for at most `max` keys; later ones share `server="other"`. A key
+    /// keeps its label, also after it was evicted. Call it before the first request. Default 0: no label, so that the number
+    /// of series does not depend on the number of keys.
+    ///
+    /// It has no effect on a `Keyed` of [`Keyed::new`], whose policies report under names that the user gave them.
+    pub fn label_servers(&self, max: usize) {
+        if let Some(source) = self.source() {
+            source.label_servers(max);
+        }
+    }
+
+    /// The source of the handle, if it has a name of its own.
+    pub(crate) fn source(&self) -> Option<&Arc<Source>> {
+        self.inner.source.as_ref()
+    }
+
+    /// Sends the events of all keys to `observer` too. A `Keyed` of [`Keyed::new`] has no name and no events of its own, so
+    /// attach the observer to the policies instead.
+    pub(crate) fn observe_all(&self, observer: Arc<dyn Observe>) {
+        if let Some(source) = self.source() {
+            source.observe_with(observer);
+        }
     }
 }
 

@@ -3,18 +3,38 @@
 use std::fmt;
 use std::hash::Hash;
 
-use super::Forget;
-use super::keyed::{Inner, Known, LaneMap, Used};
+use super::eviction::{Candidates, Rank, SAMPLE};
+use super::keyed::{All, Inner, LaneMap, Used};
+use super::{Forget, Keeps};
+use crate::chance::draw;
 use crate::clock::Now;
 use crate::event::{Event, emit};
-use crate::sync::Mutex;
+use crate::sync::{Apart, Mutex};
 
 /// What was found for a key that its lane has not seen.
 enum Found<R> {
     Entered(R),
-    /// Nothing yet, but room for it, after so many changes.
-    Room(u64),
+    /// Nothing yet, but room for it.
+    Room(Room),
     Full,
+}
+
+/// Room for a new key.
+#[derive(Clone, Copy)]
+struct Room {
+    /// After so many changes of the settings.
+    changes: u64,
+    /// Whether the map was full.
+    was_full: bool,
+}
+
+/// What became of an entry that was to be evicted.
+enum Detached {
+    Gone,
+    /// It was used since it was last looked at.
+    Used,
+    /// Calls are in flight, or it keeps essentials.
+    Busy,
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
@@ -29,27 +49,34 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         let mut evicted = Vec::new();
         let mut made = None;
         let found = loop {
-            match self.find_kept(lane, key, made.take(), now, &mut evicted, &enter) {
+            let found = self.find_kept(lane, key, made.take(), now, &mut evicted, &enter);
+            for gone in evicted.drain(..) {
+                emit(&Event::KeyEvicted {
+                    source: gone.source(),
+                });
+            }
+            match found {
                 // Out of the lock, for `make` is not ours.
-                Found::Room(changes) => made = Some(((self.make)(&key.to_string()), changes)),
+                Found::Room(room) => {
+                    let policy = (self.make)(&key.to_string());
+                    if room.was_full {
+                        policy.start_empty();
+                    }
+                    made = Some((policy, room));
+                }
                 Found::Entered(entered) => break Some(entered),
                 Found::Full => break None,
             }
         };
-        for gone in &evicted {
-            emit(&Event::KeyEvicted {
-                source: gone.source(),
-            });
-        }
         found.unwrap_or_else(|| self.overflow(enter))
     }
 
-    /// Looks among all keys, and keeps what was `made` if the key is new.
+    /// Looks among all keys, and keeps the policy that was `made` if the key is new.
     fn find_kept<R>(
         &self,
         lane: &Mutex<LaneMap<K, P>>,
         key: &K,
-        made: Option<(P, u64)>,
+        made: Option<(P, Room)>,
         now: &Now,
         evicted: &mut Vec<P>,
         enter: impl Fn(&mut Used<P>) -> R,
@@ -65,29 +92,131 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         };
         let moment = now.moment();
         let mut all = self.all.lock();
-        if let Some(known) = all.entries.get_mut(key) {
-            known.last_used = moment;
-            return remember(&known.policy);
+        if let Some(at) = all.entries.find(key) {
+            all.entries.touch(at, moment);
+            return remember(&all.entries.at(at).policy);
         }
-        if all.is_sweep_due(moment) {
-            self.sweep(&mut all, now, evicted);
+        let was_full = all.entries.len() >= all.config.max_keys;
+        if made.is_none() {
+            self.evict_idle(&mut all, now, evicted);
         }
+        self.make_room(&mut all, now, evicted);
         if all.entries.len() >= all.config.max_keys {
-            all.fresh += 1;
             return Found::Full;
         }
         let policy = match made {
-            Some((policy, changes)) if changes == all.changes => policy,
-            _ => return Found::Room(all.changes),
+            Some((policy, room)) if room.changes == all.changes => {
+                if was_full && !room.was_full {
+                    policy.start_empty();
+                }
+                policy
+            }
+            _ => {
+                return Found::Room(Room {
+                    changes: all.changes,
+                    was_full,
+                });
+            }
         };
-        all.fresh += 1;
         let entered = remember(&policy);
-        let known = Known {
-            policy,
-            last_used: moment,
-        };
-        all.entries.insert(key.clone(), known);
+        all.entries.insert(key.clone(), policy, moment);
         entered
+    }
+
+    /// Evicts the idle ones among the next few entries.
+    fn evict_idle(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
+        let moment = now.moment();
+        all.entries.start_look();
+        for _ in 0..SAMPLE.min(all.entries.len()) {
+            let Some(at) = all.entries.next_position() else {
+                return;
+            };
+            let entry = all.entries.at(at);
+            let is_idle = moment.since(entry.last_used) >= all.config.idle;
+            if is_idle && entry.policy.keeps(now) < Keeps::Essentials {
+                match self.detach(all, at, now, false) {
+                    Detached::Gone => {
+                        evicted.push(all.entries.remove(at).policy);
+                        continue;
+                    }
+                    Detached::Used => all.entries.touch(at, moment),
+                    Detached::Busy => {}
+                }
+            }
+            all.entries.pass();
+        }
+    }
+
+    /// Makes room for one more key, if an entry of a sample can go. Above a bound that was lowered, more of them go.
+    fn make_room(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
+        let mut surplus = (all.entries.len() + 1).saturating_sub(all.config.max_keys);
+        if surplus == 0 {
+            return;
+        }
+        let moment = now.moment();
+        let sample = all.entries.sample(draw());
+        let ranked = sample.as_slice().iter().map(|&at| {
+            let entry = all.entries.at(at);
+            let rank = Rank {
+                in_use: moment.since(entry.last_used) < all.config.idle,
+                keeps: entry.policy.keeps(now),
+                last_use: entry.last_use,
+            };
+            (at, rank)
+        });
+        let mut candidates = Candidates::new(ranked);
+        while surplus > 0 {
+            let Some(candidate) = candidates.pop() else {
+                return;
+            };
+            match self.detach(all, candidate.at, now, candidate.spared) {
+                Detached::Gone => {
+                    evicted.push(all.entries.remove(candidate.at).policy);
+                    candidates.moved(all.entries.len(), candidate.at);
+                    surplus -= 1;
+                }
+                Detached::Used => {
+                    all.entries.touch(candidate.at, moment);
+                    let last_use = all.entries.at(candidate.at).last_use;
+                    candidates.spare(candidate, last_use);
+                }
+                Detached::Busy => {}
+            }
+        }
+    }
+
+    /// Takes an entry out of every lane, if no call uses it. Called under the lock of all keys: a call that finds it gone from
+    /// its lane waits there, so it cannot come back meanwhile, and each lane is locked for one look-up only.
+    fn detach(&self, all: &All<K, P>, at: usize, now: &Now, was_spared: bool) -> Detached {
+        let entry = all.entries.at(at);
+        let mut taken = Vec::new();
+        let mut result = Detached::Gone;
+        for (number, Apart(lane)) in self.lanes.iter().enumerate() {
+            let mut lane = lane.lock();
+            let Some(used) = lane.get_mut(&entry.key) else {
+                continue;
+            };
+            if used.is_busy() {
+                result = Detached::Busy;
+                break;
+            }
+            if std::mem::take(&mut used.touched) && !was_spared {
+                result = Detached::Used;
+            }
+            if matches!(result, Detached::Gone) {
+                taken.extend(lane.remove_entry(&entry.key).map(|used| (number, used)));
+            }
+        }
+        // Nobody can reach it now who does not hold it already.
+        if matches!(result, Detached::Gone) && entry.policy.keeps(now) == Keeps::Essentials {
+            result = Detached::Busy;
+        }
+        if !matches!(result, Detached::Gone) {
+            for (number, (key, used)) in taken {
+                self.lanes[number].0.lock().insert(key, used);
+            }
+        }
+        result
     }
 
     fn overflow<R>(&self, enter: impl Fn(&mut Used<P>) -> R) -> R {
@@ -114,7 +243,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                     _ => all.changes,
                 }
             };
-            made = Some(((self.make)("overflow"), changes));
+            let policy = (self.make)("overflow");
+            policy.start_empty();
+            made = Some((policy, changes));
         }
     }
 }
@@ -127,6 +258,7 @@ mod tests {
     use crate::budget::{BudgetConfig, RetryBudget};
     use crate::clock::Now;
     use crate::error::ConfigError;
+    use crate::event::Source;
 
     type Slot = Arc<StdMutex<Option<Box<dyn FnOnce() + Send>>>>;
 
@@ -136,8 +268,8 @@ mod tests {
     fn budgets(bound: KeyedConfig) -> (PerNumber, Slot) {
         let meanwhile = Slot::default();
         let slot = Arc::clone(&meanwhile);
-        let like = move |name, like: &RetryBudget| -> Result<_, ConfigError> {
-            let made = RetryBudget::new(name, like.config());
+        let like = move |source: Source, like: &RetryBudget| -> Result<_, ConfigError> {
+            let made = RetryBudget::new(source.name().clone(), like.config());
             let act = slot.lock().unwrap().take();
             if let Some(act) = act {
                 act();
@@ -146,7 +278,8 @@ mod tests {
         };
         let first = RetryBudget::new("first", BudgetConfig::new()).unwrap();
         let own: fn(&u32) -> u32 = |key| *key;
-        let keyed = Keyed::named("shop", by(own), bound, first, like).unwrap();
+        let shop = Arc::new(Source::new("budget", "shop"));
+        let keyed = Keyed::named(shop, by(own), bound, first, like).unwrap();
         (keyed, meanwhile)
     }
 

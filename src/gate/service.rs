@@ -19,6 +19,8 @@ pub struct Gate<S, P, C, H> {
     /// What `poll_ready` was refused. The inner service was not polled then, so the next call gets this refusal,
     /// whatever the policy says by that time.
     kept: Option<Rejected>,
+    /// Whether the inner service was polled ready since the last call: it may hold a place for the next one.
+    polled: bool,
 }
 
 impl<S, P, C, H> Gate<S, P, C, H> {
@@ -29,6 +31,7 @@ impl<S, P, C, H> Gate<S, P, C, H> {
             classify,
             finish,
             kept: None,
+            polled: false,
         }
     }
 }
@@ -47,7 +50,7 @@ impl<S: Clone, P: Clone, C: Clone, H: Clone> Clone for Gate<S, P, C, H> {
 
 impl<S, Req, P, C, H> Service<Req> for Gate<S, P, C, H>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: CallError,
     P: Policy<Req>,
     C: Clone,
@@ -61,12 +64,15 @@ where
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // Not `self.kept = …`: that would drop and write on every call.
         match self.policy.refuse(&Now::unread()) {
-            None if self.kept.is_none() => self.inner.poll_ready(cx),
             None => {
-                self.kept = None;
+                if self.kept.is_some() {
+                    self.kept = None;
+                }
+                self.polled = true;
                 self.inner.poll_ready(cx)
             }
             refused => {
+                self.give_readiness_back();
                 self.kept = refused;
                 Poll::Ready(Ok(()))
             }
@@ -80,13 +86,28 @@ where
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
+                self.polled = false;
                 let mut permit = Some(permit);
                 let unwinding = Unwinding(&mut permit);
                 let future = self.inner.call(request);
                 std::mem::forget(unwinding);
                 GateFuture::running(future, permit, self.classify.clone(), self.finish.clone())
             }
-            Err(rejected) => GateFuture::refused(rejected),
+            Err(rejected) => {
+                self.give_readiness_back();
+                GateFuture::refused(rejected)
+            }
+        }
+    }
+}
+
+impl<S: Clone, P, C, H> Gate<S, P, C, H> {
+    /// A service that was polled ready, or is still waiting to be, may hold a place of a limit. A clone holds none.
+    #[cold]
+    fn give_readiness_back(&mut self) {
+        if self.polled {
+            self.polled = false;
+            self.inner = self.inner.clone();
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use super::marks::{Tells, passed, veto, watch_spent};
+use super::marks::{Tells, veto, watch_spent};
 use super::problem::Problem;
+use super::request::HttpRequest;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use ::http::Response;
+use ::http::{Method, Response};
 use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
@@ -41,7 +42,8 @@ use crate::outcome::Executed;
 ///
 /// With `Retry-After` in whole seconds, rounded up and 68 years at most, if the wait is known. The body is
 /// `application/problem+json` (RFC 9457) whose `detail` is the rejection's message: it names the layer and its wait. The
-/// response's body must be `From<String>`, as axum's and `http_body_util::Full` are.
+/// response's body must be `From<String>`, as axum's and `http_body_util::Full` are. The response to a HEAD request has the
+/// `Content-Length` of that body, and no body.
 ///
 /// A rejection that kept the call from being executed is marked as such in the response's extensions, where
 /// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients
@@ -60,6 +62,11 @@ pub const fn answer<L>(layers: L) -> AnswerLayer<L> {
 pub trait Respond<B> {
     /// The response to a call that was rejected.
     fn respond(&self, rejected: &Rejected) -> Response<B>;
+
+    /// The response to a HEAD request that was rejected: the same, without a body.
+    fn respond_to_head(&self, rejected: &Rejected) -> Response<B> {
+        self.respond(rejected)
+    }
 }
 
 /// Made by [`answer`].
@@ -143,6 +150,7 @@ impl<S, Req, B, E, R> Service<Req> for Answer<S, R>
 where
     S: Service<Req, Response = Response<B>, Error = Error<E>>,
     R: Respond<B> + Clone,
+    Req: HttpRequest,
 {
     type Response = Response<B>;
     type Error = E;
@@ -158,13 +166,15 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        let is_head = *request.method() == Method::HEAD;
         AnswerFuture {
             state: match self.refused.take() {
-                Some(rejected) => State::Refused(rejected),
+                Some(rejected) => State::Refused(Some(rejected)),
                 None => State::Running(self.inner.call(request)),
             },
             respond: self.respond.clone(),
             tells: self.tells,
+            is_head,
             spent_below: false,
         }
     }
@@ -179,6 +189,8 @@ pub struct AnswerFuture<F, R = Problem> {
     state: State<F>,
     respond: R,
     tells: Tells,
+    /// Whether it is the response to a HEAD request.
+    is_head: bool,
     /// Whether a retry layer inside has given up.
     spent_below: bool,
 }
@@ -187,7 +199,8 @@ pub struct AnswerFuture<F, R = Problem> {
 #[derive(Debug)]
 enum State<F> {
     Running(#[pin] F),
-    Refused(Rejected),
+    /// `None` once it was returned, and after any other result.
+    Refused(Option<Rejected>),
 }
 
 impl<F, B, E, R> Future for AnswerFuture<F, R>
@@ -198,10 +211,14 @@ where
     type Output = Result<Response<B>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
+        let mut this = self.project();
         let tells = *this.tells;
-        let mut response = match this.state.project() {
-            Projected::Refused(rejected) => respond(this.respond, rejected, tells),
+        let to = |rejected: &Rejected| respond(this.respond, rejected, tells, *this.is_head);
+        let mut response = match this.state.as_mut().project() {
+            Projected::Refused(rejected) => {
+                let rejected = rejected.take();
+                to(&rejected.expect("`AnswerFuture` polled after completion"))
+            }
             Projected::Running(future) => {
                 let polled = if tells.should_retry {
                     let (polled, spent) = watch_spent(|| future.poll(cx));
@@ -210,12 +227,14 @@ where
                 } else {
                     future.poll(cx)
                 };
-                match ready!(polled) {
+                let result = ready!(polled);
+                this.state.set(State::Refused(None));
+                match result {
                     Ok(mut response) => {
-                        passed(&mut response);
+                        tells.passed(&mut response);
                         response
                     }
-                    Err(Error::Rejected(rejected)) => respond(this.respond, &rejected, tells),
+                    Err(Error::Rejected(rejected)) => to(&rejected),
                     Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
                 }
             }
@@ -227,8 +246,17 @@ where
     }
 }
 
-fn respond<B>(respond: &impl Respond<B>, rejected: &Rejected, tells: Tells) -> Response<B> {
-    let mut response = respond.respond(rejected);
+fn respond<B>(
+    respond: &impl Respond<B>,
+    rejected: &Rejected,
+    tells: Tells,
+    is_head: bool,
+) -> Response<B> {
+    let mut response = if is_head {
+        respond.respond_to_head(rejected)
+    } else {
+        respond.respond(rejected)
+    };
     if rejected.executed == Executed::No {
         tells.refused(&mut response);
     }
@@ -246,7 +274,12 @@ mod tests {
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
         let meaning = |rejected| {
-            ByStatus::new().response(&respond::<String>(&Problem, &rejected, Tells::default()))
+            ByStatus::new().response(&respond::<String>(
+                &Problem,
+                &rejected,
+                Tells::default(),
+                false,
+            ))
         };
         let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(meaning(open.clone()), refused);

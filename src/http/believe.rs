@@ -84,6 +84,7 @@ where
         BelieveFuture {
             inner: self.inner.call(request),
             believed,
+            done: false,
         }
     }
 }
@@ -100,6 +101,7 @@ pub struct BelieveFuture<F> {
     #[pin]
     inner: F,
     believed: bool,
+    done: bool,
 }
 
 impl<F, Res, E> Future for BelieveFuture<F>
@@ -111,7 +113,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.inner.poll(cx))?;
+        assert!(!*this.done, "`BelieveFuture` polled after completion");
+        let result = ready!(this.inner.poll(cx));
+        *this.done = true;
+        let mut response = result?;
         // Twice is said by more than the one server: no word to rely on.
         let mut said = response.headers().get_all(NOT_EXECUTED).iter();
         let one = said.next().is_some_and(|value| value == "1") && said.next().is_none();

@@ -108,6 +108,7 @@ where
             alarm: None,
             source: Arc::clone(&self.source),
             limit: self.limit,
+            done: false,
         }
     }
 }
@@ -127,6 +128,7 @@ pub struct ConnectTimeoutFuture<F> {
     alarm: Option<Pin<Box<Alarm>>>,
     source: Arc<Source>,
     limit: Duration,
+    done: bool,
 }
 
 impl<F, T, E> Future for ConnectTimeoutFuture<F>
@@ -138,7 +140,12 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
+        assert!(
+            !*this.done,
+            "`ConnectTimeoutFuture` polled after completion"
+        );
         if let Poll::Ready(connected) = this.connecting.poll(cx) {
+            *this.done = true;
             return Poll::Ready(connected.map_err(Into::into));
         }
         if *this.limit == Duration::MAX {
@@ -150,6 +157,7 @@ where
             alarm
         });
         ready!(alarm.as_mut().poll(cx));
+        *this.done = true;
         let reason = Reason::ConnectTimeout { limit: *this.limit };
         let rejected = Rejected::new(reason, Arc::clone(this.source.name()));
         emit(&Event::Rejected {

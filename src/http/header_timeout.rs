@@ -129,6 +129,7 @@ impl<S> HeaderTimeout<S> {
             alarm: Alarm::new(),
             source: Arc::clone(&self.source),
             limit: self.limit,
+            done: false,
         }
     }
 }
@@ -200,6 +201,7 @@ pub struct HeaderTimeoutFuture<F> {
     alarm: Alarm,
     source: Arc<Source>,
     limit: Duration,
+    done: bool,
 }
 
 impl<F, Res, E> Future for HeaderTimeoutFuture<F>
@@ -211,7 +213,9 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        assert!(!*this.done, "`HeaderTimeoutFuture` polled after completion");
         if let Poll::Ready(result) = this.response.poll(cx) {
+            *this.done = true;
             return Poll::Ready(result);
         }
         if *this.limit == Duration::MAX {
@@ -226,6 +230,7 @@ where
             this.alarm.as_mut().arm(*this.limit, &Now::unread());
         }
         ready!(this.alarm.poll(cx));
+        *this.done = true;
         let reason = Reason::HeaderTimeout { limit: *this.limit };
         let rejected =
             Rejected::new(reason, Arc::clone(this.source.name())).executed(Executed::Maybe);

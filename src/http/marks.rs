@@ -33,10 +33,13 @@ impl Tells {
     }
 }
 
-/// Takes the mark off a response that has it from anyone but an answer further in.
-pub(super) fn passed<B>(response: &mut Response<B>) {
-    if response.extensions().get() != Some(&NotExecuted::Here) {
-        response.headers_mut().remove(NOT_EXECUTED);
+impl Tells {
+    /// Removes the mark from a response that passes through, unless this layer marks responses and one further in has
+    /// refused the call.
+    pub(super) fn passed<B>(self, response: &mut Response<B>) {
+        if !self.not_executed || response.extensions().get() != Some(&NotExecuted::Here) {
+            response.headers_mut().remove(NOT_EXECUTED);
+        }
     }
 }
 

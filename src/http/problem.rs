@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use ::http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
@@ -31,6 +31,14 @@ impl<B: From<String>> Respond<B> for Problem {
             tell_quota(headers, &rejected.name, quota, wait);
         }
         response
+    }
+
+    /// hyper sends the body of a response to HEAD over HTTP/2, which clients take for a protocol error.
+    fn respond_to_head(&self, rejected: &Rejected) -> Response<B> {
+        let response: Response<String> = self.respond(rejected);
+        let (mut head, body) = response.into_parts();
+        head.headers.insert(CONTENT_LENGTH, body.len().into());
+        Response::from_parts(head, B::from(String::new()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the parts of this module need to know of a request and of a response, whatever library they come from.
 
+use std::time::Duration;
+
 use ::http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 
 use super::authority::AuthorityRef;
@@ -36,6 +38,21 @@ pub trait HttpRequest {
     fn extensions(&self) -> Option<&Extensions> {
         None
     }
+
+    /// The extensions, to be changed; `None` if the type has no public ones, as reqwest's.
+    fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        None
+    }
+
+    /// The time limit that the caller has set on the request itself; `None` if it has none, or if the type cannot carry one.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Sets the time limit of the request itself, if the type can carry one.
+    fn set_timeout(&mut self, timeout: Duration) {
+        let _ = timeout;
+    }
 }
 
 impl<B> HttpRequest for Request<B> {
@@ -61,6 +78,10 @@ impl<B> HttpRequest for Request<B> {
 
     fn extensions(&self) -> Option<&Extensions> {
         Some(self.extensions())
+    }
+
+    fn extensions_mut(&mut self) -> Option<&mut Extensions> {
+        Some(self.extensions_mut())
     }
 }
 

@@ -207,6 +207,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        assert!(!*this.ended, "`AttemptSpanFuture` polled after completion");
         *this.unwound = true;
         let polled = this.attempt.as_mut().poll(cx);
         *this.unwound = false;

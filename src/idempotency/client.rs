@@ -1,4 +1,4 @@
-//! The layer that mints keys.
+//! The layer that gives calls their keys.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -13,6 +13,7 @@ use super::key::{self, DEFAULT_HEADER, Form};
 use super::{KeyedRequest, Mint};
 use crate::call::CallOptions;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
+use crate::key_problem::KeyProblem;
 
 /// Gives every call that would happen twice if it were sent twice an idempotency key. See the [module](super).
 #[derive(Clone, Debug)]
@@ -105,7 +106,7 @@ pub struct IdempotencyKey<S, M = bool> {
 
 impl<S, M, Req> Service<Req> for IdempotencyKey<S, M>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: CallError,
     Req: KeyedRequest,
     M: Mint<Req>,
@@ -120,32 +121,56 @@ where
 
     fn call(&mut self, mut request: Req) -> Self::Future {
         let state = match self.layer.equip(&mut request) {
-            Ok(()) => State::Running(self.inner.call(request)),
-            Err(why) => {
+            Ok(Origin::Options) => {
+                let _hidden = CallOptions::hide_taken_key();
+                State::Running(self.inner.call(request))
+            }
+            Ok(Origin::Elsewhere) => {
+                let _hidden = CallOptions::hide_key();
+                State::Running(self.inner.call(request))
+            }
+            Err(reason) => {
+                // The inner service may hold a place for the call that is not made.
+                self.inner = self.inner.clone();
                 let name = self.layer.header.as_str();
-                State::Refused(Some(Rejected::new(Reason::Policy(why.into()), name)))
+                State::Refused(Some(Rejected::new(reason, name)))
             }
         };
         IdempotencyKeyFuture { state }
     }
 }
 
+/// Where the key of a request comes from, if it has one.
+enum Origin {
+    /// The options of the call.
+    Options,
+    /// The request itself, or the layer; or there is none.
+    Elsewhere,
+}
+
 impl<M> IdempotencyKeyLayer<M> {
     /// Puts a key into the request, unless it wants none or has one.
-    fn equip<R: KeyedRequest>(&self, request: &mut R) -> Result<(), &'static str>
+    fn equip<R: KeyedRequest>(&self, request: &mut R) -> Result<Origin, Reason>
     where
         M: Mint<R>,
     {
         if !request.wants_key() || request.headers_mut().contains_key(&self.header) {
-            return Ok(());
+            return Ok(Origin::Elsewhere);
         }
-        let key = match CallOptions::current_key() {
-            Some(key) => key::given(&key, self.form)?,
-            None if self.mint.mints(request) => key::minted(self.form),
-            None => return Ok(()),
+        let (key, origin) = match CallOptions::current_key() {
+            Some(scoped) => {
+                let key = key::given(scoped.text(), self.form);
+                let key = key.map_err(|why| Reason::Policy(why.into()))?;
+                if !scoped.claim() {
+                    return Err(Reason::Key(KeyProblem::SecondCall));
+                }
+                (key, Origin::Options)
+            }
+            None if self.mint.mints(request) => (key::minted(self.form), Origin::Elsewhere),
+            None => return Ok(Origin::Elsewhere),
         };
         request.headers_mut().insert(self.header.clone(), key);
-        Ok(())
+        Ok(origin)
     }
 }
 
@@ -162,7 +187,7 @@ pub struct IdempotencyKeyFuture<F> {
 #[derive(Debug)]
 enum State<F> {
     Running(#[pin] F),
-    /// `None` once it was given.
+    /// `None` once it was returned.
     Refused(Option<Rejected>),
 }
 
@@ -174,12 +199,22 @@ where
     type Output = Result<Res, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            Projected::Running(future) => future.poll(cx),
-            Projected::Refused(rejected) => match rejected.take() {
-                Some(rejected) => Poll::Ready(Err(rejected.into())),
-                None => Poll::Pending,
-            },
+        let mut state = self.project().state;
+        match state.as_mut().project() {
+            Projected::Running(future) => {
+                let hidden = CallOptions::hide_key();
+                let polled = future.poll(cx);
+                drop(hidden);
+                if polled.is_ready() {
+                    state.set(State::Refused(None));
+                }
+                polled
+            }
+            Projected::Refused(rejected) => {
+                let rejected = rejected.take();
+                let rejected = rejected.expect("`IdempotencyKeyFuture` polled after completion");
+                Poll::Ready(Err(rejected.into()))
+            }
         }
     }
 }

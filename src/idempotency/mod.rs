@@ -62,6 +62,10 @@
 //! A key given by the caller that cannot be sent is refused, with [`Reason::Policy`](crate::Reason::Policy) and without
 //! calling the service: a call without that key might be executed twice.
 //!
+//! The key of a [`CallOptions`](crate::CallOptions) scope is used by one call. A second call in the scope that needs a key and
+//! has none in its header is refused too, with [`Reason::Key`](crate::Reason::Key), instead of being sent with the same key,
+//! with another one, or without. Give each call a scope of its own. To repeat an operation, set the header yourself.
+//!
 //! # Events
 //!
 //! None. Keys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.

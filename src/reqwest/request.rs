@@ -1,5 +1,7 @@
 //! reqwest's requests and responses, seen as HTTP.
 
+use std::time::Duration;
+
 use ::http::{Extensions, HeaderMap, Method, StatusCode};
 use ::reqwest::{Request, Response};
 
@@ -29,6 +31,14 @@ impl HttpRequest for Request {
 
     fn follows_redirects(&self) -> bool {
         true
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        self.timeout().copied()
+    }
+
+    fn set_timeout(&mut self, timeout: Duration) {
+        *self.timeout_mut() = Some(timeout);
     }
 }
 

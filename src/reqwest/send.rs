@@ -8,6 +8,7 @@ use ::reqwest::{Request, RequestBuilder};
 use pin_project::pin_project;
 use tower_service::Service;
 
+use crate::call::{CallOptions, CallScope};
 use crate::error::{CallError, Error};
 
 /// A request that could not be built is the service's own error: no layer refused it.
@@ -33,10 +34,54 @@ pub trait SendThrough: Sized {
     /// # Cancel safety
     ///
     /// Dropping the future drops the call; before its first poll nothing was sent.
+    ///
+    /// # The time limit of the request
+    ///
+    /// The standard stack [`http::client`](crate::http::client) applies [`RequestBuilder::timeout`] to the whole call, retries
+    /// and the response's body included: it shortens `total`, and ends the call as abandoned. Each attempt is sent with the
+    /// time that is left. The limit of an attempt still applies: to wait longer than that for one response, set
+    /// [`CallOptions::attempt_timeout`] too.
     fn send_through<S>(self, stack: &S) -> SendThroughFuture<S>
     where
         S: Service<Request> + Clone,
         S::Error: CallError + From<::reqwest::Error>;
+
+    /// The same, with options for this call.
+    ///
+    /// ```no_run
+    /// # async fn example(client: reqwest::Client, stack: tower::util::BoxCloneService<reqwest::Request, reqwest::Response, buttress::Error<reqwest::Error>>) -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::time::Duration;
+    ///
+    /// use buttress::CallOptions;
+    /// use buttress::reqwest::SendThrough;
+    ///
+    /// let report = client.get("https://api.example.com/report");
+    /// let patient = CallOptions::new()
+    ///     .timeout(Duration::from_secs(60))
+    ///     .attempt_timeout(Duration::from_secs(60));
+    /// let response = report.send_through_with(&stack, patient).await?;
+    /// # let _ = response;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send_through`](Self::send_through).
+    ///
+    /// # Cancel safety
+    ///
+    /// As of [`send_through`](Self::send_through).
+    fn send_through_with<S>(
+        self,
+        stack: &S,
+        options: CallOptions,
+    ) -> CallScope<SendThroughFuture<S>>
+    where
+        S: Service<Request> + Clone,
+        S::Error: CallError + From<::reqwest::Error>,
+    {
+        options.scope(self.send_through(stack))
+    }
 }
 
 impl SendThrough for RequestBuilder {
@@ -77,7 +122,7 @@ enum State<S, F> {
     /// Until the stack is ready. The request is there until it was sent.
     Waiting(S, Option<Request>),
     Running(#[pin] F),
-    /// The request could not be built. The error is there until it was given.
+    /// The request could not be built. `None` once the error was returned, and after any other result.
     Failed(Option<::reqwest::Error>),
 }
 
@@ -93,19 +138,23 @@ where
         loop {
             match state.as_mut().project() {
                 Projected::Waiting(stack, request) => {
-                    ready!(stack.poll_ready(cx))?;
-                    let Some(request) = request.take() else {
-                        return Poll::Pending;
-                    };
-                    let running = stack.call(request);
+                    if let Err(error) = ready!(stack.poll_ready(cx)) {
+                        state.set(State::Failed(None));
+                        return Poll::Ready(Err(error));
+                    }
+                    let request = request.take();
+                    let running = stack.call(request.expect("it is handed over once"));
                     state.set(State::Running(running));
                 }
-                Projected::Running(future) => return future.poll(cx),
+                Projected::Running(future) => {
+                    let result = ready!(future.poll(cx));
+                    state.set(State::Failed(None));
+                    return Poll::Ready(result);
+                }
                 Projected::Failed(error) => {
-                    return match error.take() {
-                        Some(error) => Poll::Ready(Err(error.into())),
-                        None => Poll::Pending,
-                    };
+                    let error = error.take();
+                    let error = error.expect("`SendThroughFuture` polled after completion");
+                    return Poll::Ready(Err(error.into()));
                 }
             }
         }

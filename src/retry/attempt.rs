@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use pin_project::{pin_project, pinned_drop};
 
-use crate::call::{Call, EnteredCall, Marks, Scope};
+use crate::call::{Call, CallOptions, EnteredCall, Marks, Scope};
 
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
@@ -43,10 +43,12 @@ impl<F: Future> Attempt<F> {
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, Judging)> {
         let mut this = self.project();
         let entered = this.scope.enter();
-        let polled = match this.future.as_mut().as_pin_mut() {
-            Some(future) => future.poll(cx),
-            None => Poll::Pending,
-        };
+        let hidden = CallOptions::hide_retry();
+        let future = this.future.as_mut().as_pin_mut();
+        let polled = future
+            .expect("`RetryFuture` polled after completion")
+            .poll(cx);
+        drop(hidden);
         *this.marks |= entered.marks();
         let result = ready!(polled);
         this.future.set(None);

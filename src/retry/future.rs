@@ -115,7 +115,10 @@ where
                         drop(judging);
                         if outcome.kind == Kind::Success {
                             let rules = shared.terms.rules(this.budget.as_ref());
-                            this.progress.end(rules, true);
+                            let later = rules.budget.is_some_and(|budget| {
+                                shared.discard.deposit_later(&response, &outcome, budget)
+                            });
+                            this.progress.end(rules, !later);
                             if this.discarding.is_some() {
                                 self.project().discarding.set(None);
                             }
@@ -235,7 +238,7 @@ where
         let (StateNow::Between(between), Some(Further { service, saved })) =
             (this.state.as_mut().project(), this.further.as_mut())
         else {
-            return Poll::Pending;
+            panic!("`RetryFuture` polled after completion");
         };
         let deadline = this.progress.deadline();
         let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
@@ -264,10 +267,9 @@ where
                 };
                 // A readiness that is not used is given back at once.
                 *this.further = None;
-                match between.as_mut().project().last.take() {
-                    Some(last) => Poll::Ready(Some(this.progress.give_up(rules, why, last))),
-                    None => Poll::Pending,
-                }
+                let last = between.as_mut().project().last.take();
+                let last = last.expect("`RetryFuture` polled after completion");
+                Poll::Ready(Some(this.progress.give_up(rules, why, last)))
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The layer, which is also the handle for code without tower.
 
 use std::future::{Future, poll_fn};
+use std::panic::Location;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -16,7 +17,8 @@ use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
-use crate::event::{RetryStop, Source};
+use crate::event::{Observe, RetryStop, Source};
+use crate::live_names::register;
 use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
 use crate::sync::Mutex;
 
@@ -33,22 +35,38 @@ impl<R> RetryLayer<R> {
     /// # Errors
     ///
     /// If a setting cannot work, or the name is empty or has control characters.
+    #[track_caller]
     pub fn new(
         name: impl Into<Arc<str>>,
         config: RetryConfig,
         repeat: R,
+    ) -> Result<Self, ConfigError> {
+        let location = Location::caller();
+        let name = name.into();
+        ConfigError::check_name("retry", &name)?;
+        let budget = RetryBudget::part(name.clone(), BudgetConfig::default())?;
+        let layer = Self::part(name, config, repeat, Some(budget))?;
+        register(layer.source(), location, config);
+        Ok(layer)
+    }
+
+    /// With a name that is not registered, because it is a part of a stack that is.
+    pub(crate) fn part(
+        name: impl Into<Arc<str>>,
+        config: RetryConfig,
+        repeat: R,
+        budget: Option<RetryBudget>,
     ) -> Result<Self, ConfigError> {
         let name = name.into();
         ConfigError::check_name("retry", &name)?;
         config
             .validate()
             .map_err(|error| error.of("retry", &name))?;
-        let budget = RetryBudget::new(name.clone(), BudgetConfig::default())?;
         Ok(Self {
             shared: Arc::new(Shared {
                 terms: Terms {
                     config: Arc::new(Mutex::new(config)),
-                    budget: Some(budget),
+                    budget,
                     allowance: Arc::new(SharedAllowance::full()),
                     once: false,
                     source: Source::new("retry", name),
@@ -157,6 +175,16 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
 }
 
 impl<R, C, K, D> RetryLayer<R, C, K, D> {
+    /// Sends the events of this layer to `observer` too, for as long as the layer or one of its services lives. The budget has
+    /// [events of its own](RetryBudget::observe_with).
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.source().observe_with(Arc::new(observer));
+    }
+
+    pub(crate) fn source(&self) -> &Source {
+        &self.shared.terms.source
+    }
+
     /// The name it was given.
     pub fn name(&self) -> &Arc<str> {
         self.shared.terms.source.name()

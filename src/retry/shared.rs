@@ -86,7 +86,7 @@ impl Clone for Terms {
             budget: self.budget.clone(),
             allowance: Arc::clone(&self.allowance),
             once: self.once,
-            source: Source::new(self.source.layer(), self.source.name().clone()),
+            source: self.source.fork(),
         }
     }
 }

@@ -4,11 +4,15 @@
 //! to see, name by name, is in [`docs/telemetry.md`](https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md).
 //!
 //! - A gauge shows the last event. The balance of a retry budget also changes with successes, which are not reported one by
-//!   one: call [`refresh`] before metrics are collected.
+//!   one: call [`refresh`] before metrics are collected. It also writes the state of every breaker, for a recorder that was
+//!   installed after the breaker was built.
+//! - A handle per key has one series for all its keys. [`Keyed::label_servers`](crate::gate::Keyed::label_servers) adds a bounded
+//!   label for the key.
 //! - [`ObserveLayer`] reports calls: put it outermost for what callers see, innermost for what the service sees.
 //! - Handles are registered at the first event after a recorder was installed, so layers may be built before it.
 //!
-//! An observer of your own is told every event, too:
+//! An observer of your own receives every event too. [`Breaker::observe_with`](crate::breaker::Breaker::observe_with) and its
+//! like attach one to a single handle.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
@@ -36,6 +40,8 @@ pub(crate) mod metrics;
 #[cfg(feature = "metrics")]
 mod names;
 mod observe;
+#[cfg(feature = "metrics")]
+mod series;
 #[cfg(feature = "tracing")]
 pub(crate) mod tracing;
 

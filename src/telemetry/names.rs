@@ -23,6 +23,12 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "0 closed, 1 half-open, 2 open, 3 forced open, 4 isolated, 5 disabled; label name",
     ),
     (
+        CIRCUITS,
+        Type::Gauge,
+        Unit::Count,
+        "circuits of a keyed breaker in each state; labels name, state",
+    ),
+    (
         MOVES,
         Type::Counter,
         Unit::Count,
@@ -62,7 +68,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         CALLS,
         Type::Histogram,
         Unit::Seconds,
-        "duration of observed calls; labels name, outcome",
+        "duration of observed calls; labels name, scope, outcome",
     ),
     (
         OPERATIONS,
@@ -93,6 +99,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
 pub(super) const REJECTED: &str = "buttress.rejected";
 pub(super) const WOULD_REJECT: &str = "buttress.would_reject";
 pub(super) const STATE: &str = "buttress.breaker.state";
+pub(super) const CIRCUITS: &str = "buttress.breaker.circuits";
 pub(super) const MOVES: &str = "buttress.breaker.moves";
 pub(super) const RETRIES: &str = "buttress.retry.attempts";
 pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::clock::{Moment, Now};
 use crate::error::Rejected;
-use crate::event::{Event, Source, emit};
+use crate::event::{Event, Observe, Source, emit};
 use crate::gate::{GateLayer, Permit, Policy};
 use crate::outcome::Outcome;
 
@@ -15,8 +15,8 @@ use crate::outcome::Outcome;
 /// use buttress::ErrorIsTransient;
 /// use buttress::telemetry::{ObserveLayer, Observed};
 ///
-/// let outermost = ObserveLayer::new(Observed::new("payments.call"), ErrorIsTransient);
-/// let innermost = ObserveLayer::new(Observed::new("payments.attempt"), ErrorIsTransient);
+/// let outermost = ObserveLayer::new(Observed::new("payments"), ErrorIsTransient);
+/// let innermost = ObserveLayer::new(Observed::attempts("payments"), ErrorIsTransient);
 /// # let _ = (outermost, innermost);
 /// ```
 pub type ObserveLayer<C> = GateLayer<Observed, C>;
@@ -28,11 +28,30 @@ pub struct Observed {
 }
 
 impl Observed {
-    /// Reports calls under this name.
+    /// Reports calls under this name, with the scope `"call"`: for an observer outside of retries.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self::scoped(name, "call")
+    }
+
+    /// Reports attempts under this name, with the scope `"attempt"`: for an observer inside of retries.
+    pub fn attempts(name: impl Into<Arc<str>>) -> Self {
+        Self::scoped(name, "attempt")
+    }
+
+    fn scoped(name: impl Into<Arc<str>>, scope: &'static str) -> Self {
         Self {
-            source: Arc::new(Source::new("observe", name)),
+            source: Arc::new(Source::scoped("observe", name, scope)),
         }
+    }
+
+    /// Sends the events of these calls to `observer` too, for as long as a clone of this lives.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.source.observe_with(Arc::new(observer));
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn source(&self) -> &Source {
+        &self.source
     }
 
     /// The name it was given.

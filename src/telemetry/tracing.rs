@@ -56,7 +56,7 @@ impl Observe for Tracing {
             Event::RetryStopped { attempts, why, .. } => {
                 debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
-            Event::Budget { .. } => {}
+            Event::Budget { .. } | Event::BreakerState { .. } | Event::Circuits { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
                 debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }
@@ -96,6 +96,17 @@ impl Observe for Tracing {
                 target: "buttress",
                 layer,
                 name, max_keys, "no key could be forgotten: a new one shares the overflow entry"
+            ),
+            Event::NameInUse { existing, new, .. } => warn!(
+                target: "buttress",
+                layer,
+                name,
+                existing = ?existing.settings,
+                new = ?new.settings,
+                "two live handles of the kind {layer} are named `{name}`, built at {} and at {}: build one and clone it, or give each its \
+                 own name",
+                existing.location,
+                new.location
             ),
         }
     }

@@ -21,11 +21,12 @@ use crate::outcome::Executed;
 
 /// Limits one attempt: `min(limit, what is left until the deadline)`, counted from the first poll.
 ///
-/// A per-call [`CallOptions::timeout`] takes the place of the limit. `Duration::ZERO` is one poll, then timeout;
+/// A per-call [`CallOptions::attempt_timeout`] replaces the limit. `Duration::ZERO` is one poll, then timeout;
 /// `Duration::MAX` is no limit but the deadline's. See [the page](crate::timeout).
 ///
-/// A response that is ready together with the timer wins. An error that comes within its last millisecond is the limit's: who is
-/// told how much time is left, as tonic's `Channel` is by `grpc-timeout`, gives up in the same moment.
+/// A response that is ready together with the timer wins. An error that comes within its last millisecond counts as the
+/// limit's: a client that knows how much time is left, as tonic's `Channel` does from `grpc-timeout`, gives up at the same
+/// moment.
 ///
 /// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
@@ -39,6 +40,11 @@ impl TimeoutLayer {
         Self {
             limit: Limit::new("timeout", name, limit),
         }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn source(&self) -> &crate::event::Source {
+        self.limit.source()
     }
 
     /// The limit; `Duration::MAX` is none.
@@ -120,6 +126,7 @@ pub struct TimeoutFuture<F> {
     limit: u64,
     /// Whether it is the deadline that the timer stands for.
     is_deadline: bool,
+    done: bool,
 }
 
 impl<F> TimeoutFuture<F> {
@@ -131,6 +138,7 @@ impl<F> TimeoutFuture<F> {
             limit: layer.nanos(),
             layer,
             is_deadline: false,
+            done: false,
         }
     }
 }
@@ -145,17 +153,23 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        if let Poll::Ready(result) = this.future.poll(cx) {
+        assert!(!*this.done, "`TimeoutFuture` polled after completion");
+        let hidden = CallOptions::hide_attempt_timeout();
+        let polled = this.future.poll(cx);
+        drop(hidden);
+        if let Poll::Ready(result) = polled {
+            *this.done = true;
             return match result {
-                // Whoever is told the time that is left gives up in the same moment, and says so in words of his own.
-                Err(error) if error.rejected().is_none() && this.alarm.is_due() => Poll::Ready(
-                    Err(passed(this.layer, *this.limit, *this.is_deadline).into()),
-                ),
+                Err(error) if error.rejected().is_none() => {
+                    let passed =
+                        passed_with_error(&this.alarm, this.layer, *this.limit, *this.is_deadline);
+                    Poll::Ready(Err(passed.map_or(error, Into::into)))
+                }
                 result => Poll::Ready(result),
             };
         }
         if !this.alarm.is_armed() {
-            if let Some(asked) = CallOptions::current_timeout() {
+            if let Some(asked) = CallOptions::current_attempt_timeout() {
                 *this.limit = nanos(asked);
             }
             let now = Now::unread();
@@ -170,10 +184,27 @@ where
             this.alarm.as_mut().arm(duration(*this.limit), &now);
         }
         ready!(this.alarm.poll(cx));
+        *this.done = true;
         Poll::Ready(Err(
             passed(this.layer, *this.limit, *this.is_deadline).into()
         ))
     }
+}
+
+/// The limit that passed together with an error of the service, if one did: a client that knows how much time is left gives
+/// up at the same moment, with an error of its own.
+#[cold]
+fn passed_with_error(
+    alarm: &Alarm,
+    layer: &Limit,
+    limit: u64,
+    is_deadline: bool,
+) -> Option<Rejected> {
+    if alarm.is_armed() {
+        return alarm.is_due().then(|| passed(layer, limit, is_deadline));
+    }
+    // An attempt that ended at its first poll had no time to arm the timer.
+    Deadline::is_current_due().then(|| passed(layer, limit, true))
 }
 
 /// The limit, which was this long, has passed.

@@ -42,7 +42,9 @@
 //!
 //! [`Reason::AttemptTimeout`](crate::Reason::AttemptTimeout) with the limit that was in force, and
 //! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over before the call began. The deadline is
-//! not the service's fault: breakers take a call that it cut short for abandoned.
+//! not the service's fault: a breaker counts a call that it ended as abandoned, and it is not retried. That holds for every
+//! deadline, whoever set it: the layer's total, a [`Deadline`](crate::Deadline) that is in force, or
+//! [`CallOptions::timeout`](crate::CallOptions::timeout).
 //!
 //! # Events
 //!

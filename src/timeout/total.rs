@@ -14,6 +14,7 @@ use super::Alarm;
 #[cfg(feature = "http")]
 use super::Untimed;
 use super::limit::Limit;
+use crate::call::CallOptions;
 use crate::clock::{Moment, Now};
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
@@ -23,8 +24,8 @@ use crate::outcome::Executed;
 /// Limits the whole call, and tells everything inside how much time is left.
 ///
 /// The time counts from `call`. It is a [`Deadline`], carried with the task: an earlier one that is already in force wins,
-/// and a call that begins after it is refused, not executed. `Duration::MAX` is no limit of its own. See
-/// [the page](crate::timeout).
+/// and a call that begins after it is refused, not executed. A per-call [`CallOptions::timeout`] replaces the limit, but not a
+/// deadline that is in force. `Duration::MAX` is no limit of its own. See [the page](crate::timeout).
 ///
 /// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
@@ -38,6 +39,11 @@ impl DeadlineLayer {
         Self {
             total: Limit::new("deadline", name, total),
         }
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn source(&self) -> &Source {
+        self.total.source()
     }
 
     /// The limit; `Duration::MAX` is none.
@@ -96,7 +102,7 @@ pub struct DeadlineService<S> {
 
 impl<S, Req> Service<Req> for DeadlineService<S>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: CallError,
 {
     type Response = S::Response;
@@ -109,36 +115,39 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let total = Arc::clone(&self.total);
-        match begin(&total) {
-            Ok(deadline) => {
-                let future = {
-                    let _entered = deadline.enter();
-                    self.inner.call(request)
-                };
-                DeadlineFuture::running(deadline, total, future)
-            }
-            Err(()) => DeadlineFuture {
+        let Ok(deadline) = begin(&total) else {
+            // The inner service may hold a place for the call that is not made.
+            self.inner = self.inner.clone();
+            return DeadlineFuture {
                 deadline: Deadline::at(Moment::START),
                 alarm: Alarm::new(),
                 total,
+                refused: true,
                 future: None,
-            },
-        }
+            };
+        };
+        let future = {
+            let _entered = deadline.enter();
+            let _hidden = CallOptions::hide_timeout();
+            self.inner.call(request)
+        };
+        DeadlineFuture::running(deadline, total, future)
     }
 }
 
 /// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
 pub(super) fn begin(total: &Limit) -> Result<Deadline, ()> {
     let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
-    let total = total.get();
+    let total = CallOptions::current_timeout().unwrap_or_else(|| total.get());
     if total == Duration::MAX && outer == Deadline::at(Moment::FAR) {
         return Ok(outer);
     }
     let now = Now::unread();
-    if outer.is_over(&now) {
+    let deadline = outer.min(Deadline::at(now.moment().after(total)));
+    if deadline.is_over(&now) {
         return Err(());
     }
-    Ok(outer.min(Deadline::at(now.moment().after(total))))
+    Ok(deadline)
 }
 
 pub(super) fn over(source: &Source, executed: Executed) -> Rejected {
@@ -163,7 +172,9 @@ pub struct DeadlineFuture<F> {
     #[pin]
     alarm: Alarm,
     total: Arc<Limit>,
-    /// `None`: refused, cut short, or just being dropped.
+    /// Whether the time was over before the call began, until that is reported.
+    refused: bool,
+    /// `None`: refused, over, or just being dropped.
     #[pin]
     future: Option<F>,
 }
@@ -174,6 +185,7 @@ impl<F> DeadlineFuture<F> {
             deadline,
             alarm: Alarm::new(),
             total,
+            refused: false,
             future: Some(future),
         }
     }
@@ -191,12 +203,18 @@ where
         let mut this = self.project();
         let entered = this.deadline.enter();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
+            assert!(
+                std::mem::take(this.refused),
+                "`DeadlineFuture` polled after completion"
+            );
             return Poll::Ready(Err(over(this.total.source(), Executed::No).into()));
         };
         // A scope that it was not called in, but is polled in, may be over before it has begun.
         let begins_late = !this.alarm.is_armed() && entered.is_over_before(*this.deadline);
         if !begins_late {
+            let _hidden = CallOptions::hide_timeout();
             if let Poll::Ready(result) = future.poll(cx) {
+                this.future.set(None);
                 return Poll::Ready(result);
             }
         }

@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use super::limit::Limit;
 use super::total::{begin, over};
+use crate::call::CallOptions;
 use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::CallError;
@@ -31,7 +32,7 @@ impl<S> Untimed<S> {
 
 impl<S, Req> Service<Req> for Untimed<S>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: CallError,
 {
     type Response = S::Response;
@@ -44,22 +45,25 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let total = Arc::clone(&self.total);
-        match begin(&total) {
-            Ok(deadline) => {
-                let _entered = deadline.enter();
-                UntimedFuture {
-                    future: Some(self.inner.call(request)),
-                    begun: false,
-                    deadline,
-                    total,
-                }
-            }
-            Err(()) => UntimedFuture {
+        let Ok(deadline) = begin(&total) else {
+            // The inner service may hold a place for the call that is not made.
+            self.inner = self.inner.clone();
+            return UntimedFuture {
                 future: None,
                 begun: false,
+                refused: true,
                 deadline: Deadline::at(Moment::START),
                 total,
-            },
+            };
+        };
+        let _entered = deadline.enter();
+        let _hidden = CallOptions::hide_timeout();
+        UntimedFuture {
+            future: Some(self.inner.call(request)),
+            begun: false,
+            refused: false,
+            deadline,
+            total,
         }
     }
 }
@@ -69,11 +73,13 @@ where
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct UntimedFuture<F> {
-    /// `None`: refused, cut short, or just being dropped.
+    /// `None`: refused, over, or just being dropped.
     #[pin]
     future: Option<F>,
     /// Whether it was polled.
     begun: bool,
+    /// Whether the time was over before the call began, until that is reported.
+    refused: bool,
     deadline: Deadline,
     total: Arc<Limit>,
 }
@@ -90,6 +96,10 @@ where
         let mut this = self.project();
         let entered = this.deadline.enter();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
+            assert!(
+                std::mem::take(this.refused),
+                "`DeadlineFuture` polled after completion"
+            );
             return Poll::Ready(Err(over(this.total.source(), Executed::No).into()));
         };
         // A scope that it was not called in, but is polled in, may be over before it has begun.
@@ -98,7 +108,12 @@ where
             return Poll::Ready(Err(over(this.total.source(), Executed::Maybe).into()));
         }
         *this.begun = true;
-        future.poll(cx)
+        let _hidden = CallOptions::hide_timeout();
+        let polled = future.poll(cx);
+        if polled.is_ready() {
+            this.future.set(None);
+        }
+        polled
     }
 }
 

@@ -53,6 +53,55 @@ async fn the_floor_grants_its_rate_without_any_success() {
     assert_eq!(later, 20, "two a second");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_balance_is_what_a_withdrawal_would_find_now() {
+    use std::sync::{Arc, Mutex};
+
+    let check = |budget: &RetryBudget, tokens: f64| {
+        let told = Arc::new(Mutex::new(f64::NAN));
+        let sink = Arc::clone(&told);
+        budget.observe_with(move |event: &buttress::Event<'_>| {
+            if let buttress::Event::Budget { balance, .. } = event {
+                *sink.lock().unwrap() = *balance;
+            }
+        });
+        buttress::telemetry::refresh();
+        let told = *told.lock().unwrap();
+        assert!((told - tokens).abs() < 1e-6, "{told} told");
+        assert!(
+            (budget.balance() - tokens).abs() < 1e-6,
+            "{}",
+            budget.balance()
+        );
+        // In the event of a withdrawal, too.
+        let mut paid = budget.try_withdraw(Kind::Transient).expect("a token");
+        paid.started();
+        assert!((budget.balance() - (tokens - 1.0)).abs() < 1e-6);
+    };
+    let second = Duration::from_secs(1);
+    let floor = budget(
+        BudgetConfig::default()
+            .initial(0)
+            .reserve(0)
+            .floor(Some(1.0)),
+    );
+    check(&floor, 10.0);
+    advance(3 * second).await;
+    check(&floor, 10.0);
+    advance(20 * second).await;
+    check(&floor, 10.0);
+
+    let quiet = budget(BudgetConfig::default());
+    (0..1000).for_each(|_| quiet.deposit());
+    check(&quiet, 10.0);
+    quiet.deposit();
+    advance(10 * second).await;
+    check(&quiet, 9.2);
+    (0..1000).for_each(|_| quiet.deposit());
+    advance(11 * second).await;
+    check(&quiet, 2.0);
+}
+
 #[test]
 fn nonsense_is_refused_by_name() {
     let error = RetryBudget::new("x", BudgetConfig::new().ratio(f64::NAN)).unwrap_err();

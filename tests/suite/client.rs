@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
+use buttress::gate::KeyedConfig;
 use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{
     AtBodyEnd, ByStatus, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client,
@@ -380,7 +381,7 @@ async fn the_whole_call_ends_with_its_deadline_and_a_request_may_carry_an_earlie
 async fn the_whole_call_ends_with_its_deadline_even_if_an_attempt_has_no_limit() {
     let server: Server = Strict::new(|call| if call == 0 { status(500) } else { Step::Hang });
     let (_, stack) = stack(plain().breaker(None), &server);
-    let patient = CallOptions::new().timeout(Duration::MAX);
+    let patient = CallOptions::new().attempt_timeout(Duration::MAX);
     let started = tokio::time::Instant::now();
     let hung = patient.scope(stack.oneshot(get())).await;
     assert_eq!(reason(hung), (Reason::Deadline, Executed::Maybe));
@@ -863,6 +864,52 @@ async fn what_cannot_work_or_cannot_change_changes_nothing() {
     let limit = 3 * SECOND;
     let cut = reason(stack.oneshot(get()).await).0;
     assert_eq!(cut, Reason::AttemptTimeout { limit });
+}
+
+#[tokio::test(start_paused = true)]
+async fn evicting_authorities_creates_no_retries() {
+    let keys = KeyedConfig::default().max_keys(64);
+    let config = plain().breaker(None).authorities(keys);
+    let get = |host: u32| {
+        let request = Request::get(format!("http://host-{host}/"));
+        request.body(String::new()).unwrap()
+    };
+    // All are down: there are no more retries than the first 64 budgets start with.
+    let server: Server = Strict::new(|_| status(503));
+    let stack = client("many", config.clone())
+        .unwrap()
+        .layer(server.clone());
+    let mut calls = 0;
+    for _ in 0..20 {
+        for host in 0..200 {
+            let result = stack.clone().oneshot(get(host)).await;
+            assert_eq!(result.unwrap().status(), 503);
+            calls += 1;
+        }
+    }
+    let retries = server.calls() - calls;
+    assert!(retries <= 64 * 2, "{retries} retries");
+
+    // Every fourth is down: no more than that, and what the calls that succeed pay.
+    let server: Server = Strict::new(|call| status(if call % 4 == 0 { 503 } else { 200 }));
+    let stack = client("most", config).unwrap().layer(server.clone());
+    let (mut calls, mut paid) = (0, 0.0);
+    for _ in 0..20 {
+        for host in 0..200 {
+            let result = stack.clone().oneshot(get(host)).await;
+            paid += if result.unwrap().status() == 200 {
+                0.2
+            } else {
+                0.0
+            };
+            calls += 1;
+        }
+    }
+    let retries = u32::try_from(server.calls() - calls).unwrap();
+    assert!(
+        f64::from(retries) <= 64.0 * 2.0 + paid,
+        "{retries} retries, {paid} paid"
+    );
 }
 
 // ── what is seen ──

@@ -110,7 +110,7 @@ impl Listener {
         let subscription = subscribe(move |event: &Event<'_>| {
             let source = &**event.source().name();
             if source.split('/').next() == Some(name) {
-                sink.lock().unwrap().push(tell(event));
+                sink.lock().unwrap().extend(tell(event));
             }
         });
         Self {
@@ -134,8 +134,9 @@ impl Listener {
     }
 }
 
-fn tell(event: &Event<'_>) -> Told {
-    match *event {
+/// `None` for events that repeat what others have reported.
+fn tell(event: &Event<'_>) -> Option<Told> {
+    Some(match *event {
         Event::Rejected { rejected, .. } => Told::Rejected(rejected.clone()),
         Event::WouldReject { rejected, .. } => Told::WouldReject(rejected.clone()),
         Event::BreakerMoved {
@@ -153,6 +154,9 @@ fn tell(event: &Event<'_>) -> Told {
         }
         Event::KeyEvicted { source } => Told::Evicted(source.name().to_string()),
         Event::KeyOverflow { source, .. } => Told::Overflow(source.name().to_string()),
+        Event::BreakerState { .. } | Event::Circuits { .. } | Event::NameInUse { .. } => {
+            return None;
+        }
         ref new => panic!("an event without a word for it: {new:?}"),
-    }
+    })
 }

@@ -2,6 +2,8 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +12,22 @@ use std::task::Poll;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerLayer, BreakerState};
 use buttress::gate::{By, Keyed, KeyedConfig, by};
-use buttress::http::{ByStatus, answer};
-use buttress::idempotency::IdempotencyKeyLayer;
+use buttress::http::deadline::{DeadlineInConfig, DeadlineInLayer, Trust};
+use buttress::http::{
+    AttemptSpanLayer, ByStatus, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
+    ServerConfig, answer, client, server,
+};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Scope};
 use buttress::repeat::Cloned;
+use buttress::reqwest::SendThrough;
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
-use buttress::{BoxError, DeadlineLayer, Error, ErrorIsTransient, TimeoutLayer, repeat};
+use buttress::{
+    BoxError, CallOptions, Deadline, DeadlineLayer, Error, ErrorIsTransient, TimeoutLayer, repeat,
+};
+use bytes::Bytes;
+use http_body_util::Full;
 use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
@@ -303,12 +315,12 @@ async fn every_layer_goes_into_axums_router_layer() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_that_never_fails_needs_no_error_of_its_own() {
-    let stack =
-        answer(TimeoutLayer::new("infallible", SECOND)).layer(service_fn(async |(): ()| {
-            std::future::pending::<()>().await;
-            Ok::<http::Response<String>, Infallible>(http::Response::default())
-        }));
-    let Ok(response) = stack.oneshot(()).await;
+    let hangs = service_fn(async |_: http::Request<String>| {
+        std::future::pending::<()>().await;
+        Ok::<http::Response<String>, Infallible>(http::Response::default())
+    });
+    let stack = answer(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
+    let Ok(response) = stack.oneshot(post()).await;
     assert_eq!(response.status(), 504);
 }
 
@@ -339,4 +351,341 @@ async fn an_open_breaker_takes_no_place_of_a_limit_inside_it() {
     for mut service in refused {
         rejection(service.call(()).await);
     }
+}
+
+// ── futures that are polled again ──
+
+/// A service whose futures are ready at every poll, however often they were ready before.
+fn always_ready() -> impl Service<(), Response = &'static str, Error = Failure, Future: Send> + Clone
+{
+    service_fn(|()| std::future::poll_fn(|_| Poll::Ready(Ok("good"))))
+}
+
+/// A service whose futures are never ready.
+fn never_ready() -> impl Service<(), Response = &'static str, Error = Failure, Future: Send> + Clone
+{
+    service_fn(|()| std::future::pending())
+}
+
+/// Whether this future panics when it is polled once more after its result, with a message that says so.
+async fn panics_after_completion<F: Future>(name: &str, future: F) {
+    let mut future = Box::pin(future);
+    let _ = future.as_mut().await;
+    let again = AssertUnwindSafe(|| poll(future.as_mut()).is_ready());
+    let payload = match catch_unwind(again) {
+        Ok(ready) => panic!("{name}: polled again, it is ready: {ready}"),
+        Err(payload) => payload,
+    };
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    assert!(
+        text.is_some_and(|text| text.contains("after completion")),
+        "{name}: {text:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_polled_after_completion_panics() {
+    let open = || {
+        let handle = breaker("again", three_in_a_row());
+        handle.isolate();
+        BreakerLayer::new(handle, ErrorIsTransient)
+    };
+    let deadline = || DeadlineLayer::new("again", SECOND);
+    let timeout = || TimeoutLayer::new("again", SECOND);
+    let over = Deadline::after(std::time::Duration::ZERO);
+    let ready = always_ready;
+    let hangs = never_ready;
+
+    panics_after_completion("gate", single().layer(ready()).call(())).await;
+    panics_after_completion("gate, keyed", keyed().layer(ready()).call(())).await;
+    panics_after_completion("gate, refused", open().layer(ready()).call(())).await;
+    panics_after_completion("observer", observe().layer(ready()).call(())).await;
+    panics_after_completion("timeout", timeout().layer(ready()).call(())).await;
+    panics_after_completion("timeout, passed", timeout().layer(hangs()).call(())).await;
+    panics_after_completion("deadline", deadline().layer(ready()).call(())).await;
+    panics_after_completion("deadline, passed", deadline().layer(hangs()).call(())).await;
+    let mut late = deadline().layer(ready());
+    let late = async { over.scope(async { late.call(()) }).await };
+    panics_after_completion("deadline, over", late.await).await;
+    panics_after_completion("retry", retry().layer(ready()).call(())).await;
+    let failing = || service_fn(|()| std::future::poll_fn(|_| Poll::Ready(bad_result())));
+    panics_after_completion("retry, failed", retry().layer(failing()).call(())).await;
+    let once = RetryLayer::new(
+        "again",
+        RetryConfig::new(),
+        repeat::cloned_if(|(): &()| false),
+    );
+    panics_after_completion("retry, once", once.unwrap().layer(failing()).call(())).await;
+    let hour = std::time::Duration::from_secs(3600);
+    panics_after_completion("scope", Deadline::after(hour).scope(ready().call(()))).await;
+    let options = CallOptions::new().key("k");
+    panics_after_completion("options", options.scope(ready().call(()))).await;
+}
+
+fn bad_result() -> Result<&'static str, Failure> {
+    Err(Error::Inner("bad"))
+}
+
+/// A service whose futures are ready with a response at every poll.
+fn always_responds<Req, B: Default, E>()
+-> impl Service<Req, Response = http::Response<B>, Error = E, Future: Send> + Clone
+where
+    http::Response<B>: Send,
+    E: Send,
+{
+    service_fn(|_: Req| {
+        std::future::poll_fn(|_| Poll::Ready(Ok(http::Response::new(B::default()))))
+    })
+}
+
+/// A service that never responds.
+fn never_responds<Req, E>()
+-> impl Service<Req, Response = http::Response<String>, Error = Error<E>, Future: Send> + Clone
+where
+    E: Send,
+{
+    service_fn(|_: Req| std::future::pending())
+}
+
+fn post() -> http::Request<String> {
+    let request = http::Request::post("http://api.example.com/livez");
+    request.body("one".to_owned()).unwrap()
+}
+
+/// A request with this key, if it is one.
+fn guarded(key: &'static str) -> http::Request<Full<Bytes>> {
+    let mut request = post().map(Full::from);
+    if !key.is_empty() {
+        let key = http::HeaderValue::from_static(key);
+        request.headers_mut().insert("idempotency-key", key);
+    }
+    request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_of_a_client_polled_after_completion_panics() {
+    type Own = Error<std::io::Error>;
+    let late = HeaderTimeoutLayer::new("again", SECOND);
+    let call = late.layer(always_responds::<_, String, Own>()).call(post());
+    panics_after_completion("head", call).await;
+    let call = late.layer(never_responds::<_, ()>()).call(post());
+    panics_after_completion("head, passed", call).await;
+    let key = IdempotencyKeyLayer::new();
+    let call = key.layer(always_responds::<_, String, Own>()).call(post());
+    panics_after_completion("key", call).await;
+    let refused = async { key.layer(always_responds::<_, String, Own>()).call(post()) };
+    let refused = CallOptions::new().key("").scope(refused).await;
+    panics_after_completion("key, refused", refused).await;
+    let span = AttemptSpanLayer::new();
+    let call = span.layer(always_responds::<_, String, Own>()).call(post());
+    panics_after_completion("span", call).await;
+    let connect = ConnectTimeoutLayer::new("again").limit(SECOND);
+    let call = connect
+        .layer(always_responds::<_, String, BoxError>())
+        .call(post());
+    panics_after_completion("connect", call).await;
+    let hangs = service_fn(|_: ()| std::future::pending::<Result<(), BoxError>>());
+    let call = connect.layer(hangs).call(());
+    panics_after_completion("connect, passed", call).await;
+    let stack = client("again", ClientConfig::default()).unwrap();
+    let call = stack
+        .layer(always_responds::<_, String, std::io::Error>())
+        .call(post());
+    panics_after_completion("client", call).await;
+    let unbuilt = reqwest::Client::new().get("not a url");
+    let call = unbuilt.send_through(
+        &ServiceBuilder::new()
+            .map_err(Error::Inner)
+            .service(reqwest::Client::new()),
+    );
+    panics_after_completion("reqwest", call).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_future_of_a_server_polled_after_completion_panics() {
+    let answered = answer(TimeoutLayer::new("again", SECOND));
+    let call = answered
+        .layer(always_responds::<_, String, Infallible>())
+        .call(post());
+    panics_after_completion("answer", call).await;
+    let handle = breaker("again.http", three_in_a_row());
+    handle.isolate();
+    let refusing = answer(BreakerLayer::new(handle, ByStatus::new()));
+    let mut refused = refusing.layer(always_responds::<_, String, Infallible>());
+    let refused = refused.ready().await.unwrap().call(post());
+    panics_after_completion("answer, refused", refused).await;
+    for bypass in [vec![], vec!["/livez"]] {
+        let config = ServerConfig::default().bypass(bypass);
+        let stack = server("again", config).unwrap();
+        let mut stack = stack.layer(always_responds::<_, Full<Bytes>, Infallible>());
+        panics_after_completion("server", stack.call(guarded(""))).await;
+    }
+    let config = IdempotencyConfig::default().required(false);
+    let once = IdempotencyLayer::new("again", MemoryStore::new(), Scope::Global, config).unwrap();
+    for key in ["", "\"a-key-of-more-than-16\"", "\"short\""] {
+        let mut service = once.layer(always_responds::<_, Full<Bytes>, Failure>());
+        panics_after_completion(key, service.call(guarded(key))).await;
+    }
+}
+
+// ── readiness that is not used ──
+
+/// Over a limit of one: a call that this refuses leaves the place free for another.
+async fn gives_the_place_back<L, Req>(
+    name: &str,
+    layer: L,
+    request: fn() -> Req,
+    refuse: impl FnOnce(),
+) where
+    L: Layer<ConcurrencyLimit<Inner<Req>>>,
+    L::Service: Service<Req, Error = Failure>,
+    Req: 'static,
+{
+    let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
+    let mut service = layer.layer(limited.clone());
+    // Twice ready: what is refused after that was polled before.
+    for _ in 0..2 {
+        assert!(service.ready().await.is_ok(), "{name}");
+    }
+    refuse();
+    let refused = service.call(request()).await;
+    assert!(matches!(refused, Err(Error::Rejected(_))), "{name}");
+    let other = tokio::time::timeout(SECOND, limited.oneshot(request()));
+    assert_eq!(other.await, Ok(Ok("good")), "{name}: the place is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
+    let open = |handle: &Breaker| {
+        for _ in 0..3 {
+            let permit = handle.try_acquire().unwrap();
+            permit.settle(buttress::Outcome::TRANSIENT);
+        }
+    };
+    let handle = breaker("place", three_in_a_row());
+    let gate = BreakerLayer::new(handle.clone(), ErrorIsTransient);
+    gives_the_place_back("gate", gate.clone(), || (), || open(&handle)).await;
+    let outer = ServiceBuilder::new()
+        .layer(observe())
+        .layer(retry())
+        .layer(TimeoutLayer::new("place", SECOND))
+        .layer(gate)
+        .into_inner();
+    handle.reset();
+    gives_the_place_back("stack", outer, || (), || open(&handle)).await;
+
+    let gate = keyed();
+    let failing = gate.layer(Inner::new(|_| bad()));
+    for _ in 0..3 {
+        let _ = failing.clone().oneshot(()).await;
+    }
+    gives_the_place_back("keyed gate", gate, || (), || ()).await;
+
+    let late = DeadlineLayer::new("place", SECOND);
+    let over = Deadline::after(std::time::Duration::ZERO);
+    let call = gives_the_place_back("deadline", late, || (), || ());
+    // The time is over for the call and not for the other one, which has no deadline layer.
+    over.scope(call).await;
+
+    let key = IdempotencyKeyLayer::new();
+    let call = gives_the_place_back("key", key, post, || ());
+    CallOptions::new().key("").scope(call).await;
+
+    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
+    let extract = DeadlineInLayer::new("place", trusting).unwrap();
+    let late = || {
+        let mut request = post();
+        let none = http::HeaderValue::from_static("0n");
+        request.headers_mut().insert("grpc-timeout", none);
+        request
+    };
+    gives_the_place_back("deadline of the request", extract, late, || ()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circuit_that_opens_between_two_polls_gives_a_place_back_and_one_that_is_waited_for() {
+    let handle = breaker("between", three_in_a_row());
+    let layer = BreakerLayer::new(handle.clone(), ErrorIsTransient);
+    let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
+    let mut ready = layer.layer(limited.clone());
+    let mut waiting = layer.layer(limited.clone());
+    ready.ready().await.unwrap();
+    let polled = |service: &mut _| {
+        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
+        Service::<()>::poll_ready(service, cx).is_ready()
+    };
+    assert!(!polled(&mut waiting));
+    handle.isolate();
+    assert!(polled(&mut ready) && polled(&mut waiting), "to be refused");
+    let other = tokio::time::timeout(SECOND, limited.oneshot(()));
+    assert_eq!(other.await, Ok(Ok("good")));
+    rejection(ready.call(()).await);
+    rejection(waiting.call(()).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_cloned_for_its_readiness_only_when_a_call_is_refused() {
+    let inner: Inner = Inner::new(|_| good());
+    let handle = breaker("cloned", three_in_a_row());
+    let mut service = BreakerLayer::new(handle.clone(), ErrorIsTransient).layer(inner.clone());
+    service.ready().await.unwrap().call(()).await.unwrap();
+    assert_eq!(inner.clones(), 1, "ours");
+    handle.isolate();
+    for _ in 0..9 {
+        rejection(service.ready().await.unwrap().call(()).await);
+    }
+    assert_eq!(inner.clones(), 1, "it was not polled, so it holds nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
+    type Io = Error<std::io::Error>;
+    let responds = always_responds::<http::Request<Full<Bytes>>, Full<Bytes>, Infallible>();
+    let limited = ConcurrencyLimit::new(responds, 1);
+    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
+    let config = ServerConfig::default().bypass(["/none"]).deadline(trusting);
+    let mut stack = server("place", config).unwrap().layer(limited.clone());
+    let mut late = guarded("");
+    let none = http::HeaderValue::from_static("0n");
+    late.headers_mut().insert("grpc-timeout", none);
+    let refused = stack.ready().await.unwrap().call(late).await.unwrap();
+    assert_eq!(refused.status(), 504);
+    let other = tokio::time::timeout(SECOND, limited.oneshot(guarded(""))).await;
+    assert!(other.is_ok(), "the server keeps it");
+
+    let responds = always_responds::<http::Request<String>, String, std::io::Error>();
+    let limited = ConcurrencyLimit::new(responds, 1);
+    let stack = client("place", ClientConfig::default()).unwrap();
+    let breakers = stack.breakers().unwrap().clone();
+    let mut stack = stack.layer(limited.clone());
+    assert!(
+        ServiceExt::<http::Request<String>>::ready(&mut stack)
+            .await
+            .unwrap()
+            .call(post())
+            .await
+            .is_ok()
+    );
+    breakers.entries()[0].1.isolate();
+    let refused = ServiceExt::<http::Request<String>>::ready(&mut stack)
+        .await
+        .unwrap()
+        .call(post())
+        .await;
+    assert!(matches!(refused, Err(Io::Rejected(_))));
+    let other = tokio::time::timeout(SECOND, limited.clone().oneshot(post())).await;
+    assert!(other.is_ok(), "the keyed breaker keeps it");
+    breakers.entries()[0].1.release();
+    let mut late = post();
+    late.extensions_mut()
+        .insert(Deadline::after(std::time::Duration::ZERO));
+    let refused = ServiceExt::<http::Request<String>>::ready(&mut stack)
+        .await
+        .unwrap()
+        .call(late)
+        .await;
+    assert!(matches!(refused, Err(Io::Rejected(_))));
+    let other = tokio::time::timeout(SECOND, limited.oneshot(post())).await;
+    assert!(other.is_ok(), "the deadline keeps it");
 }

@@ -30,6 +30,8 @@ pub(crate) const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
 pub(crate) enum Does {
     /// Reads the head of a request and answers with these bytes, then closes.
     Answer(&'static [u8]),
+    /// Reads the head of a request, answers with these bytes, and sends nothing more.
+    AnswerAndHang(&'static [u8]),
     /// Reads the head of a request and closes in good order.
     Close,
     /// Closes without waiting for a request.
@@ -74,6 +76,11 @@ async fn serve(mut stream: TcpStream, does: Does) -> io::Result<()> {
         Does::Answer(bytes) => {
             read_head(&mut stream).await?;
             stream.write_all(bytes).await?;
+        }
+        Does::AnswerAndHang(bytes) => {
+            read_head(&mut stream).await?;
+            stream.write_all(bytes).await?;
+            while stream.read_u8().await.is_ok() {}
         }
         Does::Close => read_head(&mut stream).await?,
         Does::Hang => {
@@ -353,7 +360,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
     /// Not ready for anything.
     #[derive(Clone)]
     struct Shut;
-    impl Service<()> for Shut {
+    impl Service<http::Request<()>> for Shut {
         type Response = http::Response<String>;
         type Error = Error<Infallible>;
         type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
@@ -364,7 +371,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
             let refusal = Rejected::new(Reason::Policy("shut".into()), "door");
             std::task::Poll::Ready(Err(refusal.into()))
         }
-        fn call(&mut self, (): ()) -> Self::Future {
+        fn call(&mut self, _: http::Request<()>) -> Self::Future {
             std::future::ready(Ok(http::Response::new("called".to_owned())))
         }
     }
@@ -373,8 +380,8 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
     let mut service = tower::Layer::layer(&answer(layers), ());
     let ready: Result<_, Infallible> = service.ready().await;
     let ready = ready.unwrap();
-    let copy = ready.clone().call(()).await.unwrap();
+    let copy = ready.clone().call(http::Request::new(())).await.unwrap();
     assert_eq!(copy.body(), "called");
-    let refused = ready.call(()).await.unwrap();
+    let refused = ready.call(http::Request::new(())).await.unwrap();
     assert_eq!(refused.status(), 503);
 }

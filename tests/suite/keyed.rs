@@ -73,6 +73,7 @@ fn the_same_key_finds_the_same_policy_on_any_thread() {
 
 #[tokio::test(start_paused = true)]
 async fn one_dead_shard_of_three_leaves_the_other_two_untouched() {
+    #[derive(Clone)]
     struct Shards;
     impl Service<Query> for Shards {
         type Response = &'static str;
@@ -355,7 +356,7 @@ async fn a_call_keeps_its_policy_although_its_key_is_forgotten_meanwhile() {
 }
 
 #[test]
-fn a_flood_of_new_keys_does_not_look_through_all_keys_for_each() {
+fn a_new_key_in_a_full_map_looks_at_a_bounded_number_of_entries() {
     use std::sync::atomic::{AtomicUsize, Ordering};
     static LOOKS: AtomicUsize = AtomicUsize::new(0);
 
@@ -372,8 +373,8 @@ fn a_flood_of_new_keys_does_not_look_through_all_keys_for_each() {
         }
     }
 
-    // None can go, or only the newest.
-    for stay in [1600, 1599] {
+    // All can go, none can, or only the newest.
+    for stay in [0, 1600, 1599] {
         let own: fn(&u32) -> u32 = |key| *key;
         let keyed = Keyed::new(by(own), at_most(1600), move |key| {
             let stays = key.parse::<u32>().is_ok_and(|key| key < stay);
@@ -384,15 +385,63 @@ fn a_flood_of_new_keys_does_not_look_through_all_keys_for_each() {
         for key in 0..1600 {
             keyed.get(&key, &Now::unread());
         }
-        LOOKS.store(0, Ordering::Relaxed);
         let now = Now::unread();
         for key in 1600..3200 {
+            LOOKS.store(0, Ordering::Relaxed);
             keyed.get(&key, &now);
+            let looks = LOOKS.load(Ordering::Relaxed);
+            // Sixteen that are sampled, and a second look at the one that goes.
+            assert!(looks <= 17, "{looks} looks for one new key");
         }
-        let looks = LOOKS.load(Ordering::Relaxed);
-        assert!(looks <= 40 * 1600, "{looks} looks for 1600 new keys");
         assert_eq!(keyed.len(), 1600);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_keys_of_a_large_map_go_as_new_ones_come() {
+    let keys = KeyedConfig::default().idle(60 * SECOND);
+    let keyed = per_number("idle-large", three_in_a_row(), keys);
+    for key in 0..1000 {
+        get(&keyed, key);
+        get(&keyed, key);
+    }
+    advance(60 * SECOND).await;
+    // Each new key looks at sixteen. The first look finds that each was used, the next one that it has been idle since.
+    for key in 1000..1070 {
+        get(&keyed, key);
+    }
+    assert_eq!(keyed.len(), 1070);
+    advance(60 * SECOND).await;
+    for key in 2000..2080 {
+        get(&keyed, key);
+    }
+    assert_eq!(keyed.len(), 80);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_new_keys_pushes_out_no_open_circuit_and_no_call() {
+    let keyed = per_number(
+        "flooded",
+        three_in_a_row().open_for(3600 * SECOND),
+        at_most(200),
+    );
+    for key in 0..50 {
+        settle(&get(&keyed, key), 3, Outcome::TRANSIENT);
+    }
+    let permits: Vec<_> = (50..100)
+        .map(|key| get(&keyed, key).try_acquire().unwrap())
+        .collect();
+    let held: Vec<_> = (100..120).map(|key| get(&keyed, key)).collect();
+    for key in 1000..5000 {
+        settle(&get(&keyed, key), 1, Outcome::SUCCESS);
+        assert!(keyed.len() <= 200);
+    }
+    let stayed: Vec<_> = kept(&keyed)
+        .into_iter()
+        .take_while(|key| *key < 120)
+        .collect();
+    assert_eq!(stayed, (0..120).collect::<Vec<_>>());
+    drop((permits, held));
 }
 
 #[test]

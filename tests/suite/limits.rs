@@ -440,11 +440,10 @@ async fn read(idle: Duration, total: Duration, each: Duration) -> (Option<Reason
 #[tokio::test(start_paused = true)]
 async fn the_limit_between_frames_counts_from_the_last_one() {
     let (mut sender, body) = Channel::<Bytes>::new(1);
-    let mut body = Some(body);
+    let body = Arc::new(std::sync::Mutex::new(Some(body)));
     let service = service_fn(move |()| {
-        ready(Ok::<_, Error<Infallible>>(Response::new(
-            body.take().unwrap(),
-        )))
+        let body = body.lock().unwrap().take().unwrap();
+        ready(Ok::<_, Error<Infallible>>(Response::new(body)))
     });
     let layer = GateLayer::new(Observed::new("last"), ByStatus::new())
         .finish(AtBodyEnd::new("last", 2 * SECOND));

@@ -7,12 +7,17 @@
 
 mod allocations;
 mod architecture;
+mod balance;
+mod bodies;
 mod breaker;
 mod budget;
+mod call_options;
+mod callers_deadline;
 mod cancel;
 mod client;
 mod common;
 mod contract;
+mod eviction;
 mod grpc;
 mod hops;
 mod http;
@@ -24,6 +29,7 @@ mod log;
 mod marks;
 mod matrix;
 mod mistakes;
+mod observers;
 mod once;
 mod payment;
 mod peers;

@@ -11,7 +11,8 @@ use axum::response::Response;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{
-    AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, answer,
+    AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, ServerConfig, answer,
+    server,
 };
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
@@ -126,6 +127,34 @@ async fn the_word_of_a_server_further_on_is_not_passed_on() {
     for tells in [false, true] {
         let layers = answer(RefusesFirst::new(0)).not_executed_header(tells);
         assert_eq!(header(&ask(layers, proxy.clone()).await, MARK), None);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_proxies_our_own_refusal_passes_no_mark_on_unless_the_layer_marks() {
+    // The response of the handler's own client, which was refused, with all that is in it.
+    let (server, _) = handler(200, &[]);
+    let refused = answer(RefusesFirst::new(1)).not_executed_header(true);
+    let refused = ask(refused, server).await;
+    let refused = Arc::new(std::sync::Mutex::new(Some(refused)));
+    let proxy = service_fn(move |_: Request| {
+        let refused = refused.lock().unwrap().take().unwrap();
+        std::future::ready(Ok::<_, Infallible>(refused))
+    });
+    let silent = answer(RefusesFirst::new(0));
+    assert_eq!(header(&ask(silent, proxy).await, MARK), None);
+}
+
+#[tokio::test]
+async fn the_mark_of_an_upstream_is_removed_on_a_path_that_skips_the_server_stack() {
+    let (proxy, _) = handler(503, &[(MARK, "1")]);
+    for tells in [false, true] {
+        let config = ServerConfig::default()
+            .bypass(["/"])
+            .not_executed_header(tells);
+        let stack = server("marks.bypass", config).unwrap();
+        let response = stack.layer(proxy.clone()).oneshot(post()).await.unwrap();
+        assert!(!response.headers().contains_key(MARK), "{tells}");
     }
 }
 

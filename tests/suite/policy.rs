@@ -228,7 +228,12 @@ fn variants() -> Vec<String> {
 #[test]
 fn every_problem_is_listed_once_with_what_to_do() {
     let variants = variants();
-    assert_eq!(variants.len(), 11, "{variants:?}");
+    assert_eq!(variants.len(), 12, "{variants:?}");
+    // A client refuses this one; no server returns it.
+    let variants: Vec<_> = variants
+        .into_iter()
+        .filter(|one| one != "SecondCall")
+        .collect();
     let (page, data) = both(&layer(IdempotencyConfig::default()));
     let problems = data["problems"].as_array().unwrap();
     assert_eq!(problems.len(), variants.len());

@@ -12,7 +12,9 @@ use axum::routing::{any, post};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
-use buttress::{Again, Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer, Unprocessed};
+use buttress::{
+    Again, Backoff, Classify, Error, Jitter, Outcome, Reason, Rejected, TimeoutLayer, Unprocessed,
+};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -188,6 +190,52 @@ async fn through_the_standard_stack_an_error_stays_reqwests_own() {
     assert!(late.is_timeout() && !late.is_connect(), "{late:?}");
     let unbuilt = call("not a url".to_owned()).await;
     assert!(unbuilt.is_builder(), "{unbuilt:?}");
+}
+
+#[tokio::test]
+async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
+    const STALLS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
+    let short = Duration::from_millis(50);
+    let minute = Duration::from_secs(60);
+    for (idle, total) in [(short, minute), (minute, short)] {
+        let config = ClientConfig::default()
+            .attempt(short)
+            .total(total)
+            .body_idle(idle)
+            .breaker(None);
+        let stack = buttress::http::client("reqwest-cut", config)
+            .unwrap()
+            .layer(client());
+        let url = format!("http://{}/", server(Does::AnswerAndHang(STALLS)).await);
+        let answer = client().get(&url).send_through(&stack).await.unwrap();
+        let error = answer.bytes().await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        let mut source = std::error::Error::source(&error);
+        let mut rejected = None;
+        while let Some(error) = source {
+            rejected = rejected.or(error.downcast_ref::<Rejected>());
+            source = error.source();
+        }
+        let limit = short;
+        let reason = if total == short {
+            Reason::Deadline
+        } else {
+            Reason::BodyIdle { limit }
+        };
+        assert_eq!(rejected.map(|rejected| &rejected.reason), Some(&reason));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_no_timeout_to_reqwest() {
+    const CUT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
+    let stack = buttress::http::client("reqwest-broken", ClientConfig::default())
+        .unwrap()
+        .layer(client());
+    let url = format!("http://{}/", server(Does::Answer(CUT)).await);
+    let answer = client().get(&url).send_through(&stack).await.unwrap();
+    let error = answer.bytes().await.unwrap_err();
+    assert!(!error.is_timeout(), "{error:?}");
 }
 
 /// A server whose `/orders` sends on the key it was given; whose other paths redirect.

@@ -236,3 +236,43 @@ async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
     let (one, other) = tokio::join!(ask(Some("10S")), ask(None));
     assert_eq!((&*one.1, &*other.1), (&b"true"[..], &b"false"[..]));
 }
+
+#[tokio::test]
+async fn a_refused_head_request_over_http_2_has_no_body() {
+    let handler = service_fn(async |_: http::Request<Incoming>| {
+        Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from("fine")))
+    });
+    let service = stack("served.head").layer(handler);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .await
+    });
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Empty<Bytes>>();
+    let ask = async |method: http::Method| {
+        let request = http::Request::builder().method(method);
+        let request = request.uri(format!("http://{address}/"));
+        let request = request.header("grpc-timeout", "0n").body(Empty::new());
+        let response = client.request(request.unwrap()).await.unwrap();
+        let (head, body) = response.into_parts();
+        let length = head.headers.get("content-length").cloned();
+        let body = body.collect().await.unwrap().to_bytes();
+        (head.status.as_u16(), length, body.len())
+    };
+    let (status, length, sent) = ask(http::Method::GET).await;
+    assert_eq!(status, 504);
+    assert!(sent > 0);
+    assert!(length.is_none_or(|length| length == sent.to_string()));
+    let (status, length, body) = ask(http::Method::HEAD).await;
+    assert_eq!((status, body), (504, 0));
+    assert_eq!(
+        length.unwrap(),
+        sent.to_string(),
+        "the length that a GET would have"
+    );
+}

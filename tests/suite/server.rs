@@ -12,7 +12,7 @@ use buttress::clock::Now;
 use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, Trust};
 use buttress::http::{ServerConfig, ServerLayer, server};
 use buttress::testing::{Step, Strict};
-use buttress::{BoxError, CallError, Deadline, Kind, Reason};
+use buttress::{BoxError, CallError, CallOptions, Deadline, Kind, Reason};
 use http_body_util::channel::Channel;
 use http_body_util::{BodyExt, Full};
 use tokio::time::{Instant, sleep, timeout};
@@ -558,4 +558,17 @@ async fn behind_a_buffer_it_is_the_same() {
         (504, 2 * SECOND)
     );
     assert_eq!(handler.live(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_in_the_same_process_lifts_no_limit_of_the_server() {
+    let service = stack("server.lifted", config()).layer(Strict::new(
+        |_| -> Step<Response<Text>, Infallible> { Step::Hang },
+    ));
+    let hour = 3600 * SECOND;
+    let asks = CallOptions::new().timeout(hour);
+    let started = Instant::now();
+    let response = asks.scope(service.oneshot(to("/orders"))).await.unwrap();
+    assert_eq!(response.status(), 504);
+    assert_eq!(started.elapsed(), 30 * SECOND);
 }

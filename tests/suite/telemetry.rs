@@ -231,34 +231,182 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     assert_eq!(state(&series(&snapshotter), "late").to_string(), "4");
 }
 
+fn keyed(
+    name: &str,
+    max_keys: usize,
+) -> buttress::gate::Keyed<
+    Box<str>,
+    impl buttress::gate::KeyBy<String, Key = Box<str>> + use<>,
+    Breaker,
+> {
+    let keys = KeyedConfig::default().max_keys(max_keys);
+    Breaker::keyed(name, three_in_a_row(), keys, by_str(|key: &String| key)).unwrap()
+}
+
 #[tokio::test(start_paused = true)]
-async fn the_gauges_of_a_forgotten_key_are_cleared() {
+async fn a_breaker_exports_its_state_from_its_creation_on() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let before = breaker("built-before", three_in_a_row());
+    let keyed_before = keyed("built-before", 10);
+    settle(&before, 3, Outcome::TRANSIENT);
+    keyed_before.get(&"a".to_owned(), &Now::unread());
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let _after = breaker("built-after", three_in_a_row());
+    let _keyed_after = keyed("built-after", 10);
+    let circuits = |all: &[Series], name, state| {
+        value(
+            all,
+            "buttress.breaker.circuits",
+            &[("name", name), ("state", state)],
+        )
+        .to_string()
+    };
+    let all = series(&snapshotter);
+    assert_eq!(state(&all, "built-after").to_string(), "0");
+    assert_eq!(circuits(&all, "built-after", "closed"), "0");
+    refresh();
+    let all = series(&snapshotter);
+    assert_eq!(state(&all, "built-before").to_string(), "2");
+    assert_eq!(circuits(&all, "built-before", "closed"), "1");
+    drop((before, keyed_before));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_keyed_breaker_counts_its_circuits_by_state() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let keyed = Breaker::keyed(
-        "cleared",
-        three_in_a_row(),
-        KeyedConfig::default().max_keys(1),
-        by_str(|key: &String| key),
-    );
-    let keyed = keyed.unwrap();
-    let first = keyed.get(&"first".to_owned(), &Now::unread());
-    settle(&first, 3, Outcome::TRANSIENT);
-    drop(first);
-    assert_eq!(
-        state(&series(&snapshotter), "cleared/first").to_string(),
-        "2"
-    );
+    let keyed = keyed("counted", 4);
+    let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
+    let counts = || {
+        let all = series(&snapshotter);
+        let of = |state| {
+            value(
+                &all,
+                "buttress.breaker.circuits",
+                &[("name", "counted"), ("state", state)],
+            )
+            .to_string()
+        };
+        [of("closed"), of("half_open"), of("open")].join(" ")
+    };
+    assert_eq!(counts(), "0 0 0");
+    for key in ["a", "b", "c"] {
+        settle(&get(key), 1, Outcome::SUCCESS);
+    }
+    assert_eq!(counts(), "3 0 0");
+    settle(&get("a"), 3, Outcome::TRANSIENT);
+    settle(&get("b"), 3, Outcome::TRANSIENT);
+    assert_eq!(counts(), "1 0 2");
     advance(2 * SECOND).await;
-    keyed.get(&"second".to_owned(), &Now::unread());
+    let probe = get("a").try_acquire().unwrap();
+    assert_eq!(counts(), "1 1 1");
+    probe.settle(Outcome::SUCCESS);
+    assert_eq!(counts(), "2 0 1");
+    get("b").isolate();
     let all = series(&snapshotter);
-    assert_eq!(state(&all, "cleared/first").to_string(), "0");
-    let evicted = [("layer", "breaker")];
+    let isolated = [("name", "counted"), ("state", "isolated")];
     assert_eq!(
-        value(&all, "buttress.keys.evicted", &evicted).to_string(),
+        value(&all, "buttress.breaker.circuits", &isolated).to_string(),
         "1"
     );
+    // The evicted ones are not counted.
+    for key in 0..20 {
+        get(&key.to_string());
+    }
+    assert_eq!(counts(), "3 0 0");
+    assert!(
+        !all.iter()
+            .any(|series| series.name == "buttress.breaker.state")
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
+    use buttress::http::{ClientConfig, client};
+
+    let log = Log::install();
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let keys = KeyedConfig::default().max_keys(100);
+    let stack = client("fleet", ClientConfig::default().authorities(keys)).unwrap();
+    let stack = stack.layer(tower::service_fn(
+        async |_: http::Request<String>| -> Result<http::Response<String>, std::io::Error> {
+            let mut response = http::Response::new(String::new());
+            *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+            Ok(response)
+        },
+    ));
+    for host in 0..5_000 {
+        for _ in 0..if host < 10 { 20 } else { 1 } {
+            let mut request = http::Request::new(String::new());
+            *request.uri_mut() = format!("http://host-{host}/").parse().unwrap();
+            let _ = stack.clone().oneshot(request).await;
+        }
+        log.take();
+    }
+    let all = series(&snapshotter);
+    assert!(all.len() <= 100, "{} series", all.len());
+    for series in &all {
+        for (label, value) in &series.labels {
+            assert!(label != "server" && !value.contains("host-"), "{series:?}");
+            assert!(label != "name" || value == "fleet", "{series:?}");
+        }
+    }
+    let calls = [
+        ("name", "fleet"),
+        ("scope", "call"),
+        ("outcome", "transient"),
+    ];
+    assert!(value(&all, "buttress.call.duration", &calls) >= 4_990.0);
+    let attempts = [
+        ("name", "fleet"),
+        ("scope", "attempt"),
+        ("outcome", "transient"),
+    ];
+    assert!(value(&all, "buttress.call.duration", &attempts) >= 4_990.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_are_labeled_by_choice_and_within_a_bound() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let keyed = keyed("labeled", 2);
+    keyed.label_servers(2);
+    let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
+    for key in ["", "b", "c", "d"] {
+        settle(&get(key), 3, Outcome::TRANSIENT);
+        get(key).try_acquire().unwrap_err();
+        advance(2 * SECOND).await;
+    }
+    let all = series(&snapshotter);
+    let refused = |server| {
+        let labels = [("name", "labeled"), ("server", server)];
+        value(&all, "buttress.rejected", &labels).to_string()
+    };
+    assert_eq!(
+        [refused(""), refused("b"), refused("other")],
+        ["1", "1", "2"]
+    );
+    // The state of a key is shown until it is evicted, and again if it comes back.
+    let level = |all: &[Series], server| {
+        value(
+            all,
+            "buttress.breaker.state",
+            &[("name", "labeled"), ("server", server)],
+        )
+        .to_string()
+    };
+    assert_eq!([level(&all, ""), level(&all, "b")], ["0", "0"]);
+    settle(&get("b"), 3, Outcome::TRANSIENT);
+    assert_eq!(level(&series(&snapshotter), "b"), "2");
+    let states = all
+        .iter()
+        .filter(|series| series.name == "buttress.breaker.state");
+    assert_eq!(states.count(), 2, "`other` has none");
 }
 
 #[tokio::test(start_paused = true)]
@@ -461,7 +609,11 @@ fn keys_that_come_and_go_leave_no_series_each() {
         keyed.get(&key.to_string(), &Now::unread());
     }
     let all = series(&snapshotter);
-    assert_eq!(all.len(), 1, "{all:#?}");
+    assert_eq!(
+        all.len(),
+        4,
+        "evicted, and circuits in three states: {all:#?}"
+    );
     assert_eq!(
         value(&all, "buttress.keys.evicted", &[]).to_string(),
         "1000"

@@ -190,7 +190,7 @@ async fn an_outer_deadline_that_is_earlier_wins() {
 #[tokio::test(start_paused = true)]
 async fn a_call_may_ask_for_a_limit_of_its_own() {
     let layer = TimeoutLayer::new("t", SECOND);
-    let asked = |limit| CallOptions::new().timeout(limit);
+    let asked = |limit| CallOptions::new().attempt_timeout(limit);
     let longer = asked(5 * SECOND)
         .scope(layer.layer(answers_after(2 * SECOND)).oneshot(()))
         .await;

@@ -60,7 +60,7 @@ async fn what_is_left_is_the_least_of_all_limits() {
         .scope(written(&within, asking(&[])))
         .await;
     assert_eq!(left, ["3000000u"], "the attempt");
-    let asked = CallOptions::new().timeout(SECOND);
+    let asked = CallOptions::new().attempt_timeout(SECOND);
     let left = asked.scope(written(&plain, asking(&[]))).await;
     assert_eq!(left, ["1000000u"], "the caller's own limit of an attempt");
     let mut request = asking(&[]);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 
 use tower_layer::Layer;
@@ -12,13 +13,16 @@ use super::service::Client;
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
+use crate::event::{Observe, Source};
 use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
 use crate::http::deadline::DeadlineOutLayer;
 use crate::http::shown::Shown;
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
+use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
+use crate::http::{Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
+use crate::live_names::register_stack;
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
@@ -59,7 +63,9 @@ pub(super) struct Parts {
 }
 
 impl ClientLayer {
+    #[track_caller]
     pub(super) fn new(name: &str, config: ClientConfig) -> Result<Self, ConfigError> {
+        let location = Location::caller();
         ConfigError::check_name("client", name)?;
         config
             .validate()
@@ -80,19 +86,18 @@ impl ClientLayer {
             key = key.raw();
         }
         let keyed = config.authorities;
-        let breaker = |config| Breaker::keyed(name, config, keyed, ByAuthority);
-        let budget = |config| RetryBudget::keyed(name, config, keyed, ByAuthority);
+        let breaker = |config| Breaker::keyed_part(name, config, keyed, ByAuthority);
+        let budget = |config| RetryBudget::keyed_part(name, config, keyed, ByAuthority);
         let budgets = config.budget.map(budget).transpose()?;
-        let retry = RetryLayer::new(name, config.retry.unwrap_or_default(), replay.clone())?
+        let retry = config.retry.unwrap_or_default();
+        let retry = RetryLayer::part(name, retry, replay.clone(), None)?
             .classify(ByStatus::new())
             .budgets(budgets.clone())
             .once(config.retry.is_none())
             .discard(Drain::new());
-        let observed = |what| {
-            config
-                .observe
-                .then(|| Observed::new(format!("{name}.{what}")))
-        };
+        let observes = config.observe;
+        let stack = Source::new("client", name);
+        register_stack(&stack, retry.source(), location, config.clone());
         let timeout = TimeoutLayer::new(name, config.attempt);
         Ok(Self {
             retry,
@@ -100,14 +105,14 @@ impl ClientLayer {
             error: PhantomData,
             parts: Parts {
                 name: name.into(),
-                call: observed("call"),
+                call: observes.then(|| Observed::new(format!("{name}.call"))),
                 deadline: DeadlineLayer::new(name, config.total),
                 key,
                 replay,
                 budgets,
                 breakers: config.breaker.map(breaker).transpose()?,
                 body: AtBodyEnd::new(name, config.body_idle),
-                attempt: observed("attempt"),
+                attempt: observes.then(|| Observed::attempts(format!("{name}.attempt"))),
                 #[cfg(feature = "tracing")]
                 spans: config.spans,
                 out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
@@ -175,6 +180,12 @@ impl<C: Clone, M> ClientLayer<Replay, C, M> {
 }
 
 impl<R, C, M> ClientLayer<R, C, M> {
+    /// The same for gRPC, whose callers set `grpc-timeout` whatever the deadline header is.
+    pub(crate) fn reads_grpc_timeout(mut self) -> Self {
+        self.parts.out = self.parts.out.grpc();
+        self
+    }
+
     /// The breakers, one per authority: to look at, or to act on one by hand. `None` if they were left out.
     pub const fn breakers(&self) -> Option<&Keyed<Authority, ByAuthority, Breaker>> {
         self.parts.breakers.as_ref()
@@ -183,6 +194,40 @@ impl<R, C, M> ClientLayer<R, C, M> {
     /// The retry budgets, one per authority. `None` if they were left out.
     pub const fn budgets(&self) -> Option<&Keyed<Authority, ByAuthority, RetryBudget>> {
         self.parts.budgets.as_ref()
+    }
+
+    /// Adds the label `server` to the metrics of this stack's breakers and budgets, for at most `max` authorities; later ones
+    /// share `server="other"`. Call it before the first request. Default 0: no label, so that the number of series does not
+    /// depend on the number of servers.
+    pub fn label_servers(&self, max: usize) {
+        if let Some(breakers) = &self.parts.breakers {
+            breakers.label_servers(max);
+        }
+        if let Some(budgets) = &self.parts.budgets {
+            budgets.label_servers(max);
+        }
+    }
+
+    /// Sends the events of all parts of this stack to `observer` too, for as long as the stack or one of its clients lives.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        let parts = &self.parts;
+        let observed = [&parts.call, &parts.attempt].into_iter().flatten();
+        let limits = [
+            parts.deadline.source(),
+            parts.timeout.source(),
+            parts.body.source(),
+            self.retry.source(),
+        ];
+        for source in observed.map(Observed::source).chain(limits) {
+            source.observe_with(Arc::clone(&observer));
+        }
+        if let Some(breakers) = &parts.breakers {
+            breakers.observe_all(Arc::clone(&observer));
+        }
+        if let Some(budgets) = &parts.budgets {
+            budgets.observe_all(observer);
+        }
     }
 
     /// The settings it goes by now.
@@ -234,7 +279,9 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
 
     fn layer(&self, inner: S) -> Client<S, R, C, M> {
         let parts = &self.parts;
-        let watched = |by: &Option<Observed>| GateLayer::new(by.clone(), self.classify.clone());
+        let watched = |by: &Option<Observed>| {
+            GateLayer::new(by.clone(), self.classify.clone()).finish(AtFinalOutcome)
+        };
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
         let told = parts.out.layer(Lift::mapped(inner));
@@ -246,6 +293,7 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
             .layer(limited);
         let attempt = watched(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
-        Client::new(watched(&parts.call).layer(parts.deadline.untimed(calls)))
+        let stack = watched(&parts.call).layer(parts.deadline.untimed(calls));
+        Client::new(stack, parts.out.clone())
     }
 }

@@ -33,8 +33,6 @@ pub use self::service::Client;
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
 ///
-/// An `http::Request` may carry a [`Deadline`](crate::Deadline) of its own in its extensions; the earliest one counts.
-///
 /// The client inside should follow no redirects, unless it reports them ([`Redirects::Marked`]). Put tower-http's
 /// `FollowRedirect` outside of the stack, where each hop is a call with retries, a breaker and a budget of its own. With a
 /// reqwest client say which redirects it follows: [`ClientConfig::redirects`].
@@ -99,6 +97,38 @@ pub use self::service::Client;
 /// | `spans` | yes | they cost nothing until a subscriber wants them |
 /// | `count_429` | no | a 429 speaks of this caller's quota, not of the service |
 ///
+/// # A caller's own limits
+///
+/// A caller can bound one call in several ways. The earliest limit counts, and it bounds the whole call:
+///
+/// | set by | and `total` |
+/// |---|---|
+/// | [`Deadline::scope`](crate::Deadline::scope) | shortens it |
+/// | a [`Deadline`](crate::Deadline) in the extensions of an `http::Request` | shortens it |
+/// | the header that `deadline_header` names, in the request | shortens it |
+/// | with [`grpc`](super::grpc), `tonic::Request::set_timeout` | shortens it |
+/// | `reqwest::RequestBuilder::timeout` | shortens it |
+/// | [`CallOptions::timeout`](crate::CallOptions::timeout), in a scope or in the extensions | replaces it |
+///
+/// Each attempt is sent with the time that is left: in the header, and as the time limit of a reqwest request. When the limit
+/// passes, the call ends with [`Reason::Deadline`](crate::Reason::Deadline) and counts as abandoned: it is not retried, and the
+/// breaker counts no result. A limit that has passed already refuses the call before it is sent.
+///
+/// `attempt` still bounds each attempt, so a request with a limit of 60 s ends with
+/// [`Reason::AttemptTimeout`](crate::Reason::AttemptTimeout) when every attempt takes longer than `attempt`. For a call whose
+/// response takes longer, set [`CallOptions::attempt_timeout`](crate::CallOptions::attempt_timeout) as well.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use buttress::CallOptions;
+///
+/// let mut report = http::Request::get("https://api.example.com/report").body(String::new())?;
+/// let minute = Duration::from_secs(60);
+/// report.extensions_mut().insert(CallOptions::new().timeout(minute).attempt_timeout(minute));
+/// # Ok::<(), http::Error>(())
+/// ```
+///
 /// # What the stack returns
 ///
 /// The response, or the last attempt's own error in `Error::Inner`, or a rejection in `Error::Rejected` that says which part
@@ -111,7 +141,8 @@ pub use self::service::Client;
 /// - The wait until it is ready. hyper's and reqwest's clients always are; what makes callers wait in `poll_ready`, as tower's
 ///   `ConcurrencyLimit` does, belongs outside of the stack, with a limit of its own.
 /// - A task of its own: under a tower `Buffer`, which calls the stack in its worker's task, `total` counts from that call on,
-///   and a [`CallOptions::key`](crate::CallOptions::key) is lost. Put the stack outside of the buffer.
+///   and the `timeout` and the `key` of a [`CallOptions::scope`](crate::CallOptions::scope) are lost. Put the stack outside of the
+///   buffer, or the options into the extensions of the request.
 ///
 /// # While it runs
 ///
@@ -126,6 +157,7 @@ pub use self::service::Client;
 ///
 /// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`. A name that is empty or has control
 /// characters.
+#[track_caller]
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {
     ClientLayer::new(name, config)
 }

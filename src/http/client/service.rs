@@ -3,13 +3,15 @@
 use std::fmt;
 use std::task::{Context, Poll};
 
+use ::http::Extensions;
 use tower_service::Service;
 
 use super::layer::{Breakers, Budgets};
+use crate::call::CallScope;
 use crate::deadline::Deadline;
-use crate::gate::{AtResult, Gate};
-use crate::http::deadline::DeadlineOut;
-use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
+use crate::gate::Gate;
+use crate::http::deadline::{DeadlineOut, DeadlineOutLayer};
+use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -25,22 +27,24 @@ type Attempted<S, C, M> = Watched<crate::http::AttemptSpan<Limited<S, M>, C>, C>
 #[cfg(not(feature = "tracing"))]
 type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
 type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
-type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
+type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
 pub struct Client<S, R = Replay, C = ByStatus, M = C> {
     stack: Stack<S, R, C, M>,
+    /// Where the caller's deadline is found in a request.
+    out: DeadlineOutLayer,
 }
 
 impl<S, R, C, M> Client<S, R, C, M> {
-    pub(super) const fn new(stack: Stack<S, R, C, M>) -> Self {
-        Self { stack }
+    pub(super) const fn new(stack: Stack<S, R, C, M>, out: DeadlineOutLayer) -> Self {
+        Self { stack, out }
     }
 }
 
 impl<S: Clone, R, C: Clone, M> Clone for Client<S, R, C, M> {
     fn clone(&self) -> Self {
-        Self::new(self.stack.clone())
+        Self::new(self.stack.clone(), self.out.clone())
     }
 }
 
@@ -57,15 +61,17 @@ where
 {
     type Response = <Stack<S, R, C, M> as Service<Req>>::Response;
     type Error = <Stack<S, R, C, M> as Service<Req>>::Error;
-    type Future = <Stack<S, R, C, M> as Service<Req>>::Future;
+    type Future = CallScope<<Stack<S, R, C, M> as Service<Req>>::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.stack.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Req) -> Self::Future {
-        let deadline = request.extensions().and_then(|of| of.get::<Deadline>());
-        let _entered = deadline.map(|deadline| deadline.enter());
-        self.stack.call(request)
+    fn call(&mut self, mut request: Req) -> Self::Future {
+        // Taken out: they are the options of this call, and not of one that its server makes with what it was sent.
+        let options = request.extensions_mut().and_then(Extensions::remove);
+        let deadline = self.out.callers_deadline(&request);
+        let _entered = deadline.map(Deadline::enter);
+        CallScope::of(options, || self.stack.call(request))
     }
 }

@@ -96,7 +96,7 @@ pub struct DeadlineIn<S> {
 
 impl<S, Req> Service<Req> for DeadlineIn<S>
 where
-    S: Service<Req>,
+    S: Service<Req> + Clone,
     S::Error: CallError,
     Req: HttpRequest,
 {

@@ -1,4 +1,4 @@
-//! The time that is left, told to the service.
+//! Sends the remaining time to the server.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,9 +17,13 @@ use crate::timeout::TimeoutLayer;
 /// Tells the service how much time is left: on every attempt the time until the deadline or the attempt's own limit, whichever
 /// is less, never rounded up.
 ///
-/// It goes innermost, inside retry and attempt timeout. What the caller has written into the header himself stays if it is
+/// It goes innermost, inside retry and attempt timeout. A value that the caller has written into the header stays if it is
 /// less. A call without any limit is sent as it is. An `http::Request` may carry a [`Deadline`] of its own in its extensions;
 /// the earliest counts.
+///
+/// A time limit of the request itself, which reqwest enforces, is shortened to the time left until the deadline. Without that
+/// it would start again with every attempt. It includes the response's body, so that of a call whose response
+/// [streams](CallOptions::streams) is left alone.
 ///
 /// The time is that of the call's task when the service is called: a `Buffer` between the deadline and this layer hides it. A
 /// client inside that follows redirects or repeats by itself sends the same value again.
@@ -51,6 +55,8 @@ pub struct DeadlineOutLayer {
 #[derive(Clone, Debug)]
 struct Out {
     header: DeadlineHeader,
+    /// Whether `grpc-timeout` is the caller's limit too, where `header` is another one.
+    grpc: bool,
     attempt: Option<TimeoutLayer>,
 }
 
@@ -59,6 +65,7 @@ impl DeadlineOutLayer {
     pub fn new(header: impl Into<Option<DeadlineHeader>>) -> Self {
         let out = header.into().map(|header| Out {
             header,
+            grpc: false,
             attempt: None,
         });
         Self {
@@ -66,13 +73,31 @@ impl DeadlineOutLayer {
         }
     }
 
-    /// The layer that it stands in, whose limit counts too. Without it, only a [`CallOptions::timeout`] does.
+    /// The timeout layer around this one, whose limit counts too. Without it, only a [`CallOptions::attempt_timeout`] does.
     #[must_use]
     pub fn inside(mut self, attempt: &TimeoutLayer) -> Self {
         if let Some(out) = &mut self.out {
             Arc::make_mut(out).attempt = Some(attempt.clone());
         }
         self
+    }
+
+    /// The same for gRPC, whose callers set `grpc-timeout` whatever header is configured.
+    #[must_use]
+    pub(crate) fn grpc(mut self) -> Self {
+        if let Some(out) = &mut self.out {
+            Arc::make_mut(out).grpc = true;
+        }
+        self
+    }
+
+    /// The deadline that the caller has set on this request: in its extensions, in the header, or as its own time limit.
+    pub(crate) fn callers_deadline<R: HttpRequest>(&self, request: &R) -> Option<Deadline> {
+        let extension = request.extensions().and_then(|of| of.get().copied());
+        let header = self.out.as_ref().and_then(|out| out.read(request));
+        let limit = header.into_iter().chain(request.timeout()).min();
+        let deadline = limit.map(Deadline::after);
+        deadline.into_iter().chain(extension).min()
     }
 
     /// The header, if one is written.
@@ -82,9 +107,22 @@ impl DeadlineOutLayer {
 }
 
 impl Out {
+    /// The headers in which a caller may have set a limit.
+    fn callers_headers(&self) -> impl Iterator<Item = &DeadlineHeader> {
+        let grpc = self.grpc && self.header != DeadlineHeader::GrpcTimeout;
+        let grpc = grpc.then_some(&DeadlineHeader::GrpcTimeout);
+        grpc.into_iter().chain([&self.header])
+    }
+
+    /// The time that the caller's headers give the call.
+    fn read<R: HttpRequest>(&self, request: &R) -> Option<Duration> {
+        let headers = request.headers();
+        let given = self.callers_headers();
+        given.filter_map(|header| header.read(headers)).min()
+    }
+
     fn write<R: HttpRequest>(&self, request: &mut R) {
-        let header = &self.header;
-        let limit = CallOptions::current_timeout()
+        let limit = CallOptions::current_attempt_timeout()
             .or_else(|| self.attempt.as_ref().map(TimeoutLayer::limit))
             .unwrap_or(Duration::MAX);
         let own = request
@@ -94,10 +132,27 @@ impl Out {
         let left = deadline
             .map_or(Duration::MAX, |deadline| deadline.remaining(&Now::unread()))
             .min(limit);
+        if left == Duration::MAX {
+            return;
+        }
         let headers = request.headers_mut();
-        if left != Duration::MAX && header.read(headers).is_none_or(|asked| left < asked) {
-            // An error means that there is no room for another header.
-            let _ = headers.try_insert(header.name().clone(), header.format(left));
+        for header in self.callers_headers() {
+            let asked = header.read(headers);
+            let is_written = *header == self.header || asked.is_some();
+            if is_written && asked.is_none_or(|asked| left < asked) {
+                // An error means that there is no room for another header.
+                let _ = headers.try_insert(header.name().clone(), header.format(left));
+            }
+        }
+    }
+}
+
+/// Shortens the time limit of the request itself to the time left until the deadline.
+fn shorten<R: HttpRequest>(request: &mut R) {
+    if let (Some(own), Some(deadline)) = (request.timeout(), Deadline::current()) {
+        let left = deadline.remaining(&Now::unread());
+        if left < own && !CallOptions::current_streams() {
+            request.set_timeout(left);
         }
     }
 }
@@ -137,6 +192,8 @@ where
         if let Some(out) = &self.layer.out {
             out.write(&mut request);
         }
+        shorten(&mut request);
+        let _hidden = CallOptions::hide_attempt_timeout();
         self.inner.call(request)
     }
 }

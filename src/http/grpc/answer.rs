@@ -102,7 +102,7 @@ fn code(reason: &Reason) -> Code {
         Reason::QuotaExceeded(_) => Code::RESOURCE_EXHAUSTED,
         Reason::Key(problem) => match problem {
             KeyProblem::InProgress => Code::ABORTED,
-            KeyProblem::Failed => Code::INTERNAL,
+            KeyProblem::Failed | KeyProblem::SecondCall => Code::INTERNAL,
             KeyProblem::NotKept | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
             KeyProblem::NoTenant => Code::PERMISSION_DENIED,
             KeyProblem::StoreUnavailable => Code::UNAVAILABLE,

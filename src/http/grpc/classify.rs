@@ -3,10 +3,11 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{Extensions, HeaderMap, StatusCode};
+use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 
-use super::status::{Code, heeding, of_headers};
-use crate::http::body::ClassifyEnd;
+use super::status::{Code, STATUS, heeding, of_headers};
+use crate::deadline::Deadline;
+use crate::http::body_end::{BodyEnd, ClassifyEnd};
 use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
@@ -25,12 +26,14 @@ use crate::outcome::{Again, Classify, Outcome};
 /// | `RESOURCE_EXHAUSTED` | overloaded |
 /// | `DEADLINE_EXCEEDED`, `UNKNOWN`, `DATA_LOSS`, `INTERNAL` | transient, never repeated |
 /// | `CANCELLED` | neutral |
+/// | `DEADLINE_EXCEEDED` in the last millisecond of the caller's deadline | neutral, never repeated |
 /// | all others | permanent |
 ///
 /// The status stands in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
 /// response without messages, where a retry sees it too: a call is over for a retry once the headers of its response came. A
-/// response that ends without trailers, or is dropped before, is neutral. A status that cannot be read is `UNKNOWN`, and a
-/// response without one has that of its HTTP status
+/// response that is dropped before its trailers is neutral. A status that is missing at the end of a response or that cannot
+/// be read is `UNKNOWN`; a response of gRPC-Web without trailers is neutral, because its status may be part of the body. A
+/// response without one that is not gRPC has that of its HTTP status
 /// ([the mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)).
 ///
 /// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
@@ -62,6 +65,8 @@ pub struct ByGrpcStatus {
 
 /// The status is yet to come, and the call cannot be repeated any more.
 const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
+/// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
+const OPEN_WEB: Outcome = Outcome::SUCCESS.repeat(Again::Vetoed);
 
 impl ByGrpcStatus {
     /// The table above.
@@ -82,6 +87,9 @@ impl ByGrpcStatus {
         let outcome = match of_headers(headers) {
             Some(_) if self.remote && is_made_here(response.extensions()) => OWN_FAULT,
             Some(outcome) => outcome,
+            None if response.status() == StatusCode::OK && may_be(headers, GRPC_WEB) => {
+                return OPEN_WEB;
+            }
             None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
             None => {
                 let code = Code::of_http(response.status());
@@ -122,13 +130,23 @@ const fn is_made_here(_: &Extensions) -> bool {
 
 /// A response that says that it is something else comes from something that knows no gRPC.
 fn may_be_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_none_or(|content_type| {
-        let prefix = content_type.as_bytes().get(..GRPC.len());
-        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(GRPC))
+    !headers.contains_key(CONTENT_TYPE) || may_be(headers, GRPC)
+}
+
+fn may_be(headers: &HeaderMap, media_type: &[u8]) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|content_type| {
+        let prefix = content_type.as_bytes().get(..media_type.len());
+        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(media_type))
     })
 }
 
+fn is_late(headers: &HeaderMap) -> bool {
+    let status = headers.get(STATUS);
+    status.is_some_and(|status| *status == HeaderValue::from(u16::from(Code::DEADLINE_EXCEEDED.0)))
+}
+
 const GRPC: &[u8] = b"application/grpc";
+const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// Why the server reset the stream of this call, if that is what happened.
 #[cfg(feature = "http2")]
@@ -148,6 +166,10 @@ fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
 impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus {
     fn classify(&self, result: Result<&Res, &E>) -> Outcome {
         match result {
+            // The server was told the deadline, and gives up when the caller does.
+            Ok(response) if is_late(response.headers()) && Deadline::is_current_due() => {
+                Outcome::NEUTRAL.repeat(Again::Never)
+            }
             Ok(response) => self.response(response),
             Err(error) => self.error(error),
         }
@@ -159,13 +181,22 @@ impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus
 }
 
 impl ClassifyEnd for ByGrpcStatus {
-    fn end(&self, head: Outcome, trailers: Option<&HeaderMap>) -> Outcome {
-        if head != OPEN {
+    fn end(&self, head: Outcome, end: BodyEnd<'_>) -> Outcome {
+        if !self.is_open(&head) {
             return head;
         }
-        trailers.map_or(Outcome::NEUTRAL, |trailers| {
-            of_headers(trailers).unwrap_or_else(|| Code::UNKNOWN.outcome())
-        })
+        match end {
+            BodyEnd::Dropped => Outcome::NEUTRAL,
+            BodyEnd::Complete(None) if head == OPEN_WEB => Outcome::NEUTRAL,
+            BodyEnd::Complete(trailers) => {
+                let status = trailers.and_then(of_headers);
+                status.unwrap_or_else(|| Code::UNKNOWN.outcome())
+            }
+        }
+    }
+
+    fn is_open(&self, head: &Outcome) -> bool {
+        *head == OPEN || *head == OPEN_WEB
     }
 }
 
@@ -192,7 +223,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        ByGrpcStatus::new().end(head, Some(&trailers))
+        ByGrpcStatus::new().end(head, BodyEnd::Complete(Some(&trailers)))
     }
 
     const NEVER: Outcome = Outcome::TRANSIENT.repeat(Again::Never);
@@ -221,7 +252,7 @@ mod tests {
         for (content_type, outcome) in [
             ("application/grpc", OPEN),
             ("application/grpc+proto", OPEN),
-            ("Application/gRPC-web", OPEN),
+            ("Application/gRPC-web", OPEN_WEB),
             ("application/grp", NEVER),
             ("text/html", NEVER),
             ("", NEVER),
@@ -240,13 +271,28 @@ mod tests {
         assert_eq!(end(open, &[("grpc-status", "5")]), Outcome::PERMANENT);
         assert_eq!(end(open, &[("grpc-status", "")]), NEVER);
         assert_eq!(end(open, &[("checksum", "1")]), NEVER, "no status");
-        assert_eq!(ByGrpcStatus::new().end(open, None), Outcome::NEUTRAL);
+        let status = ByGrpcStatus::new();
+        assert_eq!(status.end(open, BodyEnd::Complete(None)), NEVER);
+        assert_eq!(status.end(open, BodyEnd::Dropped), Outcome::NEUTRAL);
+    }
+
+    #[test]
+    fn a_grpc_web_body_may_hold_the_status_that_its_trailers_lack() {
+        let open = head(200, &[("content-type", "application/grpc-web+proto")]);
+        let status = ByGrpcStatus::new();
+        assert!(status.is_open(&open));
+        assert_eq!(status.end(open, BodyEnd::Complete(None)), Outcome::NEUTRAL);
+        assert_eq!(status.end(open, BodyEnd::Dropped), Outcome::NEUTRAL);
+        assert_eq!(end(open, &[("grpc-status", "14")]), Outcome::TRANSIENT);
+        assert_eq!(end(open, &[("checksum", "1")]), NEVER);
     }
 
     #[test]
     fn a_response_without_messages_that_went_well_is_a_success_without_trailers() {
         let complete = head(200, &[("grpc-status", "0")]);
-        assert_eq!(ByGrpcStatus::new().end(complete, None), Outcome::SUCCESS);
+        let end = BodyEnd::Complete(None);
+        assert!(!ByGrpcStatus::new().is_open(&complete));
+        assert_eq!(ByGrpcStatus::new().end(complete, end), Outcome::SUCCESS);
     }
 
     #[cfg(feature = "tonic")]

@@ -38,24 +38,26 @@ use crate::http::replay::{Replay, ReplayAs};
 /// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
 /// [streams](crate::CallOptions::streams).
 ///
-/// What [`observe`](ClientConfig::observe) reports is known at the head: a status in the trailers of a response that has begun
-/// counts for the breaker, but not there.
+/// A call is judged by its status, which most responses carry in the trailers: the breaker, the retry budget and what
+/// [`observe`](ClientConfig::observe) reports wait for it. Retries do not: they end when the response begins.
 ///
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
 /// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
 /// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part. The server is told how much
-/// time is left in `grpc-timeout`, unless the settings name another header.
+/// time is left in `grpc-timeout`, unless the settings name another header. A `grpc-timeout` in the request, which
+/// `tonic::Request::set_timeout` sets, shortens `total` in either case, and each attempt carries what is left of it.
 ///
 /// # Errors
 ///
 /// A setting that cannot work, as with [`client`](super::super::client).
+#[track_caller]
 pub fn grpc(
     name: &str,
     config: ClientConfig,
 ) -> Result<ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>, ConfigError> {
     let header = config.deadline_header.clone();
     let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
-    let layer = client(name, config.deadline_header(header))?;
+    let layer = client(name, config.deadline_header(header))?.reads_grpc_timeout();
     Ok(layer
         .repeat(GrpcReplay::new)
         .classify(ByGrpcStatus::new().remote(true))

@@ -6,6 +6,7 @@ mod service;
 mod within;
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use super::body::AtBodyEnd;
 use super::classify::ByStatus;
 use super::shown::Shown;
 use crate::error::ConfigError;
+use crate::event::{Observe, Source};
 use crate::gate::GateLayer;
+use crate::live_names::register_stack;
 use crate::telemetry::Observed;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
@@ -85,6 +88,9 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// A task that the handler spawns has no deadline, unless [`Deadline::scope`](crate::Deadline::scope) takes it there: work that
 /// must be done whoever waits for it belongs there.
 ///
+/// The [`CallOptions`](crate::CallOptions) of a caller in the same process end here: they lift none of these limits, and the
+/// handler's own calls do not have them. Its [`Deadline`](crate::Deadline) stays in force.
+///
 /// # Errors
 ///
 /// A setting that cannot work, with its path: `deadline.most`. A name that is empty or has control
@@ -99,6 +105,7 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// # Cancel safety
 ///
 /// A caller that leaves drops the handler where it waits, as hyper does without this stack.
+#[track_caller]
 pub fn server(name: &str, config: ServerConfig) -> Result<ServerLayer, ConfigError> {
     ServerLayer::new(name, config)
 }
@@ -115,19 +122,39 @@ pub struct ServerLayer {
 }
 
 impl ServerLayer {
+    #[track_caller]
     fn new(name: &str, config: ServerConfig) -> Result<Self, ConfigError> {
+        let location = Location::caller();
         ConfigError::check_name("server", name)?;
         config
             .validate()
             .map_err(|error| error.of("server", name))?;
+        let deadline = DeadlineLayer::new(name, Duration::MAX);
+        let server = Source::new("server", name);
+        register_stack(&server, deadline.source(), location, config.clone());
         Ok(Self {
             name: name.into(),
             observe: config.observe.then(|| Observed::new(name)),
             body: AtBodyEnd::new(name, config.body_idle),
-            deadline: DeadlineLayer::new(name, Duration::MAX),
+            deadline,
             timeout: TimeoutLayer::new(name, config.timeout),
             settings: Settings::new(config),
         })
+    }
+
+    /// Sends the events of all parts of this stack to `observer` too, for as long as the stack or one of its services lives.
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        let observer: Arc<dyn Observe> = Arc::new(observer);
+        if let Some(observe) = &self.observe {
+            observe.source().observe_with(Arc::clone(&observer));
+        }
+        for source in [
+            self.body.source(),
+            self.deadline.source(),
+            self.timeout.source(),
+        ] {
+            source.observe_with(Arc::clone(&observer));
+        }
     }
 
     /// The settings it goes by now.

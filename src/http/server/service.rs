@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::change::Settings;
 use super::within::Within;
+use crate::call::CallOptions;
 use crate::clock::Moment;
 use crate::deadline::{Deadline, DeadlineScope};
 use crate::gate::{Gate, GateFuture};
@@ -21,6 +22,7 @@ use crate::http::answer::{Answer, AnswerFuture};
 use crate::http::body::{AtBodyEnd, GatedBody};
 use crate::http::classify::ByStatus;
 use crate::http::lift::{Lift, LiftFuture};
+use crate::http::marks::NOT_EXECUTED;
 use crate::telemetry::{Observation, Observed};
 use crate::timeout::{DeadlineFuture, DeadlineService, Timeout, TimeoutFuture};
 
@@ -70,7 +72,11 @@ where
         self.stack.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        // The options of a caller in the same process are about its call. They lift no limit here, and no call of the handler
+        // has them.
+        request.extensions_mut().remove::<CallOptions>();
+        let _hidden = CallOptions::hide_all();
         let config = self.settings.now();
         let path = request.uri().path();
         if config.bypass.iter().any(|bypass| bypass == path) {
@@ -123,6 +129,7 @@ enum State<S, Req, F> {
     /// Past the stack: until the handler is ready. The request is there until it was handed over.
     Waiting(S, Option<Req>),
     Bare(#[pin] F),
+    Done,
 }
 
 impl<S, Req, B> Future for ServerFuture<S, Req>
@@ -133,22 +140,25 @@ where
     type Output = Result<Response<ServerBody<B>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let _hidden = CallOptions::hide_all();
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
                 StateNow::Guarded(future) => return future.poll(cx),
                 StateNow::Waiting(handler, request) => {
                     ready!(handler.poll_ready(cx))?;
-                    let Some(request) = request.take() else {
-                        return Poll::Pending;
-                    };
-                    let bare = handler.call(request);
+                    let request = request.take();
+                    let bare = handler.call(request.expect("it is handed over once"));
                     state.set(State::Bare(bare));
                 }
                 StateNow::Bare(future) => {
-                    let response = ready!(future.poll(cx))?;
+                    let mut response = ready!(future.poll(cx))?;
+                    state.set(State::Done);
+                    // No refusal of this stack: whoever has set it speaks of another hop.
+                    response.headers_mut().remove(NOT_EXECUTED);
                     return Poll::Ready(Ok(response.map(GatedBody::free)));
                 }
+                StateNow::Done => panic!("`ServerFuture` polled after completion"),
             }
         }
     }

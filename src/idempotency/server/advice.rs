@@ -97,6 +97,8 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
             Again::Corrected,
             "Nothing was done. Make the body of the request smaller.",
         ),
+        // A client refuses it, not this server.
+        KeyProblem::SecondCall => (Again::Corrected, "Nothing was done."),
         KeyProblem::Reused => (
             Again::Corrected,
             "Nothing was done. An operation of its own needs a key of its own; a repetition must be the same request.",

@@ -42,7 +42,7 @@ where
 #[pin_project(project = Projected)]
 enum State<S, B, Res, F, E> {
     Passing(#[pin] F),
-    /// `None` once it was given.
+    /// `None` once it was returned, and after any other result.
     Refused(Option<Rejected>),
     /// In a box, so that a call that is not guarded does not carry it about.
     Reading(Pin<Box<Reading<S, B>>>),
@@ -118,14 +118,14 @@ where
         loop {
             match state.as_mut().project() {
                 Projected::Passing(future) => {
-                    let response = ready!(future.poll(cx))?;
-                    return Poll::Ready(Ok(response.map(KeptBody::passing)));
+                    let result = ready!(future.poll(cx));
+                    state.set(State::Refused(None));
+                    return Poll::Ready(result.map(|response| response.map(KeptBody::passing)));
                 }
                 Projected::Refused(rejected) => {
-                    return match rejected.take() {
-                        Some(rejected) => Poll::Ready(Err(rejected.into())),
-                        None => Poll::Pending,
-                    };
+                    let rejected = rejected.take();
+                    let rejected = rejected.expect("`IdempotencyFuture` polled after completion");
+                    return Poll::Ready(Err(rejected.into()));
                 }
                 Projected::Reading(reading) => {
                     let reading = reading.as_mut().project();
@@ -167,6 +167,7 @@ where
                     // The task is gone without a word: the runtime ends, or a store has panicked.
                     let told =
                         told.unwrap_or_else(|_| Err(shared.refuse(KeyProblem::InProgress).into()));
+                    state.set(State::Refused(None));
                     return Poll::Ready(told);
                 }
             }
