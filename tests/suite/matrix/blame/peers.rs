@@ -3,7 +3,8 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use buttress::http::{answer_grpc, client, grpc};
+use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
+use buttress::{Again, Outcome};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -84,6 +85,11 @@ impl<R> Service<R> for NotReady {
 #[tokio::test]
 async fn a_buffer_whose_service_has_failed_counts_as_that_failure_and_is_not_called_again() {
     let server = server(false, 0).await;
+    let buffer = Buffer::new(NotReady, 1);
+    let get = server.request("GET", Full::new(Bytes::new()));
+    let error = buffer.clone().oneshot(get).await.unwrap_err();
+    let expected = Outcome::TRANSIENT.not_executed().repeat(Again::Never);
+    assert_eq!(error.outcome(), expected);
     let buffer = Buffer::new(NotReady, 1);
     let (layer, attempts) = (client("failed", config()).unwrap(), Attempts::default());
     let get = server.request("GET", Full::new(Bytes::new()));
