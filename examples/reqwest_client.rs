@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::response::Redirect;
 use axum::routing::get;
 use buttress::breaker::BreakerConfig;
-use buttress::http::{ClientConfig, Keys, client};
+use buttress::http::{ClientConfig, Keys, Redirects, client};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::{BoxError, Error};
 use tokio::net::TcpListener;
@@ -43,6 +43,7 @@ async fn main() -> Result<(), BoxError> {
         .redirect(same_server())
         .build()?;
     let config = ClientConfig::default()
+        .redirects(Redirects::Marked)
         .keys(Keys::HonouredBy([url.parse()?].into()))
         .breaker(BreakerConfig::default().open_for(open_for));
     let stack = client("shop", config)?.layer(reqwest.clone());

@@ -5,11 +5,14 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
+use crate::chain::links;
 pub use crate::rejected::{Quota, Reason, Rejected};
 
 /// What the layers need of a service's error: it can hold a [`Rejected`], and say whether it does.
 ///
-/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`]. An application's own enum does it in three lines;
+/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`], which finds a rejection only where it is certainly about
+/// the same call: boxed as it is, in an [`Error<E>`], or below the error of a known client. A rejection below
+/// any other error may belong to another call, and is not found. An application's own enum does it in three lines;
 /// a foreign error needs one `.map_err(buttress::Error::Inner)` innermost in the stack.
 ///
 /// ```
@@ -53,13 +56,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl CallError for BoxError {
     fn rejected(&self) -> Option<&Rejected> {
-        let mut error: &(dyn std::error::Error + 'static) = self.as_ref();
-        loop {
-            if let Some(rejected) = error.downcast_ref::<Rejected>() {
-                return Some(rejected);
-            }
-            error = error.source()?;
-        }
+        links(&**self)
+            .take_while(|link| link.certain)
+            .find_map(|link| link.error.downcast_ref())
     }
 }
 
@@ -112,7 +111,20 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
             Self::Inner(error) => error.source(),
         }
     }
+
+    // Once it is boxed, this is the only way to tell a rejection in an `Error` of any type from a foreign error that has a
+    // rejection as its source.
+    #[allow(deprecated)]
+    fn description(&self) -> &str {
+        match self {
+            Self::Rejected(_) => REJECTION,
+            Self::Inner(error) => error.description(),
+        }
+    }
 }
+
+/// The description of an [`Error`] that is a rejection, which its source is.
+pub(crate) const REJECTION: &str = "a call that buttress has rejected";
 
 impl<E> Error<E> {
     /// The service's own error, if it is one.
@@ -239,12 +251,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_is_found_through_a_chain_of_boxes() {
+    fn a_boxed_rejection_is_found_unless_it_may_belong_to_another_call() {
         #[derive(Debug, ThisError)]
         #[error("outer")]
         struct Outer(#[source] Error<std::io::Error>);
-        let boxed: BoxError = Box::new(Outer(Rejected::new(Reason::CircuitOpen, "deep").into()));
-        assert_eq!(boxed.rejected().map(|r| &*r.name), Some("deep"));
+        let error = || Error::<std::io::Error>::from(Rejected::new(Reason::CircuitOpen, "x"));
+        let boxed: BoxError = Box::new(error());
+        assert_eq!(boxed.rejected().map(|r| &*r.name), Some("x"));
+        let boxed: BoxError = Box::new(Rejected::new(Reason::CircuitOpen, "x"));
+        assert!(boxed.rejected().is_some());
+        let anothers: BoxError = Box::new(Outer(error()));
+        assert!(anothers.rejected().is_none());
         let other: BoxError = "something else".into();
         assert!(other.rejected().is_none());
     }

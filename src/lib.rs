@@ -26,6 +26,7 @@ mod attempt;
 pub mod backoff;
 mod call;
 mod call_scope;
+mod chain;
 mod chance;
 pub mod clock;
 mod deadline;

@@ -240,14 +240,10 @@ impl CallWindow {
     }
 
     pub(crate) fn add_good(&mut self, n: u64) {
-        // All bits are 0 already: nothing to do for each single call.
+        // All bits are 0 already: nothing to do for each single call, and it does not matter where the next one goes.
         if self.sum.failed == 0 && self.sum.slow == 0 {
-            let size = u64::from(self.size);
-            #[expect(clippy::cast_possible_truncation, reason = "both are at most the size")]
-            {
-                self.sum.total = n.saturating_add(u64::from(self.sum.total)).min(size) as u32;
-                self.next = ((n % size + u64::from(self.next)) % size) as u32;
-            }
+            let total = n.saturating_add(u64::from(self.sum.total));
+            self.sum.total = u32::try_from(total).map_or(self.size, |total| total.min(self.size));
             return;
         }
         for _ in 0..n.min(u64::from(self.size)) {

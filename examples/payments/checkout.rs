@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buttress::http::{Client, ClientConfig, Keys, client};
+use buttress::http::{Client, ClientConfig, Keys, Redirects, client};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::{CallOptions, Error as Failure};
 use reqwest::StatusCode;
@@ -46,6 +46,7 @@ impl Checkout {
             .redirect(same_server())
             .build()?;
         let config = ClientConfig::default()
+            .redirects(Redirects::Marked)
             .attempt(ATTEMPT)
             .total(CALL)
             // The service is known to run a payment once, so one whose answer is lost may be sent again.

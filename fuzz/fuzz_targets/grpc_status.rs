@@ -2,7 +2,7 @@
 //! header lines on, in the trailers.
 #![no_main]
 
-use buttress::http::{ByGrpcStatus, ClassifyEnd};
+use buttress::http::{BodyEnd, ByGrpcStatus, ClassifyEnd};
 use buttress::{Again, Kind, Outcome};
 use buttress_fuzz::{lines, response};
 use http::{HeaderMap, StatusCode};
@@ -46,7 +46,8 @@ fuzz_target!(|data: &[u8]| {
     let of_head = ByGrpcStatus::new().response(&head);
     check(head.headers(), of_head);
     if of_head.kind == Kind::Success {
-        let end = ByGrpcStatus::new().end(of_head, Some(trailers.headers()));
+        let end = BodyEnd::Complete(Some(trailers.headers()));
+        let end = ByGrpcStatus::new().end(of_head, end);
         check(trailers.headers(), end);
     }
 });

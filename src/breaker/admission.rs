@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Breaker;
 use super::lane::Mode;
-use super::permit::{BreakerPermit, NOT_ASKED};
+use super::permit::{BreakerPermit, Start};
 use super::ticket::{Ticket, Verdict};
 use crate::clock::Now;
 use crate::error::{Reason, Rejected};
@@ -27,16 +27,13 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
         Some(BreakerPermit::new(
             Arc::clone(lane),
             Ticket::call(epoch),
-            NOT_ASKED,
+            Start::UNKNOWN,
         ))
     }
 
     #[inline(always)]
     fn refuse(&self, now: &Now) -> Option<Rejected> {
-        match self.shared().mode() {
-            Mode::Closed(_) | Mode::Disabled => None,
-            Mode::Open | Mode::Ask => self.would_refuse(now),
-        }
+        self.refuses(now)
     }
 
     #[cold]
@@ -51,6 +48,15 @@ impl Breaker {
         match Policy::<()>::pass(self, &()) {
             Some(permit) => Ok(permit),
             None => self.admit_by_mode(now),
+        }
+    }
+
+    /// The refusal that any call would get now.
+    #[inline(always)]
+    pub(super) fn refuses(&self, now: &Now) -> Option<Rejected> {
+        match self.shared().mode() {
+            Mode::Closed(_) | Mode::Disabled => None,
+            Mode::Open | Mode::Ask => self.would_refuse(now),
         }
     }
 
@@ -76,12 +82,12 @@ impl Breaker {
     }
 
     fn permit(&self, ticket: Ticket, now: &Now) -> BreakerPermit {
-        let started = if self.shared().slow_call() == u64::MAX {
-            NOT_ASKED
+        let start = if self.shared().slow_call() == u64::MAX {
+            Start::UNKNOWN
         } else {
-            now.moment()
+            Start::measured(now.moment())
         };
-        BreakerPermit::new(Arc::clone(self.lane()), ticket, started)
+        BreakerPermit::new(Arc::clone(self.lane()), ticket, start)
     }
 
     #[cold]

@@ -1,5 +1,6 @@
 //! The moves of a breaker, to wait for.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,22 +21,32 @@ impl Changes {
         Self { shared, seen }
     }
 
-    /// Waits until the circuit has moved, and says where it is then. A move before this call, but after the last one, counts;
-    /// of several moves the newest state is told.
+    /// Waits for the next state transition, and returns the state after it. A transition before this call, but after the
+    /// last one, counts; of several transitions only the newest state is returned. As with tokio's
+    /// [`watch`](tokio::sync::watch::Receiver::changed), a transition that was not seen yet is returned even if the breaker
+    /// is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`BreakerDropped`]: all handles of the breaker were dropped, so no call can move it.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing: the next one sees the same move.
-    pub async fn changed(&mut self) -> BreakerState {
+    pub async fn changed(&mut self) -> Result<BreakerState, BreakerDropped> {
         loop {
             // Registered before the look, so that a move between the two is not missed.
             let moved = self.shared.moved.notified();
-            let (sequence, state) = self
-                .shared
-                .look(|locked| (locked.machine.sequence, locked.machine.last_state()));
+            let (sequence, state, closed) = self.shared.look(|locked| {
+                let machine = &locked.machine;
+                (machine.sequence, machine.last_state(), locked.closed)
+            });
             if sequence != self.seen {
                 self.seen = sequence;
-                return state;
+                return Ok(state);
+            }
+            if closed {
+                return Err(BreakerDropped);
             }
             moved.await;
         }
@@ -49,3 +60,15 @@ impl fmt::Debug for Changes {
             .finish_non_exhaustive()
     }
 }
+
+/// All handles of the breaker were dropped: [`Changes::changed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerDropped;
+
+impl fmt::Display for BreakerDropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("all handles of the circuit breaker were dropped")
+    }
+}
+
+impl Error for BreakerDropped {}

@@ -71,8 +71,9 @@ pub struct BreakerConfig {
     /// How many of them must succeed to close it, 1 to `probes`. Default: `None`, all.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub probes_to_close: Option<u32>,
-    /// A probe without an answer after this time has failed, above 0, at most 1 day. Not shorter than a call may take.
-    /// Default: 10 s.
+    /// A probe that makes no progress for this time has failed, above 0, at most 1 day. It restarts when the head of the
+    /// response arrives, and at every frame of its body. A probe whose body still makes progress this long after a good head
+    /// has succeeded. Not shorter than a call may take to its head, nor than a body may pause. Default: 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub probe_lease: Duration,
     /// After closing, a share of calls that grows to all of them over this time is admitted; it begins with a tenth. Pays
@@ -81,6 +82,12 @@ pub struct BreakerConfig {
     pub ramp_up: Duration,
     /// What calls mean whose callers left before an answer. Default: [`Abandoned::Detect`].
     pub abandoned: Abandoned,
+    /// An abandoned call is short if its caller waited less than this for the response, or for the next frame of its body.
+    /// 0 to 1 day. Default: 1 s. Impatient callers do not open the circuit of a service that responds: short calls open it
+    /// only if there is no other result for 10 s. Lower values detect a hung service sooner, but count callers who leave
+    /// before a healthy service had time to respond. Only [`Abandoned::Detect`] reads it.
+    #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
+    pub abandoned_after: Duration,
     /// Decides and reports, but refuses nothing. Default: no.
     pub dry_run: bool,
 }
@@ -103,8 +110,12 @@ pub enum Window {
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum Abandoned {
-    /// A single one means nothing. But `min_calls` of them with no result between, the first and the last at least 1 s
-    /// apart, open the circuit: a time limit outside the breaker must not blind it.
+    /// One abandoned call means nothing. But `min_calls` of them in a row, with no result between, open the circuit: a time
+    /// limit outside the breaker must not blind it. Calls that were abandoned after `abandoned_after` must be spread over at
+    /// least 1 s, all together over at least 10 s.
+    ///
+    /// While half-open, a probe that is abandoned after `abandoned_after` has failed. One abandoned before gives its place
+    /// back, until such probes are spread over 10 s with no result between; then the circuit opens again.
     Detect,
     /// Nothing.
     Ignore,
@@ -132,6 +143,7 @@ impl Default for BreakerConfig {
             probe_lease: Duration::from_secs(10),
             ramp_up: Duration::ZERO,
             abandoned: Abandoned::Detect,
+            abandoned_after: Duration::from_secs(1),
             dry_run: false,
         }
     }
@@ -167,6 +179,7 @@ impl BreakerConfig {
         probe_lease: Duration,
         ramp_up: Duration,
         abandoned: Abandoned,
+        abandoned_after: Duration,
         dry_run: bool,
     }
 
@@ -227,7 +240,8 @@ impl BreakerConfig {
             ", which is `probes`",
         )?;
         time("probe_lease", self.probe_lease, LEAST)?;
-        time("ramp_up", self.ramp_up, Duration::ZERO)
+        time("ramp_up", self.ramp_up, Duration::ZERO)?;
+        time("abandoned_after", self.abandoned_after, Duration::ZERO)
     }
 
     /// How many probes must succeed.
@@ -316,6 +330,7 @@ mod tests {
             .open_jitter(0.0)
             .ramp_up(Duration::ZERO)
             .abandoned(Abandoned::Ignore)
+            .abandoned_after(Duration::ZERO)
             .max_server_wait(None)
             .max_open_for(MS);
         assert_eq!(config.validate(), Ok(()));
@@ -347,6 +362,7 @@ mod tests {
             ("probes_to_close", good().probes_to_close(Some(0))),
             ("probes_to_close", good().probes_to_close(Some(4))),
             ("ramp_up", good().ramp_up(day)),
+            ("abandoned_after", good().abandoned_after(day)),
         ];
         for rate in [
             0.0,

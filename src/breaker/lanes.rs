@@ -36,6 +36,8 @@ pub(super) struct Shared {
 pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
+    /// Whether every handle was dropped, so that nobody will call again.
+    pub(super) closed: bool,
     lanes: Vec<Weak<Lane>>,
     /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
     word: u64,
@@ -54,6 +56,7 @@ impl Shared {
             slow_call: AtomicU64::new(published.slow_call),
             locked: Mutex::new(Locked {
                 dry_run,
+                closed: false,
                 machine,
                 lanes: Vec::new(),
                 word: published.word,
@@ -130,6 +133,19 @@ impl Shared {
             });
         }
         answer
+    }
+
+    /// The last handle was dropped.
+    pub(super) fn close(&self) {
+        self.locked.lock().closed = true;
+        self.moved.notify_waiters();
+    }
+
+    /// Wakes those who wait until they may probe, after a probe's place was given back: no transition may follow from that.
+    pub(super) fn place_is_free(&self, ticket: Ticket) {
+        if ticket.is_probe() {
+            self.moved.notify_waiters();
+        }
     }
 
     /// Tells those who go round the lock what has changed, and returns how many successes of the epoch that still is came

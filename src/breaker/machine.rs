@@ -97,8 +97,7 @@ impl Machine {
         draw: Draw,
     ) -> Moves {
         let outcome = self.charge(*outcome);
-        let slow = self.config.slow_rate.is_some()
-            && took.is_some_and(|took| took > self.config.slow_call);
+        let slow = self.is_slow(took);
         let (answer, wait) = match outcome.kind {
             Kind::Neutral => (Answer::Nothing, None),
             Kind::Transient | Kind::Overloaded => (Answer::Bad, outcome.wait),
@@ -123,15 +122,56 @@ impl Machine {
         outcome
     }
 
-    /// A call that was admitted will have no result: its caller left.
-    pub(crate) fn abandon(&mut self, ticket: Ticket, now: Moment, draw: Draw) -> Moves {
+    /// A call that was admitted will have no result: its caller left, after it had `waited` this long for the response, or
+    /// for the next part of it.
+    pub(crate) fn abandon(
+        &mut self,
+        ticket: Ticket,
+        waited: Duration,
+        now: Moment,
+        draw: Draw,
+    ) -> Moves {
+        let short = waited < self.config.abandoned_after;
         let answer = match self.config.abandoned {
-            Abandoned::Failure => Answer::Bad,
-            Abandoned::Detect | Abandoned::Ignore => Answer::Nothing,
+            Abandoned::Ignore => Answer::Nothing,
+            Abandoned::Detect if short => Answer::Abandoned,
+            Abandoned::Detect | Abandoned::Failure => Answer::Bad,
         };
         self.receive(ticket, answer, None, now, draw, |tally, config| {
-            tally.abandon(config, now)
+            tally.abandon(config, short, now)
         })
+    }
+
+    /// A part of the response to a probe has arrived: its good head, or a frame of its body. `took` is the time since the
+    /// call began, and read only while the slow rule is on. Returns whether the probe is decided: its later result changes
+    /// nothing.
+    pub(crate) fn progress(
+        &mut self,
+        ticket: Ticket,
+        took: Option<Duration>,
+        now: Moment,
+    ) -> (bool, Moves) {
+        let slow = self.is_slow(took);
+        let mut over = true;
+        let mut moves = Moves::default();
+        if ticket.epoch != self.epoch {
+            return (over, moves);
+        }
+        self.give_up_lost_probes(now, &mut moves);
+        let lease = self.config.probe_lease;
+        if let (State::HalfOpen { probes, .. }, Some(place)) = (&mut self.state, ticket.place()) {
+            over = probes.progress(place, lease, now);
+            if over {
+                let answer = if slow { Answer::Bad } else { Answer::Good };
+                probes.settle(place, answer, now);
+                self.decide(None, now, None, &mut moves);
+            }
+        }
+        (over, moves)
+    }
+
+    fn is_slow(&self, took: Option<Duration>) -> bool {
+        self.config.slow_rate.is_some() && took.is_some_and(|took| took > self.config.slow_call)
     }
 
     /// Until this moment (exclusive) a good and fast result of this epoch changes nothing but the counts, so that it may be
@@ -201,7 +241,7 @@ impl Machine {
                 }
             }
             (State::HalfOpen { probes, .. }, Some(place)) => {
-                probes.settle(place, answer);
+                probes.settle(place, answer, now);
                 self.decide(wait, now, None, &mut moves);
             }
             // The probe was lost, and with it the half-open time.
@@ -302,13 +342,29 @@ mod tests {
             self.settle_slow(ticket, outcome, MS)
         }
 
-        fn abandon(&mut self, ticket: Ticket) -> BreakerState {
-            let moves = self.machine.abandon(ticket, self.now, EVEN);
+        fn abandon_after(&mut self, ticket: Ticket, waited: Duration) -> BreakerState {
+            let moves = self.machine.abandon(ticket, waited, self.now, EVEN);
             self.note(moves);
             self.state()
         }
 
-        /// One call a letter: success, failure, overloaded, permanent, neutral, abandoned; as long as it is admitted.
+        fn abandon(&mut self, ticket: Ticket) -> BreakerState {
+            self.abandon_after(ticket, 999 * MS)
+        }
+
+        /// A part of the response has arrived. Whether the probe is decided.
+        fn progress(&mut self, ticket: Ticket) -> bool {
+            self.progress_slow(ticket, None)
+        }
+
+        fn progress_slow(&mut self, ticket: Ticket, took: Option<Duration>) -> bool {
+            let (decided, moves) = self.machine.progress(ticket, took, self.now);
+            self.note(moves);
+            decided
+        }
+
+        /// One call a letter: success, failure, overloaded, permanent, neutral, abandoned after 1 s, abandoned before; as
+        /// long as it is admitted.
         fn calls(&mut self, letters: &str) -> BreakerState {
             for letter in letters.chars() {
                 let ticket = self.ticket();
@@ -318,7 +374,8 @@ mod tests {
                     'O' => self.settle(ticket, Outcome::OVERLOADED),
                     'P' => self.settle(ticket, Outcome::PERMANENT),
                     'N' => self.settle(ticket, Outcome::NEUTRAL),
-                    'A' => self.abandon(ticket),
+                    'A' => self.abandon_after(ticket, S),
+                    'a' => self.abandon(ticket),
                     _ => unreachable!(),
                 };
             }
@@ -592,7 +649,10 @@ mod tests {
             (all(3), "SPP", Closed),
             (all(3), "SF", Open),
             (all(3), "O", Open),
-            (all(3), "NNNNAAAASS", HalfOpen),
+            (all(3), "NNNNaaaaSS", HalfOpen),
+            (all(3), "SSA", Open),
+            (some(2, 3), "AS", HalfOpen),
+            (some(2, 3), "ASA", Open),
             (all(3), "NNNNF", Open),
             (some(2, 3), "FS", HalfOpen),
             (some(2, 3), "FSS", Closed),
@@ -801,14 +861,188 @@ mod tests {
     }
 
     #[test]
+    fn short_abandoned_calls_open_it_when_nothing_else_is_heard_for_ten_seconds() {
+        let config = plain().min_calls(3).failure_rate(None);
+        let mut opened = bench(config);
+        opened.calls("aa");
+        assert_eq!(opened.wait(9_999 * MS).calls("aaaaa"), Closed);
+        assert_eq!(opened.wait(MS).calls("a"), Open);
+        assert_eq!(opened.last, Some(Cause::Abandoned));
+        for (first, then) in [("aaaaS", "a"), ("aaF", "a"), ("aaP", "a"), ("a", "a")] {
+            let mut bench = bench(config);
+            bench.calls(first);
+            assert_eq!(bench.wait(20 * S).calls(then), Closed, "{first}, {then}");
+        }
+        let mut mixed = bench(config);
+        mixed.calls("aaA");
+        assert_eq!(
+            mixed.wait(S).calls("A"),
+            Closed,
+            "two of them are not short"
+        );
+        assert_eq!(mixed.calls("aaA"), Open, "short ones do not end their run");
+        let mut late = bench(config);
+        late.calls("A");
+        assert_eq!(late.wait(10 * S).calls("a"), Closed);
+        assert_eq!(late.calls("N"), Closed);
+        assert_eq!(late.calls("a"), Open, "all together");
+    }
+
+    #[test]
+    fn the_limit_of_short_abandoned_calls_can_be_set() {
+        let config = plain().min_calls(2).failure_rate(None);
+        for (limit, waited, state) in [
+            (300 * MS, 300 * MS, Open),
+            (300 * MS, 299 * MS, Closed),
+            (5 * S, 4 * S, Closed),
+            (Duration::ZERO, Duration::ZERO, Open),
+        ] {
+            let mut bench = bench(config.abandoned_after(limit));
+            let calls = [bench.ticket(), bench.ticket()];
+            bench.abandon_after(calls[0], waited);
+            bench.wait(S);
+            assert_eq!(bench.abandon_after(calls[1], waited), state, "{waited:?}");
+        }
+    }
+
+    #[test]
+    fn short_abandoned_probes_give_their_place_back_for_ten_seconds() {
+        let mut bench = Bench::until_half_open(plain());
+        assert_eq!(bench.calls("aaaaaaaa"), HalfOpen);
+        assert_eq!(bench.wait(9_999 * MS).calls("aNa"), HalfOpen);
+        assert_eq!(bench.wait(MS).calls("a"), Open);
+        assert_eq!(bench.last, Some(Cause::Abandoned));
+        assert_eq!(
+            bench.refusal().1,
+            Some(2 * S),
+            "dated from the last of them"
+        );
+
+        let mut bench = Bench::until_half_open(plain().probes(3));
+        bench.calls("a");
+        assert_eq!(bench.wait(9 * S).calls("S"), HalfOpen);
+        assert_eq!(
+            bench.wait(9 * S).calls("a"),
+            HalfOpen,
+            "a result came between"
+        );
+        assert_eq!(bench.wait(9_999 * MS).calls("a"), HalfOpen);
+        assert_eq!(bench.wait(MS).calls("a"), Open);
+    }
+
+    #[test]
     fn abandoned_calls_are_nothing_or_failures_by_choice() {
         let config = plain().min_calls(3);
         let mut ignoring = bench(config.abandoned(Abandoned::Ignore));
         ignoring.calls("AAAA");
         assert_eq!(ignoring.wait(S).calls("A"), Closed);
+        assert_eq!(ignoring.wait(20 * S).calls("aaaa"), Closed);
+        let mut ignoring = Bench::until_half_open(config.abandoned(Abandoned::Ignore));
+        assert_eq!(ignoring.calls("AaAa"), HalfOpen);
+        assert_eq!(ignoring.wait(20 * S).calls("AaAa"), HalfOpen);
         let failing = config.abandoned(Abandoned::Failure);
-        assert_eq!(bench(failing).calls("AAA"), Open);
-        assert_eq!(Bench::until_half_open(failing).calls("A"), Open);
+        assert_eq!(bench(failing).calls("aAa"), Open);
+        assert_eq!(Bench::until_half_open(failing).calls("a"), Open);
+    }
+
+    #[test]
+    fn a_probes_timeout_restarts_with_every_part_of_its_response() {
+        let mut bench = Bench::until_half_open(plain().open_for(60 * S).probes(1));
+        let probe = bench.ticket();
+        bench.wait(9 * S);
+        assert!(!bench.progress(probe), "the head");
+        assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(10 * S)));
+        bench.wait(9 * S);
+        assert!(!bench.progress(probe), "a frame");
+        bench.wait(9_999 * MS);
+        assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(MS)));
+        bench.wait(MS);
+        assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(50 * S)));
+        assert_eq!(bench.last, Some(Cause::ProbeLost));
+        assert!(bench.progress(probe), "it was lost: nobody asks any more");
+        assert_eq!(bench.settle(probe, Outcome::SUCCESS), Open);
+    }
+
+    #[test]
+    fn a_probe_that_still_makes_progress_one_timeout_after_its_head_has_succeeded() {
+        let mut bench = Bench::until_half_open(plain().probes(2));
+        let probes = [bench.ticket(), bench.ticket()];
+        bench.wait(S);
+        assert!(!bench.progress(probes[0]));
+        bench.wait(5 * S);
+        assert!(!bench.progress(probes[0]) && !bench.progress(probes[1]));
+        bench.wait(4_999 * MS);
+        assert!(!bench.progress(probes[0]));
+        bench.wait(MS);
+        assert!(bench.progress(probes[0]) && !bench.progress(probes[1]));
+        assert_eq!(bench.state(), HalfOpen);
+        assert_eq!(bench.refusal().0, Reason::CircuitProbing, "it is counted");
+        bench.wait(5 * S);
+        assert!(bench.progress(probes[1]));
+        assert_eq!(
+            (bench.state(), bench.last),
+            (Closed, Some(Cause::ProbesSucceeded))
+        );
+        assert_eq!(bench.settle(probes[1], Outcome::TRANSIENT), Closed);
+        assert_eq!(bench.machine.counts(bench.now), Counts::default());
+    }
+
+    #[test]
+    fn progress_decides_nothing_about_a_slow_probe_but_that_it_is_slow() {
+        let config = plain().slow_rate(Some(0.5)).slow_call(5 * S).probes(1);
+        let mut bench = Bench::until_half_open(config);
+        let probe = bench.ticket();
+        assert!(!bench.progress_slow(probe, Some(S)));
+        bench.wait(9 * S);
+        assert!(!bench.progress_slow(probe, Some(9 * S)));
+        bench.wait(S);
+        assert!(bench.progress_slow(probe, Some(10 * S)));
+        assert_eq!(
+            (bench.state(), bench.last),
+            (Open, Some(Cause::ProbeFailed))
+        );
+    }
+
+    #[test]
+    fn progress_of_what_is_no_probe_of_this_time_changes_nothing() {
+        let mut bench = Bench::until_half_open(plain());
+        let old = bench.ticket();
+        bench.machine.reset();
+        let call = bench.ticket();
+        for ticket in [old, call, Ticket::IGNORED] {
+            assert!(bench.progress(ticket));
+            bench.wait(60 * S);
+            assert!(bench.progress(ticket));
+        }
+        assert_eq!(bench.state(), Closed);
+    }
+
+    #[test]
+    fn a_closed_circuit_remembers_what_would_open_it() {
+        let quiet = by_rate(0.5, 4, Window::Time(10 * S));
+        let slow = quiet.slow_rate(Some(0.5)).slow_call(S);
+        for (config, calls, remembers) in [
+            (quiet, "", false),
+            (quiet, "SSPN", false),
+            (quiet, "F", true),
+            // Its run is over: only the window knows of it.
+            (quiet, "FS", true),
+            (quiet, "O", true),
+            (quiet, "a", true),
+            (quiet, "A", true),
+            (quiet, "aS", false),
+            (slow, "S", false),
+        ] {
+            let mut bench = bench(config);
+            bench.calls(calls);
+            let now = bench.now;
+            assert_eq!(bench.machine.remembers(now), remembers, "{calls}");
+        }
+        let mut bench = bench(slow);
+        let ticket = bench.ticket();
+        bench.settle_slow(ticket, Outcome::SUCCESS, 2 * S);
+        assert!(bench.machine.remembers(bench.now));
+        assert!(!bench.machine.remembers(bench.now.after(10 * S)));
     }
 
     #[test]
@@ -996,6 +1230,7 @@ mod tests {
         bench.now = Moment::START;
         // The first was lost at once: its lease cannot end later than time does.
         bench.settle(probes[0], Outcome::TRANSIENT);
+        assert!(bench.progress(probes[1]) || bench.state() == HalfOpen);
         bench.abandon(probes[1]);
         assert_eq!(bench.calls("SSS"), Closed);
     }

@@ -66,7 +66,7 @@
 //! | `consecutive` | so many failures came in a row, the first and the last at least `consecutive_over` apart |
 //! | `failure_rate` | at least this share of the window's calls failed, and there were `min_calls` |
 //! | `slow_rate` | at least this share of the window's calls took longer than `slow_call`, and there were `min_calls` |
-//! | `abandoned` | `min_calls` callers in a row left before an answer, the first and the last at least 1 s apart |
+//! | `abandoned` | `min_calls` calls in a row were abandoned after `abandoned_after`, the first and the last at least 1 s apart; or earlier ones too, at least 10 s apart |
 //!
 //! What an [outcome](crate::Outcome) counts for:
 //!
@@ -78,14 +78,29 @@
 //! | neutral | – | – | gives its place back |
 //! | never reached a living server, while the [allowance](crate::Unprocessed) lasts | – | – | gives its place back |
 //! | the same, with none left | leaves it as it is | a failure | fails |
-//! | abandoned | – | – | gives its place back |
+//! | abandoned after `abandoned_after` | – | – | fails |
+//! | abandoned before | – | – | gives its place back, for 10 s |
 //!
 //! The window over time is ten cells, the running one and the nine before it, with exact counts: a result older than the
 //! window never counts, and a burst weighs as much as the same failures spread out. It takes the same memory and the same
 //! time whatever the traffic. A result that comes in after the circuit has moved on changes nothing.
 //!
-//! A probe has a lease: when it runs out, the probe has failed, so a lost call cannot keep the circuit half-open for ever.
-//! No timer runs: the circuit moves when a call asks or ends, and [`Breaker::state`] says what a call would find now.
+//! A call is abandoned when its future is dropped before it has a result, or the body of its response while the caller
+//! waits for a frame. What counts is how long the caller has waited: for the response, or for the next frame. A caller who
+//! leaves early says more about its own patience than about the service, so early abandoned calls open the circuit only if
+//! no call has a result for 10 s.
+//!
+//! A probe that makes no progress for `probe_lease` has failed, so that a lost call cannot keep the circuit half-open. With
+//! `http::AtBodyEnd`, the head of a response and every frame of its body are progress, and a body that
+//! still makes progress that long after a good head is a success: a healthy download may take longer than the timeout. No
+//! timer runs: the state changes when a call begins or ends, and [`Breaker::state`] returns what a call would find now.
+//!
+//! # Load balancers
+//!
+//! A breaker that rejects calls is always ready, so a load balancer takes it for an idle endpoint and sends it most of the
+//! calls. Put [`not_ready_while_open`](BreakerLayer::not_ready_while_open) on the breaker of each endpoint: `poll_ready` is
+//! then pending until a probe may be sent. If all endpoints are open, callers wait; bound that with a `Buffer` and a
+//! deadline in front of the balancer.
 //!
 //! # Defaults
 //!
@@ -99,9 +114,10 @@
 //! | `open_growth`, `max_open_for` | 1 (off), 60 s | it would pay for a cost that three probes do not have |
 //! | `max_server_wait` | none | a server's wait is about the request it was said to |
 //! | `probes`, `probes_to_close` | 3, all of them | one success may be luck |
-//! | `probe_lease` | 10 s | not less than a call may take: the standard HTTP client's total is 10 s |
+//! | `probe_lease` | 10 s | with less, a healthy service that takes long to respond stays half-open; with more, a probe that hangs blocks its place longer |
 //! | `ramp_up` | off | it costs seconds, and pays only for services that start cold |
 //! | `abandoned` | [`Detect`](Abandoned::Detect) | a time limit outside the breaker must not blind it; a few impatient callers must not trip it |
+//! | `abandoned_after` | 1 s | with less, users who click on before a healthy service responds open the circuit; with more, a hung service is found later |
 //! | `dry_run` | no | |
 //!
 //! # Order
@@ -127,8 +143,7 @@
 //!
 //! # Cancel safety
 //!
-//! The permit is a value. Dropping a call drops it unsettled: the call was abandoned, and a probe's place is free again. A
-//! panic in the inner service counts as a failure and goes on.
+//! The permit is a value. Dropping a call drops it unsettled: the call was abandoned. A panic in the inner service counts as a failure and goes on.
 
 mod admission;
 mod changes;
@@ -145,15 +160,17 @@ mod model;
 mod permit;
 mod policy;
 mod probes;
+mod ready;
 mod ticket;
 mod transitions;
 mod trip;
 mod view;
 
-pub use self::changes::Changes;
+pub use self::changes::{BreakerDropped, Changes};
 pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
 pub use self::policy::Breaker;
+pub use self::ready::{NotReadyWhileOpen, NotReadyWhileOpenLayer};
 pub use self::view::Snapshot;
 pub use crate::event::{BreakerState, Cause, Move};
 

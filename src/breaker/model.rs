@@ -21,6 +21,8 @@ struct Entry {
     /// `None`: abandoned.
     kind: Option<Kind>,
     slow: bool,
+    /// Abandoned early.
+    short: bool,
     at: Moment,
     /// Where the window has it: at its cell's begin, once the cells have changed. `None`: not in it.
     counted_at: Option<Moment>,
@@ -28,7 +30,8 @@ struct Entry {
 
 #[derive(Clone, Copy, PartialEq)]
 enum Probe {
-    UnderWay(Moment),
+    /// Since when nothing has come, and when its head did.
+    UnderWay(Moment, Option<Moment>),
     Good,
     Bad,
     GivenBack,
@@ -45,6 +48,8 @@ enum State {
     },
     HalfOpen {
         probes: Vec<Probe>,
+        /// When the short abandoned probes came back, since the last result.
+        short: Vec<Moment>,
         before: u32,
         draw: Draw,
     },
@@ -114,13 +119,14 @@ impl Model {
             probes,
             before,
             draw,
+            ..
         } = &mut self.state
         else {
             return;
         };
         loop {
             let admitted = |probe: &Probe| match probe {
-                Probe::UnderWay(admitted) if now >= admitted.after(lease) => Some(*admitted),
+                Probe::UnderWay(since, _) if now >= since.after(lease) => Some(*since),
                 _ => None,
             };
             let Some((lost, at)) = probes
@@ -147,6 +153,7 @@ impl Model {
         self.look_for_lost_probes(now);
         let half_open = |before| State::HalfOpen {
             probes: vec![],
+            short: vec![],
             before,
             draw,
         };
@@ -180,12 +187,12 @@ impl Model {
                     .count()
                     < self.config.probes as usize
                 {
-                    probes.push(Probe::UnderWay(now));
+                    probes.push(Probe::UnderWay(now, None));
                     return Ok((self.epoch, Some(probes.len() - 1)));
                 }
                 let leases = probes.iter().filter_map(|probe| match probe {
-                    Probe::UnderWay(admitted) => {
-                        Some(admitted.after(self.config.probe_lease).since(now))
+                    Probe::UnderWay(since, _) => {
+                        Some(since.after(self.config.probe_lease).since(now))
                     }
                     _ => None,
                 });
@@ -200,7 +207,33 @@ impl Model {
         }
     }
 
-    /// `kind` is `None` for a call that is abandoned.
+    /// Whether the probe is decided.
+    fn progress(&mut self, ticket: ModelTicket, took: Duration, now: Moment) -> bool {
+        if ticket.0 == self.epoch {
+            self.look_for_lost_probes(now);
+        }
+        let (true, Some(place)) = (ticket.0 == self.epoch, ticket.1) else {
+            return true;
+        };
+        let slow = self.config.slow_rate.is_some() && took > self.config.slow_call;
+        let State::HalfOpen { probes, short, .. } = &mut self.state else {
+            return true;
+        };
+        let Probe::UnderWay(_, head) = probes[place] else {
+            return false;
+        };
+        let head = head.unwrap_or(now);
+        if now < head.after(self.config.probe_lease) {
+            probes[place] = Probe::UnderWay(now, Some(head));
+            return false;
+        }
+        probes[place] = if slow { Probe::Bad } else { Probe::Good };
+        short.clear();
+        self.decide(None, now, None);
+        true
+    }
+
+    /// `kind` is `None` for a call that is abandoned, after `took`.
     fn settle(
         &mut self,
         ticket: ModelTicket,
@@ -220,6 +253,8 @@ impl Model {
         let slow =
             self.config.slow_rate.is_some() && took > self.config.slow_call && kind.is_some();
         let wait = wait.filter(|_| matches!(kind, Some(Kind::Transient | Kind::Overloaded)));
+        let early = kind.is_none() && took < self.config.abandoned_after;
+        let detects = self.config.abandoned == Abandoned::Detect;
         let kind = match self.config.abandoned {
             Abandoned::Failure => kind.or(Some(Kind::Transient)),
             _ => kind,
@@ -234,6 +269,7 @@ impl Model {
                     log.push(Entry {
                         kind,
                         slow,
+                        short: early,
                         at: now,
                         counted_at,
                     });
@@ -243,10 +279,17 @@ impl Model {
                     }
                 }
             }
-            (State::HalfOpen { probes, .. }, Some(probe)) => {
-                if matches!(probes[probe], Probe::UnderWay(_)) {
+            (State::HalfOpen { probes, short, .. }, Some(probe)) => {
+                if matches!(probes[probe], Probe::UnderWay(..)) {
+                    match kind {
+                        Some(Kind::Neutral) => {}
+                        None if early && detects => short.push(now),
+                        None if !detects => {}
+                        _ => short.clear(),
+                    }
                     probes[probe] = match kind {
-                        None | Some(Kind::Neutral) => Probe::GivenBack,
+                        None if early || !detects => Probe::GivenBack,
+                        Some(Kind::Neutral) => Probe::GivenBack,
                         Some(Kind::Success | Kind::Permanent) if !slow => Probe::Good,
                         _ => Probe::Bad,
                     };
@@ -260,6 +303,7 @@ impl Model {
     fn decide(&mut self, wait: Option<Duration>, now: Moment, cause: Option<Cause>) {
         let State::HalfOpen {
             probes,
+            short,
             before,
             draw,
         } = &self.state
@@ -267,6 +311,16 @@ impl Model {
             return;
         };
         let (before, draw) = (*before, *draw);
+        let first = short.first().copied();
+        let gave_up = first.is_some_and(|first| {
+            let last = short.iter().copied().max().unwrap_or(first);
+            last.since(first) >= 10 * S
+        });
+        if gave_up {
+            let until = now.after(self.open_time(before, draw, None));
+            let cause = cause.unwrap_or(Cause::Abandoned);
+            return self.enter(State::Open { until, before }, cause);
+        }
         let count = |which| probes.iter().filter(|probe| **probe == which).count();
         if count(Probe::Good) + self.tolerated() >= self.config.probes as usize {
             let ramp = Some(now).filter(|_| !self.config.ramp_up.is_zero());
@@ -355,7 +409,11 @@ impl Model {
             };
         }
         let left: Vec<_> = log.iter().rev().take_while(|e| e.kind.is_none()).collect();
-        let many = left.len() >= self.config.min_calls as usize && spread(&left) >= S;
+        let long: Vec<_> = left.iter().copied().filter(|e| !e.short).collect();
+        let enough = |run: &[&Entry], over| {
+            run.len() >= self.config.min_calls as usize && spread(run) >= over
+        };
+        let many = enough(&left, 10 * S) || !log.last()?.short && enough(&long, S);
         (many && self.config.abandoned == Abandoned::Detect).then_some(Cause::Abandoned)
     }
 
@@ -472,7 +530,8 @@ fn config(seed: u64) -> BreakerConfig {
         .probes(probes)
         .probe_lease(bits.of(&[S, 10 * S]))
         .ramp_up(bits.of(&[Duration::ZERO, 3 * S]))
-        .abandoned(bits.of(&[Abandoned::Detect, Abandoned::Ignore, Abandoned::Failure]));
+        .abandoned(bits.of(&[Abandoned::Detect, Abandoned::Ignore, Abandoned::Failure]))
+        .abandoned_after(bits.of(&[S, Duration::ZERO, S + MS]));
     let needed = u32::try_from(bits.below(u64::from(probes) + 1)).unwrap();
     config.probes_to_close(Some(needed).filter(|needed| *needed > 0))
 }
@@ -552,6 +611,10 @@ impl Trial {
             30..44 => {
                 self.admit(draw);
             }
+            44..50 if !self.under_way.is_empty() => {
+                let which = usize::try_from(which).unwrap() % self.under_way.len();
+                self.progress(which, took);
+            }
             44..57 if self.under_way.is_empty() => {}
             44..57 => {
                 let which = usize::try_from(which).unwrap() % self.under_way.len();
@@ -605,6 +668,23 @@ impl Trial {
         }
     }
 
+    fn progress(&mut self, which: usize, took: Duration) {
+        let now = self.now;
+        let (ticket, other, model_ticket) = self.under_way[which];
+        // Only probes report it.
+        if !ticket.is_probe() {
+            return;
+        }
+        let (decided, moves) = self.machine.progress(ticket, Some(took), now);
+        let also = self.licensed.folded().progress(other, Some(took), now);
+        assert_eq!((decided, moves), also);
+        assert_eq!(decided, self.model.progress(model_ticket, took, now));
+        if decided {
+            self.under_way.swap_remove(which);
+        }
+        self.compare_moves(moves);
+    }
+
     fn settle(
         &mut self,
         which: usize,
@@ -617,8 +697,8 @@ impl Trial {
         let (ticket, other, model_ticket) = self.under_way.swap_remove(which);
         let (moves, other_moves) = match kind {
             None => (
-                self.machine.abandon(ticket, now, draw),
-                self.licensed.folded().abandon(other, now, draw),
+                self.machine.abandon(ticket, took, now, draw),
+                self.licensed.folded().abandon(other, took, now, draw),
             ),
             Some(kind) => {
                 let outcome = Outcome::of(kind).wait(wait);
@@ -713,7 +793,7 @@ proptest! {
     #[test]
     fn times_in_any_order_neither_panic_nor_hold_places(
         seed: u64,
-        steps in proptest::collection::vec((0_u8..4, any::<u64>(), 0_usize..8), 1..60),
+        steps in proptest::collection::vec((0_u8..5, any::<u64>(), 0_usize..8), 1..60),
     ) {
         let config = config(seed);
         let mut machine = Machine::new(config).unwrap();
@@ -737,15 +817,21 @@ proptest! {
                 2 => {
                     machine.settle(tickets.swap_remove(which), &Outcome::TRANSIENT, None, now, draw);
                 }
+                3 => {
+                    if machine.progress(tickets[which], None, now).0 {
+                        tickets.swap_remove(which);
+                    }
+                }
                 _ => {
-                    machine.abandon(tickets.swap_remove(which), now, draw);
+                    let waited = Duration::from_nanos(time >> 8);
+                    machine.abandon(tickets.swap_remove(which), waited, now, draw);
                 }
             }
             let _ = (machine.state(now), machine.remaining(now), machine.licence(), machine.counts(now));
             check(&machine, &tickets)?;
         }
         for ticket in tickets {
-            machine.abandon(ticket, Moment::START, Draw::new(0));
+            machine.abandon(ticket, Duration::ZERO, Moment::START, Draw::new(0));
         }
         machine.admit(Moment::FAR, Draw::new(u64::MAX));
         let (verdict, _) = machine.admit(Moment::FAR, Draw::new(0));

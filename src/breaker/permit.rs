@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::Lane;
-use super::lanes::Shared;
+use super::lanes::{Locked, Shared};
 use super::ticket::Ticket;
 use crate::clock::{Moment, Now, nanos};
 use crate::gate::Permit;
@@ -15,20 +15,56 @@ use crate::outcome::{Kind, Outcome};
 #[must_use = "dropping a permit says that the call was abandoned"]
 pub struct BreakerPermit {
     lane: Arc<Lane>,
-    /// The ticket, ignored from when it is settled; above it the nanoseconds at which the call began, or [`NOT_ASKED`]. In
-    /// one number, because two are moved in two registers, but three through memory, at several times the cost.
+    /// The ticket, ignored from when it is settled; above it the [`Start`]. In one number, because two are moved in two
+    /// registers, but three through memory, at several times the cost.
     call: u128,
 }
 
-/// No rule asked how long calls take when the call began.
-pub(super) const NOT_ASKED: Moment = Moment::FAR;
+/// When a call began: nanoseconds, and above them whether no rule measures how long calls take. Then it is noted only for
+/// a call that is pending, in case that it is abandoned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Start(u64);
+
+impl Start {
+    const UNMEASURED: u64 = 1 << 63;
+    /// Nobody has read the clock.
+    pub(super) const UNKNOWN: Self = Self(u64::MAX);
+
+    /// For a rule that measures how long the call takes.
+    pub(super) const fn measured(began: Moment) -> Self {
+        Self(began.as_nanos() & !Self::UNMEASURED)
+    }
+
+    /// For no such rule.
+    pub(super) const fn noted(began: Moment) -> Self {
+        Self(began.as_nanos() | Self::UNMEASURED)
+    }
+
+    #[inline]
+    const fn is_measured(self) -> bool {
+        self.0 & Self::UNMEASURED == 0
+    }
+
+    /// How long the call takes, if a rule measures it.
+    fn took(self, now: Moment) -> Option<Duration> {
+        self.is_measured().then(|| self.waited(now))
+    }
+
+    /// How long its caller has waited; no time if the call was never pending.
+    fn waited(self, now: Moment) -> Duration {
+        if self == Self::UNKNOWN {
+            return Duration::ZERO;
+        }
+        now.since(Moment::from_nanos(self.0 & !Self::UNMEASURED))
+    }
+}
 
 impl BreakerPermit {
     #[inline]
-    pub(super) fn new(lane: Arc<Lane>, ticket: Ticket, started: Moment) -> Self {
+    pub(super) fn new(lane: Arc<Lane>, ticket: Ticket, start: Start) -> Self {
         Self {
             lane,
-            call: u128::from(started.as_nanos()) << 64 | u128::from(ticket.bits()),
+            call: u128::from(start.0) << 64 | u128::from(ticket.bits()),
         }
     }
 
@@ -47,25 +83,69 @@ impl BreakerPermit {
     }
 
     #[inline]
-    fn started(&self) -> Moment {
-        Moment::from_nanos((self.call >> 64) as u64)
+    const fn start(&self) -> Start {
+        Start((self.call >> 64) as u64)
+    }
+
+    #[inline]
+    fn ignore(&mut self) {
+        self.call = u128::from(Ticket::IGNORED.bits());
+    }
+
+    #[inline(never)]
+    fn note_start(&mut self, now: Moment) {
+        let ticket = self.ticket().bits();
+        self.call = u128::from(Start::noted(now).0) << 64 | u128::from(ticket);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn probe_progress(&mut self, now: Moment) {
+        let (ticket, took) = (self.ticket(), self.start().took(now));
+        let progress = |locked: &mut Locked, _| locked.machine.progress(ticket, took, now);
+        let decided = self.lane.shared.act(progress);
+        if decided {
+            self.ignore();
+        }
     }
 }
 
 impl Permit for BreakerPermit {
     #[inline(always)]
     fn settle(mut self, outcome: Outcome, now: &Now) {
-        let (ticket, started) = (self.ticket(), self.started());
-        self.call = u128::from(Ticket::IGNORED.bits());
+        let (ticket, start) = (self.ticket(), self.start());
+        self.ignore();
         if ticket == Ticket::IGNORED || (is_ignored(&outcome) && !ticket.is_probe()) {
             return;
         }
         let counted = outcome.is_good()
             && !ticket.is_probe()
-            && (started == NOT_ASKED || !is_slow(&self.lane.shared, now.moment().since(started)))
+            && (!start.is_measured() || !is_slow(&self.lane.shared, start.waited(now.moment())))
             && self.lane.count(ticket.epoch, now);
         if !counted {
-            settle_locked(&self.lane.shared, ticket, started, outcome, now.clone());
+            settle_locked(&self.lane.shared, ticket, start, outcome, now.clone());
+        }
+    }
+
+    #[inline]
+    fn pending(&mut self, now: &Now) {
+        if self.start() == Start::UNKNOWN && self.ticket() != Ticket::IGNORED {
+            self.note_start(now.moment());
+        }
+    }
+
+    #[inline]
+    fn progress(&mut self, now: &Now) {
+        if self.ticket().is_probe() {
+            self.probe_progress(now.moment());
+        }
+    }
+
+    fn abandon(mut self, waited: Duration, now: &Now) {
+        let ticket = self.ticket();
+        self.ignore();
+        if ticket != Ticket::IGNORED {
+            abandon(&self.lane.shared, ticket, waited, now.moment());
         }
     }
 }
@@ -87,29 +167,39 @@ fn is_slow(shared: &Shared, took: Duration) -> bool {
 )]
 #[cold]
 #[inline(never)]
-fn settle_locked(shared: &Shared, ticket: Ticket, started: Moment, outcome: Outcome, now: Now) {
+fn settle_locked(shared: &Shared, ticket: Ticket, start: Start, outcome: Outcome, now: Now) {
     let moment = now.moment();
-    let took = (started != NOT_ASKED).then(|| moment.since(started));
+    let took = start.took(moment);
     shared.act(|locked, draw| {
         let moves = locked.machine.settle(ticket, &outcome, took, moment, draw);
         ((), moves)
     });
+    shared.place_is_free(ticket);
 }
 
 impl Drop for BreakerPermit {
     #[inline]
     fn drop(&mut self) {
         if self.ticket() != Ticket::IGNORED {
-            abandon(&self.lane.shared, self.ticket());
+            let now = Now::unread().moment();
+            abandon(
+                &self.lane.shared,
+                self.ticket(),
+                self.start().waited(now),
+                now,
+            );
         }
     }
 }
 
 #[cold]
 #[inline(never)]
-fn abandon(shared: &Shared, ticket: Ticket) {
-    let moment = Now::unread().moment();
-    shared.act(|locked, draw| ((), locked.machine.abandon(ticket, moment, draw)));
+fn abandon(shared: &Shared, ticket: Ticket, waited: Duration, now: Moment) {
+    shared.act(|locked, draw| {
+        let moves = locked.machine.abandon(ticket, waited, now, draw);
+        ((), moves)
+    });
+    shared.place_is_free(ticket);
 }
 
 impl fmt::Debug for BreakerPermit {

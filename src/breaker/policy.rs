@@ -15,7 +15,7 @@ use super::view::Snapshot;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
 use crate::event::{BreakerState, Source};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig};
+use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Permit};
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{lane_count, lane_index};
 
@@ -99,13 +99,17 @@ impl Breaker {
     }
 
     /// Admits a call without tower, or refuses it. Settle the permit with the call's outcome; dropping it says that the
-    /// call was abandoned.
+    /// call was abandoned, by a caller who has waited since this call.
     ///
     /// # Errors
     ///
     /// The refusal, with the time until the next probe.
     pub fn try_acquire(&self) -> Result<BreakerPermit, Rejected> {
-        self.admit_at(&Now::unread())
+        let now = Now::unread();
+        let mut permit = self.admit_at(&now)?;
+        // Nobody reports that this call is pending.
+        permit.pending(&now);
+        Ok(permit)
     }
 
     /// Runs a call without tower: refused while the circuit is open; an `Err` counts as a failure, and so does a panic.
@@ -147,7 +151,7 @@ impl Breaker {
         F: Future<Output = Result<T, E>>,
         E: CallError,
     {
-        let permit = self.try_acquire()?;
+        let permit = self.admit_at(&Now::unread())?;
         // The closure runs inside the future, so that its panic counts too.
         let future = async { call().await };
         GateFuture::running(future, Some(permit), classify, AtResult).await
@@ -175,7 +179,7 @@ impl Breaker {
     /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
     /// let mut changes = breaker.changes();
     /// breaker.isolate();
-    /// assert_eq!(changes.changed().await, BreakerState::Isolated);
+    /// assert_eq!(changes.changed().await, Ok(BreakerState::Isolated));
     /// # Ok(()) }
     /// ```
     pub fn changes(&self) -> Changes {
@@ -202,6 +206,12 @@ impl Breaker {
             },
             None => owner.new_lane(),
         }
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.shared.close();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::config::BreakerConfig;
+use super::trip::SHORT_ABANDONED_OVER;
 use crate::clock::Moment;
 
 /// Who is under way, and what came back.
@@ -12,13 +13,21 @@ pub(super) struct Probes {
     places: Vec<Place>,
     good: u32,
     bad: u32,
+    /// When the first of the short abandoned probes came back, with no result since.
+    abandoned: Option<Moment>,
+    /// Short abandoned probes and nothing else came back for [`SHORT_ABANDONED_OVER`].
+    gave_up: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Free,
-    /// Taken by the probe admitted then.
-    Taken(Moment),
+    Taken {
+        /// When its probe was admitted, or last made progress.
+        since: Moment,
+        /// When the head of its response arrived.
+        head: Option<Moment>,
+    },
     /// Its probe has outlived its lease; the late result must not be taken for another probe's.
     Lost,
 }
@@ -30,6 +39,8 @@ pub(super) enum Answer {
     Bad,
     /// Says nothing: the place is given back.
     Nothing,
+    /// Its caller left early: the place is given back, for a while.
+    Abandoned,
 }
 
 /// What the answers so far decide.
@@ -37,6 +48,8 @@ pub(super) enum Answer {
 pub(super) enum Decision {
     Close,
     Open,
+    /// Opens, because probes are only ever abandoned.
+    GiveUp,
 }
 
 impl Probes {
@@ -50,7 +63,10 @@ impl Probes {
             self.places.push(Place::Free);
             self.places.len() - 1
         });
-        self.places[place] = Place::Taken(now);
+        self.places[place] = Place::Taken {
+            since: now,
+            head: None,
+        };
         u16::try_from(place).ok()
     }
 
@@ -60,19 +76,40 @@ impl Probes {
     }
 
     /// Takes a probe's answer, unless it was given up for lost.
-    pub(super) fn settle(&mut self, place: u16, answer: Answer) {
-        if let Some(place @ Place::Taken(_)) = self.places.get_mut(usize::from(place)) {
+    pub(super) fn settle(&mut self, place: u16, answer: Answer, now: Moment) {
+        if let Some(place @ Place::Taken { .. }) = self.places.get_mut(usize::from(place)) {
             *place = Place::Free;
             match answer {
                 Answer::Good => self.good += 1,
                 Answer::Bad => self.bad += 1,
-                Answer::Nothing => {}
+                Answer::Nothing => return,
+                Answer::Abandoned => {
+                    let first = *self.abandoned.get_or_insert(now);
+                    self.gave_up |= now.since(first) >= SHORT_ABANDONED_OVER;
+                    return;
+                }
             }
+            self.abandoned = None;
+        }
+    }
+
+    /// A probe has made progress: the head of its response has arrived, or a frame of its body. Returns whether the head
+    /// came at least one `lease` ago.
+    pub(super) fn progress(&mut self, place: u16, lease: Duration, now: Moment) -> bool {
+        match self.places.get_mut(usize::from(place)) {
+            Some(Place::Taken { since, head }) => {
+                // Times may come out of order.
+                *since = now.max(*since);
+                now >= head.get_or_insert(now).after(lease)
+            }
+            _ => false,
         }
     }
 
     pub(super) fn decision(&self, config: &BreakerConfig) -> Option<Decision> {
-        if self.good >= config.needed_probes() {
+        if self.gave_up {
+            Some(Decision::GiveUp)
+        } else if self.good >= config.needed_probes() {
             Some(Decision::Close)
         } else if self.bad > config.tolerated_probes() {
             Some(Decision::Open)
@@ -81,11 +118,11 @@ impl Probes {
         }
     }
 
-    /// When the probe was admitted whose loss, found at `now`, puts closing out of reach.
+    /// When the probe last made progress whose loss, found at `now`, puts closing out of reach.
     pub(super) fn lost(&self, config: &BreakerConfig, now: Moment) -> Option<Moment> {
         let mut over: Vec<Moment> = self
-            .admissions()
-            .filter(|admitted| now >= admitted.after(config.probe_lease))
+            .waiting_since()
+            .filter(|since| now >= since.after(config.probe_lease))
             .collect();
         over.sort_unstable();
         let tolerated = config.tolerated_probes().saturating_sub(self.bad);
@@ -95,7 +132,7 @@ impl Probes {
     /// Counts the probes as failed whose lease is over.
     pub(super) fn expire(&mut self, lease: Duration, now: Moment) {
         for place in &mut self.places {
-            if matches!(place, Place::Taken(admitted) if now >= admitted.after(lease)) {
+            if matches!(place, Place::Taken { since, .. } if now >= since.after(lease)) {
                 *place = Place::Lost;
                 self.bad += 1;
             }
@@ -105,18 +142,18 @@ impl Probes {
     /// When to ask again if all places are taken: the open time that would follow now, unless the oldest probe is decided
     /// sooner because its lease is over.
     pub(super) fn wait(&self, config: &BreakerConfig, now: Moment) -> Option<Duration> {
-        let oldest = self.admissions().min()?;
+        let oldest = self.waiting_since().min()?;
         let lease = oldest.after(config.probe_lease).since(now);
         Some(lease.min(config.open_for))
     }
 
     fn under_way(&self) -> u32 {
-        u32::try_from(self.admissions().count()).unwrap_or(u32::MAX)
+        u32::try_from(self.waiting_since().count()).unwrap_or(u32::MAX)
     }
 
-    fn admissions(&self) -> impl Iterator<Item = Moment> {
+    fn waiting_since(&self) -> impl Iterator<Item = Moment> {
         self.places.iter().filter_map(|place| match place {
-            Place::Taken(admitted) => Some(*admitted),
+            Place::Taken { since, .. } => Some(*since),
             Place::Free | Place::Lost => None,
         })
     }
@@ -138,11 +175,11 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(2));
             assert_eq!(probes.admit(3, Moment::START.after(lease)), None);
-            probes.settle(0, Answer::Good);
-            probes.settle(2, Answer::Nothing);
+            probes.settle(0, Answer::Good, Moment::START);
+            probes.settle(2, Answer::Nothing, Moment::START);
         }
         assert_eq!(probes.decision(&config), None);
-        probes.settle(1, Answer::Good);
+        probes.settle(1, Answer::Good, Moment::START);
         assert_eq!(probes.decision(&config), Some(Decision::Close));
         assert_eq!(
             (probes.good, probes.under_way(), probes.places.len()),
@@ -161,7 +198,7 @@ mod tests {
         assert_eq!(probes.lost(&config, second(11)), None);
         assert_eq!(probes.lost(&config, second(12)), Some(second(2)));
         assert_eq!(probes.lost(&config, second(99)), Some(second(2)));
-        probes.settle(0, Answer::Bad);
+        probes.settle(0, Answer::Bad, second(99));
         assert_eq!(probes.lost(&config, second(99)), Some(second(1)));
     }
 }

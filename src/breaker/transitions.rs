@@ -64,12 +64,16 @@ impl Machine {
                     moves,
                 );
             }
-            Some(Decision::Open) => {
+            Some(decision @ (Decision::Open | Decision::GiveUp)) => {
+                let opened = match decision {
+                    Decision::GiveUp => Cause::Abandoned,
+                    _ => Cause::ProbeFailed,
+                };
                 let before = *before;
                 let until = now.after(self.config.open_time(before, *draw, wait));
                 self.enter(
                     State::Open { until, before },
-                    cause.unwrap_or(Cause::ProbeFailed),
+                    cause.unwrap_or(opened),
                     moves,
                 );
             }

@@ -9,9 +9,13 @@ use crate::event::Cause;
 use crate::outcome::Kind;
 use crate::window::{CallWindow, Counts, Rolling, TimeWindow};
 
-/// The first and the last of the abandoned calls that open the circuit lie at least so far apart: a few impatient callers
-/// must not trip it.
+/// The first and the last of the abandoned calls that open the circuit are at least this far apart: a few callers who leave
+/// together must not open it.
 const ABANDONED_OVER: Duration = Duration::from_secs(1);
+
+/// The same where short calls count too: a service that is slower than its callers are patient still responds to some
+/// call within this time.
+pub(super) const SHORT_ABANDONED_OVER: Duration = Duration::from_secs(10);
 
 /// The share admitted when the circuit has just closed; Envoy's slow start begins with 10 % too.
 const FIRST_SHARE: f64 = 0.1;
@@ -22,9 +26,31 @@ pub(super) struct Tally {
     /// `None` while both rates are off.
     window: Option<Rolling>,
     failures: Run,
-    abandoned: Run,
+    abandoned: Abandonments,
     /// When it closed, until the ramp-up is over.
     ramp_from: Option<Moment>,
+}
+
+/// Abandoned calls with no result between.
+#[derive(Clone, Debug, Default)]
+struct Abandonments {
+    /// Those abandoned after `abandoned_after`.
+    long: Run,
+    /// The short ones too.
+    all: Run,
+}
+
+impl Abandonments {
+    /// Counts one more; whether they open the circuit.
+    fn extend(&mut self, min_calls: u32, short: bool, now: Moment) -> bool {
+        self.all.extend(now);
+        let all = self.all.reaches(min_calls, SHORT_ABANDONED_OVER, now);
+        if short {
+            return all;
+        }
+        self.long.extend(now);
+        all || self.long.reaches(min_calls, ABANDONED_OVER, now)
+    }
 }
 
 /// Events in a row.
@@ -53,7 +79,7 @@ impl Tally {
         Self {
             window: config.new_window(),
             failures: Run::default(),
-            abandoned: Run::default(),
+            abandoned: Abandonments::default(),
             ramp_from: None,
         }
     }
@@ -103,7 +129,7 @@ impl Tally {
             // The service is alive: neither one more failure in a row nor the end of the run.
             Kind::Overloaded => true,
         };
-        self.abandoned = Run::default();
+        self.abandoned = Abandonments::default();
         if let Some(window) = &mut self.window {
             window.add(failed, slow, now);
         }
@@ -118,16 +144,19 @@ impl Tally {
     }
 
     /// Counts a call that has no result; the rule that it trips.
-    pub(super) fn abandon(&mut self, config: &BreakerConfig, now: Moment) -> Option<Cause> {
+    pub(super) fn abandon(
+        &mut self,
+        config: &BreakerConfig,
+        short: bool,
+        now: Moment,
+    ) -> Option<Cause> {
         match config.abandoned {
             Abandoned::Ignore => None,
             Abandoned::Failure => self.settle(config, Kind::Transient, false, now),
-            Abandoned::Detect => {
-                self.abandoned.extend(now);
-                self.abandoned
-                    .reaches(config.min_calls, ABANDONED_OVER, now)
-                    .then_some(Cause::Abandoned)
-            }
+            Abandoned::Detect => self
+                .abandoned
+                .extend(config.min_calls, short, now)
+                .then_some(Cause::Abandoned),
         }
     }
 
@@ -149,7 +178,7 @@ impl Tally {
     pub(super) fn successes(&mut self, n: u64) {
         if n > 0 {
             self.failures = Run::default();
-            self.abandoned = Run::default();
+            self.abandoned = Abandonments::default();
             if let Some(window) = &mut self.window {
                 window.add_good(n);
             }
@@ -162,7 +191,7 @@ impl Tally {
         counts.failed > 0
             || counts.slow > 0
             || self.failures.length > 0
-            || self.abandoned.length > 0
+            || self.abandoned.all.length > 0
             || self.is_ramping_up()
     }
 

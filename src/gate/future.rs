@@ -150,7 +150,12 @@ where
                         let permit = permit.take().expect("looked at before");
                         Poll::Ready(finish.finish(result, permit, classify))
                     }
-                    Poll::Pending => Poll::Pending,
+                    Poll::Pending => {
+                        if let Some(permit) = permit {
+                            permit.pending(&Now::unread());
+                        }
+                        Poll::Pending
+                    }
                 }
             }
             StateProjection::Refused(rejected) => Poll::Ready(Err(refusal(rejected))),

@@ -26,6 +26,10 @@ impl<P, C> GateLayer<P, C> {
 }
 
 impl<P, C, H> GateLayer<P, C, H> {
+    pub(crate) const fn policy(&self) -> &P {
+        &self.policy
+    }
+
     /// The same gate, whose permits are settled by `finish`.
     pub fn finish<G>(self, finish: G) -> GateLayer<P, C, G> {
         GateLayer {

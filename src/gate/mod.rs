@@ -87,6 +87,8 @@ pub use self::keyed::Keyed;
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
 
+use std::time::Duration;
+
 use crate::clock::Now;
 use crate::error::Rejected;
 use crate::outcome::Outcome;
@@ -158,10 +160,53 @@ impl<P: Permit> Permit for Option<P> {
             permit.settle(outcome, now);
         }
     }
+
+    #[inline]
+    fn pending(&mut self, now: &Now) {
+        if let Some(permit) = self {
+            permit.pending(now);
+        }
+    }
+
+    #[inline]
+    fn progress(&mut self, now: &Now) {
+        if let Some(permit) = self {
+            permit.progress(now);
+        }
+    }
+
+    fn abandon(self, waited: Duration, now: &Now) {
+        if let Some(permit) = self {
+            permit.abandon(waited, now);
+        }
+    }
 }
 
 /// What an admitted call carries. Dropped unsettled, the call was abandoned: its caller left before there was a result.
 pub trait Permit {
     /// The call came to this.
     fn settle(self, outcome: Outcome, now: &Now);
+
+    /// The call was polled and is pending. Called at every such poll: a permit that measures how long its caller waits reads
+    /// the clock at the first one, so that a call that is ready at once costs nothing.
+    #[inline]
+    fn pending(&mut self, now: &Now) {
+        let _ = now;
+    }
+
+    /// Part of the response has arrived: its head, which is good but does not settle the call yet, or a frame of its body.
+    #[inline]
+    fn progress(&mut self, now: &Now) {
+        let _ = now;
+    }
+
+    /// The caller left while it was waiting for the next frame of the response's body, after it had `waited` this long for
+    /// that frame. The same as dropping the permit, unless the permit distinguishes callers by their patience.
+    fn abandon(self, waited: Duration, now: &Now)
+    where
+        Self: Sized,
+    {
+        let _ = (waited, now);
+        drop(self);
+    }
 }

@@ -5,33 +5,26 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use ::http::{HeaderMap, Response};
+use ::http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
-use super::body_limits::Limits;
+use super::body_end::{BodyEnd, Carried, ClassifyEnd, Unwinding, abandon, fail, settle};
+use super::body_limits::{BodyAlarm, Limits};
+use super::final_outcome::FinalOutcome;
+use super::request::HttpResponse;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
-use crate::outcome::{Classify, Kind, Outcome, judge};
-use crate::timeout::{Alarm, Limit};
-
-/// What the end of a body means, when its head was a success.
-pub trait ClassifyEnd {
-    /// The outcome of a response whose head came to `head` and whose body has ended with these trailers, or was dropped
-    /// before its end (`None`).
-    fn end(&self, head: Outcome, trailers: Option<&HeaderMap>) -> Outcome {
-        let _ = trailers;
-        head
-    }
-}
+use crate::outcome::{Classify, Kind, judge};
+use crate::timeout::Limit;
 
 /// Settles a gate's permit when the response is over, and limits the body.
 ///
 /// A head whose outcome is not a success settles the permit at once. After a successful head the body carries it: it is
-/// settled at the trailers, at the end or at an error; a body that is dropped early settles it as the head said. A body
-/// that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error, however much of it has
+/// settled at the trailers, at the end or at an error. A body that is dropped while its caller waits for the next frame is an
+/// abandoned call; one that is dropped otherwise settles the permit as the head said. A body that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error, however much of it has
 /// come; a stalled body is a failure of the service, a passed deadline is not. What makes the frames sees the deadline.
 ///
 /// [`CallOptions::streams`] switches the limits off for one call, and settles it at the head.
@@ -103,11 +96,11 @@ where
 
     fn finish(
         &self,
-        result: Result<Response<B>, E>,
+        mut result: Result<Response<B>, E>,
         permit: P,
         classify: &C,
     ) -> Result<Self::Response, E> {
-        let call = Self::begin(&result, permit, classify);
+        let call = Self::begin(&mut result, permit, classify);
         Ok(result?.map(|body| self.wrap(body, call)))
     }
 }
@@ -115,31 +108,33 @@ where
 impl AtBodyEnd {
     /// Settles what the head decides; what it does not goes on with the body.
     pub(crate) fn begin<Res, E, P, C>(
-        result: &Result<Res, E>,
-        permit: P,
+        result: &mut Result<Res, E>,
+        mut permit: P,
         classify: &C,
     ) -> Option<Carried<P, C>>
     where
+        Res: HttpResponse,
         E: CallError,
         P: Permit,
-        C: Classify<Res, E> + Clone,
+        C: Classify<Res, E> + ClassifyEnd + Clone,
     {
-        match judge(result, classify) {
-            None => None,
-            // An error has no body to go on with, even if it is taken for a success.
-            Some(outcome)
-                if outcome.kind == Kind::Success
-                    && result.is_ok()
-                    && !CallOptions::current_streams() =>
-            {
+        let head = judge(result, classify)?;
+        match result {
+            Ok(response) if head.kind == Kind::Success && !CallOptions::current_streams() => {
+                permit.progress(&Now::unread());
+                let followers = classify
+                    .is_open(&head)
+                    .then(|| FinalOutcome::of(response.extensions_mut()));
                 Some(Carried {
                     permit,
-                    head: outcome,
+                    head,
                     classify: classify.clone(),
+                    followers,
                 })
             }
-            Some(outcome) => {
-                permit.settle(outcome, &Now::unread());
+            // An error has no body to go on with, even if it is taken for a success.
+            _ => {
+                permit.settle(head, &Now::unread());
                 None
             }
         }
@@ -152,11 +147,11 @@ impl AtBodyEnd {
         mut call: Option<Carried<P, C>>,
     ) -> GatedBody<B, P, C> {
         if body.is_end_stream() {
-            settle(&mut call, None);
+            settle(&mut call, BodyEnd::Complete(None));
         }
         GatedBody {
             body,
-            alarm: Alarm::new(),
+            alarm: None,
             limits: (!CallOptions::current_streams()).then(|| Limits::new(&self.idle)),
             call,
             cut: false,
@@ -174,8 +169,7 @@ impl AtBodyEnd {
 pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     #[pin]
     body: B,
-    #[pin]
-    alarm: Alarm,
+    alarm: BodyAlarm,
     limits: Option<Limits>,
     /// `None` once it is settled.
     call: Option<Carried<P, C>>,
@@ -195,7 +189,7 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
     pub(crate) const fn free(body: B) -> Self {
         Self {
             body,
-            alarm: Alarm::new(),
+            alarm: None,
             limits: None,
             call: None,
             cut: false,
@@ -208,31 +202,12 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
         let this = self.project();
         *this.cut = true;
         if rejected.reason == Reason::Deadline {
-            // The caller's time is over; that says nothing about the service.
-            drop(this.call.take());
+            // The caller's time is over: it has left.
+            abandon(this.call, this.limits.as_ref());
         } else {
             fail(this.call);
         }
         rejected.into()
-    }
-}
-
-/// A permit on its way to the end of a body.
-#[derive(Debug)]
-pub(crate) struct Carried<P, C> {
-    permit: P,
-    head: Outcome,
-    classify: C,
-}
-
-/// Settles what is carried, if it still is, at an end with these trailers or without.
-fn settle<P: Permit, C: ClassifyEnd>(
-    call: &mut Option<Carried<P, C>>,
-    trailers: Option<&HeaderMap>,
-) {
-    if let Some(carried) = call.take() {
-        let outcome = carried.classify.end(carried.head, trailers);
-        carried.permit.settle(outcome, &Now::unread());
     }
 }
 
@@ -270,23 +245,30 @@ where
             let rejected = limits.passed();
             return Poll::Ready(Some(Err(self.cut(rejected))));
         };
-        if let Some(limits) = this.limits {
-            limits.moved();
-        }
         let late = || this.limits.as_ref().filter(|limits| limits.is_late());
         match &frame {
-            None => settle(this.call, None),
-            Some(Ok(some)) if some.is_trailers() => settle(this.call, some.trailers_ref()),
-            Some(Ok(_)) if this.body.is_end_stream() => settle(this.call, None),
+            None => settle(this.call, BodyEnd::Complete(None)),
+            Some(Ok(some)) if some.is_trailers() => {
+                settle(this.call, BodyEnd::Complete(some.trailers_ref()));
+            }
+            Some(Ok(_)) if this.body.is_end_stream() => {
+                settle(this.call, BodyEnd::Complete(None));
+            }
             // A body that always has more would never wait for the timer.
             Some(Ok(_)) => {
                 if let Some(rejected) = late().map(Limits::late) {
                     return Poll::Ready(Some(Err(self.cut(rejected))));
                 }
+                if let Some(carried) = this.call {
+                    carried.permit.progress(&Now::unread());
+                }
             }
             // Perhaps cut short further in, by the same deadline.
-            Some(Err(_)) if late().is_some() => drop(this.call.take()),
+            Some(Err(_)) if late().is_some() => abandon(this.call, this.limits.as_ref()),
             Some(Err(_)) => fail(this.call),
+        }
+        if let Some(limits) = this.limits {
+            limits.moved();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Error::Inner)))
     }
@@ -303,25 +285,18 @@ where
     }
 }
 
-fn fail<P: Permit, C>(call: &mut Option<Carried<P, C>>) {
-    if let Some(carried) = call.take() {
-        carried.permit.settle(Outcome::TRANSIENT, &Now::unread());
-    }
-}
-
-/// Settles what is carried as a failure when the body's `poll_frame` unwinds. Forgotten when it returns.
-struct Unwinding<'a, P: Permit, C>(&'a mut Option<Carried<P, C>>);
-
-impl<P: Permit, C> Drop for Unwinding<'_, P, C> {
-    fn drop(&mut self) {
-        fail(self.0);
-    }
-}
-
-/// A body dropped before its end is no failure, and not abandoned either: its head has said how the service is.
+/// A body dropped while its caller waits for a frame is an abandoned call: whether the frame would have come is unknown.
+/// Dropped otherwise, its head has said how the service is.
 #[pinned_drop]
 impl<B, P: Permit, C: ClassifyEnd> PinnedDrop for GatedBody<B, P, C> {
     fn drop(self: Pin<&mut Self>) {
-        settle(self.project().call, None);
+        let this = self.project();
+        if this.call.is_none() {
+            return;
+        }
+        match this.limits.as_ref() {
+            Some(limits) if limits.is_awaited() => abandon(this.call, Some(limits)),
+            _ => settle(this.call, BodyEnd::Dropped),
+        }
     }
 }

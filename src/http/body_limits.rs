@@ -19,10 +19,12 @@ pub(super) struct Limits {
     /// The longest time between two frames when the body began, in nanoseconds.
     idle: u64,
     deadline: Option<Deadline>,
-    wakes_for_deadline: bool,
-    /// When the first of them passes; `None` until the body is waited for.
-    until: Option<Moment>,
+    /// When the caller began to wait for the next frame; `None` while it does not.
+    since: Option<Moment>,
 }
+
+/// The timer of a body, boxed when a frame is first awaited: most of a body's bytes would be room for it.
+pub(super) type BodyAlarm = Option<Pin<Box<Alarm>>>;
 
 impl Limits {
     /// Those of a body that begins now.
@@ -31,8 +33,7 @@ impl Limits {
             layer: Arc::clone(layer),
             idle: layer.nanos(),
             deadline: Deadline::current(),
-            wakes_for_deadline: false,
-            until: None,
+            since: None,
         }
     }
 
@@ -49,18 +50,30 @@ impl Limits {
 
     /// A frame has come, or the end.
     pub(super) const fn moved(&mut self) {
-        self.until = None;
+        self.since = None;
+    }
+
+    /// Whether the caller waits for the next frame.
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// How long the caller has waited for the next frame; `None` while it does not.
+    pub(super) fn waited(&self, now: &Now) -> Option<Duration> {
+        self.since.map(|since| now.moment().since(since))
     }
 
     /// Nothing has come yet: ready when the first of them has passed.
     ///
     /// The timer stays armed from frame to frame, and is set on when it goes off too early: for most bodies it never does.
-    pub(super) fn poll(&mut self, mut alarm: Pin<&mut Alarm>, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(&mut self, alarm: &mut BodyAlarm, cx: &mut Context<'_>) -> Poll<()> {
         let mut now = Now::unread();
-        let until = self.until(&now);
+        let since = *self.since.get_or_insert_with(|| now.moment());
+        let until = self.deadline().min(self.idle_until(since));
         if until == Moment::FAR {
             return Poll::Pending;
         }
+        let alarm = alarm.get_or_insert_with(|| Box::pin(Alarm::new()));
         loop {
             if alarm.is_armed() {
                 ready!(alarm.as_mut().poll(cx));
@@ -74,23 +87,24 @@ impl Limits {
         }
     }
 
-    /// When the first of them passes, if nothing comes.
-    fn until(&mut self, now: &Now) -> Moment {
-        if let Some(until) = self.until {
-            return until;
-        }
-        let deadline = self.deadline.map_or(Moment::FAR, Deadline::moment);
-        let idle = match self.idle {
+    fn deadline(&self) -> Moment {
+        self.deadline.map_or(Moment::FAR, Deadline::moment)
+    }
+
+    /// When the idle limit passes of a caller who has waited `since` then.
+    const fn idle_until(&self, since: Moment) -> Moment {
+        match self.idle {
             u64::MAX => Moment::FAR,
-            idle => now.moment().after(Duration::from_nanos(idle)),
-        };
-        self.wakes_for_deadline = deadline <= idle;
-        *self.until.insert(deadline.min(idle))
+            idle => since.after(Duration::from_nanos(idle)),
+        }
     }
 
     /// That time has passed.
     pub(super) fn passed(&self) -> Rejected {
-        if self.wakes_for_deadline {
+        let idle = self
+            .since
+            .map_or(Moment::FAR, |since| self.idle_until(since));
+        if self.deadline() <= idle {
             self.late()
         } else {
             let limit = duration(self.idle);

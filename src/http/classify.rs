@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::body::ClassifyEnd;
+use super::body_end::ClassifyEnd;
 use super::error::ErrorOutcome;
 use super::marks::{NotExecuted, SHOULD_RETRY};
 use super::request::HttpResponse;

@@ -11,7 +11,10 @@ use bytes::Buf;
 use http_body::Body;
 use pin_project::pin_project;
 
+use super::final_outcome::deposit_later;
+use crate::budget::RetryBudget;
 use crate::clock::Now;
+use crate::outcome::Outcome;
 use crate::retry::Discard;
 use crate::timeout::Alarm;
 
@@ -85,6 +88,11 @@ impl<B: Body> Discard<Response<B>> for Drain {
 
     fn discard(&self, response: Response<B>) -> Option<Draining<B>> {
         self.rest(response.version(), response.into_body())
+    }
+
+    #[inline]
+    fn deposit_later(&self, response: &Response<B>, head: &Outcome, budget: &RetryBudget) -> bool {
+        deposit_later(response, head, budget)
     }
 }
 

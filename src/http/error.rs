@@ -5,10 +5,16 @@ use std::error::Error as StdError;
 use std::io;
 
 use super::error_type::error_type;
+#[cfg(feature = "http2")]
+use super::own::is_users;
+use super::own::{OWN_FAULT, of_own};
+#[cfg(feature = "hyper")]
+use super::runtime::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
+use crate::chain::{Link, links};
 use crate::error::{BoxError, Error, Rejected};
 #[cfg(feature = "hyper")]
 use crate::outcome::Unprocessed;
-use crate::outcome::{Again, Outcome, judge_rejection};
+use crate::outcome::{Again, Executed, Outcome, judge_rejection};
 
 /// An error of an HTTP client that can say what it means for the call.
 ///
@@ -25,7 +31,8 @@ use crate::outcome::{Again, Outcome, judge_rejection};
 ///
 /// impl ErrorOutcome for ShopError {
 ///     fn outcome(&self) -> Outcome {
-///         error_outcome(self)
+///         // The error of the same call. `error_outcome(self)` would take it for one that may be about another call.
+///         error_outcome(&self.0)
 ///     }
 /// }
 /// ```
@@ -55,26 +62,71 @@ pub trait ErrorOutcome {
 /// | HTTP/2: refused stream, or one above the last stream of a GOAWAY without an error (feature `http2`) | unprocessed, too |
 /// | HTTP/2: stream above the last one of a GOAWAY with an error | transient (`ENHANCE_YOUR_CALM`: overloaded), not executed |
 /// | reset, closed before the answer was complete, timeout, garbage, anything unknown | transient |
-/// | a request that cannot be built, a redirect that cannot be followed, an undecodable body | permanent |
-/// | the request's own body failed | neutral, never repeated |
+/// | a redirect that cannot be followed, an undecodable body | permanent |
+/// | the request cannot be built or sent: a bad URI, an unknown version | neutral, never repeated |
+/// | the request's own body failed, a message is larger than tonic's encode limit | neutral, never repeated |
+/// | the runtime that drove the connection has shut down (feature `hyper`) | neutral, may be repeated |
+/// | refused by tower's `LoadShed` (feature `tower`) | neutral, not executed, never repeated |
+/// | the worker of tower's `Buffer` is gone (feature `tower`) | neutral, never repeated |
+/// | the service inside tower's `Buffer` was not ready (feature `tower`) | as its own error, not executed, never repeated |
 /// | a [`Rejected`] of this crate | as everywhere |
 ///
-/// An error speaks of the last request that was sent. A client that follows redirects hides those before it: a POST that was
-/// answered, and led to a page that cannot be reached, looks like one that was not executed. With reqwest, use
-/// [`same_server`](crate::reqwest::same_server), which tells retry layers; any other client should follow none for what must
-/// not run twice.
+/// # Whose error it is
+///
+/// The chain is followed through the errors of this crate, of reqwest, hyper-util, tonic's channels and tower's `Buffer`, each
+/// behind its feature. Below any other type, an [`io::Error`] included, lies perhaps the error of another call, which a
+/// service made on its own. Its kind still counts, but it never proves that this call was not executed, and it is repeated at
+/// most [by its kind](Again::ByKind).
+///
+/// # Redirects
+///
+/// An error is about the last request that the client sent. A client that follows redirects hides those before it, so the
+/// connection that was refused may be that to the page which a POST was redirected to. Retries therefore do not trust "not
+/// executed" where redirects may be followed: see [`Redirects`](super::Redirects).
 pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     let mut fallback = Outcome::TRANSIENT;
-    let mut link = Some(error);
-    while let Some(error) = link {
-        match of_link(error) {
-            Some(Says::This(outcome)) => return outcome,
-            Some(Says::UnlessDeeper(outcome)) => fallback = outcome,
+    // A buffer that has failed never calls its service again.
+    let mut in_failed_buffer = false;
+    for link in links(error) {
+        in_failed_buffer |= link.certain && is_failed_buffer(link.error);
+        match of_link(link.error) {
+            Some(Says::This(outcome)) => {
+                fallback = weighed(outcome, link);
+                break;
+            }
+            Some(Says::UnlessDeeper(outcome)) => fallback = weighed(outcome, link),
             None => {}
         }
-        link = below(error);
+    }
+    if in_failed_buffer {
+        return Outcome::of(fallback.kind)
+            .not_executed()
+            .repeat(Again::Never);
     }
     fallback
+}
+
+/// What an outcome is worth that was found at this link: below a foreign error, perhaps that of another call.
+fn weighed(mut outcome: Outcome, link: Link<'_>) -> Outcome {
+    if !link.certain {
+        outcome.executed = Executed::Maybe;
+        outcome.unprocessed = None;
+        if outcome.repeat == Again::Allowed {
+            outcome.repeat = Again::ByKind;
+        }
+    }
+    outcome
+}
+
+#[cfg_attr(
+    not(feature = "tower"),
+    expect(unused_variables, reason = "none is known")
+)]
+fn is_failed_buffer(error: &(dyn StdError + 'static)) -> bool {
+    #[cfg(feature = "tower")]
+    return error.is::<::tower::buffer::error::ServiceError>();
+    #[cfg(not(feature = "tower"))]
+    false
 }
 
 /// What one link of a chain says.
@@ -92,8 +144,10 @@ enum Says {
 fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
     if let Some(rejected) = error.downcast_ref::<Rejected>() {
         // One that is no result at all must at least not be repeated.
-        let none = Outcome::NEUTRAL.repeat(Again::Never);
-        return Some(Says::This(judge_rejection(rejected).unwrap_or(none)));
+        return Some(Says::This(judge_rejection(rejected).unwrap_or(OWN_FAULT)));
+    }
+    if let Some(outcome) = of_own(error) {
+        return Some(Says::This(outcome));
     }
     #[cfg(feature = "reqwest")]
     if let Some(error) = error.downcast_ref::<::reqwest::Error>() {
@@ -113,22 +167,23 @@ fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
         let refused = error.kind() == io::ErrorKind::ConnectionRefused;
         return refused.then_some(Says::This(NOT_CONNECTED));
     }
+    #[cfg(feature = "tonic")]
+    if error.is::<::tonic::ConnectError>() {
+        return Some(Says::This(of_connecting(error)));
+    }
     None
 }
 
 const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
 
-/// The next link. An [`io::Error`] holds its cause, but does not name it as its source.
-pub(super) fn below<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> Option<&'a (dyn StdError + 'static)> {
-    if let Some(held) = error
-        .downcast_ref::<io::Error>()
-        .and_then(io::Error::get_ref)
-    {
-        return Some(held);
+/// There was no connection, so nothing was sent.
+#[cfg(feature = "hyper")]
+fn of_connecting(error: &(dyn StdError + 'static)) -> Outcome {
+    if is_runtime_gone(error) {
+        RUNTIME_GONE.not_executed()
+    } else {
+        NOT_CONNECTED
     }
-    error.source()
 }
 
 #[cfg(feature = "reqwest")]
@@ -136,7 +191,10 @@ fn of_reqwest(error: &::reqwest::Error) -> Option<Says> {
     if let Some(status) = error.status() {
         return Some(Says::This(super::classify::of_status(status, None)));
     }
-    if error.is_builder() || error.is_redirect() || error.is_upgrade() {
+    if error.is_builder() {
+        return Some(Says::This(OWN_FAULT));
+    }
+    if error.is_redirect() || error.is_upgrade() {
         return Some(Says::This(Outcome::PERMANENT));
     }
     // A body that ends too soon is reported as one that cannot be decoded.
@@ -148,14 +206,11 @@ fn of_reqwest(error: &::reqwest::Error) -> Option<Says> {
 #[cfg(feature = "hyper")]
 fn of_hyper_util(error: &hyper_util::client::legacy::Error) -> Option<Says> {
     if error.is_connect() {
-        return Some(Says::This(NOT_CONNECTED));
+        return Some(Says::This(of_connecting(error)));
     }
     // Every failure of a connection has a cause. What has none is a request that the client will not send: a URI that
     // is not absolute, a version or a method that it does not know.
-    error
-        .source()
-        .is_none()
-        .then_some(Says::This(Outcome::PERMANENT))
+    error.source().is_none().then_some(Says::This(OWN_FAULT))
 }
 
 #[cfg(feature = "hyper")]
@@ -164,8 +219,14 @@ fn of_hyper(error: &hyper::Error) -> Outcome {
     if error.is_canceled() || error.is_closed() {
         return Outcome::unprocessed(Unprocessed::ConnectionClosing);
     }
+    if is_dispatch_gone(error) {
+        return RUNTIME_GONE;
+    }
     if error.is_user() {
-        return Outcome::NEUTRAL.repeat(Again::Never);
+        return OWN_FAULT;
+    }
+    if is_runtime_gone(error) {
+        return RUNTIME_GONE;
     }
     #[cfg(feature = "http2")]
     if let Some(error) = error.source().and_then(|source| source.downcast_ref()) {
@@ -177,6 +238,9 @@ fn of_hyper(error: &hyper::Error) -> Outcome {
 /// RFC 9113 §8.7: a refused stream, and one above the last stream of a GOAWAY, was not processed.
 #[cfg(feature = "http2")]
 fn of_h2(error: &h2::Error) -> Outcome {
+    if is_users(error) {
+        return OWN_FAULT;
+    }
     if !error.is_remote() {
         return Outcome::TRANSIENT;
     }
@@ -303,14 +367,34 @@ mod tests {
     use crate::error::Reason;
 
     #[test]
-    fn what_is_held_by_an_io_error_is_found() {
+    fn a_refused_connection_below_a_foreign_error_may_be_that_of_another_call() {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(refused().outcome(), NOT_CONNECTED);
-        let held: BoxError = Box::new(io::Error::other(io::Error::other(refused())));
-        assert_eq!(held.outcome(), NOT_CONNECTED);
+        assert_eq!(BoxError::from(refused()).outcome(), NOT_CONNECTED);
+        let lifted: BoxError = Error::Inner(refused()).into();
+        assert_eq!(lifted.outcome(), NOT_CONNECTED);
+        let held: BoxError = Box::new(io::Error::other(refused()));
+        assert_eq!(held.outcome(), Outcome::TRANSIENT);
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
         assert_eq!(reset.outcome(), Outcome::TRANSIENT);
         assert_eq!(BoxError::from("who knows").outcome(), Outcome::TRANSIENT);
+    }
+
+    #[test]
+    fn a_request_that_cannot_be_built_says_nothing_about_the_server() {
+        let uri = "http://a b/".parse::<::http::Uri>().unwrap_err();
+        assert_eq!(BoxError::from(uri).outcome(), OWN_FAULT);
+        let request = ::http::Request::builder().uri("http://a b/").body(());
+        assert_eq!(BoxError::from(request.unwrap_err()).outcome(), OWN_FAULT);
+    }
+
+    #[cfg(feature = "tower")]
+    #[test]
+    fn a_refusal_by_a_foreign_layer_says_nothing_about_the_server() {
+        let shed: BoxError = ::tower::load_shed::error::Overloaded::new().into();
+        assert_eq!(shed.outcome(), OWN_FAULT.not_executed());
+        let anothers: BoxError = Box::new(io::Error::other(shed));
+        assert_eq!(anothers.outcome(), OWN_FAULT);
     }
 
     #[test]
@@ -319,7 +403,9 @@ mod tests {
         let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(BoxError::from(open()).outcome(), refusal);
         assert_eq!(Error::<io::Error>::from(open()).outcome(), refusal);
+        let anothers: BoxError = Box::new(io::Error::other(open()));
+        assert_eq!(anothers.outcome(), OWN_FAULT, "perhaps of another call");
         let cut = Rejected::new(Reason::Deadline, "x").executed(crate::Executed::Maybe);
-        assert_eq!(cut.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+        assert_eq!(cut.outcome(), OWN_FAULT);
     }
 }

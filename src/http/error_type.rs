@@ -3,26 +3,62 @@
 use std::error::Error as StdError;
 use std::io;
 
-use super::error::below;
+#[cfg(feature = "http2")]
+use super::own::is_users;
+#[cfg(feature = "hyper")]
+use super::runtime::{is_dispatch_gone, is_runtime_gone};
+use crate::chain::links;
 use crate::error::Rejected;
 
 /// What an error is called in OpenTelemetry's `error.type`: a word of a short list, never a text with an address in it.
 ///
 /// For a rejection of this crate its [reason](crate::Reason::as_str); for what an operating system, hyper or reqwest says,
-/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; found as
+/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for a fault of our
+/// own side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
 /// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
 pub fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     let mut name = "_OTHER";
-    let mut link = Some(error);
-    while let Some(error) = link {
-        // The deeper link knows better.
-        name = of_link(error).unwrap_or(name);
-        link = below(error);
+    for link in links(error) {
+        match of_link(link.error) {
+            // What is below may be an error of another call.
+            Some(Name::Final(this)) => return this,
+            // The deeper link knows better.
+            Some(Name::UnlessDeeper(this)) => name = this,
+            None => {}
+        }
     }
     name
 }
 
-fn of_link(error: &(dyn StdError + 'static)) -> Option<&'static str> {
+/// What one link of a chain is called.
+enum Name {
+    /// This, whatever is below it.
+    #[cfg_attr(
+        not(any(feature = "hyper", feature = "tower")),
+        expect(dead_code, reason = "no error of our own side is known")
+    )]
+    Final(&'static str),
+    /// This, unless a link below has a name.
+    UnlessDeeper(&'static str),
+}
+
+fn of_link(error: &(dyn StdError + 'static)) -> Option<Name> {
+    #[cfg(feature = "tower")]
+    if error.is::<::tower::load_shed::error::Overloaded>() {
+        return Some(Name::Final("load_shed"));
+    }
+    #[cfg(feature = "tower")]
+    if error.is::<::tower::buffer::error::Closed>() {
+        return Some(Name::Final("buffer_closed"));
+    }
+    #[cfg(feature = "hyper")]
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        return of_hyper(error);
+    }
+    of_plain_link(error).map(Name::UnlessDeeper)
+}
+
+fn of_plain_link(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     if let Some(rejected) = error.downcast_ref::<Rejected>() {
         return Some(rejected.reason.as_str());
     }
@@ -40,9 +76,9 @@ fn of_link(error: &(dyn StdError + 'static)) -> Option<&'static str> {
     if let Some(error) = error.downcast_ref::<hyper_util::client::legacy::Error>() {
         return error.is_connect().then_some("connect");
     }
-    #[cfg(feature = "hyper")]
-    if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        return of_hyper(error);
+    #[cfg(feature = "tonic")]
+    if error.is::<::tonic::ConnectError>() {
+        return Some("connect");
     }
     #[cfg(feature = "http2")]
     if let Some(error) = error.downcast_ref::<h2::Error>() {
@@ -82,24 +118,35 @@ fn of_reqwest(error: &::reqwest::Error) -> Option<&'static str> {
 }
 
 #[cfg(feature = "hyper")]
-fn of_hyper(error: &hyper::Error) -> Option<&'static str> {
-    if error.is_canceled() || error.is_closed() {
-        Some("connection_closed")
-    } else if error.is_incomplete_message() {
-        Some("incomplete_message")
-    } else if error.is_timeout() {
-        Some("timeout")
-    } else if error.is_parse() {
-        Some("invalid_response")
-    } else if error.is_user() {
-        Some("invalid_request")
-    } else {
-        None
+fn of_hyper(error: &hyper::Error) -> Option<Name> {
+    if is_dispatch_gone(error) {
+        return Some(Name::Final("runtime_shutdown"));
     }
+    if error.is_user() {
+        return Some(Name::Final("invalid_request"));
+    }
+    if is_runtime_gone(error) {
+        return Some(Name::Final("runtime_shutdown"));
+    }
+    let name = if error.is_canceled() || error.is_closed() {
+        "connection_closed"
+    } else if error.is_incomplete_message() {
+        "incomplete_message"
+    } else if error.is_timeout() {
+        "timeout"
+    } else if error.is_parse() {
+        "invalid_response"
+    } else {
+        return None;
+    };
+    Some(Name::UnlessDeeper(name))
 }
 
 #[cfg(feature = "http2")]
 fn of_h2(error: &h2::Error) -> Option<&'static str> {
+    if is_users(error) {
+        return Some("invalid_request");
+    }
     if error.is_go_away() {
         return Some("go_away");
     }

@@ -17,6 +17,7 @@
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
 //! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
+//! - [`Redirects`] says which redirects the client inside follows, so that an error is not taken for that of another request;
 //! - [`BelieveLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
@@ -68,13 +69,14 @@
 //!
 //! # Cancel safety
 //!
-//! Dropping a call or its body gives back all that it held. A body dropped before its end has settled its call as the
-//! head said.
+//! Dropping a call or its body gives back all that it held. A body dropped while its caller waits for a frame is
+//! an abandoned call; dropped otherwise, it settles its call as the head said.
 
 mod answer;
 mod authority;
 mod believe;
 mod body;
+mod body_end;
 mod body_limits;
 mod classify;
 mod client;
@@ -83,16 +85,21 @@ pub mod deadline;
 mod drain;
 mod error;
 mod error_type;
+mod final_outcome;
 mod grpc;
 mod header_timeout;
 mod keys;
 mod lift;
 mod marks;
+mod own;
 mod problem;
 mod quota;
+mod redirects;
 mod replay;
 mod request;
 mod retry_after;
+#[cfg(feature = "hyper")]
+mod runtime;
 mod server;
 mod shown;
 #[cfg(feature = "tracing")]
@@ -101,13 +108,17 @@ mod span;
 pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
 pub use self::authority::{Authority, AuthorityRef, ByAuthority};
 pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
-pub use self::body::{AtBodyEnd, ClassifyEnd, GatedBody};
+pub use self::body::{AtBodyEnd, GatedBody};
+pub use self::body_end::{BodyEnd, ClassifyEnd};
 pub use self::classify::ByStatus;
 pub use self::client::{Client, ClientConfig, ClientLayer, client};
 pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
 pub use self::drain::{Drain, Draining};
 pub use self::error::{ErrorOutcome, error_outcome};
 pub use self::error_type::error_type;
+pub(crate) use self::final_outcome::AtFinalOutcome;
+#[cfg(feature = "reqwest")]
+pub(crate) use self::final_outcome::deposit_later;
 pub use self::grpc::{
     ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
     WithGrpcBodyFuture, answer_grpc, grpc,
@@ -120,6 +131,7 @@ pub use self::header_timeout::{
 pub use self::keys::{Keys, Route};
 pub use self::lift::{AnyError, Lift, LiftFuture, StackError};
 pub use self::problem::Problem;
+pub use self::redirects::Redirects;
 pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;

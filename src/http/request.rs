@@ -28,6 +28,12 @@ pub trait HttpRequest {
     /// The headers, to be changed.
     fn headers_mut(&mut self) -> &mut HeaderMap;
 
+    /// Whether the client that takes these requests follows redirects by default, as reqwest does: see
+    /// [`Redirects`](super::Redirects). Default: no.
+    fn follows_redirects(&self) -> bool {
+        false
+    }
+
     /// The extensions; `None` if the type has no public ones, as reqwest's.
     fn extensions(&self) -> Option<&Extensions> {
         None

@@ -267,6 +267,21 @@ mod tests {
     }
 
     #[test]
+    fn a_key_a_fingerprint_and_a_token_show_their_first_four_bytes() {
+        let shown = [
+            format!("{:?}", RecordKey([0xab; 32])),
+            format!("{:?}", Fingerprint([0x0c; 32])),
+            format!("{:?}", Token([0xff; 16])),
+        ];
+        let expected = [
+            "RecordKey(abababab…)",
+            "Fingerprint(0c0c0c0c…)",
+            "Token(ffffffff…)",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
     fn a_lease_and_a_time_to_live_end_at_their_moment_not_before() {
         for (now, told) in [
             (9, Begun::Running),
@@ -290,6 +305,28 @@ mod tests {
             let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
             assert_eq!(begun, told, "at {now}");
         }
+    }
+
+    #[test]
+    fn a_record_takes_one_answer_of_its_holder_until_it_is_gone() {
+        let mut place = None;
+        begin(&mut place, &claim(1, 1, 10, 20), at(0));
+        let takes = |place: &Option<Record>, holder, now| {
+            place
+                .as_ref()
+                .unwrap()
+                .takes_answer(Token([holder; 16]), at(now))
+        };
+        assert!(takes(&place, 1, 0));
+        assert!(
+            takes(&place, 1, 29),
+            "its lease is over, and nobody took over"
+        );
+        assert!(!takes(&place, 1, 30));
+        assert!(!takes(&place, 2, 0));
+        let ttl = Duration::from_secs(20);
+        complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
+        assert!(!takes(&place, 1, 6), "it has one");
     }
 
     #[test]

@@ -1,14 +1,23 @@
 //! reqwest's responses are over when their bodies are, too.
 
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use ::http::response::Builder;
 use ::reqwest::{Body, Response, ResponseBuilderExt};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use pin_project::pin_project;
 
-use crate::error::CallError;
+use crate::error::{BoxError, CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
 use crate::http::{AtBodyEnd, ClassifyEnd};
 use crate::outcome::Classify;
 
-/// The response stays reqwest's own; only its body is wrapped, which costs one allocation.
+/// The response stays reqwest's own; only its body is wrapped, which costs one allocation. An error that one of our time
+/// limits makes of the body is a [timeout](::reqwest::Error::is_timeout) to reqwest too.
 impl<E, P, C> Finish<Response, E, P, C> for AtBodyEnd
 where
     E: CallError,
@@ -19,8 +28,13 @@ where
 
     const APPLIES_STREAMS: bool = true;
 
-    fn finish(&self, result: Result<Response, E>, permit: P, classify: &C) -> Result<Response, E> {
-        let call = Self::begin(&result, permit, classify);
+    fn finish(
+        &self,
+        mut result: Result<Response, E>,
+        permit: P,
+        classify: &C,
+    ) -> Result<Response, E> {
+        let call = Self::begin(&mut result, permit, classify);
         let response = result?;
         let url = response.url().clone();
         let (mut head, body) = ::http::Response::from(response).into_parts();
@@ -28,7 +42,74 @@ where
         if let Ok(with_url) = Builder::new().url(url).body(()) {
             head.extensions.extend(with_url.into_parts().0.extensions);
         }
-        let body = Body::wrap(self.wrap(body, call));
+        let body = Body::wrap(Timed(self.wrap(body, call)));
         Ok(Response::from(::http::Response::from_parts(head, body)))
+    }
+}
+
+/// A body whose time limits reqwest recognizes.
+#[pin_project]
+struct Timed<B>(#[pin] B);
+
+impl<B, E> HttpBody for Timed<B>
+where
+    B: HttpBody<Error = Error<E>>,
+    E: StdError + Send + Sync + 'static,
+{
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let frame = self.project().0.poll_frame(cx);
+        frame.map(|frame| frame.map(|frame| frame.map_err(recognizable)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+#[cold]
+fn recognizable<E: StdError + Send + Sync + 'static>(error: Error<E>) -> BoxError {
+    match error {
+        Error::Rejected(rejected) if is_time_limit(&rejected.reason) => {
+            io::Error::new(io::ErrorKind::TimedOut, TimedOut(rejected)).into()
+        }
+        error => error.into(),
+    }
+}
+
+const fn is_time_limit(reason: &Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Deadline
+            | Reason::BodyIdle { .. }
+            | Reason::AttemptTimeout { .. }
+            | Reason::HeaderTimeout { .. }
+            | Reason::ConnectTimeout { .. }
+    )
+}
+
+/// A time limit of this crate in an [`io::Error`]. That skips its own content in the chain of sources, so the rejection is
+/// one level further in, where users find it.
+#[derive(Debug)]
+struct TimedOut(Rejected);
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("time limit of the response body")
+    }
+}
+
+impl StdError for TimedOut {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
     }
 }

@@ -2,7 +2,9 @@
 
 use ::reqwest::{Body, Response};
 
-use crate::http::{Drain, Draining};
+use crate::budget::RetryBudget;
+use crate::http::{Drain, Draining, deposit_later};
+use crate::outcome::Outcome;
 use crate::retry::Discard;
 
 impl Discard<Response> for Drain {
@@ -10,5 +12,10 @@ impl Discard<Response> for Drain {
 
     fn discard(&self, response: Response) -> Option<Draining<Body>> {
         self.rest(response.version(), response.into())
+    }
+
+    #[inline]
+    fn deposit_later(&self, response: &Response, head: &Outcome, budget: &RetryBudget) -> bool {
+        deposit_later(response, head, budget)
     }
 }

@@ -8,12 +8,15 @@ use crate::call::Marks;
 /// Follows redirects, at most ten, but never to another server; for
 /// [`ClientBuilder::redirect`](::reqwest::ClientBuilder::redirect). One that is not followed is the response.
 ///
-/// Two things go wrong with other policies that follow. A request goes with its idempotency key to wherever a redirect leads.
-/// And a POST that was answered by a redirect has been acted on: if then the page that it leads to cannot be reached, all
-/// that is seen from outside is a connection that was refused, so that the POST would be taken for one that was not executed
-/// and sent again. This policy tells the retry layers around it.
+/// Other policies send a request with its idempotency key to wherever a redirect leads. They also hide that a POST was
+/// executed: if it gets a redirect to a page that cannot be reached, reqwest's error is a refused connection. This policy reports
+/// each redirect to the retry layers around it; set [`Redirects::Marked`] there, or they assume hidden redirects and send every
+/// POST once.
 ///
-/// Where nothing is redirected, [`Policy::none`] does as well.
+/// Where nothing is redirected, use [`Policy::none`] and [`Redirects::None`].
+///
+/// [`Redirects::Marked`]: crate::http::Redirects::Marked
+/// [`Redirects::None`]: crate::http::Redirects::None
 ///
 /// ```
 /// # fn main() -> Result<(), reqwest::Error> {

@@ -68,6 +68,10 @@ impl Repeat<Request> for Replay {
         self.may_repeat_kept(&saved.kept, outcome)
     }
 
+    fn trusts_not_executed(&self, saved: &KeptRequest) -> bool {
+        saved.kept.trusts_not_executed()
+    }
+
     fn can_repeat(&self, saved: &KeptRequest) -> bool {
         saved.body.as_ref().is_none_or(BodyBuffer::is_replayable)
     }
@@ -86,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::call::Call;
+    use crate::http::Redirects;
 
     fn request(method: Method) -> Request {
         Request::new(method, "https://api.example.com/orders".parse().unwrap())
@@ -109,6 +114,19 @@ mod tests {
         assert_eq!(again.body().unwrap().as_bytes(), Some(&b"one of each"[..]));
         assert_eq!(again.headers()["x-order"], "7");
         assert_eq!(again.headers()["x-envoy-attempt-count"], "2");
+    }
+
+    #[test]
+    fn not_executed_is_not_trusted_where_reqwest_may_have_followed_a_redirect() {
+        let trusts = |replay: Replay, method| {
+            let (_, saved) = replay.first(request(method));
+            Repeat::<Request>::trusts_not_executed(&replay, &saved.unwrap())
+        };
+        assert!(!trusts(Replay::new(), Method::POST));
+        assert!(trusts(Replay::new(), Method::GET));
+        for redirects in [Redirects::None, Redirects::Marked] {
+            assert!(trusts(Replay::new().redirects(redirects), Method::POST));
+        }
     }
 
     fn poll<T>(future: impl Future<Output = T>) -> T {

@@ -29,6 +29,10 @@ impl HttpRequest for Request {
         self.headers_mut()
     }
 
+    fn follows_redirects(&self) -> bool {
+        true
+    }
+
     fn timeout(&self) -> Option<Duration> {
         self.timeout().copied()
     }

@@ -4,6 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use crate::budget::RetryBudget;
+use crate::outcome::Outcome;
+
 /// What becomes of a failed response once the next attempt has begun: it is dropped ([`AtOnce`]), or read on beside that
 /// attempt, so that its connection can be used again (`http::Drain`).
 pub trait Discard<Res> {
@@ -15,6 +18,13 @@ pub trait Discard<Res> {
     /// What is returned is polled beside the next attempts, and dropped when the call ends or when another response
     /// follows.
     fn discard(&self, response: Res) -> Option<Self::Discarding>;
+
+    /// Hands the budget of a call to its response, if the response has succeeded with this `head` but its outcome is known
+    /// only when its body ends, as in gRPC. Returns whether it did; if not, the retry layer deposits at once.
+    fn deposit_later(&self, response: &Res, head: &Outcome, budget: &RetryBudget) -> bool {
+        let _ = (response, head, budget);
+        false
+    }
 }
 
 /// A failed response is dropped.

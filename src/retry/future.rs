@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::attempt::{Attempt, Judging};
 use super::between::Between;
 use super::discard::{AtOnce, Discard};
+use super::machine::Refusal;
 use super::progress::Progress;
 use super::repeat::Repeat;
 use super::shared::Shared;
@@ -114,7 +115,10 @@ where
                         drop(judging);
                         if outcome.kind == Kind::Success {
                             let rules = shared.terms.rules(this.budget.as_ref());
-                            this.progress.end(rules, true);
+                            let later = rules.budget.is_some_and(|budget| {
+                                shared.discard.deposit_later(&response, &outcome, budget)
+                            });
+                            this.progress.end(rules, !later);
                             if this.discarding.is_some() {
                                 self.project().discarding.set(None);
                             }
@@ -204,7 +208,15 @@ where
                 StateNow::Trying(attempt) => attempt.marks(),
                 StateNow::Between(_) => Marks::default(),
             };
-            let outcome = outcome.heeding(marks);
+            let mut outcome = outcome.heeding(marks);
+            if let (Executed::No, Some(further)) = (outcome.executed, &*this.further) {
+                let refused = result.as_ref().err().and_then(CallError::rejected);
+                if refused.and_then(Refusal::of).is_none()
+                    && !repeat.trusts_not_executed(&further.saved)
+                {
+                    outcome.executed = Executed::Maybe;
+                }
+            }
             let barred = match this.further {
                 // What was not executed may always be sent again, if there is something left to send.
                 Some(Further { saved, .. })

@@ -42,6 +42,14 @@ pub trait Repeat<Req> {
         true
     }
 
+    /// Whether an outcome of the service that says "not executed" is certain for this request. If not, the service may have
+    /// acted on it: [`may_repeat`](Repeat::may_repeat) decides. A refusal by a layer of this crate is certain in any case.
+    /// Default: yes.
+    fn trusts_not_executed(&self, saved: &Self::Saved) -> bool {
+        let _ = saved;
+        true
+    }
+
     /// Whether what is kept can still be sent: asked after every failure, even if nothing was executed. Default: yes.
     fn can_repeat(&self, saved: &Self::Saved) -> bool {
         let _ = saved;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
 use buttress::gate::{KeyedConfig, by_str};
-use buttress::http::{ClientConfig, client};
+use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, client, grpc};
 use buttress::http::{ServerConfig, answer, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
@@ -15,6 +15,7 @@ use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
 use http::{Method, Request, Response};
+use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceBuilder, service_fn};
 use tracing::subscriber::NoSubscriber;
 
@@ -166,4 +167,79 @@ fn a_call_of_the_standard_client_allocates_what_the_copy_of_its_request_does() {
     let fresh = [request(), request()];
     let mut fresh = fresh.iter();
     assert_eq!(calls, allocations(|| drop(fresh.next().unwrap().clone())));
+}
+
+/// A body of nothing but the trailers of a gRPC response.
+struct Trailers(bool);
+
+impl http_body::Body for Trailers {
+    type Data = &'static [u8];
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Self::Data>, Infallible>>> {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+        let first = std::mem::replace(&mut self.0, false);
+        Poll::Ready(first.then(|| Ok(http_body::Frame::trailers(trailers))))
+    }
+}
+
+#[test]
+fn a_grpc_call_whose_status_is_in_the_trailers_allocates_a_place_for_what_waits_for_it() {
+    let allocated = |header: &'static str| {
+        let server = service_fn(move |_: Request<()>| {
+            let mut response = Response::new(Trailers(true));
+            let headers = response.headers_mut();
+            let grpc = http::HeaderValue::from_static("application/grpc");
+            headers.insert("content-type", grpc);
+            headers.insert(header, http::HeaderValue::from_static("0"));
+            std::future::ready(Ok::<_, std::io::Error>(response))
+        });
+        let layer = grpc("allocations-grpc", ClientConfig::default()).unwrap();
+        let mut stack = layer.repeat(|_| repeat::cloned()).layer(server);
+        allocations(|| {
+            let mut body = now(stack.call(Request::new(()))).unwrap().into_body();
+            assert!(poll(pin!(body.frame())).is_ready());
+        })
+    };
+    let at_the_head = allocated("grpc-status");
+    let at_the_trailers = allocated("grpc-another");
+    // The slot, its list, and three for the first entry in the extensions.
+    assert_eq!(at_the_trailers, at_the_head + 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_allocates_its_timer_when_a_frame_is_first_awaited() {
+    let breaker = Breaker::new("body", BreakerConfig::default()).unwrap();
+    let gate = BreakerLayer::new(breaker, ByStatus::new())
+        .finish(AtBodyEnd::new("body", Duration::from_secs(10)));
+    let polls = |channel: bool| {
+        let server = service_fn(move |(): ()| {
+            let (sender, body) = http_body_util::channel::Channel::<&[u8], std::io::Error>::new(1);
+            std::mem::forget(sender);
+            let body = if channel {
+                body.boxed()
+            } else {
+                http_body_util::Empty::new()
+                    .map_err(|never| match never {})
+                    .boxed()
+            };
+            std::future::ready(Ok::<_, Error<std::io::Error>>(Response::new(body)))
+        });
+        let mut service = gate.layer(server);
+        let mut bodies: Vec<_> = (0..2)
+            .map(|_| now(service.call(())).unwrap().into_body())
+            .collect();
+        allocations(move || {
+            let mut body = bodies.pop().unwrap();
+            for _ in 0..3 {
+                let _ = poll(pin!(body.frame()));
+            }
+            std::mem::forget(body);
+        })
+    };
+    assert_eq!((polls(false), polls(true)), (0, 1));
 }

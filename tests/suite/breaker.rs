@@ -4,7 +4,9 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause, Window};
+use buttress::breaker::{
+    Breaker, BreakerConfig, BreakerDropped, BreakerLayer, BreakerState, Cause, Window,
+};
 use buttress::testing::{Step, seed};
 use buttress::{
     DeadlineLayer, Error, ErrorIsTransient, Event, Executed, Outcome, Reason, TimeoutLayer,
@@ -386,13 +388,12 @@ async fn calls_that_are_only_ever_abandoned_open_it() {
     let listener = Listener::new("abandoned");
     let breaker = breaker("abandoned", BreakerConfig::default());
     let mut service = layer(&breaker).layer(Inner::new(|_| Step::Hang));
-    for _ in 0..19 {
+    for call in 0..20 {
+        assert_eq!(breaker.state(), Closed, "call {call}");
         let mut call = Box::pin(service.ready().await.unwrap().call(()));
         assert!(poll(call.as_mut()).is_pending());
-        advance(60 * MS).await;
+        advance(SECOND).await;
     }
-    assert_eq!(breaker.state(), Closed);
-    drop(service.ready().await.unwrap().call(()));
     assert_eq!(breaker.state(), Open);
     let opened = Told::Moved(1, (Closed, Open, Cause::Abandoned), false);
     assert_eq!(listener.take(), [opened]);
@@ -620,13 +621,40 @@ async fn one_can_wait_for_the_next_move() {
     let waiting = tokio::spawn(async move { elsewhere.changed().await });
     tokio::task::yield_now().await;
     settle(&breaker, 3, Outcome::TRANSIENT);
-    assert_eq!(waiting.await.unwrap(), Open);
-    assert_eq!(changes.changed().await, Open, "though a wait was dropped");
+    assert_eq!(waiting.await.unwrap(), Ok(Open));
+    assert_eq!(
+        changes.changed().await,
+        Ok(Open),
+        "though a wait was dropped"
+    );
     advance(2 * SECOND).await;
     assert!(poll(pin!(changes.changed())).is_pending(), "nobody asked");
     settle(&breaker, 1, Outcome::SUCCESS);
-    assert_eq!(changes.changed().await, Closed, "the newest of two");
+    assert_eq!(changes.changed().await, Ok(Closed), "the newest of two");
     assert!(poll(pin!(changes.changed())).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_a_transition_ends_when_all_handles_are_dropped() {
+    let breaker = breaker("dropped", three_in_a_row());
+    let mut changes = breaker.changes();
+    let mut unseen = breaker.changes();
+    let (clone, permit) = (breaker.clone(), breaker.try_acquire().unwrap());
+    let waiting = tokio::spawn(async move {
+        assert_eq!(changes.changed().await, Ok(Isolated));
+        changes.changed().await
+    });
+    tokio::task::yield_now().await;
+    breaker.isolate();
+    drop(breaker);
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished(), "a handle is left");
+    drop(clone);
+    assert_eq!(waiting.await.unwrap(), Err(BreakerDropped));
+    assert_eq!(unseen.changed().await, Ok(Isolated));
+    assert_eq!(unseen.changed().await, Err(BreakerDropped));
+    permit.settle(Outcome::TRANSIENT);
+    assert_eq!(unseen.changed().await, Err(BreakerDropped));
 }
 
 #[tokio::test(start_paused = true)]
@@ -948,7 +976,7 @@ fn whoever_waits_for_a_move_is_woken_although_an_observer_panics() {
     assert!(panics(|| breaker.isolate()));
     drop(subscription);
     assert!(woken.0.load(Ordering::SeqCst));
-    assert_eq!(changed.poll(&mut cx), Poll::Ready(Isolated));
+    assert_eq!(changed.poll(&mut cx), Poll::Ready(Ok(Isolated)));
 }
 
 #[tokio::test(start_paused = true)]

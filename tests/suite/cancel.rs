@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::pin::Pin;
 
 use buttress::backoff::{Backoff, Jitter};
-use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
+use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{By, Keyed, KeyedConfig, by};
@@ -37,6 +37,11 @@ struct Held {
     budget: RetryBudget,
 }
 
+/// However many calls are abandoned, it stays half-open.
+fn unmoved() -> BreakerConfig {
+    three_in_a_row().abandoned(Abandoned::Ignore)
+}
+
 /// A circuit that admits one probe.
 async fn probing(name: &'static str, config: BreakerConfig) -> Breaker {
     let breaker = breaker(name, config);
@@ -53,7 +58,7 @@ impl Held {
         Self {
             limit: ConcurrencyLimit::new(inner.clone(), 1),
             inner,
-            breakers: vec![probing("cancel", three_in_a_row()).await],
+            breakers: vec![probing("cancel", unmoved()).await],
             budget: RetryBudget::new("cancel", config).unwrap(),
         }
     }
@@ -70,7 +75,7 @@ impl Held {
 
         let key: fn(&()) -> u32 = |()| 7;
         let keyed: PerRequest =
-            Breaker::keyed("cancel", three_in_a_row(), KeyedConfig::default(), by(key)).unwrap();
+            Breaker::keyed("cancel", unmoved(), KeyedConfig::default(), by(key)).unwrap();
         let kept = keyed.get(&(), &Now::unread());
         settle(&kept, 3, Outcome::TRANSIENT);
         advance(2 * SECOND).await;

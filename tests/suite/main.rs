@@ -7,6 +7,8 @@
 
 mod allocations;
 mod architecture;
+mod balance;
+mod bodies;
 mod breaker;
 mod budget;
 mod call_options;

@@ -9,16 +9,18 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Redirect;
 use axum::routing::{any, post};
-use buttress::http::{ByStatus, ClientConfig, ErrorOutcome};
+use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
-use buttress::{Backoff, Classify, Error, Jitter, Outcome, TimeoutLayer};
+use buttress::{
+    Again, Backoff, Classify, Error, Jitter, Outcome, Reason, Rejected, TimeoutLayer, Unprocessed,
+};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tower::{Layer, ServiceBuilder};
 
-use crate::http::{Does, NOT_CONNECTED, NOT_PROCESSED, nobody, server};
+use crate::http::{Does, NOT_CONNECTED, nobody, server};
 
 const FINE: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello";
 
@@ -59,7 +61,7 @@ async fn a_request_that_cannot_be_built_is_reqwests_own_error() {
     match client().get("not a url").send_through(&stack).await {
         Err(Error::Inner(error)) => {
             assert!(error.is_builder());
-            assert_eq!(error.outcome(), Outcome::PERMANENT);
+            assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
         }
         other => panic!("not an error of reqwest: {other:?}"),
     }
@@ -104,14 +106,14 @@ async fn what_breaks_after_it_was_sent_may_have_been_executed() {
 }
 
 #[tokio::test]
-async fn a_stream_that_the_server_did_not_process_is_neutral() {
-    for does in [Does::Refuse, Does::GoAway] {
+async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
+    for (does, how) in [
+        (Does::Refuse, Unprocessed::StreamRefused),
+        (Does::GoAway, Unprocessed::ConnectionClosing),
+    ] {
         let client = builder().http2_prior_knowledge().build().unwrap();
-        assert_eq!(
-            error(client, does).await.outcome(),
-            NOT_PROCESSED,
-            "{does:?}"
-        );
+        let outcome = error(client, does).await.outcome();
+        assert_eq!(outcome, Outcome::unprocessed(how), "{does:?}");
     }
 }
 
@@ -190,6 +192,52 @@ async fn through_the_standard_stack_an_error_stays_reqwests_own() {
     assert!(unbuilt.is_builder(), "{unbuilt:?}");
 }
 
+#[tokio::test]
+async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
+    const STALLS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
+    let short = Duration::from_millis(50);
+    let minute = Duration::from_secs(60);
+    for (idle, total) in [(short, minute), (minute, short)] {
+        let config = ClientConfig::default()
+            .attempt(short)
+            .total(total)
+            .body_idle(idle)
+            .breaker(None);
+        let stack = buttress::http::client("reqwest-cut", config)
+            .unwrap()
+            .layer(client());
+        let url = format!("http://{}/", server(Does::AnswerAndHang(STALLS)).await);
+        let answer = client().get(&url).send_through(&stack).await.unwrap();
+        let error = answer.bytes().await.unwrap_err();
+        assert!(error.is_timeout(), "{error:?}");
+        let mut source = std::error::Error::source(&error);
+        let mut rejected = None;
+        while let Some(error) = source {
+            rejected = rejected.or(error.downcast_ref::<Rejected>());
+            source = error.source();
+        }
+        let limit = short;
+        let reason = if total == short {
+            Reason::Deadline
+        } else {
+            Reason::BodyIdle { limit }
+        };
+        assert_eq!(rejected.map(|rejected| &rejected.reason), Some(&reason));
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_is_no_timeout_to_reqwest() {
+    const CUT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
+    let stack = buttress::http::client("reqwest-broken", ClientConfig::default())
+        .unwrap()
+        .layer(client());
+    let url = format!("http://{}/", server(Does::Answer(CUT)).await);
+    let answer = client().get(&url).send_through(&stack).await.unwrap();
+    let error = answer.bytes().await.unwrap_err();
+    assert!(!error.is_timeout(), "{error:?}");
+}
+
 /// A server whose `/orders` sends on the key it was given; whose other paths redirect.
 async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
     let (tell, keys) = unbounded_channel();
@@ -256,7 +304,7 @@ impl reqwest::dns::Resolve for NotTheSecondTime {
 }
 
 /// How often a POST came, whose answer is this redirect, if the page that it leads to cannot be reached at first.
-async fn posted(policy: Policy, redirect: Redirect) -> usize {
+async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usize {
     let posts = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&posts);
     let order = async move || {
@@ -279,7 +327,7 @@ async fn posted(policy: Policy, redirect: Redirect) -> usize {
         .redirect(policy)
         .build()
         .unwrap();
-    let stack = buttress::http::client("shop", ClientConfig::default())
+    let stack = buttress::http::client("shop", ClientConfig::default().redirects(redirects))
         .unwrap()
         .layer(client.clone());
     let order = client.post(format!("http://shop.test:{}/orders", server.port()));
@@ -290,13 +338,22 @@ async fn posted(policy: Policy, redirect: Redirect) -> usize {
 #[tokio::test]
 async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
     let page = || Redirect::to("/orders/7");
-    assert_eq!(posted(same_server(), page()).await, 1);
-    let moved = Redirect::temporary("/orders/7");
+    let marked = Redirects::Marked;
+    assert_eq!(posted(marked, same_server(), page()).await, 1);
+    let moved = || Redirect::temporary("/orders/7");
     assert_eq!(
-        posted(same_server(), moved).await,
+        posted(marked, same_server(), moved()).await,
         2,
         "it belongs elsewhere"
     );
+    for (redirect, policy) in [
+        (page(), Policy::default()),
+        (moved(), Policy::default()),
+        (page(), same_server()),
+    ] {
+        let unsaid = Redirects::ClientDefault;
+        assert_eq!(posted(unsaid, policy, redirect).await, 1);
+    }
     // What keeps this test honest.
-    assert_eq!(posted(Policy::default(), page()).await, 2);
+    assert_eq!(posted(Redirects::None, Policy::default(), page()).await, 2);
 }

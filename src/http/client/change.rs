@@ -99,6 +99,7 @@ impl ClientConfig {
         stays("key_header", &self.key_header, &other.key_header)?;
         stays("raw_key", &self.raw_key, &other.raw_key)?;
         stays("proxy", &self.proxy, &other.proxy)?;
+        stays("redirects", &self.redirects, &other.redirects)?;
         stays(
             "attempt_header",
             &self.attempt_header,

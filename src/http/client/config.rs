@@ -7,6 +7,7 @@ use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 use crate::gate::KeyedConfig;
 use crate::http::Keys;
+use crate::http::Redirects;
 use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
 
@@ -56,6 +57,10 @@ pub struct ClientConfig {
     /// Whether it forwards for others. Then no key is minted, and a request whose method is not idempotent is sent once,
     /// whatever happens: a proxy does not know what it forwards. Default: no.
     pub proxy: bool,
+    /// Which redirects the client inside follows by itself. Default: as the client does by default, which is to follow them for
+    /// reqwest's requests and none for others. Where redirects may be followed unseen, no error proves that a POST was not
+    /// executed, and it is sent once.
+    pub redirects: Redirects,
     /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
     pub attempt_header: bool,
     /// The header that tells the server on each attempt how much time is left. Default: none.
@@ -83,6 +88,7 @@ impl Default for ClientConfig {
             key_header: Cow::Borrowed("idempotency-key"),
             raw_key: false,
             proxy: false,
+            redirects: Redirects::ClientDefault,
             attempt_header: false,
             deadline_header: None,
             observe: true,
@@ -167,6 +173,13 @@ impl ClientConfig {
     #[must_use]
     pub fn proxy(mut self, proxy: bool) -> Self {
         self.proxy = proxy;
+        self
+    }
+
+    /// Which redirects the client inside follows by itself.
+    #[must_use]
+    pub fn redirects(mut self, redirects: Redirects) -> Self {
+        self.redirects = redirects;
         self
     }
 

@@ -17,7 +17,8 @@ use crate::gate::{GateLayer, Keyed};
 use crate::http::AttemptSpanLayer;
 use crate::http::deadline::DeadlineOutLayer;
 use crate::http::shown::Shown;
-use crate::http::{AtBodyEnd, Authority, ByAuthority, ByStatus, Drain, Lift, Replay, ReplayAs};
+use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
+use crate::http::{Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
@@ -68,7 +69,8 @@ impl ClientLayer {
         let mut replay = Replay::new()
             .keys(config.keys.clone())
             .key_header_name(header.clone())
-            .attempt_header(config.attempt_header);
+            .attempt_header(config.attempt_header)
+            .redirects(config.redirects);
         if config.proxy {
             replay = replay.proxy();
         }
@@ -239,7 +241,9 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
 
     fn layer(&self, inner: S) -> Client<S, R, C, M> {
         let parts = &self.parts;
-        let watched = |by: &Option<Observed>| GateLayer::new(by.clone(), self.classify.clone());
+        let watched = |by: &Option<Observed>| {
+            GateLayer::new(by.clone(), self.classify.clone()).finish(AtFinalOutcome)
+        };
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
         let told = parts.out.layer(Lift::mapped(inner));

@@ -33,6 +33,12 @@ pub use self::service::Client;
 /// The body is part of the call: a stalled one (10 s without a frame) is a failure that the breaker counts, and the deadline
 /// reaches into it. A response that streams on purpose says so with [`CallOptions::streams`](crate::CallOptions::streams).
 ///
+/// The client inside should follow no redirects, unless it reports them ([`Redirects::Marked`]). Put tower-http's
+/// `FollowRedirect` outside of the stack, where each hop is a call with retries, a breaker and a budget of its own. With a
+/// reqwest client say which redirects it follows: [`ClientConfig::redirects`].
+///
+/// [`Redirects::Marked`]: crate::http::Redirects::Marked
+///
 /// Connecting is bounded by the attempt's limit; give your client a connect timeout of its own (1 s), so that a second
 /// address is tried in time.
 ///
@@ -84,6 +90,7 @@ pub use self::service::Client;
 /// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
 /// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
+/// | `redirects` | as the client's default | reqwest follows redirects: a POST that was redirected, and cannot be told from one whose connection was refused, is sent once |
 /// | `attempt_header` | no | few servers read it |
 /// | `deadline_header` | none | to a server that does not read it, it is noise |
 /// | `observe` | yes | rate, errors and duration, as the caller sees them and as the server gives them |

@@ -9,9 +9,9 @@ use tower_service::Service;
 use super::layer::{Breakers, Budgets};
 use crate::call::CallScope;
 use crate::deadline::Deadline;
-use crate::gate::{AtResult, Gate};
+use crate::gate::Gate;
 use crate::http::deadline::{DeadlineOut, DeadlineOutLayer};
-use crate::http::{AtBodyEnd, ByStatus, Drain, HttpRequest, Lift, Replay};
+use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Lift, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -27,7 +27,7 @@ type Attempted<S, C, M> = Watched<crate::http::AttemptSpan<Limited<S, M>, C>, C>
 #[cfg(not(feature = "tracing"))]
 type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
 type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
-type Watched<S, C> = Gate<S, Option<Observed>, C, AtResult>;
+type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
 pub struct Client<S, R = Replay, C = ByStatus, M = C> {

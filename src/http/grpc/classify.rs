@@ -3,15 +3,16 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{HeaderMap, HeaderValue, StatusCode};
+use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
-use crate::http::body::ClassifyEnd;
+use crate::http::body_end::{BodyEnd, ClassifyEnd};
 use crate::http::classify::refused_there;
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
 use crate::http::marks::NotExecuted;
+use crate::http::own::OWN_FAULT;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
 use crate::outcome::{Again, Classify, Outcome};
@@ -30,12 +31,16 @@ use crate::outcome::{Again, Classify, Outcome};
 ///
 /// The status stands in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
 /// response without messages, where a retry sees it too: a call is over for a retry once the headers of its response came. A
-/// response that ends without trailers, or is dropped before, is neutral. A status that cannot be read is `UNKNOWN`, and a
-/// response without one has that of its HTTP status
+/// response that is dropped before its trailers is neutral. A status that is missing at the end of a response or that cannot
+/// be read is `UNKNOWN`; a response of gRPC-Web without trailers is neutral, because its status may be part of the body. A
+/// response without one that is not gRPC has that of its HTTP status
 /// ([the mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)).
 ///
 /// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
 /// read, the failure is not repeated. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
+///
+/// An interceptor of tonic that refuses a call makes the response itself. Where the server is [`remote`](Self::remote), such a
+/// refusal is neutral and never repeated (feature `tonic`).
 ///
 /// Errors are what [`error_outcome`](super::super::error_outcome) says, but for streams that were reset, whose reason
 /// [stands for a status](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) (feature `http2`).
@@ -50,22 +55,41 @@ use crate::outcome::{Again, Classify, Outcome};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct ByGrpcStatus;
+pub struct ByGrpcStatus {
+    /// Whether the server is another process. Default: no. [`grpc`](super::super::grpc) says yes.
+    ///
+    /// Then a response that carries a `tonic::Status` in its extensions comes from an interceptor, and says nothing about the
+    /// server. Leave it off in front of a service of this process, whose own failures carry one, too.
+    pub remote: bool,
+}
 
 /// The status is yet to come, and the call cannot be repeated any more.
 const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
+/// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
+const OPEN_WEB: Outcome = Outcome::SUCCESS.repeat(Again::Vetoed);
 
 impl ByGrpcStatus {
     /// The table above.
     pub const fn new() -> Self {
-        Self
+        Self { remote: false }
+    }
+
+    /// Whether the server is another process.
+    #[must_use]
+    pub const fn remote(mut self, remote: bool) -> Self {
+        self.remote = remote;
+        self
     }
 
     /// What the head of this response means.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let headers = response.headers();
         let outcome = match of_headers(headers) {
+            Some(_) if self.remote && is_made_here(response.extensions()) => OWN_FAULT,
             Some(outcome) => outcome,
+            None if response.status() == StatusCode::OK && may_be(headers, GRPC_WEB) => {
+                return OPEN_WEB;
+            }
             None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
             None => {
                 let code = Code::of_http(response.status());
@@ -93,11 +117,26 @@ impl ByGrpcStatus {
     }
 }
 
+/// Whether tonic made this response in this process.
+#[cfg(feature = "tonic")]
+fn is_made_here(extensions: &Extensions) -> bool {
+    extensions.get::<::tonic::Status>().is_some()
+}
+
+#[cfg(not(feature = "tonic"))]
+const fn is_made_here(_: &Extensions) -> bool {
+    false
+}
+
 /// A response that says that it is something else comes from something that knows no gRPC.
 fn may_be_grpc(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_none_or(|content_type| {
-        let prefix = content_type.as_bytes().get(..GRPC.len());
-        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(GRPC))
+    !headers.contains_key(CONTENT_TYPE) || may_be(headers, GRPC)
+}
+
+fn may_be(headers: &HeaderMap, media_type: &[u8]) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|content_type| {
+        let prefix = content_type.as_bytes().get(..media_type.len());
+        prefix.is_some_and(|prefix| prefix.eq_ignore_ascii_case(media_type))
     })
 }
 
@@ -107,6 +146,7 @@ fn is_late(headers: &HeaderMap) -> bool {
 }
 
 const GRPC: &[u8] = b"application/grpc";
+const GRPC_WEB: &[u8] = b"application/grpc-web";
 
 /// Why the server reset the stream of this call, if that is what happened.
 #[cfg(feature = "http2")]
@@ -141,13 +181,22 @@ impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus
 }
 
 impl ClassifyEnd for ByGrpcStatus {
-    fn end(&self, head: Outcome, trailers: Option<&HeaderMap>) -> Outcome {
-        if head != OPEN {
+    fn end(&self, head: Outcome, end: BodyEnd<'_>) -> Outcome {
+        if !self.is_open(&head) {
             return head;
         }
-        trailers.map_or(Outcome::NEUTRAL, |trailers| {
-            of_headers(trailers).unwrap_or_else(|| Code::UNKNOWN.outcome())
-        })
+        match end {
+            BodyEnd::Dropped => Outcome::NEUTRAL,
+            BodyEnd::Complete(None) if head == OPEN_WEB => Outcome::NEUTRAL,
+            BodyEnd::Complete(trailers) => {
+                let status = trailers.and_then(of_headers);
+                status.unwrap_or_else(|| Code::UNKNOWN.outcome())
+            }
+        }
+    }
+
+    fn is_open(&self, head: &Outcome) -> bool {
+        *head == OPEN || *head == OPEN_WEB
     }
 }
 
@@ -174,7 +223,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        ByGrpcStatus::new().end(head, Some(&trailers))
+        ByGrpcStatus::new().end(head, BodyEnd::Complete(Some(&trailers)))
     }
 
     const NEVER: Outcome = Outcome::TRANSIENT.repeat(Again::Never);
@@ -203,7 +252,7 @@ mod tests {
         for (content_type, outcome) in [
             ("application/grpc", OPEN),
             ("application/grpc+proto", OPEN),
-            ("Application/gRPC-web", OPEN),
+            ("Application/gRPC-web", OPEN_WEB),
             ("application/grp", NEVER),
             ("text/html", NEVER),
             ("", NEVER),
@@ -222,13 +271,47 @@ mod tests {
         assert_eq!(end(open, &[("grpc-status", "5")]), Outcome::PERMANENT);
         assert_eq!(end(open, &[("grpc-status", "")]), NEVER);
         assert_eq!(end(open, &[("checksum", "1")]), NEVER, "no status");
-        assert_eq!(ByGrpcStatus::new().end(open, None), Outcome::NEUTRAL);
+        let status = ByGrpcStatus::new();
+        assert_eq!(status.end(open, BodyEnd::Complete(None)), NEVER);
+        assert_eq!(status.end(open, BodyEnd::Dropped), Outcome::NEUTRAL);
+    }
+
+    #[test]
+    fn a_grpc_web_body_may_hold_the_status_that_its_trailers_lack() {
+        let open = head(200, &[("content-type", "application/grpc-web+proto")]);
+        let status = ByGrpcStatus::new();
+        assert!(status.is_open(&open));
+        assert_eq!(status.end(open, BodyEnd::Complete(None)), Outcome::NEUTRAL);
+        assert_eq!(status.end(open, BodyEnd::Dropped), Outcome::NEUTRAL);
+        assert_eq!(end(open, &[("grpc-status", "14")]), Outcome::TRANSIENT);
+        assert_eq!(end(open, &[("checksum", "1")]), NEVER);
     }
 
     #[test]
     fn a_response_without_messages_that_went_well_is_a_success_without_trailers() {
         let complete = head(200, &[("grpc-status", "0")]);
-        assert_eq!(ByGrpcStatus::new().end(complete, None), Outcome::SUCCESS);
+        let end = BodyEnd::Complete(None);
+        assert!(!ByGrpcStatus::new().is_open(&complete));
+        assert_eq!(ByGrpcStatus::new().end(complete, end), Outcome::SUCCESS);
+    }
+
+    #[cfg(feature = "tonic")]
+    #[test]
+    fn a_refusal_by_an_interceptor_says_nothing_about_a_remote_server() {
+        let refusal = ::tonic::Status::unavailable("no token").into_http::<()>();
+        let remote = ByGrpcStatus::new().remote(true);
+        assert_eq!(remote.response(&refusal), OWN_FAULT);
+        assert_eq!(ByGrpcStatus::new().response(&refusal), Outcome::TRANSIENT);
+        assert_eq!(remote.response(&from_the_wire("14")), Outcome::TRANSIENT);
+        assert_eq!(remote.response(&from_the_wire("0")), Outcome::SUCCESS);
+    }
+
+    #[cfg(feature = "tonic")]
+    fn from_the_wire(status: &str) -> Response<()> {
+        Response::builder()
+            .header("grpc-status", status)
+            .body(())
+            .unwrap()
     }
 
     #[test]

@@ -32,11 +32,14 @@ use crate::http::replay::{Replay, ReplayAs};
 /// # Ok(()) }
 /// ```
 ///
+/// With tonic, turn the feature `tonic` on: without it, tonic's own errors are foreign ones, and no refused connection proves that
+/// a call was not executed. A refusal by an interceptor of tonic is not the server's failure then, either.
+///
 /// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
 /// [streams](crate::CallOptions::streams).
 ///
-/// What [`observe`](ClientConfig::observe) reports is known at the head: a status in the trailers of a response that has begun
-/// counts for the breaker, but not there.
+/// A call is judged by its status, which most responses carry in the trailers: the breaker, the retry budget and what
+/// [`observe`](ClientConfig::observe) reports wait for it. Retries do not: they end when the response begins.
 ///
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
 /// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
@@ -56,7 +59,7 @@ pub fn grpc(
     let layer = client(name, config.deadline_header(header))?.reads_grpc_timeout();
     Ok(layer
         .repeat(GrpcReplay::new)
-        .classify(ByGrpcStatus::new())
+        .classify(ByGrpcStatus::new().remote(true))
         .map_errors_by())
 }
 

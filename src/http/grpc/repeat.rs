@@ -118,6 +118,10 @@ where
         kept.idempotent && (outcome.kind != Kind::Overloaded || outcome.wait.is_some())
     }
 
+    fn trusts_not_executed(&self, kept: &KeptCall<R::Saved>) -> bool {
+        kept.idempotent || self.replay.trusts_not_executed(&kept.saved)
+    }
+
     fn can_repeat(&self, kept: &KeptCall<R::Saved>) -> bool {
         self.replay.can_repeat(&kept.saved)
     }

@@ -14,6 +14,7 @@ pub use self::handle::BodyBuffer;
 pub use self::wrap::{KeptAs, ReplayAs};
 
 use super::keys::{Keys, SharedKeys};
+use super::redirects::Redirects;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
@@ -58,6 +59,7 @@ pub struct Replay {
     proxy: bool,
     attempt_header: bool,
     buffer_limit: usize,
+    redirects: Redirects,
 }
 
 impl Default for Replay {
@@ -75,6 +77,7 @@ impl Replay {
             proxy: false,
             attempt_header: false,
             buffer_limit: 64 * 1024,
+            redirects: Redirects::ClientDefault,
         }
     }
 
@@ -133,6 +136,15 @@ impl Replay {
         self
     }
 
+    /// Which redirects the client inside follows by itself. Default: [`Redirects::ClientDefault`].
+    ///
+    /// Where it may follow some without reporting them, no error proves that a POST was not executed, and it is sent once.
+    #[must_use]
+    pub fn redirects(mut self, redirects: Redirects) -> Self {
+        self.redirects = redirects;
+        self
+    }
+
     /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], turned by `wrap` into what the
     /// inner service takes.
     ///
@@ -162,8 +174,13 @@ impl Replay {
         }
         let safe = idempotent
             || found(request.headers(), &self.header).is_some_and(|key| self.honours(key, request));
+        let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;
-        Some(Kept { request, safe })
+        Some(Kept {
+            request,
+            safe,
+            certain,
+        })
     }
 
     /// Whether this key makes this request safe.
@@ -248,9 +265,16 @@ fn is_idempotent(method: &Method) -> bool {
 pub struct Kept<R> {
     request: R,
     safe: bool,
+    /// Whether "not executed" can be trusted, or does not matter.
+    certain: bool,
 }
 
 impl<R> Kept<R> {
+    /// Whether an error that says "not executed" is about this request: no redirect was followed unseen.
+    pub(crate) const fn trusts_not_executed(&self) -> bool {
+        self.certain
+    }
+
     /// The request to copy.
     pub(crate) const fn request(&self) -> &R {
         &self.request
@@ -299,6 +323,10 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
 
     fn may_repeat(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
         self.may_repeat_kept(saved, outcome)
+    }
+
+    fn trusts_not_executed(&self, saved: &Kept<Request<B>>) -> bool {
+        saved.trusts_not_executed()
     }
 }
 
@@ -351,6 +379,24 @@ mod tests {
                 saved.is_some(),
                 "{method} is kept for a failure before it was executed"
             );
+        }
+    }
+
+    #[test]
+    fn not_executed_is_trusted_unless_a_redirect_may_be_hidden() {
+        let trusts = |redirects, request| {
+            let replay = Replay::new().redirects(redirects);
+            let (_, saved) = replay.first(request);
+            Repeat::<Sent>::trusts_not_executed(&replay, &saved.unwrap())
+        };
+        for (redirects, trusted) in [
+            (Redirects::ClientDefault, true),
+            (Redirects::None, true),
+            (Redirects::Marked, true),
+            (Redirects::Followed, false),
+        ] {
+            assert_eq!(trusts(redirects, request("POST")), trusted, "{redirects:?}");
+            assert!(trusts(redirects, request("PUT")), "it may run twice");
         }
     }
 

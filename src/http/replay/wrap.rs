@@ -101,6 +101,10 @@ where
         self.replay.may_repeat_kept(&saved.head, outcome)
     }
 
+    fn trusts_not_executed(&self, saved: &KeptAs<B>) -> bool {
+        saved.head.trusts_not_executed()
+    }
+
     fn can_repeat(&self, saved: &KeptAs<B>) -> bool {
         saved.body.is_replayable()
     }

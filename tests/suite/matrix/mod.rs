@@ -1,6 +1,7 @@
 //! What is sent how often: methods × outcomes × what is known to have happened, against real HTTP/1 and HTTP/2 servers that
 //! fail on command. The table is `matrix.json`.
 
+mod blame;
 mod server;
 
 use std::collections::BTreeMap;

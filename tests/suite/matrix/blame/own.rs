@@ -1,0 +1,341 @@
+//! What our own side does wrong: the request's body, a message that is too large, a runtime that shuts down.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use buttress::Error;
+use buttress::http::{answer_grpc, client, error_type, grpc};
+use bytes::Bytes;
+use http::Uri;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, Handle, Runtime};
+use tower::{Layer, Service, ServiceExt};
+
+use super::{Attempts, Saw, config, server};
+use crate::text::Text;
+
+/// A body that fails halfway. A copy of it does, too.
+#[derive(Clone, Copy, Default)]
+struct Fails {
+    sent: bool,
+}
+
+impl Body for Fails {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        if self.sent {
+            // As a response of another call would, whose connection is reset.
+            let error = io::Error::from(io::ErrorKind::ConnectionReset);
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.sent = true;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"half")))))
+    }
+}
+
+fn hyper<B>(http2: bool) -> Client<HttpConnector, B>
+where
+    B: Body<Data: Send> + Send,
+{
+    Client::builder(TokioExecutor::new())
+        .http2_only(http2)
+        .build_http()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_body_that_fails_says_nothing_about_the_server() {
+    for http2 in [false, true] {
+        let server = server(http2, 0).await;
+        let (layer, attempts) = (client("own body", config()).unwrap(), Attempts::default());
+        let stack = layer.layer(attempts.of(hyper(http2)));
+        for _ in 0..10 {
+            let request = server.request("PUT", Fails::default());
+            match stack.clone().oneshot(request).await {
+                Err(Error::Inner(error)) => assert_eq!(error_type(&error), "invalid_request"),
+                other => panic!("http2 {http2}: {other:?}"),
+            }
+        }
+        assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_that_is_kept_for_further_attempts() {
+    for http2 in [false, true] {
+        let server = server(http2, 0).await;
+        let layer = client("own body", config())
+            .unwrap()
+            .wrapping(std::convert::identity);
+        let attempts = Attempts::default();
+        let stack = layer.layer(attempts.of(hyper(http2)));
+        for _ in 0..10 {
+            let request = server.request("PUT", Fails::default().boxed_unsync());
+            let result = stack.clone().oneshot(request).await;
+            assert!(matches!(result, Err(Error::Inner(_))), "{result:?}");
+        }
+        assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nor_does_one_of_reqwest() {
+    for http2 in [false, true] {
+        let server = server(http2, 0).await;
+        let reqwest = reqwest::Client::builder().retry(reqwest::retry::never());
+        let reqwest = if http2 {
+            reqwest.http2_prior_knowledge()
+        } else {
+            reqwest
+        };
+        let reqwest = reqwest.no_proxy().build().unwrap();
+        let (layer, attempts) = (client("own body", config()).unwrap(), Attempts::default());
+        let stack = layer.layer(attempts.of(reqwest));
+        for _ in 0..10 {
+            let body = reqwest::Body::wrap(Fails::default());
+            let request = server.request("PUT", body).try_into().unwrap();
+            let result = ServiceExt::<reqwest::Request>::oneshot(stack.clone(), request).await;
+            assert!(matches!(result, Err(Error::Inner(_))), "{result:?}");
+        }
+        assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
+    let server = server(true, 0).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
+    let layer = grpc("encode limit", config())
+        .unwrap()
+        .idempotent(["/test.Greeter/Say"])
+        .unwrap()
+        .wrapping(tonic::body::Body::new);
+    let attempts = Attempts::default();
+    let channel = attempts.of(endpoint.unwrap().connect_lazy());
+    let stack = answer_grpc(layer.clone()).layer(channel);
+    for _ in 0..10 {
+        let mut greeter = tonic::client::Grpc::new(stack.clone()).max_encoding_message_size(4);
+        greeter.ready().await.unwrap();
+        let path = http::uri::PathAndQuery::from_static("/test.Greeter/Say");
+        let text = tonic::Request::new("too long".to_owned());
+        greeter.unary(text, path, Text).await.unwrap_err();
+    }
+    assert_eq!(attempts.saw(&layer), Saw::nothing_in(10));
+}
+
+#[tokio::test]
+async fn a_request_that_the_client_cannot_send_says_nothing_about_the_server() {
+    let (layer, attempts) = (client("uri", config()).unwrap(), Attempts::default());
+    let stack = layer.layer(attempts.of(hyper(false)));
+    for _ in 0..10 {
+        let request = http::Request::get("/no-host");
+        let request = request.body(Full::new(Bytes::new())).unwrap();
+        stack.clone().oneshot(request).await.unwrap_err();
+    }
+    assert_eq!(attempts.saw(&layer), Saw::nothing_in(10));
+}
+
+// ── a runtime that shuts down ──
+
+/// The runtime that connections are made and driven by, which may change.
+#[derive(Clone)]
+struct On(Arc<Mutex<Handle>>);
+
+impl On {
+    fn now(&self) -> Handle {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for On {
+    fn execute(&self, future: F) {
+        self.now().spawn(future);
+    }
+}
+
+impl Service<Uri> for On {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<TokioIo<TcpStream>>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let handle = self.now();
+        Box::pin(async move {
+            let address = uri.authority().unwrap().to_string();
+            let connecting = handle.spawn(TcpStream::connect(address));
+            Ok(TokioIo::new(connecting.await.map_err(io::Error::other)??))
+        })
+    }
+}
+
+/// What lives in the runtime that shuts down.
+#[derive(Clone, Copy, Debug)]
+enum Loses {
+    /// The task that drives the connection.
+    Task,
+    /// The driver that watches its socket.
+    Socket,
+}
+
+/// What becomes of a request that is under way when a runtime shuts down: whether it got a response, and what the error of a
+/// single attempt is called.
+async fn shut_down(http2: bool, loses: Loses, method: &str) -> (Result<(), &'static str>, Saw) {
+    let server = server(http2, 1).await;
+    let dying: Runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    let on = |handle: &Handle| On(Arc::new(Mutex::new(handle.clone())));
+    let here = Handle::current();
+    let (task, socket) = match loses {
+        Loses::Task => (on(dying.handle()), on(&here)),
+        Loses::Socket => (on(&here), on(dying.handle())),
+    };
+    let hyper = Client::builder(task.clone())
+        .http2_only(http2)
+        .build::<_, Full<Bytes>>(socket.clone());
+    let (layer, attempts) = (client("shutdown", config()).unwrap(), Attempts::default());
+    let stack = layer.layer(attempts.of(hyper));
+    let request = server.request(method, Full::new(Bytes::from("one of each")));
+    let call = tokio::spawn(stack.oneshot(request));
+    server.holding.notified().await;
+    for on in [task, socket] {
+        on.0.lock().unwrap().clone_from(&here);
+    }
+    dying.shutdown_background();
+    let result = match call.await.unwrap() {
+        Ok(response) => {
+            response.into_body().collect().await.unwrap();
+            Ok(())
+        }
+        Err(Error::Inner(error)) => Err(error_type(&error)),
+        Err(Error::Rejected(rejected)) => panic!("{rejected}"),
+    };
+    (result, attempts.saw(&layer))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_shuts_down_is_not_the_servers_fault_and_a_safe_request_is_repeated() {
+    for http2 in [false, true] {
+        for loses in [Loses::Task, Loses::Socket] {
+            let repeated = Saw {
+                attempts: 2,
+                counted: 1,
+                failed: 0,
+                budget: 20 - 10 + 2,
+            };
+            let row = shut_down(http2, loses, "GET").await;
+            assert_eq!(row, (Ok(()), repeated), "GET, http2: {http2}, {loses:?}");
+            let alone = (Err("runtime_shutdown"), Saw::nothing_in(1));
+            let row = shut_down(http2, loses, "POST").await;
+            assert_eq!(row, alone, "POST, http2: {http2}, {loses:?}");
+        }
+    }
+}
+
+/// Makes its first connection in this runtime, all others in the one that it is called in.
+#[derive(Clone)]
+struct FirstOn(Arc<Mutex<Option<Handle>>>);
+
+impl Service<Uri> for FirstOn {
+    type Response = TokioIo<TcpStream>;
+    type Error = io::Error;
+    type Future = <On as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let handle = self.0.lock().unwrap().take();
+        let handle = handle.unwrap_or_else(Handle::current);
+        On(Arc::new(Mutex::new(handle))).call(uri)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_a_runtime_no_longer_makes_is_not_the_servers_fault() {
+    let server = server(false, 0).await;
+    let dying = Builder::new_current_thread().build().unwrap();
+    let connector = FirstOn(Arc::new(Mutex::new(Some(dying.handle().clone()))));
+    dying.shutdown_background();
+    let hyper = Client::builder(TokioExecutor::new()).build::<_, Full<Bytes>>(connector);
+    let (layer, attempts) = (client("connects", config()).unwrap(), Attempts::default());
+    let stack = layer.layer(attempts.of(hyper));
+    let request = server.request("POST", Full::new(Bytes::from("one of each")));
+    let response = stack.oneshot(request).await.unwrap();
+    response.into_body().collect().await.unwrap();
+    let free = Saw {
+        attempts: 2,
+        counted: 1,
+        failed: 0,
+        budget: 20 + 2,
+    };
+    assert_eq!(attempts.saw(&layer), free);
+}
+
+/// A body that panics as soon as it is read.
+#[derive(Clone, Copy)]
+struct Panics;
+
+impl Body for Panics {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        panic!("scripted panic: a body");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_whose_body_panics_is_not_repeated() {
+    let server = server(false, 0).await;
+    let (layer, attempts) = (client("panics", config()).unwrap(), Attempts::default());
+    let stack = layer.layer(attempts.of(hyper(false)));
+    let error = match stack.oneshot(server.request("PUT", Panics)).await {
+        Err(Error::Inner(error)) => error,
+        other => panic!("not hyper's error: {other:?}"),
+    };
+    assert_eq!(error_type(&error), "invalid_request");
+    assert_eq!(attempts.saw(&layer), Saw::nothing_in(1));
+}
+
+#[tokio::test]
+async fn hyper_names_a_dropped_connection_task_by_the_text_that_is_looked_for() {
+    let server = server(false, 1).await;
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    let request = server.request("GET", Full::new(Bytes::new()));
+    let call = sender.send_request(request);
+    let cut = async {
+        server.holding.notified().await;
+        connection.abort();
+    };
+    let (result, ()) = tokio::join!(call, cut);
+    let error = result.unwrap_err();
+    assert!(error.is_user());
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "runtime dropped the dispatch task");
+}
