@@ -486,7 +486,7 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
         .layer(always_responds::<_, String, BoxError>())
         .call(post());
     panics_after_completion("connect", call).await;
-    let hangs = service_fn(|_: ()| std::future::pending::<Result<(), BoxError>>());
+    let hangs = service_fn(|()| std::future::pending::<Result<(), BoxError>>());
     let call = connect.layer(hangs).call(());
     panics_after_completion("connect, passed", call).await;
     let stack = client("again", ClientConfig::default()).unwrap();
