@@ -51,7 +51,7 @@ async fn inner_call(
     outer: impl Layer<Slow, Service = impl Calls>,
 ) -> Duration {
     let started = Instant::now();
-    let _ = options.scope(outer.layer(slow()).call_it()).await;
+    options.scope(outer.layer(slow()).call_it()).await;
     started.elapsed()
 }
 
@@ -164,8 +164,8 @@ async fn a_server_stack_clears_the_options_of_a_caller_in_the_same_process() {
     let hour = 3600 * SECOND;
     for path in ["/orders", "/livez"] {
         let service = server("options.server", ServerConfig::default()).unwrap();
-        let service = service.layer(seen.clone().map_response(|response: Response<String>| {
-            response.map(|text| http_body_util::Full::<bytes::Bytes>::from(text))
+        let service = service.layer(seen.map_response(|response: Response<String>| {
+            response.map(http_body_util::Full::<bytes::Bytes>::from)
         }));
         let options = CallOptions::new().timeout(hour).attempt_timeout(hour);
         let mut request = Request::get(path).body(String::new()).unwrap();
@@ -301,7 +301,7 @@ async fn of_calls_made_together_in_one_scope_one_gets_the_key() {
         )
     };
     let (a, b, c) = CallOptions::new().key("k").scope(calls).await;
-    let sent = [a, b, c].into_iter().filter(Result::is_ok).count();
+    let sent = [a, b, c].iter().flatten().count();
     assert_eq!((sent, server.calls()), (1, 1));
     // Every call in a scope of its own has its key.
     for _ in 0..2 {

@@ -406,8 +406,8 @@ async fn a_future_polled_after_completion_panics() {
     panics_after_completion("deadline", deadline().layer(ready()).call(())).await;
     panics_after_completion("deadline, passed", deadline().layer(hangs()).call(())).await;
     let mut late = deadline().layer(ready());
-    let late = async { over.scope(async { late.call(()) }).await };
-    panics_after_completion("deadline, over", late.await).await;
+    let call = over.scope(std::future::poll_fn(|_| Poll::Ready(late.call(()))));
+    panics_after_completion("deadline, over", call.await).await;
     panics_after_completion("retry", retry().layer(ready()).call(())).await;
     let failing = || service_fn(|()| std::future::poll_fn(|_| Poll::Ready(bad_result())));
     panics_after_completion("retry, failed", retry().layer(failing()).call(())).await;
@@ -474,9 +474,10 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
     let key = IdempotencyKeyLayer::new();
     let call = key.layer(always_responds::<_, String, Own>()).call(post());
     panics_after_completion("key", call).await;
-    let refused = async { key.layer(always_responds::<_, String, Own>()).call(post()) };
-    let refused = CallOptions::new().key("").scope(refused).await;
-    panics_after_completion("key, refused", refused).await;
+    let mut refusing = key.layer(always_responds::<_, String, Own>());
+    let call = std::future::poll_fn(|_| Poll::Ready(refusing.call(post())));
+    let call = CallOptions::new().key("").scope(call).await;
+    panics_after_completion("key, refused", call).await;
     let span = AttemptSpanLayer::new();
     let call = span.layer(always_responds::<_, String, Own>()).call(post());
     panics_after_completion("span", call).await;
@@ -485,7 +486,7 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
         .layer(always_responds::<_, String, BoxError>())
         .call(post());
     panics_after_completion("connect", call).await;
-    let hangs = service_fn(|_: ()| std::future::pending::<Result<(), BoxError>>());
+    let hangs = service_fn(|()| std::future::pending::<Result<(), BoxError>>());
     let call = connect.layer(hangs).call(());
     panics_after_completion("connect, passed", call).await;
     let stack = client("again", ClientConfig::default()).unwrap();
