@@ -1046,6 +1046,30 @@ mod tests {
     }
 
     #[test]
+    fn a_run_of_failures_is_remembered_beyond_the_window() {
+        let window = plain().window(Window::Time(10 * S));
+        for config in [window, plain().failure_rate(None)] {
+            let mut bench = bench(config);
+            bench.calls("F");
+            bench.wait(3600 * S);
+            assert!(bench.machine.remembers(bench.now));
+            bench.calls("S");
+            bench.wait(3600 * S);
+            assert!(!bench.machine.remembers(bench.now));
+        }
+    }
+
+    #[test]
+    fn a_circuit_that_ramps_up_is_remembered() {
+        let mut bench = Bench::until_half_open(plain().ramp_up(10 * S));
+        assert_eq!(bench.calls("SSS"), Closed);
+        assert!(bench.machine.remembers(bench.now));
+        bench.wait(10 * S);
+        bench.calls("S");
+        assert!(!bench.machine.remembers(bench.now));
+    }
+
+    #[test]
     fn with_all_rules_off_it_only_opens_by_hand() {
         let config = plain()
             .consecutive(None)
