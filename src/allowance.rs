@@ -90,6 +90,11 @@ impl SharedAllowance {
         Self(AtomicU64::new(Allowance::default().bits()))
     }
 
+    /// Leaves nothing for refused streams, which cost a server work. Requests on closing connections cost it nothing.
+    pub(crate) fn without_refused(&self) {
+        self.update(|allowance| while allowance.take(Unprocessed::StreamRefused) {});
+    }
+
     /// Takes one unit for a request that came back unprocessed; `false` if there is none left.
     pub(crate) fn take(&self, how: Unprocessed) -> bool {
         self.update(|allowance| allowance.take(how))

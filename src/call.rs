@@ -24,9 +24,10 @@ pub use crate::call_scope::CallScope;
 ///
 /// # Which call an option applies to
 ///
-/// An option is applied by the outermost layer that knows it, and hidden from everything inside that layer. So a scope
-/// applies to the calls made directly in it, not to the calls that a called service makes itself. The standard server
-/// stack [`http::server`](crate::http::server) ignores and hides all options of a caller in the same process.
+/// A scope applies to the calls made directly in it, not to the calls that a called service makes itself. So an option is
+/// applied by the outermost layer that knows it, and hidden from everything inside that layer. Only `streams` is applied by
+/// every layer of a stack; the standard stacks and [`http::answer`](crate::http::answer()) hide it from the service inside.
+/// The standard server stack [`http::server`](crate::http::server) ignores all options of a caller in the same process.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -206,11 +207,6 @@ impl CallOptions {
         hide(|of| !of.retry, |of| of.retry = true)
     }
 
-    /// Hides that the response is a stream on purpose.
-    pub(crate) fn hide_streams() -> Hidden {
-        hide(|of| of.streams, |of| of.streams = false)
-    }
-
     /// Hides the idempotency key.
     #[cfg_attr(
         not(feature = "http"),
@@ -298,9 +294,8 @@ mod tests {
                 {
                     let _timeout = CallOptions::hide_timeout();
                     assert_eq!(CallOptions::current_timeout(), None);
-                    let _streams = CallOptions::hide_streams();
                     let _retry = CallOptions::hide_retry();
-                    assert!(!CallOptions::current_streams());
+                    assert!(CallOptions::current_streams());
                     let _all = CallOptions::hide_all();
                     assert_eq!(call_scope::in_force(), InForce::NONE);
                 }

@@ -106,5 +106,6 @@ impl Forget for RetryBudget {
         let mut locked = shared.locked.lock();
         locked.machine.empty(now);
         shared.balance.store(0, Ordering::Relaxed);
+        shared.allowance.without_refused();
     }
 }

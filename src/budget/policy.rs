@@ -25,7 +25,7 @@ pub(super) struct Shared {
     /// Micro-tokens. Good calls change it without the lock, and at the cap only read it.
     pub(super) balance: AtomicU64,
     /// For requests that never reached the server. A good call restores some of it; a full one is only read.
-    allowance: SharedAllowance,
+    pub(super) allowance: SharedAllowance,
     /// What good calls need of the rules; written under the lock only.
     cap: AtomicU64,
     ratio: AtomicU64,

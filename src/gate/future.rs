@@ -7,7 +7,6 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 
 use super::Permit;
-use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Rejected};
 use crate::outcome::{Classify, Outcome, judge_error};
@@ -17,10 +16,6 @@ use crate::outcome::{Classify, Outcome, judge_error};
 pub trait Finish<Res, E, P, C> {
     /// What the caller gets.
     type Response;
-
-    /// Whether [`CallOptions::streams`](crate::CallOptions::streams) is applied here, and hidden from the inner service.
-    #[doc(hidden)]
-    const APPLIES_STREAMS: bool = false;
 
     /// The inner future is ready.
     ///
@@ -141,9 +136,7 @@ where
                 // Looked at here too, so that no result can be lost to a panic below.
                 assert!(permit.is_some(), "`GateFuture` polled after completion");
                 let unwinding = Unwinding(permit);
-                let hidden = H::APPLIES_STREAMS.then(CallOptions::hide_streams);
                 let polled = future.poll(cx);
-                drop(hidden);
                 std::mem::forget(unwinding);
                 match polled {
                     Poll::Ready(result) => {

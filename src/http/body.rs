@@ -97,8 +97,6 @@ where
 {
     type Response = Response<GatedBody<B, P, C>>;
 
-    const APPLIES_STREAMS: bool = true;
-
     fn finish(
         &self,
         mut result: Result<Response<B>, E>,

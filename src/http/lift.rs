@@ -12,6 +12,7 @@ use tower_service::Service;
 use super::classify::ByStatus;
 use super::error::ErrorOutcome;
 use super::grpc::ByGrpcStatus;
+use crate::call::CallOptions;
 use crate::error::{BoxError, CallError, Error};
 
 /// Maps the error of a service to the error of the stack around it. Implemented by the classifier of the stack.
@@ -126,6 +127,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
+        let _hidden = CallOptions::hide_all();
         LiftFuture {
             inner: self.inner.call(request),
             error: PhantomData,
@@ -158,6 +160,8 @@ where
     type Output = Result<T, C::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        // The innermost part of a stack: the calls that the service makes itself have options of their own.
+        let _hidden = CallOptions::hide_all();
         self.project().inner.poll(cx).map_err(C::inner)
     }
 }

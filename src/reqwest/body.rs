@@ -26,8 +26,6 @@ where
 {
     type Response = Response;
 
-    const APPLIES_STREAMS: bool = true;
-
     fn finish(
         &self,
         mut result: Result<Response, E>,

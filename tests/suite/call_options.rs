@@ -193,32 +193,39 @@ async fn options_in_the_extensions_replace_those_of_a_scope_and_reach_through_a_
 
 #[tokio::test(start_paused = true)]
 async fn a_response_streams_on_purpose_only_where_its_caller_said_so() {
-    // The outer gate applies it; the one inside, of the called service, has its limits.
-    let slow_body = || {
-        let frames = futures(3 * SECOND);
-        Response::new(frames)
+    let gate = |name: &'static str| {
+        GateLayer::new(Observed::new(name), ByStatus::new()).finish(AtBodyEnd::new(name, SECOND))
     };
-    let inside = GateLayer::new(Observed::new("options.inside"), ByStatus::new())
-        .finish(AtBodyEnd::new("options.inside", SECOND))
-        .layer(service_fn(move |()| {
-            std::future::ready(Ok::<_, Error<Infallible>>(slow_body()))
-        }));
-    let outside = GateLayer::new(Observed::new("options.outside"), ByStatus::new())
-        .finish(AtBodyEnd::new("options.outside", SECOND));
+    let late = || service_fn(|()| std::future::ready(Ok::<_, Error<Infallible>>(late_body())));
     let streams = || CallOptions::new().streams(true);
-    let direct = streams().scope(inside.clone().oneshot(())).await.unwrap();
+    let direct = gate("options.direct").layer(late());
+    let direct = streams().scope(direct.oneshot(())).await.unwrap();
     let read = http_body_util::BodyExt::collect(direct.into_body()).await;
     assert!(read.is_ok());
-    let called = streams().scope(outside.layer(inside).oneshot(())).await;
-    let read = http_body_util::BodyExt::collect(called.unwrap().into_body()).await;
-    assert!(read.is_err(), "the limit inside holds");
+    // A server reads a body of its own call, to respond with what became of that.
+    let server = service_fn(move |_: Request<String>| {
+        let own = gate("options.server").layer(late());
+        async move {
+            let body = own.oneshot(()).await.unwrap().into_body();
+            let read = http_body_util::BodyExt::collect(body).await;
+            Ok::<_, Broken>(Response::new(read.is_err().to_string()))
+        }
+    });
+    let stack = client("options.streams", config()).unwrap().layer(server);
+    let response = streams().scope(stack.oneshot(get())).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await;
+    assert_eq!(
+        body.unwrap().to_bytes(),
+        "true",
+        "the limit of its own call holds"
+    );
+}
+
+fn late_body() -> Response<Late> {
+    Response::new(Late(Box::pin(sleep(3 * SECOND)), false))
 }
 
 /// A body of one frame that comes after this time.
-fn futures(after: Duration) -> impl http_body::Body<Data = bytes::Bytes, Error = Infallible> {
-    Late(Box::pin(sleep(after)), false)
-}
-
 struct Late(std::pin::Pin<Box<tokio::time::Sleep>>, bool);
 
 impl http_body::Body for Late {

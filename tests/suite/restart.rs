@@ -273,8 +273,7 @@ where
     while let Some(caller) = callers.join_next().await {
         caller.unwrap();
     }
-    let outcomes = std::mem::take(&mut *outcomes.lock().unwrap());
-    outcomes
+    std::mem::take(&mut *outcomes.lock().unwrap())
 }
 
 fn over_hyper(name: &'static str, protocol: Protocol, runtime: &Runtime) {
@@ -429,7 +428,7 @@ type Script = Arc<dyn Fn(usize, usize) -> Does + Send + Sync>;
 #[derive(Clone, Copy, PartialEq)]
 enum Does {
     Serve,
-    /// Resets the stream with REFUSED_STREAM.
+    /// Resets the stream with `REFUSED_STREAM`.
     Refuse,
     /// Serves it, then sends GOAWAY with this error code and serves no stream above the last one it has served. What comes
     /// is still read.
@@ -682,11 +681,13 @@ async fn a_goaway_that_asks_for_calm_counts_as_overload_and_is_not_repeated_at_o
         Told::Retry(_, wait) => Some(*wait),
         _ => None,
     });
-    assert_eq!(waits.filter(|wait| wait.is_zero()).count(), 0);
+    assert_eq!(waits.filter(Duration::is_zero).count(), 0);
 }
 
-/// How many attempts reach a server that refuses this share of its streams, for each call; and how many were free.
-async fn attempts_over_refusals(name: &'static str, refused: usize) -> (f64, f64) {
+const CALLS: usize = 1000;
+
+/// How many attempts reach a server that refuses this share of its streams, and how many of them were free.
+async fn attempts_over_refusals(name: &'static str, refused: usize) -> (usize, usize) {
     let server = Scripted::start(move |_, stream| {
         if stream * 37 % 100 < refused {
             Does::Refuse
@@ -701,16 +702,14 @@ async fn attempts_over_refusals(name: &'static str, refused: usize) -> (f64, f64
     // What the allowance, the budget's first tokens and the calls under way cost is over after these.
     let _ = burst(&stack, server.address, "before", 100).await;
     let (arrived, _) = (server.arrived(), listener.take());
-    let calls = 1000;
-    for round in 0..calls / 20 {
+    for round in 0..CALLS / 20 {
         let _ = burst(&stack, server.address, &format!("{round}"), 20).await;
     }
     let attempts = server.arrived() - arrived;
     let told = listener.take();
     let paid = told.iter().filter(|told| **told == Told::Budget).count();
     assert_eq!(server.executed_twice(), 0);
-    let each = |n: usize| n as f64 / calls as f64;
-    (each(attempts), each(attempts.saturating_sub(calls + paid)))
+    (attempts, attempts.saturating_sub(CALLS + paid))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -722,12 +721,11 @@ async fn free_repetitions_of_refused_streams_add_at_most_a_tenth_to_the_load() {
         ("refused-100", 100),
     ] {
         let (attempts, free) = attempts_over_refusals(name, refused).await;
-        println!(
-            "{refused} % of the streams refused: {attempts:.3} attempts a call, {free:.3} of them free"
-        );
-        assert!(free <= 0.11, "{refused} %: {free}");
+        println!("{refused} % refused, {CALLS} calls: {attempts} attempts, {free} of them free");
+        // What was restored before may be taken, too.
+        assert!(free <= CALLS / 10 + 10, "{refused} %: {free}");
         if refused == 100 {
-            assert!(attempts <= 1.1, "{attempts}");
+            assert!(attempts <= CALLS * 11 / 10, "{attempts}");
         }
     }
 }

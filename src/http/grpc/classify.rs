@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
+use ::http::{Extensions, HeaderMap, StatusCode};
 
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
@@ -140,9 +140,10 @@ fn may_be(headers: &HeaderMap, media_type: &[u8]) -> bool {
     })
 }
 
+/// `DEADLINE_EXCEEDED` in the head.
 fn is_late(headers: &HeaderMap) -> bool {
     let status = headers.get(STATUS);
-    status.is_some_and(|status| *status == HeaderValue::from(u16::from(Code::DEADLINE_EXCEEDED.0)))
+    status.is_some_and(|status| status.as_bytes() == b"4")
 }
 
 const GRPC: &[u8] = b"application/grpc";
