@@ -303,7 +303,22 @@ mod tests {
         }
 
         fn admit(&mut self) -> Verdict {
+            // What is announced without moving the machine is what a call finds. A call that finds lost probes moves it.
+            let announced = self.machine.refuses(self.now);
+            let moves_it = self.machine.lost_until(self.now).is_some();
             let (verdict, moves) = self.machine.admit(self.now, EVEN);
+            let found = match verdict.clone() {
+                Verdict::Refuse {
+                    reason: Reason::CircuitRampingUp,
+                    ..
+                }
+                | Verdict::Admit(_) => None,
+                Verdict::Refuse {
+                    reason,
+                    retry_after,
+                } => Some((reason, retry_after)),
+            };
+            assert_eq!(announced, found.filter(|_| !moves_it));
             self.note(moves);
             verdict
         }
@@ -1043,6 +1058,14 @@ mod tests {
         bench.settle_slow(ticket, Outcome::SUCCESS, 2 * S);
         assert!(bench.machine.remembers(bench.now));
         assert!(!bench.machine.remembers(bench.now.after(10 * S)));
+    }
+
+    #[test]
+    fn calls_are_timed_only_for_the_slow_rule() {
+        let slow = plain().slow_call(3 * S);
+        assert_eq!(bench(slow).machine.slow_call(), None);
+        let slow = slow.slow_rate(Some(0.5));
+        assert_eq!(bench(slow).machine.slow_call(), Some(3 * S));
     }
 
     #[test]
