@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 
 use ::http::header::CONTENT_TYPE;
-use ::http::{Extensions, HeaderMap, HeaderValue, StatusCode};
+use ::http::{Extensions, HeaderMap, StatusCode};
 
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
