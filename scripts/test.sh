@@ -9,13 +9,13 @@ step() { printf '\n== %s\n' "$*"; "$@"; }
 step cargo fmt --all --check
 step cargo clippy --all-targets --all-features -- -D warnings
 # Features gate dependencies only; each combination that a user may pick has to build.
-for features in "" metrics tracing http hyper http2 reqwest serde test-util idempotency file redis postgres axum; do
+for features in "" metrics tracing http hyper http2 reqwest serde test-util idempotency file redis postgres axum tower tonic; do
     step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done
 RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
 
-# With a Redis and a PostgreSQL of their own, or those of REDIS_URL and DATABASE_URL.
-step scripts/services.sh cargo test --all-features
+# With a Redis and a PostgreSQL of their own, or those of REDIS_URL and DATABASE_URL. Servers restart for 20 s a test.
+RESTART_SECONDS="${RESTART_SECONDS:-20}" step scripts/services.sh cargo test --all-features
 # The same at full size: every store under ten thousand operations, with servers that are killed.
 step scripts/services.sh cargo test --release --all-features --test exactly_once -- --ignored
 # The handles under every interleaving. A folder of its own: the flag rebuilds everything.
