@@ -349,6 +349,50 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_that_is_looked_at_often_fills_as_fast() {
+        // One micro-token a millisecond.
+        let config = BudgetConfig::new().floor(Some(0.001));
+        let (rules, half) = (Rules::new(&config), Duration::from_micros(500));
+        let mut often = Machine::new(&rules, Moment::START);
+        often.empty(Moment::START);
+        let mut once = often;
+        let mut now = Moment::START;
+        for _ in 0..2000 {
+            now = now.after(half);
+            often.refill(&rules, now);
+        }
+        once.refill(&rules, now);
+        assert_eq!((often.floor, once.floor), (1000, 1000));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_floor_that_was_emptied() {
+        let config = BudgetConfig::new().floor(Some(1.0));
+        let rules = Rules::new(&config);
+        let mut machine = Machine::new(&rules, Moment::START);
+        let later = Moment::START.after(Duration::from_secs(3600));
+        assert!(machine.balance(&rules, 0, 0, later) > 0);
+        machine.empty(later);
+        assert_eq!(machine.balance(&rules, 0, 0, later), 0);
+    }
+
+    #[test]
+    fn retries_are_known_from_their_grant_to_their_end() {
+        let in_flight = InFlight {
+            ratio: 1.0,
+            floor: 1,
+        };
+        let config = BudgetConfig::new().in_flight(Some(in_flight));
+        let rules = Rules::new(&config.rule(Rule::InFlight));
+        let mut machine = Machine::new(&rules, Moment::START);
+        assert!(!machine.has_retries());
+        let (_, taken) = machine.withdraw(&rules, 0, 1000, Kind::Transient, Moment::START);
+        assert!(taken.is_some() && machine.has_retries());
+        machine.end();
+        assert!(!machine.has_retries());
+    }
+
+    #[test]
     fn every_ratio_grants_its_share_exactly() {
         for ratio in [
             0.1, 0.25, 0.4, 0.5, 0.51, 0.6, 0.75, 0.9, 0.99, 0.999, 0.01, 0.001,
