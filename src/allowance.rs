@@ -100,10 +100,16 @@ impl SharedAllowance {
         self.update(|allowance| allowance.take(how))
     }
 
-    /// Restores what a successful call restores. A full allowance is only read, so that cores do not contend for it.
+    /// A full allowance is only read, so that cores do not contend for it.
+    #[inline(always)]
+    pub(crate) fn is_full(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
+    }
+
+    /// Restores what a successful call restores.
     #[inline(always)]
     pub(crate) fn restore(&self) {
-        if self.0.load(Ordering::Relaxed) != 0 {
+        if !self.is_full() {
             self.restore_one();
         }
     }

@@ -104,20 +104,22 @@ fn next_generation(any: bool) -> u64 {
 
 /// Sends an event to all observers. Never called under a lock.
 pub(crate) fn emit(event: &Event<'_>) {
-    for observer in crate::BUILT_IN_OBSERVERS {
-        contain(*observer, event);
-    }
+    contain(|| {
+        for observer in crate::BUILT_IN_OBSERVERS {
+            observer.on_event(event);
+        }
+    });
     event
         .source()
         .observers()
-        .for_each(|observer| contain(observer, event));
+        .for_each(|observer| contain(|| observer.on_event(event)));
     let generation = GENERATION.load(Ordering::Acquire);
     if generation & 1 == 1 {
         // Outside of the borrow, so that an observer may subscribe, unsubscribe or emit.
         let seen = SEEN.try_with(|seen| seen.borrow_mut().at(generation));
         if let Ok(observers) = seen {
             for observer in observers.iter().filter_map(Weak::upgrade) {
-                contain(&*observer.0, event);
+                contain(|| observer.0.on_event(event));
             }
         } else {
             emit_at_thread_end(event);
@@ -135,13 +137,13 @@ fn emit_at_thread_end(event: &Event<'_>) {
         .collect();
     drop(subscribers);
     for observer in observers {
-        contain(&*observer, event);
+        contain(|| observer.on_event(event));
     }
 }
 
 /// A panic of an observer must neither fail the call that is observed nor keep the event from other observers.
-fn contain(observer: &dyn Observe, event: &Event<'_>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| observer.on_event(event))) {
+fn contain(observe: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(observe)) {
         // Dropping it could panic again.
         std::mem::forget(payload);
     }

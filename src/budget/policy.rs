@@ -133,10 +133,11 @@ impl RetryBudget {
     pub fn deposit(&self) {
         let shared = &*self.shared;
         let balance = shared.balance.load(Ordering::Relaxed);
-        if balance < shared.cap.load(Ordering::Relaxed) {
+        // One branch for both: most calls find both full.
+        let is_full = balance >= shared.cap.load(Ordering::Relaxed);
+        if !(is_full & shared.allowance.is_full()) {
             shared.deposit(balance);
         }
-        shared.allowance.restore();
     }
 
     /// Takes one unit of the allowance for a request that never reached the server; `false` if there is none left.
@@ -235,6 +236,7 @@ impl Shared {
         let ratio = self.ratio.load(Ordering::Relaxed);
         let cap = self.cap.load(Ordering::Relaxed);
         self.change(seen, |balance| (deposited(balance, ratio, cap), ()));
+        self.allowance.restore();
     }
 
     fn reconfigure(&self, config: BudgetConfig) {

@@ -103,12 +103,17 @@ where
 
 impl<S: Clone, P, C, H> Gate<S, P, C, H> {
     /// A service that was polled ready, or is still waiting to be, may hold a place of a limit. A clone holds none.
-    #[cold]
+    #[inline(always)]
     fn give_readiness_back(&mut self) {
         if self.polled {
-            self.polled = false;
-            self.inner = self.inner.clone();
+            self.replace_inner();
         }
+    }
+
+    #[cold]
+    fn replace_inner(&mut self) {
+        self.polled = false;
+        self.inner = self.inner.clone();
     }
 }
 

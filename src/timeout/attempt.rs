@@ -124,9 +124,16 @@ pub struct TimeoutFuture<F> {
     layer: Arc<Limit>,
     /// The layer's limit when this was made; from the first pending poll on the time that was left then. In nanoseconds.
     limit: u64,
-    /// Whether it is the deadline that the timer stands for.
-    is_deadline: bool,
-    done: bool,
+    state: State,
+}
+
+/// What the timer stands for. One byte, so that the future is copied in whole words right after it was written.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    Limit,
+    Deadline,
+    /// Neither: it has completed.
+    Done,
 }
 
 impl<F> TimeoutFuture<F> {
@@ -137,8 +144,7 @@ impl<F> TimeoutFuture<F> {
             alarm: Alarm::new(),
             limit: layer.nanos(),
             layer,
-            is_deadline: false,
-            done: false,
+            state: State::Limit,
         }
     }
 }
@@ -153,16 +159,18 @@ where
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        assert!(!*this.done, "`TimeoutFuture` polled after completion");
+        assert!(
+            *this.state != State::Done,
+            "`TimeoutFuture` polled after completion"
+        );
         let hidden = CallOptions::hide_attempt_timeout();
         let polled = this.future.poll(cx);
         drop(hidden);
         if let Poll::Ready(result) = polled {
-            *this.done = true;
+            let state = std::mem::replace(this.state, State::Done);
             return match result {
                 Err(error) if error.rejected().is_none() => {
-                    let passed =
-                        passed_with_error(&this.alarm, this.layer, *this.limit, *this.is_deadline);
+                    let passed = passed_with_error(&this.alarm, this.layer, *this.limit, state);
                     Poll::Ready(Err(passed.map_or(error, Into::into)))
                 }
                 result => Poll::Ready(result),
@@ -176,7 +184,9 @@ where
             let left = Deadline::current().map_or(u64::MAX, |d| nanos(d.remaining(&now)));
             if left <= *this.limit {
                 *this.limit = left;
-                *this.is_deadline = left != u64::MAX;
+                if left != u64::MAX {
+                    *this.state = State::Deadline;
+                }
             }
             if *this.limit == u64::MAX {
                 return Poll::Pending;
@@ -184,33 +194,26 @@ where
             this.alarm.as_mut().arm(duration(*this.limit), &now);
         }
         ready!(this.alarm.poll(cx));
-        *this.done = true;
-        Poll::Ready(Err(
-            passed(this.layer, *this.limit, *this.is_deadline).into()
-        ))
+        let state = std::mem::replace(this.state, State::Done);
+        Poll::Ready(Err(passed(this.layer, *this.limit, state).into()))
     }
 }
 
 /// The limit that passed together with an error of the service, if one did: a client that knows how much time is left gives
 /// up at the same moment, with an error of its own.
 #[cold]
-fn passed_with_error(
-    alarm: &Alarm,
-    layer: &Limit,
-    limit: u64,
-    is_deadline: bool,
-) -> Option<Rejected> {
+fn passed_with_error(alarm: &Alarm, layer: &Limit, limit: u64, state: State) -> Option<Rejected> {
     if alarm.is_armed() {
-        return alarm.is_due().then(|| passed(layer, limit, is_deadline));
+        return alarm.is_due().then(|| passed(layer, limit, state));
     }
     // An attempt that ended at its first poll had no time to arm the timer.
-    Deadline::is_current_due().then(|| passed(layer, limit, true))
+    Deadline::is_current_due().then(|| passed(layer, limit, State::Deadline))
 }
 
 /// The limit, which was this long, has passed.
 #[cold]
-fn passed(layer: &Limit, limit: u64, is_deadline: bool) -> Rejected {
-    let reason = if is_deadline {
+fn passed(layer: &Limit, limit: u64, state: State) -> Rejected {
+    let reason = if state == State::Deadline {
         Reason::Deadline
     } else {
         Reason::AttemptTimeout {
