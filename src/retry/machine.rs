@@ -452,8 +452,13 @@ mod tests {
         let refused = unprocessed(Unprocessed::StreamRefused, true);
         let closing = unprocessed(Unprocessed::ConnectionClosing, true);
         let connect = finished(Outcome::TRANSIENT.not_executed());
-        let steps = course(&config(), &[refused, closing, connect, closing]);
-        assert_eq!(steps, [FREE; 4]);
+        let mut machine = Machine::new();
+        machine.begin(true);
+        for (finished, free) in [(refused, 1), (closing, 2), (connect, 3), (closing, 4)] {
+            assert_eq!(machine.next(&config(), &finished, || Draw::new(0)), FREE);
+            machine.begin(false);
+            assert_eq!((machine.attempts(), machine.free()), (1, free));
+        }
     }
 
     #[test]
