@@ -1,4 +1,4 @@
-//! The names of all live handles, to warn of two that cannot be told apart.
+//! The names of all live handles, to warn of two that nothing distinguishes.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -1,4 +1,4 @@
-//! Who receives events, and for how long; handles that cannot be told apart.
+//! Which observers receive events, and for how long; handles of one name.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

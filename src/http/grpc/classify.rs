@@ -167,7 +167,7 @@ fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
 impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus {
     fn classify(&self, result: Result<&Res, &E>) -> Outcome {
         match result {
-            // The server was told the deadline, and gives up when the caller does.
+            // The server knows the deadline, and gives up when the caller does.
             Ok(response) if is_late(response.headers()) && Deadline::is_current_due() => {
                 Outcome::NEUTRAL.repeat(Again::Never)
             }
