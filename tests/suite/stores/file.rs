@@ -172,11 +172,12 @@ async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
             continue;
         };
         for begun in begin_all(&store).await {
-            let again = Begun::Started { run: 2 };
-            assert!(
-                begun.as_ref().map_or(true, |begun| *begun == again),
-                "{begun:?}"
-            );
+            // A damaged fingerprint is another one. Whatever is damaged, no operation is taken for a new one.
+            let is_safe = match &begun {
+                Ok(begun) => matches!(begun, Begun::Started { run: 2 } | Begun::Mismatch),
+                Err(_) => true,
+            };
+            assert!(is_safe, "{begun:?}");
         }
     }
 }
