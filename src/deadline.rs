@@ -73,8 +73,8 @@ impl Deadline {
         self.0 != Moment::FAR && now.moment() >= self.0
     }
 
-    /// Whether the deadline in force is over, as far as timers can tell: whoever else was told of it may give up a
-    /// millisecond earlier, which is the resolution of tokio's timers.
+    /// Whether the deadline in force is over within a millisecond, the resolution of tokio's timers. A client or server that
+    /// knows the deadline may give up that much earlier.
     pub(crate) fn is_current_due() -> bool {
         let left = Self::current().map(|deadline| deadline.remaining(&Now::unread()));
         left.is_some_and(|left| left <= Duration::from_millis(1))

@@ -233,7 +233,7 @@ where
         }
         let polled = {
             let _entered = this.limits.as_ref().and_then(Limits::enter);
-            // The options of whoever reads the body are not those of the calls that make its frames.
+            // The reader's options do not apply to the calls that produce the frames.
             let _hidden = CallOptions::hide_all();
             let unwinding = Unwinding(this.call);
             let polled = this.body.as_mut().poll_frame(cx);

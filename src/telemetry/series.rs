@@ -162,7 +162,7 @@ impl Handles {
                 let key = self.key(CIRCUITS, source, &[("state", state.as_str())]);
                 recorder.register_gauge(&key, &METADATA)
             });
-            // Whoever sets last must have set the newest.
+            // The last write must be of the newest state.
             loop {
                 let count = counts.get(state);
                 #[expect(clippy::cast_precision_loss, reason = "there are at most 2^24 keys")]
@@ -177,19 +177,19 @@ impl Handles {
     /// Moves are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
     /// not go back to it.
     fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
-        let mut told = (sequence << LEVEL_BITS | u64::from(level(state))) + 1;
-        if self.newest.fetch_max(told, Ordering::AcqRel) >= told {
+        let mut written = (sequence << LEVEL_BITS | u64::from(level(state))) + 1;
+        if self.newest.fetch_max(written, Ordering::AcqRel) >= written {
             return;
         }
         loop {
-            let [level, ..] = (told - 1).to_le_bytes();
+            let [level, ..] = (written - 1).to_le_bytes();
             gauge.set(f64::from(level & ((1 << LEVEL_BITS) - 1)));
-            // Whoever sets last must have set the newest.
+            // The last write must be of the newest state.
             let newest = self.newest.load(Ordering::Acquire);
-            if newest == told || newest == 0 {
+            if newest == written || newest == 0 {
                 break;
             }
-            told = newest;
+            written = newest;
         }
     }
 

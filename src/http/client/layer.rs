@@ -284,8 +284,8 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
         };
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
-        let told = parts.out.layer(Lift::mapped(inner));
-        let limited = parts.timeout.layer(told);
+        let inner = parts.out.layer(Lift::mapped(inner));
+        let limited = parts.timeout.layer(inner);
         #[cfg(feature = "tracing")]
         let limited = AttemptSpanLayer::new()
             .classify(self.classify.clone())
