@@ -75,8 +75,6 @@
 //! The layer holds nothing. Dropping its future drops the call.
 
 mod client;
-#[cfg(feature = "idempotency")]
-mod ids;
 mod key;
 #[cfg(feature = "idempotency")]
 pub(crate) mod record;

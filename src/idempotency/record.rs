@@ -8,12 +8,14 @@
 //!         abandon, in run 1
 //! ```
 
+mod ids;
+
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use super::ids::{Fingerprint, ParseRecordKeyError, RecordKey, Token};
+pub use self::ids::{Fingerprint, ParseRecordKeyError, RecordKey, Token};
 use super::store::{Entry, EntryState, Resolve, ResolveAs, Resolved};
 use crate::clock::Moment;
 

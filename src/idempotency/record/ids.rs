@@ -29,7 +29,7 @@ impl FromStr for RecordKey {
     }
 }
 
-pub(super) fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     digits
         .filter_map(|digit| char::from_digit(digit.into(), 16))
@@ -37,7 +37,7 @@ pub(super) fn to_hex(bytes: &[u8]) -> String {
 }
 
 /// Fills the bytes from twice as many hexadecimal digits, and no others.
-pub(super) fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
+pub(crate) fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
     let digits = digits.as_bytes();
     if digits.len() != 2 * bytes.len() {
         return None;
