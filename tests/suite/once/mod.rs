@@ -6,6 +6,7 @@ mod cut_off;
 mod edges;
 mod keys;
 mod model;
+mod paths;
 mod rpc;
 mod runs;
 mod shop;
