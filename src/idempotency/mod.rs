@@ -85,6 +85,8 @@ pub mod store;
 
 pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
+#[cfg(feature = "axum")]
+pub use self::server::routes;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,

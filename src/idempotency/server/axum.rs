@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 
+use ::axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use ::http::StatusCode;
 use ::http::request::Parts;
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 
 use super::operation::Operation;
 

@@ -135,7 +135,8 @@ where
                         None => return Poll::Pending,
                     };
                     let whole = ready!(poll_whole(reading.body, read, trailers, most, cx));
-                    let Some((shared, inner, parts, key, record)) = reading.request.take() else {
+                    let Some((shared, inner, mut parts, key, record)) = reading.request.take()
+                    else {
                         return Poll::Pending;
                     };
                     let next = match whole {
@@ -145,7 +146,7 @@ where
                             let asked = Asked {
                                 key,
                                 record,
-                                fingerprint: shared.fingerprint(&parts, &data),
+                                fingerprint: shared.fingerprint(&mut parts, &data),
                             };
                             let body = KeptBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);

@@ -168,15 +168,21 @@ impl IdempotencyLayer {
     }
 
     /// Guards only the requests for which this holds, of those with a guarded method. All others pass untouched.
+    ///
+    /// It sees the full path of a request, also in nested routers of axum (feature `axum`).
     #[must_use]
     pub fn guard(mut self, guards: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).guards = Some(Arc::new(guards));
         self
     }
 
-    /// What stands for the route in the place of the path: the same key on two routes stands for two operations. A path that is
-    /// written in two ways, or a router that cuts off its beginning, wants one; so does a process that serves several hosts, for
-    /// the host is not part of the path.
+    /// Sets what a key belongs to, instead of the path: the same key on two routes stands for two operations. Use it for a path
+    /// that can be written in two ways, or for a path with a parameter: `routes::matched_path` (feature `axum`) is the
+    /// pattern of the route that matched.
+    ///
+    /// By default a key belongs to the full path of the request and to the path that this layer sees, which are two if a router
+    /// or another layer further out rewrites the path. With the feature `axum` the full path is axum's `OriginalUri`, so nested
+    /// routers need no `route`. With another router that cuts off prefixes, return here what tells its routes apart.
     #[must_use]
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).route = Some(Arc::new(route));

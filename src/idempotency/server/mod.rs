@@ -17,6 +17,7 @@ mod claim;
 mod close;
 mod config;
 mod digest;
+mod full_uri;
 mod future;
 mod handler;
 #[cfg(feature = "postgres")]
@@ -27,6 +28,8 @@ mod lease;
 mod operation;
 mod page;
 mod policy;
+#[cfg(feature = "axum")]
+pub mod routes;
 mod run;
 mod scope;
 mod service;

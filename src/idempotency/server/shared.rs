@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method};
+use ::http::{HeaderName, Method, Uri};
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 
 use super::config::IdempotencyConfig;
 use super::digest::digest;
+use super::full_uri::with_full_uri;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -77,12 +78,13 @@ impl Shared {
         self.methods.contains(method)
     }
 
-    pub(super) fn guards(&self, parts: &Parts) -> bool {
-        self.guards.as_ref().is_none_or(|guards| guards(parts))
+    pub(super) fn guards(&self, parts: &mut Parts) -> bool {
+        let guards = self.guards.as_ref();
+        guards.is_none_or(|guards| with_full_uri(parts, |parts, _| guards(parts)))
     }
 
     /// The caller's key and what its record is kept under; `None`: to be served without protection.
-    pub(super) fn key(&self, parts: &Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
+    pub(super) fn key(&self, parts: &mut Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
         let config = &self.config;
         let key = key::received(
             &parts.headers,
@@ -97,22 +99,40 @@ impl Shared {
                 Ok(None)
             };
         };
-        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
-        let route = match &self.route {
-            Some(route) => route(parts),
-            None => parts.uri.path().to_owned(),
-        };
-        let record = RecordKey(digest([
-            self.source.name().as_bytes(),
-            tenant.as_bytes(),
-            parts.method.as_str().as_bytes(),
-            route.as_bytes(),
-            key.as_bytes(),
-        ]));
+        let record = with_full_uri(parts, |parts, seen| self.record(parts, seen, &key))?;
         Ok(Some((key, record)))
     }
 
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
+    /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
+    fn record(
+        &self,
+        parts: &Parts,
+        seen: Option<&Uri>,
+        key: &str,
+    ) -> Result<RecordKey, KeyProblem> {
+        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+        let operation = [
+            self.source.name().as_bytes(),
+            tenant.as_bytes(),
+            parts.method.as_str().as_bytes(),
+        ];
+        let route = match &self.route {
+            Some(route) => digest([route(parts).as_bytes()]),
+            None => digest([
+                parts.uri.path().as_bytes(),
+                seen.unwrap_or(&parts.uri).path().as_bytes(),
+            ]),
+        };
+        Ok(RecordKey(digest(
+            operation.into_iter().chain([&route[..], key.as_bytes()]),
+        )))
+    }
+
+    pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
+        with_full_uri(parts, |parts, _| self.fingerprint_of(parts, body))
+    }
+
+    fn fingerprint_of(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
         if let Some(print) = &self.fingerprint {
             return Fingerprint(digest([&print(parts, body)[..]]));
         }

@@ -6,6 +6,8 @@ mod cut_off;
 mod edges;
 mod keys;
 mod model;
+mod paths;
+mod replayed;
 mod rpc;
 mod runs;
 mod shop;
