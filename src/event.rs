@@ -326,6 +326,10 @@ pub enum OperationStep {
     LeaseLost,
     /// Its answer was given, but the store did not take its record: it may be run again.
     NotRecorded,
+    /// An operator released its key.
+    ReleasedByOperator,
+    /// An operator recorded its response.
+    RecordedByOperator,
 }
 
 impl OperationStep {
@@ -334,7 +338,7 @@ impl OperationStep {
         not(feature = "metrics"),
         expect(dead_code, reason = "metrics keep a counter for each")
     )]
-    pub(crate) const COUNT: usize = Self::NotRecorded as usize + 1;
+    pub(crate) const COUNT: usize = Self::RecordedByOperator as usize + 1;
 
     /// The step as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -346,6 +350,8 @@ impl OperationStep {
             Self::Replayed => "replayed",
             Self::LeaseLost => "lease_lost",
             Self::NotRecorded => "not_recorded",
+            Self::ReleasedByOperator => "released_by_operator",
+            Self::RecordedByOperator => "recorded_by_operator",
         }
     }
 }

@@ -85,6 +85,8 @@ pub mod store;
 
 pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
+#[cfg(feature = "idempotency")]
+pub use self::server::lookup;
 #[cfg(feature = "axum")]
 pub use self::server::routes;
 #[cfg(feature = "idempotency")]

@@ -1,6 +1,6 @@
-//! Every event as a `tracing` event: transitions at `warn`, the rest at `debug`.
+//! Every event as a `tracing` event: transitions at `warn`, repairs by an operator at `info`, the rest at `debug`.
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::event::{Event, Observe, OperationStep};
 
@@ -68,24 +68,7 @@ impl Observe for Tracing {
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
-            Event::Operation { step, .. } => match step {
-                OperationStep::TakenOver
-                | OperationStep::LeaseLost
-                | OperationStep::NotRecorded => warn!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "an operation may have been run twice, or may be"
-                ),
-                _ => debug!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "operation with an idempotency key"
-                ),
-            },
+            Event::Operation { step, .. } => log_step(layer, name, step),
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
             }
@@ -109,5 +92,31 @@ impl Observe for Tracing {
                 new.location
             ),
         }
+    }
+}
+
+fn log_step(layer: &str, name: &str, step: OperationStep) {
+    match step {
+        OperationStep::TakenOver | OperationStep::LeaseLost | OperationStep::NotRecorded => warn!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            "an operation may have been run twice, or may be"
+        ),
+        OperationStep::ReleasedByOperator | OperationStep::RecordedByOperator => info!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            "an operator has ended an operation"
+        ),
+        _ => debug!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            "operation with an idempotency key"
+        ),
     }
 }

@@ -17,6 +17,57 @@ impl RecordKey {
     }
 }
 
+/// The short name of an operation, for logs and support: the first 16 bytes of its record key, as 32 hexadecimal digits.
+///
+/// It is a digest: it reveals neither the idempotency key nor the tenant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct OperationId(pub [u8; 16]);
+
+impl RecordKey {
+    /// The short name of the operation.
+    pub fn operation_id(&self) -> OperationId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.0[..16]);
+        OperationId(id)
+    }
+}
+
+impl fmt::Display for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for OperationId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for OperationId {
+    type Err = ParseOperationIdError;
+
+    /// Reads 32 hexadecimal digits.
+    fn from_str(digits: &str) -> Result<Self, ParseOperationIdError> {
+        let mut id = [0; 16];
+        from_hex(digits, &mut id)
+            .map(|()| Self(id))
+            .ok_or(ParseOperationIdError(()))
+    }
+}
+
+/// The text is not the id of an operation: 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseOperationIdError(());
+
+impl fmt::Display for ParseOperationIdError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the id of an operation is 32 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for ParseOperationIdError {}
+
 impl FromStr for RecordKey {
     type Err = ParseRecordKeyError;
 
@@ -143,6 +194,18 @@ mod tests {
     fn the_digits_of_a_key_are_read_back_and_nothing_else_is() {
         let mut key = RecordKey([0xab; 32]);
         key.0[0] = 0x0c;
+        let id = key.operation_id();
+        let shown = format!("0c{}", "ab".repeat(15));
+        assert_eq!(
+            [id.to_string(), format!("{id:?}")],
+            [shown.clone(), shown.clone()]
+        );
+        assert_eq!(shown.parse(), Ok(id));
+        let error = shown[1..].parse::<OperationId>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the id of an operation is 32 hexadecimal digits"
+        );
         let digits = key.to_hex();
         assert_eq!(digits, format!("0c{}", "ab".repeat(31)));
         assert_eq!(digits.parse(), Ok(key));

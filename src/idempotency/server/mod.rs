@@ -25,6 +25,7 @@ mod joined;
 mod keep;
 mod layer;
 mod lease;
+pub mod lookup;
 mod operation;
 mod page;
 mod policy;

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::full_uri::with_full_uri;
+use super::lookup::{Route as RouteOf, record_key};
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -111,21 +112,16 @@ impl Shared {
         key: &str,
     ) -> Result<RecordKey, KeyProblem> {
         let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
-        let operation = [
-            self.source.name().as_bytes(),
-            tenant.as_bytes(),
-            parts.method.as_str().as_bytes(),
-        ];
-        let route = match &self.route {
-            Some(route) => digest([route(parts).as_bytes()]),
-            None => digest([
-                parts.uri.path().as_bytes(),
-                seen.unwrap_or(&parts.uri).path().as_bytes(),
-            ]),
+        let named = self.route.as_ref().map(|route| route(parts));
+        let route = match &named {
+            Some(route) => RouteOf::Named(route),
+            None => RouteOf::Paths {
+                full: parts.uri.path(),
+                seen: seen.unwrap_or(&parts.uri).path(),
+            },
         };
-        Ok(RecordKey(digest(
-            operation.into_iter().chain([&route[..], key.as_bytes()]),
-        )))
+        let name = self.source.name();
+        Ok(record_key(name, &tenant, &parts.method, route, key))
     }
 
     pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {

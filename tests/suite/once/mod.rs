@@ -7,6 +7,7 @@ mod edges;
 mod keys;
 mod model;
 mod paths;
+mod repair;
 mod replayed;
 mod rpc;
 mod runs;
