@@ -25,6 +25,7 @@ mod joined;
 mod keep;
 mod layer;
 mod lease;
+mod normalize;
 mod operation;
 mod page;
 mod policy;
@@ -42,6 +43,7 @@ pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
 pub(in crate::idempotency) use self::joined::finish;
 pub use self::layer::IdempotencyLayer;
+pub use self::normalize::Normalize;
 pub use self::operation::Operation;
 pub use self::policy::Policy;
 pub use self::scope::Scope;
