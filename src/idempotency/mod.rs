@@ -92,7 +92,7 @@ pub use self::server::routes;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Operation, Policy, Scope, StoragePolicy,
+    KeptBody, Normalize, Operation, Policy, Scope, StoragePolicy,
 };
 
 use ::http::HeaderMap;

@@ -8,10 +8,11 @@ use bytes::Bytes;
 use tower_layer::Layer;
 
 use super::config::IdempotencyConfig;
+use super::normalize::Normalize;
 use super::policy::Policy;
 use super::scope::Scope;
 use super::service::Idempotency;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use crate::error::ConfigError;
 use crate::idempotency::store::Store;
 
@@ -189,14 +190,27 @@ impl IdempotencyLayer {
         self
     }
 
-    /// What must be equal in two requests with one key, or the second is refused with 422: by default method, path and query,
-    /// `content-type` and body. For clients that write the same request in more than one way.
+    /// Sets what to ignore when two requests with one key are compared: the order of members in JSON, the boundary of a multipart body and the like.
+    ///
+    /// By default method, full path, query, `content-type` and body must be equal, byte for byte, or the second request gets 422. See
+    /// [`Normalize`] for what can be ignored, and [`fingerprint`](Self::fingerprint) for a comparison of your own. The last of the two
+    /// that is called counts.
+    #[must_use]
+    pub fn normalize(mut self, normalize: Normalize) -> Self {
+        Arc::make_mut(&mut self.shared).compared = Compared::Normalized(normalize);
+        self
+    }
+
+    /// Sets a fingerprint of your own: two requests with one key must have the same one, or the second gets 422.
+    ///
+    /// It sees the full path of a request, also in nested routers of axum (feature `axum`). What it leaves out is not compared: a request that differs
+    /// only there gets the stored response of another. [`Normalize::fingerprint`] is a start that leaves out nothing.
     #[must_use]
     pub fn fingerprint(
         mut self,
         fingerprint: impl Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.shared).fingerprint = Some(Arc::new(fingerprint));
+        Arc::make_mut(&mut self.shared).compared = Compared::Custom(Arc::new(fingerprint));
         self
     }
 

@@ -26,6 +26,7 @@ mod keep;
 mod layer;
 mod lease;
 pub mod lookup;
+mod normalize;
 mod operation;
 mod page;
 mod policy;
@@ -43,6 +44,7 @@ pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
 pub(in crate::idempotency) use self::joined::finish;
 pub use self::layer::IdempotencyLayer;
+pub use self::normalize::Normalize;
 pub use self::operation::Operation;
 pub use self::policy::Policy;
 pub use self::scope::Scope;

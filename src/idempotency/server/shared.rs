@@ -13,6 +13,7 @@ use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::full_uri::with_full_uri;
 use super::lookup::{Route as RouteOf, record_key};
+use super::normalize::Normalize;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -38,7 +39,7 @@ pub(super) struct Shared {
     methods: Vec<Method>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
-    pub(super) fingerprint: Option<Arc<Print>>,
+    pub(super) compared: Compared,
     /// How many operations are under way.
     pub(super) running: Arc<watch::Sender<usize>>,
     /// Places for claims that are being given up.
@@ -48,6 +49,13 @@ pub(super) struct Shared {
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+
+/// What is compared of two requests with one key.
+#[derive(Clone)]
+pub(super) enum Compared {
+    Normalized(Normalize),
+    Custom(Arc<Print>),
+}
 
 impl Shared {
     pub(super) fn new(
@@ -68,7 +76,8 @@ impl Shared {
             config,
             guards: None,
             route: None,
-            fingerprint: None,
+            // A retry may reach another instance, by an address of its own.
+            compared: Compared::Normalized(Normalize::new().any_authority()),
             running: Arc::new(watch::Sender::new(0)),
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
@@ -125,21 +134,11 @@ impl Shared {
     }
 
     pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
-        with_full_uri(parts, |parts, _| self.fingerprint_of(parts, body))
-    }
-
-    fn fingerprint_of(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        if let Some(print) = &self.fingerprint {
-            return Fingerprint(digest([&print(parts, body)[..]]));
-        }
-        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let kind = parts.headers.get(::http::header::CONTENT_TYPE);
-        Fingerprint(digest([
-            parts.method.as_str().as_bytes(),
-            path.as_bytes(),
-            kind.map_or(&[], |kind| kind.as_bytes()),
-            body,
-        ]))
+        let compared = with_full_uri(parts, |parts, _| match &self.compared {
+            Compared::Normalized(normalize) => normalize.fingerprint(parts, body),
+            Compared::Custom(print) => print(parts, body),
+        });
+        Fingerprint(digest([&compared[..]]))
     }
 
     /// The refusal of a request, which is reported.

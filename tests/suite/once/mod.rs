@@ -4,6 +4,7 @@ mod around;
 mod bodies;
 mod cut_off;
 mod edges;
+mod fingerprints;
 mod keys;
 mod model;
 mod paths;
