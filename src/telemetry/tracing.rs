@@ -56,7 +56,10 @@ impl Observe for Tracing {
             Event::RetryStopped { attempts, why, .. } => {
                 debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
-            Event::Budget { .. } | Event::BreakerState { .. } | Event::Circuits { .. } => {}
+            Event::Budget { .. }
+            | Event::BreakerState { .. }
+            | Event::Circuits { .. }
+            | Event::InProgress { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
                 debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }

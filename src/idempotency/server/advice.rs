@@ -1,6 +1,7 @@
 //! What a client is told to do about each problem.
 
-use super::config::{AfterCrash, IdempotencyConfig, StoragePolicy};
+use super::config::{AfterCrash, IdempotencyConfig};
+use super::keep::StoragePolicy;
 use super::scope::Scope;
 use crate::key_problem::{KeyFault, KeyProblem};
 
@@ -52,9 +53,11 @@ pub(super) fn advice(config: &IdempotencyConfig, scope: &Scope) -> Vec<Advice> {
         KeyProblem::InProgress,
         KeyProblem::NotKept,
         KeyProblem::Unknown,
-        KeyProblem::TooLarge(config.max_request_body),
+        KeyProblem::TooSlow,
+        KeyProblem::TooLarge(Some(config.max_request_body)),
         KeyProblem::Reused,
         KeyProblem::Failed,
+        KeyProblem::TooManyOperations,
         KeyProblem::StoreUnavailable,
     ];
     each.into_iter()
@@ -92,6 +95,14 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
         KeyProblem::Incomplete => (
             Again::Same,
             "Nothing was done: the body of the request broke off.",
+        ),
+        KeyProblem::TooSlow => (
+            Again::Same,
+            "Nothing was done: the body of the request arrived too slowly.",
+        ),
+        KeyProblem::TooManyOperations => (
+            Again::Same,
+            "Nothing was done by this request. Send it again after `Retry-After`.",
         ),
         KeyProblem::TooLarge(_) => (
             Again::Corrected,

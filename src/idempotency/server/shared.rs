@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method};
+use ::http::{HeaderName, Method, response};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
 use super::digest::digest;
+use super::progress::InProgress;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -37,14 +38,15 @@ pub(super) struct Shared {
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) fingerprint: Option<Arc<Print>>,
-    /// How many operations are under way.
-    pub(super) running: Arc<watch::Sender<usize>>,
+    pub(super) store_when: Option<Arc<StoreWhen>>,
+    pub(super) progress: Arc<InProgress>,
     /// Places for claims that are being given up.
     pub(super) giving_up: Arc<Semaphore>,
 }
 
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 impl Shared {
@@ -57,8 +59,10 @@ impl Shared {
         config.validate()?;
         let methods = config.methods.iter();
         let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
+        let source = Arc::new(Source::new("idempotency", name));
         Ok(Self {
-            source: Arc::new(Source::new("idempotency", name)),
+            progress: InProgress::new(Arc::clone(&source)),
+            source,
             store,
             scope,
             header: key::header_name("header", &config.header)?,
@@ -67,7 +71,7 @@ impl Shared {
             guards: None,
             route: None,
             fingerprint: None,
-            running: Arc::new(watch::Sender::new(0)),
+            store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
     }
@@ -81,8 +85,11 @@ impl Shared {
         self.guards.as_ref().is_none_or(|guards| guards(parts))
     }
 
-    /// The caller's key and what its record is kept under; `None`: to be served without protection.
-    pub(super) fn key(&self, parts: &Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
+    /// The caller's key, what its record is kept under, and the tenant; `None`: to be served without protection.
+    pub(super) fn key(
+        &self,
+        parts: &Parts,
+    ) -> Result<Option<(String, RecordKey, String)>, KeyProblem> {
         let config = &self.config;
         let key = key::received(
             &parts.headers,
@@ -109,7 +116,7 @@ impl Shared {
             route.as_bytes(),
             key.as_bytes(),
         ]));
-        Ok(Some((key, record)))
+        Ok(Some((key, record, tenant)))
     }
 
     pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
@@ -129,7 +136,9 @@ impl Shared {
     /// The refusal of a request, which is reported.
     pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
         let wait = match problem {
-            KeyProblem::InProgress | KeyProblem::StoreUnavailable => Some(RETRY_AFTER),
+            KeyProblem::InProgress
+            | KeyProblem::StoreUnavailable
+            | KeyProblem::TooManyOperations => Some(RETRY_AFTER),
             _ => None,
         };
         let name = Arc::clone(self.source.name());
