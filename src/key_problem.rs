@@ -19,8 +19,7 @@ pub enum KeyProblem {
     Incomplete,
     /// 408. The body of the request took longer than a time limit in front of this service allows. Send it again: nothing was done.
     TooSlow,
-    /// 413. The body of the request is larger than this many bytes, or than a limit in front of this service (`None`). Nothing
-    /// was done.
+    /// 413. The body of the request is larger than this many bytes or, if `None`, than a limit further out. Nothing was done.
     TooLarge(Option<usize>),
     /// 500, of a handler whose own call was refused. It was the second call in a scope of [`CallOptions`](crate::CallOptions)
     /// that needs the idempotency key of the scope. It was not sent. Give each call a scope of its own, or set the header

@@ -100,10 +100,6 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
             Again::Same,
             "Nothing was done: the body of the request arrived too slowly.",
         ),
-        KeyProblem::TooManyOperations => (
-            Again::Same,
-            "Nothing was done by this request. Send it again after `Retry-After`.",
-        ),
         KeyProblem::TooLarge(_) => (
             Again::Corrected,
             "Nothing was done. Make the body of the request smaller.",
@@ -138,7 +134,7 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
             Again::Same,
             "The operation failed, and the key is free: the same request runs it again.",
         ),
-        KeyProblem::StoreUnavailable => (
+        KeyProblem::TooManyOperations | KeyProblem::StoreUnavailable => (
             Again::Same,
             "Nothing was done by this request. Send it again after `Retry-After`.",
         ),

@@ -16,6 +16,10 @@ use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
     serde(default, deny_unknown_fields)
 )]
 #[non_exhaustive]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct IdempotencyConfig {
     /// The header that carries the key. Default `idempotency-key`; a header name.
     pub header: String,

@@ -62,14 +62,11 @@ where
             Ok(Some((key, record, tenant))) => {
                 let inner = self.give_readiness_back();
                 let shared = Arc::clone(&self.shared);
-                match shared.progress.begin(&tenant, &shared.config) {
-                    Some(running) => {
-                        IdempotencyFuture::reading(shared, inner, parts, body, key, record, running)
-                    }
-                    None => {
-                        drop_refused((parts, body));
-                        IdempotencyFuture::refused(shared.refuse(KeyProblem::TooManyOperations))
-                    }
+                if let Some(running) = shared.progress.begin(&tenant, &shared.config) {
+                    IdempotencyFuture::reading(shared, inner, parts, body, key, record, running)
+                } else {
+                    drop_refused((parts, body));
+                    IdempotencyFuture::refused(shared.refuse(KeyProblem::TooManyOperations))
                 }
             }
             Err(problem) => {
