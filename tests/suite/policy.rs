@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use buttress::http::answer;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
-    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope, StoragePolicy,
+    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Normalize, Scope, StoragePolicy,
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -206,6 +206,30 @@ fn changes() -> Vec<Changed> {
             "what the service compares of it",
             "/request/compared",
             json!("custom"),
+        ),
+        Changed(
+            once().normalize(Normalize::new()),
+            "host, method, path, query, `content-type` and body are the same",
+            "/request/compared",
+            json!([
+                "authority",
+                "method",
+                "path",
+                "query",
+                "content-type",
+                "body"
+            ]),
+        ),
+        Changed(
+            once().normalize(
+                Normalize::new()
+                    .any_authority()
+                    .canonical_json()
+                    .multipart(),
+            ),
+            "Not compared: the order of members, white space and string escapes in JSON; the boundary of a multipart body.",
+            "/request/ignored",
+            json!(["json_notation", "multipart_boundary"]),
         ),
     ]
 }

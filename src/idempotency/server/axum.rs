@@ -1,9 +1,9 @@
 //! The operation as an extractor of axum.
 
+use ::axum::extract::{FromRequestParts, OptionalFromRequestParts};
+use ::axum::response::{IntoResponse, Response};
 use ::http::StatusCode;
 use ::http::request::Parts;
-use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
-use axum_core::response::{IntoResponse, Response};
 
 use super::operation::{Operation, OperationEnded};
 

@@ -139,7 +139,8 @@ where
                         None => return Poll::Pending,
                     };
                     let whole = ready!(poll_whole(reading.body, read, trailers, most, cx));
-                    let Some((shared, inner, parts, key, record, running)) = reading.request.take()
+                    let Some((shared, inner, mut parts, key, record, running)) =
+                        reading.request.take()
                     else {
                         return Poll::Pending;
                     };
@@ -150,7 +151,7 @@ where
                             let asked = Asked {
                                 key,
                                 record,
-                                fingerprint: shared.fingerprint(&parts, &data),
+                                fingerprint: shared.fingerprint(&mut parts, &data),
                             };
                             let body = KeptBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);

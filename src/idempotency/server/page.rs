@@ -7,8 +7,9 @@ use super::advice::{Advice, advice};
 use super::config::AfterCrash;
 use super::keep::NEVER_IN_WORDS;
 use super::keep::{HeaderPolicy, StoragePolicy};
+use super::normalize::Normalize;
 use super::scope::Scope;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 
@@ -77,10 +78,18 @@ impl Page<'_> {
     }
 
     fn request(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let same = if self.0.fingerprint.is_some() {
-            "what the service compares of it is the same"
+        let (same, ignored) = match &self.0.compared {
+            Compared::Custom(_) => (
+                "what the service compares of it is the same".into(),
+                Vec::new(),
+            ),
+            Compared::Normalized(normalize) => (in_words(*normalize), normalize.ignored()),
+        };
+        let ignored: Vec<&str> = ignored.into_iter().map(|(_, words)| words).collect();
+        let ignored = if ignored.is_empty() {
+            String::new()
         } else {
-            "method, path, query, `content-type` and body are the same, byte for byte"
+            format!(" Not compared: {}.", ignored.join("; "))
         };
         let most = size(self.0.config.max_request_body);
         write!(
@@ -88,7 +97,7 @@ impl Page<'_> {
             "
 ## The request
 
-- A request is a repetition if {same}. Another request with a key that was used is refused with 422.
+- A request is a repetition if {same}.{ignored} Another request with a key that was used is refused with 422.
 - Its body has {most} at most.
 "
         )
@@ -211,6 +220,26 @@ As `application/problem+json` (RFC 9457). Tell them apart by their `type`.
             )?;
         }
         Ok(())
+    }
+}
+
+/// What is compared.
+fn in_words(normalize: Normalize) -> String {
+    let fields: Vec<&str> = normalize
+        .compared()
+        .into_iter()
+        .map(|field| match field {
+            "authority" => "host",
+            "content-type" => "`content-type`",
+            field => field,
+        })
+        .collect();
+    match &fields[..] {
+        [fields @ .., last] => {
+            let fields = fields.join(", ");
+            format!("{fields} and {last} are the same, byte for byte")
+        }
+        [] => String::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::config::AfterCrash;
 use super::keep::{HeaderPolicy, StoragePolicy};
 use super::page::Page;
 use super::scope::Scope;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 
@@ -61,10 +61,13 @@ impl Policy {
                 })
             })
             .collect();
-        let compared = if self.shared.fingerprint.is_some() {
-            json!("custom")
-        } else {
-            json!(["method", "path", "query", "content-type", "body"])
+        let (compared, ignored) = match &self.shared.compared {
+            Compared::Custom(_) => (json!("custom"), json!("custom")),
+            Compared::Normalized(normalize) => {
+                let ignored = normalize.ignored().into_iter().map(|(name, _)| name);
+                let ignored: Vec<&str> = ignored.collect();
+                (json!(normalize.compared()), json!(ignored))
+            }
         };
         let policy = json!({
             "name": &**self.shared.source.name(),
@@ -76,7 +79,7 @@ impl Policy {
                 "scope": match scope { Scope::Global => "global", Scope::By(_) => "tenant" },
                 "route": if self.shared.route.is_some() { "custom" } else { "path" },
             },
-            "request": { "compared": compared, "max_bytes": config.max_request_body },
+            "request": { "compared": compared, "ignored": ignored, "max_bytes": config.max_request_body },
             "answer": {
                 "kept_for": config.ttl.as_secs_f64(),
                 "kept": match config.keep {

@@ -48,9 +48,9 @@ where
         if !self.shared.guards_method(request.method()) {
             return IdempotencyFuture::passing(self.inner.call(request.map(KeptBody::passing)));
         }
-        let (parts, body) = request.into_parts();
-        let key = if self.shared.guards(&parts) {
-            self.shared.key(&parts)
+        let (mut parts, body) = request.into_parts();
+        let key = if self.shared.guards(&mut parts) {
+            self.shared.key(&mut parts)
         } else {
             Ok(None)
         };

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method, response};
+use ::http::{HeaderName, Method, Uri, response};
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
 use super::digest::digest;
+use super::full_uri::with_full_uri;
+use super::normalize::Normalize;
 use super::progress::InProgress;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
@@ -37,7 +39,7 @@ pub(super) struct Shared {
     methods: Vec<Method>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
-    pub(super) fingerprint: Option<Arc<Print>>,
+    pub(super) compared: Compared,
     pub(super) store_when: Option<Arc<StoreWhen>>,
     pub(super) progress: Arc<InProgress>,
     /// Places for claims that are being given up.
@@ -48,6 +50,13 @@ pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
 pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+
+/// What is compared of two requests with one key.
+#[derive(Clone)]
+pub(super) enum Compared {
+    Normalized(Normalize),
+    Custom(Arc<Print>),
+}
 
 impl Shared {
     pub(super) fn new(
@@ -70,7 +79,8 @@ impl Shared {
             config,
             guards: None,
             route: None,
-            fingerprint: None,
+            // A retry may reach another instance, by an address of its own.
+            compared: Compared::Normalized(Normalize::new().any_authority()),
             store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
@@ -81,14 +91,15 @@ impl Shared {
         self.methods.contains(method)
     }
 
-    pub(super) fn guards(&self, parts: &Parts) -> bool {
-        self.guards.as_ref().is_none_or(|guards| guards(parts))
+    pub(super) fn guards(&self, parts: &mut Parts) -> bool {
+        let guards = self.guards.as_ref();
+        guards.is_none_or(|guards| with_full_uri(parts, |parts, _| guards(parts)))
     }
 
     /// The caller's key, what its record is kept under, and the tenant; `None`: to be served without protection.
     pub(super) fn key(
         &self,
-        parts: &Parts,
+        parts: &mut Parts,
     ) -> Result<Option<(String, RecordKey, String)>, KeyProblem> {
         let config = &self.config;
         let key = key::received(
@@ -104,33 +115,38 @@ impl Shared {
                 Ok(None)
             };
         };
-        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
-        let route = match &self.route {
-            Some(route) => route(parts),
-            None => parts.uri.path().to_owned(),
-        };
-        let record = RecordKey(digest([
-            self.source.name().as_bytes(),
-            tenant.as_bytes(),
-            parts.method.as_str().as_bytes(),
-            route.as_bytes(),
-            key.as_bytes(),
-        ]));
+        let (record, tenant) = with_full_uri(parts, |parts, seen| {
+            let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+            Ok((self.record(parts, seen, &tenant, &key), tenant))
+        })?;
         Ok(Some((key, record, tenant)))
     }
 
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        if let Some(print) = &self.fingerprint {
-            return Fingerprint(digest([&print(parts, body)[..]]));
-        }
-        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let kind = parts.headers.get(::http::header::CONTENT_TYPE);
-        Fingerprint(digest([
+    /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
+    fn record(&self, parts: &Parts, seen: Option<&Uri>, tenant: &str, key: &str) -> RecordKey {
+        let operation = [
+            self.source.name().as_bytes(),
+            tenant.as_bytes(),
             parts.method.as_str().as_bytes(),
-            path.as_bytes(),
-            kind.map_or(&[], |kind| kind.as_bytes()),
-            body,
-        ]))
+        ];
+        let route = match &self.route {
+            Some(route) => digest([route(parts).as_bytes()]),
+            None => digest([
+                parts.uri.path().as_bytes(),
+                seen.unwrap_or(&parts.uri).path().as_bytes(),
+            ]),
+        };
+        RecordKey(digest(
+            operation.into_iter().chain([&route[..], key.as_bytes()]),
+        ))
+    }
+
+    pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
+        let compared = with_full_uri(parts, |parts, _| match &self.compared {
+            Compared::Normalized(normalize) => normalize.fingerprint(parts, body),
+            Compared::Custom(print) => print(parts, body),
+        });
+        Fingerprint(digest([&compared[..]]))
     }
 
     /// The refusal of a request, which is reported.
