@@ -56,7 +56,10 @@ impl Observe for Tracing {
             Event::RetryStopped { attempts, why, .. } => {
                 debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
-            Event::Budget { .. } | Event::BreakerState { .. } | Event::Circuits { .. } => {}
+            Event::Budget { .. }
+            | Event::BreakerState { .. }
+            | Event::Circuits { .. }
+            | Event::InProgress { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
                 debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }
@@ -68,7 +71,7 @@ impl Observe for Tracing {
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
-            Event::Operation { step, .. } => log_step(layer, name, step),
+            Event::Operation { step, .. } => log_operation(layer, name, step),
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
             }
@@ -95,7 +98,7 @@ impl Observe for Tracing {
     }
 }
 
-fn log_step(layer: &str, name: &str, step: OperationStep) {
+fn log_operation(layer: &str, name: &str, step: OperationStep) {
     match step {
         OperationStep::TakenOver | OperationStep::LeaseLost | OperationStep::NotRecorded => warn!(
             target: "buttress",

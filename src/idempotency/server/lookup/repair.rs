@@ -10,8 +10,7 @@ use super::found::{Found, OperationState};
 use crate::event::OperationStep;
 use crate::idempotency::server::answer::Kept;
 use crate::idempotency::server::claim::limited;
-use crate::idempotency::server::config::HeaderPolicy;
-use crate::idempotency::server::keep::headers;
+use crate::idempotency::server::keep::{HeaderPolicy, headers};
 use crate::idempotency::server::layer::IdempotencyLayer;
 use crate::idempotency::store::{ResolveAs, Resolved, StoreError};
 
