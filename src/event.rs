@@ -10,6 +10,7 @@ use crate::error::Rejected;
 pub use crate::live_names::BuiltAt;
 pub use crate::observe::{Observe, Subscription, refresh, subscribe};
 pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
+pub use crate::operation_id::{OperationId, ParseOperationIdError};
 use crate::outcome::Outcome;
 pub use crate::source::{CircuitCounts, Source};
 
@@ -108,6 +109,10 @@ pub enum Event<'a> {
         source: &'a Source,
         /// The step.
         step: OperationStep,
+        /// Which operation.
+        operation: OperationId,
+        /// Which run of it takes the step; `None` for a replay.
+        run: Option<u32>,
     },
     /// The operations of an idempotency layer that are in progress in this process. Sent by
     /// [`refresh`](crate::telemetry::refresh).

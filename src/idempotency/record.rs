@@ -15,9 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use self::ids::{
-    Fingerprint, OperationId, ParseOperationIdError, ParseRecordKeyError, RecordKey, Token,
-};
+pub use self::ids::{Fingerprint, ParseRecordKeyError, RecordKey, Token};
 use super::store::{Entry, EntryState, Resolve, ResolveAs, Resolved};
 use crate::clock::Moment;
 

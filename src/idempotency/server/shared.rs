@@ -163,10 +163,12 @@ impl Shared {
         rejected
     }
 
-    pub(super) fn report(&self, step: OperationStep) {
+    pub(super) fn report(&self, step: OperationStep, record: &RecordKey, run: Option<u32>) {
         emit(&Event::Operation {
             source: &self.source,
             step,
+            operation: record.operation_id(),
+            run,
         });
     }
 

@@ -488,7 +488,7 @@ async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
     let steps = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&steps);
     let _subscription = subscribe(move |event: &Event<'_>| {
-        if let Event::Operation { source, step } = event {
+        if let Event::Operation { source, step, .. } = event {
             if &**source.name() == name {
                 sink.lock().unwrap().push(step.as_str());
             }

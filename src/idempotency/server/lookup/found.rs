@@ -7,7 +7,8 @@ use std::time::Duration;
 use ::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 
-use crate::idempotency::record::{OperationId, RecordKey};
+use crate::event::OperationId;
+use crate::idempotency::record::RecordKey;
 use crate::idempotency::server::answer::{Answer, Kept, Peeked, peek};
 use crate::idempotency::store::{Cursor, Entry, EntryState};
 

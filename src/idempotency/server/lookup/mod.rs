@@ -48,7 +48,7 @@ pub use self::record_of::RecordOf;
 use self::record_of::key_of;
 pub(super) use self::record_of::{Route, record_key};
 pub use self::repair::{Repair, RepairError};
-pub use crate::idempotency::record::{OperationId, ParseOperationIdError};
+pub use crate::event::{OperationId, ParseOperationIdError};
 
 use super::claim::limited;
 use super::layer::IdempotencyLayer;

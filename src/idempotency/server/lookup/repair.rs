@@ -10,7 +10,8 @@ use super::found::{Found, OperationState};
 use crate::event::OperationStep;
 use crate::idempotency::server::answer::Kept;
 use crate::idempotency::server::claim::limited;
-use crate::idempotency::server::keep::{HeaderPolicy, headers};
+use crate::idempotency::server::keep::HeaderPolicy;
+use crate::idempotency::server::keep::headers;
 use crate::idempotency::server::layer::IdempotencyLayer;
 use crate::idempotency::store::{ResolveAs, Resolved, StoreError};
 
@@ -128,7 +129,8 @@ impl IdempotencyLayer {
         let resolved = self.shared.store.resolve(&seen.entry.key, &resolve);
         match limited(&self.shared, resolved).await {
             Ok(Resolved::Resolved) => {
-                self.shared.report(step);
+                let run = Some(seen.entry.run);
+                self.shared.report(step, &seen.entry.key, run);
                 Ok(())
             }
             Ok(Resolved::Changed) => Err(RepairError::Changed),
