@@ -18,6 +18,7 @@ mod shop;
 mod stores;
 mod told;
 mod wire;
+mod without_http;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
