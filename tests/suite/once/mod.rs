@@ -10,6 +10,7 @@ mod model;
 mod paths;
 mod replayed;
 mod rpc;
+mod rpc_methods;
 mod runs;
 mod shop;
 mod stores;
