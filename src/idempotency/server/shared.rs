@@ -49,7 +49,7 @@ pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
-/// What is compared of two requests with one key.
+/// How two requests with one key are compared.
 #[derive(Clone)]
 pub(super) enum Compared {
     Normalized(Normalize),

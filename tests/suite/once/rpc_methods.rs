@@ -50,7 +50,7 @@ impl<T> Stream for Received<T> {
     }
 }
 
-/// What `tonic-prost-build` would generate, and its handlers.
+/// The service that `tonic-prost-build` would generate, and its handlers.
 #[derive(Clone, Default)]
 struct Payments {
     runs: Arc<AtomicUsize>,
@@ -247,7 +247,7 @@ async fn raw(channel: &Channel, message: &str) -> (HeaderMap, Bytes, Option<Head
     (head.headers, body.to_bytes(), trailers)
 }
 
-/// A call that waits for what does not come fails, instead of hanging.
+/// Fails a call that would otherwise hang.
 async fn soon<F: Future>(future: F) -> F::Output {
     let Ok(output) = timeout(Duration::from_secs(20), future).await else {
         panic!("it waits for the end of a stream");
