@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::request::Parts;
+use ::http::response;
 use bytes::Bytes;
 use tower_layer::Layer;
 
@@ -214,6 +216,31 @@ impl IdempotencyLayer {
         self
     }
 
+    /// Decides for a response whether it is stored and replayed: `Some(true)` stores it, `Some(false)` does not, and `None` leaves
+    /// the decision to [`StoragePolicy`](super::StoragePolicy).
+    ///
+    /// A response that is not stored does not prove that nothing happened: the next request with the key runs the operation as
+    /// run 2 or is refused, as [`AfterCrash`](super::AfterCrash) says. Not called if the handler has called
+    /// [`did_not_happen`](super::Operation::did_not_happen) or [`happened`](super::Operation::happened).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+    /// # use buttress::idempotency::store::MemoryStore;
+    /// let layer = IdempotencyLayer::new("payments", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?
+    ///     // The payment provider is down, and this service has done nothing by then.
+    ///     .store_when(|response| (response.status == 502).then_some(false));
+    /// # let _ = layer;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn store_when(
+        mut self,
+        store_when: impl Fn(&response::Parts) -> Option<bool> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.shared).store_when = Some(Arc::new(store_when));
+        self
+    }
+
     /// The settings.
     pub fn config(&self) -> &IdempotencyConfig {
         &self.shared.config
@@ -226,7 +253,12 @@ impl IdempotencyLayer {
 
     /// How many operations are under way in this process.
     pub fn running(&self) -> usize {
-        *self.shared.running.borrow()
+        self.shared.progress.running() + self.shared.progress.waiting()
+    }
+
+    /// How long ago the oldest operation in progress in this process began; `None` if there is none.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.shared.progress.oldest()
     }
 
     /// Waits until no operation is under way. Handlers go on when their callers leave, and when the server stops to listen:
@@ -236,9 +268,7 @@ impl IdempotencyLayer {
     ///
     /// Dropping the future changes nothing.
     pub async fn idle(&self) {
-        let mut running = self.shared.running.subscribe();
-        // An error would mean that the sender is gone, which this very layer holds.
-        let _ = running.wait_for(|running| *running == 0).await;
+        self.shared.progress.idle().await;
     }
 }
 

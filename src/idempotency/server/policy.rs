@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::advice::advice;
-use super::config::{AfterCrash, HeaderPolicy, StoragePolicy};
+use super::config::AfterCrash;
+use super::keep::{HeaderPolicy, StoragePolicy};
 use super::page::Page;
 use super::scope::Scope;
 use super::shared::{Compared, Shared};
@@ -89,9 +90,12 @@ impl Policy {
                 "headers": match &config.headers { HeaderPolicy::All => json!("all"), HeaderPolicy::Only(names) => json!(names) },
                 "max_bytes": config.max_response_body,
                 "replayed_header": REPLAYED,
+                "expires_header": config.expires_header,
             },
             "run": {
                 "longest": config.max_run.as_secs_f64(), "lease": config.lease.as_secs_f64(), "wait": config.wait.as_secs_f64(),
+                "at_most": config.max_running, "at_most_per_tenant": config.max_running_per_tenant, "waiting_at_most": config.max_waiting,
+                "released_if_not_taken": config.handlers_take_operation,
                 "after_crash": match config.after_crash { AfterCrash::RunAgain => "run_again", AfterCrash::Refuse => "refuse" },
             },
             "store": { "timeout": config.store_timeout.as_secs_f64(), "unavailable": if config.fail_open { "unprotected" } else { "refused" } },

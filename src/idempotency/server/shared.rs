@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method, Uri};
+use ::http::{HeaderName, Method, Uri, response};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::full_uri::with_full_uri;
 use super::normalize::Normalize;
+use super::progress::InProgress;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -39,14 +40,15 @@ pub(super) struct Shared {
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) compared: Compared,
-    /// How many operations are under way.
-    pub(super) running: Arc<watch::Sender<usize>>,
+    pub(super) store_when: Option<Arc<StoreWhen>>,
+    pub(super) progress: Arc<InProgress>,
     /// Places for claims that are being given up.
     pub(super) giving_up: Arc<Semaphore>,
 }
 
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 /// How two requests with one key are compared.
@@ -66,8 +68,10 @@ impl Shared {
         config.validate()?;
         let methods = config.methods.iter();
         let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
+        let source = Arc::new(Source::new("idempotency", name));
         Ok(Self {
-            source: Arc::new(Source::new("idempotency", name)),
+            progress: InProgress::new(Arc::clone(&source)),
+            source,
             store,
             scope,
             header: key::header_name("header", &config.header)?,
@@ -77,7 +81,7 @@ impl Shared {
             route: None,
             // A retry may reach another instance, by an address of its own.
             compared: Compared::Normalized(Normalize::new().any_authority()),
-            running: Arc::new(watch::Sender::new(0)),
+            store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
     }
@@ -92,8 +96,11 @@ impl Shared {
         guards.is_none_or(|guards| with_full_uri(parts, |parts, _| guards(parts)))
     }
 
-    /// The caller's key and what its record is kept under; `None`: to be served without protection.
-    pub(super) fn key(&self, parts: &mut Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
+    /// The caller's key, what its record is kept under, and the tenant; `None`: to be served without protection.
+    pub(super) fn key(
+        &self,
+        parts: &mut Parts,
+    ) -> Result<Option<(String, RecordKey, String)>, KeyProblem> {
         let config = &self.config;
         let key = key::received(
             &parts.headers,
@@ -108,18 +115,15 @@ impl Shared {
                 Ok(None)
             };
         };
-        let record = with_full_uri(parts, |parts, seen| self.record(parts, seen, &key))?;
-        Ok(Some((key, record)))
+        let (record, tenant) = with_full_uri(parts, |parts, seen| {
+            let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+            Ok((self.record(parts, seen, &tenant, &key), tenant))
+        })?;
+        Ok(Some((key, record, tenant)))
     }
 
     /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
-    fn record(
-        &self,
-        parts: &Parts,
-        seen: Option<&Uri>,
-        key: &str,
-    ) -> Result<RecordKey, KeyProblem> {
-        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+    fn record(&self, parts: &Parts, seen: Option<&Uri>, tenant: &str, key: &str) -> RecordKey {
         let operation = [
             self.source.name().as_bytes(),
             tenant.as_bytes(),
@@ -132,9 +136,9 @@ impl Shared {
                 seen.unwrap_or(&parts.uri).path().as_bytes(),
             ]),
         };
-        Ok(RecordKey(digest(
+        RecordKey(digest(
             operation.into_iter().chain([&route[..], key.as_bytes()]),
-        )))
+        ))
     }
 
     pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
@@ -148,7 +152,9 @@ impl Shared {
     /// The refusal of a request, which is reported.
     pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
         let wait = match problem {
-            KeyProblem::InProgress | KeyProblem::StoreUnavailable => Some(RETRY_AFTER),
+            KeyProblem::InProgress
+            | KeyProblem::StoreUnavailable
+            | KeyProblem::TooManyOperations => Some(RETRY_AFTER),
             _ => None,
         };
         let name = Arc::clone(self.source.name());

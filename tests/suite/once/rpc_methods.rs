@@ -81,7 +81,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let this = self.clone();
         Box::pin(async move {
-            let is_guarded = request.extensions().get::<Operation>().is_some();
+            let is_guarded = Operation::take(request.extensions()).unwrap().is_some();
             let path = request.uri().path().to_owned();
             assert_eq!(is_guarded, path == PAY, "{path}");
             let mut server = ::tonic::server::Grpc::new(Text);
