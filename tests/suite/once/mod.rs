@@ -13,6 +13,7 @@ mod release;
 mod repair;
 mod replayed;
 mod rpc;
+mod rpc_methods;
 mod runs;
 mod shop;
 mod stores;
