@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use ::redis::{RedisError, Script, Value};
+use ::redis::{Cmd, RedisError, Value, cmd};
 use bytes::Bytes;
 
 use crate::clock::nanos;
@@ -26,8 +26,42 @@ pub(super) static ABANDON: LazyLock<Script> =
 /// Lets a script write though the memory is full: for what takes no more of it, or nearly none.
 const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";
 
+/// A script, and the hash that Redis knows it by once it has run.
+pub(super) struct Script {
+    code: String,
+    hash: String,
+}
+
 fn script(flags: &str, rule: &str) -> Script {
-    Script::new(&format!("{flags}{}{rule}", include_str!("record.lua")))
+    let code = format!("{flags}{}{rule}", include_str!("record.lua"));
+    let hash = ::redis::Script::new(&code).get_hash().to_owned();
+    Script { code, hash }
+}
+
+impl Script {
+    /// Runs it by its hash.
+    pub(super) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+        run("EVALSHA", &self.hash, key, arguments)
+    }
+
+    /// Runs it where its hash is not known. From then on it is.
+    pub(super) fn by_code(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+        run("EVAL", &self.code, key, arguments)
+    }
+}
+
+fn run(command: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut command = cmd(command);
+    command.arg(script).arg(1).arg(key);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
+}
+
+/// Whether the server does not know the hash of a script: it was restarted, or has become the primary.
+pub(super) fn is_unknown(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
 }
 
 /// A time in the scripts' unit. What is not zero stays so.

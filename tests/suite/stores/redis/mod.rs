@@ -1,7 +1,12 @@
 //! Records in Redis.
 
+mod eviction_policy;
+mod failover;
+mod fake;
 mod private;
+mod proxy;
 mod raw;
+mod replicas;
 mod trouble;
 
 use std::time::Duration;
@@ -30,6 +35,12 @@ fn claim() -> Claim {
 }
 
 const STARTED: Begun = Begun::Started { run: 1 };
+
+pub(crate) async fn connect_to_a_server_that_evicts() {
+    let server = Private::start(&["maxmemory-policy allkeys-lru"]);
+    let store = private_store(&server).await;
+    assert_eq!(store.eviction_policy().as_deref(), Some("allkeys-lru"));
+}
 
 async fn private_store(server: &Private) -> RedisStore {
     RedisStore::connect(&server.url())

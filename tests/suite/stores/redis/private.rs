@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -64,6 +65,13 @@ impl Private {
         self.child.wait().expect("its end");
     }
 
+    /// It stays as it is, and answers nothing any more. What was sent is still received by the system.
+    pub(super) fn freeze(&self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-STOP", &id]).status();
+        assert!(sent.expect("the program `kill`").success());
+    }
+
     /// Starts it again, at the same place with the same data.
     pub(super) fn restart(&mut self) {
         (self.child, self.log) = spawn(&self.folder, &self.settings);
@@ -81,6 +89,13 @@ impl Private {
             );
         }
     }
+}
+
+/// Ports of this machine that nobody has at the moment.
+pub(super) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    // Held at the same time, so that they differ.
+    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    held.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 impl Drop for Private {

@@ -1,0 +1,95 @@
+//! Claims that wait until replicas have them.
+
+use buttress::idempotency::store::{Begun, Ended, RedisStore, Store as _, StoreError};
+use buttress::testing::check_store;
+use bytes::Bytes;
+
+use super::failover::Pair;
+use super::trouble::command;
+use super::{HOUR, STARTED, claim, key, private_store};
+
+#[tokio::test]
+async fn a_store_that_waits_for_its_replica_keeps_every_promise() {
+    let pair = Pair::start().await;
+    let store = private_store(&pair.primary).await.replicas(1).unwrap();
+    check_store(&store).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_is_started_is_on_the_replica() {
+    let pair = Pair::start().await;
+    let store = private_store(&pair.primary).await.replicas(1).unwrap();
+    let mut claims = Vec::new();
+    for _ in 0..50 {
+        let (key, claim) = (key(), claim());
+        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+        claims.push((key, claim));
+    }
+    // No time for anything else: it crashes.
+    pair.primary.freeze();
+    pair.promote().await;
+    let after = private_store(&pair.replica).await;
+    for (key, held) in claims {
+        assert_eq!(after.begin(&key, &claim()).await.unwrap(), Begun::Running);
+        assert!(after.renew(&key, held.token, HOUR, HOUR).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_claim_that_too_few_replicas_have_is_given_up() {
+    let pair = Pair::start().await;
+    let store = private_store(&pair.primary).await;
+    let two = store.clone().replicas(2).unwrap();
+    let (key, claim) = (key(), claim());
+    let error = two.begin(&key, &claim).await.expect_err("one replica");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    let says = "must reach 2 replicas before it counts: it reached 1 within 500ms";
+    assert!(error.to_string().contains(says), "{error}");
+    // Nothing is left of it: the next claim is of the first run.
+    assert!(!store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
+    let one = store.clone().replicas(1).unwrap();
+    assert_eq!(one.begin(&key, &claim).await.unwrap(), STARTED);
+    // What is no new claim does not wait.
+    let second = super::claim();
+    assert_eq!(two.begin(&key, &second).await.unwrap(), Begun::Running);
+    let answer = Bytes::from_static(b"answer");
+    let completed = two.complete(&key, claim.token, answer.clone(), HOUR).await;
+    assert_eq!(completed.unwrap(), Ended::Taken);
+    let begun = two.begin(&key, &second).await.unwrap();
+    assert_eq!(begun, Begun::Done(answer));
+    // Off again.
+    let none = two.replicas(0).unwrap();
+    assert_eq!(none.begin(&super::key(), &second).await.unwrap(), STARTED);
+}
+
+#[tokio::test]
+async fn claims_are_taken_again_when_the_replica_is_back() {
+    let pair = Pair::start().await;
+    let store = private_store(&pair.primary).await.replicas(1).unwrap();
+    command(&mut pair.replica.connection().await, "REPLICAOF NO ONE").await;
+    let claims: Vec<_> = (0..40)
+        .map(|_| {
+            let store = store.clone();
+            tokio::spawn(async move { store.begin(&key(), &claim()).await })
+        })
+        .collect();
+    for claim in claims {
+        let error = claim.await.unwrap().expect_err("no replica");
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    }
+    let follow = format!("REPLICAOF 127.0.0.1 {}", pair.ports[0]);
+    command(&mut pair.replica.connection().await, &follow).await;
+    pair.settle().await;
+    assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
+}
+
+#[tokio::test]
+async fn a_connection_of_the_users_own_cannot_wait() {
+    let server = super::Private::start(&[]);
+    let store = RedisStore::with(server.connection().await);
+    let error = store.clone().replicas(1).expect_err("one connection");
+    assert_eq!(error.field, "replicas");
+    assert_eq!(error.owner.as_deref(), Some("store `redis`"));
+    let store = store.replicas(0).unwrap();
+    assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
+}
