@@ -13,13 +13,13 @@ use super::{STARTED, claim, key, private_store};
 use crate::log::Log;
 
 /// The policies that are reported of the server at this address.
-struct Reports {
+pub(super) struct Reports {
     policies: Arc<Mutex<Vec<Option<String>>>>,
     _subscription: Subscription,
 }
 
 impl Reports {
-    fn of(address: String) -> Self {
+    pub(super) fn of(address: String) -> Self {
         let policies = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&policies);
         let subscription = subscribe(move |event: &Event<'_>| {
@@ -41,7 +41,7 @@ impl Reports {
         }
     }
 
-    fn take(&self) -> Vec<Option<String>> {
+    pub(super) fn take(&self) -> Vec<Option<String>> {
         std::mem::take(&mut *self.policies.lock().unwrap())
     }
 }

@@ -1,12 +1,15 @@
 //! Records in Redis.
 
+mod cluster;
 mod eviction_policy;
 mod failover;
 mod fake;
+mod nodes;
 mod private;
 mod proxy;
 mod raw;
 mod replicas;
+mod sentinel;
 mod trouble;
 
 use std::time::Duration;
