@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ::redis::aio::ConnectionLike;
 use ::redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
 
-use super::connection::{Given, Target};
+use super::connection::{Connection, Given, Target};
 use super::eviction_policy::Policies;
 use super::reconnect::Reconnecting;
 
@@ -33,6 +33,17 @@ impl Connections {
         match self {
             Self::Own(own) => own.connected().await.map(|_| ()),
             Self::Given(_) => Ok(()),
+        }
+    }
+
+    /// The connection in use; none of a user's own.
+    pub(super) async fn current(&self) -> RedisResult<Option<Connection>> {
+        match self {
+            Self::Own(own) => own
+                .connected()
+                .await
+                .map(|(_, connection)| Some(connection)),
+            Self::Given(_) => Ok(None),
         }
     }
 

@@ -3,6 +3,7 @@
 mod connection;
 mod connections;
 mod eviction_policy;
+mod lookup;
 mod reconnect;
 mod replicas;
 mod script;
@@ -21,7 +22,7 @@ use self::connections::Connections;
 use self::eviction_policy::Policies;
 use self::replicas::Replicas;
 use self::script::{Reply, Script, micros};
-use super::{SMALL, Store, StoreError, StoreFuture};
+use super::{Cursor, Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 
@@ -256,14 +257,7 @@ impl RedisStore {
     }
 
     fn name(&self, key: &RecordKey) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut name = String::with_capacity(self.prefix.len() + 64);
-        name.push_str(&self.prefix);
-        for byte in key.0 {
-            name.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            name.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-        name
+        format!("{}{}", self.prefix, key.to_hex())
     }
 
     async fn ask(
@@ -356,5 +350,21 @@ impl Store for RedisStore {
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
         Box::pin(async move { self.ask(&script::ABANDON, key, &[&token.0]).await?.ended() })
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(self.found(key, None))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        Box::pin(self.resolved(key, resolve))
     }
 }

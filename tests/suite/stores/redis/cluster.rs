@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buttress::idempotency::store::{Begun, Ended, RecordKey, RedisStore, Store as _, StoreError};
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use super::nodes::{Cluster, Node};
@@ -31,6 +31,7 @@ async fn a_cluster_keeps_every_promise_on_all_its_nodes() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let store = store(&cluster).await;
     check_store(&store).await;
+    check_lookup(&store).await;
     let answer = Bytes::from_static(b"answer");
     for _ in 0..60 {
         let (key, claim) = (key(), claim());

@@ -4,6 +4,7 @@ mod cluster;
 mod eviction_policy;
 mod failover;
 mod fake;
+mod lookup;
 mod nodes;
 mod private;
 mod proxy;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
 };
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 use redis::AsyncCommands as _;
 
@@ -93,6 +94,7 @@ impl Shared {
 async fn it_keeps_every_promise_of_a_store() {
     let shared = Shared::connect().await;
     check_store(&shared.store).await;
+    check_lookup(&shared.store).await;
     shared.remove().await;
 }
 

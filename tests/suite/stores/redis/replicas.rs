@@ -1,7 +1,7 @@
 //! Claims that wait until replicas have them.
 
 use buttress::idempotency::store::{Begun, Ended, RedisStore, Store as _, StoreError};
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use super::failover::Pair;
@@ -13,6 +13,7 @@ async fn a_store_that_waits_for_its_replica_keeps_every_promise() {
     let pair = Pair::start().await;
     let store = private_store(&pair.primary).await.replicas(1).unwrap();
     check_store(&store).await;
+    check_lookup(&store).await;
 }
 
 #[tokio::test]
