@@ -122,11 +122,15 @@ impl RedisStore {
         let sent = connections.req_packed_commands(&commands, 0, 2).await;
         let mut answers = sent.map_err(failed)?.into_iter();
         let (at, names) = read_names(answers.next())?;
-        let version = answers
-            .next()
-            .and_then(|answer| from_redis_value::<InfoDict>(answer).ok())
-            .and_then(|info| info.get::<String>("run_id"))
-            .unwrap_or_default();
+        let info = answers.next().and_then(|info| info.extract_error().ok());
+        let info = info.and_then(|info| from_redis_value::<InfoDict>(info).ok());
+        let field = |name| info.as_ref().and_then(|info| info.get::<String>(name));
+        if field("redis_mode").is_some_and(|mode| mode == "cluster") {
+            return Err(StoreError::unavailable(
+                "a scan of a cluster needs a store that was made by `RedisStore::cluster`",
+            ));
+        }
+        let version = field("run_id").unwrap_or_default();
         if after.is_some_and(|after| after.version != version) {
             return Err(changed());
         }

@@ -29,11 +29,11 @@ use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 /// The longest prefix.
 const LONGEST_PREFIX: usize = 100;
 
-/// Records in Redis, or in Valkey: shared by all processes that use the same server.
+/// Records in Redis or Valkey, shared by all processes that use the same servers.
 ///
-/// Use it where several processes serve the same keys, and a Redis is there whose data is kept. Where an operation must not
-/// happen twice even if a process dies between the effect and the record, nothing but a store that commits both together
-/// will do, which is `PostgresStore`. For one process on one machine `FileStore` needs no server.
+/// Use it when several processes serve the same keys and you have a Redis whose data is persisted. If an operation must not
+/// happen twice even when a process dies between the effect and the record, use `PostgresStore`, which commits both together.
+/// For one process on one machine, `FileStore` needs no server.
 ///
 /// ```no_run
 /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
@@ -44,50 +44,75 @@ const LONGEST_PREFIX: usize = 100;
 /// # Ok(()) }
 /// ```
 ///
-/// Clones share the connection. Each method is one command, a script that Redis runs as one step: one round trip, and one
-/// more when the server does not know the script yet. A script touches the record's own key only, so a cluster will do:
-/// [`with`](Self::with) takes its connection.
+/// | servers | constructor |
+/// |---|---|
+/// | one address, which may lead to another server after a failover | [`connect`](Self::connect), [`connect_lazy`](Self::connect_lazy) |
+/// | Redis Sentinel | [`sentinel`](Self::sentinel) |
+/// | Redis Cluster | [`cluster`](Self::cluster) |
+/// | a connection of your own | [`with`](Self::with) |
 ///
-/// Leases and times to live follow the clock of the Redis server, to the microsecond; they are rounded up, and cut to
-/// fifty years. Keep the clocks of servers that take over from each other in step.
+/// Clones share the connection. Each method is one script, which Redis runs in one step: one round trip, and one more if the
+/// server does not know the script yet. A script touches only the key of its record, so records spread over a cluster.
 ///
-/// # What Redis has to promise
+/// Leases and times to live follow the clock of the Redis server, to the microsecond. They are rounded up and cut to fifty years.
+/// Keep the clocks of servers that take over from each other in step.
 ///
-/// Redis 7.0 or later, or Valkey. A record is as safe as the server is told to keep its data:
+/// # Configuring Redis
 ///
-/// | setting | value | else |
+/// Redis 7.0 or later, or Valkey. A record is only as safe as the data of the server:
+///
+/// | setting | value | otherwise |
 /// |---|---|---|
-/// | `maxmemory-policy` | `noeviction` | **a record that is evicted is an operation that is executed again** |
-/// | `appendonly` | `yes` | a restart forgets the records since the last snapshot, or all of them |
-/// | `appendfsync` | `always` | a crash of the machine forgets those of the last second (`everysec`) |
-/// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off goes on taking records that a failover forgets |
+/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; [`eviction_policy`](Self::eviction_policy) |
+/// | `appendonly` | `yes` | a restart loses the records since the last snapshot, or all of them |
+/// | `appendfsync` | `always` | a crash of the machine loses the records of the last second (`everysec`) |
+/// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off continues to accept records that a failover loses |
 ///
-/// Replication is **asynchronous**: a replica that is promoted may lack the last records, whatever is set. Each such record
-/// is an operation that may be executed again. Where that must not be, commit effect and record
+/// # Failover
+///
+/// A failover is followed without a restart. The connection is replaced when
+///
+/// - it is closed,
+/// - the server answers that it cannot run the script now: `READONLY`, `MASTERDOWN`, `NOREPLICAS`, `LOADING`, `MISCONF`,
+///   `CLUSTERDOWN`, `TRYAGAIN`, `MOVED` or `NOAUTH`,
+/// - it received nothing for a second although a call was waiting. In a cluster: when a call got no answer.
+///
+/// All calls share the new connection, which resolves the host name again, and commands that were rejected are sent once more over it.
+/// A connection is used for at least 100 ms (in a cluster, for a second) before such an answer replaces it, so a server that stays
+/// read-only is connected to at most ten times a second.
+///
+/// **Replication is asynchronous: a failover may lose the last writes.** A lost claim or a lost response is an operation that may be
+/// executed again. [`replicas`](Self::replicas) waits until replicas have the claim. To rule out both, commit effect and record
 /// together: `PostgresStore`.
+///
+/// # Look-up
+///
+/// [`list`](Store::list) scans all keys of the server, in a cluster one primary after another. A page fails if another server has taken
+/// over since the scan began, or if the cluster has assigned slots or primaries anew: start the scan again. Records in a slot that is
+/// being moved at that time may be missed. A connection of your own must lead to a single server.
 ///
 /// # Defaults
 ///
 /// | setting | default | why |
 /// |---|---|---|
-/// | prefix | `buttress:` | the key of a record is this and 64 hex digits; records of several layers do not meet, because the layer's name is in the digits |
-/// | connect | within 1 s, one attempt | a request waits for it; the next request tries again |
-/// | response | within 2 s | a script takes some 30 µs, one with a large answer longer; `appendfsync always` waits for the disk |
+/// | prefix | `buttress:` | the key of a record is the prefix and 64 hex digits; records of different layers have different digits |
+/// | connect | within 1 s, one attempt | requests wait for it; the next request tries again |
+/// | response | within 2 s | a script takes some 30 µs, more with a large response; `appendfsync always` waits for the disk |
+/// | replicas | 0 | waiting takes two more round trips and rejects requests while replicas are down |
 ///
-/// Other times: [`with`](Self::with).
+/// For other times, use [`with`](Self::with).
 ///
 /// # Errors
 ///
-/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not answer in time, is loading its data, refuses
-/// the password or is a replica. A connection that was lost is made again, and the command is sent once more over it: a store
-/// that comes back works without further ado. [`Full`](StoreError::Full) if `maxmemory` is reached: new keys, and answers of
-/// more than 128 bytes, are refused; what is running goes on and is renewed, what is done is answered.
-/// [`Unreadable`](StoreError::Unreadable) if the key holds something else, or a record of a newer version. It is never
-/// overwritten: delete it by hand, if its operation may be executed (again).
+/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not answer in time, is loading its data, refuses the
+/// password or is a replica. [`Full`](StoreError::Full) if `maxmemory` is reached: new keys and responses of more than 128 bytes are
+/// rejected, while running operations are still renewed and stored responses replayed. [`Unreadable`](StoreError::Unreadable) if the
+/// key holds something else or a record of a newer version. It is never overwritten: delete the key if its operation may be executed
+/// again.
 ///
 /// # Cancel safety
 ///
-/// What was sent is executed, whether or not the future is dropped. Nothing else is held.
+/// A command that was sent is executed, whether or not the future is dropped. Nothing else is held.
 #[derive(Clone)]
 pub struct RedisStore {
     connections: Connections,

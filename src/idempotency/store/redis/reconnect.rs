@@ -31,7 +31,6 @@ const MISPLACED: &[&str] = &[
     "MISCONF",
     "UNBLOCKED",
     "NOAUTH",
-    "NOPERM",
     "WRONGPASS",
     "CLUSTERDOWN",
     "TRYAGAIN",
@@ -253,7 +252,13 @@ impl Reconnecting {
         if !error.code().is_some_and(|code| MISPLACED.contains(&code)) {
             return false;
         }
-        if is_current && !current.is_older_than(PACE) {
+        // A cluster has been asked again before this, and has a connection for each node.
+        let pace = if self.target.is_cluster() {
+            SILENCE
+        } else {
+            PACE
+        };
+        if is_current && !current.is_older_than(pace) {
             return false;
         }
         if is_current {

@@ -7,6 +7,7 @@ use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use super::nodes::{Cluster, Node};
+use super::replicas::Patient;
 use super::{HOUR, STARTED, claim, key};
 
 async fn store(cluster: &Cluster) -> RedisStore {
@@ -44,6 +45,23 @@ async fn a_cluster_keeps_every_promise_on_all_its_nodes() {
     for node in &cluster.nodes {
         assert!(node.ask::<u64>("DBSIZE").await > 5);
     }
+}
+
+#[tokio::test]
+async fn a_connection_of_the_users_own_leads_to_all_nodes() {
+    let cluster = Cluster::start(3, 0, &[]).await;
+    let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
+    let store = RedisStore::with(client.get_async_connection().await.unwrap());
+    check_store(&store).await;
+    assert_eq!(store.eviction_policy(), None);
+    let (key, claim) = (key(), claim());
+    assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
+    let found = store.find(&key).await.unwrap().expect("an entry");
+    assert_eq!((found.token, found.run), (claim.token, 1));
+    // A scan would see one of the nodes.
+    let error = store.list(None, 10).await.expect_err("several servers");
+    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    println!("{error}");
 }
 
 #[tokio::test]
@@ -127,13 +145,16 @@ async fn a_frozen_primary_is_replaced_by_its_replica() {
 async fn claims_wait_for_the_replicas_of_their_own_node() {
     let cluster = Cluster::start(1, 1, &[]).await;
     let store = store(&cluster).await;
-    let one = store.clone().replicas(1).unwrap();
+    let one = Patient(store.clone().replicas(1).unwrap());
     for _ in 0..20 {
         assert_eq!(one.begin(&key(), &claim()).await.unwrap(), STARTED);
     }
     let two = store.replicas(2).unwrap();
     let error = two.begin(&key(), &claim()).await.expect_err("one replica");
-    assert!(error.to_string().contains("it reached 1"), "{error}");
+    assert!(
+        error.to_string().contains("must reach 2 replicas"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
