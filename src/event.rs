@@ -109,6 +109,18 @@ pub enum Event<'a> {
         /// The step.
         step: OperationStep,
     },
+    /// The operations of an idempotency layer that are in progress in this process. Sent by
+    /// [`refresh`](crate::telemetry::refresh).
+    InProgress {
+        /// The idempotency layer.
+        source: &'a Source,
+        /// How many operations are in progress.
+        running: usize,
+        /// How many requests wait for the result of another one.
+        waiting: usize,
+        /// How long ago the oldest one began; zero if there is none.
+        oldest: Duration,
+    },
     /// The store of an idempotency layer could not do what it was asked for.
     StoreFailed {
         /// The idempotency layer.
@@ -166,6 +178,7 @@ impl Event<'_> {
             | Self::BudgetExhausted { source, .. }
             | Self::Finished { source, .. }
             | Self::Operation { source, .. }
+            | Self::InProgress { source, .. }
             | Self::StoreFailed { source, .. }
             | Self::EvictionPolicy { source, .. }
             | Self::BreakerState { source, .. }
@@ -329,8 +342,10 @@ pub enum OperationStep {
     TakenOver,
     /// Its answer is recorded.
     Completed,
-    /// It did not happen, or its answer is not to be kept: the key is free.
+    /// It did not happen: the key is free.
     Forgotten,
+    /// Its response is not stored: the next request with its key is the next run.
+    NotStored,
     /// Its answer was given again.
     Replayed,
     /// Its lease was over before it was, and another took it over: it ran twice, at least in part.
@@ -354,6 +369,7 @@ impl OperationStep {
             Self::TakenOver => "taken_over",
             Self::Completed => "completed",
             Self::Forgotten => "forgotten",
+            Self::NotStored => "not_stored",
             Self::Replayed => "replayed",
             Self::LeaseLost => "lease_lost",
             Self::NotRecorded => "not_recorded",

@@ -38,6 +38,7 @@ mod key_problem;
 mod live_names;
 mod observe;
 mod outcome;
+mod refused;
 mod rejected;
 mod source;
 mod sync;

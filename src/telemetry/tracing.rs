@@ -56,7 +56,10 @@ impl Observe for Tracing {
             Event::RetryStopped { attempts, why, .. } => {
                 debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
-            Event::Budget { .. } | Event::BreakerState { .. } | Event::Circuits { .. } => {}
+            Event::Budget { .. }
+            | Event::BreakerState { .. }
+            | Event::Circuits { .. }
+            | Event::InProgress { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
                 debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }
@@ -68,24 +71,7 @@ impl Observe for Tracing {
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
-            Event::Operation { step, .. } => match step {
-                OperationStep::TakenOver
-                | OperationStep::LeaseLost
-                | OperationStep::NotRecorded => warn!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "an operation may have been run twice, or may be"
-                ),
-                _ => debug!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "operation with an idempotency key"
-                ),
-            },
+            Event::Operation { step, .. } => log_operation(layer, name, step),
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
             }
@@ -139,4 +125,23 @@ fn log_name_in_use(layer: &str, name: &str, existing: BuiltAt<'_>, new: BuiltAt<
         existing.location,
         new.location
     );
+}
+
+fn log_operation(layer: &str, name: &str, step: OperationStep) {
+    match step {
+        OperationStep::TakenOver | OperationStep::LeaseLost | OperationStep::NotRecorded => warn!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            "an operation may have been run twice, or may be"
+        ),
+        _ => debug!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            "operation with an idempotency key"
+        ),
+    }
 }

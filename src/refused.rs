@@ -1,0 +1,34 @@
+//! Tells what a refused request carries that it never reached the service.
+//!
+//! A layer that refuses a request drops it inside [`drop_refused`]. A value in the request's extensions can then see, in its
+//! `Drop`, that the request was refused and not executed. No layer has to know the type of the request for that.
+
+use std::cell::Cell;
+
+use crate::call::Call;
+
+thread_local! {
+    static REFUSING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops a request that a layer of this crate refuses before it reached the service.
+pub(crate) fn drop_refused<Req>(request: Req) {
+    // The refusal of a repetition says nothing about the attempts before it.
+    let _refusing = Refusing(REFUSING.replace(!Call::current().is_repeat()));
+    drop(request);
+}
+
+/// Whether the value that is being dropped belongs to a request that was refused.
+#[cfg(feature = "idempotency")]
+pub(crate) fn is_refusing() -> bool {
+    REFUSING.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Restores the state before, even if a destructor of the request panics.
+struct Refusing(bool);
+
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        REFUSING.set(self.0);
+    }
+}
