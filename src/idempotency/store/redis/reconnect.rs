@@ -10,6 +10,7 @@ use ::redis::aio::ConnectionLike;
 use ::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use ::redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::connection::{Connection, Target, too_slow};
 use super::eviction_policy::Policies;
@@ -21,6 +22,9 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// How long a new connection is used at least, whatever its server answers: a server that stays read-only is not to be
 /// connected to for each call.
 const PACE: Duration = Duration::from_millis(100);
+
+/// An attempt to connect that has not ended by then never will: its runtime may have stopped.
+const ATTEMPT: Duration = Duration::from_secs(6);
 
 /// Answers of a server that cannot run a script now, while another one at the same address could.
 const MISPLACED: &[&str] = &[
@@ -67,6 +71,12 @@ impl Current {
 
     fn is_older_than(&self, age: Duration) -> bool {
         Now::unread().moment().since(self.started) >= age
+    }
+
+    /// A failure that nobody waited for says nothing about now.
+    fn has_failed(&self) -> bool {
+        let attempt = self.attempt.as_ref();
+        attempt.is_some_and(|attempt| matches!(&*attempt.borrow(), Some(Err(_))))
     }
 
     fn is_silent(&self) -> bool {
@@ -161,24 +171,24 @@ impl Reconnecting {
     pub(super) async fn connected(&self) -> RedisResult<(u64, Connection)> {
         let (number, mut attempt) = {
             let mut current = self.current();
-            if current.is_silent() {
+            if current.is_silent() || current.has_failed() {
                 current.replace();
             }
-            let running = current.attempt.as_ref().filter(|attempt| {
-                // A failure that nobody waited for says nothing about now.
-                !matches!(&*attempt.borrow(), Some(Err(_)))
-            });
-            let attempt = running.cloned().unwrap_or_else(|| self.start());
-            if current.attempt.is_none() {
-                current.started = Now::unread().moment();
-            }
-            current.attempt = Some(attempt.clone());
+            let attempt = match &current.attempt {
+                Some(attempt) => attempt.clone(),
+                None => {
+                    current.started = Now::unread().moment();
+                    let attempt = self.start();
+                    current.attempt = Some(attempt.clone());
+                    attempt
+                }
+            };
             (current.number, attempt)
         };
-        let connected = match attempt.wait_for(Option::is_some).await {
-            Ok(connected) => (*connected).clone(),
-            // Its runtime was shut down.
-            Err(_) => None,
+        // A runtime that is no longer driven never ends its attempt.
+        let connected = match timeout(ATTEMPT, attempt.wait_for(Option::is_some)).await {
+            Ok(Ok(connected)) => (*connected).clone(),
+            Ok(Err(_)) | Err(_) => None,
         };
         match connected {
             Some(Ok(connection)) => Ok((number, connection)),
@@ -186,7 +196,7 @@ impl Reconnecting {
                 self.replace(number);
                 Err(match failed {
                     Some(Err(error)) => error,
-                    _ => too_slow("the runtime that connected has ended"),
+                    _ => too_slow("the attempt to connect did not end"),
                 })
             }
         }

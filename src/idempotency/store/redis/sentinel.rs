@@ -15,7 +15,7 @@ pub(super) struct Sentinels {
     service: String,
     /// Everything about the primary but its address.
     primary: ConnectionInfo,
-    /// The sentinel that answered last is asked first.
+    /// The sentinel that is asked first: the one that answered last.
     first: AtomicUsize,
 }
 
@@ -60,7 +60,11 @@ impl Sentinels {
                     self.first.store(at, Ordering::Relaxed);
                     return Ok(connected);
                 }
-                Err(failed) => error = failed,
+                Err(failed) => {
+                    error = failed;
+                    // If this attempt is given up, the next one goes on with another sentinel.
+                    self.first.store((at + 1) % count, Ordering::Relaxed);
+                }
             }
         }
         Err(error)

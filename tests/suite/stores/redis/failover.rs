@@ -325,3 +325,36 @@ async fn a_store_that_connects_when_it_is_used_needs_no_server_before() {
     assert_eq!(store.eviction_policy().as_deref(), Some("noeviction"));
     RedisStore::connect_lazy("no address").expect_err("no address");
 }
+
+#[test]
+fn a_store_outlives_the_runtime_that_connected() {
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let servers = runtime();
+    let server = servers.block_on(Fake::start(|_, _| Some(RUNNING.to_owned())));
+    std::thread::spawn(move || servers.block_on(std::future::pending::<()>()));
+    let store = RedisStore::connect_lazy(&server.url).unwrap();
+    let begun = || async { store.begin(&key(), &claim()).await };
+    for _ in 0..2 {
+        // Each is gone with its connections.
+        assert_eq!(runtime().block_on(begun()).unwrap(), Begun::Running);
+    }
+    // One that is still there, but not driven any more.
+    let stopped = runtime();
+    assert_eq!(stopped.block_on(begun()).unwrap(), Begun::Running);
+    let begun_again = runtime().block_on(async {
+        for failed in 0.. {
+            match begun().await {
+                Ok(begun) => return (begun, failed),
+                Err(error) => assert!(failed < 2, "{error}"),
+            }
+        }
+        unreachable!("an endless loop")
+    });
+    assert!(matches!(begun_again, (Begun::Running, 0 | 1)));
+    drop(stopped);
+}
