@@ -10,6 +10,7 @@ use crate::error::Rejected;
 pub use crate::live_names::BuiltAt;
 pub use crate::observe::{Observe, Subscription, refresh, subscribe};
 pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
+pub use crate::operation_id::{OperationId, ParseOperationIdError};
 use crate::outcome::Outcome;
 pub use crate::source::{CircuitCounts, Source};
 
@@ -108,6 +109,10 @@ pub enum Event<'a> {
         source: &'a Source,
         /// The step.
         step: OperationStep,
+        /// Which operation.
+        operation: OperationId,
+        /// Which run of it takes the step; `None` for a replay.
+        run: Option<u32>,
     },
     /// The operations of an idempotency layer that are in progress in this process. Sent by
     /// [`refresh`](crate::telemetry::refresh).
@@ -352,6 +357,10 @@ pub enum OperationStep {
     LeaseLost,
     /// Its answer was given, but the store did not take its record: it may be run again.
     NotRecorded,
+    /// An operator released its key.
+    ReleasedByOperator,
+    /// An operator recorded its response.
+    RecordedByOperator,
 }
 
 impl OperationStep {
@@ -360,7 +369,7 @@ impl OperationStep {
         not(feature = "metrics"),
         expect(dead_code, reason = "metrics keep a counter for each")
     )]
-    pub(crate) const COUNT: usize = Self::NotRecorded as usize + 1;
+    pub(crate) const COUNT: usize = Self::RecordedByOperator as usize + 1;
 
     /// The step as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -373,6 +382,8 @@ impl OperationStep {
             Self::Replayed => "replayed",
             Self::LeaseLost => "lease_lost",
             Self::NotRecorded => "not_recorded",
+            Self::ReleasedByOperator => "released_by_operator",
+            Self::RecordedByOperator => "recorded_by_operator",
         }
     }
 }

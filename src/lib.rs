@@ -37,6 +37,7 @@ pub mod event;
 mod key_problem;
 mod live_names;
 mod observe;
+mod operation_id;
 mod outcome;
 mod refused;
 mod rejected;

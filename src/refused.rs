@@ -1,19 +1,24 @@
-//! Tells what a refused request carries that it never reached the service.
+//! Lets a value in the extensions of a request see that the request was refused before it reached the service.
 //!
-//! A layer that refuses a request drops it inside [`drop_refused`]. A value in the request's extensions can then see, in its
-//! `Drop`, that the request was refused and not executed. No layer has to know the type of the request for that.
+//! A layer that refuses a request drops it inside [`drop_refused`]. A value that the request carries can then see in its `Drop`
+//! that the request was not executed. No layer has to know the type of the request for that.
 
+#[cfg(feature = "idempotency")]
 use std::cell::Cell;
 
+#[cfg(feature = "idempotency")]
 use crate::call::Call;
 
+#[cfg(feature = "idempotency")]
 thread_local! {
     static REFUSING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Drops a request that a layer of this crate refuses before it reached the service.
+#[inline]
 pub(crate) fn drop_refused<Req>(request: Req) {
     // The refusal of a repetition says nothing about the attempts before it.
+    #[cfg(feature = "idempotency")]
     let _refusing = Refusing(REFUSING.replace(!Call::current().is_repeat()));
     drop(request);
 }
@@ -25,8 +30,10 @@ pub(crate) fn is_refusing() -> bool {
 }
 
 /// Restores the state before, even if a destructor of the request panics.
+#[cfg(feature = "idempotency")]
 struct Refusing(bool);
 
+#[cfg(feature = "idempotency")]
 impl Drop for Refusing {
     fn drop(&mut self) {
         REFUSING.set(self.0);

@@ -86,6 +86,8 @@ pub mod store;
 pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
+pub use self::server::lookup;
+#[cfg(feature = "idempotency")]
 pub(crate) use self::server::remove_ticket;
 #[cfg(feature = "idempotency")]
 pub use self::server::{

@@ -34,8 +34,8 @@ pub(super) async fn close<Res, E: CallError>(
 ) {
     let shared = operation.shared();
     if let Some(record) = operation.committed() {
-        shared.report(OperationStep::Completed);
-        return telling.answer(shared, record, false);
+        operation.report(OperationStep::Completed);
+        return telling.answer(shared, record, None);
     }
     let (ending, first) = judge(operation, came);
     // A request that is still queued inside must not act any more.
@@ -61,15 +61,15 @@ async fn complete<Res, E: CallError>(
     loop {
         match completed(operation, &claim, &record).await {
             Ok(Ended::Taken) => {
-                shared.report(OperationStep::Completed);
+                operation.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }
             // A store that asks twice is told what it wrote the first time.
             Ok(Ended::Already(stored)) if stored == record => {
-                shared.report(OperationStep::Completed);
+                operation.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }
-            Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
+            Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
             Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
             Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotKept).len() => {
@@ -80,7 +80,7 @@ async fn complete<Res, E: CallError>(
                 // It has happened, so the caller may know. The record follows as soon as the store takes it.
                 tell(operation, first.take(), telling);
                 if give_up.is_over(&Now::unread()) {
-                    return shared.report(OperationStep::NotRecorded);
+                    return operation.report(OperationStep::NotRecorded);
                 }
                 sleep(draw().spread(pause, 0.2)).await;
                 pause = longer(pause);
@@ -135,8 +135,8 @@ async fn release<Res, E: CallError>(
     let abandon = shared.store.abandon(operation.record(), operation.token());
     match limited(shared, abandon).await {
         // A commit whose outcome was not known did happen.
-        Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
-        Ok(Ended::Taken | Ended::Lost) => shared.report(OperationStep::Forgotten),
+        Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
+        Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Forgotten),
         Err(error) => {
             shared.store_failed(&error);
             tell(operation, Some(first), telling);
@@ -164,7 +164,7 @@ async fn end_lease<Res, E: CallError>(
             .renew(key, claim.token, Duration::ZERO, claim.ttl);
         match limited(shared, renewal).await {
             Ok(_) => {
-                shared.report(OperationStep::NotStored);
+                operation.report(OperationStep::NotStored);
                 return tell(operation, first, telling);
             }
             Err(error) => {

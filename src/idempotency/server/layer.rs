@@ -145,7 +145,7 @@ use crate::idempotency::store::Store;
 /// answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl IdempotencyLayer {

@@ -28,6 +28,7 @@ mod joined;
 mod keep;
 mod layer;
 mod lease;
+pub mod lookup;
 mod normalize;
 mod operation;
 mod page;

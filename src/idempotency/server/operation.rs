@@ -12,7 +12,7 @@ use uuid::Builder;
 
 use super::digest::digest;
 use super::shared::Shared;
-use crate::event::OperationStep;
+use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
 use crate::refused::is_refusing;
 
@@ -187,6 +187,11 @@ impl Operation {
         self.inner.run
     }
 
+    /// The name of this operation in events, logs and [look-ups](super::lookup). It reveals nothing of the key.
+    pub fn id(&self) -> OperationId {
+        self.inner.record.operation_id()
+    }
+
     /// A key for a call that this operation makes: the same in every run of it, another for each purpose, of no use to guess
     /// the caller's, if that is random. A UUID (version 8) of a SHA-256.
     pub fn derived_key(&self, purpose: &str) -> String {
@@ -236,8 +241,18 @@ impl Operation {
     /// Another has taken it over. Reported once.
     pub(super) fn lost(&self) {
         if !self.inner.lost.swap(true, Ordering::Relaxed) {
-            self.inner.shared.report(OperationStep::LeaseLost);
+            self.report(OperationStep::LeaseLost);
         }
+    }
+
+    pub(super) fn report(&self, step: OperationStep) {
+        let Inner {
+            shared,
+            record,
+            run,
+            ..
+        } = &*self.inner;
+        shared.report(step, record, Some(*run));
     }
 
     pub(in crate::idempotency) fn record(&self) -> &RecordKey {

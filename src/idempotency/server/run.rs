@@ -49,7 +49,7 @@ pub(super) async fn run<S, B, Res>(
     let run = match claim(&shared, asked.record, wish, &mut running, &mut telling).await {
         Ok(Begun::Started { run }) => run,
         Ok(Begun::Running) => return telling.refuse(&shared, KeyProblem::InProgress),
-        Ok(Begun::Done(record)) => return telling.replay(&shared, &record),
+        Ok(Begun::Done(record)) => return telling.replay(&shared, &asked.record, &record),
         Ok(Begun::Mismatch) => return telling.refuse(&shared, KeyProblem::Reused),
         Err(ClaimError::TooMany) => {
             return telling.refuse(&shared, KeyProblem::TooManyOperations);
@@ -72,7 +72,7 @@ pub(super) async fn run<S, B, Res>(
     let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
         Came::Word(KeyProblem::Unknown)
     } else {
-        shared.report(if run > 1 {
+        operation.report(if run > 1 {
             OperationStep::TakenOver
         } else {
             OperationStep::Begun

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::config::IdempotencyConfig;
 use super::digest::digest;
 use super::full_uri::with_full_uri;
+use super::lookup::{Route as RouteOf, record_key};
 use super::normalize::Normalize;
 use super::progress::InProgress;
 use super::scope::Scope;
@@ -124,21 +125,15 @@ impl Shared {
 
     /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
     fn record(&self, parts: &Parts, seen: Option<&Uri>, tenant: &str, key: &str) -> RecordKey {
-        let operation = [
-            self.source.name().as_bytes(),
-            tenant.as_bytes(),
-            parts.method.as_str().as_bytes(),
-        ];
-        let route = match &self.route {
-            Some(route) => digest([route(parts).as_bytes()]),
-            None => digest([
-                parts.uri.path().as_bytes(),
-                seen.unwrap_or(&parts.uri).path().as_bytes(),
-            ]),
+        let named = self.route.as_ref().map(|route| route(parts));
+        let route = match &named {
+            Some(route) => RouteOf::Named(route),
+            None => RouteOf::Paths {
+                full: parts.uri.path(),
+                seen: seen.unwrap_or(&parts.uri).path(),
+            },
         };
-        RecordKey(digest(
-            operation.into_iter().chain([&route[..], key.as_bytes()]),
-        ))
+        record_key(self.source.name(), tenant, &parts.method, route, key)
     }
 
     pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
@@ -168,10 +163,12 @@ impl Shared {
         rejected
     }
 
-    pub(super) fn report(&self, step: OperationStep) {
+    pub(super) fn report(&self, step: OperationStep, record: &RecordKey, run: Option<u32>) {
         emit(&Event::Operation {
             source: &self.source,
             step,
+            operation: record.operation_id(),
+            run,
         });
     }
 

@@ -10,6 +10,7 @@ mod limits;
 mod model;
 mod paths;
 mod release;
+mod repair;
 mod replayed;
 mod rpc;
 mod runs;
