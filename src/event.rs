@@ -115,7 +115,7 @@ pub enum Event<'a> {
         run: Option<u32>,
     },
     /// The operations of an idempotency layer that are in progress in this process. Sent by
-    /// [`refresh`](crate::telemetry::refresh).
+    /// [`refresh`].
     InProgress {
         /// The idempotency layer.
         source: &'a Source,

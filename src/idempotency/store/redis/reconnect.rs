@@ -174,14 +174,13 @@ impl Reconnecting {
             if current.is_silent() || current.has_failed() {
                 current.replace();
             }
-            let attempt = match &current.attempt {
-                Some(attempt) => attempt.clone(),
-                None => {
-                    current.started = Now::unread().moment();
-                    let attempt = self.start();
-                    current.attempt = Some(attempt.clone());
-                    attempt
-                }
+            let attempt = if let Some(attempt) = &current.attempt {
+                attempt.clone()
+            } else {
+                current.started = Now::unread().moment();
+                let attempt = self.start();
+                current.attempt = Some(attempt.clone());
+                attempt
             };
             (current.number, attempt)
         };
