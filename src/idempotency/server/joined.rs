@@ -13,7 +13,6 @@ use super::keep::headers;
 use super::operation::Operation;
 
 /// A response, read to its end, and how it is recorded.
-#[derive(Debug)]
 pub(in crate::idempotency) struct Final<B> {
     pub(in crate::idempotency) record: Bytes,
     pub(in crate::idempotency) response: Response<KeptBody<B>>,

@@ -195,8 +195,8 @@ impl IdempotencyLayer {
     /// Sets what to ignore when two requests with one key are compared: the order of members in JSON, the boundary of a multipart body and the like.
     ///
     /// By default method, full path, query, `content-type` and body must be equal, byte for byte, or the second request gets 422. See
-    /// [`Normalize`] for what can be ignored, and [`fingerprint`](Self::fingerprint) for a comparison of your own. The last of the two
-    /// that is called counts.
+    /// [`Normalize`] for what can be ignored, and [`fingerprint`](Self::fingerprint) for a comparison of your own. The last call of either
+    /// wins.
     #[must_use]
     pub fn normalize(mut self, normalize: Normalize) -> Self {
         Arc::make_mut(&mut self.shared).compared = Compared::Normalized(normalize);
