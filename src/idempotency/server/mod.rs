@@ -37,7 +37,7 @@ pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, HeaderPolicy, IdempotencyConfig, StoragePolicy};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
-pub(in crate::idempotency) use self::joined::finish;
+pub(in crate::idempotency) use self::joined::{finish, unknown};
 pub use self::layer::IdempotencyLayer;
 pub use self::operation::Operation;
 pub use self::policy::Policy;

@@ -1,12 +1,13 @@
-//! What the rows mean that statements return.
+//! The meaning of the rows that statements return.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+use tokio_postgres::{Row, SimpleQueryRow};
 
-use super::table::VERSION;
+use super::session::Rows;
+use super::statements::VERSION;
 use crate::idempotency::record::{Begun, Ended, Fingerprint};
 use crate::idempotency::store::StoreError;
 
@@ -38,20 +39,33 @@ fn missing() -> StoreError {
     StoreError::Unreadable("the statement returned no row".to_owned())
 }
 
+/// The first look at a record.
+pub(super) enum Look {
+    Begun(Begun),
+    /// Nobody holds it, or the claimant does: it has to be taken.
+    Free,
+}
+
+fn counted(run: i32) -> Result<u32, StoreError> {
+    u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))
+}
+
 /// `None` if another came in between.
-pub(super) fn begun(
+pub(super) fn look(
     row: Option<&Row>,
     fingerprint: Fingerprint,
-) -> Result<Option<Begun>, StoreError> {
+) -> Result<Option<Look>, StoreError> {
     let row = row.ok_or_else(missing)?;
     if let Some(run) = column::<Option<i32>>(row, 0)? {
-        let run = u32::try_from(run)
-            .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
-        return Ok(Some(Begun::Started { run }));
+        let run = counted(run)?;
+        return Ok(Some(Look::Begun(Begun::Started { run })));
     }
-    let (Some(version), Some(stands)) = (column::<Option<i16>>(row, 1)?, column(row, 4)?) else {
+    let Some(version) = column::<Option<i16>>(row, 1)? else {
         return Ok(None);
     };
+    if column(row, 4)? {
+        return Ok(Some(Look::Free));
+    }
     check(version)?;
     let found: &[u8] = column(row, 2)?;
     if found.len() != fingerprint.0.len() {
@@ -61,13 +75,24 @@ pub(super) fn begun(
         )));
     }
     if found != fingerprint.0 {
-        return Ok(Some(Begun::Mismatch));
+        return Ok(Some(Look::Begun(Begun::Mismatch)));
     }
-    Ok(match column::<Option<&[u8]>>(row, 3)? {
-        Some(answer) => Some(Begun::Done(Bytes::copy_from_slice(answer))),
-        None if stands => Some(Begun::Running),
-        None => None,
-    })
+    Ok(Some(match column::<Option<&[u8]>>(row, 3)? {
+        Some(answer) => Look::Begun(Begun::Done(Bytes::copy_from_slice(answer))),
+        None if column(row, 5)? => Look::Begun(Begun::Running),
+        None => Look::Free,
+    }))
+}
+
+/// The run in which a record was taken, if it was.
+pub(super) fn taken(row: Option<&SimpleQueryRow>) -> Result<Option<u32>, StoreError> {
+    let Some(run) = row.and_then(|row| row.get(0)) else {
+        return Ok(None);
+    };
+    let run = run
+        .parse()
+        .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
+    counted(run).map(Some)
 }
 
 /// `None` if another came in between.
@@ -82,6 +107,12 @@ pub(super) fn ended(row: Option<&Row>) -> Result<Option<Ended>, StoreError> {
     check(version)?;
     let answer = column::<Option<&[u8]>>(row, 3)?;
     Ok(answer.map(|answer| Ended::Already(Bytes::copy_from_slice(answer))))
+}
+
+/// How many rows were due, and how many of them were deleted.
+pub(super) fn reaped(rows: &Rows) -> Result<Option<(i64, i64)>, StoreError> {
+    let row = rows.typed().ok_or_else(missing)?;
+    Ok(Some((column(row, 0)?, column(row, 1)?)))
 }
 
 #[cfg(test)]
