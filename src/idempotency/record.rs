@@ -8,73 +8,16 @@
 //!         abandon, in run 1
 //! ```
 
+mod ids;
+
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::chance::draw;
+pub use self::ids::{Fingerprint, ParseRecordKeyError, RecordKey, Token};
+use super::store::{Entry, EntryState, Resolve, ResolveAs, Resolved};
 use crate::clock::Moment;
-
-/// What a record is kept under: a digest of the layer's name, tenant, method, route and the caller's key. No store sees the
-/// key itself.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RecordKey(pub [u8; 32]);
-
-/// A digest of a request: the same key with another one is a mistake of the caller.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Fingerprint(pub [u8; 32]);
-
-/// Who holds a record: 128 random bits, new for each request that asks for one. What a holder does to a record that
-/// another has taken over since has no effect (a fencing token; it is compared, not ordered).
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token(pub [u8; 16]);
-
-impl Token {
-    /// The holder of a record that was abandoned in a later run.
-    pub(crate) const NOBODY: Self = Self([0; 16]);
-
-    /// A token that nobody else has.
-    pub fn new() -> Self {
-        let mut bits = [0; 16];
-        bits[..8].copy_from_slice(&draw().bits().to_le_bytes());
-        bits[8..].copy_from_slice(&draw().bits().to_le_bytes());
-        Self(bits)
-    }
-}
-
-impl Default for Token {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// Shows the first bytes only.
-fn shortened(f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]) -> fmt::Result {
-    write!(f, "{name}(")?;
-    for byte in bytes.iter().take(4) {
-        write!(f, "{byte:02x}")?;
-    }
-    f.write_str("…)")
-}
-
-impl fmt::Debug for RecordKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "RecordKey", &self.0)
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "Fingerprint", &self.0)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "Token", &self.0)
-    }
-}
 
 /// What a request asks a store for.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +46,7 @@ impl Claim {
 }
 
 /// What became of a [`Claim`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Begun {
     /// The claimant holds the record now.
     Started {
@@ -119,7 +62,7 @@ pub enum Begun {
 }
 
 /// What became of a holder's last word.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Ended {
     /// It was taken.
     Taken,
@@ -136,24 +79,72 @@ pub(crate) struct Record {
     pub(crate) token: Token,
     pub(crate) run: u32,
     pub(crate) state: State,
+    /// When it was first claimed: the start of run 1.
+    pub(crate) begun_at: Moment,
     /// When it is forgotten.
     pub(crate) gone_at: Moment,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Running { lease_until: Moment },
     Done { answer: Bytes },
 }
 
+/// Shows the length of a stored response: it may hold what nobody else may read, and logs show what `Debug` shows.
+pub(crate) struct ByLength<'a>(pub(crate) &'a Bytes);
+
+impl fmt::Debug for ByLength<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl fmt::Debug for Begun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started { run } => f.debug_struct("Started").field("run", run).finish(),
+            Self::Running => f.write_str("Running"),
+            Self::Done(answer) => f.debug_tuple("Done").field(&ByLength(answer)).finish(),
+            Self::Mismatch => f.write_str("Mismatch"),
+        }
+    }
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken => f.write_str("Taken"),
+            Self::Already(answer) => f.debug_tuple("Already").field(&ByLength(answer)).finish(),
+            Self::Lost => f.write_str("Lost"),
+        }
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running { lease_until } => f
+                .debug_struct("Running")
+                .field("lease_until", lease_until)
+                .finish(),
+            Self::Done { answer } => f
+                .debug_struct("Done")
+                .field("answer", &ByLength(answer))
+                .finish(),
+        }
+    }
+}
+
 impl Record {
-    fn claimed(claim: &Claim, run: u32, now: Moment) -> Self {
+    fn claimed(claim: &Claim, run: u32, begun_at: Moment, now: Moment) -> Self {
         let lease_until = now.after(claim.lease);
         Self {
             fingerprint: claim.fingerprint,
             token: claim.token,
             run,
             state: State::Running { lease_until },
+            begun_at,
             gone_at: lease_until.after(claim.ttl),
         }
     }
@@ -175,7 +166,8 @@ impl Record {
 
 /// Claims the record in this place.
 pub(crate) fn begin(place: &mut Option<Record>, claim: &Claim, now: Moment) -> Begun {
-    let run = match place.as_ref().filter(|record| !record.is_gone(now)) {
+    let live = place.as_ref().filter(|record| !record.is_gone(now));
+    let run = match live {
         None => 1,
         Some(record) if record.fingerprint != claim.fingerprint => return Begun::Mismatch,
         Some(record) => match &record.state {
@@ -186,7 +178,8 @@ pub(crate) fn begin(place: &mut Option<Record>, claim: &Claim, now: Moment) -> B
             State::Running { .. } => return Begun::Running,
         },
     };
-    *place = Some(Record::claimed(claim, run, now));
+    let begun_at = live.map_or(now, |record| record.begun_at);
+    *place = Some(Record::claimed(claim, run, begun_at, now));
     Begun::Started { run }
 }
 
@@ -247,6 +240,66 @@ pub(crate) fn abandon(place: &mut Option<Record>, token: Token, now: Moment) -> 
     Ended::Taken
 }
 
+/// Shows the record, with its whole response.
+pub(crate) fn find(place: Option<&Record>, key: &RecordKey, now: Moment) -> Option<Entry> {
+    let record = place.filter(|record| !record.is_gone(now))?;
+    let state = match &record.state {
+        State::Done { answer } => EntryState::Done {
+            answer: answer.clone(),
+        },
+        State::Running { lease_until } if now >= *lease_until => EntryState::Stopped {
+            since: now.since(*lease_until),
+        },
+        State::Running { lease_until } => EntryState::Running {
+            lease: lease_until.since(now),
+        },
+    };
+    let (age, expires_in) = (now.since(record.begun_at), record.gone_at.since(now));
+    Some(Entry::new(
+        *key,
+        record.token,
+        record.run,
+        age,
+        state,
+        expires_in,
+    ))
+}
+
+/// Whether the record can be resolved.
+pub(crate) fn resolvable(place: Option<&Record>, resolve: &Resolve, now: Moment) -> Resolved {
+    let Some(record) = place.filter(|record| !record.is_gone(now)) else {
+        return Resolved::Missing;
+    };
+    let done = matches!(record.state, State::Done { .. });
+    if (record.token, record.run, done) != (resolve.token, resolve.run, resolve.done) {
+        return Resolved::Changed;
+    }
+    match record.state {
+        State::Running { lease_until } if now < lease_until.after(resolve.stopped_for) => {
+            Resolved::Running
+        }
+        _ => Resolved::Resolved,
+    }
+}
+
+/// Releases the record, or gives it a response that nobody holds, if it is as it was seen.
+pub(crate) fn resolve(place: &mut Option<Record>, resolve: &Resolve, now: Moment) -> Resolved {
+    let resolved = resolvable(place.as_ref(), resolve, now);
+    if resolved == Resolved::Resolved {
+        match (&resolve.end, place.as_mut()) {
+            (ResolveAs::Record { answer, ttl }, Some(record)) => {
+                record.token = Token::new();
+                record.state = State::Done {
+                    answer: answer.clone(),
+                };
+                record.gone_at = now.after(*ttl);
+            }
+            _ => *place = None,
+        }
+    }
+    resolved
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -267,18 +320,49 @@ mod tests {
     }
 
     #[test]
-    fn a_key_a_fingerprint_and_a_token_show_their_first_four_bytes() {
+    fn debug_shows_the_length_of_a_response_and_never_its_bytes() {
+        let answer = || Bytes::from_static(b"secret");
+        let state = State::Done { answer: answer() };
+        let mut place = None;
+        begin(&mut place, &claim(1, 1, 10, 20), at(0));
+        let ttl = Duration::from_secs(20);
+        complete(&mut place, Token([1; 16]), answer(), ttl, at(5));
+        let entry = find(place.as_ref(), &RecordKey([0; 32]), at(6)).unwrap();
+        let end = ResolveAs::Record {
+            answer: answer(),
+            ttl,
+        };
         let shown = [
-            format!("{:?}", RecordKey([0xab; 32])),
-            format!("{:?}", Fingerprint([0x0c; 32])),
-            format!("{:?}", Token([0xff; 16])),
+            (format!("{:?}", Begun::Done(answer())), "Done(6 bytes)"),
+            (
+                format!("{:?}", Ended::Already(answer())),
+                "Already(6 bytes)",
+            ),
+            (format!("{state:?}"), "Done { answer: 6 bytes }"),
+            (format!("{place:?}"), "answer: 6 bytes"),
+            (format!("{:?}", entry.state), "Done { answer: 6 bytes }"),
+            (format!("{entry:?}"), "answer: 6 bytes"),
+            (format!("{end:?}"), "Record { answer: 6 bytes, ttl: 20s }"),
+            (
+                format!("{:?}", entry.resolve(ttl, end.clone())),
+                "answer: 6 bytes",
+            ),
+            (
+                format!("{:#?}", Begun::Done(answer())),
+                "Done(\n    6 bytes,\n)",
+            ),
         ];
-        let expected = [
-            "RecordKey(abababab…)",
-            "Fingerprint(0c0c0c0c…)",
-            "Token(ffffffff…)",
+        for (shown, expected) in shown {
+            assert!(shown.contains(expected), "{shown}");
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        let rest = [
+            format!("{:?}", Begun::Started { run: 2 }),
+            format!("{:?}", [Begun::Running, Begun::Mismatch]),
+            format!("{:?}", [Ended::Taken, Ended::Lost]),
         ];
-        assert_eq!(shown, expected);
+        let expected = ["Started { run: 2 }", "[Running, Mismatch]", "[Taken, Lost]"];
+        assert_eq!(rest, expected);
     }
 
     #[test]
@@ -360,25 +444,42 @@ mod tests {
         Abandon(u8),
         /// What an `Abandon` after an earlier run comes to; with the end of the record before it.
         Release(u64),
+        Find,
+        Resolve(Seen, u64, Option<(u8, u64)>),
+    }
+
+    /// The state that a `Resolve` names.
+    #[derive(Clone, Debug)]
+    enum Seen {
+        /// The one that the record is in.
+        Current,
+        Of(u8, u32, bool),
     }
 
     fn kept_until(when: u64, op: &Op) -> u64 {
         match op {
             Op::Begin(_, _, lease, ttl) | Op::Renew(_, lease, ttl) => when + lease + ttl,
-            Op::Complete(_, _, ttl) => when + ttl,
-            Op::Abandon(_) => 0,
+            Op::Complete(_, _, ttl) | Op::Resolve(_, _, Some((_, ttl))) => when + ttl,
+            Op::Abandon(_) | Op::Find | Op::Resolve(_, _, None) => 0,
             Op::Release(until) => *until,
         }
     }
 
     fn any_op() -> impl Strategy<Value = (u64, Op)> {
         let (holder, request, time) = (1..4_u8, 0..2_u8, prop_oneof![0..6_u64, Just(1000)]);
+        let seen = prop_oneof![
+            Just(Seen::Current),
+            (holder.clone(), 1..4_u32, any::<bool>()).prop_map(|(h, r, d)| Seen::Of(h, r, d)),
+        ];
         let op = prop_oneof![
             4 => (holder.clone(), request, time.clone(), time.clone())
                 .prop_map(|(h, r, l, t)| Op::Begin(h, r, l, t)),
             1 => (holder.clone(), time.clone(), time.clone()).prop_map(|(h, l, t)| Op::Renew(h, l, t)),
-            2 => (holder.clone(), 0..3_u8, time).prop_map(|(h, a, t)| Op::Complete(h, a, t)),
-            1 => holder.prop_map(Op::Abandon),
+            2 => (holder.clone(), 0..3_u8, time.clone()).prop_map(|(h, a, t)| Op::Complete(h, a, t)),
+            1 => holder.clone().prop_map(Op::Abandon),
+            2 => Just(Op::Find),
+            2 => (seen, prop_oneof![0..6_u64, Just(1000)], proptest::option::of((3..6_u8, time)))
+                .prop_map(|(seen, stopped_for, end)| Op::Resolve(seen, stopped_for, end)),
         ];
         (0..4_u64, op)
     }
@@ -405,7 +506,7 @@ mod tests {
             let claims = self.life(now).iter().rev();
             let last = claims.into_iter().find_map(|(_, op)| match op {
                 Op::Begin(holder, ..) => Some(Some(*holder)),
-                Op::Release(_) => Some(None),
+                Op::Release(_) | Op::Resolve(..) => Some(None),
                 _ => None,
             });
             last.flatten()
@@ -414,7 +515,7 @@ mod tests {
         fn run(&self, now: u64, next: Option<u8>) -> u32 {
             let claims = self.life(now).iter().filter_map(|(_, op)| match op {
                 Op::Begin(holder, ..) => Some(Some(*holder)),
-                Op::Release(_) => Some(None),
+                Op::Release(_) | Op::Resolve(..) => Some(None),
                 _ => None,
             });
             let mut holders: Vec<Option<u8>> = claims.chain(next.map(Some)).collect();
@@ -424,8 +525,10 @@ mod tests {
         }
 
         fn answer(&self, now: u64) -> Option<Bytes> {
-            self.life(now).iter().find_map(|(_, op)| match op {
-                Op::Complete(_, answer, _) => Some(vec![*answer].into()),
+            self.life(now).iter().rev().find_map(|(_, op)| match op {
+                Op::Complete(_, answer, _) | Op::Resolve(_, _, Some((answer, _))) => {
+                    Some(vec![*answer].into())
+                }
                 _ => None,
             })
         }
@@ -435,11 +538,7 @@ mod tests {
             let Some((_, Op::Begin(_, first, ..))) = life.first() else {
                 return Begun::Started { run: 1 };
             };
-            let lease_until = life.iter().rev().find_map(|(when, op)| match op {
-                Op::Begin(_, _, lease, _) | Op::Renew(_, lease, _) => Some(when + lease),
-                Op::Release(_) => Some(*when),
-                _ => None,
-            });
+            let lease_until = self.lease_until(now);
             if *first != request {
                 Begun::Mismatch
             } else if let Some(answer) = self.answer(now) {
@@ -449,6 +548,51 @@ mod tests {
                 Begun::Started { run }
             } else {
                 Begun::Running
+            }
+        }
+
+        fn lease_until(&self, now: u64) -> Option<u64> {
+            let life = self.life(now).iter().rev();
+            life.into_iter().find_map(|(when, op)| match op {
+                Op::Begin(_, _, lease, _) | Op::Renew(_, lease, _) => Some(when + lease),
+                Op::Release(_) => Some(*when),
+                _ => None,
+            })
+        }
+
+        /// Run, age, state and what is left of the record's time.
+        fn found(&self, now: u64) -> Option<(u32, Duration, EntryState, Duration)> {
+            let time = Duration::from_secs;
+            let life = self.life(now);
+            let (begun_at, _) = life.first()?;
+            let (when, last) = life.last()?;
+            let lease_until = self.lease_until(now)?;
+            let state = match self.answer(now) {
+                Some(answer) => EntryState::Done { answer },
+                None if lease_until > now => EntryState::Running {
+                    lease: time(lease_until - now),
+                },
+                None => EntryState::Stopped {
+                    since: time(now - lease_until),
+                },
+            };
+            let expires_in = time(kept_until(*when, last) - now);
+            Some((self.run(now, None), time(now - begun_at), state, expires_in))
+        }
+
+        fn resolved(&self, now: u64, seen: &Seen, stopped_for: u64) -> Resolved {
+            let Some((run, _, state, _)) = self.found(now) else {
+                return Resolved::Missing;
+            };
+            let is_done = matches!(state, EntryState::Done { .. });
+            match seen {
+                Seen::Of(holder, ..) if self.holder(now) != Some(*holder) => Resolved::Changed,
+                Seen::Of(_, seen_run, done) if (run, is_done) != (*seen_run, *done) => {
+                    Resolved::Changed
+                }
+                _ if is_done => Resolved::Resolved,
+                _ if self.lease_until(now) > now.checked_sub(stopped_for) => Resolved::Running,
+                _ => Resolved::Resolved,
             }
         }
 
@@ -504,6 +648,41 @@ mod tests {
                         expected == Ended::Taken
                     }
                     Op::Release(_) => false,
+                    Op::Find => {
+                        let found = find(place.as_ref(), &RecordKey([7; 32]), moment);
+                        let found = found.map(|entry| {
+                            assert_eq!(entry.key, RecordKey([7; 32]));
+                            if let Some(holder) = naive.holder(now) {
+                                assert_eq!(entry.token, Token([holder; 16]));
+                            }
+                            (entry.run, entry.age, entry.state, entry.expires_in)
+                        });
+                        prop_assert_eq!(found, naive.found(now));
+                        false
+                    }
+                    Op::Resolve(ref seen, stopped_for, end) => {
+                        let expected = naive.resolved(now, seen, stopped_for);
+                        let time = Duration::from_secs(stopped_for);
+                        let end = end.map_or(ResolveAs::Release, |(answer, ttl)| ResolveAs::Record {
+                            answer: vec![answer].into(),
+                            ttl: Duration::from_secs(ttl),
+                        });
+                        let request = match *seen {
+                            Seen::Current => find(place.as_ref(), &RecordKey([7; 32]), moment)
+                                .map(|entry| entry.resolve(time, end.clone())),
+                            Seen::Of(..) => None,
+                        };
+                        let request = request.unwrap_or_else(|| {
+                            let (holder, run, done) = match *seen {
+                                Seen::Of(holder, run, done) => (holder, run, done),
+                                Seen::Current => (1, 1, false),
+                            };
+                            let token = Token([holder; 16]);
+                            Resolve { token, run, done, stopped_for: time, end }
+                        });
+                        prop_assert_eq!(resolve(&mut place, &request, moment), expected);
+                        expected == Resolved::Resolved
+                    }
                 };
                 if has_effect {
                     naive.0.push((now, op));

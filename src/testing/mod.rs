@@ -21,6 +21,6 @@ mod store;
 mod strict;
 
 #[cfg(feature = "idempotency")]
-pub use self::store::check_store;
+pub use self::store::{check_lookup, check_store};
 pub use self::strict::{Step, Strict, StrictFuture};
 pub use crate::chance::seed;

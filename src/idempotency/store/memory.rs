@@ -8,7 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
-use super::{RECORD, SMALL, Store, StoreError, StoreFuture};
+use super::{
+    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
+    StoreFuture,
+};
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, State, Token};
@@ -153,6 +156,30 @@ impl Records {
         result
     }
 
+    fn entry(&self, key: &RecordKey, now: Moment) -> Option<Entry> {
+        let place = self.kept.get(key)?;
+        record::find(place.as_ref(), key, now)
+    }
+
+    /// A page in the order of the keys.
+    fn page(&self, after: Option<RecordKey>, limit: usize, now: Moment) -> Listed {
+        let limit = limit.max(1);
+        let keys = self.kept.keys().filter(|key| Some(**key) > after);
+        let mut keys: Vec<RecordKey> = keys.copied().collect();
+        let has_more = keys.len() > limit;
+        if has_more {
+            keys.select_nth_unstable(limit);
+            keys.truncate(limit);
+        }
+        let last = keys.iter().max().filter(|_| has_more);
+        let entries = keys.iter().filter_map(|key| self.entry(key, now));
+        Listed {
+            entries: entries.map(Entry::shortened).collect(),
+            unreadable: 0,
+            next: last.map(Cursor::after),
+        }
+    }
+
     /// Forgets the record whose time was over first, if there is one.
     fn sweep(&mut self, now: Moment) -> bool {
         match self.by_end.first() {
@@ -258,6 +285,39 @@ impl Store for MemoryStore {
             .lock()
             .change(key, |place| record::abandon(place, token, now))))
     }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        ready(Ok(self.lock().entry(key, Now::unread().moment())))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        let after = match after.map(Cursor::key).transpose() {
+            Ok(after) => after,
+            Err(error) => return ready(Err(error)),
+        };
+        ready(Ok(self.lock().page(after, limit, Now::unread().moment())))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        let now = Now::unread().moment();
+        let mut records = self.lock();
+        if let ResolveAs::Record { answer, .. } = &resolve.end {
+            let place = records.kept.get(key).and_then(Option::as_ref);
+            if answer.len() > SMALL
+                && record::resolvable(place, resolve, now) == Resolved::Resolved
+                && !records.has_room(answer.len(), self.config.max_bytes, now)
+            {
+                return ready(Err(self.full()));
+            }
+        }
+        ready(Ok(
+            records.change(key, |place| record::resolve(place, resolve, now))
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -274,6 +334,14 @@ mod tests {
         Complete(u8, u8, usize, u64),
         Abandon(u8, u8),
         Sweep,
+    }
+
+    /// What a rule returned.
+    #[derive(Debug, PartialEq)]
+    enum Outcome {
+        Begun(Begun),
+        Renewed(bool),
+        Ended(Ended),
     }
 
     fn any_op() -> impl Strategy<Value = (u64, Op)> {
@@ -306,7 +374,7 @@ mod tests {
             for (passed, op) in ops {
                 seconds += passed;
                 let now = Moment::START.after(time(seconds));
-                let mut change = |key: u8, rule: &dyn Fn(&mut Option<Record>) -> String| {
+                let mut change = |key: u8, rule: &dyn Fn(&mut Option<Record>) -> Outcome| {
                     let told = records.change(&RecordKey([key; 32]), rule);
                     (told, rule(&mut unswept[usize::from(key)]))
                 };
@@ -318,22 +386,23 @@ mod tests {
                             lease: time(lease),
                             ttl: time(ttl),
                         };
-                        change(key, &|place| format!("{:?}", record::begin(place, &claim, now)))
+                        change(key, &|place| Outcome::Begun(record::begin(place, &claim, now)))
                     }
                     Op::Renew(key, who, lease, ttl) => change(key, &|place| {
-                        record::renew(place, Token([who; 16]), time(lease), time(ttl), now).to_string()
+                        let token = Token([who; 16]);
+                        Outcome::Renewed(record::renew(place, token, time(lease), time(ttl), now))
                     }),
                     Op::Complete(key, who, length, ttl) => change(key, &|place| {
                         let answer = vec![0; length].into();
-                        let ended = record::complete(place, Token([who; 16]), answer, time(ttl), now);
-                        format!("{ended:?}")
+                        let token = Token([who; 16]);
+                        Outcome::Ended(record::complete(place, token, answer, time(ttl), now))
                     }),
                     Op::Abandon(key, who) => change(key, &|place| {
-                        format!("{:?}", record::abandon(place, Token([who; 16]), now))
+                        Outcome::Ended(record::abandon(place, Token([who; 16]), now))
                     }),
                     Op::Sweep => {
                         records.sweep(now);
-                        Default::default()
+                        (Outcome::Renewed(false), Outcome::Renewed(false))
                     }
                 };
                 prop_assert_eq!(told, expected);

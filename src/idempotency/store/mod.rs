@@ -12,6 +12,7 @@
 
 #[cfg(feature = "file")]
 mod file;
+mod lookup;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -20,15 +21,16 @@ mod redis;
 
 #[cfg(feature = "file")]
 pub use self::file::{FileConfig, FileStore};
+pub use self::lookup::{Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved};
 pub use self::memory::{MemoryConfig, MemoryStore};
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
-pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+pub use super::record::{Begun, Claim, Ended, Fingerprint, ParseRecordKeyError, RecordKey, Token};
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -72,6 +74,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// Holds a running record for another `lease`, counted from now, and keeps it for `ttl` after that. `false` if it is not
     /// running, or not held by `token`: then nothing changes. A lease that is over is renewed if nobody has taken the record.
+    /// A `lease` of zero ends the lease at once and keeps the run: the next claim is the run after it.
     fn renew<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -94,6 +97,38 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// later run it stays, held by nobody and its lease over, because an earlier run may have acted: the next claim is of the run
     /// after it.
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended>;
+
+    /// Looks up a record, with the whole stored response. `None` if there is none, or its time is over.
+    ///
+    /// The default implementation of this and of the next two methods returns [`StoreError::Unavailable`]: a store without them
+    /// works, but its operations cannot be looked up or repaired. `testing::check_lookup` checks them.
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        let _ = key;
+        Box::pin(ready(Err(lookup::not_supported())))
+    }
+
+    /// Returns one page of all records, starting at `after` or at the beginning. Responses are cut to their first 16 bytes.
+    ///
+    /// This is a scan, not a snapshot: each record that exists during the whole scan appears at least once, other records may
+    /// appear or not. `limit` is a hint: a page may be shorter, even empty, or slightly longer. The scan ends with the page
+    /// whose `next` is `None`.
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        let _ = (after, limit);
+        Box::pin(ready(Err(lookup::not_supported())))
+    }
+
+    /// Releases or completes a record whose operation stopped, or replaces its stored response, if it is still in the state that
+    /// `resolve` names. A lease in force is never overridden.
+    ///
+    /// If several conditions fail, a missing record is reported first, then a changed one, then a running one.
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        let _ = (key, resolve);
+        Box::pin(ready(Err(lookup::not_supported())))
+    }
 }
 
 impl<S: Store + ?Sized> Store for Arc<S> {
@@ -123,6 +158,22 @@ impl<S: Store + ?Sized> Store for Arc<S> {
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
         (**self).abandon(key, token)
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        (**self).find(key)
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        (**self).list(after, limit)
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        (**self).resolve(key, resolve)
     }
 }
 

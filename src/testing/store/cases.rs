@@ -11,7 +11,12 @@ use super::step::{HOUR, Holders};
 use crate::idempotency::store::Store;
 
 pub(super) async fn check(store: &dyn Store) {
-    for promise in promises().into_iter().chain(answers()) {
+    check_each(store, promises().into_iter().chain(answers())).await;
+    keys_are_apart(store).await;
+}
+
+pub(super) async fn check_each(store: &dyn Store, promises: impl IntoIterator<Item = Promise>) {
+    for promise in promises {
         let (key, holders) = (new_key(), Holders::new(3));
         let mut place = None;
         let mut before = Vec::new();
@@ -32,7 +37,6 @@ pub(super) async fn check(store: &dyn Store) {
             before.push(format!("  {step:?}: {expected:?}\n"));
         }
     }
-    keys_are_apart(store).await;
 }
 
 fn answers() -> impl Iterator<Item = Promise> {

@@ -5,15 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::new_key;
-use super::step::{HOUR, Holders, OVER, Request, Step};
+use super::step::{End, HOUR, Holders, OVER, Request, Seen, Step};
 use crate::chance::Draw;
 use crate::idempotency::store::{RecordKey, Store};
 
 const HISTORIES: u64 = 12;
 const STEPS: usize = 100;
 
-/// Compares the store with the rules, step by step.
-pub(super) async fn check(store: &dyn Store) {
+/// Compares the store with the rules, step by step. With look-ups, `find` and `resolve` are among the steps.
+pub(super) async fn check(store: &dyn Store, with_lookups: bool) {
     for seed in 0..HISTORIES {
         let mut dice = Dice(seed);
         let keys: Vec<RecordKey> = (0..3).map(|_| new_key()).collect();
@@ -22,7 +22,11 @@ pub(super) async fn check(store: &dyn Store) {
         let mut before = Vec::new();
         for _ in 0..STEPS {
             let number = dice.below(keys.len());
-            let step = dice.step();
+            let step = if with_lookups && dice.below(3) == 0 {
+                dice.lookup()
+            } else {
+                dice.step()
+            };
             let rule = holders.rule(&mut places[number], step.clone());
             let said = holders.ask(store, &keys[number], step.clone()).await;
             before.push(format!("  key {number}: {step:?}: {rule:?}\n"));
@@ -56,6 +60,22 @@ impl Dice {
             6 | 7 => Step::Complete(who, self.answer(), self.time(4)),
             _ => Step::Abandon(who),
         }
+    }
+
+    fn lookup(&mut self) -> Step {
+        let run = u32::try_from(self.below(3)).unwrap_or(0) + 1;
+        let seen = match self.below(6) {
+            0 => Seen::Open(self.below(3), run),
+            1 => Seen::Done(self.below(3), run),
+            2 | 3 => Seen::Current,
+            _ => return Step::Find,
+        };
+        let end = if self.below(2) == 0 {
+            End::Release
+        } else {
+            End::Record(self.answer(), self.time(4))
+        };
+        Step::Resolve(seen, self.time(4), end)
     }
 
     /// None at all in one of so many.

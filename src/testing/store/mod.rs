@@ -2,8 +2,11 @@
 
 mod cases;
 mod history;
+mod lookup;
 mod promises;
 mod race;
+mod resolve;
+mod show;
 mod step;
 
 use std::future::{Future, poll_fn};
@@ -17,7 +20,7 @@ use crate::idempotency::store::{RecordKey, Store};
 ///
 /// It asks some two thousand questions, in scripted cases, in histories that are drawn, and many at once, and compares each
 /// answer with the one that the rules give. All keys are new, so that the store may be in use; what is left of them expires
-/// within an hour. Whether records survive a restart, and what a store does when it is full or cannot be reached, is for
+/// within an hour. Look-up and repair are checked by [`check_lookup`]. Whether records survive a restart, and what a store does when it is full or cannot be reached, is for
 /// its own tests.
 ///
 /// ```
@@ -35,7 +38,31 @@ use crate::idempotency::store::{RecordKey, Store};
 pub async fn check_store(store: &dyn Store) {
     cases::check(store).await;
     race::check(store).await;
-    history::check(store).await;
+    history::check(store, false).await;
+}
+
+/// Checks that this store keeps the promises of [`Store::find`], [`Store::list`] and [`Store::resolve`], which a store need not
+/// implement.
+///
+/// It claims a few hundred new keys, which expire within an hour, and scans all records of the store twice. The store may be in use.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use buttress::idempotency::store::MemoryStore;
+/// use buttress::testing::check_lookup;
+///
+/// check_lookup(&MemoryStore::new()).await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// If a promise is broken, or the store returns an error, as a store does that does not implement these methods; the message says
+/// which, and after which steps.
+pub async fn check_lookup(store: &dyn Store) {
+    lookup::check(store).await;
+    resolve::check(store).await;
+    history::check(store, true).await;
 }
 
 /// A key that nobody has used.

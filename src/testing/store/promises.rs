@@ -167,6 +167,16 @@ fn takeovers() -> Vec<Promise> {
             ],
         ),
         promise(
+            "a renewal with no lease ends it at once, and keeps the run",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (Begin(1, This, HOUR, HOUR), Started(2)),
+                (Renew(1, OVER, HOUR), Renewed(true)),
+                (Begin(2, This, HOUR, HOUR), Started(3)),
+                (Complete(1, FIRST, HOUR), Lost),
+            ],
+        ),
+        promise(
             "a renewal gives the record a new time to live",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),

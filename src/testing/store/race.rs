@@ -16,6 +16,10 @@ pub(super) async fn check(store: &dyn Store) {
     let left = Begin(0, This, OVER, HOUR);
     one_of_many_holds(store, "a key whose lease is over", Some(left), 2).await;
     one_of_many_answers_stands(store).await;
+    check_pairs(store, pairs).await;
+}
+
+pub(super) async fn check_pairs(store: &dyn Store, pairs: impl Fn() -> Vec<Pair>) {
     for _ in 0..ROUNDS {
         for pair in pairs() {
             one_happens_wholly_before_the_other(store, pair).await;
@@ -66,10 +70,11 @@ async fn one_of_many_answers_stands(store: &dyn Store) {
     );
 }
 
-struct Pair {
-    before: Step,
-    at_once: [Step; 2],
-    after: Step,
+/// Two steps that run at once, with one before and one after them.
+pub(super) struct Pair {
+    pub(super) before: Step,
+    pub(super) at_once: [Step; 2],
+    pub(super) after: Step,
 }
 
 fn pairs() -> Vec<Pair> {

@@ -1,13 +1,14 @@
 //! One question to a store, what it said, and what the rules say.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::clock::Moment;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Fingerprint, Record, Token};
-use crate::idempotency::store::{RecordKey, Store, StoreError};
+use crate::idempotency::store::{
+    Entry, EntryState, RecordKey, Resolve, ResolveAs, Resolved, Store, StoreError,
+};
 
 pub(super) const OVER: Duration = Duration::ZERO;
 /// Longer than any test.
@@ -22,6 +23,26 @@ pub(super) enum Step {
     Renew(Who, Duration, Duration),
     Complete(Who, Bytes, Duration),
     Abandon(Who),
+    Find,
+    /// Resolves the record that was seen, once its lease has been over for this long.
+    Resolve(Seen, Duration, End),
+}
+
+/// The state that a `Resolve` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seen {
+    /// The state that a look-up shows right before.
+    Current,
+    /// Running or stopped, held by this holder in this run.
+    Open(Who, u32),
+    /// Completed by this holder in this run.
+    Done(Who, u32),
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum End {
+    Release,
+    Record(Bytes, Duration),
 }
 
 /// Requests differ in their fingerprints.
@@ -41,6 +62,29 @@ pub(super) enum Said {
     Taken,
     Already(Bytes),
     Lost,
+    Nothing,
+    Found(Found),
+    Resolved(Resolved),
+}
+
+/// The part of an entry that does not depend on the clock.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) run: u32,
+    /// `None` if it is nobody that asks here.
+    pub(super) holder: Option<Who>,
+    pub(super) state: FoundState,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum FoundState {
+    Running,
+    Stopped,
+    Done(Bytes),
+}
+
+pub(super) fn found(run: u32, holder: Option<Who>, state: FoundState) -> Said {
+    Said::Found(Found { run, holder, state })
 }
 
 /// Those who ask.
@@ -89,12 +133,65 @@ impl Holders {
                 store.complete(key, self.0[who], answer, ttl).await?.into()
             }
             Step::Abandon(who) => store.abandon(key, self.0[who]).await?.into(),
+            Step::Find => self.found(key, store.find(key).await?),
+            Step::Resolve(seen, stopped_for, end) => {
+                let current = match seen {
+                    Seen::Current => store.find(key).await?,
+                    _ => None,
+                };
+                let resolve = self.resolve(current, seen, stopped_for, end);
+                Said::Resolved(store.resolve(key, &resolve).await?)
+            }
         })
+    }
+
+    pub(super) fn found(&self, key: &RecordKey, entry: Option<Entry>) -> Said {
+        let Some(entry) = entry else {
+            return Said::Nothing;
+        };
+        assert_eq!(
+            entry.key, *key,
+            "the store breaks a promise: an entry names the key that it was found under"
+        );
+        let state = match entry.state {
+            EntryState::Running { .. } => FoundState::Running,
+            EntryState::Stopped { .. } => FoundState::Stopped,
+            EntryState::Done { answer } => FoundState::Done(answer),
+        };
+        let holder = self.0.iter().position(|token| *token == entry.token);
+        found(entry.run, holder, state)
+    }
+
+    fn resolve(
+        &self,
+        current: Option<Entry>,
+        seen: Seen,
+        stopped_for: Duration,
+        end: End,
+    ) -> Resolve {
+        let end = match end {
+            End::Release => ResolveAs::Release,
+            End::Record(answer, ttl) => ResolveAs::Record { answer, ttl },
+        };
+        let (token, run, done) = match (seen, current) {
+            (Seen::Current, Some(entry)) => return entry.resolve(stopped_for, end),
+            (Seen::Current, None) => (self.0[0], 1, false),
+            (Seen::Open(who, run), _) => (self.0[who], run, false),
+            (Seen::Done(who, run), _) => (self.0[who], run, true),
+        };
+        Resolve {
+            token,
+            run,
+            done,
+            stopped_for,
+            end,
+        }
     }
 
     /// What the rules say, in no time.
     pub(super) fn rule(&self, place: &mut Option<Record>, step: Step) -> Said {
-        let now = Moment::START;
+        let (now, key) = (Moment::START, RecordKey([0; 32]));
+        let find = |place: &Option<Record>| record::find(place.as_ref(), &key, now);
         match step {
             Step::Begin(who, request, lease, ttl) => {
                 record::begin(place, &self.claim(who, request, lease, ttl), now).into()
@@ -106,6 +203,11 @@ impl Holders {
                 record::complete(place, self.0[who], answer, ttl, now).into()
             }
             Step::Abandon(who) => record::abandon(place, self.0[who], now).into(),
+            Step::Find => self.found(&key, find(place)),
+            Step::Resolve(seen, stopped_for, end) => {
+                let resolve = self.resolve(find(place), seen, stopped_for, end);
+                Said::Resolved(record::resolve(place, &resolve, now))
+            }
         }
     }
 }
@@ -127,59 +229,6 @@ impl From<Ended> for Said {
             Ended::Taken => Self::Taken,
             Ended::Already(answer) => Self::Already(answer),
             Ended::Lost => Self::Lost,
-        }
-    }
-}
-
-/// What is long is shown by its ends.
-fn answer(answer: &Bytes) -> String {
-    let (length, shown) = (answer.len(), 12);
-    if length <= 2 * shown {
-        return format!("{answer:?}");
-    }
-    let (first, last) = (answer.slice(..shown), answer.slice(length - shown..));
-    format!("{length} bytes, {first:?} to {last:?}")
-}
-
-impl fmt::Debug for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Started(run) => write!(f, "`Started` in run {run}"),
-            Self::Running => f.write_str("`Running`"),
-            Self::Done(bytes) => write!(f, "`Done` with {}", answer(bytes)),
-            Self::Mismatch => f.write_str("`Mismatch`"),
-            Self::Renewed(held) => write!(f, "`{held}`"),
-            Self::Taken => f.write_str("`Taken`"),
-            Self::Already(bytes) => write!(f, "`Already` with {}", answer(bytes)),
-            Self::Lost => f.write_str("`Lost`"),
-        }
-    }
-}
-
-impl fmt::Debug for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::This => "this request",
-            Self::Other => "another request",
-        })
-    }
-}
-
-impl fmt::Debug for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Begin(who, request, lease, ttl) => write!(
-                f,
-                "begin by holder {who} of {request:?}, lease {lease:?}, ttl {ttl:?}"
-            ),
-            Self::Renew(who, lease, ttl) => {
-                write!(f, "renew by holder {who}, lease {lease:?}, ttl {ttl:?}")
-            }
-            Self::Complete(who, bytes, ttl) => {
-                let answer = answer(bytes);
-                write!(f, "complete by holder {who} with {answer}, ttl {ttl:?}")
-            }
-            Self::Abandon(who) => write!(f, "abandon by holder {who}"),
         }
     }
 }

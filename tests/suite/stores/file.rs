@@ -7,7 +7,7 @@ use std::time::Duration;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, FileConfig, FileStore, Fingerprint, RecordKey, Store, StoreError,
 };
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use crate::common::{SECOND, poll};
@@ -73,7 +73,9 @@ fn message(path: &Path) -> String {
 #[tokio::test]
 async fn it_keeps_the_contract() {
     let folder = Folder::new();
-    check_store(&folder.open()).await;
+    let store = folder.open();
+    check_store(&store).await;
+    check_lookup(&store).await;
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, MemoryConfig, MemoryStore, RecordKey, Store, StoreError,
 };
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use crate::common::SECOND;
@@ -32,7 +32,9 @@ fn is_full<T>(result: &Result<T, StoreError>) -> bool {
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
-    check_store(&MemoryStore::new()).await;
+    let store = MemoryStore::new();
+    check_store(&store).await;
+    check_lookup(&store).await;
 }
 
 #[tokio::test(start_paused = true)]

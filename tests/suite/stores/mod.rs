@@ -3,6 +3,7 @@
 mod broken;
 #[cfg(feature = "file")]
 mod file;
+mod lookup;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;

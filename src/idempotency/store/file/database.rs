@@ -2,16 +2,17 @@
 
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
+use std::ops::Bound;
 use std::path::Path;
 
 use redb::{
     Builder, Database, DatabaseError, ReadOnlyTable, ReadableTable, Table, TableDefinition,
 };
 
-use super::encoding::{HEAD, decode, encode};
+use super::encoding::{Session, answer_length, decode, encode};
 use crate::clock::Moment;
-use crate::idempotency::record::{Record, RecordKey, State};
-use crate::idempotency::store::{RECORD, StoreError};
+use crate::idempotency::record::{self, Record, RecordKey, State};
+use crate::idempotency::store::{Cursor, Entry, Listed, RECORD, StoreError};
 
 pub(super) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
 /// By the time at which they are forgotten.
@@ -71,11 +72,14 @@ impl File {
     }
 
     /// What stands in the file now.
-    pub(super) fn view(&self) -> Result<View, StoreError> {
+    pub(super) fn view(&self, opened: Moment) -> Result<View, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         Ok(View {
             records: read.open_table(RECORDS).map_err(failed)?,
-            session: self.session,
+            session: Session {
+                number: self.session,
+                opened,
+            },
         })
     }
 
@@ -108,14 +112,14 @@ impl File {
                     let value = encode(record, self.session);
                     let end = (record.gone_at.as_nanos(), &key.0);
                     ends.insert(end, ()).map_err(failed)?;
-                    bytes = bytes.saturating_add(stored(value.len()));
+                    bytes = bytes.saturating_add(stored(&value));
                     let old = records.insert(&key.0, &value[..]).map_err(failed)?;
-                    old.map(|old| old.value().len())
+                    old.map(|old| stored(old.value()))
                 } else {
                     let old = records.remove(&key.0).map_err(failed)?;
-                    old.map(|old| old.value().len())
+                    old.map(|old| stored(old.value()))
                 };
-                bytes = bytes.saturating_sub(old.map_or(0, stored));
+                bytes = bytes.saturating_sub(old.unwrap_or_default());
             }
             let freed = sweep(&mut records, &mut ends, most, now)?;
             bytes = bytes.saturating_sub(freed);
@@ -133,7 +137,7 @@ impl File {
 /// The records as they stood at one moment.
 pub(super) struct View {
     records: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
-    session: u64,
+    session: Session,
 }
 
 impl View {
@@ -143,20 +147,54 @@ impl View {
             .map(|value| decode(value.value(), self.session))
             .transpose()
     }
+
+    /// A page in the order of the keys.
+    pub(super) fn list(
+        &self,
+        after: Option<&RecordKey>,
+        limit: usize,
+        now: Moment,
+    ) -> Result<Listed, StoreError> {
+        let start = after.map_or(Bound::Unbounded, |key| Bound::Excluded(&key.0));
+        let range = (start, Bound::Unbounded);
+        let mut rows = self.records.range::<&[u8; 32]>(range).map_err(failed)?;
+        let mut page = Listed::default();
+        let mut last = None;
+        for row in rows.by_ref().take(limit) {
+            let (key, value) = row.map_err(failed)?;
+            let key = RecordKey(*key.value());
+            match decode(value.value(), self.session) {
+                Ok(record) => {
+                    let entry = record::find(Some(&record), &key, now);
+                    page.entries.extend(entry.map(Entry::shortened));
+                }
+                Err(_) => page.unreadable += 1,
+            }
+            last = Some(key);
+        }
+        page.next = last
+            .filter(|_| rows.next().is_some())
+            .as_ref()
+            .map(Cursor::after);
+        Ok(page)
+    }
 }
 
 /// What a record takes of the bound.
 pub(super) fn size(record: &Record) -> u64 {
-    match &record.state {
-        State::Running { .. } => stored(HEAD),
-        State::Done { answer } => stored(answer.len().saturating_add(HEAD)),
-    }
+    with_answer(match &record.state {
+        State::Running { .. } => 0,
+        State::Done { answer } => answer.len(),
+    })
 }
 
-/// The same, by the length of its bytes.
-fn stored(length: usize) -> u64 {
-    let answer = length.saturating_sub(HEAD);
-    u64::try_from(answer.saturating_add(RECORD)).unwrap_or(u64::MAX)
+/// The same, by its bytes.
+fn stored(value: &[u8]) -> u64 {
+    with_answer(answer_length(value))
+}
+
+fn with_answer(length: usize) -> u64 {
+    u64::try_from(length.saturating_add(RECORD)).unwrap_or(u64::MAX)
 }
 
 type Records<'a> = Table<'a, &'static [u8; 32], &'static [u8]>;
@@ -182,7 +220,7 @@ fn sweep(
         }
         ends.remove((end, &key)).map_err(failed)?;
         let old = records.remove(&key).map_err(failed)?;
-        freed = freed.saturating_add(old.map_or(0, |old| stored(old.value().len())));
+        freed = freed.saturating_add(old.map_or(0, |old| stored(old.value())));
     }
     Ok(freed)
 }

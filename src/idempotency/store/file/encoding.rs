@@ -1,10 +1,10 @@
 //! A record as bytes in the file.
 //!
-//! Version 1, numbers in little-endian order, times in nanoseconds since 1970:
+//! Version 2, numbers in little-endian order, times in nanoseconds since 1970:
 //!
 //! | bytes | |
 //! |---|---|
-//! | 0 | version, 1 |
+//! | 0 | version, 2 |
 //! | 1 | 0 running, 1 done |
 //! | 2..6 | run |
 //! | 6..14 | the session that wrote it |
@@ -12,7 +12,10 @@
 //! | 22..30 | when it is forgotten |
 //! | 30..62 | fingerprint |
 //! | 62..78 | token |
-//! | 78.. | answer, if done |
+//! | 78..86 | when it was first claimed |
+//! | 86.. | answer, if done |
+//!
+//! Version 1 has no time of the first claim: its answer starts at 78.
 
 use bytes::Bytes;
 
@@ -20,8 +23,28 @@ use crate::clock::Moment;
 use crate::idempotency::record::{Fingerprint, Record, State, Token};
 use crate::idempotency::store::StoreError;
 
-const VERSION: u8 = 1;
-pub(super) const HEAD: usize = 78;
+const VERSION: u8 = 2;
+const OLD_VERSION: u8 = 1;
+pub(super) const HEAD: usize = 86;
+const OLD_HEAD: usize = 78;
+
+/// The session that reads a record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    pub(super) number: u64,
+    /// When it opened the file.
+    pub(super) opened: Moment,
+}
+
+/// Length of the answer in these bytes.
+pub(super) fn answer_length(bytes: &[u8]) -> usize {
+    let head = if bytes.first() == Some(&OLD_VERSION) {
+        OLD_HEAD
+    } else {
+        HEAD
+    };
+    bytes.len().saturating_sub(head)
+}
 
 pub(super) fn encode(record: &Record, session: u64) -> Vec<u8> {
     let (state, lease_until, answer) = match &record.state {
@@ -36,22 +59,27 @@ pub(super) fn encode(record: &Record, session: u64) -> Vec<u8> {
     bytes.extend(record.gone_at.as_nanos().to_le_bytes());
     bytes.extend(record.fingerprint.0);
     bytes.extend(record.token.0);
+    bytes.extend(record.begun_at.as_nanos().to_le_bytes());
     bytes.extend_from_slice(answer);
     bytes
 }
 
 /// The record, as it is for this session: of a session that ended, the holders are gone, and all leases over.
-pub(super) fn decode(bytes: &[u8], session: u64) -> Result<Record, StoreError> {
+///
+/// When such a lease ended is not known exactly: at its time, or when the file was opened, whichever was first. A record of version 1
+/// counts its age from when the file was opened.
+pub(super) fn decode(bytes: &[u8], session: Session) -> Result<Record, StoreError> {
     let unreadable = |why: &str| Err(StoreError::Unreadable(why.to_owned()));
-    match bytes.first() {
-        Some(&VERSION) => {}
+    let is_old = match bytes.first() {
+        Some(&VERSION) => false,
+        Some(&OLD_VERSION) => true,
         Some(version) => {
             return Err(StoreError::Unreadable(format!(
                 "it is of version {version}, and this is a program that knows version {VERSION}"
             )));
         }
         None => return unreadable("it is empty"),
-    }
+    };
     let mut rest = bytes.get(1..).unwrap_or_default();
     let head = (|| {
         let [state] = take(&mut rest)?;
@@ -61,31 +89,39 @@ pub(super) fn decode(bytes: &[u8], session: u64) -> Result<Record, StoreError> {
         let gone_at = Moment::from_nanos(u64::from_le_bytes(take(&mut rest)?));
         let fingerprint = Fingerprint(take(&mut rest)?);
         let token = Token(take(&mut rest)?);
-        Some((state, run, writer, lease_until, gone_at, fingerprint, token))
+        let begun_at = if is_old {
+            session.opened
+        } else {
+            Moment::from_nanos(u64::from_le_bytes(take(&mut rest)?))
+        };
+        let lease_until = if writer == session.number {
+            lease_until
+        } else {
+            lease_until.min(session.opened)
+        };
+        let record = Record {
+            fingerprint,
+            token,
+            run,
+            state: State::Running { lease_until },
+            begun_at,
+            gone_at,
+        };
+        Some((state, record))
     })();
-    let Some((state, run, writer, lease_until, gone_at, fingerprint, token)) = head else {
+    let Some((state, mut record)) = head else {
         return unreadable("it is cut off");
     };
-    let state = match state {
-        0 if rest.is_empty() => State::Running {
-            lease_until: if writer == session {
-                lease_until
-            } else {
-                Moment::START
-            },
-        },
-        1 => State::Done {
-            answer: Bytes::copy_from_slice(rest),
-        },
+    match state {
+        0 if rest.is_empty() => {}
+        1 => {
+            record.state = State::Done {
+                answer: Bytes::copy_from_slice(rest),
+            };
+        }
         _ => return unreadable("it is neither running nor done"),
-    };
-    Ok(Record {
-        fingerprint,
-        token,
-        run,
-        state,
-        gone_at,
-    })
+    }
+    Ok(record)
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
@@ -96,6 +132,8 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn record(state: State) -> Record {
@@ -104,7 +142,15 @@ mod tests {
             token: Token([0x70; 16]),
             run: 2,
             state,
+            begun_at: Moment::from_nanos(0x2122_2324_2526_2728),
             gone_at: Moment::from_nanos(0x0102_0304_0506_0708),
+        }
+    }
+
+    fn session(number: u64) -> Session {
+        Session {
+            number,
+            opened: Moment::from_nanos(0x3132_3334_3536_3738),
         }
     }
 
@@ -118,54 +164,103 @@ mod tests {
         record(State::Done { answer })
     }
 
-    /// Whatever later versions write, they must still read this.
+    fn hex(bytes: &[u8]) -> String {
+        let digits = |shown: String, byte: &u8| shown + &format!("{byte:02x}");
+        bytes.iter().fold(String::new(), digits)
+    }
+
+    fn unhex(digits: &str) -> Vec<u8> {
+        let digits = digits.as_bytes().chunks(2);
+        let digits = digits.map(|pair| std::str::from_utf8(pair).expect("digits"));
+        digits
+            .map(|pair| u8::from_str_radix(pair, 16).expect("a byte"))
+            .collect()
+    }
+
+    /// Later versions must still read these bytes.
     #[test]
-    fn the_bytes_of_version_1_stay_as_they_are() {
-        let tail = format!("0807060504030201{}{}", "f1".repeat(32), "70".repeat(16));
+    fn the_bytes_of_version_2_stay_as_they_are() {
+        let tail = format!(
+            "0807060504030201{}{}2827262524232221",
+            "f1".repeat(32),
+            "70".repeat(16)
+        );
         for (record, golden) in [
             (
                 running(),
-                format!("0100020000000900000000000000{}{tail}", "1817161514131211"),
+                format!("0200020000000900000000000000{}{tail}", "1817161514131211"),
             ),
             (
                 done(),
-                format!("0101020000000900000000000000{}{tail}796573", "00".repeat(8)),
+                format!("0201020000000900000000000000{}{tail}796573", "00".repeat(8)),
             ),
         ] {
             let bytes = encode(&record, 9);
-            let hex = |shown: String, byte: &u8| shown + &format!("{byte:02x}");
-            let shown = bytes.iter().fold(String::new(), hex);
-            assert_eq!(shown, golden);
-            assert_eq!(decode(&bytes, 9).expect("readable"), record);
+            assert_eq!(hex(&bytes), golden);
+            assert_eq!(decode(&bytes, session(9)).expect("readable"), record);
+            assert_eq!(answer_length(&bytes), bytes.len() - HEAD);
+        }
+    }
+
+    #[test]
+    fn version_1_is_still_read_and_its_age_counts_from_the_opening() {
+        let tail = format!("0807060504030201{}{}", "f1".repeat(32), "70".repeat(16));
+        for (golden, record, length) in [
+            (
+                format!("0100020000000900000000000000{}{tail}", "1817161514131211"),
+                running(),
+                0,
+            ),
+            (
+                format!("0101020000000900000000000000{}{tail}796573", "00".repeat(8)),
+                done(),
+                3,
+            ),
+        ] {
+            let bytes = unhex(&golden);
+            let expected = Record {
+                begun_at: session(9).opened,
+                ..record
+            };
+            assert_eq!(decode(&bytes, session(9)).expect("readable"), expected);
+            assert_eq!(answer_length(&bytes), length);
         }
     }
 
     #[test]
     fn the_leases_of_a_session_that_ended_are_over_and_its_answers_stand() {
-        let left = decode(&encode(&running(), 9), 10).expect("readable");
-        let lease_until = Moment::START;
-        assert_eq!(left.state, State::Running { lease_until });
-        assert_eq!(left.gone_at, running().gone_at);
-        assert_eq!(decode(&encode(&done(), 9), 10).expect("readable"), done());
+        let lease_until = Moment::from_nanos(0x1112_1314_1516_1718);
+        for (opened, expected) in [
+            (lease_until.after(Duration::from_secs(1)), lease_until),
+            (Moment::from_nanos(5), Moment::from_nanos(5)),
+        ] {
+            let session = Session { number: 10, opened };
+            let left = decode(&encode(&running(), 9), session).expect("readable");
+            let lease_until = expected;
+            assert_eq!(left.state, State::Running { lease_until });
+            assert_eq!(left.gone_at, running().gone_at);
+            let read = decode(&encode(&done(), 9), session).expect("readable");
+            assert_eq!(read, done());
+        }
     }
 
     #[test]
     fn what_is_no_record_is_unreadable() {
         let bytes = encode(&running(), 9);
         for length in 0..bytes.len() {
-            let cut = decode(&bytes[..length], 9);
+            let cut = decode(&bytes[..length], session(9));
             assert!(matches!(cut, Err(StoreError::Unreadable(_))), "{length}");
         }
-        for (at, byte) in [(0, 0), (0, 2), (0, 255), (1, 2), (1, 255)] {
+        for (at, byte) in [(0, 0), (0, 3), (0, 255), (1, 2), (1, 255)] {
             let mut garbage = bytes.clone();
             garbage[at] = byte;
-            let read = decode(&garbage, 9);
+            let read = decode(&garbage, session(9));
             assert!(
                 matches!(read, Err(StoreError::Unreadable(_))),
                 "{at}: {byte}"
             );
         }
         let longer = [bytes, vec![0]].concat();
-        assert!(decode(&longer, 9).is_err());
+        assert!(decode(&longer, session(9)).is_err());
     }
 }

@@ -15,11 +15,17 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::database::File;
-use self::writer::{Command, Opening, Room, Timeline, Writer, same, tell};
-use super::{RECORD, SMALL, Store, StoreError, StoreFuture};
+use self::writer::{Command, Opening, Room, Timeline, Work, Writer, same, tell};
+use super::{
+    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
+    StoreFuture,
+};
 use crate::clock::{Moment, Now, nanos, wall};
 use crate::error::ConfigError;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
+
+/// The most records on one page of [`FileStore::list`](Store::list).
+const LONGEST_PAGE: usize = 1000;
 
 /// The bounds of a [`FileStore`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,14 +220,24 @@ impl FileStore {
         rule: impl FnOnce(&mut Option<Record>, Room, Moment) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, told) = oneshot::channel();
+        let work: Work = Box::new(move |batch, now| match batch {
+            Ok(_) if is_claim && reply.is_closed() => {}
+            Ok(batch) => batch.apply(&key, |place, room| rule(place, room, now), reply),
+            Err(error) => tell(reply, Err(same(error))),
+        });
+        self.send(needs, work, told).await
+    }
+
+    async fn send<T>(
+        &self,
+        needs: usize,
+        work: Work,
+        told: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         let command = Command {
             asked: Now::unread().moment(),
             needs,
-            work: Box::new(move |batch, now| match batch {
-                Ok(_) if is_claim && reply.is_closed() => {}
-                Ok(batch) => batch.apply(&key, |place, room| rule(place, room, now), reply),
-                Err(error) => tell(reply, Err(same(error))),
-            }),
+            work,
         };
         let ended = || StoreError::unavailable("the file failed while this was written");
         let commands = self.shared.commands.as_ref().ok_or_else(ended)?;
@@ -274,6 +290,49 @@ impl Store for FileStore {
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
         Box::pin(self.ask(*key, false, 0, move |place, _, now| {
             Ok(record::abandon(place, token, now))
+        }))
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        let key = *key;
+        Box::pin(self.ask(key, false, 0, move |place, _, now| {
+            Ok(record::find(place.as_ref(), &key, now))
+        }))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        // The writer reads the page, and everything else waits for it.
+        let limit = limit.clamp(1, LONGEST_PAGE);
+        Box::pin(async move {
+            let after = after.map(Cursor::key).transpose()?;
+            let (reply, told) = oneshot::channel();
+            let work: Work = Box::new(move |batch, now| {
+                let page = match batch {
+                    Ok(batch) => batch.list(after.as_ref(), limit, now),
+                    Err(error) => Err(same(error)),
+                };
+                tell(reply, page);
+            });
+            self.send(0, work, told).await
+        })
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        let resolve = resolve.clone();
+        let needs = match &resolve.end {
+            ResolveAs::Record { answer, .. } => answer.len(),
+            ResolveAs::Release => 0,
+        };
+        Box::pin(self.ask(*key, false, needs, move |place, room, now| {
+            let resolved = record::resolvable(place.as_ref(), &resolve, now);
+            if needs > SMALL && resolved == Resolved::Resolved {
+                room.has(needs)?;
+            }
+            Ok(record::resolve(place, &resolve, now))
         }))
     }
 }

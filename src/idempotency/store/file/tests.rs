@@ -173,7 +173,7 @@ async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
         .create_with_backend(disk.clone())
         .unwrap();
     let write = database.begin_write().unwrap();
-    let newer = [&[2_u8][..], &[0; 200]].concat();
+    let newer = [&[3_u8][..], &[0; 200]].concat();
     write
         .open_table(RECORDS)
         .unwrap()
@@ -185,7 +185,7 @@ async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
     let token = claim().token;
     let read = store.begin(&key(1), &claim()).await.unwrap_err();
     assert!(
-        matches!(&read, StoreError::Unreadable(why) if why.contains("version 2")),
+        matches!(&read, StoreError::Unreadable(why) if why.contains("version 3")),
         "{read}"
     );
     let ended = store.complete(&key(1), token, "no".into(), TTL).await;

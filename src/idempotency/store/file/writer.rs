@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::database::{Change, File, View, size};
 use crate::clock::Moment;
 use crate::idempotency::record::{Record, RecordKey};
-use crate::idempotency::store::StoreError;
+use crate::idempotency::store::{Listed, StoreError};
 
 /// How many commands are answered by one write at most, and how many bytes of answers.
 const BATCH: usize = 1024;
@@ -106,7 +106,8 @@ impl Writer {
         }
         let now = self.timeline.latest;
         let needs = u64::try_from(needs).unwrap_or(u64::MAX);
-        let view = make_room(file, needs, self.max_bytes, now).and_then(|()| file.view());
+        let view = make_room(file, needs, self.max_bytes, now)
+            .and_then(|()| file.view(self.timeline.base));
         let view = match view {
             Ok(view) => view,
             Err(error) => return refuse(commands, error),
@@ -201,6 +202,16 @@ impl Room {
 }
 
 impl Batch {
+    /// A page of what is on the disk. Changes of this batch are not in it: their callers get a reply later than this one.
+    pub(super) fn list(
+        &self,
+        after: Option<&RecordKey>,
+        limit: usize,
+        now: Moment,
+    ) -> Result<Listed, StoreError> {
+        self.view.list(after, limit, now)
+    }
+
     /// Applies a rule to one record, and replies: at once if that changes nothing, else after the write.
     pub(super) fn apply<T: 'static>(
         &mut self,

@@ -1,0 +1,163 @@
+//! The digests and random bits that name a record, a request and a holder.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::chance::draw;
+
+/// What a record is kept under: a digest of the layer's name, tenant, method, route and the caller's key. No store sees the
+/// key itself.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordKey(pub [u8; 32]);
+
+impl RecordKey {
+    /// The key as 64 hexadecimal digits, which [`FromStr`] reads back.
+    pub fn to_hex(&self) -> String {
+        to_hex(&self.0)
+    }
+}
+
+impl FromStr for RecordKey {
+    type Err = ParseRecordKeyError;
+
+    /// Reads 64 hexadecimal digits.
+    fn from_str(digits: &str) -> Result<Self, ParseRecordKeyError> {
+        let mut key = [0; 32];
+        from_hex(digits, &mut key)
+            .map(|()| Self(key))
+            .ok_or(ParseRecordKeyError(()))
+    }
+}
+
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    digits
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
+}
+
+/// Fills the bytes from twice as many hexadecimal digits, and no others.
+pub(crate) fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
+    let digits = digits.as_bytes();
+    if digits.len() != 2 * bytes.len() {
+        return None;
+    }
+    let digit = |digit: u8| {
+        char::from(digit)
+            .to_digit(16)
+            .and_then(|d| u8::try_from(d).ok())
+    };
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(())
+}
+
+/// The text is not the key of a record: 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParseRecordKeyError(());
+
+impl fmt::Display for ParseRecordKeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the key of a record is 64 hexadecimal digits")
+    }
+}
+
+impl std::error::Error for ParseRecordKeyError {}
+
+/// A digest of a request: the same key with another one is a mistake of the caller.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// Who holds a record: 128 random bits, new for each request that asks for one. What a holder does to a record that
+/// another has taken over since has no effect (a fencing token; it is compared, not ordered).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token(pub [u8; 16]);
+
+impl Token {
+    /// The holder of a record that was abandoned in a later run.
+    pub(crate) const NOBODY: Self = Self([0; 16]);
+
+    /// A token that nobody else has.
+    pub fn new() -> Self {
+        let mut bits = [0; 16];
+        bits[..8].copy_from_slice(&draw().bits().to_le_bytes());
+        bits[8..].copy_from_slice(&draw().bits().to_le_bytes());
+        Self(bits)
+    }
+}
+
+impl Default for Token {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Shows the first bytes only.
+fn shortened(f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]) -> fmt::Result {
+    write!(f, "{name}(")?;
+    for byte in bytes.iter().take(4) {
+        write!(f, "{byte:02x}")?;
+    }
+    f.write_str("…)")
+}
+
+impl fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shortened(f, "RecordKey", &self.0)
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shortened(f, "Fingerprint", &self.0)
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        shortened(f, "Token", &self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_a_fingerprint_and_a_token_show_their_first_four_bytes() {
+        let shown = [
+            format!("{:?}", RecordKey([0xab; 32])),
+            format!("{:?}", Fingerprint([0x0c; 32])),
+            format!("{:?}", Token([0xff; 16])),
+        ];
+        let expected = [
+            "RecordKey(abababab…)",
+            "Fingerprint(0c0c0c0c…)",
+            "Token(ffffffff…)",
+        ];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn the_digits_of_a_key_are_read_back_and_nothing_else_is() {
+        let mut key = RecordKey([0xab; 32]);
+        key.0[0] = 0x0c;
+        let digits = key.to_hex();
+        assert_eq!(digits, format!("0c{}", "ab".repeat(31)));
+        assert_eq!(digits.parse(), Ok(key));
+        assert_eq!(digits.to_uppercase().parse(), Ok(key));
+        for wrong in [
+            String::new(),
+            digits[2..].to_owned(),
+            format!("{digits}00"),
+            digits.replace('c', "g"),
+            digits.replacen("0c", "+c", 1),
+            digits.replacen("0c", "\u{e9}", 1),
+        ] {
+            let error = wrong.parse::<RecordKey>().unwrap_err();
+            let says = "the key of a record is 64 hexadecimal digits";
+            assert_eq!(error.to_string(), says, "{wrong}");
+        }
+    }
+}

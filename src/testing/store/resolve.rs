@@ -1,0 +1,180 @@
+//! Repair.
+
+use std::time::Duration;
+
+use super::cases::check_each;
+use super::promises::{FIRST, Promise, SECOND, promise};
+use super::race::{Pair, check_pairs};
+use super::step::FoundState::{Done, Stopped};
+use super::step::Request::{Other, This};
+use super::step::Said::{Already, Lost, Mismatch, Nothing, Renewed, Started, Taken};
+use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
+use super::step::{End, HOUR, OVER, Said, Seen, found};
+use crate::idempotency::store::{Resolved, Store};
+
+const RESOLVED: Said = Said::Resolved(Resolved::Resolved);
+const CHANGED: Said = Said::Resolved(Resolved::Changed);
+const IN_USE: Said = Said::Resolved(Resolved::Running);
+const MISSING: Said = Said::Resolved(Resolved::Missing);
+
+pub(super) async fn check(store: &dyn Store) {
+    let promises = [releases(), records(), refusals()];
+    check_each(store, promises.into_iter().flatten()).await;
+    check_pairs(store, pairs).await;
+}
+
+fn as_second() -> End {
+    End::Record(SECOND, HOUR)
+}
+
+fn releases() -> Vec<Promise> {
+    vec![
+        promise(
+            "a released record is gone: the next claim is run 1",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (Begin(1, This, OVER, HOUR), Started(2)),
+                (Resolve(Seen::Open(1, 2), OVER, End::Release), RESOLVED),
+                (Find, Nothing),
+                (Complete(1, FIRST, HOUR), Lost),
+                (Renew(1, HOUR, HOUR), Renewed(false)),
+                (Begin(2, Other, HOUR, HOUR), Started(1)),
+            ],
+        ),
+        promise(
+            "a record that is done can be released",
+            [
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+                (Complete(0, FIRST, HOUR), Taken),
+                (Resolve(Seen::Done(0, 1), HOUR, End::Release), RESOLVED),
+                (Begin(1, This, HOUR, HOUR), Started(1)),
+            ],
+        ),
+        promise(
+            "a record that was abandoned in a later run can be released",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (Begin(1, This, HOUR, HOUR), Started(2)),
+                (Abandon(1), Taken),
+                (Resolve(Seen::Open(1, 2), OVER, End::Release), CHANGED),
+                (Resolve(Seen::Current, OVER, End::Release), RESOLVED),
+                (Begin(2, This, HOUR, HOUR), Started(1)),
+            ],
+        ),
+    ]
+}
+
+fn records() -> Vec<Promise> {
+    vec![
+        promise(
+            "a recorded response is returned to the next claim, and a late holder has lost the record",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (Begin(1, This, OVER, HOUR), Started(2)),
+                (Resolve(Seen::Open(1, 2), OVER, as_second()), RESOLVED),
+                (Find, found(2, None, Done(SECOND))),
+                (Renew(1, HOUR, HOUR), Renewed(false)),
+                (Complete(1, FIRST, HOUR), Lost),
+                (Abandon(1), Lost),
+                (Begin(2, Other, HOUR, HOUR), Mismatch),
+                (Begin(1, This, HOUR, HOUR), Said::Done(SECOND)),
+            ],
+        ),
+        promise(
+            "a stored response can be replaced",
+            [
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+                (Complete(0, FIRST, HOUR), Taken),
+                (Complete(0, FIRST, HOUR), Already(FIRST)),
+                (Resolve(Seen::Done(0, 1), HOUR, as_second()), RESOLVED),
+                (Complete(0, FIRST, HOUR), Lost),
+                (Begin(1, This, HOUR, HOUR), Said::Done(SECOND)),
+                (Resolve(Seen::Done(0, 1), OVER, End::Release), CHANGED),
+                (Find, found(1, None, Done(SECOND))),
+            ],
+        ),
+        promise(
+            "a recorded response is stored for its own time",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (
+                    Resolve(Seen::Current, OVER, End::Record(SECOND, OVER)),
+                    RESOLVED,
+                ),
+                (Find, Nothing),
+                (Begin(1, Other, HOUR, HOUR), Started(1)),
+            ],
+        ),
+    ]
+}
+
+fn refusals() -> Vec<Promise> {
+    vec![
+        promise(
+            "a lease in force is never overridden, nor one that was not over for long enough",
+            [
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+                (Resolve(Seen::Open(0, 1), OVER, End::Release), IN_USE),
+                (Resolve(Seen::Current, OVER, as_second()), IN_USE),
+                (Renew(0, OVER, HOUR), Renewed(true)),
+                (Resolve(Seen::Open(0, 1), HOUR, End::Release), IN_USE),
+                (Resolve(Seen::Open(0, 1), HOUR, as_second()), IN_USE),
+                (
+                    Resolve(Seen::Open(0, 1), Duration::MAX, End::Release),
+                    IN_USE,
+                ),
+                (Find, found(1, Some(0), Stopped)),
+                (Complete(0, FIRST, HOUR), Taken),
+            ],
+        ),
+        promise(
+            "a record that has changed since it was seen is not resolved",
+            [
+                (Begin(0, This, OVER, HOUR), Started(1)),
+                (Resolve(Seen::Open(1, 1), OVER, End::Release), CHANGED),
+                (Resolve(Seen::Open(0, 2), OVER, End::Release), CHANGED),
+                (Resolve(Seen::Done(0, 1), OVER, End::Release), CHANGED),
+                (Begin(1, This, HOUR, HOUR), Started(2)),
+                (Resolve(Seen::Open(0, 1), OVER, as_second()), CHANGED),
+                (Complete(1, FIRST, HOUR), Taken),
+                (Resolve(Seen::Open(1, 2), OVER, as_second()), CHANGED),
+                (Find, found(2, Some(1), Done(FIRST))),
+            ],
+        ),
+        promise(
+            "a record that is not there is not resolved",
+            [
+                (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
+                (Resolve(Seen::Current, OVER, End::Release), MISSING),
+                (Find, Nothing),
+                (Begin(0, This, OVER, OVER), Started(1)),
+                (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
+                (Begin(0, This, HOUR, HOUR), Started(1)),
+            ],
+        ),
+    ]
+}
+
+fn pairs() -> Vec<Pair> {
+    let begin = |who: usize| Begin(who, This, HOUR, HOUR);
+    let left = Begin(0, This, OVER, HOUR);
+    let release = Resolve(Seen::Open(0, 1), OVER, End::Release);
+    let record = Resolve(Seen::Open(0, 1), OVER, as_second());
+    [
+        (release.clone(), begin(1)),
+        (release.clone(), Renew(0, HOUR, HOUR)),
+        (release.clone(), Complete(0, FIRST, HOUR)),
+        (record.clone(), begin(1)),
+        (record.clone(), Renew(0, HOUR, HOUR)),
+        (record.clone(), Complete(0, FIRST, HOUR)),
+        (record.clone(), Abandon(0)),
+        (record, release),
+    ]
+    .into_iter()
+    .map(|(one, other)| Pair {
+        before: left.clone(),
+        at_once: [one, other],
+        after: begin(2),
+    })
+    .collect()
+}

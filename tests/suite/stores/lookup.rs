@@ -1,0 +1,305 @@
+//! Stores with one fault in their look-up or repair, which the contract must find.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use buttress::idempotency::store::{
+    Begun, Claim, Cursor, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve,
+    ResolveAs, Resolved, Store, StoreError, StoreFuture, Token,
+};
+use buttress::testing::{check_lookup, check_store};
+use bytes::Bytes;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    None,
+    FindsNothing,
+    ShowsAStoppedOneAsRunning,
+    CutsTheResponse,
+    ResetsTheAge,
+    CountsTheLeaseTwice,
+    OverridesALease,
+    IgnoresTheWait,
+    IgnoresTheRun,
+    IgnoresTheToken,
+    IgnoresTheState,
+    ChecksThenResolves,
+    KeepsTheToken,
+    KeepsTheRecord,
+    IgnoresTheTimeToLive,
+    ListsWholeResponses,
+    SkipsAPage,
+    ForgetsTheLastPage,
+    NeverEnds,
+    NotImplemented,
+}
+
+/// Records in memory, with a fault.
+#[derive(Debug)]
+struct Faulty {
+    fault: Fault,
+    records: MemoryStore,
+    /// Tokens of records that were resolved.
+    kept: Mutex<Vec<(RecordKey, Token, Token)>>,
+}
+
+impl Faulty {
+    fn new(fault: Fault) -> Self {
+        Self {
+            fault,
+            records: MemoryStore::new(),
+            kept: Mutex::default(),
+        }
+    }
+
+    fn token(&self, key: &RecordKey, token: Token) -> Token {
+        let kept = self.kept.lock().unwrap();
+        let same = kept
+            .iter()
+            .rev()
+            .find(|(kept, old, _)| kept == key && *old == token);
+        same.map_or(token, |(_, _, new)| *new)
+    }
+
+    fn changed(&self, mut entry: Entry) -> Entry {
+        match (self.fault, &mut entry.state) {
+            (Fault::ShowsAStoppedOneAsRunning, state @ EntryState::Stopped { .. }) => {
+                *state = EntryState::Running {
+                    lease: Duration::ZERO,
+                };
+            }
+            (Fault::CutsTheResponse, EntryState::Done { answer }) => answer.truncate(16),
+            (Fault::ResetsTheAge, _) if entry.run > 1 => entry.age = Duration::ZERO,
+            (Fault::CountsTheLeaseTwice, EntryState::Running { lease }) => {
+                entry.expires_in += *lease;
+            }
+            _ => {}
+        }
+        entry
+    }
+}
+
+impl Store for Faulty {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        self.records.begin(key, claim)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        self.records.renew(key, token, lease, ttl)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        let token = self.token(key, token);
+        self.records.complete(key, token, answer, ttl)
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        self.records.abandon(key, token)
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(async move {
+            match self.fault {
+                Fault::FindsNothing => Ok(None),
+                Fault::NotImplemented => Err(StoreError::unavailable("not implemented")),
+                _ => {
+                    let found = self.records.find(key).await?;
+                    Ok(found.map(|entry| self.changed(entry)))
+                }
+            }
+        })
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        Box::pin(async move {
+            let mut page = self.records.list(after, limit).await?;
+            match self.fault {
+                Fault::SkipsAPage => {
+                    if let (None, Some(second)) = (after, &page.next) {
+                        page.next = self.records.list(Some(second), limit).await?.next;
+                    }
+                }
+                Fault::ForgetsTheLastPage if page.next.is_none() => page.entries.clear(),
+                Fault::NeverEnds if page.next.is_none() => page.next = after.cloned(),
+                Fault::ListsWholeResponses => {
+                    for entry in &mut page.entries {
+                        let whole = self.records.find(&entry.key).await?;
+                        entry.state = whole.map_or(entry.state.clone(), |whole| whole.state);
+                    }
+                }
+                _ => {}
+            }
+            Ok(page)
+        })
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        Box::pin(async move {
+            let mut resolve = resolve.clone();
+            let before = self.records.find(key).await?;
+            let Some(before) = before else {
+                return self.records.resolve(key, &resolve).await;
+            };
+            match self.fault {
+                Fault::IgnoresTheWait => resolve.stopped_for = Duration::ZERO,
+                Fault::IgnoresTheRun => resolve.run = before.run,
+                Fault::IgnoresTheToken => resolve.token = before.token,
+                Fault::IgnoresTheState => resolve.done = before.is_done(),
+                Fault::OverridesALease => {
+                    if matches!(before.state, EntryState::Running { .. }) {
+                        self.records
+                            .renew(key, before.token, Duration::ZERO, Duration::from_secs(60))
+                            .await?;
+                    }
+                }
+                Fault::IgnoresTheTimeToLive => {
+                    if let ResolveAs::Record { ttl, .. } = &mut resolve.end {
+                        *ttl = Duration::from_secs(3600);
+                    }
+                }
+                Fault::KeepsTheRecord if resolve.end == ResolveAs::Release => {
+                    resolve.end = ResolveAs::Record {
+                        answer: Bytes::from_static(b"released"),
+                        ttl: Duration::from_secs(3600),
+                    };
+                }
+                Fault::ChecksThenResolves => {
+                    let same = before.token == resolve.token
+                        && before.run == resolve.run
+                        && before.is_done() == resolve.done;
+                    tokio::task::yield_now().await;
+                    if let (true, Some(now)) = (same, self.records.find(key).await?) {
+                        resolve = now.resolve(resolve.stopped_for, resolve.end);
+                    }
+                }
+                _ => {}
+            }
+            let resolved = self.records.resolve(key, &resolve).await?;
+            if self.fault == Fault::KeepsTheToken && resolved == Resolved::Resolved {
+                if let Some(after) = self.records.find(key).await? {
+                    let mut kept = self.kept.lock().unwrap();
+                    kept.push((*key, resolve.token, after.token));
+                }
+            }
+            Ok(resolved)
+        })
+    }
+}
+
+async fn verdict(fault: Fault) -> Result<(), String> {
+    let checked = tokio::spawn(async move { check_lookup(&Faulty::new(fault)).await });
+    checked.await.map_err(|error| {
+        let panic = error.into_panic();
+        *panic.downcast::<String>().expect("a message")
+    })
+}
+
+#[tokio::test]
+async fn the_contract_finds_every_fault() {
+    use Fault::*;
+    assert_eq!(verdict(None).await, Ok(()));
+    for (fault, named) in [
+        (FindsNothing, "found in the state"),
+        (ShowsAStoppedOneAsRunning, "found in the state"),
+        (CutsTheResponse, "found in the state"),
+        (
+            ResetsTheAge,
+            "the age of a record counts from its first claim",
+        ),
+        (CountsTheLeaseTwice, "the times of its record"),
+        (OverridesALease, "never overridden"),
+        (IgnoresTheWait, "never overridden"),
+        (IgnoresTheRun, "changed since it was seen"),
+        (IgnoresTheToken, "abandoned in a later run can be released"),
+        (IgnoresTheState, "changed since it was seen"),
+        (ChecksThenResolves, "one happens wholly before the other"),
+        (KeepsTheToken, "a late holder has lost the record"),
+        (KeepsTheRecord, "a released record is gone"),
+        (IgnoresTheTimeToLive, "the times of its record"),
+        (ListsWholeResponses, "the first 16 bytes"),
+        (SkipsAPage, "at least once"),
+        (ForgetsTheLastPage, "at least once"),
+        (NeverEnds, "leads to itself"),
+        (NotImplemented, "not implemented"),
+    ] {
+        let verdict = verdict(fault).await;
+        let message = verdict.expect_err(&format!("{fault:?} goes unnoticed"));
+        assert!(message.contains(named), "{fault:?}: {message}");
+    }
+}
+
+/// Has none of the methods of look-up and repair.
+#[derive(Debug)]
+struct Basic(MemoryStore);
+
+impl Store for Basic {
+    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
+        self.0.begin(key, claim)
+    }
+
+    fn renew<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        lease: Duration,
+        ttl: Duration,
+    ) -> StoreFuture<'a, bool> {
+        self.0.renew(key, token, lease, ttl)
+    }
+
+    fn complete<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        token: Token,
+        answer: Bytes,
+        ttl: Duration,
+    ) -> StoreFuture<'a, Ended> {
+        self.0.complete(key, token, answer, ttl)
+    }
+
+    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
+        self.0.abandon(key, token)
+    }
+}
+
+#[tokio::test]
+async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what_it_lacks() {
+    let store = Basic(MemoryStore::new());
+    check_store(&store).await;
+    let key = RecordKey([7; 32]);
+    let resolve = Resolve {
+        token: Token::new(),
+        run: 1,
+        done: false,
+        stopped_for: Duration::ZERO,
+        end: ResolveAs::Release,
+    };
+    let errors = [
+        store.find(&key).await.map(drop),
+        store.list(None, 10).await.map(drop),
+        store.resolve(&key, &resolve).await.map(drop),
+    ];
+    for error in errors {
+        let message = error.unwrap_err().to_string();
+        let expected = "the store cannot be used: this store cannot look up records";
+        assert_eq!(message, expected);
+    }
+    let checked = tokio::spawn(async move { check_lookup(&store).await });
+    assert!(checked.await.is_err(), "a missing look-up is never skipped");
+}
