@@ -4,6 +4,7 @@ mod commit_error;
 mod completion;
 mod connect;
 mod joined;
+mod lookup;
 mod migrate;
 mod reap;
 mod rows;
@@ -28,7 +29,7 @@ use self::rows::{Look, micros};
 use self::session::{ATTEMPTS, Statement};
 use self::statements::Statements;
 use self::table::TableName;
-use super::{Store, StoreError, StoreFuture};
+use super::{Cursor, Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 use crate::idempotency::server::unknown;
@@ -316,6 +317,22 @@ impl Store for PostgresStore {
             )
             .await
         })
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(self.entry(key))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        Box::pin(self.end(key, resolve))
     }
 }
 

@@ -20,12 +20,12 @@ pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX).min(LONGEST)
 }
 
-fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
     row.try_get(index)
         .map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
-fn check(version: i16) -> Result<(), StoreError> {
+pub(super) fn check(version: i16) -> Result<(), StoreError> {
     if version == VERSION {
         Ok(())
     } else {

@@ -30,12 +30,16 @@ pub(super) enum Rows {
 }
 
 impl Rows {
-    /// The first row of a prepared statement.
-    pub(super) fn typed(&self) -> Option<&Row> {
+    /// The rows of a prepared statement.
+    pub(super) fn all_typed(&self) -> &[Row] {
         match self {
-            Self::Typed(rows) => rows.first(),
-            Self::Text(_) => None,
+            Self::Typed(rows) => rows,
+            Self::Text(_) => &[],
         }
+    }
+
+    pub(super) fn typed(&self) -> Option<&Row> {
+        self.all_typed().first()
     }
 
     /// The last row of statements sent as text. A row that was only locked has no columns.

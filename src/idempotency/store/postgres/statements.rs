@@ -1,5 +1,6 @@
 //! The text of every statement.
 
+use super::lookup;
 use super::rows::micros;
 use super::table::TableName;
 use crate::idempotency::record::{Claim, RecordKey, Token};
@@ -29,6 +30,8 @@ pub(super) struct Statements {
     pub(super) completion_or_error: String,
     pub(super) outcome: String,
     pub(super) abandon: String,
+    pub(super) find: String,
+    pub(super) list: String,
     pub(super) reap: String,
     pub(super) reap_leases: String,
 }
@@ -56,6 +59,8 @@ impl Statements {
                 "SELECT token = $2 AS own, answer IS NOT NULL FROM {table} WHERE key = $1 FOR SHARE"
             ),
             abandon: names.abandon(),
+            find: lookup::find(&table, names.leases),
+            list: lookup::list(&table, names.leases),
             reap: names.reap(),
             reap_leases: names.reap_leases(),
             leases: table.leases(),
@@ -115,7 +120,7 @@ impl Statements {
 }
 
 /// Bytes as SQL, whatever the server takes for an escape.
-fn literal(bytes: &[u8]) -> String {
+pub(super) fn literal(bytes: &[u8]) -> String {
     use std::fmt::Write;
 
     let mut text = String::from("decode('");
@@ -140,7 +145,7 @@ fn renewed(leases: &TableName, condition: &str) -> String {
 }
 
 /// Whether the record of row `held` has reached its time. The second table is read only if the row's own time is over.
-fn is_gone(leases: &TableName) -> String {
+pub(super) fn is_gone(leases: &TableName) -> String {
     let renewed = renewed(leases, "gone_at > clock_timestamp()");
     format!("(held.gone_at <= clock_timestamp() AND (held.answer IS NOT NULL OR NOT {renewed}))")
 }
