@@ -58,8 +58,8 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Speed
 ///
-/// Each method is one round trip, once the connection has prepared its statement; a takeover is two. A duplicate only reads: it
-/// takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
+/// Each method is one round trip, once the connection has prepared its statement; a duplicate is two, and a takeover three. A
+/// duplicate only reads: it takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
 ///
 /// A claim is a commit of its own, for which the server waits for its disk. [`joined_only`](Self::joined_only) avoids that.
 ///
@@ -201,20 +201,22 @@ impl PostgresStore {
         session::execute(&self.pool, self.timeout, statement, read).await
     }
 
-    async fn look(&self, key: &RecordKey, claim: &Claim) -> Result<Look, StoreError> {
+    /// Whether there was no record, and there is one now, in run 1.
+    async fn insert(&self, key: &RecordKey, claim: &Claim) -> Result<bool, StoreError> {
         let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
-        self.execute(
-            &self.statements.begin,
-            &[
-                &key.0.as_slice(),
-                &claim.fingerprint.0.as_slice(),
-                &claim.token.0.as_slice(),
-                &lease,
-                &ttl,
-            ],
-            |row| rows::look(row, claim.fingerprint),
-        )
-        .await
+        let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
+        let fingerprint = claim.fingerprint.0.as_slice();
+        let parameters: session::Parameters<'_> = &[&key, &fingerprint, &token, &lease, &ttl];
+        let is_new = |row: Option<&Row>| Ok(Some(row.is_some()));
+        self.execute(&self.statements.begin, parameters, is_new)
+            .await
+    }
+
+    async fn look(&self, key: &RecordKey, claim: &Claim) -> Result<Option<Look>, StoreError> {
+        let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
+        let read = |row: Option<&Row>| rows::look(row, claim.fingerprint).map(Some);
+        self.execute(&self.statements.look, &[&key, &token], read)
+            .await
     }
 
     /// The run in which the record was taken; `None` if another came in between.
@@ -226,11 +228,18 @@ impl PostgresStore {
 
     async fn claim(&self, key: &RecordKey, claim: &Claim) -> Result<Begun, StoreError> {
         for _ in 0..ATTEMPTS {
-            if let Look::Begun(begun) = self.look(key, claim).await? {
-                return Ok(begun);
+            if self.insert(key, claim).await? {
+                return Ok(Begun::Started { run: 1 });
             }
-            if let Some(run) = self.take(key, claim).await? {
-                return Ok(Begun::Started { run });
+            match self.look(key, claim).await? {
+                Some(Look::Begun(begun)) => return Ok(begun),
+                Some(Look::Free) => {
+                    if let Some(run) = self.take(key, claim).await? {
+                        return Ok(Begun::Started { run });
+                    }
+                }
+                // It has been deleted since.
+                None => {}
             }
         }
         Err(session::contended())

@@ -9,6 +9,7 @@ use tokio::sync::oneshot::{Sender, channel};
 
 use super::session::Statement;
 use super::statements::Statements;
+use super::table::TableName;
 use super::{PostgresStore, rows, session};
 use crate::chance::draw;
 use crate::clock::{Now, sleep_until};
@@ -91,4 +92,37 @@ async fn reap_table(pool: &Pool, timeout: Duration, sql: &str) -> Result<u64, St
             return Ok(all);
         }
     }
+}
+
+/// `$1` how many at most. Here the time is that of the statement's start, because an index cannot be searched for the clock's.
+/// Rows that are locked are left for the next time.
+pub(super) fn records(table: &TableName, leases: &TableName) -> String {
+    let gone_at = format!(
+        "greatest(held.gone_at, (
+             SELECT renewed.gone_at FROM {leases} AS renewed
+             WHERE renewed.key = held.key AND renewed.token = held.token AND held.answer IS NULL))"
+    );
+    over(table, &gone_at)
+}
+
+pub(super) fn leases(leases: &TableName) -> String {
+    over(leases, "held.gone_at")
+}
+
+/// Deletes the rows whose time is over, and moves the others that were due to the time at which they will be.
+fn over(table: &TableName, gone_at: &str) -> String {
+    format!(
+        "WITH due AS MATERIALIZED (
+             SELECT held.key, {gone_at} AS gone_at
+             FROM {table} AS held WHERE held.reap_at <= now()
+             ORDER BY held.reap_at LIMIT $1::bigint FOR UPDATE SKIP LOCKED
+         ), deleted AS (
+             DELETE FROM {table} AS held USING due
+             WHERE held.key = due.key AND due.gone_at <= now() RETURNING held.key
+         ), moved AS (
+             UPDATE {table} AS held SET reap_at = due.gone_at FROM due
+             WHERE held.key = due.key AND due.gone_at > now()
+         )
+         SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)"
+    )
 }

@@ -39,7 +39,7 @@ fn missing() -> StoreError {
     StoreError::Unreadable("the statement returned no row".to_owned())
 }
 
-/// The first look at a record.
+/// What a claim found.
 pub(super) enum Look {
     Begun(Begun),
     /// Nobody holds it, or the claimant does: it has to be taken.
@@ -50,24 +50,19 @@ fn counted(run: i32) -> Result<u32, StoreError> {
     u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))
 }
 
-/// `None` if another came in between.
+/// `None` if the record is gone again.
 pub(super) fn look(
     row: Option<&Row>,
     fingerprint: Fingerprint,
 ) -> Result<Option<Look>, StoreError> {
-    let row = row.ok_or_else(missing)?;
-    if let Some(run) = column::<Option<i32>>(row, 0)? {
-        let run = counted(run)?;
-        return Ok(Some(Look::Begun(Begun::Started { run })));
-    }
-    let Some(version) = column::<Option<i16>>(row, 1)? else {
+    let Some(row) = row else {
         return Ok(None);
     };
-    if column(row, 4)? {
+    if column(row, 3)? {
         return Ok(Some(Look::Free));
     }
-    check(version)?;
-    let found: &[u8] = column(row, 2)?;
+    check(column(row, 0)?)?;
+    let found: &[u8] = column(row, 1)?;
     if found.len() != fingerprint.0.len() {
         let length = found.len();
         return Err(StoreError::Unreadable(format!(
@@ -77,9 +72,9 @@ pub(super) fn look(
     if found != fingerprint.0 {
         return Ok(Some(Look::Begun(Begun::Mismatch)));
     }
-    Ok(Some(match column::<Option<&[u8]>>(row, 3)? {
+    Ok(Some(match column::<Option<&[u8]>>(row, 2)? {
         Some(answer) => Look::Begun(Begun::Done(Bytes::copy_from_slice(answer))),
-        None if column(row, 5)? => Look::Begun(Begun::Running),
+        None if column(row, 4)? => Look::Begun(Begun::Running),
         None => Look::Free,
     }))
 }

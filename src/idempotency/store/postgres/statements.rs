@@ -1,8 +1,8 @@
 //! The text of every statement.
 
-use super::lookup;
 use super::rows::micros;
 use super::table::TableName;
+use super::{lookup, reap};
 use crate::idempotency::record::{Claim, RecordKey, Token};
 
 /// The version of a row.
@@ -23,6 +23,7 @@ pub(super) struct Statements {
     pub(super) table: TableName,
     leases: TableName,
     pub(super) begin: String,
+    pub(super) look: String,
     pub(super) renew: String,
     pub(super) shorten: String,
     pub(super) complete: String,
@@ -45,12 +46,10 @@ impl Statements {
         let completion = names.completion();
         Self {
             begin: names.begin(""),
+            look: names.look(),
             renew: names.renew(),
             shorten: names.shorten(),
-            complete: names.ended(
-                &format!("{completion} RETURNING true AS taken"),
-                "SELECT taken FROM changed",
-            ),
+            complete: names.complete(),
             completion_or_error: format!(
                 "WITH changed AS ({completion} RETURNING true) SELECT 1 / count(*) FROM changed"
             ),
@@ -61,8 +60,8 @@ impl Statements {
             abandon: names.abandon(),
             find: lookup::find(&table, names.leases),
             list: lookup::list(&table, names.leases),
-            reap: names.reap(),
-            reap_leases: names.reap_leases(),
+            reap: reap::records(&table, names.leases),
+            reap_leases: reap::leases(names.leases),
             leases: table.leases(),
             table,
         }
@@ -162,30 +161,30 @@ struct Names<'a> {
 }
 
 impl Names<'_> {
-    /// `$1` key, `$2` fingerprint, `$3` token, `$4` lease, `$5` time to live.
+    /// `$1` key, `$2` fingerprint, `$3` token, `$4` lease, `$5` time to live. No row if there is a record.
     ///
-    /// Where there is a record nothing is written, and no lock taken: duplicates only read.
+    /// Where there is a record nothing is written, and no lock taken. That is not left to the conflict, which would wait for a
+    /// transaction that is completing the record.
     fn begin(&self, also: &str) -> String {
-        let Self { table, leases } = self;
-        let (lease, ttl) = (parameter(4), parameter(5));
-        let is_gone = is_gone(leases);
-        let is_leased = is_leased(leases);
+        let (table, lease, ttl) = (self.table, parameter(4), parameter(5));
         format!(
-            "WITH found AS MATERIALIZED (
-                 SELECT version, fingerprint, answer, {is_gone} AS gone,
-                        answer IS NULL AND token <> $3 AND {is_leased} AS running
-                 FROM {table} AS held WHERE key = $1
-             ), claimed AS (
-                 INSERT INTO {table} (key, version, fingerprint, token, run, claimed_at, lease_until, gone_at, reap_at)
-                 SELECT $1, {VERSION}, $2, $3, 1, now, now + {lease}, now + {lease} + {ttl}, now + {lease} + {ttl}
-                 FROM (SELECT clock_timestamp() AS now) AS clock
-                 -- Not left to the conflict, which would wait for a transaction that is completing the record.
-                 WHERE NOT EXISTS (SELECT FROM found)
-                 ON CONFLICT (key) DO NOTHING
-                 RETURNING run{also}
-             )
-             SELECT claimed.run, found.version, found.fingerprint, found.answer, found.gone, found.running
-             FROM (VALUES (true)) AS one LEFT JOIN claimed ON true LEFT JOIN found ON true"
+            "INSERT INTO {table} (key, version, fingerprint, token, run, claimed_at, lease_until, gone_at, reap_at)
+             SELECT $1, {VERSION}, $2, $3, 1, now, now + {lease}, now + {lease} + {ttl}, now + {lease} + {ttl}
+             FROM (SELECT clock_timestamp() AS now) AS clock
+             WHERE NOT EXISTS (SELECT FROM {table} WHERE key = $1)
+             ON CONFLICT (key) DO NOTHING
+             RETURNING run{also}"
+        )
+    }
+
+    /// `$1` key, `$2` token: the record that a claim did not replace.
+    fn look(&self) -> String {
+        let Self { table, leases } = self;
+        let (is_gone, is_leased) = (is_gone(leases), is_leased(leases));
+        format!(
+            "SELECT version, fingerprint, answer, {is_gone},
+                    answer IS NULL AND token <> $2 AND {is_leased}
+             FROM {table} AS held WHERE key = $1"
         )
     }
 
@@ -234,10 +233,21 @@ impl Names<'_> {
     }
 
     /// `$3` answer, `$4` time to live.
+    fn complete(&self) -> String {
+        let (completion, is_gone) = (self.completion(), is_gone(self.leases));
+        self.ended(
+            &format!("{completion} AND NOT {is_gone} RETURNING true AS taken"),
+            "SELECT taken FROM changed",
+        )
+    }
+
+    /// As the last statement of a transaction that has the effect. A record whose time is over may be completed as long as nobody
+    /// has claimed it since, so this does not look at the second table.
     fn completion(&self) -> String {
-        let (table, held, ttl) = (self.table, self.held(), parameter(4));
+        let (table, ttl) = (self.table, parameter(4));
         format!(
-            "UPDATE {table} AS held SET answer = $3::bytea, gone_at = clock_timestamp() + {ttl} WHERE {held}"
+            "UPDATE {table} AS held SET answer = $3::bytea, gone_at = clock_timestamp() + {ttl}
+             WHERE held.key = $1 AND held.token = $2 AND held.version = {VERSION} AND held.answer IS NULL"
         )
     }
 
@@ -271,45 +281,6 @@ impl Names<'_> {
              ), changed AS ({change}), ended AS ({taken})
              SELECT ended.taken, found.version, found.own, found.answer
              FROM (VALUES (true)) AS one LEFT JOIN ended ON true LEFT JOIN found ON true"
-        )
-    }
-
-    /// `$1` how many at most. Here the time is that of the statement's start, because an index cannot be searched for the
-    /// clock's. Rows that are locked are left for the next time.
-    fn reap(&self) -> String {
-        let Self { table, leases } = self;
-        format!(
-            "WITH due AS MATERIALIZED (
-                 SELECT held.key, greatest(held.gone_at, (
-                     SELECT renewed.gone_at FROM {leases} AS renewed
-                     WHERE renewed.key = held.key AND renewed.token = held.token AND held.answer IS NULL)) AS gone_at
-                 FROM {table} AS held WHERE held.reap_at <= now()
-                 ORDER BY held.reap_at LIMIT $1::bigint FOR UPDATE SKIP LOCKED
-             ), deleted AS (
-                 DELETE FROM {table} AS held USING due
-                 WHERE held.key = due.key AND due.gone_at <= now() RETURNING held.key
-             ), moved AS (
-                 UPDATE {table} AS held SET reap_at = due.gone_at FROM due
-                 WHERE held.key = due.key AND due.gone_at > now()
-             )
-             SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)"
-        )
-    }
-
-    fn reap_leases(&self) -> String {
-        let leases = self.leases;
-        format!(
-            "WITH due AS MATERIALIZED (
-                 SELECT key, gone_at FROM {leases} WHERE reap_at <= now()
-                 ORDER BY reap_at LIMIT $1::bigint FOR UPDATE SKIP LOCKED
-             ), deleted AS (
-                 DELETE FROM {leases} AS renewed USING due
-                 WHERE renewed.key = due.key AND due.gone_at <= now() RETURNING renewed.key
-             ), moved AS (
-                 UPDATE {leases} AS renewed SET reap_at = due.gone_at FROM due
-                 WHERE renewed.key = due.key AND due.gone_at > now()
-             )
-             SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)"
         )
     }
 }

@@ -7,6 +7,7 @@ mod life;
 mod payments;
 mod proxy;
 mod table;
+mod tls;
 mod trouble;
 
 use std::future::Future;
