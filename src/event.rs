@@ -10,6 +10,7 @@ use crate::error::Rejected;
 pub use crate::live_names::BuiltAt;
 pub use crate::observe::{Observe, Subscription, refresh, subscribe};
 pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
+pub use crate::operation_id::{OperationId, ParseOperationIdError};
 use crate::outcome::Outcome;
 pub use crate::source::{CircuitCounts, Source};
 
@@ -108,6 +109,22 @@ pub enum Event<'a> {
         source: &'a Source,
         /// The step.
         step: OperationStep,
+        /// Which operation.
+        operation: OperationId,
+        /// Which run of it takes the step; `None` for a replay.
+        run: Option<u32>,
+    },
+    /// The operations of an idempotency layer that are in progress in this process. Sent by
+    /// [`refresh`](crate::telemetry::refresh).
+    InProgress {
+        /// The idempotency layer.
+        source: &'a Source,
+        /// How many operations are in progress.
+        running: usize,
+        /// How many requests wait for the result of another one.
+        waiting: usize,
+        /// How long ago the oldest one began; zero if there is none.
+        oldest: Duration,
     },
     /// The store of an idempotency layer could not do what it was asked for.
     StoreFailed {
@@ -156,6 +173,7 @@ impl Event<'_> {
             | Self::BudgetExhausted { source, .. }
             | Self::Finished { source, .. }
             | Self::Operation { source, .. }
+            | Self::InProgress { source, .. }
             | Self::StoreFailed { source, .. }
             | Self::BreakerState { source, .. }
             | Self::Circuits { source, .. }
@@ -318,14 +336,20 @@ pub enum OperationStep {
     TakenOver,
     /// Its answer is recorded.
     Completed,
-    /// It did not happen, or its answer is not to be kept: the key is free.
+    /// It did not happen: the key is free.
     Forgotten,
+    /// Its response is not stored: the next request with its key is the next run.
+    NotStored,
     /// Its answer was given again.
     Replayed,
     /// Its lease was over before it was, and another took it over: it ran twice, at least in part.
     LeaseLost,
     /// Its answer was given, but the store did not take its record: it may be run again.
     NotRecorded,
+    /// An operator released its key.
+    ReleasedByOperator,
+    /// An operator recorded its response.
+    RecordedByOperator,
 }
 
 impl OperationStep {
@@ -334,7 +358,7 @@ impl OperationStep {
         not(feature = "metrics"),
         expect(dead_code, reason = "metrics keep a counter for each")
     )]
-    pub(crate) const COUNT: usize = Self::NotRecorded as usize + 1;
+    pub(crate) const COUNT: usize = Self::RecordedByOperator as usize + 1;
 
     /// The step as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -343,9 +367,12 @@ impl OperationStep {
             Self::TakenOver => "taken_over",
             Self::Completed => "completed",
             Self::Forgotten => "forgotten",
+            Self::NotStored => "not_stored",
             Self::Replayed => "replayed",
             Self::LeaseLost => "lease_lost",
             Self::NotRecorded => "not_recorded",
+            Self::ReleasedByOperator => "released_by_operator",
+            Self::RecordedByOperator => "recorded_by_operator",
         }
     }
 }

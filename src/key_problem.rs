@@ -17,8 +17,10 @@ pub enum KeyProblem {
     NoTenant,
     /// 400. The request's body broke off. Send it again: nothing was done.
     Incomplete,
-    /// 413. The body of the request is larger than what is read, which is this many bytes. Nothing was done.
-    TooLarge(usize),
+    /// 408. The body of the request took longer than a time limit in front of this service allows. Send it again: nothing was done.
+    TooSlow,
+    /// 413. The body of the request is larger than this many bytes or, if `None`, than a limit further out. Nothing was done.
+    TooLarge(Option<usize>),
     /// 500, of a handler whose own call was refused. It was the second call in a scope of [`CallOptions`](crate::CallOptions)
     /// that needs the idempotency key of the scope. It was not sent. Give each call a scope of its own, or set the header
     /// yourself to repeat an operation.
@@ -33,6 +35,9 @@ pub enum KeyProblem {
     Unknown,
     /// 500. The handler failed, and it is not known how far it came. It is not done again under this key, but by a policy that frees it.
     Failed,
+    /// 503, with `Retry-After`. The service has reached its limit of operations in progress. Send the same request again later:
+    /// nothing was done by this request.
+    TooManyOperations,
     /// 503. What is known of this key cannot be looked up. Nothing was done.
     StoreUnavailable,
 }
@@ -45,6 +50,7 @@ impl KeyProblem {
             Self::Malformed(_) => "key_malformed",
             Self::NoTenant => "key_no_tenant",
             Self::Incomplete => "key_body_incomplete",
+            Self::TooSlow => "key_body_too_slow",
             Self::TooLarge(_) => "key_body_too_large",
             Self::SecondCall => "key_second_call",
             Self::Reused => "key_reused",
@@ -52,6 +58,7 @@ impl KeyProblem {
             Self::NotKept => "key_answer_not_kept",
             Self::Unknown => "key_outcome_unknown",
             Self::Failed => "key_failed",
+            Self::TooManyOperations => "key_too_many_operations",
             Self::StoreUnavailable => "key_store_unavailable",
         }
     }
@@ -69,10 +76,11 @@ impl KeyProblem {
             Self::Missing | Self::Malformed(_) | Self::Incomplete => 400,
             Self::NoTenant => 403,
             Self::InProgress | Self::NotKept | Self::Unknown => 409,
+            Self::TooSlow => 408,
             Self::TooLarge(_) => 413,
             Self::Reused => 422,
             Self::SecondCall | Self::Failed => 500,
-            Self::StoreUnavailable => 503,
+            Self::TooManyOperations | Self::StoreUnavailable => 503,
         }
     }
 
@@ -83,6 +91,7 @@ impl KeyProblem {
             Self::Malformed(_) => "Idempotency key malformed",
             Self::NoTenant => "Owner of the idempotency key unknown",
             Self::Incomplete => "Request incomplete",
+            Self::TooSlow => "Request too slow",
             Self::TooLarge(_) => "Request too large",
             Self::SecondCall => "Idempotency key used by another call",
             Self::Reused => "Idempotency key used for another request",
@@ -90,6 +99,7 @@ impl KeyProblem {
             Self::NotKept => "Answer not kept",
             Self::Unknown => "Outcome unknown",
             Self::Failed => "Operation failed",
+            Self::TooManyOperations => "Too many operations in progress",
             Self::StoreUnavailable => "Idempotency store unavailable",
         }
     }
@@ -102,8 +112,10 @@ impl KeyProblem {
             | Self::Malformed(_)
             | Self::NoTenant
             | Self::Incomplete
+            | Self::TooSlow
             | Self::TooLarge(_)
             | Self::SecondCall
+            | Self::TooManyOperations
             | Self::Reused
             | Self::StoreUnavailable => Executed::No,
         }
@@ -117,8 +129,12 @@ impl fmt::Display for KeyProblem {
             Self::Malformed(fault) => return fault.fmt(f),
             Self::NoTenant => "it cannot be told whose idempotency key this is",
             Self::Incomplete => "the body of the request broke off",
-            Self::TooLarge(most) => {
-                return write!(f, "the body of the request is larger than {most} bytes");
+            Self::TooSlow => "the body of the request took longer than a time limit in front of this service allows",
+            Self::TooLarge(Some(max)) => {
+                return write!(f, "the body of the request is larger than {max} bytes");
+            }
+            Self::TooLarge(None) => {
+                "the body of the request is larger than a limit in front of this service"
             }
             Self::SecondCall => {
                 "another call in this scope has used the idempotency key: \
@@ -129,6 +145,7 @@ impl fmt::Display for KeyProblem {
             Self::NotKept => "the operation is done, but its answer was too large to be kept",
             Self::Unknown => "it is not known whether the operation was done",
             Self::Failed => "the handler failed, and it is not known how far it came",
+            Self::TooManyOperations => "too many operations are in progress",
             Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
         })
     }

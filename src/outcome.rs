@@ -282,6 +282,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             wait: rejected.retry_after,
             ..match problem {
                 KeyProblem::Failed | KeyProblem::StoreUnavailable => Outcome::TRANSIENT,
+                KeyProblem::TooManyOperations => Outcome::OVERLOADED,
                 KeyProblem::InProgress
                 | KeyProblem::NotKept
                 | KeyProblem::Unknown

@@ -169,7 +169,8 @@ fn joined(store: PostgresStore, table: &str) -> Result<Payments, BoxError> {
     let handler = service_fn(move |request: Request<_>| {
         let (store, pay) = (store.clone(), Arc::clone(&pay));
         async move {
-            let operation = Operation::of(request.extensions()).expect("it is guarded");
+            let operation = Operation::take(request.extensions()).expect("it is in time");
+            let operation = &operation.expect("it is guarded");
             let pay = &*pay;
             let paid = store.joined(operation, |transaction| async move {
                 let pay = transaction.prepare_cached(pay).await?;

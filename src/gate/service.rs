@@ -8,6 +8,7 @@ use super::future::Unwinding;
 use super::{Finish, GateFuture, Policy};
 use crate::clock::Now;
 use crate::error::{CallError, Rejected};
+use crate::refused::drop_refused;
 
 /// A service behind a [`Policy`]. Made by [`GateLayer`](super::GateLayer).
 #[derive(Debug)]
@@ -82,6 +83,7 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         if self.kept.is_some() {
+            drop_refused(request);
             return self.refuse_kept::<Req, S::Future>();
         }
         match self.policy.admit(&request, &Now::unread()) {
@@ -95,6 +97,7 @@ where
             }
             Err(rejected) => {
                 self.give_readiness_back();
+                drop_refused(request);
                 GateFuture::refused(rejected)
             }
         }

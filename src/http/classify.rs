@@ -24,12 +24,17 @@ use crate::outcome::{Again, Classify, Kind, Outcome};
 /// | other 5xx, and what is above | transient, never repeated |
 /// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
+/// | 4xx, 5xx with `Idempotent-Replayed: true` | neutral, never repeated |
 ///
 /// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
 /// open so long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a repetition with `x-should-retry: false`,
 /// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
 /// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
 /// told at [`error_outcome`](super::error_outcome).
+///
+/// A response with `Idempotent-Replayed: true` is stored: the server returns it to every request with this idempotency key, so a
+/// retry gets it again. Such a failure is final, whatever else the server says about trying again, and a breaker does not count
+/// it, because the server may have recovered since. A replayed success is a success.
 ///
 /// Of a 409 only the head is seen: one that names no wait is taken for a conflict that a repetition will not cure.
 ///
@@ -85,6 +90,9 @@ impl ByStatus {
         if matches!(mark, Some(NotExecuted::Here | NotExecuted::HereAgain)) {
             let refused = Outcome::NEUTRAL.not_executed();
             return refused.repeat(Again::Never).wait(wait);
+        }
+        if is_replayed(response.headers()) {
+            return REPLAYED_FAILURE;
         }
         let word = servers_word(response.headers());
         let mut outcome = match of_status(status, wait) {
@@ -170,15 +178,27 @@ fn too_early() -> Outcome {
     }
 }
 
+/// A failure that the server has stored for this idempotency key: a repetition gets it again, and it may be hours old.
+pub(super) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.repeat(Again::Never);
+
+/// Whether the server replays a response that it has stored for the idempotency key of this request.
+pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
+    has_word(headers, "idempotent-replayed", b"true")
+}
+
+/// Whether one value of this header is this word.
+fn has_word(headers: &HeaderMap, name: &str, word: &[u8]) -> bool {
+    let values = headers.get_all(name).iter();
+    // A proxy may have made one line of two (RFC 9110 §5.3).
+    let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
+}
+
 /// What the server says about trying again; a veto outweighs everything.
 pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
-    let says = |name, word: &[u8]| {
-        let values = headers.get_all(name).iter();
-        // A proxy may have made one line of two (RFC 9110 §5.3).
-        let mut words = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-        words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
+    let either = |word: &[u8]| {
+        has_word(headers, SHOULD_RETRY, word) || has_word(headers, "stripe-should-retry", word)
     };
-    let either = |word| says(SHOULD_RETRY, word) || says("stripe-should-retry", word);
     if headers.contains_key("x-envoy-ratelimited") || either(b"false") {
         Some(false)
     } else {
@@ -302,6 +322,42 @@ mod tests {
             meaning(500, &[("x-should-retry", "perhaps")]),
             Outcome::TRANSIENT
         );
+    }
+
+    #[test]
+    fn a_replayed_failure_is_final_and_says_nothing_about_the_server() {
+        let replayed = ("idempotent-replayed", "true");
+        let wait = ("retry-after", "1");
+        for status in [400, 408, 409, 425, 429, 500, 503, 507, 999] {
+            for headers in [
+                &[replayed][..],
+                &[replayed, wait],
+                &[replayed, wait, ("x-should-retry", "true")],
+                &[wait, ("idempotent-replayed", "false"), replayed],
+            ] {
+                assert_eq!(meaning(status, headers), REPLAYED_FAILURE, "{status}");
+            }
+            let first = [("idempotent-replayed", "false"), wait];
+            assert_eq!(meaning(status, &first), meaning(status, &[wait]));
+        }
+        assert_eq!(meaning(201, &[replayed]), Outcome::SUCCESS);
+    }
+
+    #[test]
+    fn a_replayed_failure_was_executed_whatever_the_server_claims() {
+        for (mark, outcome) in [
+            (NotExecuted::There, REPLAYED_FAILURE),
+            // A refusal by a layer of this process is no replay, whatever headers it has.
+            (NotExecuted::Here, REPLAYED_FAILURE.not_executed()),
+        ] {
+            let mut response = Response::builder()
+                .status(503)
+                .header("idempotent-replayed", "true")
+                .body(())
+                .unwrap();
+            response.extensions_mut().insert(mark);
+            assert_eq!(ByStatus::new().response(&response), outcome);
+        }
     }
 
     #[test]

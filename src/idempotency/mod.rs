@@ -86,10 +86,16 @@ pub mod store;
 pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 #[cfg(feature = "idempotency")]
+pub use self::server::lookup;
+#[cfg(feature = "idempotency")]
+pub(crate) use self::server::remove_ticket;
+#[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Operation, Policy, Scope, StoragePolicy,
+    KeptBody, Normalize, Operation, OperationEnded, Policy, Scope, StoragePolicy,
 };
+#[cfg(feature = "axum")]
+pub use self::server::{OperationRejection, routes};
 
 use ::http::HeaderMap;
 

@@ -120,6 +120,12 @@ impl Handles {
                     .get_or_init(|| counter(OPERATIONS, &[("step", step.as_str())]))
                     .increment(1);
             }
+            Event::InProgress {
+                running,
+                waiting,
+                oldest,
+                ..
+            } => self.show_in_progress(recorder, source, running, waiting, oldest),
             Event::StoreFailed { .. } => counter(STORE_FAILURES, &[]).increment(1),
             Event::KeyEvicted { .. } => {
                 // Without the name: a flood of keys would leave a series for each.

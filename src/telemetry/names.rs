@@ -77,6 +77,24 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "steps of operations with an idempotency key; labels name, step",
     ),
     (
+        RUNNING,
+        Type::Gauge,
+        Unit::Count,
+        "operations in progress in this process; label name",
+    ),
+    (
+        WAITING,
+        Type::Gauge,
+        Unit::Count,
+        "requests that wait for the result of another one with their key; label name",
+    ),
+    (
+        OLDEST,
+        Type::Gauge,
+        Unit::Seconds,
+        "age of the oldest operation in progress; label name",
+    ),
+    (
         STORE_FAILURES,
         Type::Counter,
         Unit::Count,
@@ -105,6 +123,9 @@ pub(super) const RETRIES: &str = "buttress.retry.attempts";
 pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";
 pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped";
 pub(super) const OPERATIONS: &str = "buttress.idempotency.operations";
+pub(super) const RUNNING: &str = "buttress.idempotency.running";
+pub(super) const WAITING: &str = "buttress.idempotency.waiting";
+pub(super) const OLDEST: &str = "buttress.idempotency.oldest";
 pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures";
 pub(super) const BALANCE: &str = "buttress.budget.balance";
 pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted";

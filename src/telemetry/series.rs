@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use hashbrown::HashMap;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Recorder};
 
 use super::metrics::{METADATA, describe};
-use super::names::{BALANCE, CIRCUITS, STATE};
+use super::names::{BALANCE, CIRCUITS, OLDEST, RUNNING, STATE, WAITING};
 use crate::event::{BreakerState, CircuitCounts, OperationStep, Source};
 
 /// What is kept for one source and one recorder. Each counter is registered when it is first needed.
@@ -24,6 +25,8 @@ pub(super) struct Handles {
     pub(super) calls: [OnceLock<Histogram>; 3],
     /// By step.
     pub(super) operations: [OnceLock<Counter>; OperationStep::COUNT],
+    /// Running, waiting, and the age of the oldest.
+    pub(super) in_progress: [OnceLock<Gauge>; 3],
     /// 0, or one more than: the number of the newest move, and below it, in [`LEVEL_BITS`], the level it led to.
     pub(super) newest: AtomicU64,
     /// Those of the keys that have a label of their own.
@@ -139,6 +142,26 @@ impl Handles {
     pub(super) fn show_balance(&self, recorder: &dyn Recorder, source: &Source, balance: f64) {
         if !matches!(self.server, Server::Other) {
             self.gauge(recorder, BALANCE, source).set(balance);
+        }
+    }
+
+    pub(super) fn show_in_progress(
+        &self,
+        recorder: &dyn Recorder,
+        source: &Source,
+        running: usize,
+        waiting: usize,
+        oldest: Duration,
+    ) {
+        #[expect(clippy::cast_precision_loss, reason = "no process has 2^52 of them")]
+        let values = [
+            (RUNNING, running as f64),
+            (WAITING, waiting as f64),
+            (OLDEST, oldest.as_secs_f64()),
+        ];
+        for (place, (name, value)) in self.in_progress.iter().zip(values) {
+            let register = || recorder.register_gauge(&self.key(name, source, &[]), &METADATA);
+            place.get_or_init(register).set(value);
         }
     }
 

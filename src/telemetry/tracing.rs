@@ -1,8 +1,8 @@
-//! Every event as a `tracing` event: transitions at `warn`, the rest at `debug`.
+//! Every event as a `tracing` event: transitions at `warn`, repairs by an operator at `info`, the rest at `debug`.
 
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::event::{Event, Observe, OperationStep};
+use crate::event::{Event, Observe, OperationId, OperationStep};
 
 /// The observer of the feature `tracing`.
 #[derive(Debug)]
@@ -56,7 +56,10 @@ impl Observe for Tracing {
             Event::RetryStopped { attempts, why, .. } => {
                 debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
             }
-            Event::Budget { .. } | Event::BreakerState { .. } | Event::Circuits { .. } => {}
+            Event::Budget { .. }
+            | Event::BreakerState { .. }
+            | Event::Circuits { .. }
+            | Event::InProgress { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
                 debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
             }
@@ -68,24 +71,12 @@ impl Observe for Tracing {
                 outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str()),
                 "call finished"
             ),
-            Event::Operation { step, .. } => match step {
-                OperationStep::TakenOver
-                | OperationStep::LeaseLost
-                | OperationStep::NotRecorded => warn!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "an operation may have been run twice, or may be"
-                ),
-                _ => debug!(
-                    target: "buttress",
-                    layer,
-                    name,
-                    step = step.as_str(),
-                    "operation with an idempotency key"
-                ),
-            },
+            Event::Operation {
+                step,
+                operation,
+                run,
+                ..
+            } => log_step(layer, name, step, operation, run),
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
             }
@@ -109,5 +100,43 @@ impl Observe for Tracing {
                 new.location
             ),
         }
+    }
+}
+
+fn log_step(
+    layer: &str,
+    name: &str,
+    step: OperationStep,
+    operation: OperationId,
+    run: Option<u32>,
+) {
+    match step {
+        OperationStep::TakenOver | OperationStep::LeaseLost | OperationStep::NotRecorded => warn!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            %operation,
+            run,
+            "an operation may have been run twice, or may be"
+        ),
+        OperationStep::ReleasedByOperator | OperationStep::RecordedByOperator => info!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            %operation,
+            run,
+            "an operator has ended an operation"
+        ),
+        _ => debug!(
+            target: "buttress",
+            layer,
+            name,
+            step = step.as_str(),
+            %operation,
+            run,
+            "operation with an idempotency key"
+        ),
     }
 }

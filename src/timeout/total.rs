@@ -20,6 +20,7 @@ use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
+use crate::refused::drop_refused;
 
 /// Limits the whole call, and tells everything inside how much time is left.
 ///
@@ -118,6 +119,7 @@ where
         let Ok(deadline) = begin(&total) else {
             // The inner service may hold a place for the call that is not made.
             self.inner = self.inner.clone();
+            drop_refused(request);
             return DeadlineFuture {
                 deadline: Deadline::at(Moment::START),
                 alarm: Alarm::new(),

@@ -15,6 +15,7 @@ use crate::clock::Moment;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::outcome::Executed;
+use crate::refused::drop_refused;
 
 /// As [`DeadlineService`](super::DeadlineService), without its timer: only for what, whenever it is pending, waits for a timer
 /// that goes off by the deadline. An attempt timeout does, and the wait between two attempts.
@@ -48,6 +49,7 @@ where
         let Ok(deadline) = begin(&total) else {
             // The inner service may hold a place for the call that is not made.
             self.inner = self.inner.clone();
+            drop_refused(request);
             return UntimedFuture {
                 future: None,
                 begun: false,

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use buttress::http::answer;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
-    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope, StoragePolicy,
+    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Normalize, Scope, StoragePolicy,
 };
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -113,13 +113,13 @@ fn changes() -> Vec<Changed> {
         ),
         of(
             config().keep(StoragePolicy::SuccessOnly),
-            "Only answers below 400",
+            "Only responses below 400",
             "/answer/kept",
             json!("success_only"),
         ),
         of(
             config().keep(StoragePolicy::DeleteOnError),
-            "Answers below 500",
+            "Responses below 500",
             "/answer/kept",
             json!("delete_on_error"),
         ),
@@ -146,6 +146,36 @@ fn changes() -> Vec<Changed> {
             "is not run again under its key",
             "/run/after_crash",
             json!("refuse"),
+        ),
+        of(
+            config().max_running(7),
+            "at most 7 operations at a time. Beyond",
+            "/run/at_most",
+            json!(7),
+        ),
+        of(
+            config().max_running_per_tenant(Some(3)),
+            "at most 3 of one client",
+            "/run/at_most_per_tenant",
+            json!(3),
+        ),
+        of(
+            config().max_waiting(5),
+            "At most 5 requests wait",
+            "/run/waiting_at_most",
+            json!(5),
+        ),
+        of(
+            config().handlers_take_operation(true),
+            "from before the operation began",
+            "/run/released_if_not_taken",
+            json!(true),
+        ),
+        of(
+            config().expires_header(true),
+            "`Idempotency-Expires` is the time",
+            "/answer/expires_header",
+            json!(true),
         ),
         Changed(
             tenants,
@@ -176,6 +206,30 @@ fn changes() -> Vec<Changed> {
             "what the service compares of it",
             "/request/compared",
             json!("custom"),
+        ),
+        Changed(
+            once().normalize(Normalize::new()),
+            "host, method, path, query, `content-type` and body are the same",
+            "/request/compared",
+            json!([
+                "authority",
+                "method",
+                "path",
+                "query",
+                "content-type",
+                "body"
+            ]),
+        ),
+        Changed(
+            once().normalize(
+                Normalize::new()
+                    .any_authority()
+                    .canonical_json()
+                    .multipart(),
+            ),
+            "Not compared: the order of members, white space and string escapes in JSON; the boundary of a multipart body.",
+            "/request/ignored",
+            json!(["json_notation", "multipart_boundary"]),
         ),
     ]
 }
@@ -228,7 +282,7 @@ fn variants() -> Vec<String> {
 #[test]
 fn every_problem_is_listed_once_with_what_to_do() {
     let variants = variants();
-    assert_eq!(variants.len(), 12, "{variants:?}");
+    assert_eq!(variants.len(), 14, "{variants:?}");
     // A client refuses this one; no server returns it.
     let variants: Vec<_> = variants
         .into_iter()

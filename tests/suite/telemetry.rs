@@ -108,7 +108,8 @@ async fn everything() {
     let served = tower::service_fn(async |_: http::Request<KeptBody<String>>| {
         Ok::<_, Error<&str>>(http::Response::new(String::new()))
     });
-    let served = once.unwrap().layer(served);
+    let once = once.unwrap();
+    let served = once.layer(served);
     for (key, done) in [
         ("\"key-of-number-one\"", true),
         ("\"key-of-number-two\"", false),
@@ -117,6 +118,7 @@ async fn everything() {
         let request = request.body(String::new()).unwrap();
         assert_eq!(served.clone().oneshot(request).await.is_ok(), done);
     }
+    buttress::telemetry::refresh();
 }
 
 #[tokio::test(start_paused = true)]

@@ -68,6 +68,9 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
+        // A handler that forwards its request: what is refused here was not refused in front of the handler.
+        #[cfg(feature = "idempotency")]
+        crate::idempotency::remove_ticket(request.extensions_mut());
         // Taken out: they are the options of this call, and not of one that its server makes with what it was sent.
         let options = request.extensions_mut().and_then(Extensions::remove);
         let deadline = self.out.callers_deadline(&request);

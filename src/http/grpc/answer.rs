@@ -102,10 +102,11 @@ fn code(reason: &Reason) -> Code {
         Reason::QuotaExceeded(_) => Code::RESOURCE_EXHAUSTED,
         Reason::Key(problem) => match problem {
             KeyProblem::InProgress => Code::ABORTED,
+            KeyProblem::TooSlow => Code::DEADLINE_EXCEEDED,
             KeyProblem::Failed | KeyProblem::SecondCall => Code::INTERNAL,
             KeyProblem::NotKept | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
             KeyProblem::NoTenant => Code::PERMISSION_DENIED,
-            KeyProblem::StoreUnavailable => Code::UNAVAILABLE,
+            KeyProblem::StoreUnavailable | KeyProblem::TooManyOperations => Code::UNAVAILABLE,
             _ => Code::INVALID_ARGUMENT,
         },
         Reason::CircuitOpen

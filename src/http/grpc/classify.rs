@@ -8,14 +8,14 @@ use ::http::{Extensions, HeaderMap, StatusCode};
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
 use crate::http::body_end::{BodyEnd, ClassifyEnd};
-use crate::http::classify::refused_there;
+use crate::http::classify::{REPLAYED_FAILURE, is_replayed, refused_there};
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
 use crate::http::marks::NotExecuted;
 use crate::http::own::OWN_FAULT;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
-use crate::outcome::{Again, Classify, Outcome};
+use crate::outcome::{Again, Classify, Kind, Outcome};
 
 /// What a gRPC response or error means, for every gRPC client and server whose messages are `http` responses, such as tonic's.
 ///
@@ -38,6 +38,8 @@ use crate::outcome::{Again, Classify, Outcome};
 ///
 /// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
 /// read, the failure is not repeated. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
+///
+/// A failure with the metadata `idempotent-replayed: true` is neutral and never repeated, as for [`ByStatus`](super::super::ByStatus).
 ///
 /// An interceptor of tonic that refuses a call makes the response itself. Where the server is [`remote`](Self::remote), such a
 /// refusal is neutral and never repeated (feature `tonic`).
@@ -68,6 +70,19 @@ const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
 /// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
 const OPEN_WEB: Outcome = Outcome::SUCCESS.repeat(Again::Vetoed);
 
+/// The same for a stored response, told apart by a flag that means nothing for a success.
+const fn replayed(open: Outcome) -> Outcome {
+    open.restarts_backoff()
+}
+
+/// A stored response is final, and a stored failure says nothing about the server.
+fn of_replay(outcome: Outcome) -> Outcome {
+    match outcome.kind {
+        Kind::Success => outcome,
+        _ => REPLAYED_FAILURE,
+    }
+}
+
 impl ByGrpcStatus {
     /// The table above.
     pub const fn new() -> Self {
@@ -84,13 +99,17 @@ impl ByGrpcStatus {
     /// What the head of this response means.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let headers = response.headers();
+        let is_replayed = is_replayed(headers);
+        let open = |open| if is_replayed { replayed(open) } else { open };
         let outcome = match of_headers(headers) {
             Some(_) if self.remote && is_made_here(response.extensions()) => OWN_FAULT,
             Some(outcome) => outcome,
             None if response.status() == StatusCode::OK && may_be(headers, GRPC_WEB) => {
-                return OPEN_WEB;
+                return open(OPEN_WEB);
             }
-            None if response.status() == StatusCode::OK && may_be_grpc(headers) => return OPEN,
+            None if response.status() == StatusCode::OK && may_be_grpc(headers) => {
+                return open(OPEN);
+            }
             None => {
                 let code = Code::of_http(response.status());
                 heeding(code.outcome().wait(retry_after(response)), headers)
@@ -101,6 +120,7 @@ impl ByGrpcStatus {
                 let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
                 refused.wait(outcome.wait)
             }
+            _ if is_replayed => of_replay(outcome),
             Some(NotExecuted::There) => refused_there(outcome),
             None => outcome,
         }
@@ -186,18 +206,26 @@ impl ClassifyEnd for ByGrpcStatus {
         if !self.is_open(&head) {
             return head;
         }
+        let is_web = head == OPEN_WEB || head == replayed(OPEN_WEB);
         match end {
             BodyEnd::Dropped => Outcome::NEUTRAL,
-            BodyEnd::Complete(None) if head == OPEN_WEB => Outcome::NEUTRAL,
+            BodyEnd::Complete(None) if is_web => Outcome::NEUTRAL,
             BodyEnd::Complete(trailers) => {
                 let status = trailers.and_then(of_headers);
-                status.unwrap_or_else(|| Code::UNKNOWN.outcome())
+                let outcome = status.unwrap_or_else(|| Code::UNKNOWN.outcome());
+                if head.restarts_backoff {
+                    of_replay(outcome)
+                } else {
+                    outcome
+                }
             }
         }
     }
 
     fn is_open(&self, head: &Outcome) -> bool {
-        *head == OPEN || *head == OPEN_WEB
+        [OPEN, OPEN_WEB]
+            .into_iter()
+            .any(|open| *head == open || *head == replayed(open))
     }
 }
 
@@ -275,6 +303,28 @@ mod tests {
         let status = ByGrpcStatus::new();
         assert_eq!(status.end(open, BodyEnd::Complete(None)), NEVER);
         assert_eq!(status.end(open, BodyEnd::Dropped), Outcome::NEUTRAL);
+    }
+
+    #[test]
+    fn a_replayed_failure_is_final_and_says_nothing_about_the_server() {
+        let replayed = ("idempotent-replayed", "true");
+        let pushback = ("grpc-retry-pushback-ms", "1000");
+        for code in ["1", "4", "8", "10", "13", "14", "fourteen"] {
+            let headers = [replayed, pushback, ("grpc-status", code)];
+            assert_eq!(head(200, &headers), REPLAYED_FAILURE, "{code}");
+            for kind in ["application/grpc", "application/grpc-web"] {
+                let open = head(200, &[replayed, ("content-type", kind)]);
+                assert!(ByGrpcStatus::new().is_open(&open));
+                let trailers = [pushback, ("grpc-status", code)];
+                assert_eq!(end(open, &trailers), REPLAYED_FAILURE, "{kind} {code}");
+                assert_eq!(end(open, &[("grpc-status", "0")]), Outcome::SUCCESS);
+            }
+        }
+        assert_eq!(head(503, &[replayed]), REPLAYED_FAILURE);
+        assert_eq!(
+            head(200, &[replayed, ("grpc-status", "0")]),
+            Outcome::SUCCESS
+        );
     }
 
     #[test]

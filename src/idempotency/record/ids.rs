@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::chance::draw;
+use crate::operation_id::{OperationId, from_hex, to_hex};
 
 /// What a record is kept under: a digest of the layer's name, tenant, method, route and the caller's key. No store sees the
 /// key itself.
@@ -17,6 +18,15 @@ impl RecordKey {
     }
 }
 
+impl RecordKey {
+    /// The short name of the operation.
+    pub fn operation_id(&self) -> OperationId {
+        let mut id = [0; 16];
+        id.copy_from_slice(&self.0[..16]);
+        OperationId(id)
+    }
+}
+
 impl FromStr for RecordKey {
     type Err = ParseRecordKeyError;
 
@@ -27,30 +37,6 @@ impl FromStr for RecordKey {
             .map(|()| Self(key))
             .ok_or(ParseRecordKeyError(()))
     }
-}
-
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .filter_map(|digit| char::from_digit(digit.into(), 16))
-        .collect()
-}
-
-/// Fills the bytes from twice as many hexadecimal digits, and no others.
-pub(crate) fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
-    let digits = digits.as_bytes();
-    if digits.len() != 2 * bytes.len() {
-        return None;
-    }
-    let digit = |digit: u8| {
-        char::from(digit)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(())
 }
 
 /// The text is not the key of a record: 64 hexadecimal digits.
@@ -143,6 +129,18 @@ mod tests {
     fn the_digits_of_a_key_are_read_back_and_nothing_else_is() {
         let mut key = RecordKey([0xab; 32]);
         key.0[0] = 0x0c;
+        let id = key.operation_id();
+        let shown = format!("0c{}", "ab".repeat(15));
+        assert_eq!(
+            [id.to_string(), format!("{id:?}")],
+            [shown.clone(), shown.clone()]
+        );
+        assert_eq!(shown.parse(), Ok(id));
+        let error = shown[1..].parse::<OperationId>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the id of an operation is 32 hexadecimal digits"
+        );
         let digits = key.to_hex();
         assert_eq!(digits, format!("0c{}", "ab".repeat(31)));
         assert_eq!(digits.parse(), Ok(key));

@@ -1,6 +1,7 @@
 //! What a client is told to do about each problem.
 
-use super::config::{AfterCrash, IdempotencyConfig, StoragePolicy};
+use super::config::{AfterCrash, IdempotencyConfig};
+use super::keep::StoragePolicy;
 use super::scope::Scope;
 use crate::key_problem::{KeyFault, KeyProblem};
 
@@ -52,9 +53,11 @@ pub(super) fn advice(config: &IdempotencyConfig, scope: &Scope) -> Vec<Advice> {
         KeyProblem::InProgress,
         KeyProblem::NotKept,
         KeyProblem::Unknown,
-        KeyProblem::TooLarge(config.max_request_body),
+        KeyProblem::TooSlow,
+        KeyProblem::TooLarge(Some(config.max_request_body)),
         KeyProblem::Reused,
         KeyProblem::Failed,
+        KeyProblem::TooManyOperations,
         KeyProblem::StoreUnavailable,
     ];
     each.into_iter()
@@ -93,6 +96,10 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
             Again::Same,
             "Nothing was done: the body of the request broke off.",
         ),
+        KeyProblem::TooSlow => (
+            Again::Same,
+            "Nothing was done: the body of the request arrived too slowly.",
+        ),
         KeyProblem::TooLarge(_) => (
             Again::Corrected,
             "Nothing was done. Make the body of the request smaller.",
@@ -127,7 +134,7 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
             Again::Same,
             "The operation failed, and the key is free: the same request runs it again.",
         ),
-        KeyProblem::StoreUnavailable => (
+        KeyProblem::TooManyOperations | KeyProblem::StoreUnavailable => (
             Again::Same,
             "Nothing was done by this request. Send it again after `Retry-After`.",
         ),

@@ -9,11 +9,14 @@
 //! paid                     the body, to the end
 //! ```
 
+use std::fmt;
+
 use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
 use super::body::KeptBody;
+use crate::idempotency::record::ByLength;
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 
@@ -21,7 +24,7 @@ use crate::key_problem::KeyProblem;
 const VERSION: u8 = b'1';
 
 /// A response that is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Kept {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
@@ -39,6 +42,43 @@ pub(super) enum Answer {
     Kept(Kept),
     /// There is no response.
     Word(KeyProblem),
+}
+
+/// What the first bytes of a finished record show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peeked {
+    Response(StatusCode),
+    NotKept,
+    Unknown,
+    Failed,
+    Unreadable,
+}
+
+/// Reads the first 16 bytes of a record, or all of it.
+pub(super) fn peek(record: &[u8]) -> Peeked {
+    match record {
+        b"1N" => Peeked::NotKept,
+        b"1F" => Peeked::Failed,
+        b"1U" => Peeked::Unknown,
+        [VERSION, b'A', line @ ..] => {
+            let status = line
+                .strip_prefix(b"HTTP/1.1 ")
+                .and_then(|code| code.get(..3));
+            let status = status.and_then(|code| StatusCode::from_bytes(code).ok());
+            status.map_or(Peeked::Unreadable, Peeked::Response)
+        }
+        _ => Peeked::Unreadable,
+    }
+}
+
+/// Without its bytes and the values of its headers.
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept")
+            .field("status", &self.status)
+            .field("body", &ByLength(&self.body))
+            .finish_non_exhaustive()
+    }
 }
 
 /// The record of an operation that has no response to be given again.
@@ -185,6 +225,35 @@ mod tests {
             let error = Answer::decode(&Bytes::from_static(record)).unwrap_err();
             assert!(error.to_string().contains(why), "{record:?}: {error}");
         }
+    }
+
+    #[test]
+    fn the_first_sixteen_bytes_show_the_state_of_a_record() {
+        let kept = decoded(b"1AHTTP/1.1 201 \r\nx: secret\r\n\r\n\r\nsecret");
+        let record = kept.encode();
+        assert_eq!(peek(&record), Peeked::Response(StatusCode::CREATED));
+        assert_eq!(peek(&record[..16]), Peeked::Response(StatusCode::CREATED));
+        for (problem, expected) in [
+            (KeyProblem::NotKept, Peeked::NotKept),
+            (KeyProblem::Failed, Peeked::Failed),
+            (KeyProblem::Unknown, Peeked::Unknown),
+        ] {
+            assert_eq!(peek(&word(problem)), expected);
+        }
+        for record in [
+            &b""[..],
+            b"1",
+            b"1A",
+            b"1AHTTP/1.1 2",
+            b"2AHTTP/1.1 200 ",
+            b"1NN",
+            b"1X",
+        ] {
+            assert_eq!(peek(record), Peeked::Unreadable, "{record:?}");
+        }
+        let shown = format!("{kept:?} {:?}", Answer::Kept(kept.clone()));
+        assert!(!shown.contains("secret"), "{shown}");
+        assert!(shown.contains("6 bytes"), "{shown}");
     }
 
     proptest! {

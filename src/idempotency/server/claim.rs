@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::progress::Running;
 use super::shared::Shared;
 use super::telling::Telling;
 use crate::chance::draw;
@@ -19,21 +20,39 @@ use crate::idempotency::store::StoreError;
 /// The first wait between two questions to a store.
 pub(super) const SOON: Duration = Duration::from_millis(50);
 
+/// Why a key was not claimed.
+pub(super) enum ClaimError {
+    Store(StoreError),
+    /// Another operation has the last place among those in progress.
+    TooMany,
+}
+
+impl From<StoreError> for ClaimError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
 /// Claims the key; while another runs under it, asks again for as long as it may.
 pub(super) async fn claim<Res, E: CallError>(
     shared: &Arc<Shared>,
     record: RecordKey,
     claim: Claim,
+    running: &mut Running,
     telling: &mut Telling<Res, E>,
-) -> Result<Begun, StoreError> {
+) -> Result<Begun, ClaimError> {
     let mut begun = begin(shared, record, claim).await?;
-    if begun != Begun::Running || shared.config.wait.is_zero() {
+    if begun != Begun::Running || shared.config.wait.is_zero() || !running.wait(&shared.config) {
         return Ok(begun);
     }
     let until = Deadline::after(shared.config.wait);
     let mut pause = SOON;
     loop {
         let left = until.remaining(&Now::unread());
+        if matches!(begun, Begun::Started { .. }) && !running.resume(&shared.config) {
+            give_up(shared, &record, claim.token).await;
+            return Err(ClaimError::TooMany);
+        }
         if begun != Begun::Running || left.is_zero() {
             return Ok(begun);
         }

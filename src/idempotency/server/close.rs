@@ -1,15 +1,16 @@
 //! The end of an operation: its record, and then its caller.
 
+use std::time::Duration;
+
 use ::http::Response;
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::answer::{Kept, word};
+use super::answer::word;
 use super::body::KeptBody;
 use super::claim::{SOON, give_up, limited, longer};
-use super::config::{IdempotencyConfig, StoragePolicy};
+use super::ending::{Ending, judge};
 use super::handler::Came;
-use super::keep::{OK, UNKNOWN, grpc_status, headers, keeps};
 use super::operation::Operation;
 use super::telling::Telling;
 use crate::chance::draw;
@@ -20,10 +21,9 @@ use crate::event::OperationStep;
 use crate::idempotency::record::{Begun, Claim, Ended};
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
-use crate::outcome::NotExecuted;
 
 /// What the caller is told once the record is written: the handler's result, or what is wrong.
-type First<Res, E> = Result<Result<Response<KeptBody<Res>>, E>, KeyProblem>;
+pub(super) type First<Res, E> = Result<Result<Response<KeptBody<Res>>, E>, KeyProblem>;
 
 /// Records what the handler came to, or forgets the operation, and then tells the caller.
 pub(super) async fn close<Res, E: CallError>(
@@ -34,62 +34,17 @@ pub(super) async fn close<Res, E: CallError>(
 ) {
     let shared = operation.shared();
     if let Some(record) = operation.committed() {
-        shared.report(OperationStep::Completed);
-        return telling.answer(shared, record, false);
+        operation.report(OperationStep::Completed);
+        return telling.answer(shared, record, None);
     }
-    let (record, first) = judge(operation, came);
-    match record {
-        Some(record) => complete(operation, claim, record, first, telling).await,
-        None => abandon(operation, first, telling).await,
+    let (ending, first) = judge(operation, came);
+    // A request that is still queued inside must not act any more.
+    operation.revoke();
+    match ending {
+        Ending::Stored(record) => complete(operation, claim, record, first, telling).await,
+        Ending::Released => release(operation, first, telling).await,
+        Ending::NotStored => end_lease(operation, claim, first, telling).await,
     }
-}
-
-/// What is recorded, if anything is, and what the caller is told.
-fn judge<Res, E>(operation: &Operation, came: Came<Res, E>) -> (Option<Bytes>, First<Res, E>) {
-    let config = &operation.shared().config;
-    let (record, first) = match came {
-        Came::Answered {
-            head,
-            body,
-            trailers,
-        } => {
-            let response = Response::from_parts(head, ());
-            let grpc = grpc_status(&response, trailers.as_ref(), UNKNOWN);
-            let record = is_kept(config, &response, grpc).then(|| {
-                let kept = Kept {
-                    status: response.status(),
-                    headers: headers(response.headers(), &config.headers, trailers.is_some()),
-                    trailers: trailers.clone().unwrap_or_default(),
-                    body: body.clone(),
-                };
-                kept.encode()
-            });
-            let response = response.map(|()| KeptBody::whole(body, trailers));
-            (record, Ok(Ok(response)))
-        }
-        Came::TooLarge(response) => {
-            // How it ends is not known yet. If it went well, it must not be done again.
-            let grpc = grpc_status(&response, None, OK);
-            let record = is_kept(config, &response, grpc).then(|| word(KeyProblem::NotKept));
-            (record, Ok(Ok(response)))
-        }
-        Came::Refused(error) => (None, Ok(Err(error))),
-        Came::Failed(error) => (failed(config.keep), Ok(Err(error))),
-        Came::Word(KeyProblem::Failed) => (failed(config.keep), Err(KeyProblem::Failed)),
-        // It may yet have its effect, whatever the policy.
-        Came::Word(problem) => return (Some(word(problem)), Err(problem)),
-    };
-    (record.filter(|_| !operation.is_undone()), first)
-}
-
-fn failed(policy: StoragePolicy) -> Option<Bytes> {
-    (policy == StoragePolicy::Definitive).then(|| word(KeyProblem::Failed))
-}
-
-fn is_kept<B>(config: &IdempotencyConfig, response: &Response<B>, grpc: Option<u8>) -> bool {
-    // A layer inside has refused the call, so the handler was not called.
-    let refused = response.extensions().get() == Some(&NotExecuted::Here);
-    !refused && keeps(config.keep, response.status(), grpc)
 }
 
 async fn complete<Res, E: CallError>(
@@ -106,15 +61,15 @@ async fn complete<Res, E: CallError>(
     loop {
         match completed(operation, &claim, &record).await {
             Ok(Ended::Taken) => {
-                shared.report(OperationStep::Completed);
+                operation.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }
             // A store that asks twice is told what it wrote the first time.
             Ok(Ended::Already(stored)) if stored == record => {
-                shared.report(OperationStep::Completed);
+                operation.report(OperationStep::Completed);
                 return tell(operation, first, telling);
             }
-            Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
+            Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
             Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
             Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotKept).len() => {
@@ -125,7 +80,7 @@ async fn complete<Res, E: CallError>(
                 // It has happened, so the caller may know. The record follows as soon as the store takes it.
                 tell(operation, first.take(), telling);
                 if give_up.is_over(&Now::unread()) {
-                    return shared.report(OperationStep::NotRecorded);
+                    return operation.report(OperationStep::NotRecorded);
                 }
                 sleep(draw().spread(pause, 0.2)).await;
                 pause = longer(pause);
@@ -170,7 +125,8 @@ async fn completed(
     }
 }
 
-async fn abandon<Res, E: CallError>(
+/// Releases the key: the operation did not happen.
+async fn release<Res, E: CallError>(
     operation: &Operation,
     first: First<Res, E>,
     telling: &mut Telling<Res, E>,
@@ -179,8 +135,8 @@ async fn abandon<Res, E: CallError>(
     let abandon = shared.store.abandon(operation.record(), operation.token());
     match limited(shared, abandon).await {
         // A commit whose outcome was not known did happen.
-        Ok(Ended::Already(record)) => return telling.answer(shared, &record, false),
-        Ok(Ended::Taken | Ended::Lost) => shared.report(OperationStep::Forgotten),
+        Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
+        Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Forgotten),
         Err(error) => {
             shared.store_failed(&error);
             tell(operation, Some(first), telling);
@@ -188,6 +144,41 @@ async fn abandon<Res, E: CallError>(
         }
     }
     tell(operation, Some(first), telling);
+}
+
+/// Ends the lease without a record: the next request is the next run, at once.
+async fn end_lease<Res, E: CallError>(
+    operation: &Operation,
+    claim: Claim,
+    first: First<Res, E>,
+    telling: &mut Telling<Res, E>,
+) {
+    let shared = operation.shared();
+    let until = Deadline::after(claim.lease);
+    let mut first = Some(first);
+    let mut pause = SOON;
+    loop {
+        let key = operation.record();
+        let renewal = shared
+            .store
+            .renew(key, claim.token, Duration::ZERO, claim.ttl);
+        match limited(shared, renewal).await {
+            Ok(_) => {
+                operation.report(OperationStep::NotStored);
+                return tell(operation, first, telling);
+            }
+            Err(error) => {
+                shared.store_failed(&error);
+                tell(operation, first.take(), telling);
+                // By then the lease has ended by itself.
+                if until.is_over(&Now::unread()) {
+                    return;
+                }
+                sleep(draw().spread(pause, 0.2)).await;
+                pause = pause.saturating_mul(2);
+            }
+        }
+    }
 }
 
 fn tell<Res, E: CallError>(

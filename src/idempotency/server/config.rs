@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use ::http::Method;
 
+use super::keep::{HeaderPolicy, StoragePolicy};
 use crate::error::ConfigError;
 use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
 
@@ -15,6 +16,10 @@ use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
     serde(default, deny_unknown_fields)
 )]
 #[non_exhaustive]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own"
+)]
 pub struct IdempotencyConfig {
     /// The header that carries the key. Default `idempotency-key`; a header name.
     pub header: String,
@@ -58,49 +63,23 @@ pub struct IdempotencyConfig {
     pub fail_open: bool,
     /// What is done when a run's lease is over without a word from it. Default [`AfterCrash::RunAgain`].
     pub after_crash: AfterCrash,
-}
-
-/// Which answers are kept, to be given again. What is not kept frees the key: the next request with it is a new one, or, where
-/// a run was cut off before, the next run, which knows of it.
-///
-/// Whatever the policy, an answer is not kept if the handler said that its effect
-/// [did not happen](super::Operation::did_not_happen), or if a layer of this crate refused the call before the handler.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum StoragePolicy {
-    /// All but 408, 409, 425 and 429, which ask the client to come again. A 500 is kept, and so is a handler's panic or error, as
-    /// 500: how far it came is not known, so it is not run again. As Stripe does. Of gRPC all but `ABORTED` and `RESOURCE_EXHAUSTED`.
-    #[default]
-    Definitive,
-    /// Only what succeeded: below 400, or gRPC's `OK`. A failure may have had a part of its effect, which a repetition then has again.
-    SuccessOnly,
-    /// As `Definitive`, but a status of 500 and above, a panic and an error free the key; of gRPC `UNKNOWN`, `INTERNAL`,
-    /// `UNAVAILABLE` and `DATA_LOSS`. For handlers that undo what they have begun.
-    DeleteOnError,
-}
-
-/// Which of an answer's headers are kept.
-///
-/// Never kept: what is about one connection or one exchange (`Connection` and what it lists, `Keep-Alive`,
-/// `Transfer-Encoding`, `Date` …), `Set-Cookie`, quotas (`RateLimit…`) and traces (`traceparent` …).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum HeaderPolicy {
-    /// All others.
-    #[default]
-    All,
-    /// Of the others only these; header names.
-    Only(Vec<String>),
+    /// How many operations may be in progress in this process at once, counted from the head of the request to the end of the
+    /// handler. Further requests receive 503 with `Retry-After` before their body is read. Default 1 000; at least 1. Each may
+    /// hold a request body and a response body in memory.
+    pub max_running: usize,
+    /// How many of these one tenant may have. Default: no limit of its own; at least 1.
+    pub max_running_per_tenant: Option<usize>,
+    /// How many requests may [`wait`](Self::wait) for the result of another one at once. Further requests receive 409 at once.
+    /// Default 1 000.
+    pub max_waiting: usize,
+    /// Whether all handlers take their [`Operation`](super::Operation) before they act, as with the extractor for axum. Then a response
+    /// that comes before that proves that nothing happened, and the key is released: the response of an extractor that rejected the
+    /// request, of a load shedder, or of a time limit in front of a queue. Default: no, since a handler that acts without its
+    /// operation would act again.
+    pub handlers_take_operation: bool,
+    /// Whether stored responses have an `Idempotency-Expires` header: the time at which the key is forgotten, as an HTTP date.
+    /// Default: no.
+    pub expires_header: bool,
 }
 
 /// What is done with an operation whose run was cut off: its process died, or could not reach the store for a lease.
@@ -139,6 +118,11 @@ impl Default for IdempotencyConfig {
             headers: HeaderPolicy::default(),
             fail_open: false,
             after_crash: AfterCrash::default(),
+            max_running: 1000,
+            max_running_per_tenant: None,
+            max_waiting: 1000,
+            handlers_take_operation: false,
+            expires_header: false,
         }
     }
 }
@@ -256,6 +240,41 @@ impl IdempotencyConfig {
         self
     }
 
+    /// How many operations may be in progress at once.
+    #[must_use]
+    pub fn max_running(mut self, max_running: usize) -> Self {
+        self.max_running = max_running;
+        self
+    }
+
+    /// How many operations of one tenant may be in progress at once.
+    #[must_use]
+    pub fn max_running_per_tenant(mut self, max_running_per_tenant: Option<usize>) -> Self {
+        self.max_running_per_tenant = max_running_per_tenant;
+        self
+    }
+
+    /// How many requests may wait for the result of another one at once.
+    #[must_use]
+    pub fn max_waiting(mut self, max_waiting: usize) -> Self {
+        self.max_waiting = max_waiting;
+        self
+    }
+
+    /// Whether all handlers take their [`Operation`](super::Operation) before they act.
+    #[must_use]
+    pub fn handlers_take_operation(mut self, handlers_take_operation: bool) -> Self {
+        self.handlers_take_operation = handlers_take_operation;
+        self
+    }
+
+    /// Whether stored responses have an `Idempotency-Expires` header.
+    #[must_use]
+    pub fn expires_header(mut self, expires_header: bool) -> Self {
+        self.expires_header = expires_header;
+        self
+    }
+
     /// Checks every setting.
     ///
     /// # Errors
@@ -299,6 +318,18 @@ impl IdempotencyConfig {
                 "at least three times `store_timeout`, which is {:?}: else one slow answer of the store ends it",
                 self.store_timeout
             ),
+        )?;
+        ConfigError::unless(
+            self.max_running > 0,
+            "max_running",
+            &self.max_running,
+            "at least 1",
+        )?;
+        ConfigError::unless(
+            self.max_running_per_tenant != Some(0),
+            "max_running_per_tenant",
+            &0,
+            "at least 1, or none for no limit",
         )?;
         if let HeaderPolicy::Only(names) = &self.headers {
             for name in names {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,16 +11,18 @@ use ::http::request::Parts;
 use ::http::{HeaderMap, Request, Response};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
+use http_body_util::LengthLimitError;
 use pin_project::pin_project;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::run::{Asked, Running, run};
+use super::progress::Running;
+use super::run::{Asked, run};
 use super::shared::Shared;
 use super::telling::Telling;
 use crate::detach::detach;
-use crate::error::{CallError, Rejected};
+use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
@@ -59,7 +62,7 @@ struct Reading<S, B> {
     read: BytesMut,
     trailers: Option<HeaderMap>,
     /// `None` once it was handed over.
-    request: Option<(Arc<Shared>, S, Parts, String, RecordKey)>,
+    request: Option<(Arc<Shared>, S, Parts, String, RecordKey, Running)>,
 }
 
 impl<S, B, Res> IdempotencyFuture<S, B, Res>
@@ -83,12 +86,13 @@ where
         body: B,
         key: String,
         record: RecordKey,
+        running: Running,
     ) -> Self {
         let state = State::Reading(Box::pin(Reading {
             body,
             read: BytesMut::new(),
             trailers: None,
-            request: Some((shared, inner, parts, key, record)),
+            request: Some((shared, inner, parts, key, record, running)),
         }));
         Self { state }
     }
@@ -108,7 +112,7 @@ where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
     S::Error: CallError + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
     type Output = Result<Response<KeptBody<Res>>, S::Error>;
@@ -135,7 +139,9 @@ where
                         None => return Poll::Pending,
                     };
                     let whole = ready!(poll_whole(reading.body, read, trailers, most, cx));
-                    let Some((shared, inner, parts, key, record)) = reading.request.take() else {
+                    let Some((shared, inner, mut parts, key, record, running)) =
+                        reading.request.take()
+                    else {
                         return Poll::Pending;
                     };
                     let next = match whole {
@@ -145,17 +151,13 @@ where
                             let asked = Asked {
                                 key,
                                 record,
-                                fingerprint: shared.fingerprint(&parts, &data),
+                                fingerprint: shared.fingerprint(&mut parts, &data),
                             };
                             let body = KeptBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);
                             let telling = Telling::new(telling);
-                            let running = Running::new(&shared.running);
-                            let run = run(Arc::clone(&shared), inner, request, asked, telling);
-                            detach(async move {
-                                run.await;
-                                drop(running);
-                            });
+                            let shared_by_run = Arc::clone(&shared);
+                            detach(run(shared_by_run, inner, request, asked, running, telling));
                             State::Waiting(told, shared)
                         }
                         Err(problem) => State::Refused(Some(shared.refuse(problem))),
@@ -176,14 +178,14 @@ where
 }
 
 /// Reads the body to its end.
-fn poll_whole<B: Body<Data = Bytes>>(
+fn poll_whole<B: Body<Data = Bytes, Error: Into<BoxError>>>(
     mut body: Pin<&mut B>,
     read: &mut BytesMut,
     trailers: &mut Option<HeaderMap>,
     most: usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), KeyProblem>> {
-    let too_large = Poll::Ready(Err(KeyProblem::TooLarge(most)));
+    let too_large = Poll::Ready(Err(KeyProblem::TooLarge(Some(most))));
     loop {
         let left = most.saturating_sub(read.len());
         // What will be too large is not read at all.
@@ -193,10 +195,43 @@ fn poll_whole<B: Body<Data = Bytes>>(
         let Some(frame) = ready!(body.as_mut().poll_frame(cx)) else {
             return Poll::Ready(Ok(()));
         };
-        match frame.map_err(|_| KeyProblem::Incomplete)?.into_data() {
+        match frame.map_err(broken_off)?.into_data() {
             Ok(data) if data.len() > left => return too_large,
             Ok(data) => read.extend_from_slice(&data),
             Err(frame) => *trailers = frame.into_trailers().ok(),
         }
     }
+}
+
+/// Why the body of a request ended early.
+fn broken_off(error: impl Into<BoxError>) -> KeyProblem {
+    let error = error.into();
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+    while let Some(error) = next {
+        if error.is::<LengthLimitError>() {
+            return KeyProblem::TooLarge(None);
+        }
+        if is_time_limit(error) {
+            return KeyProblem::TooSlow;
+        }
+        // An `io::Error` holds its cause without naming it as its source.
+        let held = error.downcast_ref().and_then(io::Error::get_ref);
+        next = match held {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
+    }
+    KeyProblem::Incomplete
+}
+
+/// What `tower_http::timeout::TimeoutBody` says. Its type cannot be named without a dependency; a test pins the text.
+const TOWER_HTTP: &str = "data was not received within the designated timeout";
+
+fn is_time_limit(error: &(dyn std::error::Error + 'static)) -> bool {
+    let is_idle = |rejected: &Rejected| matches!(rejected.reason, Reason::BodyIdle { .. });
+    let timed_out = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+    error.is::<tokio::time::error::Elapsed>()
+        || error.downcast_ref().is_some_and(is_idle)
+        || error.downcast_ref().is_some_and(timed_out)
+        || error.to_string() == TOWER_HTTP
 }

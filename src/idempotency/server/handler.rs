@@ -1,15 +1,16 @@
 //! The handler's part: it runs to its end, and its answer is read.
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
+use ::http::header::CONTENT_TYPE;
 use ::http::response::Parts;
-use ::http::{HeaderMap, Request, Response};
+use ::http::{HeaderMap, Request, Response, StatusCode};
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use pin_project::pin_project;
@@ -18,11 +19,12 @@ use tower_service::Service;
 
 use super::body::KeptBody;
 use super::config::IdempotencyConfig;
+use super::operation::Operation;
 use super::shared::Shared;
+use super::telling::Telling;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
-use crate::outcome::Executed;
 
 /// What the handler came to.
 pub(super) enum Came<Res, E> {
@@ -32,10 +34,12 @@ pub(super) enum Came<Res, E> {
         body: Bytes,
         trailers: Option<HeaderMap>,
     },
-    /// An answer that is too large to be kept.
-    TooLarge(Response<KeptBody<Res>>),
+    /// A response that is passed on and cannot be stored: it streams, or it is too large.
+    Unbuffered(Response<KeptBody<Res>>),
     /// It was not called.
     Refused(E),
+    /// Its caller left before it was called.
+    CallerLeft,
     Failed(E),
     /// No answer: it panicked or its body broke off, or it took too long.
     Word(KeyProblem),
@@ -43,21 +47,25 @@ pub(super) enum Came<Res, E> {
 
 /// Runs the handler, in its own time.
 pub(super) async fn handle<S, B, Res>(
-    shared: &Shared,
+    operation: &Operation,
     inner: S,
     request: Request<KeptBody<B>>,
+    telling: &mut Telling<Res, S::Error>,
 ) -> Came<Res, S::Error>
 where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
+    let shared = operation.shared();
     let called = AtomicBool::new(false);
-    let work = answer(inner, request, &shared.config, &called);
+    let work = answer(operation, inner, request, telling, &called);
     match bounded(&shared.config, work).await {
         Ok(came) => came,
         // It was waited for all the time, and never called.
-        Err(KeyProblem::Unknown) if !called.load(Ordering::Relaxed) => {
+        Err(KeyProblem::Unknown)
+            if !called.load(Ordering::Relaxed) || was_never_taken(operation) =>
+        {
             let name = Arc::clone(shared.source.name());
             Came::Refused(Rejected::new(Reason::Deadline, name).into())
         }
@@ -101,10 +109,16 @@ async fn bounded<T>(
     Err(KeyProblem::Unknown)
 }
 
+/// Whether the handler has not acted, because all handlers take their operation and this one has not. It cannot any more.
+pub(super) fn was_never_taken(operation: &Operation) -> bool {
+    operation.shared().config.handlers_take_operation && operation.revoke()
+}
+
 async fn answer<S, B, Res>(
+    operation: &Operation,
     mut inner: S,
     request: Request<KeptBody<B>>,
-    config: &IdempotencyConfig,
+    telling: &mut Telling<Res, S::Error>,
     called: &AtomicBool,
 ) -> Came<Res, S::Error>
 where
@@ -112,22 +126,39 @@ where
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
-    if let Err(error) = poll_fn(|cx| inner.poll_ready(cx)).await {
-        return Came::Refused(error);
+    tokio::select! {
+        biased;
+        () = telling.left() => return Came::CallerLeft,
+        ready = poll_fn(|cx| inner.poll_ready(cx)) => if let Err(error) = ready {
+            return Came::Refused(error);
+        },
     }
     called.store(true, Ordering::Relaxed);
-    let response = match inner.call(request).await {
-        Ok(response) => response,
-        Err(error) => {
-            let refusal = error.rejected();
-            return if refusal.is_some_and(|refusal| refusal.executed == Executed::No) {
-                Came::Refused(error)
-            } else {
-                Came::Failed(error)
-            };
+    let left_before_taken = async {
+        telling.left().await;
+        if !was_never_taken(operation) {
+            pending::<()>().await;
         }
     };
-    read(response, config.max_response_body).await
+    let result = tokio::select! {
+        biased;
+        result = inner.call(request) => result,
+        () = left_before_taken => return Came::CallerLeft,
+    };
+    match result {
+        Ok(response) => read(response, operation.shared().config.max_response_body).await,
+        Err(error) => Came::Failed(error),
+    }
+}
+
+/// Whether the body of a response is meant to be consumed while it is produced.
+fn streams<B>(response: &Response<B>) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_event_stream = kind.is_some_and(|kind| {
+        let kind = kind.as_bytes().split(|byte| *byte == b';').next();
+        kind.is_some_and(|kind| kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream"))
+    });
+    is_event_stream || response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// Reads the answer's body to its end, unless that is too far off.
@@ -135,6 +166,9 @@ pub(super) async fn read<Res: Body<Data = Bytes>, E>(
     response: Response<Res>,
     most: usize,
 ) -> Came<Res, E> {
+    if streams(&response) {
+        return Came::Unbuffered(response.map(KeptBody::passing));
+    }
     let (head, body) = response.into_parts();
     // In a box, because it may have to be handed on half-read.
     let mut body = Box::pin(body);
@@ -164,7 +198,7 @@ pub(super) async fn read<Res: Body<Data = Bytes>, E>(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Came::TooLarge(Response::from_parts(head, KeptBody::resumed(data, body)))
+    Came::Unbuffered(Response::from_parts(head, KeptBody::resumed(data, body)))
 }
 
 fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {

@@ -43,8 +43,11 @@ pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
                 response: Response::from_parts(head, KeptBody::whole(body, trailers)),
             })
         }
-        Came::TooLarge(_) => Err("its body is larger than `max_response_body`"),
+        Came::Unbuffered(_) => {
+            Err("it is a stream, or its body is larger than `max_response_body`")
+        }
         Came::Word(_) => Err("its body broke off"),
+        Came::CallerLeft => Err("its caller has left"),
         Came::Refused(never) | Came::Failed(never) => match never {},
     }
 }

@@ -1,12 +1,67 @@
 //! What is kept of a response.
 
+use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName};
-use ::http::{Response, StatusCode};
+use ::http::response::Parts;
 
-use super::config::{HeaderPolicy, StoragePolicy};
+use super::shared::StoreWhen;
+
+/// Which responses are stored, to be replayed.
+///
+/// A response that is not stored does not say whether the operation happened. [`AfterCrash`](super::AfterCrash) decides about the next request with
+/// the key: by default it runs the operation again, as the next [run](super::Operation::run).
+///
+/// Whatever the policy:
+///
+/// - After [`Operation::happened`](super::Operation::happened), every response is stored.
+/// - The key is released, and the next request is a first run, if nothing happened for certain: the handler called
+///   [`did_not_happen`](super::Operation::did_not_happen), a layer of this crate refused the request, or the request was answered
+///   before a handler [took its operation](super::IdempotencyConfig::handlers_take_operation).
+/// - 408 means that a time limit inside has cut the handler off. The outcome is stored as unknown, as past
+///   [`max_run`](super::IdempotencyConfig::max_run).
+/// - [`store_when`](super::IdempotencyLayer::store_when) comes before the policy and before 408.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum StoragePolicy {
+    /// All but 401, 407, 425, 429, and 503 with `Retry-After`, which ask the client to come back; of gRPC all but `ABORTED` and
+    /// `RESOURCE_EXHAUSTED`. A 500 is stored, and so is a handler's panic or error, as 500: how far the handler came is not known,
+    /// so it is not run again. Stripe does the same.
+    #[default]
+    Definitive,
+    /// Only what succeeded: below 400, or gRPC's `OK`. A failure may have had a part of its effect, which a repetition then has again.
+    SuccessOnly,
+    /// As `Definitive`, but not a status of 500 and above, a panic or an error; of gRPC `UNKNOWN`, `INTERNAL`,
+    /// `UNAVAILABLE` and `DATA_LOSS`. For handlers that undo what they have begun.
+    DeleteOnError,
+}
+
+/// Which of an answer's headers are kept.
+///
+/// Never kept: what is about one connection or one exchange (`Connection` and what it lists, `Keep-Alive`,
+/// `Transfer-Encoding`, `Date` …), `Set-Cookie`, quotas (`RateLimit…`) and traces (`traceparent` …).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "serde",
+    derive(serde::Serialize, serde::Deserialize),
+    serde(rename_all = "snake_case")
+)]
+#[non_exhaustive]
+pub enum HeaderPolicy {
+    /// All others.
+    #[default]
+    All,
+    /// Of the others only these; header names.
+    Only(Vec<String>),
+}
 
 /// About one connection or one exchange, or about the caller of the first request alone.
-const NEVER: [HeaderName; 20] = [
+const NEVER: [HeaderName; 24] = [
+    header::AGE,
     header::CONNECTION,
     header::DATE,
     header::PROXY_AUTHENTICATE,
@@ -16,6 +71,7 @@ const NEVER: [HeaderName; 20] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("b3"),
+    HeaderName::from_static("idempotent-replayed"),
     HeaderName::from_static("baggage"),
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -27,12 +83,15 @@ const NEVER: [HeaderName; 20] = [
     HeaderName::from_static("uber-trace-id"),
     HeaderName::from_static("x-amzn-trace-id"),
     HeaderName::from_static("x-buttress-not-executed"),
+    HeaderName::from_static("x-correlation-id"),
+    HeaderName::from_static("x-request-id"),
 ];
 
 /// The same for people.
-pub(super) const NEVER_IN_WORDS: &str = "those about one connection or one exchange (such as `Connection`, `Date`, `Set-Cookie`, quotas and traces)";
+pub(super) const NEVER_IN_WORDS: &str = "those about one connection or one exchange (such as `Connection`, `Date`, `Set-Cookie`, `X-Request-Id`, `Access-Control-*`, quotas and traces)";
 
-const NEVER_BEGINNING_WITH: [&str; 5] = [
+const NEVER_BEGINNING_WITH: [&str; 6] = [
+    "access-control-",
     "ratelimit-",
     "x-ratelimit-",
     "x-rate-limit-",
@@ -69,13 +128,28 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool)
     kept
 }
 
-/// Whether an answer with this status is kept.
-pub(super) fn keeps(policy: StoragePolicy, status: StatusCode, grpc: Option<u8>) -> bool {
-    let code = status.as_u16();
+/// Whether a response with this head is stored.
+pub(super) fn stores(
+    policy: StoragePolicy,
+    store_when: Option<&StoreWhen>,
+    head: &Parts,
+    grpc: Option<u8>,
+) -> bool {
+    if let Some(is_stored) = store_when.and_then(|store_when| store_when(head)) {
+        return is_stored;
+    }
+    if is_cut_off(head, grpc) {
+        return false;
+    }
+    let code = head.status.as_u16();
+    // Not a result of the operation: the client authenticates, waits, or comes back later, with the same key.
     let asks_to_come_again = match grpc {
         // RESOURCE_EXHAUSTED, ABORTED.
         Some(code) => matches!(code, 8 | 10),
-        None => matches!(code, 408 | 409 | 425 | 429),
+        None => {
+            matches!(code, 401 | 407 | 425 | 429)
+                || (code == 503 && head.headers.contains_key(header::RETRY_AFTER))
+        }
     };
     let failed = match grpc {
         // UNKNOWN, INTERNAL, UNAVAILABLE, DATA_LOSS.
@@ -93,6 +167,14 @@ pub(super) fn keeps(policy: StoragePolicy, status: StatusCode, grpc: Option<u8>)
     }
 }
 
+/// Whether a time limit inside has cut the handler off (408): it may have acted.
+pub(super) fn is_cut_off(head: &Parts, grpc: Option<u8>) -> bool {
+    grpc.is_none() && head.status == StatusCode::REQUEST_TIMEOUT
+}
+
+/// When a stored response is forgotten.
+pub(super) const EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
+
 /// gRPC's code for a success.
 pub(super) const OK: u8 = 0;
 /// What a client takes a response for that ends without a code.
@@ -100,19 +182,15 @@ pub(super) const UNKNOWN: u8 = 2;
 
 /// The code of a gRPC response, in the trailers or, without a body, in the headers, or else this one; `None` if it is no gRPC,
 /// or gRPC-Web, whose code is in the body.
-pub(super) fn grpc_status<B>(
-    response: &Response<B>,
-    trailers: Option<&HeaderMap>,
-    unsaid: u8,
-) -> Option<u8> {
-    let kind = response.headers().get(header::CONTENT_TYPE)?.as_bytes();
+pub(super) fn grpc_status(head: &Parts, trailers: Option<&HeaderMap>, unsaid: u8) -> Option<u8> {
+    let kind = head.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let rest = kind.strip_prefix(b"application/grpc")?;
-    if response.status() != StatusCode::OK || !matches!(rest.first(), None | Some(b'+' | b';')) {
+    if head.status != StatusCode::OK || !matches!(rest.first(), None | Some(b'+' | b';')) {
         return None;
     }
     let status = trailers
         .and_then(|trailers| trailers.get("grpc-status"))
-        .or_else(|| response.headers().get("grpc-status"));
+        .or_else(|| head.headers.get("grpc-status"));
     let code = status.map_or(Some(unsaid), |status| status.to_str().ok()?.parse().ok());
     Some(code.unwrap_or(UNKNOWN))
 }

@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::http::request::Parts;
+use ::http::response;
 use bytes::Bytes;
 use tower_layer::Layer;
 
 use super::config::IdempotencyConfig;
+use super::normalize::Normalize;
 use super::policy::Policy;
 use super::scope::Scope;
 use super::service::Idempotency;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use crate::error::ConfigError;
 use crate::idempotency::store::Store;
 
@@ -142,7 +145,7 @@ use crate::idempotency::store::Store;
 /// answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl IdempotencyLayer {
@@ -168,29 +171,73 @@ impl IdempotencyLayer {
     }
 
     /// Guards only the requests for which this holds, of those with a guarded method. All others pass untouched.
+    ///
+    /// It sees the full path of a request, also in nested routers of axum (feature `axum`).
     #[must_use]
     pub fn guard(mut self, guards: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).guards = Some(Arc::new(guards));
         self
     }
 
-    /// What stands for the route in the place of the path: the same key on two routes stands for two operations. A path that is
-    /// written in two ways, or a router that cuts off its beginning, wants one; so does a process that serves several hosts, for
-    /// the host is not part of the path.
+    /// Sets what a key belongs to, instead of the path: the same key on two routes stands for two operations. Use it for a path
+    /// that can be written in two ways, or for a path with a parameter: `routes::matched_path` (feature `axum`) is the
+    /// pattern of the route that matched.
+    ///
+    /// By default a key belongs to the full path of the request and to the path that this layer sees, which are two if a router
+    /// or another layer further out rewrites the path. With the feature `axum` the full path is axum's `OriginalUri`, so nested
+    /// routers need no `route`. With another router that cuts off prefixes, return here what tells its routes apart.
     #[must_use]
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).route = Some(Arc::new(route));
         self
     }
 
-    /// What must be equal in two requests with one key, or the second is refused with 422: by default method, path and query,
-    /// `content-type` and body. For clients that write the same request in more than one way.
+    /// Sets what to ignore when two requests with one key are compared: the order of members in JSON, the boundary of a multipart body and the like.
+    ///
+    /// By default method, full path, query, `content-type` and body must be equal, byte for byte, or the second request gets 422. See
+    /// [`Normalize`] for what can be ignored, and [`fingerprint`](Self::fingerprint) for a comparison of your own. The last of the two
+    /// that is called counts.
+    #[must_use]
+    pub fn normalize(mut self, normalize: Normalize) -> Self {
+        Arc::make_mut(&mut self.shared).compared = Compared::Normalized(normalize);
+        self
+    }
+
+    /// Sets a fingerprint of your own: two requests with one key must have the same one, or the second gets 422.
+    ///
+    /// It sees the full path of a request, also in nested routers of axum (feature `axum`). What it leaves out is not compared: a request that differs
+    /// only there gets the stored response of another. [`Normalize::fingerprint`] is a start that leaves out nothing.
     #[must_use]
     pub fn fingerprint(
         mut self,
         fingerprint: impl Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync + 'static,
     ) -> Self {
-        Arc::make_mut(&mut self.shared).fingerprint = Some(Arc::new(fingerprint));
+        Arc::make_mut(&mut self.shared).compared = Compared::Custom(Arc::new(fingerprint));
+        self
+    }
+
+    /// Decides for a response whether it is stored and replayed: `Some(true)` stores it, `Some(false)` does not, and `None` leaves
+    /// the decision to [`StoragePolicy`](super::StoragePolicy).
+    ///
+    /// A response that is not stored does not prove that nothing happened: the next request with the key runs the operation as
+    /// run 2 or is refused, as [`AfterCrash`](super::AfterCrash) says. Not called if the handler has called
+    /// [`did_not_happen`](super::Operation::did_not_happen) or [`happened`](super::Operation::happened).
+    ///
+    /// ```
+    /// # use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+    /// # use buttress::idempotency::store::MemoryStore;
+    /// let layer = IdempotencyLayer::new("payments", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?
+    ///     // The payment provider is down, and this service has done nothing by then.
+    ///     .store_when(|response| (response.status == 502).then_some(false));
+    /// # let _ = layer;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    #[must_use]
+    pub fn store_when(
+        mut self,
+        store_when: impl Fn(&response::Parts) -> Option<bool> + Send + Sync + 'static,
+    ) -> Self {
+        Arc::make_mut(&mut self.shared).store_when = Some(Arc::new(store_when));
         self
     }
 
@@ -206,7 +253,12 @@ impl IdempotencyLayer {
 
     /// How many operations are under way in this process.
     pub fn running(&self) -> usize {
-        *self.shared.running.borrow()
+        self.shared.progress.running() + self.shared.progress.waiting()
+    }
+
+    /// How long ago the oldest operation in progress in this process began; `None` if there is none.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.shared.progress.oldest()
     }
 
     /// Waits until no operation is under way. Handlers go on when their callers leave, and when the server stops to listen:
@@ -216,9 +268,7 @@ impl IdempotencyLayer {
     ///
     /// Dropping the future changes nothing.
     pub async fn idle(&self) {
-        let mut running = self.shared.running.subscribe();
-        // An error would mean that the sender is gone, which this very layer holds.
-        let _ = running.wait_for(|running| *running == 0).await;
+        self.shared.progress.idle().await;
     }
 }
 

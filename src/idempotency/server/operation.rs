@@ -1,7 +1,7 @@
 //! What a handler knows of the operation it is running.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 #[cfg(feature = "postgres")]
 use std::time::Duration;
@@ -12,8 +12,9 @@ use uuid::Builder;
 
 use super::digest::digest;
 use super::shared::Shared;
-use crate::event::OperationStep;
+use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
+use crate::refused::is_refusing;
 
 /// The operation that a handler is running, once for its key. In the request's extensions, and, with the feature `axum`, an
 /// extractor.
@@ -49,10 +50,80 @@ struct Inner {
     record: RecordKey,
     token: Token,
     run: u32,
+    /// One of [`FREE`], [`TAKEN`], [`REVOKED`].
+    state: AtomicU8,
+    happened: AtomicBool,
     did_not_happen: AtomicBool,
     committed: OnceLock<Bytes>,
     lost: AtomicBool,
 }
+
+/// The handler has not taken the operation.
+const FREE: u8 = 0;
+/// The handler has taken the operation, and may act.
+const TAKEN: u8 = 1;
+/// The operation has ended before a handler took it. No handler may act any more.
+const REVOKED: u8 = 2;
+
+/// The operation in the extensions of its request.
+pub(super) struct Ticket {
+    inner: Arc<Inner>,
+    /// Shared by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
+    copies: Arc<AtomicBool>,
+}
+
+impl Ticket {
+    pub(super) fn new(operation: &Operation) -> Self {
+        Self {
+            inner: Arc::clone(&operation.inner),
+            copies: Arc::default(),
+        }
+    }
+}
+
+impl Clone for Ticket {
+    fn clone(&self) -> Self {
+        self.copies.store(true, Ordering::Relaxed);
+        Self {
+            inner: Arc::clone(&self.inner),
+            copies: Arc::clone(&self.copies),
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // A layer of this crate refuses the very request that the idempotency layer has passed on.
+        if is_refusing() && !self.copies.load(Ordering::Relaxed) && self.inner.revoke() {
+            self.inner.did_not_happen.store(true, Ordering::Release);
+        }
+    }
+}
+
+/// Removes the operation from a request that is sent to another server.
+pub(crate) fn remove_ticket(extensions: Option<&mut Extensions>) {
+    if let Some(extensions) = extensions {
+        extensions.remove::<Ticket>();
+    }
+}
+
+impl Inner {
+    /// Keeps a handler from taking the operation from now on. `false`: one has taken it already.
+    fn revoke(&self) -> bool {
+        let revoked =
+            self.state
+                .compare_exchange(FREE, REVOKED, Ordering::AcqRel, Ordering::Acquire);
+        revoked != Err(TAKEN)
+    }
+}
+
+/// The operation of a request has ended before its handler took it: the handler must not act.
+///
+/// Another layer has answered the request in the meantime, for example a time limit in front of a queue. Nobody receives the
+/// handler's response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the operation has ended before its handler was called")]
+pub struct OperationEnded;
 
 impl Operation {
     pub(super) fn new(
@@ -69,6 +140,8 @@ impl Operation {
                 record,
                 token,
                 run,
+                state: AtomicU8::new(FREE),
+                happened: AtomicBool::new(false),
                 did_not_happen: AtomicBool::new(false),
                 committed: OnceLock::new(),
                 lost: AtomicBool::new(false),
@@ -76,10 +149,31 @@ impl Operation {
         }
     }
 
-    /// The operation of this request, if it has one: not if the request has no key and needs none, nor if the store could not
-    /// be used and the layer is told to [`fail_open`](super::IdempotencyConfig::fail_open).
-    pub fn of(extensions: &Extensions) -> Option<&Self> {
-        extensions.get()
+    /// Takes the operation of this request, from the request's extensions. The extractor for axum does this.
+    ///
+    /// `None` if the request has no operation: it has no key and needs none, or the store could not be used and the layer is
+    /// set to [`fail_open`](super::IdempotencyConfig::fail_open). May be called more than once.
+    ///
+    /// # Errors
+    ///
+    /// [`OperationEnded`] if the request came too late, from a queue inside the layer: the operation was released or recorded
+    /// in the meantime, and the handler must not act.
+    pub fn take(extensions: &Extensions) -> Result<Option<Self>, OperationEnded> {
+        let Some(ticket) = extensions.get::<Ticket>() else {
+            return Ok(None);
+        };
+        let state = &ticket.inner.state;
+        match state.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) | Err(TAKEN) => Ok(Some(Self {
+                inner: Arc::clone(&ticket.inner),
+            })),
+            Err(_) => Err(OperationEnded),
+        }
+    }
+
+    /// Keeps a handler from taking the operation from now on. `false`: one has taken it already.
+    pub(super) fn revoke(&self) -> bool {
+        self.inner.revoke()
     }
 
     /// The caller's key, without quotes. It is a secret of the caller: not for logs, not to be sent on.
@@ -91,6 +185,11 @@ impl Operation {
     /// handler looks first.
     pub fn run(&self) -> u32 {
         self.inner.run
+    }
+
+    /// The name of this operation in events, logs and [look-ups](super::lookup). It reveals nothing of the key.
+    pub fn id(&self) -> OperationId {
+        self.inner.record.operation_id()
     }
 
     /// A key for a call that this operation makes: the same in every run of it, another for each purpose, of no use to guess
@@ -112,6 +211,19 @@ impl Operation {
         self.inner.did_not_happen.store(true, Ordering::Release);
     }
 
+    /// Says that the handler has acted: from now on its response is stored, whatever its status, and an error or a panic is
+    /// stored as a failure. Without this, responses that ask the client to come back later (429, 503 with `Retry-After` …) are
+    /// not stored, and the next request runs the operation again.
+    ///
+    /// Takes precedence over [`did_not_happen`](Self::did_not_happen).
+    pub fn happened(&self) {
+        self.inner.happened.store(true, Ordering::Release);
+    }
+
+    pub(super) fn has_happened(&self) -> bool {
+        self.inner.happened.load(Ordering::Acquire)
+    }
+
     pub(super) fn is_undone(&self) -> bool {
         self.inner.did_not_happen.load(Ordering::Acquire)
     }
@@ -129,8 +241,18 @@ impl Operation {
     /// Another has taken it over. Reported once.
     pub(super) fn lost(&self) {
         if !self.inner.lost.swap(true, Ordering::Relaxed) {
-            self.inner.shared.report(OperationStep::LeaseLost);
+            self.report(OperationStep::LeaseLost);
         }
+    }
+
+    pub(super) fn report(&self, step: OperationStep) {
+        let Inner {
+            shared,
+            record,
+            run,
+            ..
+        } = &*self.inner;
+        shared.report(step, record, Some(*run));
     }
 
     pub(in crate::idempotency) fn record(&self) -> &RecordKey {

@@ -4,10 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use super::advice::{Advice, advice};
-use super::config::{AfterCrash, HeaderPolicy, StoragePolicy};
+use super::config::AfterCrash;
 use super::keep::NEVER_IN_WORDS;
+use super::keep::{HeaderPolicy, StoragePolicy};
+use super::normalize::Normalize;
 use super::scope::Scope;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 
@@ -76,10 +78,18 @@ impl Page<'_> {
     }
 
     fn request(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let same = if self.0.fingerprint.is_some() {
-            "what the service compares of it is the same"
+        let (same, ignored) = match &self.0.compared {
+            Compared::Custom(_) => (
+                "what the service compares of it is the same".into(),
+                Vec::new(),
+            ),
+            Compared::Normalized(normalize) => (in_words(*normalize), normalize.ignored()),
+        };
+        let ignored: Vec<&str> = ignored.into_iter().map(|(_, words)| words).collect();
+        let ignored = if ignored.is_empty() {
+            String::new()
         } else {
-            "method, path, query, `content-type` and body are the same, byte for byte"
+            format!(" Not compared: {}.", ignored.join("; "))
         };
         let most = size(self.0.config.max_request_body);
         write!(
@@ -87,7 +97,7 @@ impl Page<'_> {
             "
 ## The request
 
-- A request is a repetition if {same}. Another request with a key that was used is refused with 422.
+- A request is a repetition if {same}.{ignored} Another request with a key that was used is refused with 422.
 - Its body has {most} at most.
 "
         )
@@ -97,14 +107,28 @@ impl Page<'_> {
         let config = &self.0.config;
         let kept = match config.keep {
             StoragePolicy::Definitive => {
-                "Every answer is kept, errors and failures included, but 408, 409, 425 and 429"
+                "Every response is stored, errors and failures included, except 401, 407, 425, 429, and 503 with `Retry-After`"
             }
-            StoragePolicy::SuccessOnly => {
-                "Only answers below 400 are kept. After any other the key is free, and the operation is run again"
-            }
+            StoragePolicy::SuccessOnly => "Only responses below 400 are stored",
             StoragePolicy::DeleteOnError => {
-                "Answers below 500 are kept, but 408, 409, 425 and 429. After any other the key is free, and the operation is run again"
+                "Responses below 500 are stored, except 401, 407, 425 and 429"
             }
+        };
+        let next = match config.after_crash {
+            AfterCrash::RunAgain => "the operation is executed again",
+            AfterCrash::Refuse => {
+                "the outcome of the operation is unknown, unless the service knows that it did not happen"
+            }
+        };
+        let before = if config.handlers_take_operation {
+            " A response from before the operation began is not stored either, and nothing was done."
+        } else {
+            ""
+        };
+        let expires = if config.expires_header {
+            "\n- `Idempotency-Expires` is the time at which the key is new again."
+        } else {
+            ""
         };
         let headers = match &config.headers {
             HeaderPolicy::All => format!("its headers but {NEVER_IN_WORDS}"),
@@ -118,9 +142,9 @@ impl Page<'_> {
 ## The answer
 
 - It is kept for **{ttl}**, counted from when it was given. Afterwards the key is new again: do not repeat a request later than that.
-- {kept}. What was refused before the operation began is not kept.
+- {kept}.{before} A repetition after a response that is not stored: {next}.
 - A repetition is given the same status and body, {headers}, and `{REPLAYED}: true`.
-- If its body has more than {most}, only that the operation was done is kept.
+- If its body has more than {most}, or is a stream, only that the operation was done is kept.{expires}
 "
         )
     }
@@ -149,11 +173,18 @@ impl Page<'_> {
             time(config.lease),
             time(config.store_timeout),
         );
+        let (max, max_waiting) = (config.max_running, config.max_waiting);
+        let per_tenant = match config.max_running_per_tenant {
+            Some(max) => format!(", and at most {max} of one client"),
+            None => String::new(),
+        };
         write!(
             f,
             "
 ## While it runs
 
+- Each process of the service executes at most {max} operations at a time{per_tenant}. Beyond that, a request is refused with 503 and
+  `Retry-After`. At most {max_waiting} requests wait for the answer of another one; further ones are told 409 at once.
 - A repetition of an operation that is under way {waits}.
 - An operation goes on if its client leaves. It takes {longest} at most; past that its outcome is unknown.
 - An operation that was cut off, and not heard of for {lease}, {cut_off}.
@@ -189,6 +220,26 @@ As `application/problem+json` (RFC 9457). Tell them apart by their `type`.
             )?;
         }
         Ok(())
+    }
+}
+
+/// What is compared.
+fn in_words(normalize: Normalize) -> String {
+    let fields: Vec<&str> = normalize
+        .compared()
+        .into_iter()
+        .map(|field| match field {
+            "authority" => "host",
+            "content-type" => "`content-type`",
+            field => field,
+        })
+        .collect();
+    match &fields[..] {
+        [fields @ .., last] => {
+            let fields = fields.join(", ");
+            format!("{fields} and {last} are the same, byte for byte")
+        }
+        [] => String::new(),
     }
 }
 

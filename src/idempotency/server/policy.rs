@@ -6,10 +6,11 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::advice::advice;
-use super::config::{AfterCrash, HeaderPolicy, StoragePolicy};
+use super::config::AfterCrash;
+use super::keep::{HeaderPolicy, StoragePolicy};
 use super::page::Page;
 use super::scope::Scope;
-use super::shared::Shared;
+use super::shared::{Compared, Shared};
 use super::telling::REPLAYED;
 use crate::idempotency::key::LONGEST;
 
@@ -60,10 +61,13 @@ impl Policy {
                 })
             })
             .collect();
-        let compared = if self.shared.fingerprint.is_some() {
-            json!("custom")
-        } else {
-            json!(["method", "path", "query", "content-type", "body"])
+        let (compared, ignored) = match &self.shared.compared {
+            Compared::Custom(_) => (json!("custom"), json!("custom")),
+            Compared::Normalized(normalize) => {
+                let ignored = normalize.ignored().into_iter().map(|(name, _)| name);
+                let ignored: Vec<&str> = ignored.collect();
+                (json!(normalize.compared()), json!(ignored))
+            }
         };
         let policy = json!({
             "name": &**self.shared.source.name(),
@@ -75,7 +79,7 @@ impl Policy {
                 "scope": match scope { Scope::Global => "global", Scope::By(_) => "tenant" },
                 "route": if self.shared.route.is_some() { "custom" } else { "path" },
             },
-            "request": { "compared": compared, "max_bytes": config.max_request_body },
+            "request": { "compared": compared, "ignored": ignored, "max_bytes": config.max_request_body },
             "answer": {
                 "kept_for": config.ttl.as_secs_f64(),
                 "kept": match config.keep {
@@ -86,9 +90,12 @@ impl Policy {
                 "headers": match &config.headers { HeaderPolicy::All => json!("all"), HeaderPolicy::Only(names) => json!(names) },
                 "max_bytes": config.max_response_body,
                 "replayed_header": REPLAYED,
+                "expires_header": config.expires_header,
             },
             "run": {
                 "longest": config.max_run.as_secs_f64(), "lease": config.lease.as_secs_f64(), "wait": config.wait.as_secs_f64(),
+                "at_most": config.max_running, "at_most_per_tenant": config.max_running_per_tenant, "waiting_at_most": config.max_waiting,
+                "released_if_not_taken": config.handlers_take_operation,
                 "after_crash": match config.after_crash { AfterCrash::RunAgain => "run_again", AfterCrash::Refuse => "refuse" },
             },
             "store": { "timeout": config.store_timeout.as_secs_f64(), "unavailable": if config.fail_open { "unprotected" } else { "refused" } },

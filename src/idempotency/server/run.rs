@@ -5,16 +5,16 @@ use std::sync::Arc;
 use ::http::{Request, Response};
 use bytes::Bytes;
 use http_body::Body;
-use tokio::sync::watch;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::claim::claim;
+use super::claim::{ClaimError, claim};
 use super::close::close;
 use super::config::AfterCrash;
 use super::handler::{Came, handle, unprotected};
 use super::lease::hold;
-use super::operation::Operation;
+use super::operation::{Operation, Ticket};
+use super::progress::Running;
 use super::shared::Shared;
 use super::telling::Telling;
 use crate::error::CallError;
@@ -30,27 +30,12 @@ pub(super) struct Asked {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// Counts an operation for as long as it is under way.
-pub(super) struct Running(Arc<watch::Sender<usize>>);
-
-impl Running {
-    pub(super) fn new(count: &Arc<watch::Sender<usize>>) -> Self {
-        count.send_modify(|running| *running += 1);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.send_modify(|running| *running -= 1);
-    }
-}
-
 pub(super) async fn run<S, B, Res>(
     shared: Arc<Shared>,
     inner: S,
     mut request: Request<KeptBody<B>>,
     asked: Asked,
+    mut running: Running,
     mut telling: Telling<Res, S::Error>,
 ) where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
@@ -61,12 +46,15 @@ pub(super) async fn run<S, B, Res>(
 {
     let config = &shared.config;
     let wish = Claim::new(asked.fingerprint, config.lease, config.ttl);
-    let run = match claim(&shared, asked.record, wish, &mut telling).await {
+    let run = match claim(&shared, asked.record, wish, &mut running, &mut telling).await {
         Ok(Begun::Started { run }) => run,
         Ok(Begun::Running) => return telling.refuse(&shared, KeyProblem::InProgress),
-        Ok(Begun::Done(record)) => return telling.replay(&shared, &record),
+        Ok(Begun::Done(record)) => return telling.replay(&shared, &asked.record, &record),
         Ok(Begun::Mismatch) => return telling.refuse(&shared, KeyProblem::Reused),
-        Err(error) => {
+        Err(ClaimError::TooMany) => {
+            return telling.refuse(&shared, KeyProblem::TooManyOperations);
+        }
+        Err(ClaimError::Store(error)) => {
             shared.store_failed(&error);
             if config.fail_open && !matches!(error, StoreError::Unreadable(_)) {
                 return telling.tell(unprotected(&shared, inner, request).await);
@@ -84,15 +72,15 @@ pub(super) async fn run<S, B, Res>(
     let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
         Came::Word(KeyProblem::Unknown)
     } else {
-        shared.report(if run > 1 {
+        operation.report(if run > 1 {
             OperationStep::TakenOver
         } else {
             OperationStep::Begun
         });
-        request.extensions_mut().insert(operation.clone());
+        request.extensions_mut().insert(Ticket::new(&operation));
         tokio::select! {
             biased;
-            came = handle(&shared, inner, request) => came,
+            came = handle(&operation, inner, request, &mut telling) => came,
             never = hold(&operation, &wish) => match never {},
         }
     };

@@ -11,7 +11,9 @@ use tower_service::Service;
 use super::body::KeptBody;
 use super::future::IdempotencyFuture;
 use super::shared::Shared;
-use crate::error::CallError;
+use crate::error::{BoxError, CallError};
+use crate::key_problem::KeyProblem;
+use crate::refused::drop_refused;
 
 /// A service that runs an operation once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Clone, Debug)]
@@ -31,7 +33,7 @@ where
     S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Clone + Send + 'static,
     S::Error: CallError + Send + 'static,
     S::Future: Send + 'static,
-    B: Body<Data = Bytes> + Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
     type Response = Response<KeptBody<Res>>;
@@ -46,9 +48,9 @@ where
         if !self.shared.guards_method(request.method()) {
             return IdempotencyFuture::passing(self.inner.call(request.map(KeptBody::passing)));
         }
-        let (parts, body) = request.into_parts();
-        let key = if self.shared.guards(&parts) {
-            self.shared.key(&parts)
+        let (mut parts, body) = request.into_parts();
+        let key = if self.shared.guards(&mut parts) {
+            self.shared.key(&mut parts)
         } else {
             Ok(None)
         };
@@ -57,13 +59,19 @@ where
                 let request = Request::from_parts(parts, KeptBody::passing(body));
                 IdempotencyFuture::passing(self.inner.call(request))
             }
-            Ok(Some((key, record))) => {
+            Ok(Some((key, record, tenant))) => {
                 let inner = self.give_readiness_back();
                 let shared = Arc::clone(&self.shared);
-                IdempotencyFuture::reading(shared, inner, parts, body, key, record)
+                if let Some(running) = shared.progress.begin(&tenant, &shared.config) {
+                    IdempotencyFuture::reading(shared, inner, parts, body, key, record, running)
+                } else {
+                    drop_refused((parts, body));
+                    IdempotencyFuture::refused(shared.refuse(KeyProblem::TooManyOperations))
+                }
             }
             Err(problem) => {
                 self.give_readiness_back();
+                drop_refused((parts, body));
                 IdempotencyFuture::refused(self.shared.refuse(problem))
             }
         }

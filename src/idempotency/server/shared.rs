@@ -5,12 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method};
+use ::http::{HeaderName, Method, Uri, response};
 use bytes::Bytes;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
 use super::digest::digest;
+use super::full_uri::with_full_uri;
+use super::lookup::{Route as RouteOf, record_key};
+use super::normalize::Normalize;
+use super::progress::InProgress;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
@@ -36,16 +40,24 @@ pub(super) struct Shared {
     methods: Vec<Method>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
-    pub(super) fingerprint: Option<Arc<Print>>,
-    /// How many operations are under way.
-    pub(super) running: Arc<watch::Sender<usize>>,
+    pub(super) compared: Compared,
+    pub(super) store_when: Option<Arc<StoreWhen>>,
+    pub(super) progress: Arc<InProgress>,
     /// Places for claims that are being given up.
     pub(super) giving_up: Arc<Semaphore>,
 }
 
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
+pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+
+/// What is compared of two requests with one key.
+#[derive(Clone)]
+pub(super) enum Compared {
+    Normalized(Normalize),
+    Custom(Arc<Print>),
+}
 
 impl Shared {
     pub(super) fn new(
@@ -57,8 +69,10 @@ impl Shared {
         config.validate()?;
         let methods = config.methods.iter();
         let methods = methods.filter_map(|method| Method::from_bytes(method.as_bytes()).ok());
+        let source = Arc::new(Source::new("idempotency", name));
         Ok(Self {
-            source: Arc::new(Source::new("idempotency", name)),
+            progress: InProgress::new(Arc::clone(&source)),
+            source,
             store,
             scope,
             header: key::header_name("header", &config.header)?,
@@ -66,8 +80,9 @@ impl Shared {
             config,
             guards: None,
             route: None,
-            fingerprint: None,
-            running: Arc::new(watch::Sender::new(0)),
+            // A retry may reach another instance, by an address of its own.
+            compared: Compared::Normalized(Normalize::new().any_authority()),
+            store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
     }
@@ -77,12 +92,16 @@ impl Shared {
         self.methods.contains(method)
     }
 
-    pub(super) fn guards(&self, parts: &Parts) -> bool {
-        self.guards.as_ref().is_none_or(|guards| guards(parts))
+    pub(super) fn guards(&self, parts: &mut Parts) -> bool {
+        let guards = self.guards.as_ref();
+        guards.is_none_or(|guards| with_full_uri(parts, |parts, _| guards(parts)))
     }
 
-    /// The caller's key and what its record is kept under; `None`: to be served without protection.
-    pub(super) fn key(&self, parts: &Parts) -> Result<Option<(String, RecordKey)>, KeyProblem> {
+    /// The caller's key, what its record is kept under, and the tenant; `None`: to be served without protection.
+    pub(super) fn key(
+        &self,
+        parts: &mut Parts,
+    ) -> Result<Option<(String, RecordKey, String)>, KeyProblem> {
         let config = &self.config;
         let key = key::received(
             &parts.headers,
@@ -97,39 +116,40 @@ impl Shared {
                 Ok(None)
             };
         };
-        let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
-        let route = match &self.route {
-            Some(route) => route(parts),
-            None => parts.uri.path().to_owned(),
-        };
-        let record = RecordKey(digest([
-            self.source.name().as_bytes(),
-            tenant.as_bytes(),
-            parts.method.as_str().as_bytes(),
-            route.as_bytes(),
-            key.as_bytes(),
-        ]));
-        Ok(Some((key, record)))
+        let (record, tenant) = with_full_uri(parts, |parts, seen| {
+            let tenant = self.scope.tenant(parts).ok_or(KeyProblem::NoTenant)?;
+            Ok((self.record(parts, seen, &tenant, &key), tenant))
+        })?;
+        Ok(Some((key, record, tenant)))
     }
 
-    pub(super) fn fingerprint(&self, parts: &Parts, body: &Bytes) -> Fingerprint {
-        if let Some(print) = &self.fingerprint {
-            return Fingerprint(digest([&print(parts, body)[..]]));
-        }
-        let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-        let kind = parts.headers.get(::http::header::CONTENT_TYPE);
-        Fingerprint(digest([
-            parts.method.as_str().as_bytes(),
-            path.as_bytes(),
-            kind.map_or(&[], |kind| kind.as_bytes()),
-            body,
-        ]))
+    /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
+    fn record(&self, parts: &Parts, seen: Option<&Uri>, tenant: &str, key: &str) -> RecordKey {
+        let named = self.route.as_ref().map(|route| route(parts));
+        let route = match &named {
+            Some(route) => RouteOf::Named(route),
+            None => RouteOf::Paths {
+                full: parts.uri.path(),
+                seen: seen.unwrap_or(&parts.uri).path(),
+            },
+        };
+        record_key(self.source.name(), tenant, &parts.method, route, key)
+    }
+
+    pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
+        let compared = with_full_uri(parts, |parts, _| match &self.compared {
+            Compared::Normalized(normalize) => normalize.fingerprint(parts, body),
+            Compared::Custom(print) => print(parts, body),
+        });
+        Fingerprint(digest([&compared[..]]))
     }
 
     /// The refusal of a request, which is reported.
     pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
         let wait = match problem {
-            KeyProblem::InProgress | KeyProblem::StoreUnavailable => Some(RETRY_AFTER),
+            KeyProblem::InProgress
+            | KeyProblem::StoreUnavailable
+            | KeyProblem::TooManyOperations => Some(RETRY_AFTER),
             _ => None,
         };
         let name = Arc::clone(self.source.name());
@@ -143,10 +163,12 @@ impl Shared {
         rejected
     }
 
-    pub(super) fn report(&self, step: OperationStep) {
+    pub(super) fn report(&self, step: OperationStep, record: &RecordKey, run: Option<u32>) {
         emit(&Event::Operation {
             source: &self.source,
             step,
+            operation: record.operation_id(),
+            run,
         });
     }
 

@@ -9,6 +9,7 @@ use super::body::KeptBody;
 use super::shared::Shared;
 use crate::error::CallError;
 use crate::event::OperationStep;
+use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
 /// What the caller waits for.
@@ -34,17 +35,22 @@ impl<Res, E: CallError> Telling<Res, E> {
     }
 
     /// Gives the answer of an operation that was done before.
-    pub(super) fn replay(&mut self, shared: &Shared, record: &Bytes) {
-        self.answer(shared, record, true);
+    pub(super) fn replay(&mut self, shared: &Shared, key: &RecordKey, record: &Bytes) {
+        self.answer(shared, record, Some(key));
     }
 
-    /// Gives a recorded answer.
-    pub(super) fn answer(&mut self, shared: &Shared, record: &Bytes, again: bool) {
+    /// Gives a recorded answer. `replay_of`: the operation was done for an earlier request.
+    pub(super) fn answer(
+        &mut self,
+        shared: &Shared,
+        record: &Bytes,
+        replay_of: Option<&RecordKey>,
+    ) {
         match Answer::decode(record) {
             Ok(Answer::Kept(kept)) => {
                 let mut response = kept.into_response();
-                if again {
-                    shared.report(OperationStep::Replayed);
+                if let Some(key) = replay_of {
+                    shared.report(OperationStep::Replayed, key, None);
                     let yes = HeaderValue::from_static("true");
                     response.headers_mut().insert(REPLAYED, yes);
                 }

@@ -301,7 +301,7 @@ async fn of_a_thousand_at_once_one_is_run() {
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
     let handler = service_fn(move |request: Inside| {
-        assert!(Operation::of(request.extensions()).is_some());
+        assert!(Operation::take(request.extensions()).unwrap().is_some());
         let run = count.fetch_add(1, Ordering::SeqCst);
         async move {
             tokio::task::yield_now().await;

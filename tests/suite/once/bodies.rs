@@ -1,13 +1,19 @@
 //! Bodies of requests and of answers, and the headers of answers.
 
+use std::time::Duration;
+
+use buttress::BoxError;
 use buttress::idempotency::{HeaderPolicy, IdempotencyConfig};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
-use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
+use http_body_util::{BodyExt, Limited};
+use tower_http::timeout::TimeoutBody;
 
-use super::shop::{Fate, Flow, Scripted, Seen, Shop, broken, flow, frames, payment, says};
+use super::shop::{
+    Fate, Flow, Scripted, Seen, Shop, broken, broken_by, flow, frames, payment, says,
+};
 
 fn data(text: &'static str) -> Frame<Bytes> {
     Frame::data(Bytes::from_static(text.as_bytes()))
@@ -35,6 +41,104 @@ async fn a_request_that_is_too_large_or_breaks_off_is_refused_and_nothing_is_loo
         shop.calls_nobody().await;
         assert_eq!(shop.layer.running(), 0);
     }
+}
+
+/// A request whose body fails with this error after a few bytes.
+fn failing(error: impl Into<BoxError>) -> http::Request<Flow> {
+    with(broken_by(vec![data("12345")], error.into()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_a_layer_further_out_cuts_off_is_rejected_with_the_status_of_that_layer() {
+    let limited = || {
+        let body = Limited::new(flow("1234567890"), 5);
+        with(BodyExt::boxed_unsync(body))
+    };
+    // As hyper and axum pass it on.
+    let wrapped = |error: BoxError| std::io::Error::other(axum::Error::new(error));
+    let elapsed = async || {
+        let never = std::future::pending::<()>();
+        tokio::time::timeout(Duration::from_secs(1), never).await
+    };
+    let slow = async |limit| {
+        let (more, body) = Channel::<Bytes, BoxError>::new(1);
+        let body = TimeoutBody::new(limit, body);
+        let error = body.collect().await.unwrap_err();
+        drop(more);
+        error
+    };
+    let timed_out = std::io::Error::from(std::io::ErrorKind::TimedOut);
+    let reset = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    let too_large = Limited::new(flow("12"), 1).collect().await.unwrap_err();
+    for (request, status, problem) in [
+        (limited(), 413, "TooLarge"),
+        (failing(wrapped(too_large)), 413, "TooLarge"),
+        (failing(slow(Duration::from_secs(1)).await), 408, "TooSlow"),
+        (failing(elapsed().await.unwrap_err()), 408, "TooSlow"),
+        (failing(wrapped(timed_out.into())), 408, "TooSlow"),
+        (failing(wrapped(reset.into())), 400, "Incomplete"),
+    ] {
+        let mut shop = Shop::new(IdempotencyConfig::default());
+        let seen = shop.ask(request).await;
+        assert_eq!((seen.status, &*seen.problem()), (status, problem));
+        shop.calls_nobody().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_passes_through_at_once_and_is_recorded_as_not_stored() {
+    for response in [
+        Response::builder().header("content-type", "text/event-stream"),
+        Response::builder().header("content-type", "Text/Event-Stream; charset=utf-8"),
+        Response::builder()
+            .status(101)
+            .header("upgrade", "websocket"),
+    ] {
+        let mut shop = Shop::new(IdempotencyConfig::default());
+        let (mut more, body) = Channel::<Bytes, BoxError>::new(1);
+        let service = buttress::http::answer(shop.layer.clone());
+        let service = tower::Layer::layer(&service, shop.handler.clone());
+        let sent = tokio::spawn(tower::ServiceExt::oneshot(service, payment("10 EUR")));
+        let called = shop.called().await;
+        called.answers(response.body(body.boxed_unsync()).unwrap());
+        let response = sent.await.unwrap().unwrap();
+        more.send_data("data: 1".into()).await.unwrap();
+        let mut body = response.into_body();
+        let first = body.frame().await.unwrap().unwrap();
+        assert_eq!(first.into_data().unwrap(), "data: 1");
+        // The stream has not ended, but the operation has.
+        assert_eq!(shop.layer.running(), 0);
+        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotKept");
+        shop.calls_nobody().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_cannot_say_that_its_response_is_a_replay() {
+    let mut shop = Shop::new(IdempotencyConfig::default());
+    let response = Response::builder().header("idempotent-replayed", "true");
+    let response = response.body(flow("paid")).unwrap();
+    let first = shop.served(payment("10 EUR"), response).await;
+    assert_eq!(first.of(), (200, false, "paid"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (200, true, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_response_says_when_its_key_expires_if_it_is_configured_to() {
+    let config = IdempotencyConfig::default().headers(HeaderPolicy::Only(Vec::new()));
+    let mut shop = Shop::new(config.clone());
+    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    assert!(!first.headers.contains_key("idempotency-expires"));
+
+    let mut shop = Shop::new(config.expires_header(true));
+    let not_stored = shop.served(payment("10 EUR"), says(429, "")).await;
+    assert!(!not_stored.headers.contains_key("idempotency-expires"));
+    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    let expires = &first.headers["idempotency-expires"];
+    let time = httpdate::parse_http_date(expires.to_str().unwrap()).unwrap();
+    assert!(time > std::time::SystemTime::now() + Duration::from_secs(23 * 3600));
+    let again = shop.ask(payment("10 EUR")).await;
+    assert_eq!(again.headers["idempotency-expires"], expires);
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,6 +272,10 @@ fn with_headers() -> Response<Flow> {
         .header("ratelimit", "\"x\";r=1")
         .header("ratelimit-policy", "\"x\";q=1")
         .header("x-ratelimit-remaining", "1")
+        .header("x-request-id", "1")
+        .header("x-correlation-id", "1")
+        .header("access-control-allow-origin", "https://first.example")
+        .header("age", "7")
         .header("traceparent", "00-0-0-00")
         .header("x-b3-traceid", "1");
     answer.body(flow("paid")).unwrap()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::{IdempotencyConfig, StoragePolicy};
+use buttress::idempotency::{AfterCrash, IdempotencyConfig, StoragePolicy};
 use http::HeaderValue;
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
@@ -28,6 +28,8 @@ enum End {
     Panics,
     Fails,
     DidNotHappen,
+    /// The handler has acted, and this is its response.
+    Happened(u16),
 }
 
 const BODIES: [&str; 2] = ["10 EUR", "11 EUR"];
@@ -37,10 +39,11 @@ const MAX_RUN: u64 = 300;
 
 fn any_op() -> impl Strategy<Value = Op> {
     let end = prop_oneof![
-        6 => proptest::sample::select(vec![200, 201, 404, 409, 429, 500]).prop_map(End::Answers),
+        6 => proptest::sample::select(vec![200, 201, 404, 408, 409, 429, 500, 503]).prop_map(End::Answers),
         1 => Just(End::Panics),
         1 => Just(End::Fails),
         1 => Just(End::DidNotHappen),
+        1 => proptest::sample::select(vec![201, 408, 429]).prop_map(End::Happened),
     ];
     prop_oneof![
         6 => (0..KEYS, prop_oneof![5 => Just(0_usize), 1 => Just(1)]).prop_map(|(k, b)| Op::Send(k, b)),
@@ -58,6 +61,13 @@ enum Known {
     Running {
         body: usize,
         since: u64,
+        run: u32,
+    },
+    /// Nothing is recorded, and nobody knows what this run has done.
+    NotStored {
+        body: usize,
+        at: u64,
+        run: u32,
     },
     /// Status and text; a problem without.
     Done {
@@ -69,6 +79,7 @@ enum Known {
 
 #[derive(Default)]
 struct Model {
+    after_crash: AfterCrash,
     now: u64,
     keys: [Known; KEYS],
 }
@@ -78,44 +89,73 @@ impl Model {
         self.now += seconds;
         for known in &mut self.keys {
             match *known {
-                Known::Running { body, since } if self.now >= since + MAX_RUN => {
+                Known::Running { body, since, .. } if self.now >= since + MAX_RUN => {
                     let seen = (409, None);
                     let at = since + MAX_RUN;
                     *known = Known::Done { body, at, seen };
                 }
                 _ => {}
             }
-            if matches!(known, Known::Done { at, .. } if self.now >= *at + TTL) {
+            if matches!(known, Known::Done { at, .. } | Known::NotStored { at, .. } if self.now >= *at + TTL)
+            {
                 *known = Known::Nothing;
             }
         }
     }
 
-    /// What a request is told, or that it runs.
-    fn send(&mut self, key: usize, wanted: usize) -> Option<(u16, bool, Option<String>)> {
+    /// The response to a request, or the number of its run.
+    fn send(&mut self, key: usize, wanted: usize) -> Result<u32, (u16, bool, Option<String>)> {
         let (now, known) = (self.now, &mut self.keys[key]);
+        let runs = |run| Known::Running {
+            body: wanted,
+            since: now,
+            run,
+        };
         match known {
             Known::Nothing => {
-                let (body, since) = (wanted, now);
-                *known = Known::Running { body, since };
-                None
+                *known = runs(1);
+                Ok(1)
             }
-            Known::Running { body, .. } | Known::Done { body, .. } if *body != wanted => {
-                Some((422, false, None))
+            Known::Running { body, .. }
+            | Known::Done { body, .. }
+            | Known::NotStored { body, .. }
+                if *body != wanted =>
+            {
+                Err((422, false, None))
             }
-            Known::Running { .. } => Some((409, false, None)),
-            Known::Done { seen, .. } => Some((seen.0, seen.1.is_some(), seen.1.clone())),
+            Known::NotStored { run, .. } if self.after_crash == AfterCrash::RunAgain => {
+                let run = *run + 1;
+                *known = runs(run);
+                Ok(run)
+            }
+            Known::NotStored { .. } => {
+                *known = Known::Done {
+                    body: wanted,
+                    at: now,
+                    seen: (409, None),
+                };
+                Err((409, false, None))
+            }
+            Known::Running { .. } => Err((409, false, None)),
+            Known::Done { seen, .. } => Err((seen.0, seen.1.is_some(), seen.1.clone())),
         }
     }
 
     fn end(&mut self, key: usize, end: End, text: &str) {
-        let Known::Running { body, .. } = self.keys[key] else {
+        let Known::Running { body, run, .. } = self.keys[key] else {
             panic!("it runs");
         };
         let at = self.now;
         self.keys[key] = match end {
-            End::Answers(409 | 429) | End::DidNotHappen => Known::Nothing,
-            End::Answers(status) => {
+            // An earlier run may have acted.
+            End::DidNotHappen if run > 1 => Known::NotStored { body, at, run },
+            End::DidNotHappen => Known::Nothing,
+            End::Answers(429) => Known::NotStored { body, at, run },
+            End::Answers(408) => {
+                let seen = (409, None);
+                Known::Done { body, at, seen }
+            }
+            End::Answers(status) | End::Happened(status) => {
                 let seen = (status, Some(text.to_owned()));
                 Known::Done { body, at, seen }
             }
@@ -134,26 +174,30 @@ fn request(key: usize, body: usize) -> http::Request<Flow> {
     request
 }
 
-async fn check(ops: Vec<Op>) {
+async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
     let config = IdempotencyConfig::default()
         .ttl(Duration::from_secs(TTL))
         .max_run(Duration::from_secs(MAX_RUN))
-        .keep(StoragePolicy::Definitive);
+        .keep(StoragePolicy::Definitive)
+        .after_crash(after_crash);
     let mut shop = Shop::new(config);
-    let mut model = Model::default();
+    let mut model = Model {
+        after_crash,
+        ..Model::default()
+    };
     let mut running: [Option<(Called, Option<JoinHandle<Seen>>)>; KEYS] = [None, None];
     for (number, op) in ops.into_iter().enumerate() {
         match op {
             Op::Send(key, body) => {
                 let sent = shop.send(request(key, body));
                 match model.send(key, body) {
-                    None => {
+                    Ok(run) => {
                         let called = shop.called().await;
                         assert_eq!(called.body, BODIES[body]);
-                        assert_eq!(called.operation.as_ref().unwrap().run(), 1);
+                        assert_eq!(called.operation.as_ref().unwrap().run(), run);
                         running[key] = Some((called, Some(sent)));
                     }
-                    Some((status, replayed, text)) => {
+                    Err((status, replayed, text)) => {
                         let seen = sent.await.unwrap();
                         assert_eq!((seen.status, seen.replayed()), (status, replayed));
                         if let Some(text) = text {
@@ -179,6 +223,11 @@ async fn check(ops: Vec<Op>) {
                 model.end(key, end, text);
                 let first = match end {
                     End::Answers(status) => {
+                        called.answers(says(status, text));
+                        status
+                    }
+                    End::Happened(status) => {
+                        called.operation.as_ref().unwrap().happened();
                         called.answers(says(status, text));
                         status
                     }
@@ -227,9 +276,10 @@ async fn check(ops: Vec<Op>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn whatever_happens_in_whatever_order_the_rules_hold(ops in proptest::collection::vec(any_op(), 1..40)) {
+    fn whatever_happens_in_whatever_order_the_rules_hold(refuses in any::<bool>(), ops in proptest::collection::vec(any_op(), 1..40)) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build();
-        runtime.unwrap().block_on(check(ops));
+        let after_crash = if refuses { AfterCrash::Refuse } else { AfterCrash::RunAgain };
+        runtime.unwrap().block_on(check(after_crash, ops));
     }
 }

@@ -40,7 +40,7 @@ impl ::tonic::server::UnaryService<String> for Payments {
         let this = self.clone();
         Box::pin(async move {
             let run = this.runs.fetch_add(1, Ordering::SeqCst) + 1;
-            let operation = request.extensions().get::<Operation>().cloned();
+            let operation = Operation::take(request.extensions()).unwrap();
             let text = request.into_inner();
             match &*text {
                 "waits" => {

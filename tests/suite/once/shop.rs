@@ -93,7 +93,7 @@ impl Service<Request<KeptBody<Flow>>> for Handler {
     fn call(&mut self, request: Request<KeptBody<Flow>>) -> Self::Future {
         let calls = self.0.clone();
         Box::pin(async move {
-            let operation = Operation::of(request.extensions()).cloned();
+            let operation = Operation::take(request.extensions()).unwrap();
             let now = buttress::clock::Now::unread();
             let left = buttress::Deadline::current().map(|deadline| deadline.remaining(&now));
             let Ok(body) = request.into_body().collect().await else {
@@ -383,11 +383,16 @@ pub(super) fn frames(frames: Vec<Frame<Bytes>>) -> Flow {
 
 /// A body that breaks off after these.
 pub(super) fn broken(frames: Vec<Frame<Bytes>>) -> Flow {
-    let broken = std::iter::once(Err("broken"));
+    broken_by(frames, "broken".into())
+}
+
+/// A body that fails with this error after these.
+pub(super) fn broken_by(frames: Vec<Frame<Bytes>>, error: BoxError) -> Flow {
+    let broken = std::iter::once(Err(error));
     Frames(frames.into_iter().map(Ok).chain(broken).collect()).boxed_unsync()
 }
 
-struct Frames(VecDeque<Result<Frame<Bytes>, &'static str>>);
+struct Frames(VecDeque<Result<Frame<Bytes>, BoxError>>);
 
 impl Body for Frames {
     type Data = Bytes;
@@ -398,6 +403,6 @@ impl Body for Frames {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let next = self.0.pop_front();
-        Poll::Ready(next.map(|frame| frame.map_err(BoxError::from)))
+        Poll::Ready(next)
     }
 }

@@ -62,9 +62,15 @@ async fn each_step_is_told_once() {
     assert_eq!(steps.take(), ["key_in_progress"]);
     called.answers(says(429, ""));
     sent.await.unwrap();
-    assert_eq!(steps.take(), ["forgotten"]);
+    assert_eq!(steps.take(), ["not_stored"]);
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    called.operation.as_ref().unwrap().did_not_happen();
+    called.answers(says(503, ""));
+    sent.await.unwrap();
+    assert_eq!(steps.take(), ["taken_over", "forgotten"]);
     shop.served(payment("10 EUR"), says(201, "")).await;
-    assert_eq!(steps.take(), ["begun", "completed"]);
+    assert_eq!(steps.take(), ["taken_over", "completed"]);
     shop.ask(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["replayed"]);
     shop.ask(payment("11 EUR")).await;

@@ -78,7 +78,7 @@ impl Payments {
             move |request: Request<KeptBody<Full<Bytes>>>| {
                 let handle = handle.clone();
                 async move {
-                    let operation = Operation::of(request.extensions()).cloned();
+                    let operation = Operation::take(request.extensions()).unwrap();
                     let operation = operation.expect("a guarded request");
                     let (end, ended) = oneshot::channel();
                     let handler = Handler { operation, end };

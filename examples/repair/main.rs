@@ -1,0 +1,48 @@
+//! Look up operations with an idempotency key, and end those that will not end by themselves.
+//!
+//! `cargo run --all-features --example repair -- demo` shows it with a service that is killed in its handler.
+//! `… -- --store postgres --name payments list --state unknown` lists what needs a decision, and
+//! `… -- --help` says how to decide.
+
+mod args;
+mod commands;
+#[cfg(feature = "file")]
+mod demo;
+mod stores;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Cli, Command};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Error> {
+    match cli.command {
+        #[cfg(feature = "file")]
+        Command::Demo { .. } => demo::run(&demo::own_program).await,
+        #[cfg(feature = "file")]
+        Command::Serve => demo::serve().await,
+        #[cfg(not(feature = "file"))]
+        Command::Demo { .. } | Command::Serve => Err("the demo needs the feature `file`".into()),
+        command => {
+            let layer = stores::open(&cli.layer).await?;
+            let text = commands::run(&layer, command).await?;
+            writeln!(std::io::stdout(), "{text}")?;
+            Ok(())
+        }
+    }
+}

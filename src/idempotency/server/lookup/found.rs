@@ -1,0 +1,262 @@
+//! What a look-up shows.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ::http::{HeaderMap, Response, StatusCode};
+use bytes::Bytes;
+
+use crate::event::OperationId;
+use crate::idempotency::record::RecordKey;
+use crate::idempotency::server::answer::{Answer, Kept, Peeked, peek};
+use crate::idempotency::store::{Cursor, Entry, EntryState};
+
+/// An operation, as its record shows it.
+///
+/// A snapshot: an operation that is running may have ended since. `Debug` does not show the response.
+#[derive(Clone)]
+pub struct Found {
+    pub(super) entry: Entry,
+    state: OperationState,
+    status: Option<StatusCode>,
+    response: Option<Box<Kept>>,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OperationState {
+    /// A handler is at work: its lease is in force.
+    Running,
+    /// The last run stopped without a result. The next request runs the operation again, or is refused as `Unknown`, by
+    /// [`AfterCrash`](crate::idempotency::AfterCrash).
+    Stopped,
+    /// Done: the response is stored, and repetitions get it.
+    Stored,
+    /// Done, but without a stored response: it was too large. Repetitions get 409.
+    NotStored,
+    /// Whether the operation was executed is unknown. Repetitions get 409.
+    Unknown,
+    /// The handler failed, and how far it came is unknown. Repetitions get 500.
+    Failed,
+    /// This version cannot read the result. Repetitions get 503.
+    Unreadable,
+}
+
+/// One page of [`IdempotencyLayer::list`](crate::idempotency::IdempotencyLayer::list).
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct FoundPage {
+    /// The operations on this page that match the filter.
+    pub operations: Vec<Found>,
+    /// Number of records on this page that this version cannot read at all.
+    pub unreadable: usize,
+    /// Where the next page starts, or `None` after the last page.
+    pub next: Option<Cursor>,
+}
+
+/// Which operations to list. By default all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    state: Option<OperationState>,
+    older_than: Option<Duration>,
+    prefix: Option<String>,
+}
+
+impl Found {
+    /// With the whole response.
+    pub(super) fn whole(entry: Entry) -> Self {
+        let mut found = Self::listed(entry);
+        if let EntryState::Done { answer } = &found.entry.state {
+            match Answer::decode(answer) {
+                Ok(Answer::Kept(kept)) => found.response = Some(Box::new(kept)),
+                Ok(Answer::Word(_)) => {}
+                Err(_) => found.state = OperationState::Unreadable,
+            }
+        }
+        found
+    }
+
+    /// With its first bytes only.
+    pub(super) fn listed(entry: Entry) -> Self {
+        let (state, status) = match &entry.state {
+            EntryState::Running { .. } => (OperationState::Running, None),
+            EntryState::Stopped { .. } => (OperationState::Stopped, None),
+            EntryState::Done { answer } => match peek(answer) {
+                Peeked::Response(status) => (OperationState::Stored, Some(status)),
+                Peeked::NotKept => (OperationState::NotStored, None),
+                Peeked::Unknown => (OperationState::Unknown, None),
+                Peeked::Failed => (OperationState::Failed, None),
+                Peeked::Unreadable => (OperationState::Unreadable, None),
+            },
+        };
+        Self {
+            entry,
+            state,
+            status,
+            response: None,
+        }
+    }
+
+    /// The key of the record.
+    pub fn record(&self) -> RecordKey {
+        self.entry.key
+    }
+
+    /// The short name of the operation.
+    pub fn operation_id(&self) -> OperationId {
+        self.entry.key.operation_id()
+    }
+
+    /// The number of the last run, starting at 1. Above 1, earlier runs were cut off.
+    pub fn run(&self) -> u32 {
+        self.entry.run
+    }
+
+    /// How far the operation is.
+    pub fn state(&self) -> OperationState {
+        self.state
+    }
+
+    /// Time since the first claim of the key.
+    pub fn age(&self) -> Duration {
+        self.entry.age
+    }
+
+    /// Time until the record expires. After that, its key is as good as new.
+    pub fn expires_in(&self) -> Duration {
+        self.entry.expires_in
+    }
+
+    /// Time until the lease ends, if the operation is running and does not renew it.
+    pub fn lease(&self) -> Option<Duration> {
+        match self.entry.state {
+            EntryState::Running { lease } => Some(lease),
+            _ => None,
+        }
+    }
+
+    /// Time since the lease ended, if the operation stopped without a result.
+    pub fn stopped_since(&self) -> Option<Duration> {
+        match self.entry.state {
+            EntryState::Stopped { since } => Some(since),
+            _ => None,
+        }
+    }
+
+    /// The status of the stored response.
+    pub fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    /// The stored response. `None` if there is none, or if the operation comes from a list.
+    ///
+    /// It may contain personal data: show it only to those who ask for it.
+    pub fn response(&self) -> Option<Response<Bytes>> {
+        let kept = self.response.as_ref()?;
+        let mut response = Response::new(kept.body.clone());
+        *response.status_mut() = kept.status;
+        *response.headers_mut() = kept.headers.clone();
+        Some(response)
+    }
+
+    /// The trailers of the stored response, with the status of a gRPC call.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.response.as_ref().map(|kept| &kept.trailers)
+    }
+}
+
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found")
+            .field("operation_id", &self.operation_id())
+            .field("run", &self.run())
+            .field("state", &self.state)
+            .field("status", &self.status)
+            .field("age", &self.age())
+            .field("expires_in", &self.expires_in())
+            .finish_non_exhaustive()
+    }
+}
+
+impl OperationState {
+    /// All states.
+    pub const ALL: [Self; 7] = [
+        Self::Running,
+        Self::Stopped,
+        Self::Stored,
+        Self::NotStored,
+        Self::Unknown,
+        Self::Failed,
+        Self::Unreadable,
+    ];
+
+    /// The state as a word, which [`FromStr`] reads back.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Stored => "stored",
+            Self::NotStored => "not_stored",
+            Self::Unknown => "unknown",
+            Self::Failed => "failed",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+impl fmt::Display for OperationState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for OperationState {
+    type Err = String;
+
+    fn from_str(word: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|state| state.as_str() == word);
+        found.ok_or_else(|| {
+            let states = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{word}` is not the state of an operation: {states}")
+        })
+    }
+}
+
+impl ListFilter {
+    /// All operations.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Only operations in this state.
+    #[must_use]
+    pub fn state(mut self, state: OperationState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Only operations whose key was first claimed at least this long ago.
+    #[must_use]
+    pub fn older_than(mut self, age: Duration) -> Self {
+        self.older_than = Some(age);
+        self
+    }
+
+    /// Only operations whose record key starts with these hexadecimal digits: an [`OperationId`], the key of a record, or the start of one.
+    #[must_use]
+    pub fn prefix(mut self, digits: impl Into<String>) -> Self {
+        self.prefix = Some(digits.into().to_ascii_lowercase());
+        self
+    }
+
+    pub(super) fn matches(&self, found: &Found) -> bool {
+        self.state.is_none_or(|state| found.state == state)
+            && self.older_than.is_none_or(|age| found.age() >= age)
+            && self
+                .prefix
+                .as_ref()
+                .is_none_or(|prefix| found.record().to_hex().starts_with(prefix.as_str()))
+    }
+}

@@ -1,0 +1,122 @@
+//! Which record a request has.
+
+use std::fmt;
+
+use ::http::Method;
+
+use crate::idempotency::record::RecordKey;
+use crate::idempotency::server::digest::digest;
+
+/// The parts of a request that name its record: tenant, method, path and key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RecordOf {
+    tenant: String,
+    method: Method,
+    path: String,
+    inner_path: Option<String>,
+    route: Option<String>,
+    key: String,
+}
+
+/// The part of a request that says which operation it asks for.
+#[derive(Clone, Copy)]
+pub(in crate::idempotency::server) enum Route<'a> {
+    /// The full path of the request and the path that the layer sees, which a nested router has cut.
+    Paths { full: &'a str, seen: &'a str },
+    /// What [`IdempotencyLayer::route`](crate::idempotency::IdempotencyLayer::route) returned.
+    Named(&'a str),
+}
+
+impl RecordOf {
+    /// A request with this method, to this path, with this idempotency key (without quotes).
+    ///
+    /// The path is the full one that the client sent, without the query and byte for byte: a trailing slash and percent-encoding count.
+    pub fn new(method: Method, path: impl Into<String>, key: impl Into<String>) -> Self {
+        Self {
+            tenant: String::new(),
+            method,
+            path: path.into(),
+            inner_path: None,
+            route: None,
+            key: key.into(),
+        }
+    }
+
+    /// A POST request to this path, with this idempotency key.
+    pub fn post(path: impl Into<String>, key: impl Into<String>) -> Self {
+        Self::new(Method::POST, path, key)
+    }
+
+    /// The tenant of the request, as [`Scope::by`](crate::idempotency::Scope::by) returned it. Default: none, as with
+    /// [`Scope::Global`](crate::idempotency::Scope::Global).
+    #[must_use]
+    pub fn tenant(mut self, tenant: impl Into<String>) -> Self {
+        self.tenant = tenant.into();
+        self
+    }
+
+    /// The path that the layer sees, if it is inside a nested router that cuts a prefix off. Default: the full path.
+    #[must_use]
+    pub fn inner_path(mut self, path: impl Into<String>) -> Self {
+        self.inner_path = Some(path.into());
+        self
+    }
+
+    /// The route that [`IdempotencyLayer::route`](crate::idempotency::IdempotencyLayer::route) returns for the request. It replaces both
+    /// paths.
+    #[must_use]
+    pub fn route(mut self, route: impl Into<String>) -> Self {
+        self.route = Some(route.into());
+        self
+    }
+
+    pub(super) fn as_route(&self, is_named: bool) -> Route<'_> {
+        match &self.route {
+            Some(route) => Route::Named(route),
+            None if is_named => Route::Named(&self.path),
+            None => Route::Paths {
+                full: &self.path,
+                seen: self.inner_path.as_ref().unwrap_or(&self.path),
+            },
+        }
+    }
+}
+
+/// Without the key, which is a secret of the client.
+impl fmt::Debug for RecordOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecordOf")
+            .field("tenant", &self.tenant)
+            .field("method", &self.method)
+            .field("path", &self.path)
+            .field("inner_path", &self.inner_path)
+            .field("route", &self.route)
+            .finish_non_exhaustive()
+    }
+}
+
+pub(super) fn key_of(layer: &str, of: &RecordOf, is_named: bool) -> RecordKey {
+    let route = of.as_route(is_named);
+    record_key(layer, &of.tenant, &of.method, route, &of.key)
+}
+
+/// The key of the record of a request: the one place where it is made.
+pub(in crate::idempotency::server) fn record_key(
+    layer: &str,
+    tenant: &str,
+    method: &Method,
+    route: Route<'_>,
+    key: &str,
+) -> RecordKey {
+    let route = match route {
+        Route::Named(route) => digest([route.as_bytes()]),
+        Route::Paths { full, seen } => digest([full.as_bytes(), seen.as_bytes()]),
+    };
+    RecordKey(digest([
+        layer.as_bytes(),
+        tenant.as_bytes(),
+        method.as_str().as_bytes(),
+        &route[..],
+        key.as_bytes(),
+    ]))
+}

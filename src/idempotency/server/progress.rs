@@ -1,0 +1,257 @@
+//! Operations in progress: how many there are, since when, and the limits on them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::config::IdempotencyConfig;
+use crate::clock::{Moment, Now};
+use crate::event::{Event, Refresh, Source, emit, keep_fresh};
+
+/// The operations of one layer that are in progress.
+pub(super) struct InProgress {
+    source: Arc<Source>,
+    counts: Mutex<Counts>,
+    /// Notified when the last operation ends.
+    idle: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// When each began, in the order of their numbers.
+    running: BTreeMap<u64, Moment>,
+    next: u64,
+    /// How many requests wait for the result of another one.
+    waiting: usize,
+    /// How many operations each tenant has, if that is limited.
+    tenants: HashMap<Arc<str>, usize>,
+}
+
+impl Counts {
+    fn leave_tenant(&mut self, tenant: &str) {
+        if let Some(count) = self.tenants.get_mut(tenant) {
+            *count -= 1;
+            if *count == 0 {
+                self.tenants.remove(tenant);
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting == 0
+    }
+}
+
+impl Refresh for InProgress {
+    fn refresh(&self) {
+        let (running, waiting, oldest) = (self.running(), self.waiting(), self.oldest());
+        emit(&Event::InProgress {
+            source: &self.source,
+            running,
+            waiting,
+            oldest: oldest.unwrap_or_default(),
+        });
+    }
+}
+
+impl fmt::Debug for InProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InProgress")
+            .field("running", &self.running())
+            .field("waiting", &self.waiting())
+            .finish_non_exhaustive()
+    }
+}
+
+impl InProgress {
+    /// No operation yet. The gauges are refreshed for as long as this lives.
+    pub(super) fn new(source: Arc<Source>) -> Arc<Self> {
+        let new = Arc::new(Self {
+            source,
+            counts: Mutex::default(),
+            idle: Notify::new(),
+        });
+        let weak: Weak<Self> = Arc::downgrade(&new);
+        keep_fresh(weak);
+        new
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an operation of this tenant, unless there are too many.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        tenant: &str,
+        config: &IdempotencyConfig,
+    ) -> Option<Running> {
+        let mut counts = self.counts();
+        if counts.running.len() >= config.max_running {
+            return None;
+        }
+        let tenant = match config.max_running_per_tenant {
+            None => None,
+            Some(max) => {
+                let tenant: Arc<str> = tenant.into();
+                let count = counts.tenants.entry(Arc::clone(&tenant)).or_default();
+                if *count >= max {
+                    return None;
+                }
+                *count += 1;
+                Some(tenant)
+            }
+        };
+        let number = counts.next;
+        counts.next += 1;
+        counts.running.insert(number, Now::unread().moment());
+        drop(counts);
+        Some(Running {
+            all: Arc::clone(self),
+            number,
+            tenant,
+            place: Place::Running,
+        })
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.counts().running.len()
+    }
+
+    pub(super) fn waiting(&self) -> usize {
+        self.counts().waiting
+    }
+
+    /// How long ago the oldest operation began.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let began = *self.counts().running.first_key_value()?.1;
+        Some(Now::unread().moment().since(began))
+    }
+
+    pub(super) async fn idle(&self) {
+        loop {
+            let mut ended = std::pin::pin!(self.idle.notified());
+            ended.as_mut().enable();
+            if self.counts().is_idle() {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// A place among the operations in progress, for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Running {
+    all: Arc<InProgress>,
+    number: u64,
+    /// `None` if tenants are not limited.
+    tenant: Option<Arc<str>>,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Running,
+    Waiting,
+}
+
+impl Running {
+    /// Makes room for another operation while this request waits for the result of another one. `false`: too many wait.
+    pub(super) fn wait(&mut self, config: &IdempotencyConfig) -> bool {
+        let mut counts = self.all.counts();
+        if counts.waiting >= config.max_waiting {
+            return false;
+        }
+        counts.waiting += 1;
+        counts.running.remove(&self.number);
+        if let Some(tenant) = &self.tenant {
+            counts.leave_tenant(tenant);
+        }
+        self.place = Place::Waiting;
+        true
+    }
+
+    /// Ends the wait: the request runs the operation itself now. `false`: too many are in progress.
+    pub(super) fn resume(&mut self, config: &IdempotencyConfig) -> bool {
+        if self.place == Place::Running {
+            return true;
+        }
+        let Some(running) = self
+            .all
+            .begin(self.tenant.as_deref().unwrap_or_default(), config)
+        else {
+            return false;
+        };
+        *self = running;
+        true
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let mut counts = self.all.counts();
+        match self.place {
+            Place::Running => {
+                counts.running.remove(&self.number);
+                if let Some(tenant) = &self.tenant {
+                    counts.leave_tenant(tenant);
+                }
+            }
+            Place::Waiting => counts.waiting -= 1,
+        }
+        let is_idle = counts.is_idle();
+        drop(counts);
+        if is_idle {
+            self.all.idle.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn none_yet() -> Arc<InProgress> {
+        InProgress::new(Arc::new(Source::new("idempotency", "shop")))
+    }
+
+    fn config() -> IdempotencyConfig {
+        IdempotencyConfig::default().max_running(2).max_waiting(1)
+    }
+
+    #[test]
+    fn a_request_that_waits_makes_room_and_needs_room_to_resume() {
+        let all = none_yet();
+        let mut first = all.begin("", &config()).unwrap();
+        let _second = all.begin("", &config()).unwrap();
+        assert!(all.begin("", &config()).is_none());
+        assert!(first.wait(&config()));
+        assert_eq!((all.running(), all.waiting()), (1, 1));
+        let third = all.begin("", &config()).unwrap();
+        assert!(!first.resume(&config()));
+        drop(third);
+        assert!(first.resume(&config()));
+        assert_eq!((all.running(), all.waiting()), (2, 0));
+        assert!(first.resume(&config()), "it runs already");
+    }
+
+    #[test]
+    fn tenants_are_limited_apart_and_leave_nothing_behind() {
+        let config = config().max_running(100).max_running_per_tenant(Some(1));
+        let all = none_yet();
+        let mut a = all.begin("a", &config).unwrap();
+        assert!(all.begin("a", &config).is_none());
+        let b = all.begin("b", &config).unwrap();
+        assert!(a.wait(&config));
+        assert!(all.begin("a", &config).is_some());
+        assert!(a.resume(&config));
+        assert!(all.begin("a", &config).is_none());
+        drop((a, b));
+        assert!(all.counts().tenants.is_empty());
+        assert_eq!((all.running(), all.oldest()), (0, None));
+    }
+}

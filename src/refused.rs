@@ -1,0 +1,41 @@
+//! Lets a value in the extensions of a request see that the request was refused before it reached the service.
+//!
+//! A layer that refuses a request drops it inside [`drop_refused`]. A value that the request carries can then see in its `Drop`
+//! that the request was not executed. No layer has to know the type of the request for that.
+
+#[cfg(feature = "idempotency")]
+use std::cell::Cell;
+
+#[cfg(feature = "idempotency")]
+use crate::call::Call;
+
+#[cfg(feature = "idempotency")]
+thread_local! {
+    static REFUSING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Drops a request that a layer of this crate refuses before it reached the service.
+#[inline]
+pub(crate) fn drop_refused<Req>(request: Req) {
+    // The refusal of a repetition says nothing about the attempts before it.
+    #[cfg(feature = "idempotency")]
+    let _refusing = Refusing(REFUSING.replace(!Call::current().is_repeat()));
+    drop(request);
+}
+
+/// Whether the value that is being dropped belongs to a request that was refused.
+#[cfg(feature = "idempotency")]
+pub(crate) fn is_refusing() -> bool {
+    REFUSING.try_with(Cell::get).unwrap_or(false)
+}
+
+/// Restores the state before, even if a destructor of the request panics.
+#[cfg(feature = "idempotency")]
+struct Refusing(bool);
+
+#[cfg(feature = "idempotency")]
+impl Drop for Refusing {
+    fn drop(&mut self) {
+        REFUSING.set(self.0);
+    }
+}

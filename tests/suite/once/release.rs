@@ -1,0 +1,393 @@
+//! When a key is released, when a response is stored, and when neither is: nobody knows what happened.
+
+use std::convert::Infallible;
+use std::future::{pending, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::error_handling::HandleErrorLayer;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
+use buttress::clock::Now;
+use buttress::http::{ClientConfig, answer, client};
+use buttress::idempotency::store::MemoryStore;
+use buttress::idempotency::{
+    AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope, StoragePolicy,
+};
+use buttress::{BoxError, ErrorIsTransient, TimeoutLayer};
+use tokio::sync::Semaphore;
+use tower::buffer::BufferLayer;
+use tower::limit::{ConcurrencyLimitLayer, GlobalConcurrencyLimitLayer};
+use tower::load_shed::LoadShedLayer;
+use tower::util::BoxCloneSyncService;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_http::timeout::TimeoutLayer as HttpTimeoutLayer;
+
+use super::shop::settle;
+use super::{payment, sent};
+
+const SECOND: Duration = Duration::from_secs(1);
+const KEY: &str = "order-4711-00001";
+
+/// How often the handler has acted.
+#[derive(Clone, Debug, Default)]
+struct Effects(Arc<AtomicUsize>);
+
+impl Effects {
+    fn act(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+fn once(config: IdempotencyConfig) -> IdempotencyLayer {
+    IdempotencyLayer::new("release", MemoryStore::new(), Scope::Global, config).unwrap()
+}
+
+/// The status of each of these requests with one key, one after the other.
+async fn statuses(router: &Router, count: usize) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for _ in 0..count {
+        statuses.push(sent(router, payment(KEY, "10 EUR")).await.0.as_u16());
+        settle().await;
+    }
+    statuses
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
+    for keep in [
+        StoragePolicy::Definitive,
+        StoragePolicy::SuccessOnly,
+        StoragePolicy::DeleteOnError,
+    ] {
+        for after_crash in [AfterCrash::RunAgain, AfterCrash::Refuse] {
+            let effects = Effects::default();
+            let acts = effects.clone();
+            let pay = async move || {
+                acts.act();
+                pending::<&'static str>().await
+            };
+            let config = IdempotencyConfig::default()
+                .keep(keep)
+                .after_crash(after_crash);
+            let limit = HttpTimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, SECOND);
+            let router = Router::new()
+                .route("/payments", post(pay))
+                .layer(limit)
+                .layer(answer(once(config)));
+            assert_eq!(statuses(&router, 3).await, [408, 409, 409]);
+            assert_eq!(effects.count(), 1, "{keep:?} {after_crash:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_overload_response_is_not_replayed_once_the_service_is_idle() {
+    let gate = Arc::new(Semaphore::new(0));
+    let wait = Arc::clone(&gate);
+    let pay = async move |operation: Operation| {
+        let _ = wait.acquire().await.unwrap();
+        format!("run {}", operation.run())
+    };
+    let shed = ServiceBuilder::new()
+        .layer(HandleErrorLayer::new(async |_: BoxError| {
+            (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", "1")])
+        }))
+        .layer(LoadShedLayer::new())
+        .layer(GlobalConcurrencyLimitLayer::new(1));
+    let router = Router::new()
+        .route("/payments", post(pay))
+        .layer(shed)
+        .layer(answer(once(IdempotencyConfig::default())));
+    let first = router.clone();
+    let first = tokio::spawn(async move { sent(&first, payment("order-4711-00000", "")).await });
+    settle().await;
+    let shed = sent(&router, payment(KEY, "10 EUR")).await;
+    assert_eq!(shed.0, 503, "{shed:?}");
+    gate.add_permits(1);
+    assert_eq!(first.await.unwrap().2, "run 1");
+    // A foreign refusal does not prove that nothing happened.
+    let second = sent(&router, payment(KEY, "10 EUR")).await;
+    assert_eq!(second, (StatusCode::OK, None, "run 2".into()));
+}
+
+/// A handler that returns this without taking its operation.
+async fn never_takes(
+    config: IdempotencyConfig,
+    response: impl IntoResponse + Clone + Send + Sync + 'static,
+) -> (u16, Option<u32>) {
+    let first = Arc::new(AtomicUsize::new(0));
+    let pay = async move |request: Request| {
+        if first.fetch_add(1, Ordering::SeqCst) == 0 {
+            return response.into_response();
+        }
+        let operation = Operation::take(request.extensions()).unwrap().unwrap();
+        operation.run().to_string().into_response()
+    };
+    let router = Router::new()
+        .route("/payments", post(pay))
+        .layer(answer(once(config)));
+    let status = sent(&router, payment(KEY, "10 EUR")).await.0.as_u16();
+    let run = sent(&router, payment(KEY, "10 EUR")).await.2.parse().ok();
+    (status, run)
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_handlers_take_their_operation_a_response_before_that_releases_the_key() {
+    let takes = IdempotencyConfig::default().handlers_take_operation(true);
+    for status in [200, 401, 404, 408, 422, 500, 503] {
+        let response = StatusCode::from_u16(status).unwrap();
+        assert_eq!(
+            never_takes(takes.clone(), response).await,
+            (status, Some(1))
+        );
+    }
+    // By default it proves nothing.
+    let default = IdempotencyConfig::default();
+    assert_eq!(
+        never_takes(default.clone(), StatusCode::NOT_FOUND).await,
+        (404, None)
+    );
+    assert_eq!(
+        never_takes(default, StatusCode::UNAUTHORIZED).await,
+        (401, Some(2))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_the_operation_is_taken_a_response_is_stored_although_it_could_be_released() {
+    let takes = IdempotencyConfig::default().handlers_take_operation(true);
+    let effects = Effects::default();
+    let acts = effects.clone();
+    let pay = async move |_: Operation| {
+        acts.act();
+        StatusCode::NOT_FOUND
+    };
+    let router = Router::new()
+        .route("/payments", post(pay))
+        .layer(answer(once(takes)));
+    assert_eq!(statuses(&router, 2).await, [404, 404]);
+    assert_eq!(effects.count(), 1);
+}
+
+/// A time limit in front of a queue of one place, whose worker is busy when the request comes.
+async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) {
+    let effects = Effects::default();
+    let runs = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let gate = Arc::new(Semaphore::new(0));
+    let (acts, wait, ran) = (effects.clone(), Arc::clone(&gate), Arc::clone(&runs));
+    let handler = service_fn(move |request: http::Request<KeptBody<Body>>| {
+        let (acts, wait, ran) = (acts.clone(), Arc::clone(&wait), Arc::clone(&ran));
+        async move {
+            if request.uri().path() == "/block" {
+                let _ = wait.acquire().await.unwrap();
+            } else if let Ok(operation) = Operation::take(request.extensions()) {
+                ran.lock().unwrap().push(operation.unwrap().run());
+                acts.act();
+            }
+            Ok::<_, BoxError>(Response::new(Body::empty()))
+        }
+    });
+    let queue = ServiceBuilder::new()
+        .layer(BufferLayer::new(8))
+        .layer(ConcurrencyLimitLayer::new(1))
+        .service(handler);
+    let mut blocked = queue.clone();
+    let block = http::Request::post("/block")
+        .body(KeptBody::default())
+        .unwrap();
+    tokio::spawn(blocked.ready().await.unwrap().call(block));
+    settle().await;
+    let service = ServiceBuilder::new()
+        .layer(once(config))
+        .layer(TimeoutLayer::new("queue", SECOND))
+        .service(queue);
+    let ask = || service.clone().oneshot(payment(KEY, "10 EUR"));
+    assert!(ask().await.is_err(), "it is still in the queue");
+    gate.add_permits(1);
+    settle().await;
+    let _ = ask().await;
+    settle().await;
+    let runs = runs.lock().unwrap().clone();
+    (effects.count(), runs)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_still_in_a_queue_when_its_time_is_over_has_one_effect() {
+    let config = IdempotencyConfig::default;
+    assert_eq!(
+        effects_behind_a_queue(config()).await.0,
+        0,
+        "it was cut off"
+    );
+    let released = effects_behind_a_queue(config().handlers_take_operation(true)).await;
+    // The first request found its operation ended.
+    assert_eq!(released, (1, vec![1]));
+}
+
+/// A breaker that rejects every call.
+fn open() -> Breaker {
+    let breaker = Breaker::new("provider", BreakerConfig::default()).unwrap();
+    breaker.isolate();
+    breaker
+}
+
+type Inside = http::Request<KeptBody<Body>>;
+
+/// The effects of two requests to this handler, which acts and then passes on the refusal of a call of its own.
+async fn effects_of_two<S>(config: IdempotencyConfig, effects: &Effects, handler: S) -> usize
+where
+    S: Service<Inside, Response = Response, Error = BoxError> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let service = once(config).layer(handler);
+    for _ in 0..2 {
+        let _ = service.clone().oneshot(payment(KEY, "10 EUR")).await;
+        settle().await;
+    }
+    effects.count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
+    let config = || IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
+    let provider = service_fn(async |_: Inside| Ok::<_, BoxError>(Response::new(Body::empty())));
+    let call = || {
+        http::Request::post("/charges")
+            .body(KeptBody::default())
+            .unwrap()
+    };
+
+    // As an error.
+    let effects = Effects::default();
+    let acts = effects.clone();
+    let calls = BreakerLayer::new(open(), ErrorIsTransient).layer(provider);
+    let handler = service_fn(move |_: Inside| {
+        acts.act();
+        calls.clone().oneshot(call())
+    });
+    assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
+
+    // As a response.
+    let effects = Effects::default();
+    let acts = effects.clone();
+    let infallible =
+        service_fn(async |_: Inside| Ok::<_, Infallible>(Response::new(Body::empty())));
+    let calls = answer(BreakerLayer::new(open(), ErrorIsTransient)).layer(infallible);
+    let handler = service_fn(move |_: Inside| {
+        acts.act();
+        let calls = calls.clone();
+        async move {
+            Ok(calls
+                .oneshot(call())
+                .await
+                .unwrap_or_else(|never| match never {}))
+        }
+    });
+    assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
+
+    // As a reverse proxy: the request itself is passed on, and refused.
+    let effects = Effects::default();
+    let acts = effects.clone();
+    let proxy = client("proxy", ClientConfig::default()).unwrap();
+    let proxy = proxy.wrapping(Body::new);
+    proxy
+        .breakers()
+        .unwrap()
+        .get(&call(), &Now::unread())
+        .isolate();
+    let provider = service_fn(async |_: Request| Ok::<_, BoxError>(Response::new(Body::empty())));
+    let calls = proxy
+        .layer(provider)
+        .map_response(|response| response.map(Body::new));
+    let calls: BoxCloneSyncService<Inside, Response, BoxError> = BoxCloneSyncService::new(calls);
+    let handler = service_fn(move |request: Inside| {
+        acts.act();
+        calls.clone().oneshot(request)
+    });
+    assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_says_that_it_has_acted_is_never_called_again() {
+    for keep in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
+        for status in [200, 408, 429, 500, 503] {
+            let effects = Effects::default();
+            let acts = effects.clone();
+            let pay = async move |operation: Operation| {
+                acts.act();
+                operation.happened();
+                // It takes precedence.
+                operation.did_not_happen();
+                let status = StatusCode::from_u16(status).unwrap();
+                (status, [("retry-after", "1")])
+            };
+            let config = IdempotencyConfig::default().keep(keep);
+            let router = Router::new()
+                .route("/payments", post(pay))
+                .layer(answer(once(config)));
+            assert_eq!(statuses(&router, 2).await, [status, status]);
+            assert_eq!(effects.count(), 1);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_function_decides_before_the_policy_what_is_stored() {
+    for (status, stored) in [
+        (200, false),
+        (404, true),
+        (408, true),
+        (429, true),
+        (500, true),
+    ] {
+        let pay = async move |operation: Operation| {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, operation.run().to_string())
+        };
+        let layer = once(IdempotencyConfig::default()).store_when(|response| {
+            match response.status.as_u16() {
+                404 | 500 => None,
+                code => Some(code != 200),
+            }
+        });
+        let router = Router::new()
+            .route("/payments", post(pay))
+            .layer(answer(layer));
+        assert_eq!(statuses(&router, 1).await, [status]);
+        let again = sent(&router, payment(KEY, "10 EUR")).await;
+        let run = if stored { "1" } else { "2" };
+        assert_eq!((again.0.as_u16(), &*again.2), (status, run));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_that_has_ended_cannot_be_taken() {
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let handler = service_fn(move |request: http::Request<KeptBody<Body>>| {
+        keep.send(request).unwrap();
+        ready(Ok::<_, BoxError>(Response::new(Body::empty())))
+    });
+    let service = once(IdempotencyConfig::default()).layer(handler);
+    service.oneshot(payment(KEY, "10 EUR")).await.unwrap();
+    let request = kept.recv().await.unwrap();
+    let error = Operation::take(request.extensions()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the operation has ended before its handler was called"
+    );
+    // As an extractor.
+    let router: Router = Router::new().route("/payments", post(async |_: Operation| "acted"));
+    let response = router.oneshot(request.map(Body::new)).await.unwrap();
+    assert_eq!(response.status(), 503);
+}

@@ -1,0 +1,536 @@
+//! Look-up and repair of operations through the layer.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::routing::post;
+use buttress::http::answer;
+use buttress::idempotency::lookup::{
+    Found, FoundPage, ListFilter, OperationId, OperationState, RecordOf, Repair, RepairError,
+};
+use buttress::idempotency::store::{Claim, Fingerprint, MemoryStore, RecordKey, Store};
+use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
+use buttress::{Event, subscribe};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body::Frame;
+use tokio::time::{advance, sleep};
+use tower::ServiceExt;
+use tracing::Level;
+
+use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, says, settle};
+use crate::log::Log;
+
+const NAME: &str = "shop";
+const KEY: &str = "0123456789abcdef";
+
+fn config() -> IdempotencyConfig {
+    IdempotencyConfig::default()
+}
+
+/// An operator's own layer on the same store.
+fn operator(store: &MemoryStore, config: IdempotencyConfig) -> IdempotencyLayer {
+    IdempotencyLayer::new(NAME, store.clone(), Scope::Global, config).unwrap()
+}
+
+async fn found(layer: &IdempotencyLayer) -> Found {
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    layer.find(&record).await.unwrap().expect("a record")
+}
+
+fn recorded(status: u16, body: &'static str) -> Response<Bytes> {
+    Response::builder()
+        .status(status)
+        .header("content-type", "text/plain")
+        .body(Bytes::from_static(body.as_bytes()))
+        .unwrap()
+}
+
+/// Ends as unknown: the handler is dropped at `max_run`.
+async fn unknown(shop: &mut Shop) {
+    let sent = shop.send(payment("10 EUR"));
+    let mut called = shop.called().await;
+    sleep(Duration::from_secs(600)).await;
+    called.dropped().await;
+    let seen = sent.await.unwrap();
+    assert_eq!(seen.problem(), "Unknown");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_operation_is_found_by_tenant_method_path_and_key() {
+    let store = MemoryStore::new();
+    let tenant = |parts: &Parts| Some(parts.headers.get("tenant")?.to_str().ok()?.to_owned());
+    let by = || {
+        let scope = Scope::by(tenant);
+        IdempotencyLayer::new(NAME, store.clone(), scope, config()).unwrap()
+    };
+    let (layer, routed) = (by(), by().route(|_: &Parts| "the refunds".to_owned()));
+    let pay = || post(async || "paid").patch(async || "changed");
+    let inner = Router::new()
+        .route("/pay", pay())
+        .layer(answer(layer.clone()));
+    let app: Router = Router::new()
+        .route("/plain%20path", pay())
+        .route("/refunds", pay().layer(answer(routed.clone())))
+        .nest("/charges", inner)
+        .layer(answer(layer.clone()));
+    let send = async |method: Method, path: &str, tenant: &str, key: &str| {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("tenant", tenant)
+            .header("idempotency-key", format!("\"{key}\""));
+        let request = request.body(Body::empty()).unwrap();
+        let response = app.clone().oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+    };
+    let keys = [
+        "key-of-the-first-one",
+        "key-of-the-second",
+        "key-of-the-third-",
+    ];
+    send(Method::POST, "/plain%20path?q=1", "acme", keys[0]).await;
+    send(Method::PATCH, "/charges/pay", "zeta", keys[1]).await;
+    send(Method::POST, "/refunds?q=1", "acme", keys[2]).await;
+
+    let plain = RecordOf::post("/plain%20path", keys[0]);
+    let nested = RecordOf::new(Method::PATCH, "/charges/pay", keys[1]);
+    let is_there = async |layer: &IdempotencyLayer, of: RecordOf| {
+        let found = layer.find(&layer.record(&of)).await.unwrap();
+        found.is_some_and(|found| found.state() == OperationState::Stored)
+    };
+    assert!(is_there(&layer, plain.clone().tenant("acme")).await);
+    // The layer outside the nested router and the one inside have a record each.
+    let inside = nested.clone().tenant("zeta").inner_path("/pay");
+    assert!(is_there(&layer, inside).await);
+    assert!(is_there(&layer, nested.clone().tenant("zeta")).await);
+    // A layer with a route, and a tool that does not have the function.
+    let named = RecordOf::post("ignored", keys[2]).route("the refunds");
+    assert!(is_there(&layer, named.tenant("acme")).await);
+    let path = RecordOf::post("the refunds", keys[2]).tenant("acme");
+    assert!(is_there(&routed, path).await);
+
+    for other in [
+        plain.clone(),
+        plain.clone().tenant("zeta"),
+        RecordOf::new(Method::PATCH, "/plain%20path", keys[0]).tenant("acme"),
+        RecordOf::post("/plain path", keys[0]).tenant("acme"),
+        RecordOf::post("/plain%20path", keys[1]).tenant("acme"),
+        plain.clone().tenant("acme").inner_path("/path"),
+        plain.clone().tenant("acme").route("/plain%20path"),
+    ] {
+        assert!(!is_there(&layer, other.clone()).await, "{other:?}");
+    }
+    let shown = format!("{:?}", plain.tenant("acme"));
+    assert!(
+        shown.contains("acme") && !shown.contains(keys[0]),
+        "{shown}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_up_shows_state_run_times_and_response() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config().max_response_body(100));
+    let layer = operator(&store, config());
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    assert!(layer.find(&record).await.unwrap().is_none());
+
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    advance(Duration::from_secs(10)).await;
+    let running = found(&layer).await;
+    assert_eq!(running.state(), OperationState::Running);
+    assert_eq!((running.run(), running.record()), (1, record));
+    assert_eq!(running.age(), Duration::from_secs(10));
+    assert_eq!(running.lease(), Some(Duration::from_secs(80)));
+    assert_eq!(running.stopped_since(), None);
+    assert!(running.status().is_none() && running.response().is_none());
+
+    let mut trailers = HeaderMap::new();
+    trailers.insert("checksum", "7".parse().unwrap());
+    let data = Frame::data(Bytes::from_static(b"paid in secret"));
+    let body = frames(vec![data, Frame::trailers(trailers)]);
+    let response = Response::builder()
+        .status(201)
+        .header("location", "/payments/1");
+    called.answers(response.body(body).unwrap());
+    assert_eq!(sent.await.unwrap().status, 201);
+    let stored = found(&layer).await;
+    assert_eq!(stored.state(), OperationState::Stored);
+    assert_eq!(stored.status(), Some(StatusCode::CREATED));
+    assert_eq!(stored.age(), Duration::from_secs(10));
+    assert_eq!(stored.expires_in(), Duration::from_secs(24 * 3600));
+    assert_eq!((stored.lease(), stored.stopped_since()), (None, None));
+    let response = stored.response().unwrap();
+    assert_eq!(response.status(), 201);
+    assert_eq!(response.headers()["location"], "/payments/1");
+    assert_eq!(&response.body()[..], b"paid in secret");
+    assert_eq!(stored.trailers().unwrap()["checksum"], "7");
+    let shown = format!("{stored:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+    assert!(
+        shown.contains(&stored.operation_id().to_string()),
+        "{shown}"
+    );
+
+    let id = stored.operation_id().to_string();
+    assert_eq!(id, record.to_hex()[..32]);
+    assert_eq!(id.parse(), Ok(stored.operation_id()));
+    assert!("not an id".parse::<OperationId>().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_end_of_an_operation_has_a_state() {
+    let too_large = || flow("x".repeat(101));
+    for (end, expected) in [
+        ("panic", OperationState::Failed),
+        ("too large", OperationState::NotStored),
+        ("too long", OperationState::Unknown),
+        ("crash", OperationState::Stopped),
+    ] {
+        let store = MemoryStore::new();
+        let mut shop = Shop::with(store.clone(), config().max_response_body(100));
+        let layer = operator(&store, config());
+        match end {
+            "panic" => {
+                let sent = shop.send(payment("10 EUR"));
+                shop.called().await.panics();
+                sent.await.unwrap();
+            }
+            "too large" => {
+                let large: Response<Flow> = Response::new(too_large());
+                shop.served(payment("10 EUR"), large).await;
+            }
+            "too long" => unknown(&mut shop).await,
+            _ => {
+                let record = layer.record(&RecordOf::post("/payments", KEY));
+                let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+                store.begin(&record, &claim).await.unwrap();
+                advance(Duration::from_secs(5)).await;
+                let since = found(&layer).await.stopped_since();
+                assert_eq!(since, Some(Duration::from_secs(5)));
+            }
+        }
+        settle().await;
+        let found = found(&layer).await;
+        assert_eq!(found.state(), expected, "{end}");
+        assert!(found.response().is_none() && found.status().is_none());
+        let page = layer.list(&ListFilter::new(), None, 10).await.unwrap();
+        assert_eq!(page.operations[0].state(), expected, "{end}");
+    }
+    for state in OperationState::ALL {
+        assert_eq!(state.to_string().parse(), Ok(state));
+    }
+    let error = "done".parse::<OperationState>().unwrap_err();
+    assert!(
+        error.contains("`done`") && error.contains("not_stored"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store, config());
+    shop.served(payment("10 EUR"), says(201, "paid")).await;
+    advance(Duration::from_secs(60)).await;
+    for number in 0..9_u8 {
+        let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+        store.begin(&RecordKey([number; 32]), &claim).await.unwrap();
+    }
+    let all = async |filter: ListFilter| {
+        let (mut operations, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let page = layer.list(&filter, after.as_ref(), 4).await;
+            let FoundPage {
+                operations: more,
+                next,
+                ..
+            } = page.unwrap();
+            operations.extend(more);
+            pages += 1;
+            after = next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(pages, 3, "an empty page is not the end");
+        operations
+    };
+    assert_eq!(all(ListFilter::new()).await.len(), 10);
+    let stopped = all(ListFilter::new().state(OperationState::Stopped)).await;
+    assert_eq!(stopped.len(), 9);
+    let old = all(ListFilter::new().older_than(Duration::from_secs(60))).await;
+    assert_eq!(old.len(), 1);
+    assert_eq!(old[0].state(), OperationState::Stored);
+    assert_eq!(old[0].status(), Some(StatusCode::CREATED));
+    assert!(old[0].response().is_none(), "a list has no responses");
+    let older = ListFilter::new().older_than(Duration::from_secs(61));
+    assert!(all(older).await.is_empty());
+    for prefix in ["03", "0303", &"03".repeat(16), &"03".repeat(32)] {
+        let one = all(ListFilter::new().prefix(prefix)).await;
+        let keys: Vec<RecordKey> = one.iter().map(Found::record).collect();
+        assert_eq!(keys, [RecordKey([3; 32])], "{prefix}");
+    }
+    let record = found(&layer).await.record().to_hex().to_uppercase();
+    assert_eq!(all(ListFilter::new().prefix(record)).await.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_operation_runs_again_as_run_1() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store, config());
+    unknown(&mut shop).await;
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    let seen = found(&layer).await;
+    layer.repair(&seen, Repair::release()).await.unwrap();
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
+    called.answers(says(201, "paid"));
+    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_response_is_the_answer_to_every_repetition() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store, config());
+    unknown(&mut shop).await;
+    let seen = found(&layer).await;
+    let mut response = recorded(201, "paid, as the provider says");
+    for (name, value) in [
+        ("content-length", "999"),
+        ("connection", "close"),
+        ("set-cookie", "a=1"),
+        ("location", "/payments/1"),
+    ] {
+        let headers = response.headers_mut();
+        headers.insert(name, value.parse().unwrap());
+    }
+    layer.repair(&seen, Repair::record(response)).await.unwrap();
+    let repeated = shop.ask(payment("10 EUR")).await;
+    assert_eq!(repeated.of(), (201, true, "paid, as the provider says"));
+    assert_eq!(repeated.headers["location"], "/payments/1");
+    for name in ["content-length", "connection", "set-cookie"] {
+        assert!(!repeated.headers.contains_key(name), "{name}");
+    }
+    assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
+    shop.calls_nobody().await;
+    let now = found(&layer).await;
+    assert_eq!((now.state(), now.run()), (OperationState::Stored, 1));
+    assert_eq!(now.expires_in(), config().ttl);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_running_operation_is_never_repaired() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store, config());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let seen = found(&layer).await;
+    for repair in [Repair::release(), Repair::record(recorded(201, "paid"))] {
+        for force in [false, true] {
+            let refused = layer.repair(&seen, repair.clone().force(force)).await;
+            let error = refused.unwrap_err();
+            assert!(matches!(error, RepairError::Running), "{error:?}");
+            assert!(error.to_string().contains("running"), "{error}");
+        }
+    }
+    called.answers(says(201, "paid"));
+    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
+    let store = MemoryStore::new();
+    let layer = operator(&store, config());
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+    store.begin(&record, &claim).await.unwrap();
+    advance(Duration::from_secs(599)).await;
+    let seen = found(&layer).await;
+    let error = layer.repair(&seen, Repair::release()).await.unwrap_err();
+    let shown = error.to_string();
+    assert!(
+        shown.contains("599s") && shown.contains("600s") && shown.contains("force"),
+        "{shown}"
+    );
+    // Another second, and the same look-up is good enough.
+    advance(Duration::from_secs(1)).await;
+    layer.repair(&seen, Repair::release()).await.unwrap();
+    store.begin(&record, &claim).await.unwrap();
+    let seen = found(&layer).await;
+    let forced = Repair::release().force(true);
+    layer.repair(&seen, forced).await.unwrap();
+    assert!(layer.find(&record).await.unwrap().is_none());
+
+    // The same for an outcome that the next request gave up.
+    let down = Scripted::new(|what, _| match what {
+        "renew" | "complete" => Fate::Down,
+        _ => Fate::Done,
+    });
+    let mut crashed = Shop::with(down.clone(), config());
+    let _sent = crashed.send(payment("10 EUR"));
+    let _called = crashed.called().await;
+    sleep(Duration::from_secs(90)).await;
+    let refuses = config().after_crash(AfterCrash::Refuse);
+    let shop = Shop::with(down.kept.clone(), refuses);
+    let layer = operator(&down.kept, config());
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    let seen = found(&layer).await;
+    assert_eq!((seen.state(), seen.run()), (OperationState::Unknown, 2));
+    let error = layer.repair(&seen, Repair::release()).await.unwrap_err();
+    assert!(matches!(error, RepairError::TooRecent { .. }), "{error:?}");
+    sleep(Duration::from_secs(510)).await;
+    let seen = found(&layer).await;
+    layer.repair(&seen, Repair::release()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_result_is_replaced_only_by_force() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store, config());
+    shop.served(payment("10 EUR"), says(500, "broken")).await;
+    let seen = found(&layer).await;
+    let repair = Repair::record(recorded(201, "paid after all"));
+    let error = layer.repair(&seen, repair.clone()).await.unwrap_err();
+    assert!(
+        matches!(error, RepairError::Done(OperationState::Stored)),
+        "{error:?}"
+    );
+    assert!(error.to_string().contains("`stored`"), "{error}");
+    layer.repair(&seen, repair.force(true)).await.unwrap();
+    let repeated = shop.ask(payment("10 EUR")).await;
+    assert_eq!(repeated.of(), (201, true, "paid after all"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_changed_or_is_gone_is_left_alone() {
+    let store = MemoryStore::new();
+    let mut shop = Shop::with(store.clone(), config().max_response_body(100));
+    let layer = operator(&store, config().max_response_body(100));
+    unknown(&mut shop).await;
+    let seen = found(&layer).await;
+    let large = Response::new(Bytes::from(vec![b'x'; 101]));
+    let error = layer
+        .repair(&seen, Repair::record(large))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, RepairError::TooLarge { max: 100 }),
+        "{error:?}"
+    );
+    let first = Repair::record(recorded(201, "paid"));
+    layer.repair(&seen, first).await.unwrap();
+    // A second operator, with what he saw before.
+    for force in [false, true] {
+        let second = Repair::release().force(force);
+        let error = layer.repair(&seen, second).await.unwrap_err();
+        assert!(matches!(error, RepairError::Changed), "{error:?}");
+    }
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    let seen = found(&layer).await;
+    let forced = Repair::release().force(true);
+    layer.repair(&seen, forced.clone()).await.unwrap();
+    let error = layer.repair(&seen, forced.clone()).await.unwrap_err();
+    assert!(matches!(error, RepairError::Missing), "{error:?}");
+    // The key was used for another operation since, which is not the one that was seen.
+    shop.served(payment("12 EUR"), says(201, "12 paid")).await;
+    let error = layer.repair(&seen, forced).await.unwrap_err();
+    assert!(matches!(error, RepairError::Changed), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_run_cannot_overwrite_what_an_operator_recorded() {
+    let store = Scripted::new(|what, _| match what {
+        "renew" => Fate::Down,
+        _ => Fate::Done,
+    });
+    let mut shop = Shop::with(store.clone(), config());
+    let layer = operator(&store.kept, config());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    sleep(Duration::from_secs(90)).await;
+    let seen = found(&layer).await;
+    assert_eq!(seen.state(), OperationState::Stopped);
+    let repair = Repair::record(recorded(200, "refunded by hand"));
+    layer.repair(&seen, repair.force(true)).await.unwrap();
+    called.answers(says(201, "paid"));
+    // Its caller gets what all others get.
+    assert_eq!(sent.await.unwrap().text(), "refunded by hand");
+    let repeated = shop.ask(payment("10 EUR")).await;
+    assert_eq!(repeated.of(), (200, true, "refunded by hand"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
+    let name = "repair events";
+    let steps = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&steps);
+    let _subscription = subscribe(move |event: &Event<'_>| {
+        if let Event::Operation { source, step, .. } = event {
+            if &**source.name() == name {
+                sink.lock().unwrap().push(step.as_str());
+            }
+        }
+    });
+    let log = Log::install();
+    let store = MemoryStore::new();
+    let layer = IdempotencyLayer::new(name, store.clone(), Scope::Global, config()).unwrap();
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+    for repair in [Repair::release(), Repair::record(recorded(201, "secret"))] {
+        store.begin(&record, &claim).await.unwrap();
+        let seen = found(&layer).await;
+        layer.repair(&seen, repair.clone()).await.unwrap_err();
+        layer.repair(&seen, repair.force(true)).await.unwrap();
+    }
+    let expected = ["released_by_operator", "recorded_by_operator"];
+    assert_eq!(*steps.lock().unwrap(), expected);
+    let lines = log.take();
+    let lines: Vec<_> = lines
+        .iter()
+        .filter(|(_, line)| line.contains(name))
+        .collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    for ((level, line), step) in lines.into_iter().zip(expected) {
+        assert_eq!(*level, Level::INFO);
+        assert!(
+            line.contains("an operator has ended an operation"),
+            "{line}"
+        );
+        assert!(line.contains(step) && !line.contains("secret"), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_is_an_error_that_says_to_look_again() {
+    // Has no look-up at all.
+    let store = Scripted::new(|_, _| Fate::Done);
+    let layer = IdempotencyLayer::new(NAME, store.clone(), Scope::Global, config()).unwrap();
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    let error = layer.find(&record).await.unwrap_err().to_string();
+    assert!(error.contains("cannot look up records"), "{error}");
+    let listed = layer.list(&ListFilter::new(), None, 10).await;
+    assert!(listed.is_err());
+    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+    store.begin(&record, &claim).await.unwrap();
+    let seen = found(&operator(&store.kept, config())).await;
+    let failed = layer.repair(&seen, Repair::release().force(true)).await;
+    let error = failed.unwrap_err();
+    assert!(matches!(error, RepairError::Store(_)), "{error:?}");
+    assert!(
+        error.to_string().contains("look at the record again"),
+        "{error}"
+    );
+}
