@@ -12,6 +12,8 @@ mod recipe_hyper {}
 mod recipe_tonic {}
 #[doc = include_str!("../docs/recipes/axum-server.md")]
 mod recipe_axum_server {}
+#[doc = include_str!("../docs/recipes/idempotent-server.md")]
+mod recipe_idempotent_server {}
 #[doc = include_str!("../docs/recipes/axum-client.md")]
 mod recipe_axum_client {}
 #[doc = include_str!("../docs/recipes/database.md")]

@@ -70,7 +70,7 @@ const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
 /// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
 const OPEN_WEB: Outcome = Outcome::SUCCESS.repeat(Again::Vetoed);
 
-/// The same for a stored response, told apart by a flag that means nothing for a success.
+/// The same for a stored response, distinguished by a flag that has no meaning for a success.
 const fn replayed(open: Outcome) -> Outcome {
     open.restarts_backoff()
 }

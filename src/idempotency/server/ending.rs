@@ -40,10 +40,11 @@ pub(super) fn judge<Res, E: CallError>(
         config, store_when, ..
     } = &**operation.shared();
     let happened = operation.has_happened();
-    let stored =
-        |head: &Parts, grpc| happened || stores(config.keep, store_when.as_deref(), head, grpc);
+    let stored = |head: &Parts, grpc| {
+        happened || stores(operation.keep(), store_when.as_deref(), head, grpc)
+    };
     let failed = || {
-        let is_stored = happened || config.keep == StoragePolicy::Definitive;
+        let is_stored = happened || operation.keep() == StoragePolicy::Definitive;
         is_stored.then(|| word(KeyProblem::Failed))
     };
     let mut is_released = operation.is_undone() || was_never_taken(operation);

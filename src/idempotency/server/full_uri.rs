@@ -18,7 +18,7 @@ pub(super) fn with_full_uri<T>(parts: &mut Parts, f: impl FnOnce(&Parts, Option<
     result
 }
 
-/// What axum's outermost router was called with. A clone of a `Uri` shares its text.
+/// The URI that axum's outermost router was called with. A clone of a `Uri` shares its text.
 #[cfg(feature = "axum")]
 fn original(extensions: &Extensions) -> Option<Uri> {
     let original = extensions.get::<::axum::extract::OriginalUri>();

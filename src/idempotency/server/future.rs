@@ -152,6 +152,8 @@ where
                                 key,
                                 record,
                                 fingerprint: shared.fingerprint(&mut parts, &data),
+                                keep: shared.config.keep,
+                                fail_open: shared.config.fail_open,
                             };
                             let body = KeptBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);

@@ -14,7 +14,6 @@ use super::operation::Operation;
 use crate::key_problem::KeyProblem;
 
 /// A response, read to its end, and how it is recorded.
-#[derive(Debug)]
 pub(in crate::idempotency) struct Final<B> {
     pub(in crate::idempotency) record: Bytes,
     pub(in crate::idempotency) response: Response<KeptBody<B>>,

@@ -7,6 +7,7 @@
 //! progress           how many are in progress, and the limits on them
 //! run                the task: claim ─► handler, with lease beside it ─► close; telling leads back to the caller
 //! ending, close      stored, released or neither, and how the store is told
+//! without_http       the same without HTTP: `IdempotencyLayer::run`
 //! answer, keep, body what of a response is kept, and how it is written
 //! ```
 
@@ -41,6 +42,7 @@ mod scope;
 mod service;
 mod shared;
 mod telling;
+mod without_http;
 
 #[cfg(feature = "axum")]
 pub use self::axum::OperationRejection;
@@ -57,3 +59,4 @@ pub use self::operation::{Operation, OperationEnded};
 pub use self::policy::Policy;
 pub use self::scope::Scope;
 pub use self::service::Idempotency;
+pub use self::without_http::RunResult;

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use uuid::Builder;
 
 use super::digest::digest;
+use super::keep::StoragePolicy;
+use super::run::Asked;
 use super::shared::Shared;
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
@@ -48,6 +50,7 @@ struct Inner {
     shared: Arc<Shared>,
     key: String,
     record: RecordKey,
+    keep: StoragePolicy,
     token: Token,
     run: u32,
     /// One of [`FREE`], [`TAKEN`], [`REVOKED`].
@@ -126,18 +129,13 @@ impl Inner {
 pub struct OperationEnded;
 
 impl Operation {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        key: String,
-        record: RecordKey,
-        token: Token,
-        run: u32,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, asked: Asked, token: Token, run: u32) -> Self {
         Self {
             inner: Arc::new(Inner {
                 shared,
-                key,
-                record,
+                key: asked.key,
+                record: asked.record,
+                keep: asked.keep,
                 token,
                 run,
                 state: AtomicU8::new(FREE),
@@ -218,6 +216,11 @@ impl Operation {
     /// Takes precedence over [`did_not_happen`](Self::did_not_happen).
     pub fn happened(&self) {
         self.inner.happened.store(true, Ordering::Release);
+    }
+
+    /// Which responses are stored.
+    pub(super) fn keep(&self) -> StoragePolicy {
+        self.inner.keep
     }
 
     pub(super) fn has_happened(&self) -> bool {

@@ -223,7 +223,7 @@ As `application/problem+json` (RFC 9457). Tell them apart by their `type`.
     }
 }
 
-/// What is compared.
+/// The compared fields in words.
 fn in_words(normalize: Normalize) -> String {
     let fields: Vec<&str> = normalize
         .compared()

@@ -3,7 +3,7 @@
 use ::axum::extract::MatchedPath;
 use ::http::request::Parts;
 
-/// The pattern of the route that matched, such as `/orders/{id}/refunds`, with the prefixes of nested routers; the full path of a
+/// Uses the pattern of the matched route, such as `/orders/{id}/refunds`, with the prefixes of nested routers; the full path of a
 /// request where there is none, as in a fallback.
 ///
 /// One key then stands for one operation of the route, whatever the parameters are: a request for another order with a used

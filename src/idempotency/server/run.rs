@@ -12,6 +12,7 @@ use super::claim::{ClaimError, claim};
 use super::close::close;
 use super::config::AfterCrash;
 use super::handler::{Came, handle, unprotected};
+use super::keep::StoragePolicy;
 use super::lease::hold;
 use super::operation::{Operation, Ticket};
 use super::progress::Running;
@@ -28,6 +29,10 @@ pub(super) struct Asked {
     pub(super) key: String,
     pub(super) record: RecordKey,
     pub(super) fingerprint: Fingerprint,
+    /// Which responses are stored.
+    pub(super) keep: StoragePolicy,
+    /// Whether it runs without protection when the store cannot be used.
+    pub(super) fail_open: bool,
 }
 
 pub(super) async fn run<S, B, Res>(
@@ -56,19 +61,13 @@ pub(super) async fn run<S, B, Res>(
         }
         Err(ClaimError::Store(error)) => {
             shared.store_failed(&error);
-            if config.fail_open && !matches!(error, StoreError::Unreadable(_)) {
+            if asked.fail_open && !matches!(error, StoreError::Unreadable(_)) {
                 return telling.tell(unprotected(&shared, inner, request).await);
             }
             return telling.refuse(&shared, KeyProblem::StoreUnavailable);
         }
     };
-    let operation = Operation::new(
-        Arc::clone(&shared),
-        asked.key,
-        asked.record,
-        wish.token,
-        run,
-    );
+    let operation = Operation::new(Arc::clone(&shared), asked, wish.token, run);
     let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
         Came::Word(KeyProblem::Unknown)
     } else {

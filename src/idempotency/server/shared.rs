@@ -52,7 +52,7 @@ pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
 pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
-/// What is compared of two requests with one key.
+/// How two requests with one key are compared.
 #[derive(Clone)]
 pub(super) enum Compared {
     Normalized(Normalize),

@@ -333,6 +333,8 @@ mod tests {
         Renew(u8, u8, u64, u64),
         Complete(u8, u8, usize, u64),
         Abandon(u8, u8),
+        /// As a response of this length, for this long, or as released.
+        Resolve(u8, Option<(usize, u64)>),
         Sweep,
     }
 
@@ -342,6 +344,7 @@ mod tests {
         Begun(Begun),
         Renewed(bool),
         Ended(Ended),
+        Resolved(Option<Resolved>),
     }
 
     fn any_op() -> impl Strategy<Value = (u64, Op)> {
@@ -351,8 +354,10 @@ mod tests {
                 .prop_map(|(k, w, l, t)| Op::Begin(k, w, l, t)),
             1 => (key.clone(), who.clone(), time.clone(), time.clone())
                 .prop_map(|(k, w, l, t)| Op::Renew(k, w, l, t)),
-            2 => (key.clone(), who.clone(), 0..2000_usize, time)
+            2 => (key.clone(), who.clone(), 0..2000_usize, time.clone())
                 .prop_map(|(k, w, n, t)| Op::Complete(k, w, n, t)),
+            1 => (key.clone(), proptest::option::of((0..2000_usize, time)))
+                .prop_map(|(k, end)| Op::Resolve(k, end)),
             1 => (key, who).prop_map(|(k, w)| Op::Abandon(k, w)),
             1 => Just(Op::Sweep),
         ];
@@ -399,6 +404,15 @@ mod tests {
                     }),
                     Op::Abandon(key, who) => change(key, &|place| {
                         Outcome::Ended(record::abandon(place, Token([who; 16]), now))
+                    }),
+                    Op::Resolve(key, end) => change(key, &|place| {
+                        let found = record::find(place.as_ref(), &RecordKey([key; 32]), now);
+                        let end = end.map_or(ResolveAs::Release, |(length, ttl)| ResolveAs::Record {
+                            answer: vec![0; length].into(),
+                            ttl: time(ttl),
+                        });
+                        let resolve = found.map(|entry| entry.resolve(Duration::ZERO, end));
+                        Outcome::Resolved(resolve.map(|resolve| record::resolve(place, &resolve, now)))
                     }),
                     Op::Sweep => {
                         records.sweep(now);

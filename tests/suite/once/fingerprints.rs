@@ -178,7 +178,7 @@ fn a_difference_in_content_is_ignored_by_no_setting() {
         (json("{a:1}"), json("{a: 1}")),
         (json("{\"a\":null}"), json("{}")),
         (json("\"a b\""), json("\"a  b\"")),
-        // The same text, which is not said to be JSON.
+        // The same text without a content type of JSON.
         (
             Written::new("text/plain", "{}"),
             Written::new("text/plain", "{ }"),
@@ -287,7 +287,7 @@ proptest! {
             0 => changed.authority = other.authority,
             1 => changed.method = other.method,
             2 => changed.path = other.path,
-            // What the settings ignore is checked above: here something else than the notation changes.
+            // A change that no setting ignores.
             3 => changed.query = Some(format!("{}c", one.query.clone().unwrap_or_default())),
             4 => changed.content_type = Some("image/png".into()),
             _ => changed.body.push(b'!'),
@@ -351,7 +351,7 @@ fn shop(normalize: Normalize) -> Shop {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_compares_what_it_is_told_to() {
+async fn a_layer_normalizes_requests_before_it_compares_them() {
     let mut shop = shop(Normalize::new().canonical_json());
     let paid = |body: &'static str| {
         let mut request = payment("").map(|_| flow(body));

@@ -13,11 +13,13 @@ mod release;
 mod repair;
 mod replayed;
 mod rpc;
+mod rpc_methods;
 mod runs;
 mod shop;
 mod stores;
 mod told;
 mod wire;
+mod without_http;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -179,7 +179,7 @@ async fn the_closures_of_a_layer_see_the_full_path() {
             body.to_vec()
         });
     let nested = Router::new()
-        // What is called inside sees what it would see without the layer.
+        // The handler sees the stripped path, as without the layer.
         .route("/pay", post(async |uri: Uri| uri.to_string()))
         .layer(answer(once));
     let router = Router::new().nest("/v1", Router::new().nest("/charges", nested));
@@ -257,7 +257,7 @@ async fn a_matched_path_stands_for_all_paths_of_its_route() {
         .nest_service("/refunds", guarded());
     // The pattern has the prefix of the nest.
     assert_kept_apart(&router, &["/charges/1/pay", "/refunds/1/pay"]).await;
-    // One key for two orders of one route: the second is not another's repetition.
+    // One key for two orders of one route: the second request is not a repetition of the first.
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);
     assert_eq!(sent(&router, "/refunds/2/pay").await.0, 422);
     // Without a route it is the full path.

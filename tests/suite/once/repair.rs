@@ -176,6 +176,16 @@ async fn a_look_up_shows_state_run_times_and_response() {
         shown.contains(&stored.operation_id().to_string()),
         "{shown}"
     );
+    let page = layer.list(&ListFilter::new(), None, 10).await.unwrap();
+    let shown = format!("{page:?}");
+    assert!(!shown.contains("secret"), "{shown}");
+
+    let repair = format!("{:?}", Repair::record(recorded(201, "secret")));
+    assert!(
+        repair.contains("201") && repair.contains("6 bytes"),
+        "{repair}"
+    );
+    assert!(!repair.contains("secret"), "{repair}");
 
     let id = stored.operation_id().to_string();
     assert_eq!(id, record.to_hex()[..32]);
@@ -505,6 +515,7 @@ async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
     assert_eq!(lines.len(), 2, "{lines:?}");
     for ((level, line), step) in lines.into_iter().zip(expected) {
         assert_eq!(*level, Level::INFO);
+        assert!(line.contains(&record.operation_id().to_string()), "{line}");
         assert!(
             line.contains("an operator has ended an operation"),
             "{line}"

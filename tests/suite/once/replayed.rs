@@ -1,4 +1,4 @@
-//! What clients make of a stored response: it is final, and a stored failure says nothing about the server's health now.
+//! Clients take a stored response as final, and a stored failure as no sign of the server's health now.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, Fingerprint, MemoryConfig, MemoryStore, RecordKey, Store, StoreError,
+    Begun, Claim, Cursor, Ended, Fingerprint, MemoryConfig, MemoryStore, RecordKey, ResolveAs,
+    Resolved, Store, StoreError,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -97,6 +98,46 @@ async fn an_answer_that_does_not_fit_is_refused_but_a_word_in_its_place_is_not()
     let taken = store.complete(&key(3), first.token, fits, TTL).await;
     assert_eq!(taken.unwrap(), Ended::Taken);
     assert!(is_full(&store.begin(&key(4), &claim()).await));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorded_response_takes_room_and_a_released_record_gives_it_back() {
+    let store = room_for(2);
+    let claim = Claim::new(Fingerprint([0; 32]), Duration::ZERO, TTL);
+    store.begin(&key(1), &claim).await.unwrap();
+    let resolve = async |length: usize| {
+        let entry = store.find(&key(1)).await.unwrap().unwrap();
+        let end = ResolveAs::Record {
+            answer: Bytes::from(vec![1; length]),
+            ttl: TTL,
+        };
+        let resolve = entry.resolve(Duration::ZERO, end);
+        store.resolve(&key(1), &resolve).await
+    };
+    let refused = resolve(513).await;
+    assert!(is_full(&refused), "{refused:?}");
+    let entry = store.find(&key(1)).await.unwrap().unwrap();
+    assert!(!entry.is_done(), "a response without room changes nothing");
+    assert_eq!(resolve(512).await.unwrap(), Resolved::Resolved);
+    assert!(is_full(&store.begin(&key(2), &claim).await));
+    let entry = store.find(&key(1)).await.unwrap().unwrap();
+    let release = entry.resolve(Duration::ZERO, ResolveAs::Release);
+    let released = store.resolve(&key(1), &release).await.unwrap();
+    assert_eq!(released, Resolved::Resolved);
+    assert!(store.is_empty());
+    let begun = store.begin(&key(2), &claim).await.unwrap();
+    assert_eq!(begun, Begun::Started { run: 1 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_of_another_store_is_an_error() {
+    let store = MemoryStore::new();
+    let cursor: Cursor = "1:17".parse().unwrap();
+    let error = store.list(Some(&cursor), 10).await.unwrap_err().to_string();
+    assert!(
+        error.contains("`1:17` is not a cursor of this store"),
+        "{error}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,6 +47,13 @@ impl RecordOf {
         Self::new(Method::POST, path, key)
     }
 
+    /// An operation of [`IdempotencyLayer::run`](crate::idempotency::IdempotencyLayer::run) with this scope and key.
+    pub fn run(scope: impl Into<String>, key: impl Into<String>) -> Self {
+        // No request has this method: it is not upper case.
+        let method = Method::from_bytes(b"run").unwrap_or_default();
+        Self::new(method, "", key).tenant(scope).route("")
+    }
+
     /// The tenant of the request, as [`Scope::by`](crate::idempotency::Scope::by) returned it. Default: none, as with
     /// [`Scope::Global`](crate::idempotency::Scope::Global).
     #[must_use]

@@ -7,19 +7,19 @@ use mime::Mime;
 pub(super) enum ContentType<'a> {
     /// As it was received, and parsed.
     Parsed(&'a [u8], Mime),
-    /// None, more than one, or one that is no media type.
+    /// Not parsed: none, more than one, one that is no media type, or nobody needs it.
     Other(Vec<&'a [u8]>),
 }
 
 impl<'a> ContentType<'a> {
-    pub(super) fn of(headers: &'a HeaderMap) -> Self {
+    pub(super) fn of(headers: &'a HeaderMap, parse: bool) -> Self {
         let values: Vec<&[u8]> = headers
             .get_all(CONTENT_TYPE)
             .iter()
             .map(HeaderValue::as_bytes)
             .collect();
         let parsed = match values[..] {
-            [value] => std::str::from_utf8(value)
+            [value] if parse => std::str::from_utf8(value)
                 .ok()
                 .and_then(|value| value.parse().ok()),
             _ => None,

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_not_normalized() {
+    fn ambiguous_json_is_not_normalized() {
         let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(text(&deep(MAX_DEPTH)).is_some());
         for body in [

@@ -1,4 +1,4 @@
-//! Ready-made fingerprints: what two requests have in common if one repeats the other.
+//! Ready-made fingerprints.
 
 mod content_type;
 mod json;
@@ -13,7 +13,7 @@ use ::http::request::Parts;
 use self::content_type::ContentType;
 use super::digest::digest;
 
-/// What to ignore when two requests with one key are compared, for clients that write the same request in more than one way.
+/// Normalizes requests before two with the same key are compared, for clients that write the same request in more than one way.
 ///
 /// A [`new`](Self::new) one ignores nothing: authority (`Host` or `:authority`), method, full path, query, `content-type` and body must be equal,
 /// byte for byte, or the second request gets 422. Each method makes the comparison ignore one difference in notation, never one
@@ -96,7 +96,7 @@ impl Normalize {
     /// Ignores the authority: `Host`, or `:authority` in HTTP/2.
     ///
     /// Use it if clients reach the instances of a service by addresses of their own, as a client-side load balancer does: a retry
-    /// at another instance then has another authority. Without it, one process can serve several hosts.
+    /// at another instance then has another authority. Do not use it in a process that serves several hosts.
     #[must_use]
     pub const fn any_authority(mut self) -> Self {
         self.any_authority = true;
@@ -142,7 +142,9 @@ impl Normalize {
                 }
             }
         }
-        self.add_body(&mut compared, &ContentType::of(&parts.headers), body);
+        let needs_media_type = self.canonical_json || self.multipart || self.media_type_only;
+        let content_type = ContentType::of(&parts.headers, needs_media_type);
+        self.add_body(&mut compared, &content_type, body);
         digest(compared.0.iter().map(|field| &**field)).to_vec()
     }
 
@@ -200,7 +202,7 @@ impl Normalize {
         }
     }
 
-    /// What is compared, for the published policy.
+    /// The fields that are compared, for the published policy.
     pub(super) fn compared(self) -> Vec<&'static str> {
         let authority = ["authority"].into_iter().filter(|_| !self.any_authority);
         authority
@@ -208,7 +210,7 @@ impl Normalize {
             .collect()
     }
 
-    /// What is ignored, for the published policy: a name, and the same in words.
+    /// The differences that are ignored, for the published policy: their names, and the same in words.
     pub(super) fn ignored(self) -> Vec<(&'static str, &'static str)> {
         [
             (
@@ -238,7 +240,7 @@ impl Normalize {
     }
 }
 
-/// What is compared, field by field; each list of fields begins with its name, so that no two requests have equal fields by chance.
+/// The fields that are compared. Each list of fields begins with a name, which keeps different requests from having equal fields.
 #[derive(Default)]
 struct Compared<'a>(Vec<Cow<'a, [u8]>>);
 

@@ -13,7 +13,7 @@ pub(super) fn split<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<&'a [u8]>>
     loop {
         if let Some(epilogue) = rest.strip_prefix(b"--") {
             parts.push(epilogue);
-            // A parser that goes on behind the end would find another part.
+            // A parser that continues past the end would find another part.
             return cut(epilogue, delimiter).is_none().then_some(parts);
         }
         let padding = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
@@ -29,7 +29,7 @@ pub(super) fn split<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<&'a [u8]>>
     }
 }
 
-/// Before and behind the first of these.
+/// Splits the text at the first occurrence of `at`.
 fn cut<'a>(text: &'a [u8], at: &[u8]) -> Option<(&'a [u8], &'a [u8])> {
     let start = text.windows(at.len()).position(|window| window == at)?;
     Some((&text[..start], &text[start + at.len()..]))

@@ -11,6 +11,7 @@ use redb::StorageBackend;
 use super::database::RECORDS;
 use super::*;
 use crate::idempotency::record::Fingerprint;
+use crate::idempotency::store::EntryState;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LEASE: Duration = Duration::from_secs(10);
@@ -163,6 +164,47 @@ async fn the_time_while_the_file_was_closed_counts() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn age_and_end_of_the_lease_are_known_after_a_restart() {
+    let disk = Disk::default();
+    let store = disk.open(day(1000)).unwrap();
+    let found = async |store: &FileStore| store.find(&key(1)).await.unwrap().unwrap();
+    assert_eq!(begun(&store, 1).await, NEW);
+    tokio::time::advance(4 * SECOND).await;
+    // A write, so that the time is on the disk.
+    assert_eq!(begun(&store, 2).await, NEW);
+    drop(store);
+    // The process ended before the lease: the lease is over once the file is opened.
+    let store = disk.open(day(1000) + 6 * SECOND).unwrap();
+    let entry = found(&store).await;
+    assert_eq!((entry.run, entry.age), (1, 6 * SECOND));
+    let since = Duration::ZERO;
+    assert_eq!(entry.state, EntryState::Stopped { since });
+    drop(store);
+    // The file was opened after the lease: it ended at its time.
+    let store = disk.open(day(1000) + 70 * SECOND).unwrap();
+    let entry = found(&store).await;
+    assert_eq!((entry.run, entry.age), (1, 70 * SECOND));
+    let since = 60 * SECOND;
+    assert_eq!(entry.state, EntryState::Stopped { since });
+    assert_eq!(entry.expires_in, 40 * SECOND);
+    assert_eq!(begun(&store, 1).await, Begun::Started { run: 2 });
+    assert_eq!(found(&store).await.age, 70 * SECOND);
+    // A recorded response is on the disk.
+    tokio::time::advance(LEASE).await;
+    let end = ResolveAs::Record {
+        answer: "yes".into(),
+        ttl: TTL,
+    };
+    let resolve = found(&store).await.resolve(Duration::ZERO, end);
+    store.resolve(&key(1), &resolve).await.unwrap();
+    drop(store);
+    let store = disk.open(day(1000) + 90 * SECOND).unwrap();
+    assert_eq!(begun(&store, 1).await, YES);
+    let entry = found(&store).await;
+    assert_eq!((entry.run, entry.age), (2, 90 * SECOND));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
     let disk = Disk::default();
     let store = disk.open(day(1000)).unwrap();
@@ -190,6 +232,12 @@ async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
     );
     let ended = store.complete(&key(1), token, "no".into(), TTL).await;
     assert!(matches!(ended, Err(StoreError::Unreadable(_))), "{ended:?}");
+    let found = store.find(&key(1)).await;
+    assert!(matches!(found, Err(StoreError::Unreadable(_))), "{found:?}");
+    // A list skips it, and counts it.
+    let page = store.list(None, 10).await.unwrap();
+    let keys: Vec<_> = page.entries.iter().map(|entry| entry.key).collect();
+    assert_eq!((keys, page.unreadable, page.next), (vec![key(2)], 1, None));
     assert_eq!(begun(&store, 2).await, YES);
     tokio::time::advance(TTL).await;
     // A write, which forgets what is over.
