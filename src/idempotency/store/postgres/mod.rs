@@ -150,7 +150,7 @@ impl PostgresStore {
     }
 
     /// For layers whose handlers all use [`joined`](Self::joined) or [`completion`](Self::completion): claims do not wait for the
-    /// server's disk, which about halves the cost of an operation.
+    /// server's disk, so an operation waits for it once instead of twice.
     ///
     /// A crash of the server may lose claims of its last moments. Then another request may be run under the same key, and only one of
     /// the two can commit: the joined transaction of the other one finds that the record is not its own, and rolls back. This
