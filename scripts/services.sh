@@ -195,6 +195,7 @@ start_redis() {
     for try in 1 2 3 4 5 6 7 8; do
         port=$(any_port)
         mkdir -p "$folder/redis"
+        : >"$folder/redis.log"
         redis-server --bind 127.0.0.1 --port "$port" --dir "$folder/redis" --save '' --maxmemory-policy noeviction \
             >"$folder/redis.log" 2>&1 </dev/null &
         redis_pid=$!
@@ -246,6 +247,7 @@ start_nats() {
     make_folder
     for try in 1 2 3 4 5 6 7 8; do
         port=$(any_port)
+        : >"$folder/nats.log"
         nats-server --jetstream --store_dir "$folder/nats" --addr 127.0.0.1 --port "$port" \
             >"$folder/nats.log" 2>&1 </dev/null &
         nats_pid=$!
