@@ -10,7 +10,7 @@ pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {
 }
 
 /// Runs this on the runtime, in no span: it serves nobody in particular.
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn attend(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);
 }

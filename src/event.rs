@@ -115,7 +115,7 @@ pub enum Event<'a> {
         run: Option<u32>,
     },
     /// The operations of an idempotency layer that are in progress in this process. Sent by
-    /// [`refresh`](crate::telemetry::refresh).
+    /// [`refresh`].
     InProgress {
         /// The idempotency layer.
         source: &'a Source,
@@ -132,6 +132,16 @@ pub enum Event<'a> {
         source: &'a Source,
         /// Why.
         error: &'a (dyn StdError + 'static),
+    },
+    /// A server of an idempotency store evicts records when its memory is full, or does not report whether it does. An
+    /// operation whose record was evicted is executed again.
+    EvictionPolicy {
+        /// The store.
+        source: &'a Source,
+        /// The address of the server.
+        server: &'a str,
+        /// Its policy, such as `"allkeys-lru"`; `None` if the server does not report it.
+        policy: Option<&'a str>,
     },
     /// A key was forgotten to make room or because it was idle.
     KeyEvicted {
@@ -175,6 +185,7 @@ impl Event<'_> {
             | Self::Operation { source, .. }
             | Self::InProgress { source, .. }
             | Self::StoreFailed { source, .. }
+            | Self::EvictionPolicy { source, .. }
             | Self::BreakerState { source, .. }
             | Self::Circuits { source, .. }
             | Self::KeyEvicted { source }

@@ -9,6 +9,8 @@
     reason = "the time that passes is what is measured"
 )]
 
+#[cfg(feature = "postgres")]
+mod joined;
 mod layer;
 mod measure;
 mod stores;
@@ -63,7 +65,13 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let rows = runtime.block_on(stores::measure(effort));
+    #[cfg_attr(
+        not(feature = "postgres"),
+        expect(unused_mut, reason = "for more rows")
+    )]
+    let mut rows = runtime.block_on(stores::measure(effort));
+    #[cfg(feature = "postgres")]
+    rows.extend(runtime.block_on(joined::measure(effort)));
     layer::measure(&runtime, effort);
     support::write("idempotency.json", &rows);
 }

@@ -103,7 +103,9 @@ async fn postgres(effort: Effort) -> Result<Figures, BoxError> {
     let figures = figures(Arc::new(store), DAY, effort).await;
     let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await?;
     tokio::spawn(connection);
-    client.batch_execute(&format!("DROP TABLE {table}")).await?;
+    client
+        .batch_execute(&format!("DROP TABLE {table}, {table}_leases"))
+        .await?;
     Ok(figures)
 }
 

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{
-    CALLS, EVICTED, EXHAUSTED, MOVES, OPERATIONS, OVERFLOW, RECORDED, REJECTED, RETRIES,
-    RETRY_STOPPED, RETRY_WAIT, STORE_FAILURES, Type, WOULD_REJECT,
+    CALLS, EVICTED, EVICTION_POLICY, EXHAUSTED, MOVES, OPERATIONS, OVERFLOW, RECORDED, REJECTED,
+    RETRIES, RETRY_STOPPED, RETRY_WAIT, STORE_FAILURES, Type, WOULD_REJECT,
 };
 use super::series::{Handles, Server, with_handles};
 use crate::error::Reason;
@@ -127,6 +127,7 @@ impl Handles {
                 ..
             } => self.show_in_progress(recorder, source, running, waiting, oldest),
             Event::StoreFailed { .. } => counter(STORE_FAILURES, &[]).increment(1),
+            Event::EvictionPolicy { policy, .. } => count_policy(recorder, policy),
             Event::KeyEvicted { .. } => {
                 // Without the name: a flood of keys would leave a series for each.
                 let layer = Label::from_static_parts("layer", source.layer());
@@ -164,6 +165,15 @@ fn call_slot(outcome: &str) -> Option<usize> {
     ["success", "permanent", "transient"]
         .iter()
         .position(|frequent| *frequent == outcome)
+}
+
+/// Without the name: it is a server that has the policy.
+fn count_policy(recorder: &dyn Recorder, policy: Option<&str>) {
+    if let Some(policy) = policy {
+        let label = Label::new("policy", policy.to_owned());
+        let key = Key::from_parts(EVICTION_POLICY, vec![label]);
+        recorder.register_counter(&key, &METADATA).increment(1);
+    }
 }
 
 #[cfg(test)]

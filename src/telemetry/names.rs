@@ -101,6 +101,12 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "times that an idempotency store could not do what it was asked for; label name",
     ),
     (
+        EVICTION_POLICY,
+        Type::Counter,
+        Unit::Count,
+        "servers found that evict idempotency records when their memory is full; label policy",
+    ),
+    (
         EVICTED,
         Type::Counter,
         Unit::Count,
@@ -127,6 +133,7 @@ pub(super) const RUNNING: &str = "buttress.idempotency.running";
 pub(super) const WAITING: &str = "buttress.idempotency.waiting";
 pub(super) const OLDEST: &str = "buttress.idempotency.oldest";
 pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures";
+pub(super) const EVICTION_POLICY: &str = "buttress.idempotency.eviction_policy";
 pub(super) const BALANCE: &str = "buttress.budget.balance";
 pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted";
 pub(super) const CALLS: &str = "buttress.call.duration";

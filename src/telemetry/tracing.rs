@@ -2,7 +2,7 @@
 
 use tracing::{debug, info, warn};
 
-use crate::event::{Event, Observe, OperationId, OperationStep};
+use crate::event::{BuiltAt, Event, Observe, OperationId, OperationStep};
 
 /// The observer of the feature `tracing`.
 #[derive(Debug)]
@@ -80,6 +80,9 @@ impl Observe for Tracing {
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
             }
+            Event::EvictionPolicy { server, policy, .. } => {
+                log_policy(layer, name, server, policy);
+            }
             Event::KeyEvicted { .. } => {
                 debug!(target: "buttress", layer, name, "the key was forgotten");
             }
@@ -88,19 +91,45 @@ impl Observe for Tracing {
                 layer,
                 name, max_keys, "no key could be forgotten: a new one shares the overflow entry"
             ),
-            Event::NameInUse { existing, new, .. } => warn!(
-                target: "buttress",
-                layer,
-                name,
-                existing = ?existing.settings,
-                new = ?new.settings,
-                "two live handles of the kind {layer} are named `{name}`, built at {} and at {}: build one and clone it, or give each its \
-                 own name",
-                existing.location,
-                new.location
-            ),
+            Event::NameInUse { existing, new, .. } => log_name_in_use(layer, name, existing, new),
         }
     }
+}
+
+fn log_policy(layer: &str, name: &str, server: &str, policy: Option<&str>) {
+    if let Some(policy) = policy {
+        warn!(
+            target: "buttress",
+            layer,
+            name,
+            server,
+            policy,
+            "server `{server}` evicts idempotency records when its memory is full (`{policy}`), and their operations may be \
+             executed again: set `maxmemory-policy` to `noeviction`"
+        );
+    } else {
+        debug!(
+            target: "buttress",
+            layer,
+            name,
+            server,
+            "server `{server}` does not report its `maxmemory-policy`: make sure that it is `noeviction`"
+        );
+    }
+}
+
+fn log_name_in_use(layer: &str, name: &str, existing: BuiltAt<'_>, new: BuiltAt<'_>) {
+    warn!(
+        target: "buttress",
+        layer,
+        name,
+        existing = ?existing.settings,
+        new = ?new.settings,
+        "two live handles of the kind {layer} are named `{name}`, built at {} and at {}: build one and clone it, or give each its \
+         own name",
+        existing.location,
+        new.location
+    );
 }
 
 fn log_step(

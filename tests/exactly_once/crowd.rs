@@ -28,6 +28,21 @@ pub(crate) struct Size {
     pub(crate) kills: usize,
 }
 
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            keys,
+            duplicates,
+            at_once,
+            kills,
+        } = self;
+        write!(
+            f,
+            "{keys} keys a store, each sent {duplicates} times, {at_once} requests at once, {kills} kills"
+        )
+    }
+}
+
 /// What was counted.
 #[derive(Default)]
 pub(crate) struct Counts {

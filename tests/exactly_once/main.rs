@@ -1,8 +1,8 @@
 //! The torture: thousands of operations, each sent many times at once, over connections that break, to handlers that panic,
 //! in server processes that are killed. Each must be done once and answered alike.
 //!
-//! `cargo test --release --all-features --test exactly_once -- --ignored` runs it at full size, and without `--ignored` a small
-//! one. The variable `SEED` repeats the draws of a run; what the machine makes of them differs.
+//! `scripts/torture.sh` runs it at full size, `cargo test` a small one. The variable `TORTURE_KEYS` sets the number of keys, each
+//! of which is sent 32 times. `SEED` repeats the draws of a run; what the machine makes of them differs.
 
 #![allow(
     clippy::disallowed_methods,
@@ -39,19 +39,33 @@ use self::process::{Records, SPEC};
 use self::shop::Planned;
 use self::trial::{Outcome, in_process, in_processes};
 
-const FULL: Size = Size {
-    keys: 10_000,
-    duplicates: 32,
-    at_once: 512,
-    kills: 40,
-};
+/// The variable for the number of keys a store.
+const KEYS: &str = "TORTURE_KEYS";
 
+/// For the debug build of a test run.
 const SMALL: Size = Size {
     keys: 300,
     duplicates: 16,
     at_once: 256,
     kills: 6,
 };
+
+fn size() -> Size {
+    let Ok(keys) = std::env::var(KEYS) else {
+        return SMALL;
+    };
+    let keys: u64 = match keys.parse() {
+        Ok(keys) if keys > 0 => keys,
+        _ => panic!("{KEYS} must be a number of keys, not `{keys}`"),
+    };
+    let kills = usize::try_from(keys / 250).expect("a number of kills");
+    Size {
+        keys,
+        duplicates: 32,
+        at_once: 512,
+        kills: kills.max(SMALL.kills),
+    }
+}
 
 fn main() -> ExitCode {
     let said = std::panic::take_hook();
@@ -76,20 +90,21 @@ fn main() -> ExitCode {
 }
 
 fn trials() -> Vec<Trial> {
+    let size = size();
+    println!("{size}");
     let mut trials = Vec::new();
-    for (size, name, full) in [(SMALL, "small", false), (FULL, "full", true)] {
-        let mut add = |store: &str, run: fn(Size) -> Outcome| {
-            let trial = Trial::test(format!("{store}_{name}"), move || passed(run(size)));
-            trials.push(trial.with_ignored_flag(full));
-        };
-        add("memory", trial::memory);
-        #[cfg(feature = "file")]
-        add("file", trial::file);
-        #[cfg(feature = "redis")]
-        add("redis", trial::redis);
-        #[cfg(feature = "postgres")]
-        add("postgres", trial::postgres);
-    }
+    let mut add = |store: &str, run: fn(Size) -> Outcome| {
+        trials.push(Trial::test(store, move || passed(run(size))));
+    };
+    add("memory", trial::memory);
+    #[cfg(feature = "file")]
+    add("file", trial::file);
+    #[cfg(feature = "redis")]
+    add("redis", trial::redis);
+    #[cfg(feature = "redis")]
+    add("redis_cluster", trial::redis_cluster);
+    #[cfg(feature = "postgres")]
+    add("postgres", trial::postgres);
     trials.extend(findings());
     trials
 }

@@ -58,14 +58,13 @@ impl Tables {
 
     pub(crate) async fn drop(self) -> Result<(), Failure> {
         let name = &self.name;
-        let drop = format!("DROP TABLE {name}, {name}_effects");
+        let drop = format!("DROP TABLE {name}, {name}_leases, {name}_effects");
         Ok(self.client.batch_execute(&drop).await?)
     }
 }
 
 /// The server's side.
 pub(crate) struct Till {
-    pool: Pool,
     store: PostgresStore,
     insert: String,
 }
@@ -76,8 +75,9 @@ impl Till {
             .max_size(8)
             .build()?;
         Ok(Self {
-            pool,
-            store: PostgresStore::connect(url)?.table(name)?,
+            store: PostgresStore::connect(url)?
+                .table(name)?
+                .transaction_pool(pool),
             insert: format!("INSERT INTO {name}_effects VALUES ($1, $2, $3)"),
         })
     }
@@ -108,18 +108,18 @@ impl Till {
         id: &str,
         fate: &Fate,
     ) -> Result<Response<Body>, Failure> {
-        let mut client = self.pool.get().await?;
-        let insert = client.prepare_cached(&self.insert).await?;
-        let transaction = client.transaction().await?;
-        let number = i64::try_from(key)?;
-        let run = i64::from(operation.run());
-        transaction.execute(&insert, &[&number, &run, &id]).await?;
-        tokio::time::sleep(fate.after).await;
-        if fate.end == End::PanicsAfter {
-            panic_any(Planned);
-        }
-        let response = paid(shop, key, operation.run(), id, fate);
-        let response = self.store.commit(transaction, operation, response).await?;
+        let number = &i64::try_from(key)?;
+        let run = &i64::from(operation.run());
+        let joined = self.store.joined(operation, |transaction| async move {
+            let insert = transaction.prepare_cached(&self.insert).await?;
+            transaction.execute(&insert, &[number, run, &id]).await?;
+            tokio::time::sleep(fate.after).await;
+            if fate.end == End::PanicsAfter {
+                panic_any(Planned);
+            }
+            Ok(paid(shop, key, operation.run(), id, fate))
+        });
+        let response = joined.await?;
         if fate.end == End::PanicsAtLast {
             panic_any(Planned);
         }

@@ -33,6 +33,8 @@ pub(crate) enum Records {
     File(std::path::PathBuf),
     #[cfg(feature = "redis")]
     Redis { url: String, prefix: String },
+    #[cfg(feature = "redis")]
+    RedisCluster { urls: Vec<String> },
     #[cfg(feature = "postgres")]
     Postgres { url: String, name: String },
 }
@@ -77,6 +79,12 @@ async fn opened(
         Records::Redis { url, prefix } => {
             let store = buttress::idempotency::store::RedisStore::connect(url).await?;
             (Arc::new(store.prefix(prefix)?), ledger)
+        }
+        #[cfg(feature = "redis")]
+        Records::RedisCluster { urls } => {
+            let urls = urls.iter().map(String::as_str);
+            let store = buttress::idempotency::store::RedisStore::cluster(urls).await?;
+            (Arc::new(store), ledger)
         }
         #[cfg(feature = "postgres")]
         Records::Postgres { url, name } => {

@@ -1,4 +1,11 @@
-//! Records in Redis, under a prefix of this trial's own.
+//! Records in Redis: under a prefix of a trial's own, or in a cluster of its own.
+
+#[allow(dead_code, reason = "the other tests of this store need more of it")]
+#[path = "../suite/stores/redis/nodes.rs"]
+pub(crate) mod nodes;
+#[allow(dead_code, reason = "the other tests of this store need more of it")]
+#[path = "../suite/stores/redis/private.rs"]
+mod private;
 
 use std::error::Error;
 

@@ -49,6 +49,16 @@ pub(crate) fn redis(size: Size) -> Outcome {
     outcome
 }
 
+/// Three primaries of this trial's own. They are not killed, only the servers that use them.
+#[cfg(feature = "redis")]
+pub(crate) fn redis_cluster(size: Size) -> Outcome {
+    let cluster = running(async { Ok(crate::redis::nodes::Cluster::start(3, 0, &[]).await) })?;
+    let records = Records::RedisCluster {
+        urls: cluster.urls(),
+    };
+    in_processes("redis_cluster", size, records, 3)
+}
+
 #[cfg(feature = "postgres")]
 pub(crate) fn postgres(size: Size) -> Outcome {
     running(async {
@@ -160,8 +170,9 @@ impl Heard {
         }
         .verdict();
         println!(
-            "store={name} keys={} {} kills={} {verdict} seed={} seconds={:.1}",
+            "store={name} keys={} duplicates={} {} kills={} {verdict} seed={} seconds={:.1}",
             self.size.keys,
+            self.size.duplicates,
             self.crowd.counts,
             self.kills.len(),
             self.seed,

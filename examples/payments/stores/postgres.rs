@@ -10,7 +10,7 @@ use buttress::idempotency::Operation;
 use buttress::idempotency::store::PostgresStore;
 use deadpool_postgres::{Manager, Pool, Runtime};
 use tokio::time::sleep;
-use tokio_postgres::{Config, NoTls};
+use tokio_postgres::{Config, NoTls, Row};
 
 use super::{Opened, unreachable, url};
 use crate::Error;
@@ -25,10 +25,10 @@ pub(super) async fn open(args: &Args, run: &str) -> Result<Opened, Error> {
     let store = PostgresStore::connect(&url)?.table(&records)?;
     let migrated = store.migrate().await;
     migrated.map_err(|error| unreachable("PostgreSQL", "DATABASE_URL", &error))?;
-    let table = Table::make(&url, format!("{records}_ledger"), store.clone()).await?;
-    let pool = table.pool.clone();
+    let table = Table::make(&url, format!("{records}_ledger"), store).await?;
+    let (pool, store) = (table.pool.clone(), table.store.clone());
     // In the order in which the transactions of handlers that still run use them: else both would wait for each other.
-    let tables = format!("{}, {records}", table.name);
+    let tables = format!("{}, {records}, {records}_leases", table.name);
     Ok(Opened {
         store: Arc::new(store),
         ledger: Ledger::Table(table),
@@ -63,6 +63,7 @@ impl Table {
                 "CREATE TABLE {name} (receipt bigserial PRIMARY KEY, order_number bigint NOT NULL, cents bigint NOT NULL)"
             ))
             .await?;
+        let store = store.transaction_pool(pool.clone());
         Ok(Self { pool, store, name })
     }
 
@@ -72,42 +73,27 @@ impl Table {
         order: u32,
         cents: u64,
     ) -> Result<Response<Body>, Error> {
-        let paid = self.commit(operation, order, cents).await;
-        if let (Err(_), Some(operation)) = (&paid, operation) {
-            // Rolled back, with all of its effect: so the client may try again. What was committed after all, the layer finds.
-            operation.did_not_happen();
-        }
-        paid
-    }
-
-    async fn commit(
-        &self,
-        operation: Option<&Operation>,
-        order: u32,
-        cents: u64,
-    ) -> Result<Response<Body>, Error> {
-        let mut client = self.pool.get().await?;
-        let transaction = client.transaction().await?;
-        let insert = format!(
+        let insert = &format!(
             "INSERT INTO {} (order_number, cents) VALUES ($1, $2) RETURNING receipt",
             self.name
         );
-        let row = transaction
-            .query_one(&insert, &[&i64::from(order), &i64::try_from(cents)?])
-            .await?;
-        sleep(WORK).await;
-        let response = receipt(&Receipt {
-            number: row.try_get(0)?,
-            order,
-            cents,
-        })?;
+        let number = &i64::from(order);
+        let amount = &i64::try_from(cents)?;
         let Some(operation) = operation else {
-            transaction.commit().await?;
-            return Ok(response);
+            let client = self.pool.get().await?;
+            return paid(
+                client.query_one(insert, &[number, amount]).await?,
+                order,
+                cents,
+            )
+            .await;
         };
-        // Payment and record are both there from here on, or neither is.
-        let committed = self.store.commit(transaction, operation, response).await?;
-        Ok(committed.into_response())
+        // Payment and record are both there after this, or neither is.
+        let joined = self.store.joined(operation, |transaction| async move {
+            let row = transaction.query_one(insert, &[number, amount]).await?;
+            paid(row, order, cents).await
+        });
+        Ok(joined.await?.into_response())
     }
 
     pub(crate) async fn payments(&self) -> Result<Vec<Receipt>, Error> {
@@ -123,4 +109,13 @@ impl Table {
             })
             .collect()
     }
+}
+
+async fn paid(row: Row, order: u32, cents: u64) -> Result<Response<Body>, Error> {
+    sleep(WORK).await;
+    receipt(&Receipt {
+        number: row.try_get(0)?,
+        order,
+        cents,
+    })
 }

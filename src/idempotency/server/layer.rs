@@ -88,15 +88,29 @@ use crate::idempotency::store::Store;
 /// | `headers` | all that are not about one exchange | what a client saw first it sees again |
 /// | `fail_open` | no | without the store nobody knows what was done |
 /// | `after_crash` | [`RunAgain`](super::AfterCrash::RunAgain) | the handler sees by [`run`](super::Operation::run) that it may have happened, and can look |
+/// | `max_running` | 1 000 | each operation may hold 2 MiB and a task, also after its client has left; a lower limit rejects requests earlier, with 503 |
+/// | `max_running_per_tenant` | none | one tenant may use the whole limit; set it if tenants must not crowd each other out |
+/// | `max_waiting` | 1 000 | requests that [`wait`](super::IdempotencyConfig::wait) for the result of another one hold their body meanwhile |
+/// | `handlers_take_operation` | no | a handler that acts without taking its operation would act again |
+/// | `expires_header` | no | `Idempotency-Expires` is not part of the draft |
 ///
 /// # Order
 ///
-/// Inside [`answer`](crate::http::answer()) (gRPC: [`answer_grpc`](crate::http::answer_grpc)), and inside all that says who the
-/// caller is. Rate limits, shedding and compression further out: what they refuse never comes here, and a body that is compressed
-/// for one client is not kept for all. A **time limit further out** bounds how long a caller waits: 504, while the handler goes on.
-/// Further in it would drop the handler half-way, and that failure is kept. A gate of this crate further in may refuse the call:
-/// that is not kept, since the handler was not called. A handler that acts, and then passes on the response of another service *in
-/// this process* that such a gate refused, or the error of a client that it did, must answer in its own words: else it is taken for not called.
+/// Inside [`answer`](crate::http::answer()) (gRPC: [`answer_grpc`](crate::http::answer_grpc)), and inside the layers that authenticate
+/// the caller. Rate limits, load shedding and compression belong further out: a request that they reject does not reach this layer,
+/// and a body that is compressed for one client is not stored for all.
+///
+/// A **time limit further out** bounds how long a caller waits: the caller receives 504, and the handler continues. A time limit
+/// further in drops the handler half-way. Its 408 is stored as an unknown outcome, its 504 as a failure.
+///
+/// Layers of this crate further in may refuse a request (an open circuit, an expired deadline). That proves that the handler was not
+/// called, so the key is released. A refusal by a foreign layer, or one that a handler passes on from a call of its own, proves
+/// nothing. A handler that forwards *its own request* (a reverse proxy) must forward it through [`http::client`](crate::http::client),
+/// or take its [`Operation`](super::Operation) first.
+///
+/// A concurrency limit further in belongs into the same `ServiceBuilder` as this layer: then requests wait for it before they are read.
+/// In a separate `.layer(…)` of an axum router the limit is not visible to this layer; set
+/// [`handlers_take_operation`](super::IdempotencyConfig::handlers_take_operation), so that the requests of clients that have left end.
 ///
 /// # Bad input
 ///
@@ -113,6 +127,8 @@ use crate::idempotency::store::Store;
 /// | no tenant | 403 |
 /// | a body larger than the bound, with a length or without | 413; with a length it is not read at all |
 /// | a body that breaks off | 400 |
+/// | a body that a layer further out cuts off | 413 for its size, 408 for its time |
+/// | more operations in progress than `max_running` | 503 with `Retry-After`, before the body is read |
 /// | the same key, another request | 422 |
 ///
 /// And what may be wrong on this side:
@@ -126,6 +142,10 @@ use crate::idempotency::store::Store;
 /// | clocks that step | leases and times are the store's own; see there |
 /// | the handler panics or returns an error, or its body breaks off | 500 from then on, by `keep` |
 /// | the handler never ends | dropped after `max_run`: 409 from then on |
+/// | a time limit inside answers 408 | 408 first, 409 from then on: the handler may have acted |
+/// | the handler asks to come back: 401, 407, 425, 429, 503 with `Retry-After` | not stored: the next request is run 2, or 409 by `after_crash` |
+/// | the response is a stream: `text/event-stream`, an upgrade | passed through at once; 409 from then on |
+/// | the caller leaves before the handler is called | the key is free |
 /// | the handler is never called, since what is behind never becomes ready | 504 after `max_run`; the key is free |
 /// | the lease is lost, because the store could not be reached for so long | the next request runs it, as run 2; the first cannot overwrite its record |
 ///
@@ -136,13 +156,15 @@ use crate::idempotency::store::Store;
 /// # Events
 ///
 /// [`Event::Operation`](crate::Event::Operation) for each step of an operation, [`Event::Rejected`](crate::Event::Rejected) for
-/// each request that is refused, [`Event::StoreFailed`](crate::Event::StoreFailed). Keys are never shown: not in an event, not in a
-/// log, not by `Debug`. An event tells no key either: which operation a step belongs to is not in it, but in the span of its caller.
+/// each request that is refused, [`Event::StoreFailed`](crate::Event::StoreFailed), and
+/// [`Event::InProgress`](crate::Event::InProgress) at each [`refresh`](crate::telemetry::refresh). Steps carry the
+/// [id](super::Operation::id) of their operation, by which [`lookup`](super::lookup) finds its record. Keys and stored responses
+/// never appear in events, logs or `Debug`.
 ///
 /// # Cancel safety
 ///
-/// A caller that leaves while the request is read has done nothing. Later the operation goes on, and the next request with its key gets the
-/// answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
+/// A caller that leaves before the handler is called ends the operation, and the key is free. Later the operation continues, and the
+/// next request with its key gets the answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
     pub(super) shared: Arc<Shared>,

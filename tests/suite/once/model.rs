@@ -36,6 +36,8 @@ const BODIES: [&str; 2] = ["10 EUR", "11 EUR"];
 const KEYS: usize = 2;
 const TTL: u64 = 1000;
 const MAX_RUN: u64 = 300;
+/// The default.
+const LEASE: u64 = 90;
 
 fn any_op() -> impl Strategy<Value = Op> {
     let end = prop_oneof![
@@ -66,7 +68,7 @@ enum Known {
     /// Nothing is recorded, and nobody knows what this run has done.
     NotStored {
         body: usize,
-        at: u64,
+        gone_at: u64,
         run: u32,
     },
     /// Status and text; a problem without.
@@ -96,8 +98,12 @@ impl Model {
                 }
                 _ => {}
             }
-            if matches!(known, Known::Done { at, .. } | Known::NotStored { at, .. } if self.now >= *at + TTL)
-            {
+            let is_gone = match *known {
+                Known::Done { at, .. } => self.now >= at + TTL,
+                Known::NotStored { gone_at, .. } => self.now >= gone_at,
+                Known::Nothing | Known::Running { .. } => false,
+            };
+            if is_gone {
                 *known = Known::Nothing;
             }
         }
@@ -142,15 +148,22 @@ impl Model {
     }
 
     fn end(&mut self, key: usize, end: End, text: &str) {
-        let Known::Running { body, run, .. } = self.keys[key] else {
+        let Known::Running { body, run, since } = self.keys[key] else {
             panic!("it runs");
         };
         let at = self.now;
         self.keys[key] = match end {
-            // An earlier run may have acted.
-            End::DidNotHappen if run > 1 => Known::NotStored { body, at, run },
+            // An earlier run may have acted: the record stays for as long as the last renewal of the lease has it.
+            End::DidNotHappen if run > 1 => {
+                let renewed = since + (at - since) / (LEASE / 3) * (LEASE / 3);
+                let gone_at = renewed + LEASE + TTL;
+                Known::NotStored { body, gone_at, run }
+            }
             End::DidNotHappen => Known::Nothing,
-            End::Answers(429) => Known::NotStored { body, at, run },
+            End::Answers(429) => {
+                let gone_at = at + TTL;
+                Known::NotStored { body, gone_at, run }
+            }
             End::Answers(408) => {
                 let seen = (409, None);
                 Known::Done { body, at, seen }

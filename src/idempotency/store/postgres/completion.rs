@@ -7,15 +7,16 @@ use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::commit::CommitError;
+use super::PostgresStore;
+use super::commit_error::CommitError;
 use super::rows::micros;
-use super::{PostgresStore, Statements};
+use super::statements::Statements;
 use crate::idempotency::server::{KeptBody, Operation, finish};
 
 impl PostgresStore {
     /// The completion of this operation's record with this response, to be executed by another client (sqlx, diesel) as the
     /// last statement of the transaction that has the effect. For `tokio-postgres` and `deadpool-postgres` there is
-    /// [`commit`](Self::commit).
+    /// [`joined`](Self::joined).
     ///
     /// ```
     /// # use buttress::BoxError;
@@ -54,6 +55,9 @@ impl PostgresStore {
     /// [did not happen](Operation::did_not_happen): then the layer asks the store what became of the transaction, and gives
     /// the answer that was committed, if one was.
     ///
+    /// The statement changes only the record's row, and renewals of the lease never do: at any isolation level it fails with
+    /// 40001 only if another run has taken the record.
+    ///
     /// # Errors
     ///
     /// [`CommitError::Response`], if the response cannot be read to its end or is too large.
@@ -67,76 +71,47 @@ impl PostgresStore {
             .await
             .map_err(|why| CommitError::Response(why.into()))?;
         Ok(Completion {
-            change: Change {
-                statements: Arc::clone(&self.statements),
-                operation: operation.clone(),
-                record: answer.record,
-            },
+            statements: Arc::clone(&self.statements),
+            operation: operation.clone(),
+            record: answer.record,
             response: answer.response,
         })
     }
 }
 
-/// A statement that gives a record its answer, and its four parameters. Made by [`PostgresStore::completion`].
+/// A statement that completes a record, and its four parameters. Made by [`PostgresStore::completion`].
 #[must_use = "it does nothing until its statement is executed"]
 pub struct Completion<B> {
-    pub(super) change: Change,
-    response: Response<KeptBody<B>>,
-}
-
-/// What is changed. Without the response: bodies are seldom `Sync`, and this is lent while the server is waited for.
-pub(super) struct Change {
     statements: Arc<Statements>,
     operation: Operation,
     record: Bytes,
-}
-
-impl Change {
-    pub(super) fn statement(&self) -> &str {
-        &self.statements.completion
-    }
-
-    pub(super) fn key(&self) -> &[u8] {
-        &self.operation.record().0
-    }
-
-    pub(super) fn token(&self) -> [u8; 16] {
-        self.operation.token().0
-    }
-
-    pub(super) fn answer(&self) -> &[u8] {
-        &self.record
-    }
-
-    pub(super) fn ttl(&self) -> i64 {
-        micros(self.operation.ttl())
-    }
+    response: Response<KeptBody<B>>,
 }
 
 impl<B> Completion<B> {
     /// The statement. It changes one row, or none if the record is not this operation's any more.
     pub fn statement(&self) -> &str {
-        self.change.statement()
+        &self.statements.completion
     }
 
     /// `$1`, a `bytea`.
     pub fn key(&self) -> &[u8] {
-        self.change.key()
+        &self.operation.record().0
     }
 
     /// `$2`, a `bytea`.
     pub fn token(&self) -> [u8; 16] {
-        self.change.token()
+        self.operation.token().0
     }
 
     /// `$3`, a `bytea`.
     pub fn answer(&self) -> &[u8] {
-        self.change.answer()
+        &self.record
     }
 
     /// `$4`, a `bigint`: how long the record is kept, in microseconds.
     pub fn ttl(&self) -> i64 {
-        self.change.ttl()
+        micros(self.operation.ttl())
     }
 
     /// The statement was executed and changed so many rows.
@@ -148,8 +123,8 @@ impl<B> Completion<B> {
     pub fn written(self, rows: u64) -> Result<Written<B>, CommitError> {
         if rows == 1 {
             Ok(Written {
-                operation: self.change.operation,
-                record: self.change.record,
+                operation: self.operation,
+                record: self.record,
                 response: self.response,
             })
         } else {
@@ -161,7 +136,7 @@ impl<B> Completion<B> {
 impl<B> fmt::Debug for Completion<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Completion")
-            .field("operation", &self.change.operation)
+            .field("operation", &self.operation)
             .finish_non_exhaustive()
     }
 }
@@ -181,10 +156,6 @@ impl<B> Written<B> {
     pub fn committed(self) -> Response<KeptBody<B>> {
         self.operation.commit(self.record);
         self.response
-    }
-
-    pub(super) fn operation(&self) -> &Operation {
-        &self.operation
     }
 }
 

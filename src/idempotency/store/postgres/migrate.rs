@@ -1,31 +1,33 @@
-//! The table comes into being.
+//! Creating and upgrading the table.
 
 use super::table::{COMMENT, VERSION, migration};
 use super::{PostgresStore, session};
 use crate::idempotency::store::StoreError;
 
 impl PostgresStore {
-    /// The statements that make the table and its index, for those who execute their migrations themselves. The table's
+    /// The statements that create the tables or upgrade them, for those who run their migrations themselves. The table's
     /// comment holds its version.
     pub fn migration(&self) -> String {
         migration(&self.statements.table)
     }
 
-    /// Makes the table and its index if they are not there. Its schema has to be.
+    /// Creates the store's table and the one for its leases, `<table>_leases`, or upgrades them from an earlier version. Their
+    /// schema has to exist.
     ///
-    /// Call it before the first request, in every process: of several at once one makes it, and the others wait. Where the
-    /// table is there already, it only reads the table's comment.
+    /// Call it before the first request, in every process: of several at once one does the work, and the others wait. If the
+    /// table has this version already, `migrate` only reads the table's comment. An upgrade locks the table for a moment, and
+    /// rewrites no row.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unreadable`] if there is a table of this name that is of a newer version, or not of this crate. Else as
-    /// for any call.
+    /// [`StoreError::Unreadable`] if there is a table of this name that has a newer version or was not created by this crate.
+    /// Else as for any call.
     ///
     /// # Cancel safety
     ///
-    /// Either all is made or nothing.
+    /// Either everything is created or nothing.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        if self.is_there().await? {
+        if self.is_current().await? {
             return Ok(());
         }
         let table = self.statements.table.to_string();
@@ -36,7 +38,7 @@ impl PostgresStore {
         session::execute_all(&self.pool, self.timeout, &making).await
     }
 
-    async fn is_there(&self) -> Result<bool, StoreError> {
+    async fn is_current(&self) -> Result<bool, StoreError> {
         let table = self.statements.table.to_string();
         let comment: Option<Option<String>> = self
             .execute(
@@ -59,7 +61,7 @@ impl PostgresStore {
             .strip_prefix(COMMENT)
             .and_then(|version| version.parse::<i16>().ok());
         match version {
-            Some(version) if version <= VERSION => Ok(true),
+            Some(version) if version <= VERSION => Ok(version == VERSION),
             Some(version) => Err(StoreError::Unreadable(format!(
                 "the table {table} is of version {version}, and this is version {VERSION}"
             ))),

@@ -1,12 +1,15 @@
 //! Records in a table of PostgreSQL, beside the data they are about.
 
-mod commit;
+mod commit_error;
 mod completion;
 mod connect;
+mod joined;
+mod lookup;
 mod migrate;
 mod reap;
 mod rows;
 mod session;
+mod statements;
 mod table;
 
 use std::fmt;
@@ -15,16 +18,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use deadpool_postgres::Pool;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-pub use self::commit::{CommitError, JoinedTransaction};
+pub use self::commit_error::CommitError;
 pub use self::completion::{Completion, Written};
+pub use self::joined::JoinedTransaction;
 use self::reap::Reaper;
-use self::rows::micros;
-use self::table::{Statements, TableName};
-use super::{Store, StoreError, StoreFuture};
+use self::rows::{Look, micros};
+use self::session::{ATTEMPTS, Statement};
+use self::statements::Statements;
+use self::table::TableName;
+use super::{Cursor, Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
+use crate::idempotency::server::unknown;
 
 const TABLE: &str = "buttress_idempotency";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -33,7 +41,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 /// Records in a table of PostgreSQL: they survive restarts, are shared by all processes, and can be committed together
 /// with what the handler did.
 ///
-/// Use it where the effects are in PostgreSQL too: the [joined transaction](Self::commit) makes each happen exactly
+/// Use it where the effects are in PostgreSQL too: the [joined transaction](Self::joined) makes each happen exactly
 /// once. It serves as well where they are elsewhere, for those who have a PostgreSQL and no Redis. Not for one
 /// process with a disk and nothing else: `FileStore` needs no server.
 ///
@@ -50,8 +58,10 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Speed
 ///
-/// Each method is one statement and one round trip, once the connection has prepared it. A duplicate only reads: it takes
-/// no lock and leaves no dead row.
+/// Each method is one round trip, once the connection has prepared its statement; a duplicate is two, and a takeover three. A
+/// duplicate only reads: it takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
+///
+/// A claim is a commit of its own, for which the server waits for its disk. [`joined_only`](Self::joined_only) avoids that.
 ///
 /// # Defaults
 ///
@@ -65,7 +75,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// | | when |
 /// |---|---|
-/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table: [`migrate`](Self::migrate) makes it |
+/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table or one of an earlier version: [`migrate`](Self::migrate) creates or upgrades it |
 /// | [`StoreError::Full`] | the disk is full (53100), an answer is larger than a row may be (54000) |
 /// | [`StoreError::Unreadable`] | a row was written by a newer version, or by something else |
 ///
@@ -86,6 +96,8 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: Pool,
+    transactions: Pool,
+    joined_only: bool,
     statements: Arc<Statements>,
     timeout: Duration,
     reap_every: Option<Duration>,
@@ -95,20 +107,18 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// A store that uses the connections of this pool, in its default table, with whatever TLS the pool has.
     ///
-    /// Handlers that take their connections from the same pool keep claims and renewals waiting once they hold all of them: give
-    /// the store a pool of its own, or bound how many handlers run.
+    /// Handlers that take their connections from the same pool keep claims and renewals waiting once they hold all of them. That
+    /// includes the transactions of [`joined`](Self::joined), unless [`transaction_pool`](Self::transaction_pool) names another
+    /// pool.
     ///
     /// A pool that checks connections before it hands them out adds a round trip to each call: the default of
     /// `deadpool-postgres`, `RecyclingMethod::Fast`, does not.
     pub fn with(pool: Pool) -> Self {
-        // The default name is valid: its test says so.
-        let table = TableName {
-            quoted: format!("\"{TABLE}\""),
-            bare: TABLE.to_owned(),
-        };
         Self {
+            transactions: pool.clone(),
             pool,
-            statements: Arc::new(Statements::of(table)),
+            joined_only: false,
+            statements: Arc::new(Statements::of(TableName::valid(TABLE))),
             timeout: TIMEOUT,
             reap_every: Some(REAP_EVERY),
             reaper: Arc::default(),
@@ -124,10 +134,37 @@ impl PostgresStore {
     pub fn table(self, name: &str) -> Result<Self, ConfigError> {
         let table = TableName::new(name).map_err(|error| error.of("store", "postgres"))?;
         Ok(Self {
-            statements: Arc::new(Statements::of(table)),
+            statements: Arc::new(statements(table, self.joined_only)),
             reaper: Arc::default(),
             ..self
         })
+    }
+
+    /// The pool that [`joined`](Self::joined) takes its connections from. Its database has to be the store's.
+    #[must_use]
+    pub fn transaction_pool(self, pool: Pool) -> Self {
+        Self {
+            transactions: pool,
+            ..self
+        }
+    }
+
+    /// For layers whose handlers all use [`joined`](Self::joined) or [`completion`](Self::completion): claims do not wait for the
+    /// server's disk, which about halves the cost of an operation.
+    ///
+    /// A crash of the server may lose claims of its last moments. Then another request may be run under the same key, and only one of
+    /// the two can commit: the joined transaction of the other one finds that the record is not its own, and rolls back. This
+    /// proves nothing about effects outside the transaction, so a response that was not recorded by a joined transaction is not
+    /// stored: repetitions get 409, *outcome unknown*. Such a handler calls [`did_not_happen`](super::super::Operation::did_not_happen)
+    /// for what it rejects.
+    #[must_use]
+    pub fn joined_only(self) -> Self {
+        Self {
+            joined_only: true,
+            statements: Arc::new(statements(self.statements.table.clone(), true)),
+            reaper: Arc::default(),
+            ..self
+        }
     }
 
     /// How long a call may take, with waiting for a connection and making one.
@@ -157,16 +194,72 @@ impl PostgresStore {
         &self,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
-        read: impl Fn(Option<&tokio_postgres::Row>) -> Result<Option<T>, StoreError>,
+        read: impl Fn(Option<&Row>) -> Result<Option<T>, StoreError>,
     ) -> Result<T, StoreError> {
-        session::execute(&self.pool, self.timeout, sql, parameters, read).await
+        let statement = Statement::Prepared(sql, parameters);
+        let read = |rows: &session::Rows| read(rows.typed());
+        session::execute(&self.pool, self.timeout, statement, read).await
+    }
+
+    /// Whether there was no record, and there is one now, in run 1.
+    async fn insert(&self, key: &RecordKey, claim: &Claim) -> Result<bool, StoreError> {
+        let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
+        let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
+        let fingerprint = claim.fingerprint.0.as_slice();
+        let parameters: session::Parameters<'_> = &[&key, &fingerprint, &token, &lease, &ttl];
+        let is_new = |row: Option<&Row>| Ok(Some(row.is_some()));
+        self.execute(&self.statements.begin, parameters, is_new)
+            .await
+    }
+
+    async fn look(&self, key: &RecordKey, claim: &Claim) -> Result<Option<Look>, StoreError> {
+        let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
+        let read = |row: Option<&Row>| rows::look(row, claim.fingerprint).map(Some);
+        self.execute(&self.statements.look, &[&key, &token], read)
+            .await
+    }
+
+    /// The run in which the record was taken; `None` if another came in between.
+    async fn take(&self, key: &RecordKey, claim: &Claim) -> Result<Option<u32>, StoreError> {
+        let sql = self.statements.take(key, claim);
+        let read = |rows: &session::Rows| rows::taken(rows.text()).map(Some);
+        session::execute(&self.pool, self.timeout, Statement::Text(&sql), read).await
+    }
+
+    async fn claim(&self, key: &RecordKey, claim: &Claim) -> Result<Begun, StoreError> {
+        for _ in 0..ATTEMPTS {
+            if self.insert(key, claim).await? {
+                return Ok(Begun::Started { run: 1 });
+            }
+            match self.look(key, claim).await? {
+                Some(Look::Begun(begun)) => return Ok(begun),
+                Some(Look::Free) => {
+                    if let Some(run) = self.take(key, claim).await? {
+                        return Ok(Begun::Started { run });
+                    }
+                }
+                // It has been deleted since.
+                None => {}
+            }
+        }
+        Err(session::contended())
+    }
+}
+
+fn statements(table: TableName, joined_only: bool) -> Statements {
+    let statements = Statements::of(table);
+    if joined_only {
+        statements.joined_only()
+    } else {
+        statements
     }
 }
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
-            .field("table", &self.statements.table.quoted)
+            .field("table", &self.statements.table.to_string())
+            .field("joined_only", &self.joined_only)
             .field("timeout", &self.timeout)
             .field("reap_every", &self.reap_every)
             .field("connections", &self.pool.status())
@@ -177,22 +270,7 @@ impl fmt::Debug for PostgresStore {
 impl Store for PostgresStore {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         self.start_reaper();
-        Box::pin(async move {
-            let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
-            let fingerprint = claim.fingerprint;
-            self.execute(
-                &self.statements.begin,
-                &[
-                    &key.0.as_slice(),
-                    &fingerprint.0.as_slice(),
-                    &claim.token.0.as_slice(),
-                    &lease,
-                    &ttl,
-                ],
-                |row| rows::begun(row, fingerprint),
-            )
-            .await
-        })
+        Box::pin(session::limited(self.timeout, self.claim(key, claim)))
     }
 
     fn renew<'a>(
@@ -203,17 +281,16 @@ impl Store for PostgresStore {
         ttl: Duration,
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
-            self.execute(
-                &self.statements.renew,
-                &[
-                    &key.0.as_slice(),
-                    &token.0.as_slice(),
-                    &micros(lease),
-                    &micros(ttl),
-                ],
-                |row| Ok(Some(row.is_some())),
+            let (key, token) = (key.0.as_slice(), token.0.as_slice());
+            let (micros, ttl) = (micros(lease), micros(ttl));
+            let parameters: session::Parameters<'_> = &[&key, &token, &micros, &ttl];
+            let is_held = |row: Option<&Row>| Ok(Some(row.is_some()));
+            let Statements { renew, shorten, .. } = &*self.statements;
+            // The lease in force is the later of the two, so a renewal that ends sooner is written into the record.
+            Ok(
+                (!lease.is_zero() && self.execute(renew, parameters, is_held).await?)
+                    || self.execute(shorten, parameters, is_held).await?,
             )
-            .await
         })
     }
 
@@ -225,6 +302,7 @@ impl Store for PostgresStore {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         Box::pin(async move {
+            let answer = if self.joined_only { unknown() } else { answer };
             self.execute(
                 &self.statements.complete,
                 &[
@@ -248,6 +326,22 @@ impl Store for PostgresStore {
             )
             .await
         })
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(self.entry(key))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        Box::pin(self.end(key, resolve))
     }
 }
 

@@ -1,13 +1,16 @@
 //! Records whose time is over are deleted.
 
 use std::convert::Infallible;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use tokio::sync::oneshot::{Sender, channel};
 
-use super::{PostgresStore, session};
+use super::session::Statement;
+use super::statements::Statements;
+use super::table::TableName;
+use super::{PostgresStore, rows, session};
 use crate::chance::draw;
 use crate::clock::{Now, sleep_until};
 use crate::detach::attend;
@@ -22,8 +25,11 @@ const SHORTEST: Duration = Duration::from_secs(1);
 pub(super) struct Reaper(OnceLock<Sender<Infallible>>);
 
 impl PostgresStore {
-    /// Deletes all records whose time is over, a thousand at a time, and says how many. Rows that are locked are left for
+    /// Deletes all records whose time is over, a thousand at a time, and returns how many. Rows that are locked are left for
     /// the next time. Several may reap at once.
+    ///
+    /// A record is looked at when the time is over that it got from its first claim. Completed sooner for a much shorter time
+    /// to live, it takes room until then.
     ///
     /// # Errors
     ///
@@ -33,7 +39,7 @@ impl PostgresStore {
     ///
     /// What was deleted before stays deleted.
     pub async fn reap(&self) -> Result<u64, StoreError> {
-        reap(&self.pool, self.timeout, &self.statements.reap).await
+        reap(&self.pool, self.timeout, &self.statements).await
     }
 
     pub(super) fn start_reaper(&self) {
@@ -43,11 +49,11 @@ impl PostgresStore {
         self.reaper.0.get_or_init(|| {
             let (store, over) = channel();
             let (pool, timeout) = (self.pool.clone(), self.timeout);
-            let sql = self.statements.reap.clone();
+            let statements = Arc::clone(&self.statements);
             attend(async move {
                 tokio::select! {
                     _ = over => {}
-                    never = reap_for_ever(&pool, timeout, &sql, interval) => match never {},
+                    never = reap_for_ever(&pool, timeout, &statements, interval) => match never {},
                 }
             });
             store
@@ -58,29 +64,65 @@ impl PostgresStore {
 async fn reap_for_ever(
     pool: &Pool,
     timeout: Duration,
-    sql: &str,
+    statements: &Statements,
     interval: Duration,
 ) -> Infallible {
     loop {
         let pause = draw().spread(interval.max(SHORTEST), 0.5);
         sleep_until(Now::unread().moment().after(pause)).await;
         // Whoever calls the store is told of a database that is down; the next round finds all that is left.
-        let _ = reap(pool, timeout, sql).await;
+        let _ = reap(pool, timeout, statements).await;
     }
 }
 
-async fn reap(pool: &Pool, timeout: Duration, sql: &str) -> Result<u64, StoreError> {
+/// How many records were deleted.
+async fn reap(pool: &Pool, timeout: Duration, statements: &Statements) -> Result<u64, StoreError> {
+    let deleted = reap_table(pool, timeout, &statements.reap).await?;
+    reap_table(pool, timeout, &statements.reap_leases).await?;
+    Ok(deleted)
+}
+
+async fn reap_table(pool: &Pool, timeout: Duration, sql: &str) -> Result<u64, StoreError> {
     let mut all = 0_u64;
     loop {
-        let deleted = session::execute(pool, timeout, sql, &[&BATCH], |row| {
-            row.map(|row| row.try_get::<_, i64>(0))
-                .transpose()
-                .map_err(StoreError::unavailable)
-        })
-        .await?;
+        let batch = Statement::Prepared(sql, &[&BATCH]);
+        let (due, deleted) = session::execute(pool, timeout, batch, rows::reaped).await?;
         all = all.saturating_add(deleted.unsigned_abs());
-        if deleted < BATCH {
+        if due < BATCH {
             return Ok(all);
         }
     }
+}
+
+/// `$1` how many at most. Here the time is that of the statement's start, because an index cannot be searched for the clock's.
+/// Rows that are locked are left for the next time.
+pub(super) fn records(table: &TableName, leases: &TableName) -> String {
+    let gone_at = format!(
+        "greatest(held.gone_at, (
+             SELECT renewed.gone_at FROM {leases} AS renewed
+             WHERE renewed.key = held.key AND renewed.token = held.token AND held.answer IS NULL))"
+    );
+    over(table, &gone_at)
+}
+
+pub(super) fn leases(leases: &TableName) -> String {
+    over(leases, "held.gone_at")
+}
+
+/// Deletes the rows whose time is over, and moves the others that were due to the time at which they will be.
+fn over(table: &TableName, gone_at: &str) -> String {
+    format!(
+        "WITH due AS MATERIALIZED (
+             SELECT held.key, {gone_at} AS gone_at
+             FROM {table} AS held WHERE held.reap_at <= now()
+             ORDER BY held.reap_at LIMIT $1::bigint FOR UPDATE SKIP LOCKED
+         ), deleted AS (
+             DELETE FROM {table} AS held USING due
+             WHERE held.key = due.key AND due.gone_at <= now() RETURNING held.key
+         ), moved AS (
+             UPDATE {table} AS held SET reap_at = due.gone_at FROM due
+             WHERE held.key = due.key AND due.gone_at > now()
+         )
+         SELECT (SELECT count(*) FROM due), (SELECT count(*) FROM deleted)"
+    )
 }

@@ -1,12 +1,13 @@
-//! What the rows mean that statements return.
+//! The meaning of the rows that statements return.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
+use tokio_postgres::{Row, SimpleQueryRow};
 
-use super::table::VERSION;
+use super::session::Rows;
+use super::statements::VERSION;
 use crate::idempotency::record::{Begun, Ended, Fingerprint};
 use crate::idempotency::store::StoreError;
 
@@ -19,12 +20,12 @@ pub(super) fn micros(duration: Duration) -> i64 {
     i64::try_from(micros).unwrap_or(i64::MAX).min(LONGEST)
 }
 
-fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
+pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, index: usize) -> Result<T, StoreError> {
     row.try_get(index)
         .map_err(|error| StoreError::Unreadable(error.to_string()))
 }
 
-fn check(version: i16) -> Result<(), StoreError> {
+pub(super) fn check(version: i16) -> Result<(), StoreError> {
     if version == VERSION {
         Ok(())
     } else {
@@ -38,22 +39,30 @@ fn missing() -> StoreError {
     StoreError::Unreadable("the statement returned no row".to_owned())
 }
 
-/// `None` if another came in between.
-pub(super) fn begun(
+/// What a claim found.
+pub(super) enum Look {
+    Begun(Begun),
+    /// Nobody holds it, or the claimant does: it has to be taken.
+    Free,
+}
+
+fn counted(run: i32) -> Result<u32, StoreError> {
+    u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))
+}
+
+/// `None` if the record is gone again.
+pub(super) fn look(
     row: Option<&Row>,
     fingerprint: Fingerprint,
-) -> Result<Option<Begun>, StoreError> {
-    let row = row.ok_or_else(missing)?;
-    if let Some(run) = column::<Option<i32>>(row, 0)? {
-        let run = u32::try_from(run)
-            .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
-        return Ok(Some(Begun::Started { run }));
-    }
-    let (Some(version), Some(stands)) = (column::<Option<i16>>(row, 1)?, column(row, 4)?) else {
+) -> Result<Option<Look>, StoreError> {
+    let Some(row) = row else {
         return Ok(None);
     };
-    check(version)?;
-    let found: &[u8] = column(row, 2)?;
+    if column(row, 3)? {
+        return Ok(Some(Look::Free));
+    }
+    check(column(row, 0)?)?;
+    let found: &[u8] = column(row, 1)?;
     if found.len() != fingerprint.0.len() {
         let length = found.len();
         return Err(StoreError::Unreadable(format!(
@@ -61,13 +70,24 @@ pub(super) fn begun(
         )));
     }
     if found != fingerprint.0 {
-        return Ok(Some(Begun::Mismatch));
+        return Ok(Some(Look::Begun(Begun::Mismatch)));
     }
-    Ok(match column::<Option<&[u8]>>(row, 3)? {
-        Some(answer) => Some(Begun::Done(Bytes::copy_from_slice(answer))),
-        None if stands => Some(Begun::Running),
-        None => None,
-    })
+    Ok(Some(match column::<Option<&[u8]>>(row, 2)? {
+        Some(answer) => Look::Begun(Begun::Done(Bytes::copy_from_slice(answer))),
+        None if column(row, 4)? => Look::Begun(Begun::Running),
+        None => Look::Free,
+    }))
+}
+
+/// The run in which a record was taken, if it was.
+pub(super) fn taken(row: Option<&SimpleQueryRow>) -> Result<Option<u32>, StoreError> {
+    let Some(run) = row.and_then(|row| row.get(0)) else {
+        return Ok(None);
+    };
+    let run = run
+        .parse()
+        .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
+    counted(run).map(Some)
 }
 
 /// `None` if another came in between.
@@ -82,6 +102,12 @@ pub(super) fn ended(row: Option<&Row>) -> Result<Option<Ended>, StoreError> {
     check(version)?;
     let answer = column::<Option<&[u8]>>(row, 3)?;
     Ok(answer.map(|answer| Ended::Already(Bytes::copy_from_slice(answer))))
+}
+
+/// How many rows were due, and how many of them were deleted.
+pub(super) fn reaped(rows: &Rows) -> Result<Option<(i64, i64)>, StoreError> {
+    let row = rows.typed().ok_or_else(missing)?;
+    Ok(Some((column(row, 0)?, column(row, 1)?)))
 }
 
 #[cfg(test)]

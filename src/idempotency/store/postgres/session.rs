@@ -1,35 +1,94 @@
 //! One statement on one connection of the pool: time limit, repetition, errors.
 
+use std::future::Future;
+use std::ops::Deref;
 use std::time::Duration;
 
-use deadpool_postgres::{Object, Pool, PoolError};
+use deadpool_postgres::{ClientWrapper, Object, Pool, PoolError};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::{Error, Row, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::error::BoxError;
 use crate::idempotency::store::StoreError;
 
 /// How often a statement is executed at most: others came in between, or connections were found closed.
-const ATTEMPTS: usize = 8;
+pub(super) const ATTEMPTS: usize = 8;
 
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 
-/// A connection that leaves the pool unless its statement came to an end: what follows would wait for the answer of that
-/// statement.
-struct InUse(Option<Object>);
+/// A statement that is prepared on its connection, or several that are sent as text, in one transaction.
+#[derive(Clone, Copy)]
+pub(super) enum Statement<'a> {
+    Prepared(&'a str, Parameters<'a>),
+    Text(&'a str),
+}
 
-impl InUse {
-    async fn query(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
-        let Some(client) = &self.0 else {
-            return Ok(None);
-        };
-        let statement = client.prepare_cached(sql).await?;
-        client.query_opt(&statement, parameters).await
+pub(super) enum Rows {
+    Typed(Vec<Row>),
+    Text(Vec<SimpleQueryRow>),
+}
+
+impl Rows {
+    /// The rows of a prepared statement.
+    pub(super) fn all_typed(&self) -> &[Row] {
+        match self {
+            Self::Typed(rows) => rows,
+            Self::Text(_) => &[],
+        }
     }
 
-    fn give_back(mut self) {
+    pub(super) fn typed(&self) -> Option<&Row> {
+        self.all_typed().first()
+    }
+
+    /// The last row of statements sent as text. A row that was only locked has no columns.
+    pub(super) fn text(&self) -> Option<&SimpleQueryRow> {
+        match self {
+            Self::Typed(_) => None,
+            Self::Text(rows) => rows.last().filter(|row| !row.is_empty()),
+        }
+    }
+}
+
+/// A connection that leaves the pool unless its statement came to an end: what follows would wait for the answer of that
+/// statement.
+pub(super) struct InUse(Option<Object>);
+
+impl InUse {
+    pub(super) async fn of(pool: &Pool) -> Result<Self, PoolError> {
+        pool.get().await.map(|connection| Self(Some(connection)))
+    }
+
+    async fn ask(&self, statement: Statement<'_>) -> Result<Rows, Error> {
+        match statement {
+            Statement::Prepared(sql, parameters) => {
+                let statement = self.prepare_cached(sql).await?;
+                let rows = self.query(&statement, parameters).await?;
+                Ok(Rows::Typed(rows))
+            }
+            Statement::Text(sql) => {
+                let messages = self.simple_query(sql).await?;
+                let rows = messages.into_iter().filter_map(|message| match message {
+                    SimpleQueryMessage::Row(row) => Some(row),
+                    _ => None,
+                });
+                Ok(Rows::Text(rows.collect()))
+            }
+        }
+    }
+
+    pub(super) fn give_back(mut self) {
         self.0.take();
+    }
+}
+
+impl Deref for InUse {
+    type Target = ClientWrapper;
+
+    fn deref(&self) -> &ClientWrapper {
+        let connection = self.0.as_deref();
+        connection.expect("it is there until it is given back or dropped")
     }
 }
 
@@ -41,20 +100,19 @@ impl Drop for InUse {
     }
 }
 
-/// Executes a statement of at most one row, again and again until `read` says what the row means.
+/// Executes a statement again and again until `read` says what its rows mean.
 pub(super) async fn execute<T>(
     pool: &Pool,
     limit: Duration,
-    sql: &str,
-    parameters: Parameters<'_>,
-    read: impl Fn(Option<&Row>) -> Result<Option<T>, StoreError>,
+    statement: Statement<'_>,
+    read: impl Fn(&Rows) -> Result<Option<T>, StoreError>,
 ) -> Result<T, StoreError> {
     let attempts = async {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            match attempt(pool, sql, parameters).await {
-                Ok(row) => {
-                    if let Some(meaning) = read(row.as_ref())? {
+            match attempt(pool, statement).await {
+                Ok(rows) => {
+                    if let Some(meaning) = read(&rows)? {
                         return Ok(meaning);
                     }
                 }
@@ -62,27 +120,32 @@ pub(super) async fn execute<T>(
                 Err(Trouble::Lasting(error)) => return Err(error),
             }
         }
-        Err(last.map_or_else(
-            || StoreError::unavailable(format!("others came in between, {ATTEMPTS} times")),
-            failed,
-        ))
+        Err(last.map_or_else(contended, failed))
     };
-    tokio::time::timeout(limit, attempts)
-        .await
-        .unwrap_or_else(|_| Err(late(limit)))
+    limited(limit, attempts).await
+}
+
+pub(super) fn contended() -> StoreError {
+    StoreError::unavailable(format!("others came in between, {ATTEMPTS} times"))
 }
 
 /// Executes several statements in one transaction, once.
 pub(super) async fn execute_all(pool: &Pool, limit: Duration, sql: &str) -> Result<(), StoreError> {
     let all = async {
-        let connection = InUse(Some(pool.get().await.map_err(no_connection)?));
-        if let Some(client) = &connection.0 {
-            client.batch_execute(sql).await.map_err(failed)?;
-        }
+        let connection = InUse::of(pool).await.map_err(no_connection)?;
+        connection.batch_execute(sql).await.map_err(failed)?;
         connection.give_back();
         Ok(())
     };
-    tokio::time::timeout(limit, all)
+    limited(limit, all).await
+}
+
+/// Gives up what takes longer.
+pub(super) async fn limited<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(limit, work)
         .await
         .unwrap_or_else(|_| Err(late(limit)))
 }
@@ -92,37 +155,36 @@ fn late(limit: Duration) -> StoreError {
 }
 
 /// Why an attempt failed.
-enum Trouble {
+pub(super) enum Trouble {
     /// Another one may succeed.
     Passing(Error),
     Lasting(StoreError),
 }
 
-async fn attempt(
-    pool: &Pool,
-    sql: &str,
-    parameters: Parameters<'_>,
-) -> Result<Option<Row>, Trouble> {
-    let connection = match pool.get().await {
-        Ok(connection) => InUse(Some(connection)),
-        Err(error) => return Err(Trouble::Lasting(no_connection(error))),
-    };
-    let result = connection.query(sql, parameters).await;
-    let error = match result {
-        Ok(row) => {
+async fn attempt(pool: &Pool, statement: Statement<'_>) -> Result<Rows, Trouble> {
+    let connection = InUse::of(pool)
+        .await
+        .map_err(|error| Trouble::Lasting(no_connection(error)))?;
+    let error = match connection.ask(statement).await {
+        Ok(rows) => {
             connection.give_back();
-            return Ok(row);
+            return Ok(rows);
         }
         Err(error) => error,
     };
+    Err(after(error, connection))
+}
+
+/// What an error leads to, for the statement and for its connection.
+pub(super) fn after(error: Error, connection: InUse) -> Trouble {
     let next = Next::after(&error);
     if matches!(next, Next::Again | Next::Fail) {
         connection.give_back();
     }
-    Err(match next {
+    match next {
         Next::Again | Next::Elsewhere => Trouble::Passing(error),
         Next::Fail | Next::FailAndClose => Trouble::Lasting(failed(error)),
-    })
+    }
 }
 
 /// What an error leads to.
@@ -148,7 +210,7 @@ impl Next {
             };
         };
         let code = code.clone();
-        if code == SqlState::T_R_SERIALIZATION_FAILURE || code == SqlState::T_R_DEADLOCK_DETECTED {
+        if is_conflict(&code) {
             Self::Again
         } else if [
             SqlState::ADMIN_SHUTDOWN,
@@ -170,7 +232,12 @@ impl Next {
     }
 }
 
-fn no_connection(error: PoolError) -> StoreError {
+/// Whether the same may succeed in another transaction.
+pub(super) fn is_conflict(code: &SqlState) -> bool {
+    *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
+}
+
+pub(super) fn no_connection(error: PoolError) -> StoreError {
     match error {
         PoolError::Backend(error) => failed(error),
         error => StoreError::unavailable(error),
@@ -195,7 +262,7 @@ pub(super) fn explained(error: Error) -> BoxError {
     let code = said.code();
     let mut message = format!("{} ({})", said.message(), code.code());
     if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
-        message.push_str(": `PostgresStore::migrate` makes the table");
+        message.push_str(": `PostgresStore::migrate` creates or upgrades the table");
     }
     // Not as a source: its message would say the same again.
     message.into()

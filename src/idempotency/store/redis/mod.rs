@@ -1,37 +1,39 @@
 //! Records in Redis.
 
+mod connection;
+mod connections;
+mod eviction_policy;
+mod lookup;
+mod reconnect;
+mod replicas;
 mod script;
+mod sentinel;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
-use ::redis::io::tcp::TcpSettings;
-use ::redis::{Client, IntoConnectionInfo, RedisError, Script};
+use ::redis::RedisResult;
+use ::redis::aio::ConnectionLike;
 use bytes::Bytes;
 
-use self::script::{Reply, micros};
-use super::{SMALL, Store, StoreError, StoreFuture};
+use self::connection::Target;
+use self::connections::Connections;
+use self::eviction_policy::Policies;
+use self::replicas::Replicas;
+use self::script::{Reply, Script, micros};
+use super::{Cursor, Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
-
-/// How long one attempt to connect may take.
-const CONNECT: Duration = Duration::from_secs(1);
-/// How long Redis may take for one answer. With `appendfsync always` it waits for its disk.
-const RESPONSE: Duration = Duration::from_secs(2);
-/// After this time without a sign of life of its peer, a connection is lost.
-#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-const DEAD: Duration = Duration::from_secs(10);
 
 /// The longest prefix.
 const LONGEST_PREFIX: usize = 100;
 
-/// Records in Redis, or in Valkey: shared by all processes that use the same server.
+/// Records in Redis or Valkey, shared by all processes that use the same servers.
 ///
-/// Use it where several processes serve the same keys, and a Redis is there whose data is kept. Where an operation must not
-/// happen twice even if a process dies between the effect and the record, nothing but a store that commits both together
-/// will do, which is `PostgresStore`. For one process on one machine `FileStore` needs no server.
+/// Use it when several processes serve the same keys and you have a Redis whose data is persisted. If an operation must not
+/// happen twice even when a process dies between the effect and the record, use `PostgresStore`, which commits both together.
+/// For one process on one machine, `FileStore` needs no server.
 ///
 /// ```no_run
 /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
@@ -42,54 +44,81 @@ const LONGEST_PREFIX: usize = 100;
 /// # Ok(()) }
 /// ```
 ///
-/// Clones share the connection. Each method is one command, a script that Redis runs as one step: one round trip, and two
-/// more when the server does not know the script yet. A script touches the record's own key only, so a cluster will do:
-/// [`with`](Self::with) takes its connection.
+/// | servers | constructor |
+/// |---|---|
+/// | one address, which may lead to another server after a failover | [`connect`](Self::connect), [`connect_lazy`](Self::connect_lazy) |
+/// | Redis Sentinel | [`sentinel`](Self::sentinel) |
+/// | Redis Cluster | [`cluster`](Self::cluster) |
+/// | a connection of your own | [`with`](Self::with) |
 ///
-/// Leases and times to live follow the clock of the Redis server, to the microsecond; they are rounded up, and cut to
-/// fifty years. Keep the clocks of servers that take over from each other in step.
+/// Clones share the connection. Each method is one script, which Redis runs in one step: one round trip, and one more if the
+/// server does not know the script yet. A script touches only the key of its record, so records spread over a cluster.
 ///
-/// # What Redis has to promise
+/// Leases and times to live follow the clock of the Redis server, to the microsecond. They are rounded up and cut to fifty years.
+/// Keep the clocks of servers that take over from each other in step.
 ///
-/// Redis 7.0 or later, or Valkey. A record is as safe as the server is told to keep its data:
+/// # Configuring Redis
 ///
-/// | setting | value | else |
+/// Redis 7.0 or later, or Valkey. A record is only as safe as the data of the server:
+///
+/// | setting | value | otherwise |
 /// |---|---|---|
-/// | `maxmemory-policy` | `noeviction` | **a record that is evicted is an operation that is executed again** |
-/// | `appendonly` | `yes` | a restart forgets the records since the last snapshot, or all of them |
-/// | `appendfsync` | `always` | a crash of the machine forgets those of the last second (`everysec`) |
-/// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off goes on taking records that a failover forgets |
+/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; [`eviction_policy`](Self::eviction_policy) |
+/// | `appendonly` | `yes` | a restart loses the records since the last snapshot, or all of them |
+/// | `appendfsync` | `always` | a crash of the machine loses the records of the last second (`everysec`) |
+/// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off continues to accept records that a failover loses |
 ///
-/// Replication is **asynchronous**: a replica that is promoted may lack the last records, whatever is set. Each such record
-/// is an operation that may be executed again. Where that must not be, commit effect and record
+/// # Failover
+///
+/// A failover is followed without a restart. The connection is replaced when
+///
+/// - it is closed,
+/// - the server answers that it cannot run the script now: `READONLY`, `MASTERDOWN`, `NOREPLICAS`, `LOADING`, `MISCONF`,
+///   `CLUSTERDOWN`, `TRYAGAIN`, `MOVED` or `NOAUTH`,
+/// - it received nothing for a second although a call was waiting. In a cluster: when a call got no answer.
+///
+/// All calls share the new connection, which resolves the host name again, and commands that were rejected are sent once more over it.
+/// A connection is used for at least 100 ms (in a cluster, for a second) before such an answer replaces it, so a server that stays
+/// read-only is connected to at most ten times a second.
+///
+/// **Replication is asynchronous: a failover may lose the last writes.** A lost claim or a lost response is an operation that may be
+/// executed again. [`replicas`](Self::replicas) waits until replicas have the claim. To rule out both, commit effect and record
 /// together: `PostgresStore`.
+///
+/// # Look-up
+///
+/// [`list`](Store::list) scans all keys of the server, in a cluster one primary after another. A page fails if another server has taken
+/// over since the scan began, or if the cluster has assigned slots or primaries anew: start the scan again. Records in a slot that is
+/// being moved at that time may be missed. A connection of your own must lead to a single server.
 ///
 /// # Defaults
 ///
 /// | setting | default | why |
 /// |---|---|---|
-/// | prefix | `buttress:` | the key of a record is this and 64 hex digits; records of several layers do not meet, because the layer's name is in the digits |
-/// | connect | within 1 s, one attempt | a request waits for it; the next request tries again |
-/// | response | within 2 s | a script takes some 30 µs, one with a large answer longer; `appendfsync always` waits for the disk |
+/// | prefix | `buttress:` | the key of a record is the prefix and 64 hex digits; records of different layers have different digits |
+/// | connect | within 1 s, one attempt | requests wait for it; the next request tries again |
+/// | response | within 2 s | a script takes some 30 µs, more with a large response; `appendfsync always` waits for the disk |
+/// | replicas | 0 | waiting takes two more round trips and rejects requests while replicas are down |
 ///
-/// Other times: [`with`](Self::with).
+/// For other times, use [`with`](Self::with).
 ///
 /// # Errors
 ///
-/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not answer in time, is loading its data, refuses
-/// the password or is a replica. A connection that was lost is made again, and the command is sent once more over it: a store
-/// that comes back works without further ado. [`Full`](StoreError::Full) if `maxmemory` is reached: new keys, and answers of
-/// more than 128 bytes, are refused; what is running goes on and is renewed, what is done is answered.
-/// [`Unreadable`](StoreError::Unreadable) if the key holds something else, or a record of a newer version. It is never
-/// overwritten: delete it by hand, if its operation may be executed (again).
+/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not answer in time, is loading its data, refuses the
+/// password or is a replica. [`Full`](StoreError::Full) if `maxmemory` is reached: new keys and responses of more than 128 bytes are
+/// rejected, while running operations are still renewed and stored responses replayed. [`Unreadable`](StoreError::Unreadable) if the
+/// key holds something else or a record of a newer version. It is never overwritten: delete the key if its operation may be executed
+/// again.
 ///
 /// # Cancel safety
 ///
-/// What was sent is executed, whether or not the future is dropped. Nothing else is held.
+/// A command that was sent is executed, whether or not the future is dropped. Nothing else is held.
 #[derive(Clone)]
-pub struct RedisStore<C = ConnectionManager> {
-    connection: C,
+pub struct RedisStore {
+    connections: Connections,
+    policies: Arc<Policies>,
     prefix: Arc<str>,
+    replicas: Option<Arc<Replicas>>,
 }
 
 impl RedisStore {
@@ -99,39 +128,135 @@ impl RedisStore {
     /// # Errors
     ///
     /// [`StoreError::Unavailable`] if the address cannot be read, or if there is no server within a second. For a service that
-    /// has to start without it, give a `ConnectionManager` that is made by `new_lazy_with_config` to [`with`](Self::with).
+    /// has to start without it: [`connect_lazy`](Self::connect_lazy).
     pub async fn connect(url: &str) -> Result<Self, StoreError> {
-        Self::reach(url)
-            .await
-            .map(Self::with)
-            .map_err(script::failed)
+        Self::connected(Target::address(url)).await
     }
 
-    async fn reach(url: &str) -> Result<ConnectionManager, RedisError> {
-        let address = url.into_connection_info()?.set_tcp_settings(tcp());
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(RESPONSE))
-            .set_number_of_retries(0);
-        ConnectionManager::new_with_config(Client::open(address)?, config).await
+    /// Like [`connect`](Self::connect), but connects when the first record is used.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if the address cannot be read.
+    pub fn connect_lazy(url: &str) -> Result<Self, StoreError> {
+        Self::to(Target::address(url)).map_err(script::failed)
     }
-}
 
-fn tcp() -> TcpSettings {
-    let settings = TcpSettings::default().set_nodelay(true);
-    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-    let settings = settings.set_user_timeout(DEAD);
-    settings
-}
+    /// A store that uses the primary that Redis Sentinel names for this service. The sentinels are asked again for each new
+    /// connection, one after another until one answers.
+    ///
+    /// `service` is the name that the sentinels know (`sentinel monitor <name>`), or an address with the name in place of the
+    /// host, for a primary with a password, a database or TLS: `redis://user:password@name/1`.
+    ///
+    /// ```no_run
+    /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
+    /// use buttress::idempotency::store::RedisStore;
+    ///
+    /// let sentinels = ["redis://10.0.0.1:26379", "redis://10.0.0.2:26379", "redis://10.0.0.3:26379"];
+    /// let store = RedisStore::sentinel(sentinels, "payments").await?;
+    /// # let _ = store;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if an address cannot be read, no sentinel knows the service, or its primary is not reached.
+    pub async fn sentinel<'a>(
+        urls: impl IntoIterator<Item = &'a str>,
+        service: &str,
+    ) -> Result<Self, StoreError> {
+        let urls: Vec<&str> = urls.into_iter().collect();
+        Self::connected(Target::sentinel(&urls, service)).await
+    }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
-    /// A store that uses this connection, or these: a `ConnectionManager` with times of your own, the crate `redis`'s
-    /// `ClusterConnection`. It has to know by itself when to give up waiting, and how to connect anew.
-    pub fn with(connection: C) -> Self {
+    /// A store that uses a Redis Cluster: some of its nodes, from which the others are found. All have the user, the password
+    /// and the TLS of the first address.
+    ///
+    /// Name several nodes: a new connection starts at those that answer.
+    ///
+    /// ```no_run
+    /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
+    /// use buttress::idempotency::store::RedisStore;
+    ///
+    /// let store = RedisStore::cluster(["redis://10.0.0.1:6379", "redis://10.0.0.2:6379"]).await?;
+    /// # let _ = store;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Unavailable`] if an address cannot be read, or if no node is reached within three seconds.
+    pub async fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Result<Self, StoreError> {
+        let urls: Vec<&str> = urls.into_iter().collect();
+        Self::connected(Target::cluster(&urls)).await
+    }
+
+    /// A store that uses this connection, or these. It has to know by itself when to give up waiting and how to connect anew,
+    /// and its servers' eviction policy is not checked.
+    pub fn with<C: ConnectionLike + Clone + Send + Sync + 'static>(connection: C) -> Self {
+        Self::new(
+            Connections::Given(Box::new(connection)),
+            Arc::new(Policies::new()),
+        )
+    }
+
+    fn to(target: RedisResult<Target>) -> RedisResult<Self> {
+        let policies = Arc::new(Policies::new());
+        let connections = Connections::to(Arc::new(target?), Arc::clone(&policies));
+        Ok(Self::new(connections, policies))
+    }
+
+    async fn connected(target: RedisResult<Target>) -> Result<Self, StoreError> {
+        let store = Self::to(target).map_err(script::failed)?;
+        store.connections.connect().await.map_err(script::failed)?;
+        Ok(store)
+    }
+
+    fn new(connections: Connections, policies: Arc<Policies>) -> Self {
         Self {
-            connection,
+            connections,
+            policies,
             prefix: "buttress:".into(),
+            replicas: None,
         }
+    }
+
+    /// How many replicas must have a claim before the handler is called (`WAIT`). Default 0: replication is not waited for.
+    ///
+    /// If fewer acknowledge it within half a second, the claim is given up and the request is rejected like any other while the
+    /// store is unavailable. A claim takes two round trips to Redis and one to its replicas, over further connections: up to 16
+    /// claims wait at once.
+    ///
+    /// A failover to one of these replicas keeps the claim: a request that is repeated afterwards does not start a first run. It
+    /// may still lose the *response* of an operation, whose record then ends with its lease; the next request is the second run,
+    /// or is answered as unknown, as [`after_crash`](crate::idempotency::IdempotencyConfig::after_crash) says. A failover to a
+    /// replica that has not acknowledged loses both: with `n` of more than `n` replicas, Redis chooses the one that is furthest
+    /// ahead, if it can reach it.
+    ///
+    /// # Errors
+    ///
+    /// The store has a connection of your own ([`with`](Self::with)): `WAIT` blocks its connection, and all calls that share it.
+    pub fn replicas(mut self, count: u8) -> Result<Self, ConfigError> {
+        let replicas = Replicas::new(count, &self.connections);
+        ConfigError::unless(
+            count == 0 || replicas.is_some(),
+            "replicas",
+            &count,
+            "0 for a store that was made by `with`",
+        )
+        .map_err(|error| error.of("store", "redis"))?;
+        self.replicas = replicas.filter(|_| count > 0).map(Arc::new);
+        Ok(self)
+    }
+
+    /// The `maxmemory-policy` of the server, as it was at the last connection: one that evicts, if the cluster has a node with
+    /// such a policy. `None` if it could not be determined.
+    ///
+    /// Everything but `noeviction` evicts records when the memory is full, and **an evicted record is an operation that is
+    /// executed again**. It is reported with [`Event::EvictionPolicy`](crate::Event::EvictionPolicy) as well, for each server
+    /// that is connected to.
+    pub fn eviction_policy(&self) -> Option<String> {
+        self.policies.worst()
     }
 
     /// What the keys of all records start with. Processes that share records have the same prefix.
@@ -157,14 +282,7 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
     }
 
     fn name(&self, key: &RecordKey) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut name = String::with_capacity(self.prefix.len() + 64);
-        name.push_str(&self.prefix);
-        for byte in key.0 {
-            name.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            name.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-        name
+        format!("{}{}", self.prefix, key.to_hex())
     }
 
     async fn ask(
@@ -173,23 +291,23 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> RedisStore<C> {
         key: &RecordKey,
         arguments: &[&[u8]],
     ) -> Result<Reply, StoreError> {
-        let mut asked = script.key(self.name(key));
-        for argument in arguments {
-            asked.arg(*argument);
+        let name = self.name(key);
+        let mut connections = self.connections.clone();
+        let mut answer = script
+            .by_hash(&name, arguments)
+            .query_async(&mut connections)
+            .await;
+        if answer.as_ref().is_err_and(script::is_unknown) {
+            answer = script
+                .by_code(&name, arguments)
+                .query_async(&mut connections)
+                .await;
         }
-        let mut connection = self.connection.clone();
-        let answer = match asked.invoke_async(&mut connection).await {
-            // That the connection is gone shows only when it is used. Every script may be run again.
-            Err(error) if error.is_connection_dropped() => {
-                asked.invoke_async(&mut connection).await
-            }
-            answer => answer,
-        };
         Reply::read(answer.map_err(script::failed)?)
     }
 }
 
-impl<C> fmt::Debug for RedisStore<C> {
+impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The connection may show a password.
         f.debug_struct("RedisStore")
@@ -198,7 +316,7 @@ impl<C> fmt::Debug for RedisStore<C> {
     }
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> {
+impl Store for RedisStore {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         Box::pin(async move {
             let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
@@ -208,7 +326,16 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
                 lease.as_bytes(),
                 ttl.as_bytes(),
             ];
-            self.ask(&script::BEGIN, key, &arguments).await?.begun()
+            let begun = self.ask(&script::BEGIN, key, &arguments).await?.begun()?;
+            if let (Begun::Started { .. }, Some(replicas)) = (&begun, &self.replicas) {
+                let acknowledged = replicas.acknowledge(&self.name(key), claim).await;
+                if acknowledged.is_err() {
+                    // If this fails too, the lease ends it.
+                    let _ = self.abandon(key, claim.token).await;
+                }
+                acknowledged?;
+            }
+            Ok(begun)
         })
     }
 
@@ -248,5 +375,21 @@ impl<C: ConnectionLike + Clone + Send + Sync + 'static> Store for RedisStore<C> 
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
         Box::pin(async move { self.ask(&script::ABANDON, key, &[&token.0]).await?.ended() })
+    }
+
+    fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
+        Box::pin(self.found(key, None))
+    }
+
+    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+        Box::pin(self.page(after, limit))
+    }
+
+    fn resolve<'a>(
+        &'a self,
+        key: &'a RecordKey,
+        resolve: &'a Resolve,
+    ) -> StoreFuture<'a, Resolved> {
+        Box::pin(self.resolved(key, resolve))
     }
 }

@@ -29,7 +29,7 @@ end
 
 -- The record, nil if there is none; else nil and why it cannot be read.
 local function read()
-  local found = redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'token', 'run', 'lease_until', 'answer')
+  local found = redis.call('HMGET', KEYS[1], 'version', 'fingerprint', 'token', 'run', 'lease_until', 'answer', 'begun_at')
   local version = found[1]
   if not version then
     if redis.call('EXISTS', KEYS[1]) == 0 then
@@ -46,6 +46,8 @@ local function read()
     run = digits(found[4]),
     lease_until = digits(found[5]),
     answer = found[6],
+    -- Records of the first version have none.
+    begun_at = digits(found[7]),
   }
   if not record.fingerprint or #record.fingerprint ~= 32 then
     return nil, 'its fingerprint is not 32 bytes'

@@ -3,12 +3,12 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use ::redis::{RedisError, Script, Value};
+use ::redis::{Cmd, RedisError, Value, cmd};
 use bytes::Bytes;
 
 use crate::clock::nanos;
 use crate::idempotency::record::{Begun, Ended};
-use crate::idempotency::store::StoreError;
+use crate::idempotency::store::{Resolved, StoreError};
 
 /// Fifty years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
 const LONGEST: u64 = 50 * 365 * 24 * 3_600 * 1_000_000;
@@ -23,11 +23,54 @@ pub(super) static COMPLETE_SMALL: LazyLock<Script> =
 pub(super) static ABANDON: LazyLock<Script> =
     LazyLock::new(|| script(THOUGH_FULL, include_str!("abandon.lua")));
 
+pub(super) static FIND: LazyLock<Script> =
+    LazyLock::new(|| script(READS, include_str!("find.lua")));
+pub(super) static RESOLVE: LazyLock<Script> =
+    LazyLock::new(|| script("", include_str!("resolve.lua")));
+pub(super) static RESOLVE_SMALL: LazyLock<Script> =
+    LazyLock::new(|| script(THOUGH_FULL, include_str!("resolve.lua")));
+
+/// Lets a script run whatever the state of the memory.
+const READS: &str = "#!lua flags=no-writes\n";
 /// Lets a script write though the memory is full: for what takes no more of it, or nearly none.
 const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";
 
+/// A script, and the hash that Redis knows it by once it has run.
+pub(super) struct Script {
+    code: String,
+    hash: String,
+}
+
 fn script(flags: &str, rule: &str) -> Script {
-    Script::new(&format!("{flags}{}{rule}", include_str!("record.lua")))
+    let code = format!("{flags}{}{rule}", include_str!("record.lua"));
+    let hash = ::redis::Script::new(&code).get_hash().to_owned();
+    Script { code, hash }
+}
+
+impl Script {
+    /// Runs it by its hash.
+    pub(super) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+        run("EVALSHA", &self.hash, key, arguments)
+    }
+
+    /// Runs it where its hash is not known. From then on it is.
+    pub(super) fn by_code(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
+        run("EVAL", &self.code, key, arguments)
+    }
+}
+
+fn run(command: &str, script: &str, key: &str, arguments: &[&[u8]]) -> Cmd {
+    let mut command = cmd(command);
+    command.arg(script).arg(1).arg(key);
+    for argument in arguments {
+        command.arg(*argument);
+    }
+    command
+}
+
+/// Whether the server does not know the hash of a script: it was restarted, or has become the primary.
+pub(super) fn is_unknown(error: &RedisError) -> bool {
+    error.code() == Some("NOSCRIPT")
 }
 
 /// A time in the scripts' unit. What is not zero stays so.
@@ -71,6 +114,25 @@ impl Reply {
         })
     }
 
+    /// The fields of an entry.
+    pub(super) fn found(self) -> Result<Option<Vec<Value>>, StoreError> {
+        match (&*self.word, self.more) {
+            (b"found", Some(Value::Array(fields))) => Ok(Some(fields)),
+            (b"missing", None) => Ok(None),
+            _ => Err(strange()),
+        }
+    }
+
+    pub(super) fn resolved(self) -> Result<Resolved, StoreError> {
+        Ok(match (&*self.word, self.more) {
+            (b"resolved", None) => Resolved::Resolved,
+            (b"changed", None) => Resolved::Changed,
+            (b"running", None) => Resolved::Running,
+            (b"missing", None) => Resolved::Missing,
+            _ => return Err(strange()),
+        })
+    }
+
     pub(super) fn ended(self) -> Result<Ended, StoreError> {
         Ok(match (&*self.word, self.more) {
             (b"taken", None) => Ended::Taken,
@@ -81,7 +143,7 @@ impl Reply {
     }
 }
 
-fn strange() -> StoreError {
+pub(super) fn strange() -> StoreError {
     StoreError::Unreadable("what answered is not the script of this store".to_owned())
 }
 

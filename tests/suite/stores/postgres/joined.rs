@@ -1,162 +1,26 @@
 //! The record and what it stands for are committed together.
 
-use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use buttress::idempotency::store::{CommitError, PostgresStore};
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
-use buttress::{Error, Reason};
+use buttress::idempotency::Operation;
+use buttress::idempotency::store::{CommitError, PostgresStore, Store};
+use buttress::{BoxError, Deadline};
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
-use tokio_postgres::{Client, GenericClient, IsolationLevel, NoTls, Transaction};
-use tower::{Layer, ServiceExt, service_fn};
+use http::Response;
+use http_body_util::Full;
+use tokio::sync::Notify;
 
-use super::proxy::{Cut, Proxy};
-use super::{Table, config, connect, pool};
-
-type Body = KeptBody<Full<Bytes>>;
-
-/// An operation whose handler waits for the test.
-struct Handler {
-    operation: Operation,
-    end: oneshot::Sender<Response<Body>>,
-}
-
-impl Handler {
-    fn ends(self, response: Response<Body>) {
-        self.end.send(response).expect("somebody waits");
-    }
-
-    /// What a handler makes of a failed commit.
-    fn fails(self) {
-        let mut response = Response::new(Body::default());
-        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
-        self.ends(response);
-    }
-}
-
-/// What a caller was told: status, body, and whether it is said to be a repetition.
-type Told = Result<(u16, Bytes, bool), Reason>;
-
-/// A layer over a store, over handlers that wait for the test.
-struct Payments {
-    table: Table,
-    store: PostgresStore,
-    layer: IdempotencyLayer,
-    handlers: mpsc::Receiver<Handler>,
-    handle: mpsc::Sender<Handler>,
-}
-
-impl Payments {
-    async fn new() -> Self {
-        let (table, store) = Table::made().await;
-        table
-            .execute("CREATE TABLE {}_effects (run int, paid int, UNIQUE (paid) DEFERRABLE INITIALLY DEFERRED)")
-            .await;
-        let config = IdempotencyConfig::default();
-        let layer =
-            IdempotencyLayer::new("payments", store.clone(), Scope::Global, config).expect("valid");
-        let (handle, handlers) = mpsc::channel(8);
-        Self {
-            table,
-            store,
-            layer,
-            handlers,
-            handle,
-        }
-    }
-
-    fn call(&self) -> JoinHandle<Told> {
-        let handle = self.handle.clone();
-        let service = self.layer.layer(service_fn(
-            move |request: Request<KeptBody<Full<Bytes>>>| {
-                let handle = handle.clone();
-                async move {
-                    let operation = Operation::take(request.extensions()).unwrap();
-                    let operation = operation.expect("a guarded request");
-                    let (end, ended) = oneshot::channel();
-                    let handler = Handler { operation, end };
-                    assert!(handle.send(handler).await.is_ok(), "the test is gone");
-                    Ok::<_, Error<Infallible>>(ended.await.expect("an end"))
-                }
-            },
-        ));
-        let request = Request::post("/payments")
-            .header("idempotency-key", "\"0123456789abcdef\"")
-            .body(Full::from("10 euros"))
-            .expect("a request");
-        tokio::spawn(async move {
-            match service.oneshot(request).await {
-                Ok(response) => {
-                    let (head, body) = response.into_parts();
-                    let body = body.collect().await.expect("a body").to_bytes();
-                    let again = head.headers.contains_key("idempotent-replayed");
-                    Ok((head.status.as_u16(), body, again))
-                }
-                Err(Error::Rejected(rejected)) => Err(rejected.reason),
-                Err(Error::Inner(never)) => match never {},
-            }
-        })
-    }
-
-    async fn handler(&mut self) -> Handler {
-        self.handlers.recv().await.expect("a handler")
-    }
-
-    async fn act(&self, transaction: &impl GenericClient, handler: &Handler) {
-        let (table, run) = (&self.table.name, handler.operation.run());
-        // Not prepared: what is prepared is closed later, which is counted as a request.
-        let sql = format!("INSERT INTO {table}_effects VALUES ({run}, 10)");
-        transaction.batch_execute(&sql).await.expect("acted");
-    }
-
-    /// The runs that have had their effect.
-    async fn effects(&self) -> Vec<i32> {
-        let sql = format!("SELECT run FROM {}_effects", self.table.name);
-        let rows = self.table.client.query(&sql, &[]).await.expect("effects");
-        rows.iter().map(|row| row.get(0)).collect()
-    }
-
-    async fn commit(
-        &self,
-        transaction: Transaction<'_>,
-        handler: &Handler,
-    ) -> Result<Response<Body>, CommitError> {
-        self.store
-            .commit(transaction, &handler.operation, paid())
-            .await
-    }
-}
-
-fn paid() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from("paid"));
-    *response.status_mut() = http::StatusCode::CREATED;
-    response
-}
-
-const PAID: Told = Ok((201, Bytes::from_static(b"paid"), false));
-const AGAIN: Told = Ok((201, Bytes::from_static(b"paid"), true));
-const FAILED: Told = Ok((503, Bytes::new(), false));
-
-async fn end(call: JoinHandle<Told>) -> Told {
-    call.await.expect("no panic")
-}
-
-fn is_in_progress(told: &Told) -> bool {
-    matches!(told, Err(Reason::Key(problem)) if format!("{problem:?}") == "InProgress")
-}
+use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, is_in_progress, paid};
+use super::proxy::{Cut, Proxy, nowhere};
+use super::{MINUTE, config, pool};
 
 #[tokio::test]
 async fn the_caller_gets_what_was_committed_whatever_the_handler_returns() {
     let mut payments = Payments::new().await;
     let call = payments.call();
     let handler = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &handler).await;
-    let response = payments.commit(transaction, &handler).await;
+    let response = payments.pay(&handler).await;
     assert_eq!(response.expect("committed").status(), 201);
     handler.fails();
     assert_eq!(end(call).await, PAID);
@@ -165,84 +29,274 @@ async fn the_caller_gets_what_was_committed_whatever_the_handler_returns() {
 }
 
 #[tokio::test]
-async fn a_transaction_of_the_pool_serves_as_well() {
+async fn the_transaction_may_come_from_a_pool_of_the_user() {
     let mut payments = Payments::new().await;
+    let pool = pool(config());
+    payments.store = payments.store.clone().transaction_pool(pool.clone());
     let call = payments.call();
     let handler = payments.handler().await;
-    let mut client = pool(config()).get().await.expect("a connection");
-    let transaction = client.transaction().await.expect("a transaction");
-    let response = payments
-        .store
-        .commit(transaction, &handler.operation, paid())
-        .await;
-    handler.ends(response.expect("committed"));
+    let response = payments.pay(&handler).await.expect("committed");
+    assert_eq!(pool.status().size, 1);
+    handler.ends(response);
     assert_eq!(end(call).await, PAID);
 }
 
-/// The completion in a transaction that is not committed yet, as another client would do it.
-async fn written(
+/// Begins, acts, and commits; in between it waits for the test to do something, first with a snapshot and then with its effect.
+async fn pay_around(
     payments: &Payments,
-    transaction: &Transaction<'_>,
     handler: &Handler,
-) -> buttress::idempotency::store::Written<Full<Bytes>> {
-    let completion = payments
+    isolation: &str,
+    first: impl Future<Output = ()>,
+    then: impl Future<Output = ()>,
+) -> Result<Response<Body>, CommitError> {
+    let (waits, goes_on) = (&Notify::new(), &Notify::new());
+    let begin = &format!("SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT 1");
+    let act = &payments.act(handler);
+    let joined = payments
         .store
-        .completion(&handler.operation, paid())
-        .await
-        .expect("a completion");
-    let rows = transaction
-        .execute(
-            completion.statement(),
-            &[
-                &completion.key(),
-                &completion.token().as_slice(),
-                &completion.answer(),
-                &completion.ttl(),
-            ],
-        )
-        .await
-        .expect("executed");
-    completion.written(rows).expect("one row")
+        .joined(&handler.operation, |transaction| async move {
+            for sql in [begin, act] {
+                transaction.batch_execute(sql).await?;
+                waits.notify_one();
+                goes_on.notified().await;
+            }
+            Ok(paid())
+        });
+    let between = async {
+        waits.notified().await;
+        first.await;
+        goes_on.notify_one();
+        waits.notified().await;
+        then.await;
+        goes_on.notify_one();
+        // A repetition is not waited for.
+        loop {
+            waits.notified().await;
+            goes_on.notify_one();
+        }
+    };
+    tokio::select! {
+        result = joined => result,
+        never = between => never,
+    }
 }
 
-#[tokio::test]
-async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_not_wait_for_it() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &handler).await;
-    let written = written(&payments, &transaction, &handler).await;
-    let duplicate = end(payments.call()).await;
-    assert!(is_in_progress(&duplicate), "{duplicate:?}");
-    assert!(payments.effects().await.is_empty());
-    transaction.commit().await.expect("committed");
-    handler.ends(written.committed());
-    assert_eq!(end(call).await, PAID);
-    assert_eq!(payments.effects().await, [1]);
-    assert_eq!(end(payments.call()).await, AGAIN);
-}
+const ISOLATIONS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 
 #[tokio::test]
-async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
-    for commits in [true, false] {
+async fn a_renewal_is_no_conflict_at_any_isolation() {
+    for isolation in ISOLATIONS {
         let mut payments = Payments::new().await;
         let call = payments.call();
         let handler = payments.handler().await;
-        let mut client = connect().await;
-        let transaction = client.transaction().await.expect("a transaction");
-        payments.act(&transaction, &handler).await;
-        drop(written(&payments, &transaction, &handler).await);
-        handler.fails();
-        // The layer asks, and the answer waits for the transaction.
-        payments.table.somebody_waits().await;
-        if commits {
-            transaction.commit().await.expect("committed");
+        let (key, token) = payments.holder().await;
+        let store = payments.store.clone();
+        let renew = || async {
+            let day = 24 * 60 * MINUTE;
+            for _ in 0..3 {
+                let renewed = store.renew(&key, token, 2 * MINUTE, day).await;
+                assert!(renewed.expect("renewed"));
+            }
+        };
+        let response = pay_around(&payments, &handler, isolation, renew(), renew()).await;
+        handler.ends(response.expect("committed"));
+        assert_eq!(end(call).await, PAID);
+        assert_eq!(payments.effects().await, [1]);
+    }
+}
+
+#[tokio::test]
+async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
+    for isolation in ISOLATIONS {
+        for point in ["before it begins", "before it acts", "after it has acted"] {
+            let mut payments = Payments::new().await;
+            let first = payments.call();
+            let stale = payments.handler().await;
+            let mut second = None;
+            let client = super::connect().await;
+            let sql = taking_over(&payments);
+            let others = async { client.batch_execute(&sql).await.expect("taken over") };
+            let lost = match point {
+                "before it begins" => {
+                    second = Some(take_over(&mut payments).await);
+                    pay_around(&payments, &stale, isolation, async {}, async {}).await
+                }
+                "before it acts" => {
+                    pay_around(&payments, &stale, isolation, others, async {}).await
+                }
+                _ => pay_around(&payments, &stale, isolation, async {}, others).await,
+            };
+            assert!(
+                matches!(lost, Err(CommitError::Lost | CommitError::RolledBack(_))),
+                "{isolation}, {point}: {lost:?}"
+            );
+            assert!(payments.effects().await.is_empty(), "{isolation}, {point}");
+            if let Some((call, holder)) = second {
+                let response = payments.pay(&holder).await;
+                holder.ends(response.expect("committed"));
+                assert_eq!(end(call).await, PAID);
+                assert_eq!(payments.effects().await, [2]);
+                assert_eq!(end(payments.call()).await, AGAIN);
+            }
+            stale.fails();
+            assert_eq!(end(first).await, FAILED);
+        }
+    }
+}
+
+type Second = (tokio::task::JoinHandle<super::payments::Told>, Handler);
+
+async fn take_over(payments: &mut Payments) -> Second {
+    payments.expire().await;
+    let second = payments.call();
+    let holder = payments.handler().await;
+    assert_eq!(holder.operation.run(), 2);
+    (second, holder)
+}
+
+/// What another process does in its takeover.
+fn taking_over(payments: &Payments) -> String {
+    let table = &payments.table.name;
+    format!("UPDATE {table} SET run = run + 1, token = decode(repeat('22', 16), 'hex')")
+}
+
+#[tokio::test]
+async fn a_claim_that_the_server_has_lost_commits_nothing() {
+    for joined_only in [false, true] {
+        let set_up = |store: PostgresStore| {
+            if joined_only {
+                store.joined_only()
+            } else {
+                store
+            }
+        };
+        for point in ["before it begins", "after it has acted"] {
+            let mut payments = Payments::with(set_up).await;
+            let call = payments.call();
+            let handler = payments.handler().await;
+            let delete = format!("DELETE FROM {}", payments.table.name);
+            let client = super::connect().await;
+            let lose = async { client.batch_execute(&delete).await.expect("deleted") };
+            let lost = if point == "before it begins" {
+                lose.await;
+                payments.pay(&handler).await
+            } else {
+                pay_around(&payments, &handler, "READ COMMITTED", async {}, lose).await
+            };
+            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+            assert!(payments.effects().await.is_empty(), "{point}");
+
+            // Another request has claimed the key since, in run 1 too.
+            let second = payments.call();
+            let holder = payments.handler().await;
+            assert_eq!(holder.operation.run(), 1);
+            let response = payments.pay(&holder).await;
+            holder.ends(response.expect("committed"));
+            assert_eq!(end(second).await, PAID);
+            let lost = payments.pay(&handler).await;
+            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+            handler.fails();
+            assert_eq!(end(call).await, FAILED);
+            assert_eq!(payments.effects().await, [1]);
+            assert_eq!(end(payments.call()).await, AGAIN);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_closure_rolls_back_and_frees_the_key() {
+    let mut payments = Payments::new().await;
+    let call = payments.call();
+    let handler = payments.handler().await;
+    let act = &payments.act(&handler);
+    let failed = payments
+        .store
+        .joined(&handler.operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            Err::<Response<Full<Bytes>>, BoxError>("no money".into())
+        });
+    let Err(CommitError::Work(why)) = failed.await else {
+        panic!("it is the closure's error")
+    };
+    assert_eq!(why.to_string(), "no money");
+    handler.fails();
+    assert_eq!(end(call).await, FAILED);
+    assert!(payments.effects().await.is_empty());
+    assert_eq!(payments.table.rows().await, 0);
+
+    let call = payments.call();
+    let handler = payments.handler().await;
+    let response = payments.pay(&handler).await;
+    handler.ends(response.expect("committed"));
+    assert_eq!(end(call).await, PAID);
+    assert_eq!(payments.effects().await, [1]);
+}
+
+#[tokio::test]
+async fn what_the_server_refuses_to_commit_is_rolled_back_and_not_repeated() {
+    let mut payments = Payments::new().await;
+    let call = payments.call();
+    let handler = payments.handler().await;
+    // Twice the same payment: the constraint is checked by the commit.
+    let act = &payments.act(&handler);
+    let joined = payments
+        .store
+        .joined(&handler.operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            transaction.batch_execute(act).await?;
+            Ok(paid())
+        });
+    let refused = joined.await;
+    let Err(CommitError::RolledBack(why)) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(why.to_string().contains("23505"), "{why}");
+    let response = payments.pay(&handler).await;
+    handler.ends(response.expect("committed"));
+    assert_eq!(end(call).await, PAID);
+    assert_eq!(payments.effects().await, [1]);
+}
+
+/// Calls a closure that fails with this state so often, and counts the calls.
+async fn pay_failing(
+    payments: &Payments,
+    operation: &Operation,
+    state: &str,
+    failures: usize,
+) -> (Result<Response<Body>, CommitError>, usize) {
+    let calls = &AtomicUsize::new(0);
+    let effects = &format!("INSERT INTO {}_effects VALUES (1, 10)", payments.table.name);
+    let fail = &format!("DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$");
+    let joined = payments.store.joined(operation, |transaction| async move {
+        transaction.batch_execute(effects).await?;
+        if calls.fetch_add(1, Ordering::Relaxed) < failures {
+            transaction.batch_execute(fail).await?;
+        }
+        Ok(paid())
+    });
+    (joined.await, calls.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn a_conflict_is_repeated_five_times_and_no_other_error() {
+    for (state, failures, calls) in [
+        ("40001", 1, 2),
+        ("40P01", 5, 6),
+        ("40001", 6, 6),
+        ("23505", 1, 1),
+    ] {
+        let mut payments = Payments::new().await;
+        let call = payments.call();
+        let handler = payments.handler().await;
+        let (paid, called) = pay_failing(&payments, &handler.operation, state, failures).await;
+        assert_eq!(called, calls, "{state}");
+        if failures < calls {
+            handler.ends(paid.expect("committed"));
             assert_eq!(end(call).await, PAID);
             assert_eq!(payments.effects().await, [1]);
         } else {
-            transaction.rollback().await.expect("rolled back");
+            assert!(matches!(paid, Err(CommitError::Work(_))), "{paid:?}");
+            handler.fails();
             assert_eq!(end(call).await, FAILED);
             assert!(payments.effects().await.is_empty());
             assert_eq!(payments.table.rows().await, 0);
@@ -251,154 +305,89 @@ async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
 }
 
 #[tokio::test]
-async fn of_two_holders_the_stale_one_is_rolled_back() {
-    let mut payments = Payments::new().await;
-    let first = payments.call();
-    let stale = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &stale).await;
-
-    // Its process seems to be gone.
-    payments
-        .table
-        .execute("UPDATE {} SET lease_until = now()")
-        .await;
-    let second = payments.call();
-    let holder = payments.handler().await;
-    assert_eq!(holder.operation.run(), 2);
-    let lost = payments.commit(transaction, &stale).await;
-    assert!(matches!(lost, Err(CommitError::Lost)), "{lost:?}");
-
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &holder).await;
-    let response = payments.commit(transaction, &holder).await;
-    holder.ends(response.expect("committed"));
-    assert_eq!(end(second).await, PAID);
-    stale.fails();
-    assert_eq!(end(first).await, FAILED);
-    assert_eq!(payments.effects().await, [2]);
-    assert_eq!(end(payments.call()).await, AGAIN);
-}
-
-#[tokio::test]
-async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
-    for commits in [true, false] {
-        let mut payments = Payments::new().await;
-        let first = payments.call();
-        let handler = payments.handler().await;
-        let mut client = connect().await;
-        payments
-            .table
-            .execute("UPDATE {} SET lease_until = now()")
-            .await;
-        let transaction = client.transaction().await.expect("a transaction");
-        payments.act(&transaction, &handler).await;
-        let written = written(&payments, &transaction, &handler).await;
-        let second = payments.call();
-        payments.table.somebody_waits().await;
-        if commits {
-            transaction.commit().await.expect("committed");
-            assert_eq!(end(second).await, AGAIN);
-            handler.ends(written.committed());
-            assert_eq!(end(first).await, PAID);
-            assert_eq!(payments.effects().await, [1]);
-        } else {
-            transaction.rollback().await.expect("rolled back");
-            let next = payments.handler().await;
-            assert_eq!(next.operation.run(), 2);
-            handler.fails();
-            next.fails();
-            assert_eq!(end(first).await, FAILED);
-            assert_eq!(end(second).await, FAILED);
-            assert!(payments.effects().await.is_empty());
-        }
-    }
-}
-
-#[tokio::test]
-async fn what_the_server_refuses_to_commit_did_not_happen_and_may_be_done_again() {
+async fn after_the_deadline_a_conflict_is_not_repeated() {
     let mut payments = Payments::new().await;
     let call = payments.call();
     let handler = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    // Twice the same payment: the constraint is checked by the commit.
-    payments.act(&transaction, &handler).await;
-    payments.act(&transaction, &handler).await;
-    let refused = payments.commit(transaction, &handler).await;
-    let Err(CommitError::RolledBack(why)) = refused else {
-        panic!("{refused:?}")
-    };
-    assert!(why.to_string().contains("23505"), "{why}");
-
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &handler).await;
-    let response = payments.commit(transaction, &handler).await;
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
-    assert_eq!(payments.effects().await, [1]);
-}
-
-#[tokio::test]
-async fn what_was_rolled_back_frees_the_key() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client
-        .build_transaction()
-        .isolation_level(IsolationLevel::Serializable)
-        .start()
-        .await
-        .expect("a transaction");
-    payments.act(&transaction, &handler).await;
-    // A renewal.
-    payments
-        .table
-        .execute("UPDATE {} SET lease_until = lease_until + interval '1 minute'")
-        .await;
-    let refused = payments.commit(transaction, &handler).await;
-    let Err(CommitError::RolledBack(why)) = refused else {
-        panic!("{refused:?}")
-    };
-    assert!(why.to_string().contains("40001"), "{why}");
+    let failing = pay_failing(&payments, &handler.operation, "40001", 1);
+    let (paid, calls) = Deadline::after(Duration::ZERO).scope(failing).await;
+    assert!(matches!(paid, Err(CommitError::Work(_))), "{paid:?}");
+    assert_eq!(calls, 1);
     handler.fails();
     assert_eq!(end(call).await, FAILED);
-    assert_eq!(payments.table.rows().await, 0);
-}
-
-async fn connect_through(proxy: &Proxy) -> Client {
-    let config: tokio_postgres::Config = proxy.url().parse().expect("an address");
-    let (client, connection) = config.connect(NoTls).await.expect("a connection");
-    tokio::spawn(connection);
-    client
 }
 
 #[tokio::test]
-async fn a_commit_that_nobody_heard_of_is_found_out() {
+async fn of_two_transactions_in_conflict_both_commit_in_the_end() {
+    let mut payments = Payments::new().await;
+    let call = payments.call();
+    let handler = payments.handler().await;
+    payments
+        .table
+        .execute("INSERT INTO {}_effects VALUES (0, 0)")
+        .await;
+    let table = &payments.table.name;
+    let calls = &AtomicUsize::new(0);
+    let other = super::connect().await;
+    let other = &other;
+    let joined = payments
+        .store
+        .joined(&handler.operation, |transaction| async move {
+            let start = "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE";
+            transaction.batch_execute(start).await?;
+            let read = format!("SELECT run FROM {table}_effects");
+            transaction.query(&read, &[]).await?;
+            let add = format!("UPDATE {table}_effects SET run = run + 1");
+            if calls.fetch_add(1, Ordering::Relaxed) == 0 {
+                other.batch_execute(&add).await?;
+            }
+            transaction.batch_execute(&add).await?;
+            Ok(paid())
+        });
+    let response = joined.await.expect("committed");
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+    handler.ends(response);
+    assert_eq!(end(call).await, PAID);
+    assert_eq!(payments.effects().await, [2]);
+}
+
+#[tokio::test]
+async fn a_commit_that_was_not_acknowledged_is_looked_up() {
     for (cut, committed) in [
         (Cut::Before as fn(usize) -> Cut, false),
         (Cut::Behind, true),
     ] {
         let mut payments = Payments::new().await;
+        let proxy = Proxy::new().await;
+        let pool = pool(proxy.url().parse().expect("an address"));
+        payments.store = payments.store.clone().transaction_pool(pool.clone());
+        // The connection has prepared what it needs.
         let call = payments.call();
         let handler = payments.handler().await;
-        let proxy = Proxy::new().await;
-        let mut client = connect_through(&proxy).await;
-        let transaction = client.transaction().await.expect("a transaction");
-        payments.act(&transaction, &handler).await;
-        // The record, and then the commit.
-        proxy.cut(cut(proxy.asked() + 2));
-        let lost = payments.commit(transaction, &handler).await;
-        assert!(matches!(lost, Err(CommitError::Unknown(_))), "{lost:?}");
-        handler.fails();
+        let response = payments.pay(&handler).await;
+        handler.ends(response.expect("committed"));
+        assert_eq!(end(call).await, PAID);
+        payments
+            .table
+            .execute("DELETE FROM {}; DELETE FROM {}_effects")
+            .await;
+
+        let call = payments.call();
+        let handler = payments.handler().await;
+        // The beginning, the effect, the record, and the commit.
+        proxy.cut(cut(proxy.asked() + 4));
+        let result = payments.pay(&handler).await;
         if committed {
+            handler.ends(result.expect("found to be committed"));
             assert_eq!(end(call).await, PAID);
             assert_eq!(payments.effects().await, [1]);
             assert_eq!(end(payments.call()).await, AGAIN);
         } else {
+            assert!(
+                matches!(result, Err(CommitError::RolledBack(_))),
+                "{result:?}"
+            );
+            handler.fails();
             assert_eq!(end(call).await, FAILED);
             assert!(payments.effects().await.is_empty());
             assert_eq!(payments.table.rows().await, 0);
@@ -407,63 +396,32 @@ async fn a_commit_that_nobody_heard_of_is_found_out() {
 }
 
 #[tokio::test]
-async fn the_record_is_one_round_trip_and_the_commit_another() {
+async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() {
     let mut payments = Payments::new().await;
     let call = payments.call();
     let handler = payments.handler().await;
     let proxy = Proxy::new().await;
-    let mut client = connect_through(&proxy).await;
-    let transaction = client.transaction().await.expect("a transaction");
-    let before = proxy.asked();
-    let response = payments.commit(transaction, &handler).await;
-    assert_eq!(proxy.asked() - before, 2);
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
-}
-
-#[tokio::test]
-async fn a_savepoint_that_was_rolled_back_is_no_obstacle() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let mut client = connect().await;
-    let mut transaction = client.transaction().await.expect("a transaction");
-    let savepoint = transaction.transaction().await.expect("a savepoint");
-    payments.act(&savepoint, &handler).await;
-    savepoint.rollback().await.expect("rolled back");
-    payments.act(&transaction, &handler).await;
-    let response = payments.commit(transaction, &handler).await;
-    handler.ends(response.expect("committed"));
+    let through = pool(proxy.url().parse().expect("an address"));
+    let store = payments.store.clone().timeout(Duration::from_millis(300));
+    // One that cannot read, since nobody listens there any more.
+    let nowhere = pool(nowhere().await);
+    let blind = PostgresStore::with(nowhere)
+        .table(&payments.table.name)
+        .expect("a name")
+        .timeout(Duration::from_secs(1))
+        .transaction_pool(through);
+    payments.store = blind;
+    // The first time, the completion is prepared.
+    proxy.cut(Cut::Behind(proxy.asked() + 5));
+    let result = payments.pay(&handler).await;
+    assert!(matches!(result, Err(CommitError::Unknown(_))), "{result:?}");
+    payments.store = store;
+    assert_eq!(payments.table.rows().await, 1);
+    handler.fails();
+    // The layer reads the record, and gives the caller what was committed.
     assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
-}
-
-#[tokio::test]
-async fn a_savepoint_in_the_place_of_a_transaction_is_not_taken_for_committed() {
-    for commits in [true, false] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
-        let mut client = connect().await;
-        let mut transaction = client.transaction().await.expect("a transaction");
-        let savepoint = transaction.transaction().await.expect("a savepoint");
-        payments.act(&savepoint, &handler).await;
-        let released = payments.commit(savepoint, &handler).await;
-        assert!(
-            matches!(released, Err(CommitError::Unknown(_))),
-            "{released:?}"
-        );
-        handler.fails();
-        payments.table.somebody_waits().await;
-        if commits {
-            transaction.commit().await.expect("committed");
-            assert_eq!(end(call).await, PAID);
-        } else {
-            transaction.rollback().await.expect("rolled back");
-            assert_eq!(end(call).await, FAILED);
-            assert!(payments.effects().await.is_empty());
-        }
-    }
+    assert_eq!(end(payments.call()).await, AGAIN);
 }
 
 #[tokio::test]
@@ -471,14 +429,14 @@ async fn a_response_that_cannot_be_recorded_commits_nothing() {
     let mut payments = Payments::new().await;
     let call = payments.call();
     let handler = payments.handler().await;
-    let mut client = connect().await;
-    let transaction = client.transaction().await.expect("a transaction");
-    payments.act(&transaction, &handler).await;
-    let large = Response::new(Full::from(vec![0; (1 << 20) + 1]));
-    let refused = payments
+    let act = &payments.act(&handler);
+    let joined = payments
         .store
-        .commit(transaction, &handler.operation, large)
-        .await;
+        .joined(&handler.operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            Ok(Response::new(Full::<Bytes>::from(vec![0; (1 << 20) + 1])))
+        });
+    let refused = joined.await;
     let Err(CommitError::Response(why)) = refused else {
         panic!("{refused:?}")
     };
@@ -486,4 +444,117 @@ async fn a_response_that_cannot_be_recorded_commits_nothing() {
     handler.fails();
     assert_eq!(end(call).await, FAILED);
     assert!(payments.effects().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_transaction_that_is_dropped_or_kept_leaves_no_connection_behind() {
+    let mut payments = Payments::new().await;
+    let pool = pool(config());
+    payments.store = payments.store.clone().transaction_pool(pool.clone());
+    let call = payments.call();
+    let handler = payments.handler().await;
+    let act = &payments.act(&handler);
+
+    let acted = &Notify::new();
+    let endless = payments
+        .store
+        .joined(&handler.operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            acted.notify_one();
+            std::future::pending::<Result<Response<Body>, BoxError>>().await
+        });
+    tokio::select! {
+        _ = endless => panic!("it does not end"),
+        () = acted.notified() => {}
+    }
+    assert_eq!(pool.status().size, 0);
+
+    let kept = &std::sync::Mutex::new(None);
+    let joined = payments
+        .store
+        .joined(&handler.operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            *kept.lock().expect("a lock") = Some(transaction);
+            Ok(paid())
+        });
+    let refused = joined.await;
+    assert!(matches!(refused, Err(CommitError::Work(_))), "{refused:?}");
+    drop(kept.lock().expect("a lock").take());
+    assert_eq!(pool.status().size, 0);
+
+    handler.fails();
+    assert_eq!(end(call).await, FAILED);
+    assert!(payments.effects().await.is_empty());
+    assert_eq!(payments.table.rows().await, 0);
+}
+
+#[tokio::test]
+async fn a_panic_of_the_closure_rolls_back_and_frees_the_key() {
+    let mut payments = Payments::new().await;
+    let pool = pool(config());
+    payments.store = payments.store.clone().transaction_pool(pool.clone());
+    let call = payments.call();
+    let handler = payments.handler().await;
+    let (store, operation, act) = (
+        payments.store.clone(),
+        handler.operation.clone(),
+        payments.act(&handler),
+    );
+    let panicked = tokio::spawn(async move {
+        let act = &act;
+        let joined = store.joined(&operation, |transaction| async move {
+            transaction.batch_execute(act).await?;
+            if !act.is_empty() {
+                std::panic::resume_unwind(Box::new("planned"));
+            }
+            Ok(paid())
+        });
+        joined.await.map(drop)
+    });
+    assert!(panicked.await.expect_err("a panic").is_panic());
+    assert_eq!(pool.status().size, 0);
+    handler.fails();
+    assert_eq!(end(call).await, FAILED);
+    assert!(payments.effects().await.is_empty());
+    assert_eq!(payments.table.rows().await, 0);
+}
+
+/// Compiled only: the future can be sent, whatever its closure borrows.
+#[allow(dead_code, reason = "it is compiled")]
+fn the_future_is_send(store: PostgresStore, operation: Operation, amount: String) {
+    fn send<F: Future + Send>(future: F) -> F {
+        future
+    }
+    drop(send(async move {
+        let (amount, store) = (&amount, &store);
+        let joined = store.joined(&operation, |transaction| async move {
+            let insert = transaction
+                .prepare_cached("INSERT INTO payments VALUES ($1)")
+                .await?;
+            transaction.execute(&insert, &[amount]).await?;
+            Ok(Response::new(Full::<Bytes>::from(amount.clone())))
+        });
+        send(joined).await.map(drop)
+    }));
+}
+
+#[tokio::test]
+async fn of_a_store_for_joined_handlers_only_another_response_is_not_stored() {
+    let mut payments = Payments::with(PostgresStore::joined_only).await;
+    let call = payments.call();
+    let handler = payments.handler().await;
+    let duplicate = end(payments.call()).await;
+    assert!(is_in_progress(&duplicate), "{duplicate:?}");
+    let response = payments.pay(&handler).await;
+    handler.ends(response.expect("committed"));
+    assert_eq!(end(call).await, PAID);
+    assert_eq!(end(payments.call()).await, AGAIN);
+    payments.table.execute("DELETE FROM {}").await;
+
+    let call = payments.call();
+    let unjoined = paid().map(|_| Body::from(Bytes::from_static(b"paid")));
+    payments.handler().await.ends(unjoined);
+    assert_eq!(end(call).await, PAID);
+    let again = end(payments.call()).await;
+    assert!(format!("{again:?}").contains("Unknown"), "{again:?}");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use buttress::idempotency::store::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 use buttress::idempotency::store::{PostgresStore, Store};
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use super::{FINGERPRINT, KEY, MINUTE, Table, begin, brief, claim, config, pool};
@@ -23,9 +23,12 @@ async fn complete(store: &PostgresStore, token: Token) -> Ended {
 async fn it_keeps_the_contract() {
     let (table, store) = Table::made().await;
     check_store(&store).await;
+    check_lookup(&store).await;
     let mut config = config();
     config.options("-c default_transaction_isolation=serializable");
-    check_store(&table.with(pool(config))).await;
+    let store = table.with(pool(config));
+    check_store(&store).await;
+    check_lookup(&store).await;
 }
 
 #[tokio::test]

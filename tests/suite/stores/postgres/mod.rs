@@ -1,9 +1,13 @@
 //! Records in `PostgreSQL`, on a real server.
 
+mod completion;
 mod joined;
+mod leases;
 mod life;
+mod payments;
 mod proxy;
 mod table;
+mod tls;
 mod trouble;
 
 use std::future::Future;
@@ -60,7 +64,7 @@ impl Table {
         let name = format!("buttress_test_{process}_{next}");
         let client = connect().await;
         client
-            .batch_execute(&format!("DROP TABLE IF EXISTS {name}"))
+            .batch_execute(&format!("DROP TABLE IF EXISTS {name}, {name}_leases"))
             .await
             .expect("dropped");
         Self { name, client }
@@ -143,7 +147,7 @@ impl Drop for Table {
             runtime.block_on(async {
                 let dropping = format!(
                     "SET lock_timeout = '5s'; DROP TABLE IF EXISTS {name} CASCADE;
-                     DROP TABLE IF EXISTS {name}_effects; DROP FUNCTION IF EXISTS {name}_fails"
+                     DROP TABLE IF EXISTS {name}_leases; DROP TABLE IF EXISTS {name}_effects; DROP FUNCTION IF EXISTS {name}_fails"
                 );
                 let _ = connect().await.batch_execute(&dropping).await;
             });

@@ -27,6 +27,14 @@ pub(super) struct Proxy {
     cut: Arc<Mutex<Option<Cut>>>,
 }
 
+/// Where nobody listens.
+pub(super) async fn nowhere() -> tokio_postgres::Config {
+    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = unused.local_addr().expect("an address");
+    let url = format!("postgres://nobody@{address}/none");
+    url.parse().expect("an address")
+}
+
 /// Where a connection is cut: at the request of this number.
 #[derive(Clone, Copy)]
 pub(super) enum Cut {
@@ -42,6 +50,7 @@ impl Proxy {
         let (mode, modes) = watch::channel(Mode::Forwards);
         let asked = Arc::new(AtomicUsize::new(0));
         let connected = Arc::new(AtomicUsize::new(0));
+        let answered = Arc::new(AtomicUsize::new(0));
         let cut = Arc::new(Mutex::new(None));
         let cuts = Arc::clone(&cut);
         let (counter, connections) = (Arc::clone(&asked), Arc::clone(&connected));
@@ -49,8 +58,8 @@ impl Proxy {
             while let Ok((client, _)) = listener.accept().await {
                 if *modes.borrow() != Mode::Closes {
                     connections.fetch_add(1, Ordering::SeqCst);
-                    let (counter, cuts) = (Arc::clone(&counter), Arc::clone(&cuts));
-                    tokio::spawn(serve(client, modes.clone(), counter, cuts));
+                    let counters = (Arc::clone(&counter), Arc::clone(&answered));
+                    tokio::spawn(serve(client, modes.clone(), counters, Arc::clone(&cuts)));
                 }
             }
         });
@@ -109,16 +118,13 @@ async fn server() -> TcpStream {
 async fn serve(
     client: TcpStream,
     mut modes: watch::Receiver<Mode>,
-    asked: Arc<AtomicUsize>,
+    (asked, answered): (Arc<AtomicUsize>, Arc<AtomicUsize>),
     cut: Arc<Mutex<Option<Cut>>>,
 ) {
-    let is_cut = |requests: bool| {
-        let asked = asked.load(Ordering::SeqCst);
-        match *cut.lock().expect("a lock") {
-            Some(Cut::Before(number)) => requests && asked >= number,
-            Some(Cut::Behind(number)) => !requests && asked >= number,
-            None => false,
-        }
+    let is_cut = |requests: bool| match *cut.lock().expect("a lock") {
+        Some(Cut::Before(number)) => requests && asked.load(Ordering::SeqCst) >= number,
+        Some(Cut::Behind(number)) => !requests && answered.load(Ordering::SeqCst) >= number,
+        None => false,
     };
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server().await.into_split();
@@ -126,12 +132,16 @@ async fn serve(
         from_client,
         to_server,
         modes.clone(),
-        Some(Requests::counted(Arc::clone(&asked))),
+        Messages::requests(&asked),
         || is_cut(true),
     );
-    let answers = forward(from_server, to_client, modes.clone(), None, || {
-        is_cut(false)
-    });
+    let answers = forward(
+        from_server,
+        to_client,
+        modes.clone(),
+        Messages::answers(&answered),
+        || is_cut(false),
+    );
     tokio::select! {
         () = requests => {}
         () = answers => {}
@@ -143,14 +153,12 @@ async fn forward(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut modes: watch::Receiver<Mode>,
-    mut requests: Option<Requests>,
+    mut messages: Messages,
     is_cut: impl Fn() -> bool,
 ) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if let Some(requests) = &mut requests {
-            requests.read(&buffer[..length]);
-        }
+        messages.read(&buffer[..length]);
         if is_cut() {
             return;
         }
@@ -164,19 +172,34 @@ async fn forward(
     }
 }
 
-/// Reads the messages of a client: one byte of kind, but for the first, and four of length.
-struct Requests {
-    asked: Arc<AtomicUsize>,
+/// Reads messages: one byte of kind, but for the first one of a client, and four of length.
+struct Messages {
+    count: Arc<AtomicUsize>,
     unread: Vec<u8>,
     started: bool,
+    /// Which are counted, and how many of them are not, because they are about the connection itself.
+    counted: &'static [u8],
+    uncounted: usize,
 }
 
-impl Requests {
-    fn counted(asked: Arc<AtomicUsize>) -> Self {
+impl Messages {
+    /// Sync and Query are what a server answers with "ready".
+    fn requests(count: &Arc<AtomicUsize>) -> Self {
         Self {
-            asked,
+            count: Arc::clone(count),
             unread: Vec::new(),
             started: false,
+            counted: b"SQ",
+            uncounted: 0,
+        }
+    }
+
+    fn answers(count: &Arc<AtomicUsize>) -> Self {
+        Self {
+            started: true,
+            counted: b"Z",
+            uncounted: 1,
+            ..Self::requests(count)
         }
     }
 
@@ -192,9 +215,11 @@ impl Requests {
             if self.unread.len() < whole {
                 return;
             }
-            // Sync and Query are what a server answers with "ready".
-            if self.started && matches!(self.unread[0], b'S' | b'Q') {
-                self.asked.fetch_add(1, Ordering::SeqCst);
+            if self.started && self.counted.contains(&self.unread[0]) {
+                match self.uncounted.checked_sub(1) {
+                    Some(left) => self.uncounted = left,
+                    None => _ = self.count.fetch_add(1, Ordering::SeqCst),
+                }
             }
             self.started = true;
             self.unread.drain(..whole);

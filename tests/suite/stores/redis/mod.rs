@@ -1,7 +1,16 @@
 //! Records in Redis.
 
+mod cluster;
+mod eviction_policy;
+mod failover;
+mod fake;
+mod lookup;
+mod nodes;
 mod private;
+mod proxy;
 mod raw;
+mod replicas;
+mod sentinel;
 mod trouble;
 
 use std::time::Duration;
@@ -9,7 +18,7 @@ use std::time::Duration;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
 };
-use buttress::testing::check_store;
+use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 use redis::AsyncCommands as _;
 
@@ -30,6 +39,12 @@ fn claim() -> Claim {
 }
 
 const STARTED: Begun = Begun::Started { run: 1 };
+
+pub(crate) async fn connect_to_a_server_that_evicts() {
+    let server = Private::start(&["maxmemory-policy allkeys-lru"]);
+    let store = private_store(&server).await;
+    assert_eq!(store.eviction_policy().as_deref(), Some("allkeys-lru"));
+}
 
 async fn private_store(server: &Private) -> RedisStore {
     RedisStore::connect(&server.url())
@@ -79,6 +94,7 @@ impl Shared {
 async fn it_keeps_every_promise_of_a_store() {
     let shared = Shared::connect().await;
     check_store(&shared.store).await;
+    check_lookup(&shared.store).await;
     shared.remove().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 const READY: &str = "eady to accept connections";
 
 /// It is ended, and its folder removed, with this value.
-pub(super) struct Private {
+pub(crate) struct Private {
     folder: PathBuf,
     settings: Vec<String>,
     child: Child,
@@ -22,6 +23,15 @@ pub(super) struct Private {
 impl Private {
     /// A server with these settings, `name value …`, at a socket in a new folder.
     pub(super) fn start(settings: &[&str]) -> Self {
+        Self::started(settings, false)
+    }
+
+    /// A sentinel, which has no data.
+    pub(super) fn start_sentinel(settings: &[&str]) -> Self {
+        Self::started(settings, true)
+    }
+
+    fn started(settings: &[&str], is_sentinel: bool) -> Self {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let folder = std::env::temp_dir().join(format!(
             "buttress-redis-{}-{}",
@@ -30,14 +40,19 @@ impl Private {
         ));
         fs::create_dir(&folder).expect("a new folder");
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
-        let (child, log) = spawn(&folder, &settings);
+        if is_sentinel {
+            // It rewrites its settings, so they are a file.
+            let lines: String = settings.iter().flat_map(|line| [line, "\n"]).collect();
+            fs::write(folder.join("sentinel.conf"), lines).expect("a file of settings");
+        }
+        let (child, log) = spawn(&folder, &settings, is_sentinel);
         let mut server = Self {
             folder,
             settings,
             child,
             log,
         };
-        server.await_line(READY);
+        server.await_line(if is_sentinel { "Sentinel ID is" } else { READY });
         server
     }
 
@@ -64,9 +79,16 @@ impl Private {
         self.child.wait().expect("its end");
     }
 
+    /// It stays as it is, and answers nothing any more. What was sent is still received by the system.
+    pub(super) fn freeze(&self) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-STOP", &id]).status();
+        assert!(sent.expect("the program `kill`").success());
+    }
+
     /// Starts it again, at the same place with the same data.
     pub(super) fn restart(&mut self) {
-        (self.child, self.log) = spawn(&self.folder, &self.settings);
+        (self.child, self.log) = spawn(&self.folder, &self.settings, false);
         self.await_line(READY);
     }
 
@@ -83,6 +105,13 @@ impl Private {
     }
 }
 
+/// Ports of this machine that nobody has at the moment.
+pub(super) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    // Held at the same time, so that they differ.
+    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
+    held.map(|listener| listener.local_addr().expect("an address").port())
+}
+
 impl Drop for Private {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -91,14 +120,21 @@ impl Drop for Private {
     }
 }
 
-fn spawn(folder: &PathBuf, settings: &[String]) -> (Child, BufReader<ChildStdout>) {
+fn spawn(
+    folder: &PathBuf,
+    settings: &[String],
+    is_sentinel: bool,
+) -> (Child, BufReader<ChildStdout>) {
     let mut command = Command::new("redis-server");
-    command
-        .current_dir(folder)
-        .args(["--port", "0", "--unixsocket", "socket", "--save", ""]);
-    for setting in settings {
-        let (name, value) = setting.split_once(' ').expect("a name and a value");
-        command.arg(format!("--{name}")).args(value.split(' '));
+    command.current_dir(folder);
+    if is_sentinel {
+        command.args(["sentinel.conf", "--sentinel"]);
+    } else {
+        command.args(["--port", "0", "--unixsocket", "socket", "--save", ""]);
+        for setting in settings {
+            let (name, value) = setting.split_once(' ').expect("a name and a value");
+            command.arg(format!("--{name}")).args(value.split(' '));
+        }
     }
     let mut child = command
         .stdin(Stdio::null())

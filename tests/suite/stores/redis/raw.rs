@@ -1,8 +1,10 @@
 //! What stands in Redis: version 1 of a record, as it has to be read for ever.
 
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, Fingerprint, RecordKey, Store as _, StoreError, Token,
+    Begun, Claim, Ended, EntryState, Fingerprint, RecordKey, Store as _, StoreError, Token,
 };
+use std::time::Duration;
+
 use bytes::Bytes;
 use redis::AsyncCommands as _;
 use redis::aio::MultiplexedConnection;
@@ -52,6 +54,10 @@ async fn records_of_version_1_are_read() {
     assert_eq!(store.begin(&KEY, &own).await.unwrap(), same_run);
 
     write(&mut raw, &running("1700000000000000")).await;
+    // Records without the time of their first claim.
+    let entry = store.find(&KEY).await.unwrap().expect("an entry");
+    assert_eq!((entry.run, entry.age), (u32::MAX - 1, Duration::ZERO));
+    assert!(matches!(entry.state, EntryState::Stopped { .. }));
     let next_run = Begun::Started { run: u32::MAX };
     assert_eq!(store.begin(&KEY, &claim()).await.unwrap(), next_run);
 
@@ -66,6 +72,13 @@ async fn records_of_version_1_are_read() {
     let answer = Bytes::from_static(b"\0\r\n\xff$5");
     let begun = store.begin(&KEY, &claim()).await.unwrap();
     assert_eq!(begun, Begun::Done(answer.clone()));
+    // Nor a time to live.
+    let entry = store.find(&KEY).await.unwrap().expect("an entry");
+    assert!(entry.expires_in > 1_000 * HOUR);
+    let state = EntryState::Done {
+        answer: answer.clone(),
+    };
+    assert_eq!(entry.state, state);
     let abandoned = store.abandon(&KEY, TOKEN).await.unwrap();
     assert_eq!(abandoned, Ended::Already(answer));
 }
@@ -78,16 +91,20 @@ async fn records_are_written_as_version_1_with_their_end() {
     claim.token = TOKEN;
     store.begin(&KEY, &claim).await.unwrap();
     let fields: Vec<(String, Vec<u8>)> = raw.hgetall(NAME).await.unwrap();
-    let lease_until = std::str::from_utf8(&fields[4].1)
-        .expect("digits")
-        .to_owned();
-    assert_eq!(lease_until.len(), 16, "microseconds: {lease_until}");
+    let [begun_at, lease_until] = [&fields[4], &fields[5]].map(|(_, digits)| {
+        let digits = std::str::from_utf8(digits).expect("digits").to_owned();
+        assert_eq!(digits.len(), 16, "microseconds: {digits}");
+        digits
+    });
+    let in_an_hour = begun_at.parse::<u64>().expect("a number") + 3_600_000_000;
+    assert_eq!(lease_until, in_an_hour.to_string());
     let written: Vec<(&str, &[u8])> = fields.iter().map(|(name, is)| (&**name, &**is)).collect();
-    let expected: [(&str, &[u8]); 5] = [
+    let expected: [(&str, &[u8]); 6] = [
         ("version", b"1"),
         ("fingerprint", &FINGERPRINT),
         ("token", &TOKEN.0),
         ("run", b"1"),
+        ("begun_at", begun_at.as_bytes()),
         ("lease_until", lease_until.as_bytes()),
     ];
     assert_eq!(written, expected);
@@ -100,8 +117,19 @@ async fn records_are_written_as_version_1_with_their_end() {
     store.complete(&KEY, TOKEN, answer, HOUR).await.unwrap();
     let fields: Vec<(String, Vec<u8>)> = raw.hgetall(NAME).await.unwrap();
     let names: Vec<&str> = fields.iter().map(|(name, _)| &**name).collect();
-    assert_eq!(names, ["version", "fingerprint", "token", "run", "answer"]);
-    assert_eq!(fields[4].1, b"answer");
+    assert_eq!(
+        names,
+        [
+            "version",
+            "fingerprint",
+            "token",
+            "run",
+            "begun_at",
+            "answer"
+        ]
+    );
+    assert_eq!(fields[4].1, begun_at.as_bytes());
+    assert_eq!(fields[5].1, b"answer");
     let done_end = raw.expire_time_for(NAME).await;
     assert!(done_end > lease_until / 1_000 && done_end < end);
 }
@@ -184,12 +212,15 @@ async fn all_unreadable(
             .await
             .expect_err("complete"),
         store.abandon(&KEY, TOKEN).await.expect_err("abandon"),
+        store.find(&KEY).await.expect_err("find"),
     ] {
         assert!(
             matches!(&error, StoreError::Unreadable(why) if why.contains(says)),
             "{error} does not say `{says}`"
         );
     }
+    let listed = store.list(None, 10).await.unwrap();
+    assert_eq!((listed.entries.len(), listed.unreadable), (0, 1));
     let after: Vec<u8> = redis::cmd("DUMP").arg(NAME).query_async(raw).await.unwrap();
     assert_eq!(before, after);
 }

@@ -1,0 +1,177 @@
+//! One connection to a server, however it is reached.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::sentinel::Sentinels;
+use ::redis::aio::{ConnectionLike, MultiplexedConnection};
+use ::redis::cluster::ClusterClient;
+use ::redis::cluster_async::ClusterConnection;
+use ::redis::io::tcp::TcpSettings;
+use ::redis::{
+    AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, RedisResult, Value,
+};
+
+/// How long one attempt to connect may take.
+const CONNECT: Duration = Duration::from_secs(1);
+/// How long Redis may take for one answer. With `appendfsync always` it waits for its disk.
+const RESPONSE: Duration = Duration::from_secs(2);
+/// After this time without a sign of life of its peer, a connection is lost.
+#[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+const DEAD: Duration = Duration::from_secs(10);
+
+/// A connection that can be used by many calls at once.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Self::Single(connection) => connection.req_packed_command(command),
+            Self::Cluster(connection) => connection.req_packed_command(command),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        match self {
+            Self::Single(connection) => connection.get_db(),
+            Self::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// Where a connection leads, which is looked up again for each new one.
+pub(super) enum Target {
+    Address(Client),
+    Sentinel(Sentinels),
+    Cluster(ClusterClient),
+}
+
+impl Target {
+    pub(super) fn address(url: &str) -> RedisResult<Self> {
+        Ok(Self::Address(client(url.into_connection_info()?)?))
+    }
+
+    pub(super) fn sentinel(urls: &[&str], service: &str) -> RedisResult<Self> {
+        Sentinels::new(urls, service).map(Self::Sentinel)
+    }
+
+    pub(super) fn cluster(urls: &[&str]) -> RedisResult<Self> {
+        let client = ClusterClient::builder(urls.iter().copied())
+            .connection_timeout(CONNECT)
+            .response_timeout(RESPONSE)
+            .retries(5)
+            .min_retry_wait(10)
+            .max_retry_wait(200)
+            .tcp_settings(tcp())
+            .build()?;
+        Ok(Self::Cluster(client))
+    }
+
+    /// A new connection, and the name of the server that it leads to.
+    pub(super) async fn connect(&self) -> RedisResult<(Connection, String)> {
+        match self {
+            Self::Address(client) => {
+                let name = client.get_connection_info().addr().to_string();
+                let connection = connected(client).await?;
+                Ok((Connection::Single(connection), name))
+            }
+            Self::Sentinel(sentinels) => sentinels.connect().await,
+            Self::Cluster(client) => {
+                // Nodes that do not answer are tried one after another.
+                let connecting = client.get_async_connection();
+                let connection = match tokio::time::timeout(3 * CONNECT, connecting).await {
+                    Ok(connection) => connection?,
+                    Err(_) => return Err(too_slow("no node of the cluster answered in time")),
+                };
+                Ok((Connection::Cluster(connection), "cluster".to_owned()))
+            }
+        }
+    }
+
+    pub(super) const fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+pub(super) async fn connected(client: &Client) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT))
+        .set_response_timeout(Some(RESPONSE));
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
+
+pub(super) fn client(address: ConnectionInfo) -> RedisResult<Client> {
+    Client::open(address.set_tcp_settings(tcp()))
+}
+
+fn tcp() -> TcpSettings {
+    let settings = TcpSettings::default().set_nodelay(true);
+    #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
+    let settings = settings.set_user_timeout(DEAD);
+    settings
+}
+
+pub(super) fn too_slow(why: &'static str) -> RedisError {
+    std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
+}
+
+/// A connection of the user's own, which reconnects by itself.
+pub(super) trait Given: Send + Sync {
+    fn copy(&self) -> Box<dyn Given>;
+
+    fn command<'a>(&'a self, command: &'a Cmd) -> Sent<'a, Value>;
+
+    fn pipeline<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> Sent<'a, Vec<Value>>;
+}
+
+pub(super) type Sent<'a, T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send + 'a>>;
+
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> Given for C {
+    fn copy(&self) -> Box<dyn Given> {
+        Box::new(self.clone())
+    }
+
+    fn command<'a>(&'a self, command: &'a Cmd) -> Sent<'a, Value> {
+        let mut connection = self.clone();
+        Box::pin(async move { connection.req_packed_command(command).await })
+    }
+
+    fn pipeline<'a>(
+        &'a self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> Sent<'a, Vec<Value>> {
+        let mut connection = self.clone();
+        Box::pin(async move {
+            connection
+                .req_packed_commands(pipeline, offset, count)
+                .await
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Whether a server evicts records when its memory is full.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ::redis::aio::ConnectionLike;
+use ::redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
+use ::redis::{Cmd, FromRedisValue, InfoDict, Value, cmd, from_redis_value};
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use crate::event::{Event, Source, emit};
+
+/// Longer than this, a connection does not wait for the answer.
+const ENOUGH: Duration = Duration::from_secs(1);
+const SETTING: &str = "maxmemory-policy";
+const NO_EVICTION: &str = "noeviction";
+
+/// The policy of each server at the time of the last connection; `None` if the server does not report it.
+type ByServer = BTreeMap<String, Option<String>>;
+
+pub(super) struct Policies {
+    source: Source,
+    found: Mutex<ByServer>,
+}
+
+impl Policies {
+    pub(super) fn new() -> Self {
+        Self {
+            source: Source::new("store", "redis"),
+            found: Mutex::default(),
+        }
+    }
+
+    fn found(&self) -> MutexGuard<'_, ByServer> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that evicts, if any server has it; `None` if there is a server whose policy is not known.
+    pub(super) fn worst(&self) -> Option<String> {
+        let found = self.found();
+        let evicts = |policy: &&String| *policy != NO_EVICTION;
+        if let Some(policy) = found.values().flatten().find(evicts) {
+            return Some(policy.clone());
+        }
+        if found.values().any(Option::is_none) {
+            return None;
+        }
+        found.values().flatten().next().cloned()
+    }
+
+    /// Asks the servers behind a new connection, and reports each whose policy was not reported before.
+    pub(super) async fn check(&self, connection: Connection, server: &str) {
+        let now = match timeout(ENOUGH, asked(connection, server)).await {
+            Ok(now) => now,
+            Err(_) => BTreeMap::from([(server.to_owned(), None)]),
+        };
+        let before = std::mem::replace(&mut *self.found(), now.clone());
+        for (server, policy) in now {
+            if before.get(&server) == Some(&policy) {
+                continue;
+            }
+            if policy.as_deref() != Some(NO_EVICTION) {
+                emit(&Event::EvictionPolicy {
+                    source: &self.source,
+                    server: &server,
+                    policy: policy.as_deref(),
+                });
+            }
+        }
+    }
+}
+
+async fn asked(mut connection: Connection, server: &str) -> ByServer {
+    let config = sent(
+        &mut connection,
+        server,
+        cmd("CONFIG").arg("GET").arg(SETTING),
+    )
+    .await;
+    let mut found: ByServer = config
+        .into_iter()
+        .map(|(server, answer)| (server, from_config(answer)))
+        .collect();
+    if found.is_empty() || found.values().any(Option::is_none) {
+        // Managed services refuse CONFIG, but not this.
+        let info = sent(&mut connection, server, cmd("INFO").arg("memory")).await;
+        for (server, answer) in info {
+            let policy = found.entry(server).or_default();
+            if policy.is_none() {
+                *policy = from_info(answer);
+            }
+        }
+    }
+    if found.is_empty() {
+        found.insert(server.to_owned(), None);
+    }
+    found
+}
+
+/// What each server answers.
+async fn sent(connection: &mut Connection, server: &str, command: &Cmd) -> Vec<(String, Value)> {
+    match connection {
+        Connection::Single(connection) => {
+            let answer = connection.req_packed_command(command).await;
+            let name = server.to_owned();
+            answer
+                .map(|answer| vec![(name, answer)])
+                .unwrap_or_default()
+        }
+        Connection::Cluster(connection) => {
+            // Replicas too: each may be the next primary.
+            let every = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllNodes, None));
+            match connection.route_command(command.clone(), every).await {
+                Ok(Value::Map(answers)) => {
+                    let named = |(name, answer)| Some((read::<String>(name)?, answer));
+                    answers.into_iter().filter_map(named).collect()
+                }
+                _ => Vec::new(),
+            }
+        }
+    }
+}
+
+fn read<T: FromRedisValue>(value: Value) -> Option<T> {
+    from_redis_value(value.extract_error().ok()?).ok()
+}
+
+fn from_config(answer: Value) -> Option<String> {
+    read::<HashMap<String, String>>(answer)?.remove(SETTING)
+}
+
+fn from_info(answer: Value) -> Option<String> {
+    read::<InfoDict>(answer)?.get("maxmemory_policy")
+}

@@ -1,0 +1,174 @@
+//! A layer over the store, with handlers that wait for the test.
+
+use std::convert::Infallible;
+
+use buttress::idempotency::store::{CommitError, PostgresStore, RecordKey, Token};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::{Error, Reason};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::Table;
+
+pub(super) type Body = KeptBody<Full<Bytes>>;
+
+/// An operation whose handler waits for the test.
+pub(super) struct Handler {
+    pub(super) operation: Operation,
+    end: oneshot::Sender<Response<Body>>,
+}
+
+impl Handler {
+    pub(super) fn ends(self, response: Response<Body>) {
+        self.end.send(response).expect("somebody waits");
+    }
+
+    /// What a handler makes of a failed commit.
+    pub(super) fn fails(self) {
+        let mut response = Response::new(Body::default());
+        *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        self.ends(response);
+    }
+}
+
+/// What a caller was told: status, body, and whether it is said to be a repetition.
+pub(super) type Told = Result<(u16, Bytes, bool), Reason>;
+
+/// A layer over a store, over handlers that wait for the test.
+pub(super) struct Payments {
+    pub(super) table: Table,
+    pub(super) store: PostgresStore,
+    layer: IdempotencyLayer,
+    handlers: mpsc::Receiver<Handler>,
+    handle: mpsc::Sender<Handler>,
+}
+
+impl Payments {
+    pub(super) async fn new() -> Self {
+        Self::with(|store| store).await
+    }
+
+    /// With a store that is set up by this.
+    pub(super) async fn with(set_up: impl FnOnce(PostgresStore) -> PostgresStore) -> Self {
+        let (table, store) = Table::made().await;
+        let store = set_up(store);
+        table
+            .execute("CREATE TABLE {}_effects (run int, paid int, UNIQUE (paid) DEFERRABLE INITIALLY DEFERRED)")
+            .await;
+        let config = IdempotencyConfig::default();
+        let layer =
+            IdempotencyLayer::new("payments", store.clone(), Scope::Global, config).expect("valid");
+        let (handle, handlers) = mpsc::channel(8);
+        Self {
+            table,
+            store,
+            layer,
+            handlers,
+            handle,
+        }
+    }
+
+    pub(super) fn call(&self) -> JoinHandle<Told> {
+        let handle = self.handle.clone();
+        let service = self.layer.layer(service_fn(
+            move |request: Request<KeptBody<Full<Bytes>>>| {
+                let handle = handle.clone();
+                async move {
+                    let operation = Operation::take(request.extensions()).unwrap();
+                    let operation = operation.expect("a guarded request");
+                    let (end, ended) = oneshot::channel();
+                    let handler = Handler { operation, end };
+                    assert!(handle.send(handler).await.is_ok(), "the test is gone");
+                    Ok::<_, Error<Infallible>>(ended.await.expect("an end"))
+                }
+            },
+        ));
+        let request = Request::post("/payments")
+            .header("idempotency-key", "\"0123456789abcdef\"")
+            .body(Full::from("10 euros"))
+            .expect("a request");
+        tokio::spawn(async move {
+            match service.oneshot(request).await {
+                Ok(response) => {
+                    let (head, body) = response.into_parts();
+                    let body = body.collect().await.expect("a body").to_bytes();
+                    let again = head.headers.contains_key("idempotent-replayed");
+                    Ok((head.status.as_u16(), body, again))
+                }
+                Err(Error::Rejected(rejected)) => Err(rejected.reason),
+                Err(Error::Inner(never)) => match never {},
+            }
+        })
+    }
+
+    pub(super) async fn handler(&mut self) -> Handler {
+        self.handlers.recv().await.expect("a handler")
+    }
+
+    /// What a handler does in its transaction.
+    pub(super) fn act(&self, handler: &Handler) -> String {
+        let (table, run) = (&self.table.name, handler.operation.run());
+        format!("INSERT INTO {table}_effects VALUES ({run}, 10)")
+    }
+
+    /// The runs that have had their effect.
+    pub(super) async fn effects(&self) -> Vec<i32> {
+        let sql = format!("SELECT run FROM {}_effects", self.table.name);
+        let rows = self.table.client.query(&sql, &[]).await.expect("effects");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Acts and commits, through the store.
+    pub(super) async fn pay(&self, handler: &Handler) -> Result<Response<Body>, CommitError> {
+        let act = &self.act(handler);
+        let joined = self
+            .store
+            .joined(&handler.operation, |transaction| async move {
+                // Not prepared: what is prepared is closed later, which is counted as a request.
+                transaction.batch_execute(act).await?;
+                Ok(paid())
+            });
+        joined.await
+    }
+
+    /// The holder of the record, as the store knows it.
+    pub(super) async fn holder(&self) -> (RecordKey, Token) {
+        let sql = format!("SELECT key, token FROM {}", self.table.name);
+        let row = self.table.client.query_one(&sql, &[]).await.expect("a row");
+        let key: &[u8] = row.get(0);
+        let token: &[u8] = row.get(1);
+        (
+            RecordKey(key.try_into().expect("a key")),
+            Token(token.try_into().expect("a token")),
+        )
+    }
+
+    /// The record's lease is over, as if its process were gone.
+    pub(super) async fn expire(&self) {
+        self.table
+            .execute("UPDATE {} SET lease_until = now(); DELETE FROM {}_leases")
+            .await;
+    }
+}
+
+pub(super) fn paid() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from("paid"));
+    *response.status_mut() = http::StatusCode::CREATED;
+    response
+}
+
+pub(super) const PAID: Told = Ok((201, Bytes::from_static(b"paid"), false));
+pub(super) const AGAIN: Told = Ok((201, Bytes::from_static(b"paid"), true));
+pub(super) const FAILED: Told = Ok((503, Bytes::new(), false));
+
+pub(super) async fn end(call: JoinHandle<Told>) -> Told {
+    call.await.expect("no panic")
+}
+
+pub(super) fn is_in_progress(told: &Told) -> bool {
+    matches!(told, Err(Reason::Key(problem)) if format!("{problem:?}") == "InProgress")
+}

@@ -1,0 +1,173 @@
+//! Look-up and repair of records in Redis.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use buttress::idempotency::store::{
+    Begun, Cursor, Ended, EntryState, RecordKey, RedisStore, ResolveAs, Resolved, Store as _,
+    StoreError,
+};
+use bytes::Bytes;
+
+use super::nodes::Cluster;
+use super::private::Private;
+use super::proxy::Proxy;
+use super::trouble::command;
+use super::{HOUR, STARTED, claim, key, private_store};
+
+/// All keys that a scan finds, and in how many pages.
+async fn scanned(store: &RedisStore, limit: usize) -> (HashSet<RecordKey>, usize) {
+    let (mut keys, mut pages) = (HashSet::new(), 0);
+    let mut after: Option<Cursor> = None;
+    loop {
+        let page = store.list(after.as_ref(), limit).await.unwrap();
+        assert_eq!(page.unreadable, 0);
+        keys.extend(page.entries.iter().map(|entry| entry.key));
+        pages += 1;
+        match page.next {
+            Some(next) => after = Some(next.to_string().parse().unwrap()),
+            None => return (keys, pages),
+        }
+    }
+}
+
+async fn claimed(store: &RedisStore, count: usize) -> HashSet<RecordKey> {
+    let mut keys = HashSet::new();
+    for _ in 0..count {
+        let key = key();
+        assert_eq!(store.begin(&key, &claim()).await.unwrap(), STARTED);
+        keys.insert(key);
+    }
+    keys
+}
+
+#[tokio::test]
+async fn a_scan_finds_the_records_of_its_prefix_and_no_others() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    // Each would match the others if it were taken for a pattern.
+    let mut all = Vec::new();
+    for prefix in ["a", "a*", "a?", "[ab]", "a\\b", "a^", "ab"] {
+        let store = store.clone().prefix(prefix).unwrap();
+        let keys = claimed(&store, 20).await;
+        all.push((store, keys));
+    }
+    command(&mut server.connection().await, "SET a:not-a-record 1").await;
+    command(&mut server.connection().await, "SET abc 1").await;
+    for (store, keys) in all {
+        let (found, pages) = scanned(&store, 5).await;
+        assert_eq!(found, keys, "{store:?}");
+        assert!(pages > 1);
+    }
+}
+
+#[tokio::test]
+async fn a_scan_of_a_cluster_goes_through_all_nodes() {
+    let cluster = Cluster::start(3, 0, &[]).await;
+    let urls = cluster.urls();
+    let store = RedisStore::cluster(urls.iter().map(String::as_str)).await;
+    let store = store.unwrap();
+    let keys = claimed(&store, 200).await;
+    let (found, pages) = scanned(&store, 20).await;
+    assert_eq!(found, keys);
+    assert!(pages >= 9, "{pages} pages");
+    // One page a node at least.
+    assert_eq!(scanned(&store, usize::MAX).await, (keys, 3));
+
+    // A scan does not go on after the slots have moved, since it would miss records.
+    let page = store.list(None, 20).await.unwrap();
+    let epoch: String = cluster.nodes[0].ask("CLUSTER BUMPEPOCH").await;
+    println!("the epoch: {epoch}");
+    let later = store.list(page.next.as_ref(), 20).await;
+    let error = later.expect_err("another epoch");
+    assert!(error.to_string().contains("start it again"), "{error}");
+}
+
+#[tokio::test]
+async fn a_scan_does_not_go_on_at_another_server() {
+    let (mut first, second) = (Private::start(&[]), Private::start(&[]));
+    let proxy = Proxy::to(&first).await;
+    let store = RedisStore::connect(proxy.url()).await.unwrap();
+    claimed(&store, 100).await;
+    let page = store.list(None, 10).await.unwrap();
+    let next = page.next.expect("more than a page");
+    assert!(store.list(Some(&next), 10).await.is_ok());
+    proxy.switch_to(&second);
+    first.kill();
+    let error = store
+        .list(Some(&next), 10)
+        .await
+        .expect_err("another server");
+    assert!(error.to_string().contains("start it again"), "{error}");
+    for wrong in ["", "0", "x/y", "1/-1"] {
+        let error = store.list(Some(&Cursor::new(wrong)), 10).await;
+        let error = error.expect_err(wrong);
+        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        assert!(error.to_string().contains("is not a cursor"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_ended_at_once_is_found_stopped_and_resolved() {
+    let server = Private::start(&[]);
+    let store = private_store(&server).await;
+    let (key, held) = (key(), claim());
+    assert_eq!(store.find(&key).await.unwrap(), None);
+    assert_eq!(store.begin(&key, &held).await.unwrap(), STARTED);
+    let running = store.find(&key).await.unwrap().expect("an entry");
+    assert!(matches!(running.state, EntryState::Running { lease } if lease <= HOUR));
+    let release = |seen: &buttress::idempotency::store::Entry, stopped_for| {
+        seen.resolve(stopped_for, ResolveAs::Release)
+    };
+    let resolved = store
+        .resolve(&key, &release(&running, Duration::ZERO))
+        .await;
+    assert_eq!(resolved.unwrap(), Resolved::Running);
+    let ended = store.renew(&key, held.token, Duration::ZERO, HOUR).await;
+    assert!(ended.unwrap());
+    let stopped = store.find(&key).await.unwrap().expect("an entry");
+    assert!(matches!(stopped.state, EntryState::Stopped { .. }));
+    let resolved = store.resolve(&key, &release(&stopped, HOUR)).await;
+    assert_eq!(resolved.unwrap(), Resolved::Running);
+    let answer = Bytes::from(vec![b'x'; 1_000]);
+    let record = ResolveAs::Record {
+        answer: answer.clone(),
+        ttl: HOUR,
+    };
+    let record = stopped.resolve(Duration::ZERO, record);
+    let resolved = store.resolve(&key, &record).await.unwrap();
+    assert_eq!(resolved, Resolved::Resolved);
+    let late = store.complete(&key, held.token, Bytes::new(), HOUR).await;
+    assert_eq!(late.unwrap(), Ended::Lost);
+    let begun = store.begin(&key, &claim()).await.unwrap();
+    assert_eq!(begun, Begun::Done(answer));
+    let resolved = store.resolve(&key, &record).await.unwrap();
+    assert_eq!(resolved, Resolved::Changed);
+}
+
+#[tokio::test]
+async fn a_full_server_is_looked_up_and_released() {
+    let server = Private::start(&["maxmemory-policy noeviction"]);
+    let store = private_store(&server).await;
+    let (key, held) = (key(), claim());
+    assert_eq!(store.begin(&key, &held).await.unwrap(), STARTED);
+    let ended = store.renew(&key, held.token, Duration::ZERO, HOUR).await;
+    assert!(ended.unwrap());
+    command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
+    let seen = store.find(&key).await.unwrap().expect("an entry");
+    assert_eq!(scanned(&store, 100).await.0, HashSet::from([key]));
+    let record = |length| {
+        let answer = Bytes::from(vec![b'x'; length]);
+        let end = ResolveAs::Record { answer, ttl: HOUR };
+        seen.resolve(Duration::ZERO, end)
+    };
+    let refused = store.resolve(&key, &record(1_000)).await;
+    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
+    let resolved = store.resolve(&key, &record(100)).await.unwrap();
+    assert_eq!(resolved, Resolved::Resolved);
+    let seen = store.find(&key).await.unwrap().expect("an entry");
+    let release = seen.resolve(Duration::ZERO, ResolveAs::Release);
+    let resolved = store.resolve(&key, &release).await.unwrap();
+    assert_eq!(resolved, Resolved::Resolved);
+    assert_eq!(store.find(&key).await.unwrap(), None);
+}
