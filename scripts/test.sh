@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 step cargo fmt --all --check
-step cargo clippy --all-targets --all-features -- -D warnings
+step cargo clippy --workspace --all-targets --all-features -- -D warnings
 # Features gate dependencies only; each combination that a user may pick has to build.
 for features in "" metrics tracing http hyper http2 reqwest serde test-util idempotency file redis postgres axum tower tonic; do
     step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
@@ -28,6 +28,8 @@ done
 # Exit code 3: the host is too busy for a verdict, which says nothing about the code.
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
 step scripts/services.sh scripts/payments.sh
+step cargo run --quiet --release --all-features --example repair -- demo --quick
+step scripts/services.sh cargo run --quiet --release -p sqlx_payment -- --quick
 
 step cargo bench --all-features --bench overhead -- bare
 step cargo bench --all-features --bench http -- --quick
