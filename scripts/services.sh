@@ -1,19 +1,23 @@
 #!/usr/bin/env bash
 # Runs a command with a Redis and a PostgreSQL for it: scripts/services.sh cargo test --all-features
+# With --nats in front of the command also with a nats-server with JetStream, which few commands need.
 #
-# The command finds them by REDIS_URL and DATABASE_URL. A variable that is set already is checked and passed on. Else a
+# The command finds them by REDIS_URL, DATABASE_URL and NATS_URL. A variable that is set already is checked and passed on. Else a
 # private server is started, with its data in a temporary folder and on a port of 127.0.0.1 that nobody else uses, and is
 # ended and removed after the command, however it ends. Servers that are not installed are installed first: by apt-get (as
 # root, or by sudo) or by Homebrew.
 set -euo pipefail
 
-[ $# -gt 0 ] || { echo "usage: $0 command [argument …]" >&2; exit 64; }
+want_nats=
+if [ "${1:-}" = --nats ]; then want_nats=yes; shift; fi
+[ $# -gt 0 ] || { echo "usage: $0 [--nats] command [argument …]" >&2; exit 64; }
 
 say() { printf 'services: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 69; }
 
 folder=
 redis_pid=
+nats_pid=
 postgres=      # where its programs are, once one is started
 command_pid=
 
@@ -22,6 +26,7 @@ finish() {
     trap '' INT TERM HUP
     if [ -n "$command_pid" ]; then kill -TERM -- "-$command_pid" 2>/dev/null || true; fi
     if [ -n "$redis_pid" ]; then kill -KILL "$redis_pid" 2>/dev/null || true; fi
+    if [ -n "$nats_pid" ]; then kill -KILL "$nats_pid" 2>/dev/null || true; fi
     if [ -n "$postgres" ]; then
         as_owner "$postgres/pg_ctl" -D "$folder/postgres" -m immediate -w stop >/dev/null 2>&1 || true
     fi
@@ -98,6 +103,18 @@ check_postgres() {
     fi
 }
 
+check_nats() {
+    local answer
+    read_address "$NATS_URL" 4222
+    # The server speaks first, also where TLS is required afterwards.
+    answer=$(ask "$host" "$port" 'PING\r\n') || fail "NATS_URL is set, but nothing answers at $host:$port"
+    case $answer in
+        INFO*'"jetstream":true'*) ;;
+        INFO*) fail "NATS_URL is set, but the nats-server at $host:$port has no JetStream: start it by nats-server -js" ;;
+        *) fail "NATS_URL is set, but what answers at $host:$port is no nats-server: $answer" ;;
+    esac
+}
+
 # ── programs ──
 
 # The folder that has this program of PostgreSQL. Distributions keep it out of the PATH; the newest counts.
@@ -111,22 +128,22 @@ postgres_programs() {
     [ -n "$newest" ] && printf '%s\n' "$newest"
 }
 
-install() { # the package of apt, the package of Homebrew
+install() { # the package of apt, the package of Homebrew, the variable that makes it unnecessary
     local root=()
     say "$1 is not installed: installing it"
     if command -v apt-get >/dev/null; then
         if [ "$(id -u)" -ne 0 ]; then
-            command -v sudo >/dev/null || fail "install $1 (there is no sudo to do it with), or set REDIS_URL and DATABASE_URL"
+            command -v sudo >/dev/null || fail "install $1 (there is no sudo to do it with), or set $3"
             root=(sudo)
         fi
         # The package's own server is not wanted: `RUNLEVEL=1` keeps it from being started.
         { "${root[@]+"${root[@]}"}" apt-get update -qq \
             && "${root[@]+"${root[@]}"}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
-                apt-get install -y -qq --no-install-recommends "$1"; } >&2 || fail "apt-get cannot install $1"
+                apt-get install -y -qq --no-install-recommends "$1"; } >&2 || fail "apt-get cannot install $1: install it in another way, or set $3"
     elif command -v brew >/dev/null; then
-        brew install --quiet "$2" >&2 || fail "Homebrew cannot install $2"
+        brew install --quiet "$2" >&2 || fail "Homebrew cannot install $2: install it in another way, or set $3"
     else
-        fail "install Redis (redis-server) and PostgreSQL (initdb, pg_ctl), or set REDIS_URL and DATABASE_URL"
+        fail "install $1 (there is neither apt-get nor brew to do it with), or set $3"
     fi
 }
 
@@ -169,7 +186,7 @@ any_port() { echo $((20000 + RANDOM % 12000)); }
 
 start_redis() {
     local try version
-    command -v redis-server >/dev/null || install redis-server redis
+    command -v redis-server >/dev/null || install redis-server redis REDIS_URL
     version=$(redis-server --version)
     case $version in
         *v=[0-6].*) fail "Redis is needed from 7.0 on, but this is: $version" ;;
@@ -178,6 +195,7 @@ start_redis() {
     for try in 1 2 3 4 5 6 7 8; do
         port=$(any_port)
         mkdir -p "$folder/redis"
+        : >"$folder/redis.log"
         redis-server --bind 127.0.0.1 --port "$port" --dir "$folder/redis" --save '' --maxmemory-policy noeviction \
             >"$folder/redis.log" 2>&1 </dev/null &
         redis_pid=$!
@@ -199,7 +217,7 @@ start_redis() {
 
 start_postgres() {
     local try programs
-    programs=$(postgres_programs initdb) || { install postgresql postgresql@17; programs=$(postgres_programs initdb); } \
+    programs=$(postgres_programs initdb) || { install postgresql postgresql@17 DATABASE_URL; programs=$(postgres_programs initdb); } \
         || fail "PostgreSQL is installed, but its programs are not found: put initdb's folder into the PATH"
     make_folder
     mkdir "$folder/postgres"
@@ -223,10 +241,38 @@ start_postgres() {
     fail "PostgreSQL does not start (try $try)"
 }
 
+start_nats() {
+    local try
+    command -v nats-server >/dev/null || install nats-server nats-server NATS_URL
+    make_folder
+    for try in 1 2 3 4 5 6 7 8; do
+        port=$(any_port)
+        : >"$folder/nats.log"
+        nats-server --jetstream --store_dir "$folder/nats" --addr 127.0.0.1 --port "$port" \
+            >"$folder/nats.log" 2>&1 </dev/null &
+        nats_pid=$!
+        while kill -0 "$nats_pid" 2>/dev/null; do
+            if grep -q 'Server is ready' "$folder/nats.log"; then
+                export NATS_URL="nats://127.0.0.1:$port"
+                return
+            fi
+            sleep 0.05
+        done
+        wait "$nats_pid" 2>/dev/null || true
+        nats_pid=
+        grep -qi 'in use' "$folder/nats.log" || break
+    done
+    cat "$folder/nats.log" >&2
+    fail "nats-server does not start (try $try)"
+}
+
 # Groups of their own: a Ctrl-C at the terminal comes here first, and ends the command before the servers.
 set -m
 if [ -n "${REDIS_URL:-}" ]; then check_redis; else start_redis; fi
 if [ -n "${DATABASE_URL:-}" ]; then check_postgres; else start_postgres; fi
+if [ -n "$want_nats" ]; then
+    if [ -n "${NATS_URL:-}" ]; then check_nats; else start_nats; fi
+fi
 
 "$@" <&0 &
 command_pid=$!
