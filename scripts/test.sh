@@ -30,6 +30,7 @@ step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 
 step scripts/services.sh scripts/payments.sh
 step cargo run --quiet --release --all-features --example repair -- demo --quick
 step scripts/services.sh cargo run --quiet --release -p sqlx_payment -- --quick
+step scripts/services.sh --nats cargo test --release -p nats_consumer
 
 step cargo bench --all-features --bench overhead -- bare
 step cargo bench --all-features --bench http -- --quick

@@ -35,6 +35,9 @@ pub enum KeyProblem {
     Unknown,
     /// 500. The handler failed, and it is not known how far it came. It is not done again under this key, but by a policy that frees it.
     Failed,
+    /// 503, with `Retry-After`. The handler panicked, or its response broke off, but nothing has happened: its transaction was rolled
+    /// back, or it has said so. Send the same request again: the key is free.
+    NotExecuted,
     /// 503, with `Retry-After`. The service has reached its limit of operations in progress. Send the same request again later:
     /// nothing was done by this request.
     TooManyOperations,
@@ -58,6 +61,7 @@ impl KeyProblem {
             Self::NotKept => "key_answer_not_kept",
             Self::Unknown => "key_outcome_unknown",
             Self::Failed => "key_failed",
+            Self::NotExecuted => "key_not_executed",
             Self::TooManyOperations => "key_too_many_operations",
             Self::StoreUnavailable => "key_store_unavailable",
         }
@@ -80,7 +84,7 @@ impl KeyProblem {
             Self::TooLarge(_) => 413,
             Self::Reused => 422,
             Self::SecondCall | Self::Failed => 500,
-            Self::TooManyOperations | Self::StoreUnavailable => 503,
+            Self::NotExecuted | Self::TooManyOperations | Self::StoreUnavailable => 503,
         }
     }
 
@@ -99,6 +103,7 @@ impl KeyProblem {
             Self::NotKept => "Answer not kept",
             Self::Unknown => "Outcome unknown",
             Self::Failed => "Operation failed",
+            Self::NotExecuted => "Operation not executed",
             Self::TooManyOperations => "Too many operations in progress",
             Self::StoreUnavailable => "Idempotency store unavailable",
         }
@@ -115,6 +120,7 @@ impl KeyProblem {
             | Self::TooSlow
             | Self::TooLarge(_)
             | Self::SecondCall
+            | Self::NotExecuted
             | Self::TooManyOperations
             | Self::Reused
             | Self::StoreUnavailable => Executed::No,
@@ -145,6 +151,7 @@ impl fmt::Display for KeyProblem {
             Self::NotKept => "the operation is done, but its answer was too large to be kept",
             Self::Unknown => "it is not known whether the operation was done",
             Self::Failed => "the handler failed, and it is not known how far it came",
+            Self::NotExecuted => "the handler failed, and nothing has happened",
             Self::TooManyOperations => "too many operations are in progress",
             Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
         })

@@ -281,7 +281,9 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
             repeat: Again::Never,
             wait: rejected.retry_after,
             ..match problem {
-                KeyProblem::Failed | KeyProblem::StoreUnavailable => Outcome::TRANSIENT,
+                KeyProblem::Failed | KeyProblem::NotExecuted | KeyProblem::StoreUnavailable => {
+                    Outcome::TRANSIENT
+                }
                 KeyProblem::TooManyOperations => Outcome::OVERLOADED,
                 KeyProblem::InProgress
                 | KeyProblem::NotKept

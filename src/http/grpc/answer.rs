@@ -106,7 +106,9 @@ fn code(reason: &Reason) -> Code {
             KeyProblem::Failed | KeyProblem::SecondCall => Code::INTERNAL,
             KeyProblem::NotKept | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
             KeyProblem::NoTenant => Code::PERMISSION_DENIED,
-            KeyProblem::StoreUnavailable | KeyProblem::TooManyOperations => Code::UNAVAILABLE,
+            KeyProblem::StoreUnavailable
+            | KeyProblem::TooManyOperations
+            | KeyProblem::NotExecuted => Code::UNAVAILABLE,
             _ => Code::INVALID_ARGUMENT,
         },
         Reason::CircuitOpen

@@ -57,6 +57,7 @@ pub(super) fn advice(config: &IdempotencyConfig, scope: &Scope) -> Vec<Advice> {
         KeyProblem::TooLarge(Some(config.max_request_body)),
         KeyProblem::Reused,
         KeyProblem::Failed,
+        KeyProblem::NotExecuted,
         KeyProblem::TooManyOperations,
         KeyProblem::StoreUnavailable,
     ];
@@ -133,6 +134,10 @@ fn about(problem: KeyProblem, config: &IdempotencyConfig) -> (Again, &'static st
         KeyProblem::Failed => (
             Again::Same,
             "The operation failed, and the key is free: the same request runs it again.",
+        ),
+        KeyProblem::NotExecuted => (
+            Again::Same,
+            "The operation failed before it had an effect. Send it again after `Retry-After`.",
         ),
         KeyProblem::TooManyOperations | KeyProblem::StoreUnavailable => (
             Again::Same,

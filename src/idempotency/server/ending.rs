@@ -102,6 +102,9 @@ pub(super) fn judge<Res, E: CallError>(
             let record = failed().filter(|_| happened || !is_refusal);
             (record, Ok(Err(error)))
         }
+        Came::Word(KeyProblem::Failed) if is_released && !happened => {
+            (None, Err(KeyProblem::NotExecuted))
+        }
         Came::Word(KeyProblem::Failed) => (failed(), Err(KeyProblem::Failed)),
         // It may yet have its effect, whatever the policy.
         Came::Word(problem) => return (Ending::Stored(word(problem)), Err(problem)),
@@ -120,7 +123,10 @@ fn asks_to_come_back(rejected: &Rejected) -> bool {
     match &rejected.reason {
         Reason::Key(problem) => matches!(
             problem,
-            KeyProblem::InProgress | KeyProblem::StoreUnavailable | KeyProblem::TooManyOperations
+            KeyProblem::InProgress
+                | KeyProblem::NotExecuted
+                | KeyProblem::StoreUnavailable
+                | KeyProblem::TooManyOperations
         ),
         Reason::AttemptTimeout { .. }
         | Reason::ConnectTimeout { .. }

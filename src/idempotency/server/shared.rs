@@ -148,6 +148,7 @@ impl Shared {
     pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
         let wait = match problem {
             KeyProblem::InProgress
+            | KeyProblem::NotExecuted
             | KeyProblem::StoreUnavailable
             | KeyProblem::TooManyOperations => Some(RETRY_AFTER),
             _ => None,
