@@ -147,8 +147,8 @@ impl Case<'_> {
                 let status = match end {
                     End::Failed => 500,
                     End::Paid => 201,
-                    // What was committed is the answer.
-                    End::PanicsAtLast if self.joined => 201,
+                    // What was committed is the answer, and what was rolled back runs again.
+                    End::PanicsAtLast | End::PanicsAfter if self.joined => 201,
                     _ => return false,
                 };
                 answer.status == status
@@ -160,11 +160,7 @@ impl Case<'_> {
             (Some(_), None) => !self.joined && is_failure(answer),
             (None, None) => {
                 // Runs that were cut off before their effect are in no book.
-                let panics = |run| match fate(self.seed, key, run).end {
-                    End::PanicsBefore => true,
-                    End::PanicsAfter => self.joined,
-                    _ => false,
-                };
+                let panics = |run| fate(self.seed, key, run).end == End::PanicsBefore;
                 let runs = if self.kills.is_empty() { 1 } else { 8 };
                 is_failure(answer) && (1..=runs).any(panics)
             }

@@ -1,7 +1,9 @@
 //! Records and effects in PostgreSQL, each pair in one transaction.
 
+use std::collections::HashSet;
 use std::error::Error;
 use std::panic::panic_any;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::body::Body;
@@ -67,6 +69,8 @@ impl Tables {
 pub(crate) struct Till {
     store: PostgresStore,
     insert: String,
+    /// The keys whose transaction has panicked in this process.
+    panicked: Mutex<HashSet<u64>>,
 }
 
 impl Till {
@@ -79,6 +83,7 @@ impl Till {
                 .table(name)?
                 .transaction_pool(pool),
             insert: format!("INSERT INTO {name}_effects VALUES ($1, $2, $3)"),
+            panicked: Mutex::default(),
         })
     }
 
@@ -100,6 +105,11 @@ impl Till {
         }
     }
 
+    fn panics_now(&self, key: u64) -> bool {
+        let mut panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner);
+        panicked.insert(key)
+    }
+
     async fn transact(
         &self,
         shop: &Shop,
@@ -114,7 +124,7 @@ impl Till {
             let insert = transaction.prepare_cached(&self.insert).await?;
             transaction.execute(&insert, &[number, run, &id]).await?;
             tokio::time::sleep(fate.after).await;
-            if fate.end == End::PanicsAfter {
+            if fate.end == End::PanicsAfter && self.panics_now(key) {
                 panic_any(Planned);
             }
             Ok(paid(shop, key, operation.run(), id, fate))
