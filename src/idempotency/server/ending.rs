@@ -11,8 +11,7 @@ use super::body::KeptBody;
 use super::close::First;
 use super::config::IdempotencyConfig;
 use super::handler::{Came, was_never_taken};
-use super::keep::StoragePolicy;
-use super::keep::{EXPIRES, OK, UNKNOWN, grpc_status, headers, is_cut_off, stores};
+use super::keep::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use super::operation::Operation;
 use super::shared::Shared;
 use super::telling::REPLAYED;
@@ -41,7 +40,10 @@ pub(super) fn judge<Res, E: CallError>(
     } = &**operation.shared();
     let happened = operation.has_happened();
     let stored = |head: &Parts, grpc| {
-        happened || stores(operation.keep(), store_when.as_deref(), head, grpc)
+        if happened {
+            return Stored::Response;
+        }
+        stored(operation.keep(), store_when.as_deref(), head, grpc)
     };
     let failed = || {
         let is_stored = happened || operation.keep() == StoragePolicy::Definitive;
@@ -56,7 +58,8 @@ pub(super) fn judge<Res, E: CallError>(
         } => {
             head.headers.remove(REPLAYED);
             let grpc = grpc_status(&head, trailers.as_ref(), UNKNOWN);
-            let record = if stored(&head, grpc) {
+            let stored = stored(&head, grpc);
+            let record = if stored == Stored::Response {
                 if let Some(expires) = expires(config) {
                     head.headers.insert(EXPIRES, expires);
                 }
@@ -72,7 +75,7 @@ pub(super) fn judge<Res, E: CallError>(
                 };
                 Some(kept.encode())
             } else {
-                is_cut_off(&head, grpc).then(|| word(KeyProblem::Unknown))
+                (stored == Stored::Unknown).then(|| word(KeyProblem::Unknown))
             };
             let response = Response::from_parts(head, KeptBody::whole(body, trailers));
             (record, Ok(Ok(response)))
@@ -82,10 +85,10 @@ pub(super) fn judge<Res, E: CallError>(
             head.headers.remove(REPLAYED);
             // How it ends is not known yet. If it succeeded, it must not be done again.
             let grpc = grpc_status(&head, None, OK);
-            let record = if stored(&head, grpc) {
-                Some(word(KeyProblem::NotKept))
-            } else {
-                is_cut_off(&head, grpc).then(|| word(KeyProblem::Unknown))
+            let record = match stored(&head, grpc) {
+                Stored::Response => Some(word(KeyProblem::NotKept)),
+                Stored::Unknown => Some(word(KeyProblem::Unknown)),
+                Stored::Nothing => None,
             };
             (record, Ok(Ok(Response::from_parts(head, body))))
         }

@@ -128,19 +128,37 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool)
     kept
 }
 
-/// Whether a response with this head is stored.
-pub(super) fn stores(
+/// What is stored of a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stored {
+    Response,
+    /// That the outcome is unknown: a time limit inside has cut the handler off (408), which may have acted.
+    Unknown,
+    Nothing,
+}
+
+/// What is stored of a response with this head.
+pub(super) fn stored(
     policy: StoragePolicy,
     store_when: Option<&StoreWhen>,
     head: &Parts,
     grpc: Option<u8>,
-) -> bool {
-    if let Some(is_stored) = store_when.and_then(|store_when| store_when(head)) {
-        return is_stored;
+) -> Stored {
+    let is_stored = match store_when.and_then(|store_when| store_when(head)) {
+        Some(is_stored) => is_stored,
+        None if grpc.is_none() && head.status == StatusCode::REQUEST_TIMEOUT => {
+            return Stored::Unknown;
+        }
+        None => stores(policy, head, grpc),
+    };
+    if is_stored {
+        Stored::Response
+    } else {
+        Stored::Nothing
     }
-    if is_cut_off(head, grpc) {
-        return false;
-    }
+}
+
+fn stores(policy: StoragePolicy, head: &Parts, grpc: Option<u8>) -> bool {
     let code = head.status.as_u16();
     // Not a result of the operation: the client authenticates, waits, or comes back later, with the same key.
     let asks_to_come_again = match grpc {
@@ -165,11 +183,6 @@ pub(super) fn stores(
         StoragePolicy::DeleteOnError => !asks_to_come_again && !failed,
         StoragePolicy::SuccessOnly => succeeded,
     }
-}
-
-/// Whether a time limit inside has cut the handler off (408): it may have acted.
-pub(super) fn is_cut_off(head: &Parts, grpc: Option<u8>) -> bool {
-    grpc.is_none() && head.status == StatusCode::REQUEST_TIMEOUT
 }
 
 /// When a stored response is forgotten.

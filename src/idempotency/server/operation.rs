@@ -82,6 +82,13 @@ impl Ticket {
             copies: Arc::default(),
         }
     }
+
+    /// Takes the operation. `false`: it has ended.
+    pub(super) fn take(&self) -> bool {
+        let state = &self.inner.state;
+        let taken = state.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        taken != Err(REVOKED)
+    }
 }
 
 impl Clone for Ticket {
@@ -160,13 +167,11 @@ impl Operation {
         let Some(ticket) = extensions.get::<Ticket>() else {
             return Ok(None);
         };
-        let state = &ticket.inner.state;
-        match state.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) | Err(TAKEN) => Ok(Some(Self {
-                inner: Arc::clone(&ticket.inner),
-            })),
-            Err(_) => Err(OperationEnded),
+        if !ticket.take() {
+            return Err(OperationEnded);
         }
+        let inner = Arc::clone(&ticket.inner);
+        Ok(Some(Self { inner }))
     }
 
     /// Keeps a handler from taking the operation from now on. `false`: one has taken it already.

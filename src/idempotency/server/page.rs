@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use super::advice::{Advice, advice};
 use super::config::AfterCrash;
-use super::keep::NEVER_IN_WORDS;
-use super::keep::{HeaderPolicy, StoragePolicy};
+use super::keep::{HeaderPolicy, NEVER_IN_WORDS, StoragePolicy};
 use super::normalize::Normalize;
 use super::scope::Scope;
 use super::shared::{Compared, Shared};

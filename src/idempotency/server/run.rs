@@ -76,7 +76,11 @@ pub(super) async fn run<S, B, Res>(
         } else {
             OperationStep::Begun
         });
-        request.extensions_mut().insert(Ticket::new(&operation));
+        let outer = request.extensions_mut().insert(Ticket::new(&operation));
+        // The handler finds this operation only, so nothing proves any more that it did not act for the outer one.
+        if let Some(outer) = outer {
+            outer.take();
+        }
         tokio::select! {
             biased;
             came = handle(&operation, inner, request, &mut telling) => came,

@@ -348,6 +348,7 @@ async fn a_function_decides_before_the_policy_what_is_stored() {
         (200, false),
         (404, true),
         (408, true),
+        (408, false),
         (429, true),
         (500, true),
     ] {
@@ -355,11 +356,9 @@ async fn a_function_decides_before_the_policy_what_is_stored() {
             let status = StatusCode::from_u16(status).unwrap();
             (status, operation.run().to_string())
         };
-        let layer = once(IdempotencyConfig::default()).store_when(|response| {
-            match response.status.as_u16() {
-                404 | 500 => None,
-                code => Some(code != 200),
-            }
+        let layer = once(IdempotencyConfig::default()).store_when(move |response| {
+            let decides = !matches!(response.status.as_u16(), 404 | 500);
+            decides.then_some(stored)
         });
         let router = Router::new()
             .route("/payments", post(pay))
@@ -390,4 +389,33 @@ async fn an_operation_that_has_ended_cannot_be_taken() {
     let router: Router = Router::new().route("/payments", post(async |_: Operation| "acted"));
     let response = router.oneshot(request.map(Body::new)).await.unwrap();
     assert_eq!(response.status(), 503);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_layer_around_another_one_does_not_release_what_the_inner_one_has_executed() {
+    let takes = || IdempotencyConfig::default().handlers_take_operation(true);
+    let inner = IdempotencyConfig::default()
+        .header("x-inner-key")
+        .required(true);
+    let effects = Effects::default();
+    let acts = effects.clone();
+    let pay = async move |_: Operation| {
+        acts.act();
+        StatusCode::OK
+    };
+    let router = Router::new()
+        .route("/payments", post(pay))
+        .layer(answer(once(inner)))
+        .layer(answer(once(takes())));
+    let request = || {
+        let mut request = payment(KEY, "10 EUR");
+        let key = request.headers()["idempotency-key"].clone();
+        request.headers_mut().insert("x-inner-key", key);
+        request
+    };
+    for replayed in [None, Some("true".to_owned())] {
+        let (status, again, _) = sent(&router, request()).await;
+        assert_eq!((status, again), (StatusCode::OK, replayed));
+    }
+    assert_eq!(effects.count(), 1);
 }

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::idempotency::lookup::RecordOf;
 use buttress::idempotency::store::Store;
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
 use buttress::{Event, subscribe};
 use tokio::time::sleep;
 use tracing::Level;
 
-use super::shop::{Fate, Scripted, Shop, payment, says};
+use super::shop::{Fate, KEY, Scripted, Shop, payment, says};
 use crate::log::Log;
 
 /// The steps, refusals and failures of the layer of this name.
@@ -32,6 +33,8 @@ impl Steps {
                 Event::Operation { step, .. } => step.as_str().to_owned(),
                 Event::Rejected { rejected, .. } => rejected.reason.as_str().to_owned(),
                 Event::StoreFailed { .. } => "store_failed".to_owned(),
+                // Another test refreshes all gauges.
+                Event::InProgress { .. } => return,
                 other => panic!("{other:?}"),
             });
         });
@@ -205,4 +208,65 @@ async fn the_log_names_what_needs_a_look_and_no_key() {
             "{line}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_that_panics_does_not_end_an_operation() {
+    let panics = |event: &Event<'_>| {
+        if event.source().name().as_ref() == "told to one that panics" {
+            panic!("scripted panic of an observer");
+        }
+    };
+    let _subscription = buttress::subscribe(panics);
+    let store = Scripted::new(|_, _| Fate::Done);
+    let (mut shop, _) = shop(
+        "told to one that panics",
+        store,
+        IdempotencyConfig::default(),
+    );
+    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    assert_eq!(first.of(), (201, false, "paid"));
+    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_carries_the_operation_that_its_handler_and_a_look_up_name() {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let steps = Arc::clone(&seen);
+    let _subscription = buttress::subscribe(move |event: &Event<'_>| {
+        if let Event::Operation {
+            source,
+            step,
+            operation,
+            run,
+            ..
+        } = event
+        {
+            if source.name().as_ref() == "told with ids" {
+                steps
+                    .lock()
+                    .unwrap()
+                    .push((step.as_str(), *operation, *run));
+            }
+        }
+    });
+    let store = Scripted::new(|_, _| Fate::Done);
+    let (mut shop, _) = shop("told with ids", store, IdempotencyConfig::default());
+    let sent = shop.send(payment("10 EUR"));
+    let called = shop.called().await;
+    let id = called.operation.as_ref().unwrap().id();
+    called.answers(says(201, "paid"));
+    sent.await.unwrap();
+    shop.ask(payment("10 EUR")).await;
+    let expected = [
+        ("begun", id, Some(1)),
+        ("completed", id, Some(1)),
+        ("replayed", id, None),
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+    let record = shop
+        .layer
+        .record(&RecordOf::post("/payments", KEY.trim_matches('"')));
+    assert_eq!(record.operation_id(), id);
 }
