@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use ::http::response::Parts;
-use ::http::{HeaderValue, Response};
+use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
 
 use super::answer::{Kept, word};
@@ -60,20 +60,7 @@ pub(super) fn judge<Res, E: CallError>(
             let grpc = grpc_status(&head, trailers.as_ref(), UNKNOWN);
             let stored = stored(&head, grpc);
             let record = if stored == Stored::Response {
-                if let Some(expires) = expires(config) {
-                    head.headers.insert(EXPIRES, expires);
-                }
-                let mut headers = headers(&head.headers, &config.headers, trailers.is_some());
-                if let Some(expires) = head.headers.get(EXPIRES).filter(|_| config.expires_header) {
-                    headers.insert(EXPIRES, expires.clone());
-                }
-                let kept = Kept {
-                    status: head.status,
-                    headers,
-                    trailers: trailers.clone().unwrap_or_default(),
-                    body: body.clone(),
-                };
-                Some(kept.encode())
+                Some(recorded(config, &mut head, &body, trailers.as_ref()))
             } else {
                 (stored == Stored::Unknown).then(|| word(KeyProblem::Unknown))
             };
@@ -118,6 +105,27 @@ pub(super) fn judge<Res, E: CallError>(
         _ => Ending::NotStored,
     };
     (ending, first)
+}
+
+/// The record of a response. If responses say when their key expires, this one does from now on.
+pub(super) fn recorded(
+    config: &IdempotencyConfig,
+    head: &mut Parts,
+    body: &Bytes,
+    trailers: Option<&HeaderMap>,
+) -> Bytes {
+    let mut headers = headers(&head.headers, &config.headers, trailers.is_some());
+    if let Some(expires) = expires(config) {
+        headers.insert(EXPIRES, expires.clone());
+        head.headers.insert(EXPIRES, expires);
+    }
+    let kept = Kept {
+        status: head.status,
+        headers,
+        trailers: trailers.cloned().unwrap_or_default(),
+        body: body.clone(),
+    };
+    kept.encode()
 }
 
 /// Whether this is a refusal whose response asks the client to come back, with 429 or 503. The handler may have passed on that

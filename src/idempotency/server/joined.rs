@@ -6,10 +6,10 @@ use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::answer::{Kept, word};
+use super::answer::word;
 use super::body::KeptBody;
+use super::ending::recorded;
 use super::handler::{Came, read};
-use super::keep::headers;
 use super::operation::Operation;
 use crate::key_problem::KeyProblem;
 
@@ -27,18 +27,13 @@ pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
     let config = &operation.shared().config;
     match read::<B, Infallible>(response, config.max_response_body).await {
         Came::Answered {
-            head,
+            mut head,
             body,
             trailers,
         } => {
-            let kept = Kept {
-                status: head.status,
-                headers: headers(&head.headers, &config.headers, trailers.is_some()),
-                trailers: trailers.clone().unwrap_or_default(),
-                body: body.clone(),
-            };
+            let record = recorded(config, &mut head, &body, trailers.as_ref());
             Ok(Final {
-                record: kept.encode(),
+                record,
                 response: Response::from_parts(head, KeptBody::whole(body, trailers)),
             })
         }
