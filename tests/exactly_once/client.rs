@@ -19,6 +19,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::plan::{key, order};
 
+/// How long a client waits for a connection, and for the response to a request.
+const WAITS: Duration = Duration::from_secs(20);
+
 /// An answer that ends an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
@@ -71,16 +74,22 @@ impl Connections {
 
     /// Asks once.
     pub(crate) async fn ask(&self, to: SocketAddr, number: u64) -> Heard {
+        // A server that is killed may leave connections half made, which the kernel gives up much later.
+        let Ok(Ok(sender)) = timeout(WAITS, self.get(to)).await else {
+            return Heard::Nothing;
+        };
         // A request that is not answered for so long is as good as lost; the key's own limit finds a server that never answers.
-        match timeout(Duration::from_secs(20), self.exchange(to, number)).await {
+        match timeout(WAITS, self.exchange(sender, to, number)).await {
             Ok(Ok(heard)) => heard,
             Ok(Err(_)) => Heard::Nothing,
-            Err(_) => Heard::Wrong(format!("{}: no answer within 20 s", key(number))),
+            Err(_) => Heard::Wrong(format!(
+                "{}: connected to {to}, and no answer within {WAITS:?}",
+                key(number)
+            )),
         }
     }
 
-    async fn exchange(&self, to: SocketAddr, number: u64) -> io::Result<Heard> {
-        let mut sender = self.get(to).await?;
+    async fn exchange(&self, mut sender: Sender, to: SocketAddr, number: u64) -> io::Result<Heard> {
         let request = Request::post("/orders")
             .header("host", "shop")
             .header("idempotency-key", format!("\"{}\"", key(number)))
