@@ -82,8 +82,10 @@ impl Connections {
         match timeout(WAITS, self.exchange(sender, to, number)).await {
             Ok(Ok(heard)) => heard,
             Ok(Err(_)) => Heard::Nothing,
+            // Under load, a server that is killed now and then leaves a connection that the client never hears of again.
+            Err(_) if TcpStream::connect(to).await.is_err() => Heard::Nothing,
             Err(_) => Heard::Wrong(format!(
-                "{}: connected to {to}, and no answer within {WAITS:?}",
+                "{}: {to} is alive, and no answer within {WAITS:?}",
                 key(number)
             )),
         }
