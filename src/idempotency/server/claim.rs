@@ -23,7 +23,7 @@ pub(super) const SOON: Duration = Duration::from_millis(50);
 /// Why a key was not claimed.
 pub(super) enum ClaimError {
     Store(StoreError),
-    /// Another operation has the last place among those in progress.
+    /// The key was claimed after a wait, but other operations have all places by now: the claim must be given up.
     TooMany,
 }
 
@@ -50,7 +50,6 @@ pub(super) async fn claim<Res, E: CallError>(
     loop {
         let left = until.remaining(&Now::unread());
         if matches!(begun, Begun::Started { .. }) && !running.resume(&shared.config) {
-            give_up(shared, &record, claim.token).await;
             return Err(ClaimError::TooMany);
         }
         if begun != Begun::Running || left.is_zero() {

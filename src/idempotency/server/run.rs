@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::claim::{ClaimError, claim};
+use super::claim::{ClaimError, claim, give_up};
 use super::close::close;
 use super::config::AfterCrash;
 use super::handler::{Came, handle, unprotected};
@@ -57,7 +57,8 @@ pub(super) async fn run<S, B, Res>(
         Ok(Begun::Done(record)) => return telling.replay(&shared, &asked.record, &record),
         Ok(Begun::Mismatch) => return telling.refuse(&shared, KeyProblem::Reused),
         Err(ClaimError::TooMany) => {
-            return telling.refuse(&shared, KeyProblem::TooManyOperations);
+            telling.refuse(&shared, KeyProblem::TooManyOperations);
+            return give_up(&shared, &asked.record, wish.token).await;
         }
         Err(ClaimError::Store(error)) => {
             shared.store_failed(&error);

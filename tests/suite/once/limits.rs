@@ -111,17 +111,41 @@ async fn requests_that_wait_for_a_result_are_limited_apart() {
 async fn a_request_that_has_waited_needs_a_place_to_run() {
     let config = IdempotencyConfig::default()
         .wait(10 * SECOND)
-        .max_running(1);
+        .max_running(2);
     let store = Scripted::new(|_, _| Fate::Done);
     let mut shop = Shop::with(store.clone(), config);
     let first = shop.send(with_key(1));
-    let called = shop.called().await;
-    // The first one has the only place until it waits.
-    assert_eq!(shop.ask(with_key(2)).await.problem(), "TooManyOperations");
-    called.operation.as_ref().unwrap().did_not_happen();
-    called.answers(says(503, ""));
+    let first_called = shop.called().await;
+    let waiting = shop.send(with_key(1));
+    settle().await;
+    let others = [shop.send(with_key(2)), shop.send(with_key(3))];
+    let second_called = shop.called().await;
+    settle().await;
+    // The third has no place yet: the first and the second have both.
+    let [second, third] = others;
+    assert_eq!(third.await.unwrap().problem(), "TooManyOperations");
+    first_called.operation.as_ref().unwrap().did_not_happen();
+    first_called.answers(says(503, ""));
     first.await.unwrap();
-    assert_eq!(shop.served(with_key(1), says(201, "")).await.status, 201);
+    let third = shop.send(with_key(3));
+    let third_called = shop.called().await;
+    // The key is free, and the request that waits for it claims it, but there is no place.
+    let waited = waiting.await.unwrap();
+    assert_eq!(
+        (waited.status, &*waited.problem()),
+        (503, "TooManyOperations")
+    );
+    for (called, sent) in [(second_called, second), (third_called, third)] {
+        called.answers(says(201, ""));
+        assert_eq!(sent.await.unwrap().status, 201);
+    }
+    shop.layer.idle().await;
+    assert_eq!(store.kept.len(), 2, "the claim was given up");
+    let sent = shop.send(with_key(1));
+    let called = shop.called().await;
+    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
+    called.answers(says(201, ""));
+    assert_eq!(sent.await.unwrap().status, 201);
 }
 
 #[tokio::test(start_paused = true)]
