@@ -15,6 +15,7 @@ use buttress::http::answer;
 use buttress::idempotency::store::Store;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use tokio::net::TcpListener;
+use tokio::sync::RwLock;
 
 use crate::ledger::Pen;
 use crate::plan::{End, Fate, LEASE, fate, number, receipt};
@@ -32,6 +33,8 @@ pub(crate) struct Shop {
     pub(crate) name: String,
     pub(crate) till: Till,
     pub(crate) effects: AtomicU64,
+    /// Read by each handler for as long as it runs.
+    pub(crate) running: RwLock<()>,
 }
 
 /// A panic that is part of the plan, and not worth a word.
@@ -44,6 +47,7 @@ impl Shop {
             name,
             till,
             effects: AtomicU64::new(0),
+            running: RwLock::new(()),
         })
     }
 
@@ -68,6 +72,7 @@ impl Shop {
 }
 
 async fn pay(State(shop): State<Arc<Shop>>, operation: Operation) -> Response<Body> {
+    let _running = shop.running.read().await;
     let Some(key) = number(operation.key()) else {
         return unpaid(&operation, &"no such order");
     };

@@ -95,10 +95,12 @@ pub(crate) fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outco
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let fleet = Fleet::of(listener.local_addr()?);
         let shop = Shop::new(seed, "0.0".into(), till);
-        tokio::spawn(async move { shop.serve(store, listener).await });
+        tokio::spawn(shop.clone().serve(store, listener));
         let crowd = Crowd::new(seed, fleet, size);
         let (begun, _) = mpsc::unbounded_channel();
         let took = crowd.run(size, begun).await?;
+        // A handler whose client disconnected may still be running. Its effect counts too.
+        drop(shop.running.write().await);
         let kills = HashMap::new();
         let heard = Heard {
             seed,
