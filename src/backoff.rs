@@ -139,32 +139,11 @@ impl Backoff {
             .base(base)
     }
 
-    /// How the waits grow.
-    #[must_use]
-    pub const fn growth(mut self, growth: Growth) -> Self {
-        self.growth = growth;
-        self
-    }
-
-    /// The wait before the first retry.
-    #[must_use]
-    pub const fn base(mut self, base: Duration) -> Self {
-        self.base = base;
-        self
-    }
-
-    /// The longest wait.
-    #[must_use]
-    pub const fn cap(mut self, cap: Duration) -> Self {
-        self.cap = cap;
-        self
-    }
-
-    /// How the waits are spread.
-    #[must_use]
-    pub const fn jitter(mut self, jitter: Jitter) -> Self {
-        self.jitter = jitter;
-        self
+    setters! {
+        growth: Growth,
+        base: Duration,
+        cap: Duration,
+        jitter: Jitter,
     }
 
     /// Whether the settings can work.

@@ -20,6 +20,9 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+#[macro_use]
+mod setters;
+
 // ── ground: no tower, no async ──
 mod allowance;
 mod attempt;

@@ -149,17 +149,6 @@ impl Default for BreakerConfig {
     }
 }
 
-macro_rules! setters {
-    ($($field:ident: $type:ty,)*) => {$(
-        #[doc = concat!("The same, with this `", stringify!($field), "`.")]
-        #[must_use]
-        pub const fn $field(mut self, $field: $type) -> Self {
-            self.$field = $field;
-            self
-        }
-    )*};
-}
-
 impl BreakerConfig {
     setters! {
         consecutive: Option<u32>,

@@ -153,46 +153,13 @@ impl BudgetConfig {
             .in_flight(Some(InFlight { ratio, floor }))
     }
 
-    /// What a retry must be paid with.
-    #[must_use]
-    pub const fn rule(mut self, rule: Rule) -> Self {
-        self.rule = rule;
-        self
-    }
-
-    /// The tokens that a call which went well adds.
-    #[must_use]
-    pub const fn ratio(mut self, ratio: f64) -> Self {
-        self.ratio = ratio;
-        self
-    }
-
-    /// The most tokens that are kept.
-    #[must_use]
-    pub const fn cap(mut self, cap: u32) -> Self {
-        self.cap = cap;
-        self
-    }
-
-    /// The tokens at the start.
-    #[must_use]
-    pub const fn initial(mut self, initial: u32) -> Self {
-        self.initial = initial;
-        self
-    }
-
-    /// What is left when nothing was withdrawn for longer than `ttl`.
-    #[must_use]
-    pub const fn reserve(mut self, reserve: u32) -> Self {
-        self.reserve = reserve;
-        self
-    }
-
-    /// How long a healthy time may fund retries.
-    #[must_use]
-    pub const fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
-        self
+    setters! {
+        rule: Rule,
+        ratio: f64,
+        cap: u32,
+        initial: u32,
+        reserve: u32,
+        ttl: Duration,
     }
 
     /// Retries a second that are granted whatever the bucket holds.
@@ -202,18 +169,9 @@ impl BudgetConfig {
         self
     }
 
-    /// The tokens a retry costs.
-    #[must_use]
-    pub const fn cost(mut self, cost: Cost) -> Self {
-        self.cost = cost;
-        self
-    }
-
-    /// How many retries may be under way at once.
-    #[must_use]
-    pub const fn in_flight(mut self, in_flight: Option<InFlight>) -> Self {
-        self.in_flight = in_flight;
-        self
+    setters! {
+        cost: Cost,
+        in_flight: Option<InFlight>,
     }
 
     /// Whether the settings can work.

@@ -66,18 +66,9 @@ impl Default for KeyedConfig {
 }
 
 impl KeyedConfig {
-    /// The most keys kept.
-    #[must_use]
-    pub const fn max_keys(mut self, max_keys: usize) -> Self {
-        self.max_keys = max_keys;
-        self
-    }
-
-    /// How long an unused key is kept.
-    #[must_use]
-    pub const fn idle(mut self, idle: Duration) -> Self {
-        self.idle = idle;
-        self
+    setters! {
+        max_keys: usize,
+        idle: Duration,
     }
 
     /// Checks every setting.

@@ -55,32 +55,11 @@ impl RetryConfig {
         Self::default()
     }
 
-    /// The most attempts a call makes, the first one included.
-    #[must_use]
-    pub const fn max_attempts(mut self, max_attempts: u32) -> Self {
-        self.max_attempts = max_attempts;
-        self
-    }
-
-    /// The waits between attempts.
-    #[must_use]
-    pub const fn backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
-    }
-
-    /// The base of the backoff after an answer that says the service is limiting but names no wait.
-    #[must_use]
-    pub const fn overloaded_base(mut self, overloaded_base: Duration) -> Self {
-        self.overloaded_base = overloaded_base;
-        self
-    }
-
-    /// How much longer than the backoff's a wait that the server asks for may be.
-    #[must_use]
-    pub const fn max_hint(mut self, max_hint: Duration) -> Self {
-        self.max_hint = max_hint;
-        self
+    setters! {
+        max_attempts: u32,
+        backoff: Backoff,
+        overloaded_base: Duration,
+        max_hint: Duration,
     }
 
     /// Whether a refusal by a layer of ours further in is waited for, and how long at most.
@@ -90,11 +69,8 @@ impl RetryConfig {
         self
     }
 
-    /// Whether to repeat what a retry layer further in has already repeated as often as it may.
-    #[must_use]
-    pub const fn retry_spent_below(mut self, retry_spent_below: bool) -> Self {
-        self.retry_spent_below = retry_spent_below;
-        self
+    setters! {
+        retry_spent_below: bool,
     }
 
     /// Whether the settings can work.

@@ -99,25 +99,10 @@ impl Default for ClientConfig {
 }
 
 impl ClientConfig {
-    /// The limit of one attempt.
-    #[must_use]
-    pub fn attempt(mut self, attempt: Duration) -> Self {
-        self.attempt = attempt;
-        self
-    }
-
-    /// The limit of the whole call.
-    #[must_use]
-    pub fn total(mut self, total: Duration) -> Self {
-        self.total = total;
-        self
-    }
-
-    /// The longest time between two frames of a body.
-    #[must_use]
-    pub fn body_idle(mut self, body_idle: Duration) -> Self {
-        self.body_idle = body_idle;
-        self
+    setters! {
+        mut attempt: Duration,
+        mut total: Duration,
+        mut body_idle: Duration,
     }
 
     /// How calls are repeated; `None`: never.
@@ -141,18 +126,9 @@ impl ClientConfig {
         self
     }
 
-    /// How many authorities are remembered, and for how long.
-    #[must_use]
-    pub fn authorities(mut self, authorities: KeyedConfig) -> Self {
-        self.authorities = authorities;
-        self
-    }
-
-    /// Which servers honour idempotency keys.
-    #[must_use]
-    pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = keys;
-        self
+    setters! {
+        mut authorities: KeyedConfig,
+        mut keys: Keys,
     }
 
     /// The header that carries the key.
@@ -162,32 +138,11 @@ impl ClientConfig {
         self
     }
 
-    /// Whether the key is sent bare.
-    #[must_use]
-    pub fn raw_key(mut self, raw_key: bool) -> Self {
-        self.raw_key = raw_key;
-        self
-    }
-
-    /// Whether it forwards for others.
-    #[must_use]
-    pub fn proxy(mut self, proxy: bool) -> Self {
-        self.proxy = proxy;
-        self
-    }
-
-    /// Which redirects the client inside follows by itself.
-    #[must_use]
-    pub fn redirects(mut self, redirects: Redirects) -> Self {
-        self.redirects = redirects;
-        self
-    }
-
-    /// Whether each attempt tells the server its number.
-    #[must_use]
-    pub fn attempt_header(mut self, attempt_header: bool) -> Self {
-        self.attempt_header = attempt_header;
-        self
+    setters! {
+        mut raw_key: bool,
+        mut proxy: bool,
+        mut redirects: Redirects,
+        mut attempt_header: bool,
     }
 
     /// The header that tells the server how much time is left.
@@ -197,24 +152,9 @@ impl ClientConfig {
         self
     }
 
-    /// Whether each call and each attempt is reported when it ends.
-    #[must_use]
-    pub fn observe(mut self, observe: bool) -> Self {
-        self.observe = observe;
-        self
-    }
-
-    /// Whether each attempt is a span.
-    #[must_use]
-    pub fn spans(mut self, spans: bool) -> Self {
-        self.spans = spans;
-        self
-    }
-
-    /// Whether a 429 counts for the breaker.
-    #[must_use]
-    pub fn count_429(mut self, count_429: bool) -> Self {
-        self.count_429 = count_429;
-        self
+    setters! {
+        mut observe: bool,
+        mut spans: bool,
+        mut count_429: bool,
     }
 }

@@ -50,18 +50,9 @@ impl DeadlineInConfig {
         self
     }
 
-    /// Whose headers are believed.
-    #[must_use]
-    pub fn trust(mut self, trust: Trust) -> Self {
-        self.trust = trust;
-        self
-    }
-
-    /// The most that a header can give.
-    #[must_use]
-    pub fn most(mut self, most: Duration) -> Self {
-        self.most = most;
-        self
+    setters! {
+        mut trust: Trust,
+        mut most: Duration,
     }
 
     /// Checks every setting.

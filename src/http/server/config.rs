@@ -61,11 +61,8 @@ impl ServerConfig {
         self
     }
 
-    /// Whether each call is reported.
-    #[must_use]
-    pub fn observe(mut self, observe: bool) -> Self {
-        self.observe = observe;
-        self
+    setters! {
+        mut observe: bool,
     }
 
     /// How the caller's deadline is read from its headers; `None`: it is not.
@@ -75,32 +72,11 @@ impl ServerConfig {
         self
     }
 
-    /// The longest that a caller waits for the head of a response.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// The longest time that the handler's body may send nothing.
-    #[must_use]
-    pub fn body_idle(mut self, body_idle: Duration) -> Self {
-        self.body_idle = body_idle;
-        self
-    }
-
-    /// Whether callers are told that a call was not executed.
-    #[must_use]
-    pub fn not_executed_header(mut self, not_executed_header: bool) -> Self {
-        self.not_executed_header = not_executed_header;
-        self
-    }
-
-    /// Whether callers are told not to repeat what the handler's own retries have given up on.
-    #[must_use]
-    pub fn should_retry_header(mut self, should_retry_header: bool) -> Self {
-        self.should_retry_header = should_retry_header;
-        self
+    setters! {
+        mut timeout: Duration,
+        mut body_idle: Duration,
+        mut not_executed_header: bool,
+        mut should_retry_header: bool,
     }
 
     /// Checks every setting.

@@ -135,18 +135,9 @@ impl IdempotencyConfig {
         self
     }
 
-    /// Whether a guarded request without a key is refused.
-    #[must_use]
-    pub fn required(mut self, required: bool) -> Self {
-        self.required = required;
-        self
-    }
-
-    /// Whether a key without quotes is accepted too.
-    #[must_use]
-    pub fn lenient(mut self, lenient: bool) -> Self {
-        self.lenient = lenient;
-        self
+    setters! {
+        mut required: bool,
+        mut lenient: bool,
     }
 
     /// The methods that are guarded.
@@ -156,123 +147,24 @@ impl IdempotencyConfig {
         self
     }
 
-    /// The fewest characters of a key.
-    #[must_use]
-    pub fn shortest_key(mut self, shortest_key: usize) -> Self {
-        self.shortest_key = shortest_key;
-        self
-    }
-
-    /// How long an answer is kept.
-    #[must_use]
-    pub fn ttl(mut self, ttl: Duration) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    /// How long a key is held by a run that is not heard of any more.
-    #[must_use]
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.lease = lease;
-        self
-    }
-
-    /// The longest that the handler may run.
-    #[must_use]
-    pub fn max_run(mut self, max_run: Duration) -> Self {
-        self.max_run = max_run;
-        self
-    }
-
-    /// How long a request waits for the answer of another one with its key.
-    #[must_use]
-    pub fn wait(mut self, wait: Duration) -> Self {
-        self.wait = wait;
-        self
-    }
-
-    /// The longest that the store may take for one answer.
-    #[must_use]
-    pub fn store_timeout(mut self, store_timeout: Duration) -> Self {
-        self.store_timeout = store_timeout;
-        self
-    }
-
-    /// The largest body of a guarded request, in bytes.
-    #[must_use]
-    pub fn max_request_body(mut self, max_request_body: usize) -> Self {
-        self.max_request_body = max_request_body;
-        self
-    }
-
-    /// The largest body of an answer that is kept, in bytes.
-    #[must_use]
-    pub fn max_response_body(mut self, max_response_body: usize) -> Self {
-        self.max_response_body = max_response_body;
-        self
-    }
-
-    /// Which answers are kept.
-    #[must_use]
-    pub fn keep(mut self, keep: StoragePolicy) -> Self {
-        self.keep = keep;
-        self
-    }
-
-    /// Which of an answer's headers are kept.
-    #[must_use]
-    pub fn headers(mut self, headers: HeaderPolicy) -> Self {
-        self.headers = headers;
-        self
-    }
-
-    /// Whether a request is served without protection when the store cannot be used.
-    #[must_use]
-    pub fn fail_open(mut self, fail_open: bool) -> Self {
-        self.fail_open = fail_open;
-        self
-    }
-
-    /// What is done when a run's lease is over without a word from it.
-    #[must_use]
-    pub fn after_crash(mut self, after_crash: AfterCrash) -> Self {
-        self.after_crash = after_crash;
-        self
-    }
-
-    /// How many operations may be in progress at once.
-    #[must_use]
-    pub fn max_running(mut self, max_running: usize) -> Self {
-        self.max_running = max_running;
-        self
-    }
-
-    /// How many operations of one tenant may be in progress at once.
-    #[must_use]
-    pub fn max_running_per_tenant(mut self, max_running_per_tenant: Option<usize>) -> Self {
-        self.max_running_per_tenant = max_running_per_tenant;
-        self
-    }
-
-    /// How many requests may wait for the result of another one at once.
-    #[must_use]
-    pub fn max_waiting(mut self, max_waiting: usize) -> Self {
-        self.max_waiting = max_waiting;
-        self
-    }
-
-    /// Whether all handlers take their [`Operation`](super::Operation) before they act.
-    #[must_use]
-    pub fn handlers_take_operation(mut self, handlers_take_operation: bool) -> Self {
-        self.handlers_take_operation = handlers_take_operation;
-        self
-    }
-
-    /// Whether stored responses have an `Idempotency-Expires` header.
-    #[must_use]
-    pub fn expires_header(mut self, expires_header: bool) -> Self {
-        self.expires_header = expires_header;
-        self
+    setters! {
+        mut shortest_key: usize,
+        mut ttl: Duration,
+        mut lease: Duration,
+        mut max_run: Duration,
+        mut wait: Duration,
+        mut store_timeout: Duration,
+        mut max_request_body: usize,
+        mut max_response_body: usize,
+        mut keep: StoragePolicy,
+        mut headers: HeaderPolicy,
+        mut fail_open: bool,
+        mut after_crash: AfterCrash,
+        mut max_running: usize,
+        mut max_running_per_tenant: Option<usize>,
+        mut max_waiting: usize,
+        mut handlers_take_operation: bool,
+        mut expires_header: bool,
     }
 
     /// Checks every setting.

@@ -41,11 +41,8 @@ impl Default for MemoryConfig {
 }
 
 impl MemoryConfig {
-    /// The most memory that all records may take, in bytes.
-    #[must_use]
-    pub const fn max_bytes(mut self, max_bytes: usize) -> Self {
-        self.max_bytes = max_bytes;
-        self
+    setters! {
+        max_bytes: usize,
     }
 
     /// Checks every setting.

@@ -48,11 +48,8 @@ impl Default for FileConfig {
 }
 
 impl FileConfig {
-    /// The most that all records may take, in bytes.
-    #[must_use]
-    pub const fn max_bytes(mut self, max_bytes: u64) -> Self {
-        self.max_bytes = max_bytes;
-        self
+    setters! {
+        max_bytes: u64,
     }
 
     /// Checks every setting.
