@@ -1,4 +1,4 @@
-//! A gate of your own: so many exports at once, and the others are told to come back. In front of an axum route.
+//! A gate of your own in front of an axum route: it limits concurrent exports, and rejected requests get a `Retry-After`.
 //!
 //! `cargo run --example own_gate`
 

@@ -78,14 +78,14 @@ async fn main() -> Result<(), BoxError> {
     println!("  call {calls}, after {:?}: {}", refused.1, refused.0);
     println!("  {}", shop.seen());
 
-    println!("The server is well again, and the circuit probes it:");
+    println!("The server has recovered, and the circuit probes it:");
     shop.fail(0);
     sleep(refused.0.retry_after.unwrap_or_default()).await;
     println!("  {}, {}", get("/orders").await?.status(), shop.seen());
     Ok(())
 }
 
-/// A server that fails as often as it is told to, and counts.
+/// A server that fails a given number of times, and counts its calls.
 #[derive(Clone, Default)]
 struct Shop(Arc<Counters>);
 

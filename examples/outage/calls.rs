@@ -1,4 +1,4 @@
-//! What became of every call: written while the run goes on, read for the live view and at the end.
+//! The result of every call: written during the run, read for the live view and for the report.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

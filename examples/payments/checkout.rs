@@ -20,7 +20,7 @@ use crate::order::{Order, Payment, Receipt};
 const CLIENTS: usize = 24;
 /// The longest that a client waits for one answer.
 pub(crate) const ATTEMPT: Duration = Duration::from_millis(400);
-/// A whole call: three attempts, one of which may be told to come again in a second.
+/// A whole call: three attempts, one of which may be delayed by a `Retry-After` of one second.
 const CALL: Duration = Duration::from_secs(3);
 /// How long a client that has no answer waits, before it pays again.
 const PAUSE: Duration = Duration::from_millis(200);

@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn what_was_paid_twice_or_never_is_told() {
         assert!(verdict(false, &[(7, 1), (8, 2)]).is_ok());
-        for (payments, told) in [
+        for (payments, message) in [
             (
                 &[(7, 1), (8, 2), (9, 2), (10, 2)][..],
                 "1 orders were paid more than once: 2 payments and 5.00 EUR too many",
@@ -206,13 +206,13 @@ mod tests {
             (&[(7, 1), (9, 2)], "1 receipts are for no payment"),
         ] {
             let wrong = verdict(false, payments).unwrap_err();
-            assert!(wrong.contains(told), "{wrong}");
+            assert!(wrong.contains(message), "{wrong}");
         }
     }
 
     #[test]
     fn without_the_layer_it_is_told_and_is_no_error() {
-        let told = verdict(true, &[(7, 1), (8, 2), (9, 2)]).unwrap();
-        assert!(told.contains("1 payments and 2.50 EUR too many"), "{told}");
+        let message = verdict(true, &[(7, 1), (8, 2), (9, 2)]).unwrap();
+        assert!(message.contains("1 payments and 2.50 EUR too many"), "{message}");
     }
 }

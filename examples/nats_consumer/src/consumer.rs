@@ -74,7 +74,7 @@ pub(crate) async fn run(nats: &str, args: &Args) -> Result<(), Error> {
         .for_each_concurrent(CONCURRENCY, |message| async {
             match message {
                 Ok(message) => handler.handle(&message).await,
-                // The stream of messages goes on after a lost connection. If it cannot, it ends.
+                // The stream of messages survives a lost connection. It ends when it cannot reconnect.
                 Err(error) => eprintln!("consumer: {error}"),
             }
         })
