@@ -13,6 +13,7 @@ for features in "" metrics tracing http hyper http2 reqwest serde test-util idem
     step cargo clippy --lib --no-default-features --features "$features" -- -D warnings
 done
 RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps --all-features
+RUSTDOCFLAGS="-D warnings" step scripts/surface.sh --check
 
 # With a Redis and a PostgreSQL of their own, or those of REDIS_URL and DATABASE_URL. Servers restart for 20 s a test.
 RESTART_SECONDS="${RESTART_SECONDS:-20}" step scripts/services.sh cargo test --all-features
