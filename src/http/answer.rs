@@ -1,7 +1,7 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use super::marks::{Tells, veto, watch_spent};
+use super::marks::Tells;
 use super::problem::Problem;
 use super::request::HttpRequest;
 use std::future::Future;
@@ -84,7 +84,6 @@ impl<L, R> AnswerLayer<L, R> {
             respond,
             tells: Tells {
                 not_executed: false,
-                should_retry: false,
             },
         }
     }
@@ -96,17 +95,6 @@ impl<L, R> AnswerLayer<L, R> {
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
         self.tells.not_executed = not_executed_header;
-        self
-    }
-
-    /// Whether a response of 500 and above says `x-should-retry: false` if a retry layer inside, around the calls that the
-    /// service makes, has spent its attempts or its budget. Default: no.
-    ///
-    /// Three attempts at each of three services in a row are 27 at the last: one layer of them is enough. The service's own
-    /// `x-should-retry` stays. A call that the service makes from another task is not seen.
-    #[must_use]
-    pub const fn should_retry_header(mut self, should_retry_header: bool) -> Self {
-        self.tells.should_retry = should_retry_header;
         self
     }
 }
@@ -175,7 +163,6 @@ where
             respond: self.respond.clone(),
             tells: self.tells,
             is_head,
-            spent_below: false,
         }
     }
 }
@@ -191,8 +178,6 @@ pub struct AnswerFuture<F, R = Problem> {
     tells: Tells,
     /// Whether it is the response to a HEAD request.
     is_head: bool,
-    /// Whether a retry layer inside has given up.
-    spent_below: bool,
 }
 
 #[pin_project(project = Projected)]
@@ -214,20 +199,13 @@ where
         let mut this = self.project();
         let tells = *this.tells;
         let to = |rejected: &Rejected| respond(this.respond, rejected, tells, *this.is_head);
-        let mut response = match this.state.as_mut().project() {
+        let response = match this.state.as_mut().project() {
             Projected::Refused(rejected) => {
                 let rejected = rejected.take();
                 to(&rejected.expect("`AnswerFuture` polled after completion"))
             }
             Projected::Running(future) => {
-                let polled = if tells.should_retry {
-                    let (polled, spent) = watch_spent(|| future.poll(cx));
-                    *this.spent_below |= spent;
-                    polled
-                } else {
-                    future.poll(cx)
-                };
-                let result = ready!(polled);
+                let result = ready!(future.poll(cx));
                 this.state.set(State::Refused(None));
                 match result {
                     Ok(mut response) => {
@@ -239,9 +217,6 @@ where
                 }
             }
         };
-        if *this.spent_below {
-            veto(&mut response);
-        }
         Poll::Ready(Ok(response))
     }
 }

@@ -55,13 +55,6 @@ impl Drain {
         }
     }
 
-    /// How many bytes of a response are read at most. Default 64 KiB; any.
-    #[must_use]
-    pub const fn bytes(mut self, bytes: u64) -> Self {
-        self.bytes = bytes;
-        self
-    }
-
     /// For how long at most. Default 50 ms; any.
     #[must_use]
     pub const fn within(mut self, within: Duration) -> Self {

@@ -1,7 +1,7 @@
 //! What is said of a failed call beyond its status: in this process, and on the wire.
 
 use ::http::header::HeaderValue;
-use ::http::{Response, StatusCode};
+use ::http::Response;
 
 use crate::call::Call;
 pub(super) use crate::outcome::NotExecuted;
@@ -14,7 +14,6 @@ pub(super) const SHOULD_RETRY: &str = "x-should-retry";
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tells {
     pub(super) not_executed: bool,
-    pub(super) should_retry: bool,
 }
 
 impl Tells {
@@ -31,9 +30,7 @@ impl Tells {
             response.headers_mut().insert(NOT_EXECUTED, yes);
         }
     }
-}
 
-impl Tells {
     /// Removes the mark from a response that passes through, unless this layer marks responses and one further in has
     /// refused the call.
     pub(super) fn passed<B>(self, response: &mut Response<B>) {
@@ -43,23 +40,3 @@ impl Tells {
     }
 }
 
-/// A retry layer inside has given up: a failure is not to be repeated by the client either.
-pub(super) fn veto<B>(response: &mut Response<B>) {
-    if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
-        // An error means that there is no room for another header.
-        if let Ok(entry) = response.headers_mut().try_entry(SHOULD_RETRY) {
-            let _ = entry.or_try_insert(HeaderValue::from_static("false"));
-        }
-    }
-}
-
-/// Does this, and says whether a retry layer in it has given up. One further out hears of all that was said in it all the
-/// same.
-pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
-    let scope = Call::current().enter();
-    let result = act();
-    let marks = scope.marks();
-    drop(scope);
-    marks.tell();
-    (result, marks.spent_below())
-}

@@ -470,7 +470,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
 #[tokio::test(start_paused = true)]
 async fn a_proxy_sends_once_what_is_not_idempotent_and_mints_no_key() {
     let server: Server = Strict::new(|_| status(503));
-    let config = plain().breaker(None).proxy(true).attempt_header(true);
+    let config = plain().breaker(None).proxy(true);
     let (_, stack) = stack(config, &server);
     let mut keyed = post();
     keyed.headers_mut().insert(
@@ -482,11 +482,7 @@ async fn a_proxy_sends_once_what_is_not_idempotent_and_mints_no_key() {
         assert_eq!(stack.clone().oneshot(request).await.unwrap().status(), 503);
         let sent = server.take_requests();
         assert_eq!(sent.len(), calls);
-        for (number, sent) in sent.iter().enumerate() {
-            let told = &sent.headers()["x-envoy-attempt-count"];
-            assert_eq!(*told, (number + 1).to_string());
-            assert_eq!(sent.headers().len(), keys + 1);
-        }
+        assert!(sent.iter().all(|sent| sent.headers().len() == keys));
     }
 }
 

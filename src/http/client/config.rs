@@ -61,8 +61,6 @@ pub struct ClientConfig {
     /// reqwest's requests and none for others. Where redirects may be followed unseen, no error proves that a POST was not
     /// executed, and it is sent once.
     pub redirects: Redirects,
-    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
-    pub attempt_header: bool,
     /// The header that tells the server on each attempt how much time is left. Default: none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub deadline_header: Option<DeadlineHeader>,
@@ -89,7 +87,6 @@ impl Default for ClientConfig {
             raw_key: false,
             proxy: false,
             redirects: Redirects::ClientDefault,
-            attempt_header: false,
             deadline_header: None,
             observe: true,
             spans: true,
@@ -142,7 +139,6 @@ impl ClientConfig {
         mut raw_key: bool,
         mut proxy: bool,
         mut redirects: Redirects,
-        mut attempt_header: bool,
     }
 
     /// The header that tells the server how much time is left.

@@ -74,7 +74,6 @@ impl ClientLayer {
         let mut replay = Replay::new()
             .keys(config.keys.clone())
             .key_header_name(header.clone())
-            .attempt_header(config.attempt_header)
             .redirects(config.redirects);
         if config.proxy {
             replay = replay.proxy();

@@ -91,7 +91,6 @@ pub use self::service::Client;
 /// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
 /// | `redirects` | as the client's default | reqwest follows redirects: a POST that was redirected, and cannot be told from one whose connection was refused, is sent once |
-/// | `attempt_header` | no | few servers read it |
 /// | `deadline_header` | none | to a server that does not read it, it is noise |
 /// | `observe` | yes | rate, errors and duration, as the caller sees them and as the server gives them |
 /// | `spans` | yes | they cost nothing until a subscriber wants them |

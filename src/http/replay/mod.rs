@@ -57,7 +57,6 @@ pub struct Replay {
     keys: SharedKeys,
     header: HeaderName,
     proxy: bool,
-    attempt_header: bool,
     buffer_limit: usize,
     redirects: Redirects,
 }
@@ -69,13 +68,12 @@ impl Default for Replay {
 }
 
 impl Replay {
-    /// Nothing is known about keys; the attempt number is not sent.
+    /// Nothing is known about keys.
     pub fn new() -> Self {
         Self {
             keys: SharedKeys::default(),
             header: DEFAULT_HEADER,
             proxy: false,
-            attempt_header: false,
             buffer_limit: 64 * 1024,
             redirects: Redirects::ClientDefault,
         }
@@ -117,13 +115,6 @@ impl Replay {
     #[must_use]
     pub fn proxy(mut self) -> Self {
         self.proxy = true;
-        self
-    }
-
-    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
-    #[must_use]
-    pub fn attempt_header(mut self, attempt_header: bool) -> Self {
-        self.attempt_header = attempt_header;
         self
     }
 
@@ -193,8 +184,7 @@ impl Replay {
     }
 
     /// The head of a first attempt. `kept`: there may be further ones.
-    fn begin<B>(&self, request: &mut Request<B>, kept: bool) {
-        self.number(1, request.headers_mut());
+    fn begin<B>(request: &mut Request<B>, kept: bool) {
         // Set only where a retry further out has set its own: a first insertion allocates.
         if let Some(call) = request.extensions_mut().get_mut::<Call>() {
             *call = Call::new(1, !kept);
@@ -202,17 +192,14 @@ impl Replay {
     }
 
     /// The head of a further one.
-    fn repeat<B>(&self, request: &mut Request<B>) {
-        let call = self.renumber(request.headers_mut());
-        request.extensions_mut().insert(call);
+    fn repeat<B>(request: &mut Request<B>) {
+        Self::repeat_headers(request.headers_mut());
+        request.extensions_mut().insert(Call::current());
     }
 
-    /// The headers of a further attempt, which this call is.
-    pub(crate) fn renumber(&self, headers: &mut HeaderMap) -> Call {
-        let call = Call::current();
+    /// The headers of a further attempt.
+    pub(crate) fn repeat_headers(headers: &mut HeaderMap) {
         headers.remove(EARLY_DATA);
-        self.number(call.attempt, headers);
-        call
     }
 
     /// Whether a request of which this was kept may be sent again after a failure that the service may have acted on. Its
@@ -226,11 +213,6 @@ impl Replay {
         kept.safe && (!is_in_progress(outcome) || keyed())
     }
 
-    pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
-        if self.attempt_header {
-            headers.insert(ATTEMPT_COUNT, attempt.into());
-        }
-    }
 }
 
 /// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
@@ -250,7 +232,6 @@ impl<R: HttpRequest> Mint<R> for Replay {
     }
 }
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// RFC 9110 §9.2.2; methods of extensions are not known to be.
@@ -306,18 +287,18 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
 
     fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.begin(&mut request, saved.is_some());
+        Self::begin(&mut request, saved.is_some());
         (request, saved)
     }
 
     fn only(&self, mut request: Request<B>) -> Request<B> {
-        self.begin(&mut request, false);
+        Self::begin(&mut request, false);
         request
     }
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
         let mut request = saved.request().clone();
-        self.repeat(&mut request);
+        Self::repeat(&mut request);
         Some(request)
     }
 
@@ -486,20 +467,14 @@ mod tests {
 
     #[test]
     fn attempts_are_numbered() {
-        let replay = Replay::new().attempt_header(true);
+        let replay = Replay::new();
         let (first, saved) = replay.first(request("GET"));
         let second = again(&replay, saved);
         for (attempt, request) in [(1, first), (2, second)] {
             let number = request.extensions().get::<Call>().map(|call| call.attempt);
             assert_eq!(number.unwrap_or(1), attempt);
-            assert_eq!(
-                request.headers()["x-envoy-attempt-count"],
-                attempt.to_string()
-            );
             assert_eq!(*request.body(), "body");
         }
-        let (silent, _) = Replay::new().first(request("GET"));
-        assert!(silent.headers().is_empty());
     }
 
     #[test]

@@ -73,7 +73,7 @@ where
 
     fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<KeptAs<B>>) {
         let head = self.replay.keep(&request, |request| Some(head_of(request)));
-        self.replay.begin(&mut request, head.is_some());
+        Replay::begin(&mut request, head.is_some());
         let (parts, body) = request.into_parts();
         let (body, saved) = match head {
             Some(head) => {
@@ -86,14 +86,14 @@ where
     }
 
     fn only(&self, mut request: Request<B>) -> Request<B2> {
-        self.replay.begin(&mut request, false);
+        Replay::begin(&mut request, false);
         request.map(|body| (self.wrap)(ReplayBody::once(body)))
     }
 
     fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {
         let body = saved.body.again()?;
         let mut head = head_of(saved.head.request());
-        self.replay.repeat(&mut head);
+        Replay::repeat(&mut head);
         Some(head.map(|()| (self.wrap)(body)))
     }
 

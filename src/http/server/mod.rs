@@ -1,6 +1,5 @@
 //! The standard stack for what is served.
 
-mod change;
 mod config;
 mod service;
 mod within;
@@ -12,7 +11,6 @@ use std::time::Duration;
 
 use tower_layer::Layer;
 
-use self::change::Settings;
 use self::service::Guards;
 use self::within::Within;
 use super::answer::answer;
@@ -75,10 +73,10 @@ pub use self::service::{Server, ServerBody, ServerFuture};
 /// | `observe` | yes | rate, errors and duration of what is served |
 /// | `deadline` | the well-known headers, nobody believed | a stranger must not say when work is dropped half-way |
 /// | `timeout` | 30 s | three times what a standard client waits, and less than the 60 s after which proxies give up by custom |
-/// | `not_executed_header`, `should_retry_header` | no | they tell clients how it stands with the service behind this one |
+/// | `not_executed_header` | no | it tells clients how it stands with the service behind this one |
 /// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
 ///
-/// `None`, no paths, `false` and `Duration::MAX` leave a part out. [`ServerLayer::reconfigure`] changes settings while it runs.
+/// `None`, no paths, `false` and `Duration::MAX` leave a part out.
 ///
 /// # Order
 ///
@@ -110,11 +108,11 @@ pub fn server(name: &str, config: ServerConfig) -> Result<ServerLayer, ConfigErr
     ServerLayer::new(name, config)
 }
 
-/// The standard stack, as a layer. Clones, and the services they make, share its settings. Made by [`server`].
+/// The standard stack, as a layer. Made by [`server`].
 #[derive(Clone)]
 pub struct ServerLayer {
     name: Arc<str>,
-    settings: Arc<Settings>,
+    config: Arc<ServerConfig>,
     observe: Option<Observed>,
     body: AtBodyEnd,
     deadline: DeadlineLayer,
@@ -138,7 +136,7 @@ impl ServerLayer {
             body: AtBodyEnd::new(name, config.body_idle),
             deadline,
             timeout: TimeoutLayer::new(name, config.timeout),
-            settings: Settings::new(config),
+            config: Arc::new(config),
         })
     }
 
@@ -157,25 +155,24 @@ impl ServerLayer {
         }
     }
 
-    /// The settings it goes by now.
-    pub fn config(&self) -> ServerConfig {
-        (*self.settings.now()).clone()
+    /// The settings it was made with.
+    pub fn config(&self) -> &ServerConfig {
+        &self.config
     }
 }
 
-/// The parts in their order, outermost first, with the settings they go by now.
+/// The parts in their order, outermost first, with their settings.
 impl fmt::Debug for ServerLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = self.settings.now();
+        let config = &self.config;
         f.debug_struct("ServerLayer")
             .field("name", &self.name)
             .field("bypass", &config.bypass)
             .field("not_executed_header", &config.not_executed_header)
-            .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
-            .field("body_idle", &Shown(self.body.idle()))
+            .field("body_idle", &Shown(config.body_idle))
             .field("deadline", &config.deadline)
-            .field("timeout", &Shown(self.timeout.limit()))
+            .field("timeout", &Shown(config.timeout))
             .finish_non_exhaustive()
     }
 }
@@ -184,14 +181,12 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = Server<S>;
 
     fn layer(&self, handler: S) -> Server<S> {
-        let config = self.settings.now();
         let answers = answer(Parts(self))
-            .not_executed_header(config.not_executed_header)
-            .should_retry_header(config.should_retry_header);
+            .not_executed_header(self.config.not_executed_header);
         Server {
             stack: answers.layer(handler.clone()),
             handler,
-            settings: Arc::clone(&self.settings),
+            config: Arc::clone(&self.config),
         }
     }
 }

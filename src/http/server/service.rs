@@ -12,7 +12,7 @@ use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::change::Settings;
+use super::config::ServerConfig;
 use super::within::Within;
 use crate::call::CallOptions;
 use crate::clock::Moment;
@@ -50,7 +50,7 @@ pub struct Server<S> {
     pub(super) stack: Stack<S>,
     /// For what skips the stack.
     pub(super) handler: S,
-    pub(super) settings: Arc<Settings>,
+    pub(super) config: Arc<ServerConfig>,
 }
 
 impl<S> fmt::Debug for Server<S> {
@@ -77,16 +77,15 @@ where
         // has them.
         request.extensions_mut().remove::<CallOptions>();
         let _hidden = CallOptions::hide_all();
-        let config = self.settings.now();
         let path = request.uri().path();
-        if config.bypass.iter().any(|bypass| bypass == path) {
+        if self.config.bypass.iter().any(|bypass| bypass == path) {
             // The readiness that is not used is given back, or the handler might wait for it.
             self.stack = self.stack.clone();
             return ServerFuture {
                 state: State::Waiting(self.handler.clone(), Some(request)),
             };
         }
-        let brought = config.deadline.as_ref();
+        let brought = self.config.deadline.as_ref();
         let deadline = brought
             .and_then(|config| config.deadline(&request))
             .unwrap_or(Deadline::at(Moment::FAR));
