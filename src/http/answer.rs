@@ -60,13 +60,19 @@ pub const fn answer<L>(layers: L) -> AnswerLayer<L> {
 
 /// How a rejection becomes a response. What each responder answers is told where it is made.
 pub trait Respond<B> {
+    /// The body of all responses.
+    type Body;
+
     /// The response to a call that was rejected.
-    fn respond(&self, rejected: &Rejected) -> Response<B>;
+    fn respond(&self, rejected: &Rejected) -> Response<Self::Body>;
 
     /// The response to a HEAD request that was rejected: the same, without a body.
-    fn respond_to_head(&self, rejected: &Rejected) -> Response<B> {
+    fn respond_to_head(&self, rejected: &Rejected) -> Response<Self::Body> {
         self.respond(rejected)
     }
+
+    /// The service's own response.
+    fn pass(&self, response: Response<B>) -> Response<Self::Body>;
 }
 
 /// Made by [`answer`].
@@ -140,7 +146,7 @@ where
     R: Respond<B> + Clone,
     Req: HttpRequest,
 {
-    type Response = Response<B>;
+    type Response = Response<R::Body>;
     type Error = E;
     type Future = AnswerFuture<S::Future, R>;
 
@@ -193,7 +199,7 @@ where
     F: Future<Output = Result<Response<B>, Error<E>>>,
     R: Respond<B>,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<R::Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -210,7 +216,7 @@ where
                 match result {
                     Ok(mut response) => {
                         tells.passed(&mut response);
-                        response
+                        this.respond.pass(response)
                     }
                     Err(Error::Rejected(rejected)) => to(&rejected),
                     Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
@@ -221,12 +227,12 @@ where
     }
 }
 
-fn respond<B>(
-    respond: &impl Respond<B>,
+fn respond<B, R: Respond<B>>(
+    respond: &R,
     rejected: &Rejected,
     tells: Tells,
     is_head: bool,
-) -> Response<B> {
+) -> Response<R::Body> {
     let mut response = if is_head {
         respond.respond_to_head(rejected)
     } else {
@@ -249,7 +255,7 @@ mod tests {
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
         let meaning = |rejected| {
-            ByStatus::new().response(&respond::<String>(
+            ByStatus::new().response(&respond::<String, _>(
                 &Problem,
                 &rejected,
                 Tells::default(),

@@ -1,7 +1,7 @@
 //! What is said of a failed call beyond its status: in this process, and on the wire.
 
-use ::http::header::HeaderValue;
 use ::http::Response;
+use ::http::header::HeaderValue;
 
 use crate::call::Call;
 pub(super) use crate::outcome::NotExecuted;
@@ -39,4 +39,3 @@ impl Tells {
         }
     }
 }
-

@@ -119,10 +119,7 @@ pub use self::error_type::error_type;
 pub(crate) use self::final_outcome::AtFinalOutcome;
 #[cfg(feature = "reqwest")]
 pub(crate) use self::final_outcome::deposit_later;
-pub use self::grpc::{
-    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
-    WithGrpcBodyFuture, answer_grpc, grpc,
-};
+pub use self::grpc::{ByGrpcStatus, GrpcBody, GrpcReplay, GrpcStatus, KeptCall, answer_grpc, grpc};
 #[cfg(feature = "reqwest")]
 pub(crate) use self::header_timeout::watch;
 pub use self::header_timeout::{

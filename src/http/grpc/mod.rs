@@ -7,9 +7,7 @@ mod methods;
 mod repeat;
 mod status;
 
-pub use self::answer::{
-    GrpcBody, GrpcBodyLayer, GrpcStatus, WithGrpcBody, WithGrpcBodyFuture, answer_grpc,
-};
+pub use self::answer::{GrpcBody, GrpcStatus, answer_grpc};
 pub use self::classify::ByGrpcStatus;
 pub use self::client::grpc;
 pub use self::repeat::{GrpcReplay, KeptCall};

@@ -212,7 +212,6 @@ impl Replay {
         let keyed = || found(kept.request.headers(), &self.header).is_some();
         kept.safe && (!is_in_progress(outcome) || keyed())
     }
-
 }
 
 /// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.

@@ -181,8 +181,7 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = Server<S>;
 
     fn layer(&self, handler: S) -> Server<S> {
-        let answers = answer(Parts(self))
-            .not_executed_header(self.config.not_executed_header);
+        let answers = answer(Parts(self)).not_executed_header(self.config.not_executed_header);
         Server {
             stack: answers.layer(handler.clone()),
             handler,
