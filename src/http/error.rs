@@ -47,7 +47,7 @@ pub trait ErrorOutcome {
     /// What this error means.
     fn outcome(&self) -> Outcome;
 
-    /// What it is called in traces, as [`error_type`](super::error_type) does. Default: `_OTHER`.
+    /// What it is called in traces, a value of OpenTelemetry's `error.type`. Default: `_OTHER`.
     fn error_type(&self) -> &'static str {
         "_OTHER"
     }

@@ -9,10 +9,9 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
 use buttress::gate::KeyedConfig;
+use buttress::http::client::ClientService;
 use buttress::http::deadline::DeadlineHeader;
-use buttress::http::{
-    AtBodyEnd, ByStatus, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client,
-};
+use buttress::http::{AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
@@ -102,7 +101,7 @@ impl Body for Meal {
 }
 
 type Server = Strict<Request<String>, Response<Meal>, Broken>;
-type Stack = Client<Server>;
+type Stack = ClientService<Server>;
 
 fn status(status: u16) -> Step<Response<Meal>, Broken> {
     let mut response = Response::new(Meal::default());

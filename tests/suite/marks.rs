@@ -15,11 +15,11 @@ use buttress::http::{
     server,
 };
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
+use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{Failure, SECOND, three_in_a_row};
+use crate::common::{SECOND, three_in_a_row};
 
 const MARK: &str = "x-buttress-not-executed";
 const SHOULD_RETRY: &str = "x-should-retry";

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use buttress::backoff::{Backoff, Jitter};
 use buttress::event::RetryStop;
-use buttress::http::{ByStatus, ClientConfig, Drain, Replay, ReplayAs, ReplayBody, client};
-use buttress::retry::{AtOnce, Discard, Retry, RetryConfig, RetryLayer};
+use buttress::http::{ByStatus, ClientConfig, Drain, Replay, client};
+use buttress::retry::{AtOnce, Discard, RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::{BoxError, Error};
 use bytes::Bytes;
@@ -30,13 +30,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
+use tower::util::BoxService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::common::{Listener, Told};
 use crate::http::nobody;
 
 type Sent = UnsyncBoxBody<Bytes, BoxError>;
-type Identity = fn(ReplayBody<Sent>) -> ReplayBody<Sent>;
 
 /// The body as it is, with no type of its own.
 fn body<B>(body: B) -> Sent
@@ -80,16 +80,12 @@ impl Body for Frames {
 }
 
 /// At most three attempts, without waits.
-fn retry<W: Clone>(name: &str, replay: ReplayAs<W>) -> RetryLayer<ReplayAs<W>, ByStatus> {
+fn retry<R: Clone>(name: &str, replay: R) -> RetryLayer<R, ByStatus> {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     RetryLayer::new(name, RetryConfig::new().backoff(at_once), replay)
         .unwrap()
         .without_budget()
         .classify(ByStatus::new())
-}
-
-fn bodies() -> ReplayAs<Identity> {
-    Replay::new().wrapping(std::convert::identity)
 }
 
 fn put(address: SocketAddr, body: Sent) -> Request<Sent> {
@@ -108,15 +104,12 @@ where
         .build_http()
 }
 
-type Over<T> = buttress::http::Lift<T>;
-type Hyper = Over<Client<HttpConnector, ReplayBody<Sent>>>;
+type Repeating = BoxService<Request<Sent>, Response<Incoming>, Error<ClientError>>;
 
 /// A hyper client whose requests are repeated.
-fn repeating(
-    layer: &RetryLayer<ReplayAs<Identity>, ByStatus>,
-    http2: bool,
-) -> Retry<Hyper, ReplayAs<Identity>, ByStatus> {
-    layer.layer(Over::new(hyper(http2)))
+fn repeating(name: &str, replay: Replay, http2: bool) -> Repeating {
+    let layer = retry(name, replay.map_request_body(std::convert::identity));
+    BoxService::new(layer.layer(hyper(http2).map_err(Error::Inner)))
 }
 
 // ── HTTP/1, as it is on the wire ──
@@ -196,7 +189,7 @@ async fn every_attempt_is_the_same_on_the_wire() {
         (body(Empty::new()), None),
     ] {
         let (address, log) = answering(&[BUSY, BUSY, FINE]).await;
-        let service = repeating(&retry("replay: wire", bodies()), false);
+        let service = repeating("replay: wire", Replay::new(), false);
         let answer = service.oneshot(put(address, sent)).await.unwrap();
         assert_eq!(answer.status(), 200);
         let seen = log.requests();
@@ -212,10 +205,8 @@ async fn every_attempt_is_the_same_on_the_wire() {
 async fn a_body_larger_than_the_limit_is_sent_once() {
     let (address, log) = answering(&[BUSY, FINE]).await;
     let listener = Listener::new("replay: overflow");
-    let replay = Replay::new()
-        .buffer_limit(10)
-        .wrapping(std::convert::identity as Identity);
-    let service = repeating(&retry("replay: overflow", replay), false);
+    let replay = Replay::new().buffer_limit(10);
+    let service = repeating("replay: overflow", replay, false);
     let sent = body(Frames::new(&["one ", "of each"]));
     let answer = service.oneshot(put(address, sent)).await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -243,7 +234,7 @@ async fn an_answer_that_came_before_the_body_was_read_is_the_last() {
         }
     });
     let told = Listener::new("replay: early");
-    let service = repeating(&retry("replay: early", bodies()), false);
+    let service = repeating("replay: early", Replay::new(), false);
     // Held open until the answer has come.
     let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
     sender.send_data("one ".into()).await.unwrap();
@@ -269,8 +260,8 @@ async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
         Box::pin(async move { TcpStream::connect(to).await.map(TokioIo::new) })
     });
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    let retry = retry("replay: refused", bodies());
-    let service = retry.layer(Over::new(client));
+    let replay = Replay::new().map_request_body(std::convert::identity);
+    let service = retry("replay: refused", replay).layer(client.map_err(Error::Inner));
     let post = Request::post(format!("http://{address}/"))
         .body(body(Frames::new(&["one ", "of each"])))
         .unwrap();
@@ -330,7 +321,7 @@ async fn trailers_are_sent_again() {
         ),
     ] {
         let (address, read) = answering_http2(&[503, 503, 200]).await;
-        let service = repeating(&retry("replay: trailers", bodies()), true);
+        let service = repeating("replay: trailers", Replay::new(), true);
         let answer = service.oneshot(put(address, sent)).await.unwrap();
         assert_eq!(answer.status(), 200);
         let read = read.lock().unwrap();
@@ -369,7 +360,7 @@ async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
         }
     });
     let told = Listener::new("replay: early stream");
-    let service = repeating(&retry("replay: early stream", bodies()), true);
+    let service = repeating("replay: early stream", Replay::new(), true);
     let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
     sender.send_data("one ".into()).await.unwrap();
     let answer = service
@@ -387,8 +378,8 @@ async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
 async fn tonics_bodies_are_sent_again() {
     use ::tonic::body::Body;
     let (address, read) = answering_http2(&[503, 200]).await;
-    let layer = retry("replay: tonic", Replay::new().wrapping(Body::new));
-    let service = layer.layer(Over::new(hyper::<Body>(true)));
+    let layer = retry("replay: tonic", Replay::new().map_request_body(Body::new));
+    let service = layer.layer(hyper::<Body>(true).map_err(Error::Inner));
     let sent = Body::new(body(Frames::new(&["one ", "of each"])));
     let uri = format!("http://{address}/");
     let request = Request::put(uri).body(sent).unwrap();

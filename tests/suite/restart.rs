@@ -313,7 +313,7 @@ fn over_tonic(name: &'static str, runtime: &Runtime) {
     let listener = Listener::new(name);
     let layer = grpc(name, ClientConfig::default())
         .unwrap()
-        .wrapping(::tonic::body::Body::new);
+        .map_request_body(::tonic::body::Body::new);
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
     let outcomes = runtime.block_on(async {
         let channel = endpoint
@@ -659,7 +659,7 @@ fn bursts_over_tonic_that_meet_a_goaway_lose_no_call_and_leave_the_circuit_close
         ("goaway-tonic-multi", multi_thread()),
     ] {
         let layer = grpc(name, ClientConfig::default()).unwrap();
-        let wrapping = layer.clone().wrapping(::tonic::body::Body::new);
+        let wrapping = layer.clone().map_request_body(::tonic::body::Body::new);
         runtime.block_on(bursts_over_goaways(0, |address| {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
             wrapping.layer(endpoint.connect_lazy())
@@ -854,7 +854,7 @@ async fn an_http2_connection_that_died_silently_is_found_by_keep_alive() {
         .keep_alive_while_idle(true)
         .connect_lazy();
     let stack = grpc("silent-tonic", config.clone()).unwrap();
-    let stack = stack.wrapping(::tonic::body::Body::new);
+    let stack = stack.map_request_body(::tonic::body::Body::new);
     recovers(&stack.layer(channel), &relay).await;
 
     let relay = Relay::start(server.address).await;

@@ -11,7 +11,7 @@ use crate::http::Redirects;
 use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
 
-/// The settings of the standard [`client`](super::client) stack.
+/// The settings of the standard [`client`](fn@crate::http::client) stack.
 ///
 /// In a file, what is `None` here is `"off"`: `breaker = "off"` in TOML leaves the breaker out. What is not named has its default;
 /// an unknown name is an error.

@@ -4,14 +4,14 @@ use super::classify::ByGrpcStatus;
 use super::methods::Methods;
 use super::repeat::GrpcReplay;
 use crate::error::ConfigError;
-use crate::http::client::{ClientConfig, ClientLayer, client};
 use crate::http::deadline::DeadlineHeader;
 use crate::http::replay::{Replay, ReplayAs};
+use crate::http::{ClientConfig, ClientLayer, client};
 
-/// The standard stack in front of a gRPC client: [`client`](super::super::client) by gRPC's rules. What results mean is told at
+/// The standard stack in front of a gRPC client: [`client`](fn@crate::http::client) by gRPC's rules. What results mean is told at
 /// [`ByGrpcStatus`], what may run twice at [`GrpcReplay`].
 ///
-/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::wrapping),
+/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::map_request_body),
 /// and its clients want statuses instead of errors: that is [`answer_grpc`](super::super::answer_grpc).
 ///
 /// ```
@@ -25,7 +25,7 @@ use crate::http::replay::{Replay, ReplayAs};
 /// # impl<T: tonic::client::GrpcService<Body>> OrdersClient<T> { fn new(inner: T) -> Self { Self(inner) } }
 /// let stack = grpc("shop", ClientConfig::default())?
 ///     .idempotent(["/shop.Orders/Get", "/shop.Catalog/"])?
-///     .wrapping(Body::new);
+///     .map_request_body(Body::new);
 /// let channel = Endpoint::from_static("http://shop.internal:50051").connect_lazy();
 /// let orders = OrdersClient::new(answer_grpc(stack).layer(channel));
 /// # let _ = orders;
@@ -49,7 +49,7 @@ use crate::http::replay::{Replay, ReplayAs};
 ///
 /// # Errors
 ///
-/// A setting that cannot work, as with [`client`](super::super::client).
+/// A setting that cannot work, as with [`client`](fn@crate::http::client).
 #[track_caller]
 pub fn grpc(
     name: &str,
@@ -83,7 +83,7 @@ impl<R: Clone, C: Clone, E> ClientLayer<GrpcReplay<R>, C, E> {
 impl<C: Clone, M> ClientLayer<GrpcReplay<Replay>, C, M> {
     /// For requests whose body cannot be cloned: see [`Replay::wrapping`]. For tonic, `wrap` is `tonic::body::Body::new`.
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C, M> {
-        self.repeat(|replay| replay.map(|replay| replay.wrapping(wrap)))
+    pub fn map_request_body<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C, M> {
+        self.repeat(|replay| replay.map(|replay| replay.map_request_body(wrap)))
     }
 }

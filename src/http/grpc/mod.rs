@@ -7,7 +7,9 @@ mod methods;
 mod repeat;
 mod status;
 
-pub use self::answer::{GrpcBody, GrpcStatus, answer_grpc};
+#[cfg(test)]
+pub(super) use self::answer::GrpcBody;
+pub use self::answer::answer_grpc;
 pub use self::classify::ByGrpcStatus;
 pub use self::client::grpc;
-pub use self::repeat::{GrpcReplay, KeptCall};
+pub use self::repeat::GrpcReplay;

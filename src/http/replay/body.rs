@@ -24,22 +24,9 @@ use crate::sync::Mutex;
 /// A body that is wholly kept may be read by several attempts at the same time. One of which nothing was read goes to the
 /// newest attempt as it is. Anything in between belongs to the attempt that began to read it.
 ///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use buttress::http::ReplayBody;
-/// use http_body_util::BodyExt;
-///
-/// let (first, buffer) = ReplayBody::new("one of each".to_owned(), 64 * 1024);
-/// assert!(buffer.is_replayable(), "nothing was read of it");
-/// let sent = first.collect().await.unwrap().to_bytes();
-/// let again = buffer.again().expect("it was read to its end").collect().await.unwrap().to_bytes();
-/// assert_eq!(again, sent);
-/// # }
-/// ```
-///
 /// # Errors
 ///
-/// The original's own, boxed; [`Superseded`] if another attempt has taken its place.
+/// The original's own, boxed; another one if another attempt has taken its place.
 #[pin_project(PinnedDrop, project = Projected)]
 pub struct ReplayBody<B> {
     /// `None` before it is this attempt that reads it, and after its end.
@@ -71,18 +58,18 @@ enum Reads {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another attempt has taken the place of the one that this body belongs to")]
 #[non_exhaustive]
-pub struct Superseded;
+pub(super) struct Superseded;
 
 impl<B: Body> ReplayBody<B> {
     /// The body for the first attempt, and what makes those for others. At most `limit` bytes are kept, in at most 1024
     /// pieces.
-    pub fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
+    pub(crate) fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
         let buffer = BodyBuffer::new(body, limit);
         (buffer.first(), buffer)
     }
 
-    /// A body that is sent once, and nothing is kept of.
-    pub fn once(body: B) -> Self {
+    /// A body that is sent once and not buffered.
+    pub(super) fn without_buffer(body: B) -> Self {
         Self {
             original: Some(body),
             ahead: None,
@@ -711,9 +698,9 @@ mod tests {
     #[test]
     fn a_body_that_is_sent_once_passes_as_it_is() {
         let steps = [data("one "), Step::Trailers];
-        let mut once: Reader = Box::pin(ReplayBody::once(script(steps).announced()));
+        let mut once: Reader = Box::pin(ReplayBody::without_buffer(script(steps).announced()));
         assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
-        let body = pin!(ReplayBody::once(script([]).knows_its_end()));
+        let body = pin!(ReplayBody::without_buffer(script([]).knows_its_end()));
         assert!(body.is_end_stream());
     }
 

@@ -10,7 +10,7 @@ use super::buffer::Buffer;
 use crate::sync::Mutex;
 
 /// Makes further attempts of a body. Made by [`ReplayBody::new`]; when it is dropped, nothing more is kept.
-pub struct BodyBuffer<B> {
+pub(crate) struct BodyBuffer<B> {
     /// `None` if the body is empty.
     shared: Option<Arc<Mutex<Shared<B>>>>,
     hint: SizeHint,
@@ -40,7 +40,7 @@ impl<B> BodyBuffer<B> {
     /// The body for another attempt; `None` if there can be none now.
     ///
     /// From then on only this attempt may begin to read the original.
-    pub fn again(&self) -> Option<ReplayBody<B>> {
+    pub(crate) fn again(&self) -> Option<ReplayBody<B>> {
         let attempt = match &self.shared {
             Some(shared) => shared.lock().buffer.attempt()?,
             None => 1,
@@ -53,7 +53,7 @@ impl<B> BodyBuffer<B> {
     }
 
     /// Whether there can be another attempt now: nothing was read of the body, or all of it, and it was not too large.
-    pub fn is_replayable(&self) -> bool {
+    pub(crate) fn is_replayable(&self) -> bool {
         self.shared
             .as_ref()
             .is_none_or(|shared| shared.lock().buffer.is_replayable())

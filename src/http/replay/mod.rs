@@ -9,9 +9,9 @@ use std::fmt;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-pub use self::body::{ReplayBody, Superseded};
-pub use self::handle::BodyBuffer;
-pub use self::wrap::{KeptAs, ReplayAs};
+pub use self::body::ReplayBody;
+pub(crate) use self::handle::BodyBuffer;
+pub(crate) use self::wrap::ReplayAs;
 
 use super::keys::{Keys, SharedKeys};
 use super::redirects::Redirects;
@@ -40,7 +40,7 @@ use crate::retry::Repeat;
 /// once, never refused.
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
-/// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
+/// count. A body that cannot be cloned is kept while it is sent: see [`map_request_body`](Replay::map_request_body). For reqwest's streaming
 /// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http`
 /// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
@@ -120,7 +120,7 @@ impl Replay {
 
     /// How many bytes of a body that cannot be cloned are kept, to be sent again. Default 64 KiB; any.
     ///
-    /// It matters where bodies are [wrapped](Self::wrapping), and for reqwest's streaming ones.
+    /// It matters where bodies are [wrapped](Self::map_request_body), and for reqwest's streaming ones.
     #[must_use]
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.buffer_limit = bytes;
@@ -145,7 +145,7 @@ impl Replay {
     /// | an axum `Router` | `axum::body::Body::new` |
     /// | hyper's client, or any that takes every body | `std::convert::identity`: it takes `Request<ReplayBody<B>>` |
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ReplayAs<W> {
+    pub fn map_request_body<W>(self, wrap: W) -> ReplayAs<W> {
         ReplayAs::new(self, wrap)
     }
 

@@ -29,7 +29,7 @@ use crate::retry::Repeat;
 ///
 /// let router: axum::Router = axum::Router::new();
 /// let service = ServiceBuilder::new()
-///     .layer(RetryLayer::new("in-house", RetryConfig::new(), Replay::new().wrapping(Body::new))?.classify(ByStatus::new()))
+///     .layer(RetryLayer::new("in-house", RetryConfig::new(), Replay::new().map_request_body(Body::new))?.classify(ByStatus::new()))
 ///     .map_err(Error::Inner)
 ///     .service(router);
 /// let request = http::Request::put("/").body(Body::from("one of each"))?;
@@ -80,14 +80,14 @@ where
                 let (first, body) = ReplayBody::new(body, self.replay.buffers());
                 (first, Some(KeptAs { head, body }))
             }
-            None => (ReplayBody::once(body), None),
+            None => (ReplayBody::without_buffer(body), None),
         };
         (Request::from_parts(parts, (self.wrap)(body)), saved)
     }
 
     fn only(&self, mut request: Request<B>) -> Request<B2> {
         Replay::begin(&mut request, false);
-        request.map(|body| (self.wrap)(ReplayBody::once(body)))
+        request.map(|body| (self.wrap)(ReplayBody::without_buffer(body)))
     }
 
     fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {

@@ -7,7 +7,7 @@ use ::http::uri::PathAndQuery;
 use crate::error::ConfigError;
 use crate::http::deadline::DeadlineInConfig;
 
-/// The settings of the standard [`server`](super::server) stack.
+/// The settings of the standard [`server`](fn@crate::http::server) stack.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use buttress::Error;
-use buttress::http::{answer_grpc, client, error_type, grpc};
+use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
 use bytes::Bytes;
 use http::Uri;
 use http_body::{Body, Frame};
@@ -63,7 +63,7 @@ async fn a_request_body_that_fails_says_nothing_about_the_server() {
         for _ in 0..10 {
             let request = server.request("PUT", Fails::default());
             match stack.clone().oneshot(request).await {
-                Err(Error::Inner(error)) => assert_eq!(error_type(&error), "invalid_request"),
+                Err(Error::Inner(error)) => assert_eq!(error.error_type(), "invalid_request"),
                 other => panic!("http2 {http2}: {other:?}"),
             }
         }
@@ -77,7 +77,7 @@ async fn nor_does_one_that_is_kept_for_further_attempts() {
         let server = server(http2, 0).await;
         let layer = client("own body", config())
             .unwrap()
-            .wrapping(std::convert::identity);
+            .map_request_body(std::convert::identity);
         let attempts = Attempts::default();
         let stack = layer.layer(attempts.of(hyper(http2)));
         for _ in 0..10 {
@@ -120,7 +120,7 @@ async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
         .unwrap()
         .idempotent(["/test.Greeter/Say"])
         .unwrap()
-        .wrapping(tonic::body::Body::new);
+        .map_request_body(tonic::body::Body::new);
     let attempts = Attempts::default();
     let channel = attempts.of(endpoint.unwrap().connect_lazy());
     let stack = answer_grpc(layer.clone()).layer(channel);
@@ -224,7 +224,7 @@ async fn shut_down(http2: bool, loses: Loses, method: &str) -> (Result<(), &'sta
             response.into_body().collect().await.unwrap();
             Ok(())
         }
-        Err(Error::Inner(error)) => Err(error_type(&error)),
+        Err(Error::Inner(error)) => Err(error.error_type()),
         Err(Error::Rejected(rejected)) => panic!("{rejected}"),
     };
     (result, attempts.saw(&layer))
@@ -315,7 +315,7 @@ async fn a_request_whose_body_panics_is_not_repeated() {
         Err(Error::Inner(error)) => error,
         other => panic!("not hyper's error: {other:?}"),
     };
-    assert_eq!(error_type(&error), "invalid_request");
+    assert_eq!(error.error_type(), "invalid_request");
     assert_eq!(attempts.saw(&layer), Saw::nothing_in(1));
 }
 
