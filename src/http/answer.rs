@@ -1,7 +1,7 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use super::marks::Tells;
+use super::marks::{mark_passed, mark_refused};
 use super::problem::Problem;
 use super::request::HttpRequest;
 use std::future::Future;
@@ -80,7 +80,8 @@ pub trait Respond<B> {
 pub struct AnswerLayer<L, R = Problem> {
     layers: L,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
 }
 
 impl<L, R> AnswerLayer<L, R> {
@@ -88,9 +89,7 @@ impl<L, R> AnswerLayer<L, R> {
         Self {
             layers,
             respond,
-            tells: Tells {
-                not_executed: false,
-            },
+            marks: false,
         }
     }
 
@@ -100,7 +99,7 @@ impl<L, R> AnswerLayer<L, R> {
     /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off in any case.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
-        self.tells.not_executed = not_executed_header;
+        self.marks = not_executed_header;
         self
     }
 }
@@ -112,7 +111,7 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
         Answer {
             inner: self.layers.layer(Lift::new(inner)),
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             refused: None,
         }
     }
@@ -123,7 +122,8 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
 pub struct Answer<S, R = Problem> {
     inner: S,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
     /// What `poll_ready` came to: the answer to the next call.
     refused: Option<Rejected>,
 }
@@ -134,7 +134,7 @@ impl<S: Clone, R: Clone> Clone for Answer<S, R> {
         Self {
             inner: self.inner.clone(),
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             refused: None,
         }
     }
@@ -167,7 +167,7 @@ where
                 None => State::Running(self.inner.call(request)),
             },
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             is_head,
         }
     }
@@ -181,7 +181,8 @@ pub struct AnswerFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
     /// Whether it is the response to a HEAD request.
     is_head: bool,
 }
@@ -203,8 +204,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let tells = *this.tells;
-        let to = |rejected: &Rejected| respond(this.respond, rejected, tells, *this.is_head);
+        let marks = *this.marks;
+        let to = |rejected: &Rejected| respond(this.respond, rejected, marks, *this.is_head);
         let response = match this.state.as_mut().project() {
             Projected::Refused(rejected) => {
                 let rejected = rejected.take();
@@ -215,7 +216,7 @@ where
                 this.state.set(State::Refused(None));
                 match result {
                     Ok(mut response) => {
-                        tells.passed(&mut response);
+                        mark_passed(&mut response, marks);
                         this.respond.pass(response)
                     }
                     Err(Error::Rejected(rejected)) => to(&rejected),
@@ -230,7 +231,7 @@ where
 fn respond<B, R: Respond<B>>(
     respond: &R,
     rejected: &Rejected,
-    tells: Tells,
+    marks: bool,
     is_head: bool,
 ) -> Response<R::Body> {
     let mut response = if is_head {
@@ -239,7 +240,7 @@ fn respond<B, R: Respond<B>>(
         respond.respond(rejected)
     };
     if rejected.executed == Executed::No {
-        tells.refused(&mut response);
+        mark_refused(&mut response, marks);
     }
     response
 }
@@ -255,12 +256,7 @@ mod tests {
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
         let meaning = |rejected| {
-            ByStatus::new().response(&respond::<String, _>(
-                &Problem,
-                &rejected,
-                Tells::default(),
-                false,
-            ))
+            ByStatus::new().response(&respond::<String, _>(&Problem, &rejected, false, false))
         };
         let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(meaning(open.clone()), refused);

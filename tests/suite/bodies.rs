@@ -23,28 +23,32 @@ use tokio::time::{advance, sleep, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
+use crate::client::Broken;
 use crate::common::{MS, SECOND, breaker, three_in_a_row};
 
 // ── bodies ──
 
 /// What comes next of a body.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+pub(crate) enum Part {
     /// A frame, after this time.
     Data(Duration),
     /// gRPC trailers, after this time.
     Status(&'static str, Duration),
     Stall,
+    Fail,
+    Panic,
 }
 
+/// A body that does as its script says.
 #[derive(Debug)]
-struct Parts {
+pub(crate) struct Parts {
     left: VecDeque<Part>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Parts {
-    fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+    pub(crate) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
         Self {
             left: parts.into_iter().collect(),
             timer: None,
@@ -54,15 +58,17 @@ impl Parts {
 
 impl Body for Parts {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let after = match self.left.front() {
             None => return Poll::Ready(None),
             Some(Part::Stall) => return Poll::Pending,
+            Some(Part::Panic) => panic!("scripted panic"),
+            Some(Part::Fail) => Duration::ZERO,
             Some(Part::Data(after) | Part::Status(_, after)) => *after,
         };
         if !after.is_zero() {
@@ -71,6 +77,7 @@ impl Body for Parts {
         }
         self.timer = None;
         let frame = match self.left.pop_front() {
+            Some(Part::Fail) => return Poll::Ready(Some(Err(Broken))),
             Some(Part::Status(status, _)) => {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static(status));
@@ -492,7 +499,7 @@ async fn grpc_call(
     (std::mem::take(&mut *seen.lock().unwrap()), balance)
 }
 
-type GrpcResponse = Response<UnsyncBoxBody<Bytes, Error<Infallible>>>;
+type GrpcResponse = Response<UnsyncBoxBody<Bytes, Error<Broken>>>;
 
 fn both(kind: Option<Kind>) -> Vec<(String, Option<Kind>)> {
     vec![(".attempt".to_owned(), kind), (".call".to_owned(), kind)]

@@ -221,8 +221,7 @@ fn opens(config: BreakerConfig) -> BreakerConfig {
 }
 
 type Layers = ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>;
-type Stack =
-    BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Error<TransportError>>;
+type Stack = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Error<TransportError>>;
 
 /// `SAY` may run twice, `PAY` may not.
 fn layers(config: ClientConfig) -> Layers {

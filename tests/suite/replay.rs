@@ -221,35 +221,6 @@ async fn a_body_larger_than_the_limit_is_sent_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_came_before_the_body_was_read_is_the_last() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let early = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&early);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            read_head(&mut stream).await.unwrap();
-            count.fetch_add(1, Ordering::SeqCst);
-            stream.write_all(BUSY).await.unwrap();
-        }
-    });
-    let told = Listener::new("replay: early");
-    let service = repeating("replay: early", Replay::new(), false);
-    // Held open until the answer has come.
-    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
-    sender.send_data("one ".into()).await.unwrap();
-    let answer = service
-        .oneshot(put(address, body(streaming)))
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 503);
-    assert_eq!(early.load(Ordering::SeqCst), 1);
-    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
-    assert_eq!(told.take(), [stopped]);
-    drop(sender);
-}
-
-#[tokio::test]
 async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
     let (address, log) = answering(&[FINE]).await;
     let dead = nobody().await;
@@ -337,58 +308,6 @@ async fn trailers_are_sent_again() {
             assert_eq!(end.as_ref(), Some(&trailers()));
         }
     }
-}
-
-#[tokio::test]
-async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let answers = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&answers);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let count = Arc::clone(&count);
-            let answer = hyper::service::service_fn(move |_: Request<Incoming>| {
-                count.fetch_add(1, Ordering::SeqCst);
-                let mut answer = Response::new(Empty::<Bytes>::new());
-                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                std::future::ready(Ok::<_, Infallible>(answer))
-            });
-            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer);
-            tokio::spawn(connection);
-        }
-    });
-    let told = Listener::new("replay: early stream");
-    let service = repeating("replay: early stream", Replay::new(), true);
-    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
-    sender.send_data("one ".into()).await.unwrap();
-    let answer = service
-        .oneshot(put(address, body(streaming)))
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 503);
-    assert_eq!(answers.load(Ordering::SeqCst), 1);
-    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
-    assert_eq!(told.take(), [stopped]);
-    drop(sender);
-}
-
-#[tokio::test]
-async fn tonics_bodies_are_sent_again() {
-    use ::tonic::body::Body;
-    let (address, read) = answering_http2(&[503, 200]).await;
-    let layer = retry("replay: tonic", Replay::new().map_request_body(Body::new));
-    let service = layer.layer(hyper::<Body>(true).map_err(Error::Inner));
-    let sent = Body::new(body(Frames::new(&["one ", "of each"])));
-    let uri = format!("http://{address}/");
-    let request = Request::put(uri).body(sent).unwrap();
-    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
-    let read = read.lock().unwrap();
-    assert_eq!(
-        (&*read[0].1, &*read[1].1),
-        (&b"one of each"[..], &b"one of each"[..])
-    );
 }
 
 // ── reqwest ──

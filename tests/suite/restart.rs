@@ -276,6 +276,17 @@ where
     std::mem::take(&mut *outcomes.lock().unwrap())
 }
 
+fn verdict<B, E>(result: Result<Response<B>, Error<E>>) -> Result<StatusCode, (Executed, String)>
+where
+    E: std::error::Error + 'static,
+{
+    match result {
+        Ok(response) => Ok(response.status()),
+        Err(Error::Rejected(rejected)) => Err((rejected.executed, rejected.to_string())),
+        Err(Error::Inner(error)) => Err((error_outcome(&error).executed, format!("{error:?}"))),
+    }
+}
+
 fn over_hyper(name: &'static str, protocol: Protocol, runtime: &Runtime) {
     let server = Restarting::start(protocol);
     let listener = Listener::new(name);
@@ -291,17 +302,7 @@ fn over_hyper(name: &'static str, protocol: Protocol, runtime: &Runtime) {
                 .body(Full::new(Bytes::from("two apples")))
                 .unwrap();
             let call = stack.clone().oneshot(request);
-            async move {
-                match call.await {
-                    Ok(response) => Ok(response.status()),
-                    Err(Error::Rejected(rejected)) => {
-                        Err((rejected.executed, rejected.to_string()))
-                    }
-                    Err(Error::Inner(error)) => {
-                        Err((error_outcome(&error).executed, format!("{error:?}")))
-                    }
-                }
-            }
+            async move { verdict(call.await) }
         },
     ));
     assert_eq!(state(layer.breakers()), [BreakerState::Closed], "{name}");
@@ -332,15 +333,7 @@ fn over_tonic(name: &'static str, runtime: &Runtime) {
             let mut stack = stack.clone();
             async move {
                 let called = async { stack.ready().await?.call(request).await };
-                match called.await {
-                    Ok(response) => Ok(response.status()),
-                    Err(Error::Rejected(rejected)) => {
-                        Err((rejected.executed, rejected.to_string()))
-                    }
-                    Err(Error::Inner(error)) => {
-                        Err((error_outcome(&error).executed, format!("{error:?}")))
-                    }
-                }
+                verdict(called.await)
             }
         };
         call_until(Instant::now() + restarts_for(), call).await
@@ -843,38 +836,6 @@ async fn an_http2_connection_that_died_silently_is_found_by_keep_alive() {
         .http2_keep_alive_interval(100 * MS)
         .http2_keep_alive_timeout(500 * MS)
         .http2_keep_alive_while_idle(true);
-    let stack = client("silent-hyper", config.clone()).unwrap();
+    let stack = client("silent", config).unwrap();
     recovers(&stack.layer(builder.build_http()), &relay).await;
-
-    let relay = Relay::start(server.address).await;
-    let channel = Endpoint::from_shared(format!("http://{}", relay.address))
-        .unwrap()
-        .http2_keep_alive_interval(100 * MS)
-        .keep_alive_timeout(500 * MS)
-        .keep_alive_while_idle(true)
-        .connect_lazy();
-    let stack = grpc("silent-tonic", config.clone()).unwrap();
-    let stack = stack.map_request_body(::tonic::body::Body::new);
-    recovers(&stack.layer(channel), &relay).await;
-
-    let relay = Relay::start(server.address).await;
-    let reqwest = ::reqwest::Client::builder()
-        .no_proxy()
-        .retry(::reqwest::retry::never())
-        .http2_prior_knowledge()
-        .http2_keep_alive_interval(100 * MS)
-        .http2_keep_alive_timeout(500 * MS)
-        .http2_keep_alive_while_idle(true)
-        .build()
-        .unwrap();
-    let stack = client("silent-reqwest", config).unwrap().layer(reqwest);
-    let stack = tower::ServiceBuilder::new()
-        .map_request(|request: Request<Full<Bytes>>| {
-            let (parts, body) = request.into_parts();
-            let body = ::reqwest::Body::wrap(body);
-            ::reqwest::Request::try_from(Request::from_parts(parts, body)).unwrap()
-        })
-        .map_response(Response::from)
-        .service(stack);
-    recovers(&stack, &relay).await;
 }

@@ -37,6 +37,7 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
 /// them. `M` maps the errors of the service: see [`StackError`](crate::http::StackError).
+#[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Parts,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
@@ -234,17 +235,6 @@ impl<R, C, M> ClientLayer<R, C, M> {
     /// The settings it goes by now.
     pub fn config(&self) -> ClientConfig {
         self.parts.config.now().0
-    }
-}
-
-impl<R, C: Clone, M> Clone for ClientLayer<R, C, M> {
-    fn clone(&self) -> Self {
-        Self {
-            parts: self.parts.clone(),
-            retry: self.retry.clone(),
-            classify: self.classify.clone(),
-            error: PhantomData,
-        }
     }
 }
 

@@ -31,6 +31,7 @@ type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](crate::http::ClientLayer).
+#[derive(Clone)]
 pub struct ClientService<S, R = Replay, C = ByStatus, M = C> {
     stack: Stack<S, R, C, M>,
     /// Where the caller's deadline is found in a request.
@@ -40,12 +41,6 @@ pub struct ClientService<S, R = Replay, C = ByStatus, M = C> {
 impl<S, R, C, M> ClientService<S, R, C, M> {
     pub(super) const fn new(stack: Stack<S, R, C, M>, out: DeadlineOutLayer) -> Self {
         Self { stack, out }
-    }
-}
-
-impl<S: Clone, R, C: Clone, M> Clone for ClientService<S, R, C, M> {
-    fn clone(&self) -> Self {
-        Self::new(self.stack.clone(), self.out.clone())
     }
 }
 

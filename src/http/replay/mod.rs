@@ -6,6 +6,7 @@ mod handle;
 mod wrap;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
@@ -13,7 +14,7 @@ pub use self::body::ReplayBody;
 pub(crate) use self::handle::BodyBuffer;
 pub(crate) use self::wrap::ReplayAs;
 
-use super::keys::{Keys, SharedKeys};
+use super::keys::Keys;
 use super::redirects::Redirects;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
@@ -21,6 +22,7 @@ use crate::error::ConfigError;
 use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::{Again, Executed, Kind, Outcome};
 use crate::retry::Repeat;
+use crate::sync::Mutex;
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -54,7 +56,8 @@ use crate::retry::Repeat;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: SharedKeys,
+    /// Shared with all clones, which go by another value from the next call on.
+    keys: Arc<Mutex<Keys>>,
     header: HeaderName,
     proxy: bool,
     buffer_limit: usize,
@@ -71,7 +74,7 @@ impl Replay {
     /// Nothing is known about keys.
     pub fn new() -> Self {
         Self {
-            keys: SharedKeys::default(),
+            keys: Arc::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             buffer_limit: 64 * 1024,
@@ -82,18 +85,19 @@ impl Replay {
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = SharedKeys::new(keys);
+        self.keys = Arc::new(Mutex::new(keys));
         self
     }
 
-    /// Which servers are known to honour keys now.
-    pub fn known_keys(&self) -> Keys {
-        self.keys.get()
+    /// Changes the keys of all clones.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        // The former ones are dropped out of the lock.
+        let former = std::mem::replace(&mut *self.keys.lock(), keys);
+        drop(former);
     }
 
-    /// Tells it and all its clones, while running, which servers honour keys.
-    pub fn set_keys(&self, keys: Keys) {
-        self.keys.set(keys);
+    fn known_keys(&self) -> Keys {
+        self.keys.lock().clone()
     }
 
     /// The name of the header that carries the key. Default: `idempotency-key`.
@@ -180,7 +184,7 @@ impl Replay {
             return false;
         }
         let callers_own = || !key.is_sensitive() || CallOptions::has_key();
-        self.keys.honour(request) || callers_own()
+        self.known_keys().honour(request) || callers_own()
     }
 
     /// The head of a first attempt. `kept`: there may be further ones.
@@ -227,7 +231,7 @@ impl Replay {
 /// ```
 impl<R: HttpRequest> Mint<R> for Replay {
     fn mints(&self, request: &R) -> bool {
-        !self.proxy && self.keys.honour(request)
+        !self.proxy && self.known_keys().honour(request)
     }
 }
 
