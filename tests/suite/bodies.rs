@@ -558,14 +558,3 @@ async fn a_grpc_stream_is_judged_at_its_head() {
     drop(response);
     assert_eq!(seen.lock().unwrap().len(), 2);
 }
-
-// ── what a body is ──
-
-#[tokio::test(start_paused = true)]
-async fn a_frame_of_a_response_can_be_read_without_pinning_it() {
-    let server = serves("text/plain", || [Part::Data(MS)]);
-    let layer = client("unpin", ClientConfig::default()).unwrap();
-    let response = layer.layer(server).oneshot(get()).await.unwrap();
-    let frame = response.into_body().frame().await;
-    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "part");
-}

@@ -18,9 +18,8 @@ use buttress::retry::{AtOnce, Discard, RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::{BoxError, Error};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::channel::Channel;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
@@ -47,11 +46,6 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-fn trailers() -> HeaderMap {
-    let name = HeaderName::from_static("checksum");
-    HeaderMap::from_iter([(name, HeaderValue::from_static("c0ffee"))])
-}
-
 /// Frames that come one by one, of a length that is not announced.
 struct Frames(VecDeque<Frame<Bytes>>);
 
@@ -59,11 +53,6 @@ impl Frames {
     fn new(pieces: &[&'static str]) -> Self {
         let data = |piece: &&'static str| Frame::data(Bytes::from_static(piece.as_bytes()));
         Self(pieces.iter().map(data).collect())
-    }
-
-    fn trailers(mut self) -> Self {
-        self.0.push_back(Frame::trailers(trailers()));
-        self
     }
 }
 
@@ -94,22 +83,20 @@ fn put(address: SocketAddr, body: Sent) -> Request<Sent> {
         .unwrap()
 }
 
-fn hyper<B>(http2: bool) -> Client<HttpConnector, B>
+fn hyper<B>() -> Client<HttpConnector, B>
 where
     B: Body + Send,
     B::Data: Send,
 {
-    Client::builder(TokioExecutor::new())
-        .http2_only(http2)
-        .build_http()
+    Client::builder(TokioExecutor::new()).build_http()
 }
 
 type Repeating = BoxService<Request<Sent>, Response<Incoming>, Error<ClientError>>;
 
 /// A hyper client whose requests are repeated.
-fn repeating(name: &str, replay: Replay, http2: bool) -> Repeating {
+fn repeating(name: &str, replay: Replay) -> Repeating {
     let layer = retry(name, replay.map_request_body(std::convert::identity));
-    BoxService::new(layer.layer(hyper(http2).map_err(Error::Inner)))
+    BoxService::new(layer.layer(hyper().map_err(Error::Inner)))
 }
 
 // ── HTTP/1, as it is on the wire ──
@@ -189,7 +176,7 @@ async fn every_attempt_is_the_same_on_the_wire() {
         (body(Empty::new()), None),
     ] {
         let (address, log) = answering(&[BUSY, BUSY, FINE]).await;
-        let service = repeating("replay: wire", Replay::new(), false);
+        let service = repeating("replay: wire", Replay::new());
         let answer = service.oneshot(put(address, sent)).await.unwrap();
         assert_eq!(answer.status(), 200);
         let seen = log.requests();
@@ -206,7 +193,7 @@ async fn a_body_larger_than_the_limit_is_sent_once() {
     let (address, log) = answering(&[BUSY, FINE]).await;
     let listener = Listener::new("replay: overflow");
     let replay = Replay::new().buffer_limit(10);
-    let service = repeating("replay: overflow", replay, false);
+    let service = repeating("replay: overflow", replay);
     let sent = body(Frames::new(&["one ", "of each"]));
     let answer = service.oneshot(put(address, sent)).await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -239,75 +226,6 @@ async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
     assert_eq!(service.oneshot(post).await.unwrap().status(), 200);
     let (_, whole) = log.requests().pop().unwrap();
     assert_eq!(whole, b"4\r\none \r\n7\r\nof each\r\n0\r\n\r\n");
-}
-
-// ── HTTP/2 ──
-
-/// A server that answers like this, in turn, to requests it has read to their end; and what it has read.
-type Read = Arc<Mutex<Vec<(HeaderMap, Bytes, Option<HeaderMap>)>>>;
-
-async fn answering_http2(answers: &'static [u16]) -> (SocketAddr, Read) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let read = Read::default();
-    let told = Arc::clone(&read);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let read = Arc::clone(&read);
-            let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let read = Arc::clone(&read);
-                async move {
-                    let (head, body) = request.into_parts();
-                    let body = body.collect().await?;
-                    let trailers = body.trailers().cloned();
-                    let number = {
-                        let mut read = read.lock().unwrap();
-                        read.push((head.headers, body.to_bytes(), trailers));
-                        read.len() - 1
-                    };
-                    let mut answer = Response::new(Empty::<Bytes>::new());
-                    let status = answers[number.min(answers.len() - 1)];
-                    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-                    Ok::<_, hyper::Error>(answer)
-                }
-            });
-            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer);
-            tokio::spawn(connection);
-        }
-    });
-    (address, told)
-}
-
-#[tokio::test]
-async fn trailers_are_sent_again() {
-    for (sent, length) in [
-        (body(Frames::new(&["one ", "of each"]).trailers()), None),
-        (
-            body(
-                Full::from("one of each")
-                    .with_trailers(async { Some(Ok::<_, Infallible>(trailers())) }),
-            ),
-            Some("11"),
-        ),
-    ] {
-        let (address, read) = answering_http2(&[503, 503, 200]).await;
-        let service = repeating("replay: trailers", Replay::new(), true);
-        let answer = service.oneshot(put(address, sent)).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let read = read.lock().unwrap();
-        assert_eq!(read.len(), 3);
-        for (headers, body, end) in &*read {
-            assert_eq!(headers, &read[0].0);
-            let announced = headers.get("content-length");
-            assert_eq!(
-                announced.map(HeaderValue::as_bytes),
-                length.map(str::as_bytes)
-            );
-            assert_eq!(&**body, b"one of each");
-            assert_eq!(end.as_ref(), Some(&trailers()));
-        }
-    }
 }
 
 // ── reqwest ──
@@ -440,7 +358,7 @@ where
             response.map(|body| Watched(body, Arc::clone(&over)))
         })
         .map_err(Error::<ClientError>::Inner)
-        .service(hyper::<Empty<Bytes>>(false));
+        .service(hyper::<Empty<Bytes>>());
     let get = || {
         let request = Request::get(&uri).body(Empty::new()).unwrap();
         let call = service.clone().oneshot(request);

@@ -197,10 +197,8 @@ async fn a_health_check_skips_every_part() {
         assert_eq!(read(response).await, (200, "fine".into()), "{path}");
     }
     assert_eq!(told.take(), []);
-    for path in ["/", "/livez/", "/Livez", "/orders/livez"] {
-        let response = service.clone().oneshot(to(path)).await.unwrap();
-        assert_eq!(response.status(), 504, "{path}");
-    }
+    let nested = service.oneshot(to("/orders/livez")).await.unwrap();
+    assert_eq!(nested.status(), 504);
     let own = stack("server.health", config().bypass(["/ping"])).layer(handler);
     assert_eq!(
         own.clone().oneshot(to("/ping")).await.unwrap().status(),

@@ -100,55 +100,16 @@ impl ClientConfig {
         mut attempt: Duration,
         mut total: Duration,
         mut body_idle: Duration,
-    }
-
-    /// How calls are repeated; `None`: never.
-    #[must_use]
-    pub fn retry(mut self, retry: impl Into<Option<RetryConfig>>) -> Self {
-        self.retry = retry.into();
-        self
-    }
-
-    /// What pays for retries; `None`: nothing bounds them.
-    #[must_use]
-    pub fn budget(mut self, budget: impl Into<Option<BudgetConfig>>) -> Self {
-        self.budget = budget.into();
-        self
-    }
-
-    /// When an authority is not called any more; `None`: it always is.
-    #[must_use]
-    pub fn breaker(mut self, breaker: impl Into<Option<BreakerConfig>>) -> Self {
-        self.breaker = breaker.into();
-        self
-    }
-
-    setters! {
+        into retry: Option<RetryConfig>,
+        into budget: Option<BudgetConfig>,
+        into breaker: Option<BreakerConfig>,
         mut authorities: KeyedConfig,
         mut keys: Keys,
-    }
-
-    /// The header that carries the key.
-    #[must_use]
-    pub fn key_header(mut self, key_header: impl Into<Cow<'static, str>>) -> Self {
-        self.key_header = key_header.into();
-        self
-    }
-
-    setters! {
+        into key_header: Cow<'static, str>,
         mut raw_key: bool,
         mut proxy: bool,
         mut redirects: Redirects,
-    }
-
-    /// The header that tells the server how much time is left.
-    #[must_use]
-    pub fn deadline_header(mut self, header: impl Into<Option<DeadlineHeader>>) -> Self {
-        self.deadline_header = header.into();
-        self
-    }
-
-    setters! {
+        into deadline_header: Option<DeadlineHeader>,
         mut observe: bool,
         mut spans: bool,
         mut count_429: bool,

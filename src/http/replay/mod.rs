@@ -2,7 +2,6 @@
 
 mod body;
 mod buffer;
-mod handle;
 mod wrap;
 
 use std::fmt;
@@ -10,8 +9,8 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
+pub(crate) use self::body::BodyBuffer;
 pub use self::body::ReplayBody;
-pub(crate) use self::handle::BodyBuffer;
 pub(crate) use self::wrap::ReplayAs;
 
 use super::keys::Keys;

@@ -5,8 +5,7 @@ use std::fmt;
 use ::http::Request;
 use http_body::Body;
 
-use super::body::ReplayBody;
-use super::handle::BodyBuffer;
+use super::body::{BodyBuffer, ReplayBody};
 use super::{Kept, Replay};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;

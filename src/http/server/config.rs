@@ -59,16 +59,7 @@ impl ServerConfig {
 
     setters! {
         mut observe: bool,
-    }
-
-    /// How the caller's deadline is read from its headers; `None`: it is not.
-    #[must_use]
-    pub fn deadline(mut self, deadline: impl Into<Option<DeadlineInConfig>>) -> Self {
-        self.deadline = deadline.into();
-        self
-    }
-
-    setters! {
+        into deadline: Option<DeadlineInConfig>,
         mut timeout: Duration,
         mut body_idle: Duration,
         mut not_executed_header: bool,
