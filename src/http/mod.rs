@@ -12,7 +12,7 @@
 //!   cloned;
 //! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`Replay::grpc`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
@@ -130,7 +130,7 @@ pub use self::connect::{ConnectTimeout, ConnectTimeoutLayer};
 pub use self::drain::Drain;
 pub use self::error::{ErrorOutcome, error_outcome};
 pub(crate) use self::final_outcome::AtFinalOutcome;
-pub use self::grpc::{ByGrpcStatus, GrpcReplay, answer_grpc, grpc};
+pub use self::grpc::{ByGrpcStatus, answer_grpc, grpc};
 pub use self::header_timeout::HeaderTimeoutLayer;
 pub use self::keys::{Keys, Route};
 pub use self::redirects::Redirects;

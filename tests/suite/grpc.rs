@@ -11,9 +11,7 @@ use ::tonic::transport::{Channel, Endpoint, Error as TransportError};
 use ::tonic::{Code, Request, Response, Status};
 use buttress::breaker::{BreakerConfig, BreakerLayer};
 use buttress::budget::BudgetConfig;
-use buttress::http::{
-    ByGrpcStatus, ClientConfig, ClientLayer, GrpcReplay, Replay, answer_grpc, grpc,
-};
+use buttress::http::{ByGrpcStatus, ClientConfig, ClientLayer, Replay, answer_grpc, grpc};
 use buttress::retry::RetryConfig;
 use buttress::{Backoff, Error, Jitter, TimeoutLayer};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -220,7 +218,7 @@ fn opens(config: BreakerConfig) -> BreakerConfig {
         .window(buttress::breaker::Window::Time(Duration::from_secs(3600)))
 }
 
-type Layers = ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>;
+type Layers = ClientLayer<Replay, ByGrpcStatus>;
 type Stack = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Error<TransportError>>;
 
 /// `SAY` may run twice, `PAY` may not.

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::tonic::transport::Endpoint;
-use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
+use buttress::breaker::{Breaker, BreakerState};
 use buttress::event::RetryStop;
 use buttress::gate::Keyed;
 use buttress::http::{Authority, ByAuthority, ClientConfig, client, error_outcome, grpc};

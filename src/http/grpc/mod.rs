@@ -3,8 +3,7 @@
 mod answer;
 mod classify;
 mod client;
-mod methods;
-mod repeat;
+pub(super) mod methods;
 mod status;
 
 #[cfg(test)]
@@ -12,4 +11,3 @@ pub(super) use self::answer::GrpcBody;
 pub use self::answer::answer_grpc;
 pub use self::classify::ByGrpcStatus;
 pub use self::client::grpc;
-pub use self::repeat::GrpcReplay;

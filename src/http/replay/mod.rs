@@ -13,6 +13,7 @@ pub(crate) use self::body::BodyBuffer;
 pub use self::body::ReplayBody;
 pub(crate) use self::wrap::ReplayAs;
 
+use super::grpc::methods::Methods;
 use super::keys::Keys;
 use super::redirects::Redirects;
 use super::request::HttpRequest;
@@ -61,6 +62,8 @@ pub struct Replay {
     proxy: bool,
     buffer_limit: usize,
     redirects: Redirects,
+    /// gRPC's rules, and the methods that may run twice by them.
+    grpc: Option<Methods>,
 }
 
 impl Default for Replay {
@@ -78,6 +81,7 @@ impl Replay {
             proxy: false,
             buffer_limit: 64 * 1024,
             redirects: Redirects::ClientDefault,
+            grpc: None,
         }
     }
 
@@ -139,6 +143,36 @@ impl Replay {
         self
     }
 
+    /// Repeats gRPC calls by gRPC's rules instead of those for HTTP methods: every gRPC call is a POST.
+    ///
+    /// - A call that the service certainly did not act on is repeated (gRPC's transparent retry).
+    /// - A call of an idempotent method is repeated after `UNAVAILABLE`, after `RESOURCE_EXHAUSTED` with a pushback, and after
+    ///   a broken connection or an attempt's timeout; but not once the headers of a response came. Use it with
+    ///   [`ByGrpcStatus`](super::ByGrpcStatus), which tells these apart.
+    ///
+    /// `idempotent` names the methods that may run twice: `/package.Service/Method`, or `/package.Service/` for all methods of
+    /// a service. A repetition that counts sends the server the number of attempts before it, as `grpc-previous-rpc-attempts`: 1
+    /// on the second attempt.
+    ///
+    /// ```
+    /// use buttress::http::Replay;
+    ///
+    /// let replay = Replay::new().grpc(["/shop.Orders/Get", "/shop.Catalog/"])?;
+    /// # let _ = replay;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// One of them is neither a method nor a service.
+    pub fn grpc<M: AsRef<str>>(
+        mut self,
+        idempotent: impl IntoIterator<Item = M>,
+    ) -> Result<Self, ConfigError> {
+        self.grpc = Some(Methods::new(idempotent)?);
+        Ok(self)
+    }
+
     /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], turned by `wrap` into what the
     /// inner service takes.
     ///
@@ -166,8 +200,13 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let safe = idempotent
-            || found(request.headers(), &self.header).is_some_and(|key| self.honours(key, request));
+        let safe = match &self.grpc {
+            Some(methods) => methods.contains(request.path()),
+            None => {
+                let honours = |key| self.honours(key, request);
+                idempotent || found(request.headers(), &self.header).is_some_and(honours)
+            }
+        };
         let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;
         Some(Kept {
@@ -195,9 +234,16 @@ impl Replay {
     }
 
     /// The head of a further one.
-    fn repeat<B>(request: &mut Request<B>) {
+    fn repeat<B>(&self, request: &mut Request<B>) {
+        let call = Call::current();
         Self::repeat_headers(request.headers_mut());
-        request.extensions_mut().insert(Call::current());
+        // The repeat of what was not executed has the number of the attempt that it repeats.
+        let previous = call.attempt.saturating_sub(1);
+        if self.grpc.is_some() && previous > 0 {
+            let headers = request.headers_mut();
+            headers.insert(PREVIOUS_ATTEMPTS, previous.into());
+        }
+        request.extensions_mut().insert(call);
     }
 
     /// The headers of a further attempt.
@@ -212,6 +258,9 @@ impl Replay {
         kept: &Kept<R>,
         outcome: &Outcome,
     ) -> bool {
+        if self.grpc.is_some() {
+            return kept.safe && (outcome.kind != Kind::Overloaded || outcome.wait.is_some());
+        }
         let keyed = || found(kept.request.headers(), &self.header).is_some();
         kept.safe && (!is_in_progress(outcome) || keyed())
     }
@@ -234,6 +283,7 @@ impl<R: HttpRequest> Mint<R> for Replay {
     }
 }
 
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// RFC 9110 §9.2.2; methods of extensions are not known to be.
@@ -300,7 +350,7 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
 
     fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
         let mut request = saved.request().clone();
-        Self::repeat(&mut request);
+        self.repeat(&mut request);
         Some(request)
     }
 
@@ -491,6 +541,41 @@ mod tests {
         assert!(!second.headers().contains_key(EARLY_DATA));
         let (_, saved) = Replay::new().proxy().first(early);
         assert!(saved.is_none(), "it is the client's to repeat");
+    }
+
+    #[test]
+    fn grpc_repeats_methods_that_may_run_twice_and_a_limiting_server_only_when_it_says_when() {
+        let (get, create) = ("http://shop:50051/shop.Orders/Get", "/shop.Orders/Create");
+        let wait = Some(std::time::Duration::ZERO);
+        for (path, outcome, repeated) in [
+            ("/shop.Orders/Get", Outcome::TRANSIENT, true),
+            (get, Outcome::TRANSIENT, true),
+            (get, Outcome::OVERLOADED, false),
+            (get, Outcome::OVERLOADED.wait(wait), true),
+            (create, Outcome::TRANSIENT, false),
+            (create, Outcome::OVERLOADED.wait(wait), false),
+        ] {
+            let replay = Replay::new().grpc(["/shop.Orders/Get"]).unwrap();
+            let (_, saved) = replay.first(Request::post(path).body("message").unwrap());
+            let saved = saved.expect("kept for a failure before it was executed");
+            let may = Repeat::<Sent>::may_repeat(&replay, &saved, &outcome);
+            assert_eq!(may, repeated, "{path} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_server_is_told_how_many_attempts_came_before() {
+        let replay = Replay::new().grpc(["/shop.Orders/"]).unwrap();
+        let get = Request::post("/shop.Orders/Get").body("message").unwrap();
+        let (first, saved) = replay.first(get);
+        let mut saved = saved.unwrap();
+        assert!(!first.headers().contains_key(PREVIOUS_ATTEMPTS));
+        for (number, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
+            let _attempt = Call::new(number, false).enter();
+            let again = Repeat::<Sent>::again(&replay, &mut saved).unwrap();
+            let told = again.headers().get(PREVIOUS_ATTEMPTS);
+            assert_eq!(told.map(|told| told.to_str().unwrap()), previous);
+        }
     }
 
     #[test]

@@ -92,7 +92,7 @@ where
     fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {
         let body = saved.body.again()?;
         let mut head = head_of(saved.head.request());
-        Replay::repeat(&mut head);
+        self.replay.repeat(&mut head);
         Some(head.map(|()| (self.wrap)(body)))
     }
 
