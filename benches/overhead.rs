@@ -185,7 +185,7 @@ fn http_client(table: &mut Table) {
     });
     let layer = client("bench", ClientConfig::default()).expect("a good configuration");
     // The request lives in the future, as what is kept for a retry.
-    let bytes = extra_bytes::<_, buttress::http::Client<NoContent>, NoContent>()
+    let bytes = extra_bytes::<_, buttress::http::client::ClientService<NoContent>, NoContent>()
         - size_of::<Request<Body>>();
     table.prepared("standard client stack", Some(bytes), clone, || {
         let mut service = black_box(layer.layer(NoContent));

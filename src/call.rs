@@ -16,7 +16,7 @@ pub use crate::call_scope::CallScope;
 /// Options reach a call in one of three ways:
 ///
 /// - An `http::Request` carries them in its extensions: `request.extensions_mut().insert(options)`. The standard stack
-///   [`http::client`](crate::http::client) reads them there and removes them, so that they are not sent on. They replace the
+///   [`http::client`](fn@crate::http::client) reads them there and removes them, so that they are not sent on. They replace the
 ///   options of a scope.
 /// - A reqwest request gets them as an argument of
 ///   [`send_through_with`](crate::reqwest::SendThrough::send_through_with).
@@ -27,7 +27,7 @@ pub use crate::call_scope::CallScope;
 /// A scope applies to the calls made directly in it, not to the calls that a called service makes itself. So an option is
 /// applied by the outermost layer that knows it, and hidden from everything inside that layer. Only `streams` is applied by
 /// every layer of a stack; the standard stacks and [`http::answer`](crate::http::answer()) hide it from the service inside.
-/// The standard server stack [`http::server`](crate::http::server) ignores all options of a caller in the same process.
+/// The standard server stack [`http::server`](fn@crate::http::server) ignores all options of a caller in the same process.
 ///
 /// ```
 /// # use std::time::Duration;

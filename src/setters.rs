@@ -2,7 +2,8 @@
 
 /// Generates a setter for each public field of a configuration, with the name of the field. The field has the docs.
 ///
-/// `mut` in front of a field makes its setter a `fn` that is not `const`, for a type with a destructor.
+/// `mut` in front of a field makes its setter a `fn` that is not `const`, for a type with a destructor; `into` one that takes
+/// what converts into the type.
 macro_rules! setters {
     () => {};
     (mut $field:ident: $type:ty, $($rest:tt)*) => {
@@ -10,6 +11,15 @@ macro_rules! setters {
         #[must_use]
         pub fn $field(mut self, $field: $type) -> Self {
             self.$field = $field;
+            self
+        }
+        setters! { $($rest)* }
+    };
+    (into $field:ident: $type:ty, $($rest:tt)*) => {
+        #[doc = concat!("Sets [`", stringify!($field), "`](#structfield.", stringify!($field), ").")]
+        #[must_use]
+        pub fn $field(mut self, $field: impl Into<$type>) -> Self {
+            self.$field = $field.into();
             self
         }
         setters! { $($rest)* }

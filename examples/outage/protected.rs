@@ -6,7 +6,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::BreakerState;
-use buttress::http::{Client, ClientConfig, ClientLayer, client};
+use buttress::http::client::ClientService;
+use buttress::http::{ClientConfig, ClientLayer, client};
 use buttress::reqwest::SendThrough;
 use buttress::{BoxError, Error, Event, subscribe};
 use reqwest::{Request, Response};
@@ -18,7 +19,7 @@ use crate::client::BreakerView;
 #[derive(Debug, Clone)]
 pub(crate) struct Protected {
     client: reqwest::Client,
-    stack: Client<Counted>,
+    stack: ClientService<Counted>,
     layer: ClientLayer,
     opened: Arc<AtomicU64>,
     url: String,

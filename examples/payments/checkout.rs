@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buttress::http::{Client, ClientConfig, Keys, Redirects, client};
+use buttress::http::client::ClientService;
+use buttress::http::{ClientConfig, Keys, Redirects, client};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::{CallOptions, Error as Failure};
 use reqwest::StatusCode;
@@ -30,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Pays orders.
 pub(crate) struct Checkout {
     http: reqwest::Client,
-    stack: Client<reqwest::Client>,
+    stack: ClientService<reqwest::Client>,
     url: String,
     run: String,
 }

@@ -41,7 +41,7 @@ async fn main() -> Result<(), BoxError> {
         .breaker(breaker);
     let stack = grpc("orders", config)?
         .idempotent(["/shop.Orders/Get"])?
-        .wrapping(Body::new);
+        .map_request_body(Body::new);
     let channel = Endpoint::from_shared(url)?
         .connect_timeout(Duration::from_secs(1))
         // Finds connections that died silently.

@@ -1,7 +1,7 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use super::lift::Lift;
-use super::marks::{Tells, veto, watch_spent};
+use super::marks::{mark_passed, mark_refused};
 use super::problem::Problem;
 use super::request::HttpRequest;
 use std::future::Future;
@@ -60,13 +60,19 @@ pub const fn answer<L>(layers: L) -> AnswerLayer<L> {
 
 /// How a rejection becomes a response. What each responder answers is told where it is made.
 pub trait Respond<B> {
+    /// The body of all responses.
+    type Body;
+
     /// The response to a call that was rejected.
-    fn respond(&self, rejected: &Rejected) -> Response<B>;
+    fn respond(&self, rejected: &Rejected) -> Response<Self::Body>;
 
     /// The response to a HEAD request that was rejected: the same, without a body.
-    fn respond_to_head(&self, rejected: &Rejected) -> Response<B> {
+    fn respond_to_head(&self, rejected: &Rejected) -> Response<Self::Body> {
         self.respond(rejected)
     }
+
+    /// The service's own response.
+    fn pass(&self, response: Response<B>) -> Response<Self::Body>;
 }
 
 /// Made by [`answer`].
@@ -74,7 +80,8 @@ pub trait Respond<B> {
 pub struct AnswerLayer<L, R = Problem> {
     layers: L,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
 }
 
 impl<L, R> AnswerLayer<L, R> {
@@ -82,10 +89,7 @@ impl<L, R> AnswerLayer<L, R> {
         Self {
             layers,
             respond,
-            tells: Tells {
-                not_executed: false,
-                should_retry: false,
-            },
+            marks: false,
         }
     }
 
@@ -95,18 +99,7 @@ impl<L, R> AnswerLayer<L, R> {
     /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off in any case.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
-        self.tells.not_executed = not_executed_header;
-        self
-    }
-
-    /// Whether a response of 500 and above says `x-should-retry: false` if a retry layer inside, around the calls that the
-    /// service makes, has spent its attempts or its budget. Default: no.
-    ///
-    /// Three attempts at each of three services in a row are 27 at the last: one layer of them is enough. The service's own
-    /// `x-should-retry` stays. A call that the service makes from another task is not seen.
-    #[must_use]
-    pub const fn should_retry_header(mut self, should_retry_header: bool) -> Self {
-        self.tells.should_retry = should_retry_header;
+        self.marks = not_executed_header;
         self
     }
 }
@@ -118,7 +111,7 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
         Answer {
             inner: self.layers.layer(Lift::new(inner)),
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             refused: None,
         }
     }
@@ -129,7 +122,8 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
 pub struct Answer<S, R = Problem> {
     inner: S,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
     /// What `poll_ready` came to: the answer to the next call.
     refused: Option<Rejected>,
 }
@@ -140,7 +134,7 @@ impl<S: Clone, R: Clone> Clone for Answer<S, R> {
         Self {
             inner: self.inner.clone(),
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             refused: None,
         }
     }
@@ -152,7 +146,7 @@ where
     R: Respond<B> + Clone,
     Req: HttpRequest,
 {
-    type Response = Response<B>;
+    type Response = Response<R::Body>;
     type Error = E;
     type Future = AnswerFuture<S::Future, R>;
 
@@ -173,9 +167,8 @@ where
                 None => State::Running(self.inner.call(request)),
             },
             respond: self.respond.clone(),
-            tells: self.tells,
+            marks: self.marks,
             is_head,
-            spent_below: false,
         }
     }
 }
@@ -188,11 +181,10 @@ pub struct AnswerFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
     respond: R,
-    tells: Tells,
+    /// Whether a refusal says on the wire that nothing was executed.
+    marks: bool,
     /// Whether it is the response to a HEAD request.
     is_head: bool,
-    /// Whether a retry layer inside has given up.
-    spent_below: bool,
 }
 
 #[pin_project(project = Projected)]
@@ -208,57 +200,47 @@ where
     F: Future<Output = Result<Response<B>, Error<E>>>,
     R: Respond<B>,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<R::Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let tells = *this.tells;
-        let to = |rejected: &Rejected| respond(this.respond, rejected, tells, *this.is_head);
-        let mut response = match this.state.as_mut().project() {
+        let marks = *this.marks;
+        let to = |rejected: &Rejected| respond(this.respond, rejected, marks, *this.is_head);
+        let response = match this.state.as_mut().project() {
             Projected::Refused(rejected) => {
                 let rejected = rejected.take();
                 to(&rejected.expect("`AnswerFuture` polled after completion"))
             }
             Projected::Running(future) => {
-                let polled = if tells.should_retry {
-                    let (polled, spent) = watch_spent(|| future.poll(cx));
-                    *this.spent_below |= spent;
-                    polled
-                } else {
-                    future.poll(cx)
-                };
-                let result = ready!(polled);
+                let result = ready!(future.poll(cx));
                 this.state.set(State::Refused(None));
                 match result {
                     Ok(mut response) => {
-                        tells.passed(&mut response);
-                        response
+                        mark_passed(&mut response, marks);
+                        this.respond.pass(response)
                     }
                     Err(Error::Rejected(rejected)) => to(&rejected),
                     Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
                 }
             }
         };
-        if *this.spent_below {
-            veto(&mut response);
-        }
         Poll::Ready(Ok(response))
     }
 }
 
-fn respond<B>(
-    respond: &impl Respond<B>,
+fn respond<B, R: Respond<B>>(
+    respond: &R,
     rejected: &Rejected,
-    tells: Tells,
+    marks: bool,
     is_head: bool,
-) -> Response<B> {
+) -> Response<R::Body> {
     let mut response = if is_head {
         respond.respond_to_head(rejected)
     } else {
         respond.respond(rejected)
     };
     if rejected.executed == Executed::No {
-        tells.refused(&mut response);
+        mark_refused(&mut response, marks);
     }
     response
 }
@@ -274,12 +256,7 @@ mod tests {
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
         let meaning = |rejected| {
-            ByStatus::new().response(&respond::<String>(
-                &Problem,
-                &rejected,
-                Tells::default(),
-                false,
-            ))
+            ByStatus::new().response(&respond::<String, _>(&Problem, &rejected, false, false))
         };
         let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
         assert_eq!(meaning(open.clone()), refused);

@@ -47,7 +47,7 @@ pub trait ErrorOutcome {
     /// What this error means.
     fn outcome(&self) -> Outcome;
 
-    /// What it is called in traces, as [`error_type`](super::error_type) does. Default: `_OTHER`.
+    /// What it is called in traces, a value of OpenTelemetry's `error.type`. Default: `_OTHER`.
     fn error_type(&self) -> &'static str {
         "_OTHER"
     }
@@ -258,70 +258,32 @@ fn of_h2(error: &h2::Error) -> Outcome {
     }
 }
 
+/// Implements [`ErrorOutcome`] by the chain of sources.
+macro_rules! by_chain {
+    ($error:ty) => {
+        impl ErrorOutcome for $error {
+            fn outcome(&self) -> Outcome {
+                error_outcome(self)
+            }
+
+            fn error_type(&self) -> &'static str {
+                error_type(self)
+            }
+        }
+    };
+}
+
 #[cfg(feature = "reqwest")]
-impl ErrorOutcome for ::reqwest::Error {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
-
+by_chain!(::reqwest::Error);
 #[cfg(feature = "hyper")]
-impl ErrorOutcome for hyper::Error {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
-
+by_chain!(hyper::Error);
 #[cfg(feature = "hyper")]
-impl ErrorOutcome for hyper_util::client::legacy::Error {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
-
-impl ErrorOutcome for io::Error {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
-
-impl ErrorOutcome for Rejected {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
-
-/// What is inside a [`BoxError`]: `boxed.outcome()` works. `BoxError` itself must not implement this, because a stack returns
-/// it as it is and maps every error that does to [`Error<E>`]: see [`StackError`](super::StackError).
-impl ErrorOutcome for dyn StdError + Send + Sync {
-    fn outcome(&self) -> Outcome {
-        error_outcome(self)
-    }
-
-    fn error_type(&self) -> &'static str {
-        error_type(self)
-    }
-}
+by_chain!(hyper_util::client::legacy::Error);
+by_chain!(io::Error);
+by_chain!(Rejected);
+// What is inside a `BoxError`: `boxed.outcome()` works. `BoxError` itself must not implement this, because a stack returns it
+// as it is and maps every error that does to `Error<E>`: see `StackError`.
+by_chain!(dyn StdError + Send + Sync);
 
 impl ErrorOutcome for Error<BoxError> {
     fn outcome(&self) -> Outcome {

@@ -16,7 +16,7 @@ use crate::error::Rejected;
 /// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for a fault of our
 /// own side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
 /// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
-pub fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
+pub(super) fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     let mut name = "_OTHER";
     for link in links(error) {
         match of_link(link.error) {

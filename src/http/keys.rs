@@ -9,7 +9,6 @@ use ::http::{Method, Uri};
 use super::authority::Authority;
 use super::request::HttpRequest;
 use crate::error::ConfigError;
-use crate::sync::Mutex;
 
 /// Which servers make a request with an idempotency key run once, however often it is sent.
 ///
@@ -151,36 +150,6 @@ impl fmt::Display for Route {
             Some(server) => write!(f, "{server}{}", self.path),
             None => f.write_str(&self.path),
         }
-    }
-}
-
-/// [`Keys`] that can change while a client is in use.
-#[derive(Clone, Default)]
-pub(crate) struct SharedKeys(Arc<Mutex<Keys>>);
-
-impl SharedKeys {
-    pub(crate) fn new(keys: Keys) -> Self {
-        Self(Arc::new(Mutex::new(keys)))
-    }
-
-    pub(crate) fn set(&self, keys: Keys) {
-        // The former ones are dropped out of the lock.
-        let former = std::mem::replace(&mut *self.0.lock(), keys);
-        drop(former);
-    }
-
-    pub(crate) fn get(&self) -> Keys {
-        self.0.lock().clone()
-    }
-
-    pub(crate) fn honour<R: HttpRequest>(&self, request: &R) -> bool {
-        self.get().honour(request)
-    }
-}
-
-impl fmt::Debug for SharedKeys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.get(), f)
     }
 }
 

@@ -1,6 +1,5 @@
 //! The innermost part of a stack: an error that can hold a rejection.
 
-use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -77,6 +76,7 @@ impl<E> StackError<E> for AnyError {
 /// [`Error::Inner`]. What `.map_err(Error::Inner)` does, as a type that a stack can name.
 ///
 /// `C` maps the error: see [`StackError`].
+#[derive(Clone, Copy, Debug)]
 pub struct Lift<S, C = AnyError> {
     inner: S,
     error: PhantomData<fn() -> C>,
@@ -96,20 +96,6 @@ impl<S, C> Lift<S, C> {
             inner,
             error: PhantomData,
         }
-    }
-}
-
-impl<S: Clone, C> Clone for Lift<S, C> {
-    fn clone(&self) -> Self {
-        Self::mapped(self.inner.clone())
-    }
-}
-
-impl<S: Copy, C> Copy for Lift<S, C> {}
-
-impl<S: fmt::Debug, C> fmt::Debug for Lift<S, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lift").field("inner", &self.inner).finish()
     }
 }
 
@@ -137,19 +123,12 @@ where
 
 /// The future of [`Lift`].
 #[pin_project]
+#[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct LiftFuture<F, C = AnyError> {
     #[pin]
     inner: F,
     error: PhantomData<fn() -> C>,
-}
-
-impl<F: fmt::Debug, C> fmt::Debug for LiftFuture<F, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiftFuture")
-            .field("inner", &self.inner)
-            .finish()
-    }
 }
 
 impl<F, C, T, E> Future for LiftFuture<F, C>

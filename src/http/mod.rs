@@ -1,18 +1,18 @@
 //! HTTP: what a response or an error means, which requests may be sent again, whom they are addressed to.
 //!
 //! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. To
-//! call others, begin with [`client`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
+//! call others, begin with [`client()`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
 //! The parts, for a stack of your own:
 //!
 //! - [`answer`] lets axum use every layer without `HandleErrorLayer`;
 //! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice; with [`wrapping`](Replay::wrapping) it sends bodies again that cannot be
+//! - [`Replay`] says which requests may run twice; with [`map_request_body`](Replay::map_request_body) it sends bodies again that cannot be
 //!   cloned;
 //! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`GrpcReplay`] and [`answer_grpc`] are their parts;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`Replay::grpc`] and [`answer_grpc`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
@@ -79,7 +79,7 @@ mod body;
 mod body_end;
 mod body_limits;
 mod classify;
-mod client;
+pub mod client;
 mod connect;
 pub mod deadline;
 mod drain;
@@ -100,41 +100,79 @@ mod request;
 mod retry_after;
 #[cfg(feature = "hyper")]
 mod runtime;
-mod server;
+pub mod server;
 mod shown;
 #[cfg(feature = "tracing")]
 mod span;
 
-pub use self::answer::{Answer, AnswerFuture, AnswerLayer, Respond, answer};
-pub use self::authority::{Authority, AuthorityRef, ByAuthority};
-pub use self::believe::{Believe, BelieveFuture, BelieveLayer};
-pub use self::body::{AtBodyEnd, GatedBody};
+/// The futures of this module's services.
+pub mod future {
+    pub use super::answer::AnswerFuture;
+    pub use super::believe::BelieveFuture;
+    pub use super::connect::ConnectTimeoutFuture;
+    pub use super::drain::Draining;
+    pub use super::header_timeout::HeaderTimeoutFuture;
+    pub use super::server::service::ServerFuture;
+    #[cfg(feature = "tracing")]
+    pub use super::span::AttemptSpanFuture;
+}
+
+pub use self::answer::{AnswerLayer, answer};
+pub use self::authority::{Authority, ByAuthority};
+pub use self::believe::BelieveLayer;
+pub use self::body::AtBodyEnd;
 pub use self::body_end::{BodyEnd, ClassifyEnd};
 pub use self::classify::ByStatus;
-pub use self::client::{Client, ClientConfig, ClientLayer, client};
-pub use self::connect::{ConnectTimeout, ConnectTimeoutFuture, ConnectTimeoutLayer};
-pub use self::drain::{Drain, Draining};
+pub use self::client::config::ClientConfig;
+pub use self::client::layer::ClientLayer;
+pub use self::client::stack::client;
+pub use self::connect::{ConnectTimeout, ConnectTimeoutLayer};
+pub use self::drain::Drain;
 pub use self::error::{ErrorOutcome, error_outcome};
-pub use self::error_type::error_type;
 pub(crate) use self::final_outcome::AtFinalOutcome;
-#[cfg(feature = "reqwest")]
-pub(crate) use self::final_outcome::deposit_later;
-pub use self::grpc::{
-    ByGrpcStatus, GrpcBody, GrpcBodyLayer, GrpcReplay, GrpcStatus, KeptCall, WithGrpcBody,
-    WithGrpcBodyFuture, answer_grpc, grpc,
-};
-#[cfg(feature = "reqwest")]
-pub(crate) use self::header_timeout::watch;
-pub use self::header_timeout::{
-    HeaderTimeout, HeaderTimeoutFuture, HeaderTimeoutLayer, WatchedBody,
-};
+pub use self::grpc::{ByGrpcStatus, answer_grpc, grpc};
+pub use self::header_timeout::HeaderTimeoutLayer;
 pub use self::keys::{Keys, Route};
-pub use self::lift::{AnyError, Lift, LiftFuture, StackError};
-pub use self::problem::Problem;
 pub use self::redirects::Redirects;
-pub use self::replay::{BodyBuffer, Kept, KeptAs, Replay, ReplayAs, ReplayBody, Superseded};
+pub use self::replay::{Replay, ReplayBody};
 pub use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
-pub use self::server::{Server, ServerBody, ServerConfig, ServerFuture, ServerLayer, server};
+pub use self::server::config::ServerConfig;
+pub use self::server::stack::{ServerLayer, server};
 #[cfg(feature = "tracing")]
-pub use self::span::{AttemptSpan, AttemptSpanFuture, AttemptSpanLayer};
+pub use self::span::AttemptSpanLayer;
+
+#[cfg(feature = "reqwest")]
+pub(crate) use self::{
+    authority::AuthorityRef,
+    drain::Draining,
+    final_outcome::deposit_later,
+    header_timeout::{HeaderTimeout, HeaderTimeoutFuture, watch},
+    replay::{BodyBuffer, Kept},
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::BreakerPermit;
+    use crate::idempotency::KeptBody;
+
+    type Gated<B> = body::GatedBody<B, Option<BreakerPermit>, ByStatus>;
+
+    #[test]
+    fn bodies_are_unpin_where_their_inner_body_is() {
+        fn is_unpin<B: Unpin>() {}
+        is_unpin::<Gated<()>>();
+        is_unpin::<server::ServerBody<()>>();
+        is_unpin::<header_timeout::WatchedBody<()>>();
+        is_unpin::<ReplayBody<()>>();
+        is_unpin::<grpc::GrpcBody<()>>();
+        is_unpin::<KeptBody<()>>();
+    }
+
+    #[test]
+    fn a_body_is_small() {
+        let extra = size_of::<Gated<()>>();
+        assert!(extra <= 168, "{extra} bytes");
+    }
+}

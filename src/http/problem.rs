@@ -14,6 +14,8 @@ use crate::error::{Quota, Reason, Rejected};
 pub struct Problem;
 
 impl<B: From<String>> Respond<B> for Problem {
+    type Body = B;
+
     fn respond(&self, rejected: &Rejected) -> Response<B> {
         let status = status(&rejected.reason);
         let mut response = Response::new(B::from(body(status, rejected)));
@@ -39,6 +41,10 @@ impl<B: From<String>> Respond<B> for Problem {
         let (mut head, body) = response.into_parts();
         head.headers.insert(CONTENT_LENGTH, body.len().into());
         Response::from_parts(head, B::from(String::new()))
+    }
+
+    fn pass(&self, response: Response<B>) -> Response<B> {
+        response
     }
 }
 

@@ -1,15 +1,11 @@
 //! The `RateLimit` and `RateLimit-Policy` headers, as far as a client needs them: when the quota that stopped it is
 //! available again.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use ::http::HeaderMap;
 use ::http::header::AGE;
-use sfv::visitor::{
-    EntryVisitor, InnerListVisitor, ItemVisitor, ListVisitor, Never, ParameterVisitor,
-};
-use sfv::{BareItemFromInput, KeyRef, Parser, StringRef};
+use sfv::{BareItem, List, ListEntry, Parser};
 
 /// The longest time until a spent policy (`r=0`) resets; if `limited`, and no policy admits to be spent, until any does.
 ///
@@ -40,8 +36,8 @@ pub(super) fn reset(headers: &HeaderMap, limited: bool) -> Option<Duration> {
 }
 
 /// One item of either header: `"burst";r=0;t=30` or `"burst";q=100;w=60`.
-struct Policy<'de> {
-    name: Cow<'de, StringRef>,
+struct Policy {
+    name: sfv::String,
     /// Those that remain (`r`), or all there are (`q`).
     units: u64,
     /// Until more are there (`t`), or for which they are there (`w`).
@@ -49,123 +45,34 @@ struct Policy<'de> {
 }
 
 /// All lines of a header, which are one list. If one is malformed anywhere, none of them counts.
-fn policies<'de>(
-    headers: &'de HeaderMap,
-    header: &str,
-    units: &'static str,
-    seconds: &'static str,
-) -> Option<Vec<Policy<'de>>> {
-    let mut list = List {
-        found: Vec::new(),
-        units,
-        seconds,
-    };
+fn policies(headers: &HeaderMap, header: &str, units: &str, seconds: &str) -> Option<Vec<Policy>> {
+    let mut found = Vec::new();
     for line in headers.get_all(header) {
-        Parser::new(line.as_bytes())
-            .parse_list_with_visitor(&mut list)
-            .ok()?;
-    }
-    Some(list.found)
-}
-
-struct List<'de> {
-    found: Vec<Policy<'de>>,
-    units: &'static str,
-    seconds: &'static str,
-}
-
-/// Why the parser stops: what is well-formed, but not in these headers.
-#[derive(Debug, thiserror::Error)]
-#[error("not a quota")]
-struct NotAQuota;
-
-impl<'de> ListVisitor<'de> for &mut List<'de> {
-    type Out = ();
-    type Error = NotAQuota;
-
-    fn entry(&mut self) -> Result<impl EntryVisitor<'de>, NotAQuota> {
-        Ok(Entry(self))
-    }
-
-    fn finish(self) -> Result<(), NotAQuota> {
-        Ok(())
-    }
-}
-
-struct Entry<'a, 'de>(&'a mut List<'de>);
-
-impl<'de> EntryVisitor<'de> for Entry<'_, 'de> {
-    type Error = NotAQuota;
-
-    fn item(self) -> Result<impl ItemVisitor<'de>, NotAQuota> {
-        Ok(self)
-    }
-
-    fn inner_list(self) -> Result<impl InnerListVisitor<'de>, NotAQuota> {
-        Err::<Never, _>(NotAQuota)
-    }
-}
-
-impl<'de> ItemVisitor<'de> for Entry<'_, 'de> {
-    type Out = ();
-    type Error = NotAQuota;
-
-    fn bare_item(
-        self,
-        item: BareItemFromInput<'de>,
-    ) -> Result<impl ParameterVisitor<'de, Out = ()>, NotAQuota> {
-        match item {
-            BareItemFromInput::String(name) => Ok(Parameters {
-                list: self.0,
+        for entry in Parser::new(line.as_bytes()).parse::<List>().ok()? {
+            let ListEntry::Item(item) = entry else {
+                return None;
+            };
+            let BareItem::String(name) = item.bare_item else {
+                return None;
+            };
+            found.push(Policy {
                 name,
-                units: None,
-                seconds: None,
-            }),
-            _ => Err(NotAQuota),
+                units: whole(item.params.get(units)?)?,
+                seconds: match item.params.get(seconds) {
+                    Some(value) => Some(whole(value)?),
+                    None => None,
+                },
+            });
         }
     }
-}
-
-struct Parameters<'a, 'de> {
-    list: &'a mut List<'de>,
-    name: Cow<'de, StringRef>,
-    units: Option<BareItemFromInput<'de>>,
-    seconds: Option<BareItemFromInput<'de>>,
-}
-
-impl<'de> ParameterVisitor<'de> for Parameters<'_, 'de> {
-    type Out = ();
-    type Error = NotAQuota;
-
-    /// The last one of a name counts.
-    fn parameter(
-        &mut self,
-        key: &'de KeyRef,
-        value: BareItemFromInput<'de>,
-    ) -> Result<(), NotAQuota> {
-        if key.as_str() == self.list.units {
-            self.units = Some(value);
-        } else if key.as_str() == self.list.seconds {
-            self.seconds = Some(value);
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), NotAQuota> {
-        self.list.found.push(Policy {
-            name: self.name,
-            units: whole(&self.units.ok_or(NotAQuota)?)?,
-            seconds: self.seconds.as_ref().map(whole).transpose()?,
-        });
-        Ok(())
-    }
+    Some(found)
 }
 
 /// An integer that is not negative.
-fn whole(value: &BareItemFromInput<'_>) -> Result<u64, NotAQuota> {
+fn whole(value: &BareItem) -> Option<u64> {
     match value {
-        BareItemFromInput::Integer(value) => u64::try_from(*value).map_err(|_| NotAQuota),
-        _ => Err(NotAQuota),
+        BareItem::Integer(value) => u64::try_from(*value).ok(),
+        _ => None,
     }
 }
 

@@ -231,54 +231,21 @@ mod tests {
 
     #[test]
     fn a_year_of_two_digits_is_within_fifty_years() {
+        const IN_1994: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+        const IN_2026: &str = "Sat, 21 Nov 2026 00:00:00 GMT";
+        const IN_2072: &str = "Mon, 21 Nov 2072 00:00:00 GMT";
         let year = 31_556_952;
         for (date, value, years) in [
             // Not 2049, a Saturday, but 1949, a Sunday.
-            (
-                "Sun, 06 Nov 1994 08:49:37 GMT",
-                "Saturday, 06-Nov-49 08:49:37 GMT",
-                None,
-            ),
-            (
-                "Sun, 06 Nov 1994 08:49:37 GMT",
-                "Sunday, 06-Nov-44 08:49:37 GMT",
-                Some(50),
-            ),
-            (
-                "Sun, 06 Nov 1994 08:49:37 GMT",
-                "Saturday, 06-Nov-93 08:49:37 GMT",
-                Some(0),
-            ),
-            (
-                "Sat, 21 Nov 2026 00:00:00 GMT",
-                "Friday, 21-Nov-70 00:00:00 GMT",
-                Some(44),
-            ),
-            (
-                "Sat, 21 Nov 2026 00:00:00 GMT",
-                "Saturday, 21-Nov-76 00:00:00 GMT",
-                Some(50),
-            ),
-            (
-                "Sat, 21 Nov 2026 00:00:00 GMT",
-                "Monday, 21-Nov-77 00:00:00 GMT",
-                Some(0),
-            ),
-            (
-                "Sat, 21 Nov 2026 00:00:00 GMT",
-                "Sunday, 21-Nov-77 00:00:00 GMT",
-                None,
-            ),
-            (
-                "Sat, 21 Nov 2026 00:00:00 GMT",
-                "Tuesday, 21-Nov-00 00:00:00 GMT",
-                Some(0),
-            ),
-            (
-                "Mon, 21 Nov 2072 00:00:00 GMT",
-                "Saturday, 21-Nov-05 00:00:00 GMT",
-                Some(33),
-            ),
+            (IN_1994, "Saturday, 06-Nov-49 08:49:37 GMT", None),
+            (IN_1994, "Sunday, 06-Nov-44 08:49:37 GMT", Some(50)),
+            (IN_1994, "Saturday, 06-Nov-93 08:49:37 GMT", Some(0)),
+            (IN_2026, "Friday, 21-Nov-70 00:00:00 GMT", Some(44)),
+            (IN_2026, "Saturday, 21-Nov-76 00:00:00 GMT", Some(50)),
+            (IN_2026, "Monday, 21-Nov-77 00:00:00 GMT", Some(0)),
+            (IN_2026, "Sunday, 21-Nov-77 00:00:00 GMT", None),
+            (IN_2026, "Tuesday, 21-Nov-00 00:00:00 GMT", Some(0)),
+            (IN_2072, "Saturday, 21-Nov-05 00:00:00 GMT", Some(33)),
         ] {
             let wait = waits(&[("date", date.as_bytes()), ("retry-after", value.as_bytes())]);
             let wait = wait.map(|wait| (wait.as_secs() + year / 2) / year);

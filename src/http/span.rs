@@ -30,7 +30,7 @@ use crate::outcome::Classify;
 /// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
 /// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
 /// | `http.response.status_code` | the status, if there was a response |
-/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]; for the standard ones [`error_type`](super::error_type)); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
+/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
 /// | `otel.status_code` | `ERROR` with a status from 400 on, an error or a panic |
 ///
 /// Neither path nor query is in it: they hold what must not be logged.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use ::reqwest::{Body, Request};
 
-use crate::http::{BodyBuffer, HttpRequest, Kept, Replay, ReplayBody};
+use crate::http::{BodyBuffer, Kept, Replay, ReplayBody};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
 
@@ -45,13 +45,11 @@ impl Repeat<Request> for Replay {
             }
             *request.body_mut() = Some(stream);
         }
-        self.number(1, HttpRequest::headers_mut(&mut request));
         let saved = kept.map(|kept| KeptRequest { kept, body: buffer });
         (request, saved)
     }
 
-    fn only(&self, mut request: Request) -> Request {
-        self.number(1, HttpRequest::headers_mut(&mut request));
+    fn only(&self, request: Request) -> Request {
         request
     }
 
@@ -60,7 +58,7 @@ impl Repeat<Request> for Replay {
         if let Some(buffer) = &saved.body {
             *request.body_mut() = Some(Body::wrap(buffer.again()?));
         }
-        self.renumber(request.headers_mut());
+        Self::repeat_headers(request.headers_mut());
         Some(request)
     }
 
@@ -101,7 +99,7 @@ mod tests {
         let mut post = request(Method::PUT);
         *post.body_mut() = Some("one of each".into());
         post.headers_mut().insert("x-order", "7".parse().unwrap());
-        let replay = Replay::new().attempt_header(true);
+        let replay = Replay::new();
         let (_, saved) = replay.first(post);
         let mut saved = saved.unwrap();
         assert!(Repeat::<Request>::may_repeat(
@@ -113,7 +111,6 @@ mod tests {
         let again = Repeat::<Request>::again(&replay, &mut saved).unwrap();
         assert_eq!(again.body().unwrap().as_bytes(), Some(&b"one of each"[..]));
         assert_eq!(again.headers()["x-order"], "7");
-        assert_eq!(again.headers()["x-envoy-attempt-count"], "2");
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub trait SendThrough: Sized {
     ///
     /// # The time limit of the request
     ///
-    /// The standard stack [`http::client`](crate::http::client) applies [`RequestBuilder::timeout`] to the whole call, retries
+    /// The standard stack [`http::client`](fn@crate::http::client) applies [`RequestBuilder::timeout`] to the whole call, retries
     /// and the response's body included: it shortens `total`, and ends the call as abandoned. Each attempt is sent with the
     /// time that is left. The limit of an attempt still applies: to wait longer than that for one response, set
     /// [`CallOptions::attempt_timeout`] too.

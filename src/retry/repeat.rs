@@ -14,9 +14,9 @@ use crate::outcome::Outcome;
     note = "requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`",
     note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
     note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
-    note = "`http::Request` with any other body: `buttress::http::Replay::new().wrapping(wrap)`, where `wrap` makes the inner service's body \
+    note = "`http::Request` with any other body: `buttress::http::Replay::new().map_request_body(wrap)`, where `wrap` makes the inner service's body \
             of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper",
-    note = "in the standard stack: `client(name, config)?.wrapping(wrap)`, and so with `grpc`"
+    note = "in the standard stack: `client(name, config)?.map_request_body(wrap)`, and so with `grpc`"
 )]
 pub trait Repeat<Req> {
     /// What the inner service is called with.

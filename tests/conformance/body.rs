@@ -65,7 +65,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     let replay = Replay::new()
         .buffer_limit(case.limit)
-        .wrapping(std::convert::identity);
+        .map_request_body(std::convert::identity);
     let retry = RetryLayer::new(name, RetryConfig::new().backoff(at_once), replay)
         .unwrap()
         .classify(ByStatus::new());

@@ -1,6 +1,6 @@
 //! The standard stack for requests whose bodies cannot be cloned.
 //~ `Replay` cannot repeat requests of the type `http::Request<Body>`
-//~ in the standard stack: `client(name, config)?.wrapping(wrap)`, and so with `grpc`
+//~ in the standard stack: `client(name, config)?.map_request_body(wrap)`, and so with `grpc`
 
 use axum::body::Body;
 use buttress::ConfigError;
@@ -10,7 +10,7 @@ use tower::Layer;
 pub fn stack(router: axum::Router) -> Result<(), ConfigError> {
     let stack = client("in-house", ClientConfig::default())?;
     #[cfg(not(mistake))]
-    let stack = stack.wrapping(Body::new);
+    let stack = stack.map_request_body(Body::new);
     buttress::verify::<http::Request<Body>, _>(stack.layer(router));
     Ok(())
 }

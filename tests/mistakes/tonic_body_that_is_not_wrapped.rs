@@ -12,7 +12,7 @@ use tower::Layer;
 pub fn stack(channel: Channel) -> Result<(), ConfigError> {
     let stack = grpc("shop", ClientConfig::default())?;
     #[cfg(not(mistake))]
-    let stack = stack.wrapping(Body::new);
+    let stack = stack.map_request_body(Body::new);
     buttress::verify::<http::Request<Body>, _>(stack.layer(channel));
     Ok(())
 }

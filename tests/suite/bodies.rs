@@ -9,10 +9,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::budget::BudgetConfig;
-use buttress::http::{
-    AtBodyEnd, ByGrpcStatus, ByStatus, ClientConfig, GatedBody, ServerBody, WatchedBody, client,
-    grpc,
-};
+use buttress::http::{AtBodyEnd, ByGrpcStatus, ByStatus, ClientConfig, client, grpc};
 use buttress::retry::RetryConfig;
 use buttress::{
     CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Kind, Outcome, subscribe,
@@ -21,32 +18,37 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use tokio::time::{advance, sleep, timeout};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
+use crate::client::Broken;
 use crate::common::{MS, SECOND, breaker, three_in_a_row};
 
 // ── bodies ──
 
 /// What comes next of a body.
 #[derive(Clone, Copy, Debug)]
-enum Part {
+pub(crate) enum Part {
     /// A frame, after this time.
     Data(Duration),
     /// gRPC trailers, after this time.
     Status(&'static str, Duration),
     Stall,
+    Fail,
+    Panic,
 }
 
+/// A body that does as its script says.
 #[derive(Debug)]
-struct Parts {
+pub(crate) struct Parts {
     left: VecDeque<Part>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl Parts {
-    fn of(parts: impl IntoIterator<Item = Part>) -> Self {
+    pub(crate) fn of(parts: impl IntoIterator<Item = Part>) -> Self {
         Self {
             left: parts.into_iter().collect(),
             timer: None,
@@ -56,15 +58,17 @@ impl Parts {
 
 impl Body for Parts {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = Broken;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let after = match self.left.front() {
             None => return Poll::Ready(None),
             Some(Part::Stall) => return Poll::Pending,
+            Some(Part::Panic) => panic!("scripted panic"),
+            Some(Part::Fail) => Duration::ZERO,
             Some(Part::Data(after) | Part::Status(_, after)) => *after,
         };
         if !after.is_zero() {
@@ -73,6 +77,7 @@ impl Body for Parts {
         }
         self.timer = None;
         let frame = match self.left.pop_front() {
+            Some(Part::Fail) => return Poll::Ready(Some(Err(Broken))),
             Some(Part::Status(status, _)) => {
                 let mut trailers = HeaderMap::new();
                 trailers.insert("grpc-status", HeaderValue::from_static(status));
@@ -488,14 +493,13 @@ async fn grpc_call(
     budget.failed(&Outcome::TRANSIENT);
     budget.failed(&Outcome::TRANSIENT);
     assert_eq!(*seen.lock().unwrap(), [], "the status is yet to come");
-    read(response).await;
+    read(response.map(BodyExt::boxed_unsync)).await;
     #[expect(clippy::cast_possible_truncation, reason = "a few tokens")]
     let balance = (budget.balance() * 100.0).round() as i32;
     (std::mem::take(&mut *seen.lock().unwrap()), balance)
 }
 
-type GrpcResponse =
-    Response<GatedBody<Parts, Option<buttress::breaker::BreakerPermit>, ByGrpcStatus>>;
+type GrpcResponse = Response<UnsyncBoxBody<Bytes, Error<Broken>>>;
 
 fn both(kind: Option<Kind>) -> Vec<(String, Option<Kind>)> {
     vec![(".attempt".to_owned(), kind), (".call".to_owned(), kind)]
@@ -553,33 +557,4 @@ async fn a_grpc_stream_is_judged_at_its_head() {
     assert_eq!(*seen.lock().unwrap(), [Some(Kind::Success); 2]);
     drop(response);
     assert_eq!(seen.lock().unwrap().len(), 2);
-}
-
-// ── what a body is ──
-
-#[test]
-fn bodies_are_unpin_where_their_inner_body_is() {
-    fn is_unpin<B: Unpin>() {}
-    is_unpin::<GatedBody<Parts, Option<buttress::breaker::BreakerPermit>, ByStatus>>();
-    is_unpin::<ServerBody<Parts>>();
-    is_unpin::<WatchedBody<Parts>>();
-    is_unpin::<buttress::http::ReplayBody<Parts>>();
-    is_unpin::<buttress::http::GrpcBody<Parts>>();
-    is_unpin::<buttress::idempotency::KeptBody<Parts>>();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_frame_of_a_response_can_be_read_without_pinning_it() {
-    let server = serves("text/plain", || [Part::Data(MS)]);
-    let layer = client("unpin", ClientConfig::default()).unwrap();
-    let response = layer.layer(server).oneshot(get()).await.unwrap();
-    let frame = response.into_body().frame().await;
-    assert_eq!(frame.unwrap().unwrap().into_data().unwrap(), "part");
-}
-
-#[test]
-fn a_body_is_small() {
-    type Gated<B> = GatedBody<B, Option<buttress::breaker::BreakerPermit>, ByStatus>;
-    let extra = size_of::<Gated<()>>();
-    assert!(extra <= 168, "{extra} bytes");
 }

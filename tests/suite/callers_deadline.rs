@@ -465,7 +465,7 @@ async fn over_tonic_a_limit_of_the_caller_makes_one_abandoned_attempt() {
         .unwrap()
         .idempotent(["/test.Greeter/"])
         .unwrap()
-        .wrapping(TonicBody::new);
+        .map_request_body(TonicBody::new);
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let stack = answer_grpc(layer.clone()).layer(endpoint.connect_lazy());
     for number in 0..TIMES {

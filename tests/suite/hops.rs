@@ -7,8 +7,9 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
+use buttress::http::client::ClientService;
 use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineOutLayer, Trust};
-use buttress::http::{Client, ClientConfig, ServerConfig, client, server};
+use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::reqwest::SendThrough;
 use buttress::{Error, Reason};
 use tokio::net::TcpListener;
@@ -53,7 +54,7 @@ impl Drop for Work {
     }
 }
 
-type Outgoing = Client<buttress::http::deadline::DeadlineOut<reqwest::Client>>;
+type Outgoing = ClientService<<DeadlineOutLayer as Layer<reqwest::Client>>::Service>;
 
 fn plain() -> reqwest::Client {
     let builder = reqwest::Client::builder().retry(reqwest::retry::never());

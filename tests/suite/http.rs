@@ -11,7 +11,7 @@ use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ByStatus, ErrorOutcome, answer};
 use buttress::{
-    Again, BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected, Unprocessed,
+    Again, BoxError, CallError, Error, Executed, Outcome, Reason, Rejected, Unprocessed,
 };
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -42,12 +42,8 @@ pub(crate) enum Does {
     Hang,
     /// HTTP/2: refuses each stream.
     Refuse,
-    /// HTTP/2: resets each stream for another reason.
-    ResetStream,
     /// HTTP/2: goes away having processed no stream.
     GoAway,
-    /// HTTP/2: goes away having perhaps processed the stream, and closes.
-    GoAwayAfter,
 }
 
 /// A server on loopback that does this, for as long as the test runs.
@@ -88,9 +84,7 @@ async fn serve(mut stream: TcpStream, does: Does) -> io::Result<()> {
             // Until the client closes.
             while stream.read_u8().await.is_ok() {}
         }
-        Does::Refuse | Does::ResetStream | Does::GoAway | Does::GoAwayAfter => {
-            serve_http2(&mut stream, does).await?;
-        }
+        Does::Refuse | Does::GoAway => serve_http2(&mut stream, does).await?,
     }
     stream.shutdown().await
 }
@@ -130,16 +124,7 @@ async fn serve_http2(stream: &mut TcpStream, does: Does) -> io::Result<()> {
                     .write_all(&frame(RST_STREAM, id, &7_u32.to_be_bytes()))
                     .await?;
             }
-            (HEADERS, Does::ResetStream) => {
-                stream
-                    .write_all(&frame(RST_STREAM, id, &2_u32.to_be_bytes()))
-                    .await?;
-            }
             (HEADERS, Does::GoAway) => stream.write_all(&frame(GOAWAY, 0, &[0; 8])).await?,
-            (HEADERS, Does::GoAwayAfter) => {
-                let last = [id.to_be_bytes(), [0; 4]].concat();
-                return stream.write_all(&frame(GOAWAY, 0, &last)).await;
-            }
             _ => {}
         }
     }
@@ -154,10 +139,8 @@ pub(crate) fn frame(kind: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn client(http2: bool) -> Client<HttpConnector, Empty<Bytes>> {
-    Client::builder(TokioExecutor::new())
-        .http2_only(http2)
-        .build_http()
+fn client() -> Client<HttpConnector, Empty<Bytes>> {
+    Client::builder(TokioExecutor::new()).build_http()
 }
 
 fn get_from(uri: &str) -> http::Request<Empty<Bytes>> {
@@ -165,12 +148,8 @@ fn get_from(uri: &str) -> http::Request<Empty<Bytes>> {
 }
 
 async fn meaning(does: Does) -> Outcome {
-    let http2 = matches!(
-        does,
-        Does::Refuse | Does::ResetStream | Does::GoAway | Does::GoAwayAfter
-    );
     let uri = format!("http://{}/", server(does).await);
-    let error = client(http2).request(get_from(&uri)).await.unwrap_err();
+    let error = client().request(get_from(&uri)).await.unwrap_err();
     let plain = error.outcome();
     let boxed: BoxError = Error::Inner(error).into();
     assert_eq!(boxed.outcome(), plain, "it is still this call's");
@@ -184,7 +163,7 @@ async fn meaning(does: Does) -> Outcome {
 #[tokio::test]
 async fn a_refused_connection_is_a_failure_that_executed_nothing() {
     let uri = format!("http://{}/", nobody().await);
-    let error = client(false).request(get_from(&uri)).await.unwrap_err();
+    let error = client().request(get_from(&uri)).await.unwrap_err();
     assert_eq!(error.outcome(), NOT_CONNECTED);
     let lifted = Error::Inner(error);
     let judged = buttress::judge::<http::Response<()>, _, _>(&Err(lifted), &ByStatus::new());
@@ -219,20 +198,6 @@ async fn a_connection_that_closes_at_once_is_ambiguous_or_the_request_was_never_
 }
 
 #[tokio::test]
-async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
-    let refused = Outcome::unprocessed(Unprocessed::StreamRefused);
-    assert_eq!(meaning(Does::Refuse).await, refused);
-    let closing = Outcome::unprocessed(Unprocessed::ConnectionClosing);
-    assert_eq!(meaning(Does::GoAway).await, closing);
-}
-
-#[tokio::test]
-async fn any_other_end_of_a_stream_may_have_been_executed() {
-    assert_eq!(meaning(Does::ResetStream).await, Outcome::TRANSIENT);
-    assert_eq!(meaning(Does::GoAwayAfter).await, Outcome::TRANSIENT);
-}
-
-#[tokio::test]
 async fn a_request_that_was_never_written_was_not_executed() {
     let stream = TcpStream::connect(server(Does::Hang).await).await.unwrap();
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
@@ -248,20 +213,11 @@ async fn a_request_that_was_never_written_was_not_executed() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_client_will_not_send_is_the_callers_own_fault() {
-    let error = client(false)
-        .request(get_from("/no-host"))
-        .await
-        .unwrap_err();
-    assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
-}
-
-#[tokio::test]
 async fn the_failure_of_a_requests_own_body_says_nothing_about_the_service() {
     // The body fails as the response of another call would, whose connection was refused, or which was rejected. Neither is
     // about this call.
     let uri = format!("http://{}/", nobody().await);
-    let refused = client(false).request(get_from(&uri)).await.unwrap_err();
+    let refused = client().request(get_from(&uri)).await.unwrap_err();
     let rejected = Rejected::new(Reason::CircuitOpen, "upstream");
     for other in [BoxError::from(refused), BoxError::from(rejected)] {
         let body = http_body_util::StreamBody::new(FailsOnce(Some(other)));
@@ -288,18 +244,6 @@ impl<E: Unpin> futures_core::Stream for FailsOnce<E> {
     ) -> std::task::Poll<Option<Self::Item>> {
         std::task::Poll::Ready(self.0.take().map(Err))
     }
-}
-
-#[tokio::test]
-async fn a_real_response_is_classified_by_its_status() {
-    let busy: &[u8] = b"HTTP/1.1 503 Busy\r\nretry-after: 2\r\ncontent-length: 0\r\n\r\n";
-    let uri = format!("http://{}/", server(Does::Answer(busy)).await);
-    let response = client(false).request(get_from(&uri)).await;
-    let outcome = ByStatus::new().classify(response.as_ref());
-    assert_eq!(
-        outcome,
-        Outcome::OVERLOADED.wait(Some(std::time::Duration::from_secs(2)))
-    );
 }
 
 /// Refuses what asks for it.

@@ -49,5 +49,4 @@ mod telemetry;
 #[path = "../../examples/tonic_client/text.rs"]
 mod text;
 mod timeout;
-mod tonic;
 mod wire;

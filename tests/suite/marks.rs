@@ -1,6 +1,7 @@
 //! What a server says of a failed call beyond its status, and which client believes it.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,23 +16,21 @@ use buttress::http::{
     server,
 };
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
+use buttress::{Again, Error, Executed, Kind, Outcome, Reason, Rejected};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{Failure, SECOND, three_in_a_row};
+use crate::common::{SECOND, three_in_a_row};
 
 const MARK: &str = "x-buttress-not-executed";
 const SHOULD_RETRY: &str = "x-should-retry";
 
-/// Refuses the first calls.
+/// Refuses the calls of these numbers.
 #[derive(Clone)]
-struct RefusesFirst(Arc<AtomicU32>);
+struct Refuses(Range<u32>, Arc<AtomicU32>);
 
-impl RefusesFirst {
-    fn new(calls: u32) -> GateLayer<Self, ByStatus> {
-        GateLayer::new(Self(Arc::new(AtomicU32::new(calls))), ByStatus::new())
-    }
+fn refuses(calls: Range<u32>) -> GateLayer<Refuses, ByStatus> {
+    GateLayer::new(Refuses(calls, Arc::default()), ByStatus::new())
 }
 
 struct Passed;
@@ -40,18 +39,15 @@ impl Permit for Passed {
     fn settle(self, _: Outcome, _: &Now) {}
 }
 
-impl<Req> Policy<Req> for RefusesFirst {
+impl<Req> Policy<Req> for Refuses {
     type Permit = Passed;
 
     fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
-        let less = |left: u32| left.checked_sub(1);
-        match self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-        {
-            Ok(_) => Err(Rejected::new(Reason::Policy("full".into()), "door")),
-            Err(_) => Ok(Passed),
+        let call = self.1.fetch_add(1, Ordering::Relaxed);
+        if self.0.contains(&call) {
+            return Err(Rejected::new(Reason::Policy("full".into()), "door"));
         }
+        Ok(Passed)
     }
 }
 
@@ -105,12 +101,12 @@ where
 #[tokio::test]
 async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to() {
     let (server, runs) = handler(200, &[]);
-    let silent = ask(answer(RefusesFirst::new(1)), server.clone()).await;
+    let silent = ask(answer(refuses(0..1)), server.clone()).await;
     assert_eq!(
         (silent.status().as_u16(), header(&silent, MARK)),
         (503, None)
     );
-    let layers = answer(RefusesFirst::new(1)).not_executed_header(true);
+    let layers = answer(refuses(0..1)).not_executed_header(true);
     let marked = ask(layers.clone(), server.clone()).await;
     assert_eq!(
         (marked.status().as_u16(), header(&marked, MARK)),
@@ -125,7 +121,7 @@ async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to()
 async fn the_word_of_a_server_further_on_is_not_passed_on() {
     let (proxy, _) = handler(503, &[(MARK, "1")]);
     for tells in [false, true] {
-        let layers = answer(RefusesFirst::new(0)).not_executed_header(tells);
+        let layers = answer(refuses(0..0)).not_executed_header(tells);
         assert_eq!(header(&ask(layers, proxy.clone()).await, MARK), None);
     }
 }
@@ -134,14 +130,14 @@ async fn the_word_of_a_server_further_on_is_not_passed_on() {
 async fn a_handler_that_proxies_our_own_refusal_passes_no_mark_on_unless_the_layer_marks() {
     // The response of the handler's own client, which was refused, with all that is in it.
     let (server, _) = handler(200, &[]);
-    let refused = answer(RefusesFirst::new(1)).not_executed_header(true);
+    let refused = answer(refuses(0..1)).not_executed_header(true);
     let refused = ask(refused, server).await;
     let refused = Arc::new(std::sync::Mutex::new(Some(refused)));
     let proxy = service_fn(move |_: Request| {
         let refused = refused.lock().unwrap().take().unwrap();
         std::future::ready(Ok::<_, Infallible>(refused))
     });
-    let silent = answer(RefusesFirst::new(0));
+    let silent = answer(refuses(0..0));
     assert_eq!(header(&ask(silent, proxy).await, MARK), None);
 }
 
@@ -161,10 +157,10 @@ async fn the_mark_of_an_upstream_is_removed_on_a_path_that_skips_the_server_stac
 #[tokio::test]
 async fn the_mark_of_an_answer_further_in_stays() {
     let (server, _) = handler(200, &[]);
-    let inner = answer(RefusesFirst::new(1))
+    let inner = answer(refuses(0..1))
         .not_executed_header(true)
         .layer(server);
-    let outer = answer(RefusesFirst::new(0)).not_executed_header(true);
+    let outer = answer(refuses(0..0)).not_executed_header(true);
     assert_eq!(header(&ask(outer, inner).await, MARK), Some("1"));
 }
 
@@ -208,8 +204,7 @@ fn retry<R: Clone>(name: &str, repeat: R) -> RetryLayer<R, Again503> {
 async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() {
     // The first attempt runs and fails, the second is refused.
     let (server, runs) = handler(500, &[]);
-    let refuses_second = GateLayer::new(RefusesSecond::default(), ByStatus::new());
-    let inner = answer(refuses_second)
+    let inner = answer(refuses(1..2))
         .not_executed_header(true)
         .layer(server);
     let outer = answer(retry("repeated refusal", Plain)).not_executed_header(true);
@@ -222,20 +217,6 @@ async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() 
     // Of this attempt it is known, as of any that we refuse.
     let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
     assert_eq!(ByStatus::new().response(&response), refused);
-}
-
-#[derive(Clone, Default)]
-struct RefusesSecond(Arc<AtomicU32>);
-
-impl<Req> Policy<Req> for RefusesSecond {
-    type Permit = Passed;
-
-    fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
-        match self.0.fetch_add(1, Ordering::Relaxed) {
-            1 => Err(Rejected::new(Reason::Policy("full".into()), "door")),
-            _ => Ok(Passed),
-        }
-    }
 }
 
 /// What a client that believes these servers comes to, and what it makes of the last response.
@@ -257,7 +238,7 @@ async fn call(believed: Vec<Authority>, server: Server) -> (Response, Outcome) {
 /// A server whose door refuses the first call, and says so.
 fn refusing() -> (Server, Arc<AtomicU32>) {
     let (server, runs) = handler(201, &[]);
-    let layers = answer(RefusesFirst::new(1)).not_executed_header(true);
+    let layers = answer(refuses(0..1)).not_executed_header(true);
     // As over the wire: without the extensions.
     let over_the_wire = |mut response: Response| {
         *response.extensions_mut() = http::Extensions::new();
@@ -314,84 +295,6 @@ async fn a_server_that_is_believed_is_alive_but_limiting() {
     for unclear in [&[(MARK, "yes")][..], &[(MARK, "1"), (MARK, "1")]] {
         assert_eq!(meaning(503, unclear).await, Outcome::TRANSIENT);
     }
-}
-
-#[tokio::test]
-async fn a_policy_of_ones_own_answers_429_with_its_quota() {
-    #[derive(Clone)]
-    struct UsedUp;
-    impl<Req> Policy<Req> for UsedUp {
-        type Permit = Passed;
-        fn admit(&self, _: &Req, _: &Now) -> Result<Passed, Rejected> {
-            let quota = Reason::QuotaExceeded(Quota::new(5).window(10));
-            let wait = Duration::from_millis(2_500);
-            Err(Rejected::new(quota, "tenant").retry_after(Some(wait)))
-        }
-    }
-    let (server, _) = handler(200, &[]);
-    let layers = answer(GateLayer::new(UsedUp, ByStatus::new()));
-    let response = ask(layers, server).await;
-    assert_eq!(response.status(), 429);
-    assert_eq!(header(&response, "retry-after"), Some("3"));
-    assert_eq!(
-        header(&response, "ratelimit-policy"),
-        Some("\"tenant\";q=5;w=10")
-    );
-    assert_eq!(header(&response, "ratelimit"), Some("\"tenant\";r=0;t=3"));
-}
-
-/// A handler that calls another service through a retry layer, and answers with this if that fails.
-fn caller(
-    name: &'static str,
-    then: u16,
-    headers: &'static [(&'static str, &'static str)],
-    repeats: bool,
-) -> Server {
-    let (inner, _) = handler(then, headers);
-    let service = service_fn(move |request: Request| {
-        let inner = inner.clone();
-        async move {
-            let failing =
-                service_fn(|_: u8| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
-            let config = RetryConfig::new().max_attempts(2);
-            let retry =
-                RetryLayer::new(name, config, repeat::cloned_if(move |_: &u8| repeats)).unwrap();
-            retry.layer(failing).oneshot(7).await.unwrap_err();
-            inner.oneshot(request).await
-        }
-    });
-    BoxCloneSyncService::new(service)
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
-    let layers = || answer(RefusesFirst::new(0)).should_retry_header(true);
-    let spent = |status, headers| caller("spent", status, headers, true);
-    let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
-    assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
-    assert_eq!(says(spent(200, &[])).await, None, "it found another way");
-    let own = says(spent(502, &[(SHOULD_RETRY, "true")])).await;
-    assert_eq!(own.as_deref(), Some("true"), "the service's own word");
-    let once = caller("not spent", 502, &[], false);
-    assert_eq!(says(once).await, None, "nothing was repeated");
-    let silent = ask(answer(RefusesFirst::new(0)), spent(502, &[])).await;
-    assert_eq!(header(&silent, SHOULD_RETRY), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
-    let runs = Arc::new(AtomicU32::new(0));
-    let counted = Arc::clone(&runs);
-    let spent = caller("spent and heard", 502, &[], true).map_request(move |request| {
-        counted.fetch_add(1, Ordering::Relaxed);
-        request
-    });
-    let inner = answer(RefusesFirst::new(0))
-        .should_retry_header(true)
-        .layer(spent);
-    let response = ask(answer(retry("hears", Plain)), inner).await;
-    assert_eq!(response.status(), 502);
-    assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
 // ── its wait, as the time a circuit stays open ──

@@ -13,14 +13,13 @@ use std::time::Duration;
 
 use buttress::backoff::{Backoff, Jitter};
 use buttress::event::RetryStop;
-use buttress::http::{ByStatus, ClientConfig, Drain, Replay, ReplayAs, ReplayBody, client};
-use buttress::retry::{AtOnce, Discard, Retry, RetryConfig, RetryLayer};
+use buttress::http::{ByStatus, ClientConfig, Drain, Replay, client};
+use buttress::retry::{AtOnce, Discard, RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::{BoxError, Error};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::channel::Channel;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
@@ -30,13 +29,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
+use tower::util::BoxService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::common::{Listener, Told};
 use crate::http::nobody;
 
 type Sent = UnsyncBoxBody<Bytes, BoxError>;
-type Identity = fn(ReplayBody<Sent>) -> ReplayBody<Sent>;
 
 /// The body as it is, with no type of its own.
 fn body<B>(body: B) -> Sent
@@ -47,11 +46,6 @@ where
     body.map_err(Into::into).boxed_unsync()
 }
 
-fn trailers() -> HeaderMap {
-    let name = HeaderName::from_static("checksum");
-    HeaderMap::from_iter([(name, HeaderValue::from_static("c0ffee"))])
-}
-
 /// Frames that come one by one, of a length that is not announced.
 struct Frames(VecDeque<Frame<Bytes>>);
 
@@ -59,11 +53,6 @@ impl Frames {
     fn new(pieces: &[&'static str]) -> Self {
         let data = |piece: &&'static str| Frame::data(Bytes::from_static(piece.as_bytes()));
         Self(pieces.iter().map(data).collect())
-    }
-
-    fn trailers(mut self) -> Self {
-        self.0.push_back(Frame::trailers(trailers()));
-        self
     }
 }
 
@@ -80,16 +69,12 @@ impl Body for Frames {
 }
 
 /// At most three attempts, without waits.
-fn retry<W: Clone>(name: &str, replay: ReplayAs<W>) -> RetryLayer<ReplayAs<W>, ByStatus> {
+fn retry<R: Clone>(name: &str, replay: R) -> RetryLayer<R, ByStatus> {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     RetryLayer::new(name, RetryConfig::new().backoff(at_once), replay)
         .unwrap()
         .without_budget()
         .classify(ByStatus::new())
-}
-
-fn bodies() -> ReplayAs<Identity> {
-    Replay::new().wrapping(std::convert::identity)
 }
 
 fn put(address: SocketAddr, body: Sent) -> Request<Sent> {
@@ -98,25 +83,20 @@ fn put(address: SocketAddr, body: Sent) -> Request<Sent> {
         .unwrap()
 }
 
-fn hyper<B>(http2: bool) -> Client<HttpConnector, B>
+fn hyper<B>() -> Client<HttpConnector, B>
 where
     B: Body + Send,
     B::Data: Send,
 {
-    Client::builder(TokioExecutor::new())
-        .http2_only(http2)
-        .build_http()
+    Client::builder(TokioExecutor::new()).build_http()
 }
 
-type Over<T> = buttress::http::Lift<T>;
-type Hyper = Over<Client<HttpConnector, ReplayBody<Sent>>>;
+type Repeating = BoxService<Request<Sent>, Response<Incoming>, Error<ClientError>>;
 
 /// A hyper client whose requests are repeated.
-fn repeating(
-    layer: &RetryLayer<ReplayAs<Identity>, ByStatus>,
-    http2: bool,
-) -> Retry<Hyper, ReplayAs<Identity>, ByStatus> {
-    layer.layer(Over::new(hyper(http2)))
+fn repeating(name: &str, replay: Replay) -> Repeating {
+    let layer = retry(name, replay.map_request_body(std::convert::identity));
+    BoxService::new(layer.layer(hyper().map_err(Error::Inner)))
 }
 
 // ── HTTP/1, as it is on the wire ──
@@ -196,7 +176,7 @@ async fn every_attempt_is_the_same_on_the_wire() {
         (body(Empty::new()), None),
     ] {
         let (address, log) = answering(&[BUSY, BUSY, FINE]).await;
-        let service = repeating(&retry("replay: wire", bodies()), false);
+        let service = repeating("replay: wire", Replay::new());
         let answer = service.oneshot(put(address, sent)).await.unwrap();
         assert_eq!(answer.status(), 200);
         let seen = log.requests();
@@ -212,10 +192,8 @@ async fn every_attempt_is_the_same_on_the_wire() {
 async fn a_body_larger_than_the_limit_is_sent_once() {
     let (address, log) = answering(&[BUSY, FINE]).await;
     let listener = Listener::new("replay: overflow");
-    let replay = Replay::new()
-        .buffer_limit(10)
-        .wrapping(std::convert::identity as Identity);
-    let service = repeating(&retry("replay: overflow", replay), false);
+    let replay = Replay::new().buffer_limit(10);
+    let service = repeating("replay: overflow", replay);
     let sent = body(Frames::new(&["one ", "of each"]));
     let answer = service.oneshot(put(address, sent)).await.unwrap();
     assert_eq!(answer.status(), 503);
@@ -230,35 +208,6 @@ async fn a_body_larger_than_the_limit_is_sent_once() {
 }
 
 #[tokio::test]
-async fn an_answer_that_came_before_the_body_was_read_is_the_last() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let early = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&early);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            read_head(&mut stream).await.unwrap();
-            count.fetch_add(1, Ordering::SeqCst);
-            stream.write_all(BUSY).await.unwrap();
-        }
-    });
-    let told = Listener::new("replay: early");
-    let service = repeating(&retry("replay: early", bodies()), false);
-    // Held open until the answer has come.
-    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
-    sender.send_data("one ".into()).await.unwrap();
-    let answer = service
-        .oneshot(put(address, body(streaming)))
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 503);
-    assert_eq!(early.load(Ordering::SeqCst), 1);
-    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
-    assert_eq!(told.take(), [stopped]);
-    drop(sender);
-}
-
-#[tokio::test]
 async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
     let (address, log) = answering(&[FINE]).await;
     let dead = nobody().await;
@@ -269,135 +218,14 @@ async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
         Box::pin(async move { TcpStream::connect(to).await.map(TokioIo::new) })
     });
     let client = Client::builder(TokioExecutor::new()).build(connector);
-    let retry = retry("replay: refused", bodies());
-    let service = retry.layer(Over::new(client));
+    let replay = Replay::new().map_request_body(std::convert::identity);
+    let service = retry("replay: refused", replay).layer(client.map_err(Error::Inner));
     let post = Request::post(format!("http://{address}/"))
         .body(body(Frames::new(&["one ", "of each"])))
         .unwrap();
     assert_eq!(service.oneshot(post).await.unwrap().status(), 200);
     let (_, whole) = log.requests().pop().unwrap();
     assert_eq!(whole, b"4\r\none \r\n7\r\nof each\r\n0\r\n\r\n");
-}
-
-// ── HTTP/2 ──
-
-/// A server that answers like this, in turn, to requests it has read to their end; and what it has read.
-type Read = Arc<Mutex<Vec<(HeaderMap, Bytes, Option<HeaderMap>)>>>;
-
-async fn answering_http2(answers: &'static [u16]) -> (SocketAddr, Read) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let read = Read::default();
-    let told = Arc::clone(&read);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let read = Arc::clone(&read);
-            let answer = hyper::service::service_fn(move |request: Request<Incoming>| {
-                let read = Arc::clone(&read);
-                async move {
-                    let (head, body) = request.into_parts();
-                    let body = body.collect().await?;
-                    let trailers = body.trailers().cloned();
-                    let number = {
-                        let mut read = read.lock().unwrap();
-                        read.push((head.headers, body.to_bytes(), trailers));
-                        read.len() - 1
-                    };
-                    let mut answer = Response::new(Empty::<Bytes>::new());
-                    let status = answers[number.min(answers.len() - 1)];
-                    *answer.status_mut() = StatusCode::from_u16(status).unwrap();
-                    Ok::<_, hyper::Error>(answer)
-                }
-            });
-            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer);
-            tokio::spawn(connection);
-        }
-    });
-    (address, told)
-}
-
-#[tokio::test]
-async fn trailers_are_sent_again() {
-    for (sent, length) in [
-        (body(Frames::new(&["one ", "of each"]).trailers()), None),
-        (
-            body(
-                Full::from("one of each")
-                    .with_trailers(async { Some(Ok::<_, Infallible>(trailers())) }),
-            ),
-            Some("11"),
-        ),
-    ] {
-        let (address, read) = answering_http2(&[503, 503, 200]).await;
-        let service = repeating(&retry("replay: trailers", bodies()), true);
-        let answer = service.oneshot(put(address, sent)).await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let read = read.lock().unwrap();
-        assert_eq!(read.len(), 3);
-        for (headers, body, end) in &*read {
-            assert_eq!(headers, &read[0].0);
-            let announced = headers.get("content-length");
-            assert_eq!(
-                announced.map(HeaderValue::as_bytes),
-                length.map(str::as_bytes)
-            );
-            assert_eq!(&**body, b"one of each");
-            assert_eq!(end.as_ref(), Some(&trailers()));
-        }
-    }
-}
-
-#[tokio::test]
-async fn an_answer_that_came_before_a_streams_body_was_read_is_the_last() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let answers = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&answers);
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let count = Arc::clone(&count);
-            let answer = hyper::service::service_fn(move |_: Request<Incoming>| {
-                count.fetch_add(1, Ordering::SeqCst);
-                let mut answer = Response::new(Empty::<Bytes>::new());
-                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-                std::future::ready(Ok::<_, Infallible>(answer))
-            });
-            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                .serve_connection(TokioIo::new(stream), answer);
-            tokio::spawn(connection);
-        }
-    });
-    let told = Listener::new("replay: early stream");
-    let service = repeating(&retry("replay: early stream", bodies()), true);
-    let (mut sender, streaming) = Channel::<Bytes, BoxError>::new(2);
-    sender.send_data("one ".into()).await.unwrap();
-    let answer = service
-        .oneshot(put(address, body(streaming)))
-        .await
-        .unwrap();
-    assert_eq!(answer.status(), 503);
-    assert_eq!(answers.load(Ordering::SeqCst), 1);
-    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
-    assert_eq!(told.take(), [stopped]);
-    drop(sender);
-}
-
-#[tokio::test]
-async fn tonics_bodies_are_sent_again() {
-    use ::tonic::body::Body;
-    let (address, read) = answering_http2(&[503, 200]).await;
-    let layer = retry("replay: tonic", Replay::new().wrapping(Body::new));
-    let service = layer.layer(Over::new(hyper::<Body>(true)));
-    let sent = Body::new(body(Frames::new(&["one ", "of each"])));
-    let uri = format!("http://{address}/");
-    let request = Request::put(uri).body(sent).unwrap();
-    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
-    let read = read.lock().unwrap();
-    assert_eq!(
-        (&*read[0].1, &*read[1].1),
-        (&b"one of each"[..], &b"one of each"[..])
-    );
 }
 
 // ── reqwest ──
@@ -530,7 +358,7 @@ where
             response.map(|body| Watched(body, Arc::clone(&over)))
         })
         .map_err(Error::<ClientError>::Inner)
-        .service(hyper::<Empty<Bytes>>(false));
+        .service(hyper::<Empty<Bytes>>());
     let get = || {
         let request = Request::get(&uri).body(Empty::new()).unwrap();
         let call = service.clone().oneshot(request);

@@ -11,6 +11,7 @@ use axum::response::Response;
 use axum::routing::{any, get};
 use buttress::Deadline;
 use buttress::http::deadline::{DeadlineInConfig, Trust};
+use buttress::http::server::ServerBody;
 use buttress::http::{ServerConfig, ServerLayer, server};
 use bytes::Bytes;
 use http::StatusCode;
@@ -18,6 +19,7 @@ use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -197,6 +199,32 @@ async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
     }
 }
 
+/// Serves one connection, and a client for it.
+async fn over_http2<S>(service: S) -> (Client<HttpConnector, Empty<Bytes>>, SocketAddr)
+where
+    S: tower::Service<
+            http::Request<Incoming>,
+            Response = http::Response<ServerBody<Full<Bytes>>>,
+            Error = Infallible,
+            Future: Send,
+        > + Clone
+        + Send
+        + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+            .await
+    });
+    let client = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http::<Empty<Bytes>>();
+    (client, address)
+}
+
 #[tokio::test]
 async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
     let handler = service_fn(async |_: http::Request<Incoming>| {
@@ -207,18 +235,7 @@ async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
         .timeout(Duration::MAX)
         .deadline(DeadlineInConfig::new().trust(Trust::Everyone));
     let service = server("served.http2", forever).unwrap().layer(handler);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-            .await
-    });
-    // One connection: nobody accepts another.
-    let client = Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .build_http::<Empty<Bytes>>();
+    let (client, address) = over_http2(service).await;
     let ask = async |timeout: Option<&str>| {
         let mut request = http::Request::get(format!("http://{address}/"));
         if let Some(timeout) = timeout {
@@ -243,17 +260,7 @@ async fn a_refused_head_request_over_http_2_has_no_body() {
         Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from("fine")))
     });
     let service = stack("served.head").layer(handler);
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-            .await
-    });
-    let client = Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .build_http::<Empty<Bytes>>();
+    let (client, address) = over_http2(service).await;
     let ask = async |method: http::Method| {
         let request = http::Request::builder().method(method);
         let request = request.uri(format!("http://{address}/"));

@@ -234,7 +234,7 @@ fn keys() -> impl Strategy<Value = Keys> {
 fn client() -> impl Strategy<Value = ClientConfig> {
     let parts = (maybe(retry()), maybe(budget()), maybe(breaker()));
     let header = maybe("[a-z][a-z-]{0,20}");
-    let rest = (any::<[bool; 6]>(), keys(), header, 1..99_usize, time());
+    let rest = (any::<[bool; 5]>(), keys(), header, 1..99_usize, time());
     ([time(), time(), time()], parts, rest).prop_map(|(limits, parts, rest)| {
         let ([attempt, total, idle], (retry, budget, breaker)) = (limits, parts);
         let (flags, keys, header, max_keys, forgotten) = rest;
@@ -249,10 +249,10 @@ fn client() -> impl Strategy<Value = ClientConfig> {
         let config = config
             .raw_key(flags[0])
             .proxy(flags[1])
-            .attempt_header(flags[2]);
-        let config = config.observe(flags[3]).count_429(flags[4]);
+            .observe(flags[2])
+            .count_429(flags[3]);
         match header {
-            Some(name) if flags[5] => config.key_header(name),
+            Some(name) if flags[4] => config.key_header(name),
             Some(name) => {
                 config.deadline_header(format!("x-{name}").parse::<DeadlineHeader>().unwrap())
             }

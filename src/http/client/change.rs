@@ -100,11 +100,6 @@ impl ClientConfig {
         stays("raw_key", &self.raw_key, &other.raw_key)?;
         stays("proxy", &self.proxy, &other.proxy)?;
         stays("redirects", &self.redirects, &other.redirects)?;
-        stays(
-            "attempt_header",
-            &self.attempt_header,
-            &other.attempt_header,
-        )?;
         let headers = (&self.deadline_header, &other.deadline_header);
         stays("deadline_header", headers.0, headers.1)?;
         stays("observe", &self.observe, &other.observe)?;

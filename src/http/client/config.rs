@@ -11,7 +11,7 @@ use crate::http::Redirects;
 use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
 
-/// The settings of the standard [`client`](super::client) stack.
+/// The settings of the standard [`client`](fn@crate::http::client) stack.
 ///
 /// In a file, what is `None` here is `"off"`: `breaker = "off"` in TOML leaves the breaker out. What is not named has its default;
 /// an unknown name is an error.
@@ -61,8 +61,6 @@ pub struct ClientConfig {
     /// reqwest's requests and none for others. Where redirects may be followed unseen, no error proves that a POST was not
     /// executed, and it is sent once.
     pub redirects: Redirects,
-    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
-    pub attempt_header: bool,
     /// The header that tells the server on each attempt how much time is left. Default: none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub deadline_header: Option<DeadlineHeader>,
@@ -89,7 +87,6 @@ impl Default for ClientConfig {
             raw_key: false,
             proxy: false,
             redirects: Redirects::ClientDefault,
-            attempt_header: false,
             deadline_header: None,
             observe: true,
             spans: true,
@@ -103,56 +100,16 @@ impl ClientConfig {
         mut attempt: Duration,
         mut total: Duration,
         mut body_idle: Duration,
-    }
-
-    /// How calls are repeated; `None`: never.
-    #[must_use]
-    pub fn retry(mut self, retry: impl Into<Option<RetryConfig>>) -> Self {
-        self.retry = retry.into();
-        self
-    }
-
-    /// What pays for retries; `None`: nothing bounds them.
-    #[must_use]
-    pub fn budget(mut self, budget: impl Into<Option<BudgetConfig>>) -> Self {
-        self.budget = budget.into();
-        self
-    }
-
-    /// When an authority is not called any more; `None`: it always is.
-    #[must_use]
-    pub fn breaker(mut self, breaker: impl Into<Option<BreakerConfig>>) -> Self {
-        self.breaker = breaker.into();
-        self
-    }
-
-    setters! {
+        into retry: Option<RetryConfig>,
+        into budget: Option<BudgetConfig>,
+        into breaker: Option<BreakerConfig>,
         mut authorities: KeyedConfig,
         mut keys: Keys,
-    }
-
-    /// The header that carries the key.
-    #[must_use]
-    pub fn key_header(mut self, key_header: impl Into<Cow<'static, str>>) -> Self {
-        self.key_header = key_header.into();
-        self
-    }
-
-    setters! {
+        into key_header: Cow<'static, str>,
         mut raw_key: bool,
         mut proxy: bool,
         mut redirects: Redirects,
-        mut attempt_header: bool,
-    }
-
-    /// The header that tells the server how much time is left.
-    #[must_use]
-    pub fn deadline_header(mut self, header: impl Into<Option<DeadlineHeader>>) -> Self {
-        self.deadline_header = header.into();
-        self
-    }
-
-    setters! {
+        into deadline_header: Option<DeadlineHeader>,
         mut observe: bool,
         mut spans: bool,
         mut count_429: bool,

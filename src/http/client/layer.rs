@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use super::change::Settings;
 use super::config::ClientConfig;
-use super::service::Client;
+use super::service::ClientService;
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
@@ -17,10 +17,12 @@ use crate::event::{Observe, Source};
 use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
+use crate::http::Drain;
 use crate::http::deadline::DeadlineOutLayer;
+use crate::http::lift::Lift;
+use crate::http::replay::{Replay, ReplayAs};
 use crate::http::shown::Shown;
 use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
-use crate::http::{Drain, Lift, Replay, ReplayAs};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::live_names::register_stack;
 use crate::retry::RetryLayer;
@@ -31,10 +33,11 @@ pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
 pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 
 /// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
-/// [`client`](super::client).
+/// [`client`](fn@crate::http::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
 /// them. `M` maps the errors of the service: see [`StackError`](crate::http::StackError).
+#[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Parts,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
@@ -74,7 +77,6 @@ impl ClientLayer {
         let mut replay = Replay::new()
             .keys(config.keys.clone())
             .key_header_name(header.clone())
-            .attempt_header(config.attempt_header)
             .redirects(config.redirects);
         if config.proxy {
             replay = replay.proxy();
@@ -174,8 +176,8 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
 impl<C: Clone, M> ClientLayer<Replay, C, M> {
     /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
-        self.repeat(|replay| replay.wrapping(wrap))
+    pub fn map_request_body<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
+        self.repeat(|replay| replay.map_request_body(wrap))
     }
 }
 
@@ -236,17 +238,6 @@ impl<R, C, M> ClientLayer<R, C, M> {
     }
 }
 
-impl<R, C: Clone, M> Clone for ClientLayer<R, C, M> {
-    fn clone(&self) -> Self {
-        Self {
-            parts: self.parts.clone(),
-            retry: self.retry.clone(),
-            classify: self.classify.clone(),
-            error: PhantomData,
-        }
-    }
-}
-
 /// The parts in their order, outermost first, each with the settings it goes by now.
 impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -275,9 +266,9 @@ impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
 }
 
 impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
-    type Service = Client<S, R, C, M>;
+    type Service = ClientService<S, R, C, M>;
 
-    fn layer(&self, inner: S) -> Client<S, R, C, M> {
+    fn layer(&self, inner: S) -> ClientService<S, R, C, M> {
         let parts = &self.parts;
         let watched = |by: &Option<Observed>| {
             GateLayer::new(by.clone(), self.classify.clone()).finish(AtFinalOutcome)
@@ -294,6 +285,6 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
         let attempt = watched(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
         let stack = watched(&parts.call).layer(parts.deadline.untimed(calls));
-        Client::new(stack, parts.out.clone())
+        ClientService::new(stack, parts.out.clone())
     }
 }

@@ -11,7 +11,8 @@ use crate::call::CallScope;
 use crate::deadline::Deadline;
 use crate::gate::Gate;
 use crate::http::deadline::{DeadlineOut, DeadlineOutLayer};
-use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Lift, Replay};
+use crate::http::lift::Lift;
+use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Replay};
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -23,38 +24,33 @@ type Keyed<S> = IdempotencyKey<S, Replay>;
 type Repeated<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>;
 #[cfg(feature = "tracing")]
-type Attempted<S, C, M> = Watched<crate::http::AttemptSpan<Limited<S, M>, C>, C>;
+type Attempted<S, C, M> = Watched<crate::http::span::AttemptSpan<Limited<S, M>, C>, C>;
 #[cfg(not(feature = "tracing"))]
 type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
 type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
-/// A client behind the standard stack. Made by [`ClientLayer`](super::ClientLayer).
-pub struct Client<S, R = Replay, C = ByStatus, M = C> {
+/// A client behind the standard stack. Made by [`ClientLayer`](crate::http::ClientLayer).
+#[derive(Clone)]
+pub struct ClientService<S, R = Replay, C = ByStatus, M = C> {
     stack: Stack<S, R, C, M>,
     /// Where the caller's deadline is found in a request.
     out: DeadlineOutLayer,
 }
 
-impl<S, R, C, M> Client<S, R, C, M> {
+impl<S, R, C, M> ClientService<S, R, C, M> {
     pub(super) const fn new(stack: Stack<S, R, C, M>, out: DeadlineOutLayer) -> Self {
         Self { stack, out }
     }
 }
 
-impl<S: Clone, R, C: Clone, M> Clone for Client<S, R, C, M> {
-    fn clone(&self) -> Self {
-        Self::new(self.stack.clone(), self.out.clone())
-    }
-}
-
-impl<S, R, C, M> fmt::Debug for Client<S, R, C, M> {
+impl<S, R, C, M> fmt::Debug for ClientService<S, R, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").finish_non_exhaustive()
+        f.debug_struct("ClientService").finish_non_exhaustive()
     }
 }
 
-impl<S, R, C, M, Req> Service<Req> for Client<S, R, C, M>
+impl<S, R, C, M, Req> Service<Req> for ClientService<S, R, C, M>
 where
     Stack<S, R, C, M>: Service<Req>,
     Req: HttpRequest,

@@ -43,14 +43,8 @@ impl DeadlineInConfig {
         Self::default()
     }
 
-    /// The headers that are read.
-    #[must_use]
-    pub fn headers(mut self, headers: impl Into<Vec<DeadlineHeader>>) -> Self {
-        self.headers = headers.into();
-        self
-    }
-
     setters! {
+        into headers: Vec<DeadlineHeader>,
         mut trust: Trust,
         mut most: Duration,
     }

@@ -49,7 +49,7 @@
 //! |---|---|---|
 //! | `DeadlineInConfig::headers` | `grpc-timeout`, `x-envoy-expected-rq-timeout-ms` | what gRPC clients and Envoy send |
 //! | `trust` | nobody | a stranger must not say when work is dropped half-way |
-//! | `most` | no limit | [`server`](super::server) bounds the wait by its own timeout |
+//! | `most` | no limit | [`server`](fn@super::server) bounds the wait by its own timeout |
 //!
 //! # Order
 //!
@@ -84,6 +84,7 @@ mod wire;
 
 pub use self::config::DeadlineInConfig;
 pub use self::header::DeadlineHeader;
-pub use self::incoming::{DeadlineIn, DeadlineInLayer};
-pub use self::outgoing::{DeadlineOut, DeadlineOutLayer};
+pub use self::incoming::DeadlineInLayer;
+pub(crate) use self::outgoing::DeadlineOut;
+pub use self::outgoing::DeadlineOutLayer;
 pub use self::trust::Trust;

@@ -1,7 +1,6 @@
 //! Rejections as gRPC statuses: in place of a response, or at the end of one.
 
 use std::fmt::Write;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,8 +9,6 @@ use ::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use ::http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
-use tower_layer::Layer;
-use tower_service::Service;
 
 use super::status::{Code, MESSAGE, PUSHBACK, STATUS};
 use crate::error::{BoxError, CallError, Reason, Rejected};
@@ -60,15 +57,17 @@ use crate::key_problem::KeyProblem;
 /// # Cancel safety
 ///
 /// Dropping the future drops the call inside.
-pub const fn answer_grpc<L>(layers: L) -> AnswerLayer<GrpcBodyLayer<L>, GrpcStatus> {
-    AnswerLayer::new(GrpcBodyLayer { layers }, GrpcStatus)
+pub const fn answer_grpc<L>(layers: L) -> AnswerLayer<L, GrpcStatus> {
+    AnswerLayer::new(layers, GrpcStatus)
 }
 
 /// Answers with a gRPC status.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GrpcStatus;
 
-impl<B> Respond<GrpcBody<B>> for GrpcStatus {
+impl<B> Respond<B> for GrpcStatus {
+    type Body = GrpcBody<B>;
+
     fn respond(&self, rejected: &Rejected) -> Response<GrpcBody<B>> {
         let mut response = Response::new(GrpcBody { body: None });
         *response.status_mut() = StatusCode::OK;
@@ -77,6 +76,10 @@ impl<B> Respond<GrpcBody<B>> for GrpcStatus {
         let grpc = HeaderValue::from_static("application/grpc");
         headers.insert(CONTENT_TYPE, grpc);
         response
+    }
+
+    fn pass(&self, response: Response<B>) -> Response<GrpcBody<B>> {
+        response.map(|body| GrpcBody { body: Some(body) })
     }
 }
 
@@ -141,68 +144,6 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// Lets the bodies of responses end with a status. Made by [`answer_grpc`].
-#[derive(Clone, Copy, Debug, Default)]
-pub struct GrpcBodyLayer<L> {
-    layers: L,
-}
-
-impl<S, L: Layer<S>> Layer<S> for GrpcBodyLayer<L> {
-    type Service = WithGrpcBody<L::Service>;
-
-    fn layer(&self, inner: S) -> Self::Service {
-        WithGrpcBody {
-            inner: self.layers.layer(inner),
-        }
-    }
-}
-
-/// The service of [`GrpcBodyLayer`].
-#[derive(Clone, Copy, Debug)]
-pub struct WithGrpcBody<S> {
-    inner: S,
-}
-
-impl<S, Req, B> Service<Req> for WithGrpcBody<S>
-where
-    S: Service<Req, Response = Response<B>>,
-{
-    type Response = Response<GrpcBody<B>>;
-    type Error = S::Error;
-    type Future = WithGrpcBodyFuture<S::Future>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: Req) -> Self::Future {
-        WithGrpcBodyFuture {
-            inner: self.inner.call(request),
-        }
-    }
-}
-
-/// The future of [`WithGrpcBody`].
-#[pin_project]
-#[derive(Debug)]
-#[must_use = "futures do nothing unless polled"]
-pub struct WithGrpcBodyFuture<F> {
-    #[pin]
-    inner: F,
-}
-
-impl<F, B, E> Future for WithGrpcBodyFuture<F>
-where
-    F: Future<Output = Result<Response<B>, E>>,
-{
-    type Output = Result<Response<GrpcBody<B>>, E>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let response = ready!(self.project().inner.poll(cx))?;
-        Poll::Ready(Ok(response.map(|body| GrpcBody { body: Some(body) })))
-    }
-}
-
 /// The body of a response, or none; a rejection in the middle of it becomes trailers with a status. Made by [`answer_grpc`].
 #[pin_project]
 #[derive(Debug)]
@@ -262,7 +203,7 @@ mod tests {
     use crate::outcome::{Executed, Outcome};
 
     fn respond(rejected: &Rejected) -> Response<GrpcBody<String>> {
-        GrpcStatus.respond(rejected)
+        Respond::<String>::respond(&GrpcStatus, rejected)
     }
 
     #[test]

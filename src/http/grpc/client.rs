@@ -1,17 +1,15 @@
 //! The standard stack for calling a gRPC server.
 
 use super::classify::ByGrpcStatus;
-use super::methods::Methods;
-use super::repeat::GrpcReplay;
 use crate::error::ConfigError;
-use crate::http::client::{ClientConfig, ClientLayer, client};
 use crate::http::deadline::DeadlineHeader;
-use crate::http::replay::{Replay, ReplayAs};
+use crate::http::replay::Replay;
+use crate::http::{ClientConfig, ClientLayer, client};
 
-/// The standard stack in front of a gRPC client: [`client`](super::super::client) by gRPC's rules. What results mean is told at
-/// [`ByGrpcStatus`], what may run twice at [`GrpcReplay`].
+/// The standard stack in front of a gRPC client: [`client`](fn@crate::http::client) by gRPC's rules. What results mean is told at
+/// [`ByGrpcStatus`], what may run twice at [`Replay::grpc`].
 ///
-/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::wrapping),
+/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::map_request_body),
 /// and its clients want statuses instead of errors: that is [`answer_grpc`](super::super::answer_grpc).
 ///
 /// ```
@@ -25,7 +23,7 @@ use crate::http::replay::{Replay, ReplayAs};
 /// # impl<T: tonic::client::GrpcService<Body>> OrdersClient<T> { fn new(inner: T) -> Self { Self(inner) } }
 /// let stack = grpc("shop", ClientConfig::default())?
 ///     .idempotent(["/shop.Orders/Get", "/shop.Catalog/"])?
-///     .wrapping(Body::new);
+///     .map_request_body(Body::new);
 /// let channel = Endpoint::from_static("http://shop.internal:50051").connect_lazy();
 /// let orders = OrdersClient::new(answer_grpc(stack).layer(channel));
 /// # let _ = orders;
@@ -49,41 +47,41 @@ use crate::http::replay::{Replay, ReplayAs};
 ///
 /// # Errors
 ///
-/// A setting that cannot work, as with [`client`](super::super::client).
+/// A setting that cannot work, as with [`client`](fn@crate::http::client).
 #[track_caller]
 pub fn grpc(
     name: &str,
     config: ClientConfig,
-) -> Result<ClientLayer<GrpcReplay<Replay>, ByGrpcStatus>, ConfigError> {
+) -> Result<ClientLayer<Replay, ByGrpcStatus>, ConfigError> {
     let header = config.deadline_header.clone();
     let header = header.unwrap_or(DeadlineHeader::GrpcTimeout);
     let layer = client(name, config.deadline_header(header))?.reads_grpc_timeout();
-    Ok(layer
-        .repeat(GrpcReplay::new)
+    let no_method: [&str; 0] = [];
+    layer
         .classify(ByGrpcStatus::new().remote(true))
-        .map_errors_by())
+        .map_errors_by()
+        .idempotent(no_method)
 }
 
-impl<R: Clone, C: Clone, E> ClientLayer<GrpcReplay<R>, C, E> {
-    /// The gRPC methods that may run twice, and no others: `/package.Service/Method`, or `/package.Service/` for all methods
-    /// of a service.
+impl<M> ClientLayer<Replay, ByGrpcStatus, M> {
+    /// The gRPC methods that may run twice, and no others: see [`Replay::grpc`]. Call it before
+    /// [`map_request_body`](Self::map_request_body).
     ///
     /// # Errors
     ///
-    /// One of them is neither.
-    pub fn idempotent<M: AsRef<str>>(
-        self,
-        methods: impl IntoIterator<Item = M>,
+    /// One of them is no method.
+    pub fn idempotent<N: AsRef<str>>(
+        mut self,
+        methods: impl IntoIterator<Item = N>,
     ) -> Result<Self, ConfigError> {
-        let methods = Methods::new(methods)?;
-        Ok(self.repeat(|replay| replay.methods(methods)))
-    }
-}
-
-impl<C: Clone, M> ClientLayer<GrpcReplay<Replay>, C, M> {
-    /// For requests whose body cannot be cloned: see [`Replay::wrapping`]. For tonic, `wrap` is `tonic::body::Body::new`.
-    #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ClientLayer<GrpcReplay<ReplayAs<W>>, C, M> {
-        self.repeat(|replay| replay.map(|replay| replay.wrapping(wrap)))
+        let mut result = Ok(());
+        self = self.repeat(|replay| {
+            let by_methods = replay.clone().grpc(methods);
+            by_methods.unwrap_or_else(|error| {
+                result = Err(error);
+                replay
+            })
+        });
+        result.map(|()| self)
     }
 }

@@ -6,13 +6,13 @@ use crate::error::ConfigError;
 
 /// A set of methods, `/package.Service/Method`, and of services with all of theirs, `/package.Service/`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Methods {
+pub(in crate::http) struct Methods {
     /// Sorted.
     paths: Arc<[Box<str>]>,
 }
 
 impl Methods {
-    pub(super) fn new<M: AsRef<str>>(
+    pub(in crate::http) fn new<M: AsRef<str>>(
         methods: impl IntoIterator<Item = M>,
     ) -> Result<Self, ConfigError> {
         let mut paths = Vec::new();
@@ -37,7 +37,7 @@ impl Methods {
     }
 
     /// Whether it holds the method that is called by this path.
-    pub(super) fn contains(&self, path: &str) -> bool {
+    pub(in crate::http) fn contains(&self, path: &str) -> bool {
         let has = |path: &str| self.paths.binary_search_by(|one| (**one).cmp(path)).is_ok();
         let service = path.rfind('/').map_or(path, |last| &path[..=last]);
         // A service alone is no method.

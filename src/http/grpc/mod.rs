@@ -3,13 +3,11 @@
 mod answer;
 mod classify;
 mod client;
-mod methods;
-mod repeat;
+pub(super) mod methods;
 mod status;
 
-pub use self::answer::{
-    GrpcBody, GrpcBodyLayer, GrpcStatus, WithGrpcBody, WithGrpcBodyFuture, answer_grpc,
-};
+#[cfg(test)]
+pub(super) use self::answer::GrpcBody;
+pub use self::answer::answer_grpc;
 pub use self::classify::ByGrpcStatus;
 pub use self::client::grpc;
-pub use self::repeat::{GrpcReplay, KeptCall};

@@ -9,8 +9,7 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
-use super::buffer::{Piece, Source};
-use super::handle::{BodyBuffer, Shared};
+use super::buffer::{Buffer, Piece, Source};
 use crate::error::BoxError;
 use crate::sync::Mutex;
 
@@ -24,22 +23,9 @@ use crate::sync::Mutex;
 /// A body that is wholly kept may be read by several attempts at the same time. One of which nothing was read goes to the
 /// newest attempt as it is. Anything in between belongs to the attempt that began to read it.
 ///
-/// ```
-/// # #[tokio::main(flavor = "current_thread")] async fn main() {
-/// use buttress::http::ReplayBody;
-/// use http_body_util::BodyExt;
-///
-/// let (first, buffer) = ReplayBody::new("one of each".to_owned(), 64 * 1024);
-/// assert!(buffer.is_replayable(), "nothing was read of it");
-/// let sent = first.collect().await.unwrap().to_bytes();
-/// let again = buffer.again().expect("it was read to its end").collect().await.unwrap().to_bytes();
-/// assert_eq!(again, sent);
-/// # }
-/// ```
-///
 /// # Errors
 ///
-/// The original's own, boxed; [`Superseded`] if another attempt has taken its place.
+/// The original's own, boxed; another one if another attempt has taken its place.
 #[pin_project(PinnedDrop, project = Projected)]
 pub struct ReplayBody<B> {
     /// `None` before it is this attempt that reads it, and after its end.
@@ -71,44 +57,24 @@ enum Reads {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another attempt has taken the place of the one that this body belongs to")]
 #[non_exhaustive]
-pub struct Superseded;
+pub(super) struct Superseded;
 
 impl<B: Body> ReplayBody<B> {
     /// The body for the first attempt, and what makes those for others. At most `limit` bytes are kept, in at most 1024
     /// pieces.
-    pub fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
+    pub(crate) fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
         let buffer = BodyBuffer::new(body, limit);
-        (buffer.first(), buffer)
+        (buffer.body(1), buffer)
     }
 
-    /// A body that is sent once, and nothing is kept of.
-    pub fn once(body: B) -> Self {
+    /// A body that is sent once and not buffered.
+    pub(super) fn without_buffer(body: B) -> Self {
         Self {
             original: Some(body),
             ahead: None,
             reads: Reads::Original,
             shared: None,
             hint: SizeHint::default(),
-        }
-    }
-}
-
-impl<B> ReplayBody<B> {
-    /// The body for the attempt of this number; without a share, for an empty one.
-    pub(super) fn attempt(
-        number: u32,
-        shared: Option<Arc<Mutex<Shared<B>>>>,
-        hint: SizeHint,
-    ) -> Self {
-        Self {
-            original: None,
-            ahead: None,
-            reads: match shared {
-                Some(_) => Reads::NotYet(number),
-                None => Reads::Original,
-            },
-            shared,
-            hint,
         }
     }
 }
@@ -320,12 +286,89 @@ impl<B> fmt::Debug for ReplayBody<B> {
     }
 }
 
+/// Makes further attempts of a body. Made by [`ReplayBody::new`]; when it is dropped, nothing more is kept.
+pub(crate) struct BodyBuffer<B> {
+    /// `None` if the body is empty.
+    shared: Option<Arc<Mutex<Shared<B>>>>,
+    hint: SizeHint,
+}
+
+/// What all attempts of a body share.
+struct Shared<B> {
+    buffer: Buffer,
+    /// Until it is read.
+    original: Option<B>,
+}
+
+impl<B: Body> BodyBuffer<B> {
+    fn new(body: B, limit: usize) -> Self {
+        let hint = body.size_hint();
+        let shared = (!body.is_end_stream()).then(|| {
+            Arc::new(Mutex::new(Shared {
+                buffer: Buffer::new(limit, hint.lower()),
+                original: Some(body),
+            }))
+        });
+        Self { shared, hint }
+    }
+}
+
+impl<B> BodyBuffer<B> {
+    /// The body for another attempt; `None` if there can be none now.
+    ///
+    /// From then on only this attempt may begin to read the original.
+    pub(crate) fn again(&self) -> Option<ReplayBody<B>> {
+        let attempt = match &self.shared {
+            Some(shared) => shared.lock().buffer.attempt()?,
+            None => 1,
+        };
+        Some(self.body(attempt))
+    }
+
+    /// Whether there can be another attempt now: nothing was read of the body, or all of it, and it was not too large.
+    pub(crate) fn is_replayable(&self) -> bool {
+        self.shared
+            .as_ref()
+            .is_none_or(|shared| shared.lock().buffer.is_replayable())
+    }
+
+    /// The body for the attempt of this number.
+    fn body(&self, attempt: u32) -> ReplayBody<B> {
+        ReplayBody {
+            original: None,
+            ahead: None,
+            reads: match self.shared {
+                Some(_) => Reads::NotYet(attempt),
+                None => Reads::Original,
+            },
+            shared: self.shared.clone(),
+            hint: SizeHint::clone(&self.hint),
+        }
+    }
+}
+
+impl<B> Drop for BodyBuffer<B> {
+    fn drop(&mut self) {
+        if let Some(shared) = &self.shared {
+            let freed = shared.lock().buffer.unneeded();
+            drop(freed);
+        }
+    }
+}
+
+impl<B> fmt::Debug for BodyBuffer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BodyBuffer")
+            .field("replayable", &self.is_replayable())
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::marker::PhantomPinned;
     use std::pin::pin;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Waker;
 
     use ::http::{HeaderMap, HeaderName, HeaderValue};
@@ -553,23 +596,12 @@ mod tests {
 
     #[test]
     fn past_the_limit_it_streams_on_and_lets_go_of_what_it_kept() {
-        static FREED: AtomicUsize = AtomicUsize::new(0);
-        struct Piece([u8; 8]);
-        impl AsRef<[u8]> for Piece {
-            fn as_ref(&self) -> &[u8] {
-                &self.0
-            }
-        }
-        impl Drop for Piece {
-            fn drop(&mut self) {
-                FREED.fetch_add(1, Ordering::SeqCst);
-            }
-        }
-        let steps = (0..5).map(|_| Step::Data(Bytes::from_owner(Piece([7; 8]))));
-        let (mut first, buffer) = replayed(script(steps));
+        let pieces: Vec<Bytes> = (0..5).map(|piece| vec![piece; 8].into()).collect();
+        let (mut first, buffer) = replayed(script(pieces.iter().cloned().map(Step::Data)));
         for freed in [0, 0, 3, 4, 5] {
             assert!(matches!(next(&mut first), Seen::Data(_)));
-            assert_eq!(FREED.load(Ordering::SeqCst), freed);
+            let unique = pieces.iter().filter(|piece| piece.is_unique());
+            assert_eq!(unique.count(), freed);
             assert!(!buffer.is_replayable() && buffer.again().is_none());
         }
         assert_eq!(next(&mut first), Seen::End);
@@ -587,16 +619,6 @@ mod tests {
         assert_eq!(seen.len(), 1);
         assert_eq!(exact(&hints), [Some(LIMIT as u64 + 1), Some(0)]);
         assert!(!buffer.is_replayable());
-    }
-
-    #[test]
-    fn what_was_read_in_part_is_lost_with_its_reader() {
-        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
-        assert_eq!(next(&mut first), of("one "));
-        assert!(!buffer.is_replayable(), "it is being read");
-        drop(first);
-        assert!(!buffer.is_replayable());
-        assert!(buffer.again().is_none());
     }
 
     #[test]
@@ -633,21 +655,6 @@ mod tests {
             "what the original says after it"
         );
         assert!(!buffer.is_replayable());
-    }
-
-    #[test]
-    fn two_attempts_may_read_what_is_kept_at_the_same_time() {
-        let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
-        read(&mut first);
-        let (mut second, mut third) = (again(&buffer), again(&buffer));
-        assert_eq!(next(&mut second), of("one "));
-        assert_eq!(next(&mut third), of("one "));
-        assert_eq!(next(&mut third), of("of each"));
-        assert_eq!(next(&mut second), of("of each"));
-        assert_eq!(
-            (next(&mut second), next(&mut third)),
-            (Seen::End, Seen::End)
-        );
     }
 
     #[test]
@@ -711,9 +718,9 @@ mod tests {
     #[test]
     fn a_body_that_is_sent_once_passes_as_it_is() {
         let steps = [data("one "), Step::Trailers];
-        let mut once: Reader = Box::pin(ReplayBody::once(script(steps).announced()));
+        let mut once: Reader = Box::pin(ReplayBody::without_buffer(script(steps).announced()));
         assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
-        let body = pin!(ReplayBody::once(script([]).knows_its_end()));
+        let body = pin!(ReplayBody::without_buffer(script([]).knows_its_end()));
         assert!(body.is_end_stream());
     }
 

@@ -2,18 +2,19 @@
 
 mod body;
 mod buffer;
-mod handle;
 mod wrap;
 
 use std::fmt;
+use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
-pub use self::body::{ReplayBody, Superseded};
-pub use self::handle::BodyBuffer;
-pub use self::wrap::{KeptAs, ReplayAs};
+pub(crate) use self::body::BodyBuffer;
+pub use self::body::ReplayBody;
+pub(crate) use self::wrap::ReplayAs;
 
-use super::keys::{Keys, SharedKeys};
+use super::grpc::methods::Methods;
+use super::keys::Keys;
 use super::redirects::Redirects;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
@@ -21,6 +22,7 @@ use crate::error::ConfigError;
 use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::{Again, Executed, Kind, Outcome};
 use crate::retry::Repeat;
+use crate::sync::Mutex;
 
 /// Repeats HTTP requests, and only those that may run twice.
 ///
@@ -40,7 +42,7 @@ use crate::retry::Repeat;
 /// once, never refused.
 ///
 /// The request is copied when it is first sent: its headers, its extensions, and its body, which for a buffered one is a
-/// count. A body that cannot be cloned is kept while it is sent: see [`wrapping`](Replay::wrapping). For reqwest's streaming
+/// count. A body that cannot be cloned is kept while it is sent: see [`map_request_body`](Replay::map_request_body). For reqwest's streaming
 /// bodies that is done without asking. An `early-data` header is not repeated (RFC 8470). Each repetition of an `http`
 /// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
@@ -54,12 +56,14 @@ use crate::retry::Repeat;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    keys: SharedKeys,
+    /// Shared with all clones, which go by another value from the next call on.
+    keys: Arc<Mutex<Keys>>,
     header: HeaderName,
     proxy: bool,
-    attempt_header: bool,
     buffer_limit: usize,
     redirects: Redirects,
+    /// gRPC's rules, and the methods that may run twice by them.
+    grpc: Option<Methods>,
 }
 
 impl Default for Replay {
@@ -69,33 +73,34 @@ impl Default for Replay {
 }
 
 impl Replay {
-    /// Nothing is known about keys; the attempt number is not sent.
+    /// Nothing is known about keys.
     pub fn new() -> Self {
         Self {
-            keys: SharedKeys::default(),
+            keys: Arc::default(),
             header: DEFAULT_HEADER,
             proxy: false,
-            attempt_header: false,
             buffer_limit: 64 * 1024,
             redirects: Redirects::ClientDefault,
+            grpc: None,
         }
     }
 
     /// Which servers honour idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = SharedKeys::new(keys);
+        self.keys = Arc::new(Mutex::new(keys));
         self
     }
 
-    /// Which servers are known to honour keys now.
-    pub fn known_keys(&self) -> Keys {
-        self.keys.get()
+    /// Changes the keys of all clones.
+    pub(crate) fn set_keys(&self, keys: Keys) {
+        // The former ones are dropped out of the lock.
+        let former = std::mem::replace(&mut *self.keys.lock(), keys);
+        drop(former);
     }
 
-    /// Tells it and all its clones, while running, which servers honour keys.
-    pub fn set_keys(&self, keys: Keys) {
-        self.keys.set(keys);
+    fn known_keys(&self) -> Keys {
+        self.keys.lock().clone()
     }
 
     /// The name of the header that carries the key. Default: `idempotency-key`.
@@ -120,16 +125,9 @@ impl Replay {
         self
     }
 
-    /// Whether each attempt tells the server its number, from 1, as `x-envoy-attempt-count`. Default: no.
-    #[must_use]
-    pub fn attempt_header(mut self, attempt_header: bool) -> Self {
-        self.attempt_header = attempt_header;
-        self
-    }
-
     /// How many bytes of a body that cannot be cloned are kept, to be sent again. Default 64 KiB; any.
     ///
-    /// It matters where bodies are [wrapped](Self::wrapping), and for reqwest's streaming ones.
+    /// It matters where bodies are [wrapped](Self::map_request_body), and for reqwest's streaming ones.
     #[must_use]
     pub fn buffer_limit(mut self, bytes: usize) -> Self {
         self.buffer_limit = bytes;
@@ -145,6 +143,36 @@ impl Replay {
         self
     }
 
+    /// Repeats gRPC calls by gRPC's rules instead of those for HTTP methods: every gRPC call is a POST.
+    ///
+    /// - A call that the service certainly did not act on is repeated (gRPC's transparent retry).
+    /// - A call of an idempotent method is repeated after `UNAVAILABLE`, after `RESOURCE_EXHAUSTED` with a pushback, and after
+    ///   a broken connection or an attempt's timeout; but not once the headers of a response came. Use it with
+    ///   [`ByGrpcStatus`](super::ByGrpcStatus), which tells these apart.
+    ///
+    /// `idempotent` names the methods that may run twice: `/package.Service/Method`, or `/package.Service/` for all methods of
+    /// a service. A repetition that counts sends the server the number of attempts before it, as `grpc-previous-rpc-attempts`: 1
+    /// on the second attempt.
+    ///
+    /// ```
+    /// use buttress::http::Replay;
+    ///
+    /// let replay = Replay::new().grpc(["/shop.Orders/Get", "/shop.Catalog/"])?;
+    /// # let _ = replay;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// One of them is neither a method nor a service.
+    pub fn grpc<M: AsRef<str>>(
+        mut self,
+        idempotent: impl IntoIterator<Item = M>,
+    ) -> Result<Self, ConfigError> {
+        self.grpc = Some(Methods::new(idempotent)?);
+        Ok(self)
+    }
+
     /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], turned by `wrap` into what the
     /// inner service takes.
     ///
@@ -154,7 +182,7 @@ impl Replay {
     /// | an axum `Router` | `axum::body::Body::new` |
     /// | hyper's client, or any that takes every body | `std::convert::identity`: it takes `Request<ReplayBody<B>>` |
     #[must_use]
-    pub fn wrapping<W>(self, wrap: W) -> ReplayAs<W> {
+    pub fn map_request_body<W>(self, wrap: W) -> ReplayAs<W> {
         ReplayAs::new(self, wrap)
     }
 
@@ -172,8 +200,13 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let safe = idempotent
-            || found(request.headers(), &self.header).is_some_and(|key| self.honours(key, request));
+        let safe = match &self.grpc {
+            Some(methods) => methods.contains(request.path()),
+            None => {
+                let honours = |key| self.honours(key, request);
+                idempotent || found(request.headers(), &self.header).is_some_and(honours)
+            }
+        };
         let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;
         Some(Kept {
@@ -189,12 +222,11 @@ impl Replay {
             return false;
         }
         let callers_own = || !key.is_sensitive() || CallOptions::has_key();
-        self.keys.honour(request) || callers_own()
+        self.known_keys().honour(request) || callers_own()
     }
 
     /// The head of a first attempt. `kept`: there may be further ones.
-    fn begin<B>(&self, request: &mut Request<B>, kept: bool) {
-        self.number(1, request.headers_mut());
+    fn begin<B>(request: &mut Request<B>, kept: bool) {
         // Set only where a retry further out has set its own: a first insertion allocates.
         if let Some(call) = request.extensions_mut().get_mut::<Call>() {
             *call = Call::new(1, !kept);
@@ -203,16 +235,20 @@ impl Replay {
 
     /// The head of a further one.
     fn repeat<B>(&self, request: &mut Request<B>) {
-        let call = self.renumber(request.headers_mut());
+        let call = Call::current();
+        Self::repeat_headers(request.headers_mut());
+        // The repeat of what was not executed has the number of the attempt that it repeats.
+        let previous = call.attempt.saturating_sub(1);
+        if self.grpc.is_some() && previous > 0 {
+            let headers = request.headers_mut();
+            headers.insert(PREVIOUS_ATTEMPTS, previous.into());
+        }
         request.extensions_mut().insert(call);
     }
 
-    /// The headers of a further attempt, which this call is.
-    pub(crate) fn renumber(&self, headers: &mut HeaderMap) -> Call {
-        let call = Call::current();
+    /// The headers of a further attempt.
+    pub(crate) fn repeat_headers(headers: &mut HeaderMap) {
         headers.remove(EARLY_DATA);
-        self.number(call.attempt, headers);
-        call
     }
 
     /// Whether a request of which this was kept may be sent again after a failure that the service may have acted on. Its
@@ -222,14 +258,11 @@ impl Replay {
         kept: &Kept<R>,
         outcome: &Outcome,
     ) -> bool {
+        if self.grpc.is_some() {
+            return kept.safe && (outcome.kind != Kind::Overloaded || outcome.wait.is_some());
+        }
         let keyed = || found(kept.request.headers(), &self.header).is_some();
         kept.safe && (!is_in_progress(outcome) || keyed())
-    }
-
-    pub(crate) fn number(&self, attempt: u32, headers: &mut HeaderMap) {
-        if self.attempt_header {
-            headers.insert(ATTEMPT_COUNT, attempt.into());
-        }
     }
 }
 
@@ -246,11 +279,11 @@ impl Replay {
 /// ```
 impl<R: HttpRequest> Mint<R> for Replay {
     fn mints(&self, request: &R) -> bool {
-        !self.proxy && self.keys.honour(request)
+        !self.proxy && self.known_keys().honour(request)
     }
 }
 
-const ATTEMPT_COUNT: HeaderName = HeaderName::from_static("x-envoy-attempt-count");
+const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 const EARLY_DATA: HeaderName = HeaderName::from_static("early-data");
 
 /// RFC 9110 §9.2.2; methods of extensions are not known to be.
@@ -306,12 +339,12 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
 
     fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
-        self.begin(&mut request, saved.is_some());
+        Self::begin(&mut request, saved.is_some());
         (request, saved)
     }
 
     fn only(&self, mut request: Request<B>) -> Request<B> {
-        self.begin(&mut request, false);
+        Self::begin(&mut request, false);
         request
     }
 
@@ -486,20 +519,14 @@ mod tests {
 
     #[test]
     fn attempts_are_numbered() {
-        let replay = Replay::new().attempt_header(true);
+        let replay = Replay::new();
         let (first, saved) = replay.first(request("GET"));
         let second = again(&replay, saved);
         for (attempt, request) in [(1, first), (2, second)] {
             let number = request.extensions().get::<Call>().map(|call| call.attempt);
             assert_eq!(number.unwrap_or(1), attempt);
-            assert_eq!(
-                request.headers()["x-envoy-attempt-count"],
-                attempt.to_string()
-            );
             assert_eq!(*request.body(), "body");
         }
-        let (silent, _) = Replay::new().first(request("GET"));
-        assert!(silent.headers().is_empty());
     }
 
     #[test]
@@ -514,6 +541,41 @@ mod tests {
         assert!(!second.headers().contains_key(EARLY_DATA));
         let (_, saved) = Replay::new().proxy().first(early);
         assert!(saved.is_none(), "it is the client's to repeat");
+    }
+
+    #[test]
+    fn grpc_repeats_methods_that_may_run_twice_and_a_limiting_server_only_when_it_says_when() {
+        let (get, create) = ("http://shop:50051/shop.Orders/Get", "/shop.Orders/Create");
+        let wait = Some(std::time::Duration::ZERO);
+        for (path, outcome, repeated) in [
+            ("/shop.Orders/Get", Outcome::TRANSIENT, true),
+            (get, Outcome::TRANSIENT, true),
+            (get, Outcome::OVERLOADED, false),
+            (get, Outcome::OVERLOADED.wait(wait), true),
+            (create, Outcome::TRANSIENT, false),
+            (create, Outcome::OVERLOADED.wait(wait), false),
+        ] {
+            let replay = Replay::new().grpc(["/shop.Orders/Get"]).unwrap();
+            let (_, saved) = replay.first(Request::post(path).body("message").unwrap());
+            let saved = saved.expect("kept for a failure before it was executed");
+            let may = Repeat::<Sent>::may_repeat(&replay, &saved, &outcome);
+            assert_eq!(may, repeated, "{path} {outcome:?}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_server_is_told_how_many_attempts_came_before() {
+        let replay = Replay::new().grpc(["/shop.Orders/"]).unwrap();
+        let get = Request::post("/shop.Orders/Get").body("message").unwrap();
+        let (first, saved) = replay.first(get);
+        let mut saved = saved.unwrap();
+        assert!(!first.headers().contains_key(PREVIOUS_ATTEMPTS));
+        for (number, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
+            let _attempt = Call::new(number, false).enter();
+            let again = Repeat::<Sent>::again(&replay, &mut saved).unwrap();
+            let told = again.headers().get(PREVIOUS_ATTEMPTS);
+            assert_eq!(told.map(|told| told.to_str().unwrap()), previous);
+        }
     }
 
     #[test]

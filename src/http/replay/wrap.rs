@@ -5,8 +5,7 @@ use std::fmt;
 use ::http::Request;
 use http_body::Body;
 
-use super::body::ReplayBody;
-use super::handle::BodyBuffer;
+use super::body::{BodyBuffer, ReplayBody};
 use super::{Kept, Replay};
 use crate::outcome::Outcome;
 use crate::retry::Repeat;
@@ -29,7 +28,7 @@ use crate::retry::Repeat;
 ///
 /// let router: axum::Router = axum::Router::new();
 /// let service = ServiceBuilder::new()
-///     .layer(RetryLayer::new("in-house", RetryConfig::new(), Replay::new().wrapping(Body::new))?.classify(ByStatus::new()))
+///     .layer(RetryLayer::new("in-house", RetryConfig::new(), Replay::new().map_request_body(Body::new))?.classify(ByStatus::new()))
 ///     .map_err(Error::Inner)
 ///     .service(router);
 /// let request = http::Request::put("/").body(Body::from("one of each"))?;
@@ -73,21 +72,21 @@ where
 
     fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<KeptAs<B>>) {
         let head = self.replay.keep(&request, |request| Some(head_of(request)));
-        self.replay.begin(&mut request, head.is_some());
+        Replay::begin(&mut request, head.is_some());
         let (parts, body) = request.into_parts();
         let (body, saved) = match head {
             Some(head) => {
                 let (first, body) = ReplayBody::new(body, self.replay.buffers());
                 (first, Some(KeptAs { head, body }))
             }
-            None => (ReplayBody::once(body), None),
+            None => (ReplayBody::without_buffer(body), None),
         };
         (Request::from_parts(parts, (self.wrap)(body)), saved)
     }
 
     fn only(&self, mut request: Request<B>) -> Request<B2> {
-        self.replay.begin(&mut request, false);
-        request.map(|body| (self.wrap)(ReplayBody::once(body)))
+        Replay::begin(&mut request, false);
+        request.map(|body| (self.wrap)(ReplayBody::without_buffer(body)))
     }
 
     fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {

@@ -7,7 +7,7 @@ use ::http::uri::PathAndQuery;
 use crate::error::ConfigError;
 use crate::http::deadline::DeadlineInConfig;
 
-/// The settings of the standard [`server`](super::server) stack.
+/// The settings of the standard [`server`](fn@crate::http::server) stack.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -34,9 +34,6 @@ pub struct ServerConfig {
     /// Whether callers are told that a call was not executed:
     /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.
     pub not_executed_header: bool,
-    /// Whether callers are told not to repeat what the handler's own retries have given up on:
-    /// [`should_retry_header`](crate::http::AnswerLayer::should_retry_header). Default: no.
-    pub should_retry_header: bool,
 }
 
 impl Default for ServerConfig {
@@ -48,7 +45,6 @@ impl Default for ServerConfig {
             timeout: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
             not_executed_header: false,
-            should_retry_header: false,
         }
     }
 }
@@ -63,20 +59,10 @@ impl ServerConfig {
 
     setters! {
         mut observe: bool,
-    }
-
-    /// How the caller's deadline is read from its headers; `None`: it is not.
-    #[must_use]
-    pub fn deadline(mut self, deadline: impl Into<Option<DeadlineInConfig>>) -> Self {
-        self.deadline = deadline.into();
-        self
-    }
-
-    setters! {
+        into deadline: Option<DeadlineInConfig>,
         mut timeout: Duration,
         mut body_idle: Duration,
         mut not_executed_header: bool,
-        mut should_retry_header: bool,
     }
 
     /// Checks every setting.

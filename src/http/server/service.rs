@@ -12,7 +12,7 @@ use http_body::Body;
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::change::Settings;
+use super::config::ServerConfig;
 use super::within::Within;
 use crate::call::CallOptions;
 use crate::clock::Moment;
@@ -41,25 +41,25 @@ type Guarded<F> = AnswerFuture<
     >,
 >;
 
-/// The body of a response of [`Server`]: the handler's, within its limits, or the text of an answer.
+/// The body of a response of [`ServerService`]: the handler's, within its limits, or the text of an answer.
 pub type ServerBody<B> = GatedBody<B, Option<Observation>, ByStatus>;
 
-/// A service behind the standard server stack. Made by [`ServerLayer`](super::ServerLayer).
+/// A service behind the standard server stack. Made by [`ServerLayer`](crate::http::ServerLayer).
 #[derive(Clone)]
-pub struct Server<S> {
+pub struct ServerService<S> {
     pub(super) stack: Stack<S>,
     /// For what skips the stack.
     pub(super) handler: S,
-    pub(super) settings: Arc<Settings>,
+    pub(super) config: Arc<ServerConfig>,
 }
 
-impl<S> fmt::Debug for Server<S> {
+impl<S> fmt::Debug for ServerService<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").finish_non_exhaustive()
+        f.debug_struct("ServerService").finish_non_exhaustive()
     }
 }
 
-impl<S, ReqBody, B> Service<Request<ReqBody>> for Server<S>
+impl<S, ReqBody, B> Service<Request<ReqBody>> for ServerService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body + From<String>,
@@ -77,16 +77,15 @@ where
         // has them.
         request.extensions_mut().remove::<CallOptions>();
         let _hidden = CallOptions::hide_all();
-        let config = self.settings.now();
         let path = request.uri().path();
-        if config.bypass.iter().any(|bypass| bypass == path) {
+        if self.config.bypass.iter().any(|bypass| bypass == path) {
             // The readiness that is not used is given back, or the handler might wait for it.
             self.stack = self.stack.clone();
             return ServerFuture {
                 state: State::Waiting(self.handler.clone(), Some(request)),
             };
         }
-        let brought = config.deadline.as_ref();
+        let brought = self.config.deadline.as_ref();
         let deadline = brought
             .and_then(|config| config.deadline(&request))
             .unwrap_or(Deadline::at(Moment::FAR));
@@ -101,7 +100,7 @@ where
     }
 }
 
-/// The future of [`Server`].
+/// The future of [`ServerService`].
 ///
 /// # Cancel safety
 ///

@@ -105,7 +105,7 @@ use crate::idempotency::store::Store;
 ///
 /// Layers of this crate further in may refuse a request (an open circuit, an expired deadline). That proves that the handler was not
 /// called, so the key is released. A refusal by a foreign layer, or one that a handler passes on from a call of its own, proves
-/// nothing. A handler that forwards *its own request* (a reverse proxy) must forward it through [`http::client`](crate::http::client),
+/// nothing. A handler that forwards *its own request* (a reverse proxy) must forward it through [`http::client`](fn@crate::http::client),
 /// or take its [`Operation`](super::Operation) first.
 ///
 /// A concurrency limit further in belongs into the same `ServiceBuilder` as this layer: then requests wait for it before they are read.

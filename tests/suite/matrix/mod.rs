@@ -189,7 +189,7 @@ impl Case {
         let order = Full::new(Bytes::from("two apples"));
         let to = if self.streamed {
             let stack = layer
-                .repeat(|replay| replay.wrapping(identity))
+                .repeat(|replay| replay.map_request_body(identity))
                 .layer(self.hyper(&server));
             let order = UnsyncBoxBody::new(order);
             outcome(key.layer(stack).oneshot(self.request(&server, order)).await).await

@@ -300,7 +300,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     let effects = Effects::default();
     let acts = effects.clone();
     let proxy = client("proxy", ClientConfig::default()).unwrap();
-    let proxy = proxy.wrapping(Body::new);
+    let proxy = proxy.map_request_body(Body::new);
     proxy
         .breakers()
         .unwrap()

@@ -408,7 +408,10 @@ async fn the_standard_client_takes_a_stored_failure_as_final() {
         request
     });
     let layers = grpc("rpc.replayed", ClientConfig::default().breaker(None)).unwrap();
-    let layers = layers.idempotent([PAY]).unwrap().wrapping(Body::new);
+    let layers = layers
+        .idempotent([PAY])
+        .unwrap()
+        .map_request_body(Body::new);
     let mut client = Grpc::new(answer_grpc(layers).layer(count.layer(channel)));
     client.ready().await.unwrap();
     let unavailable = request("14".to_owned(), Some(KEY));

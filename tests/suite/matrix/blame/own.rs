@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use buttress::Error;
-use buttress::http::{answer_grpc, client, error_type, grpc};
+use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
 use bytes::Bytes;
 use http::Uri;
 use http_body::{Body, Frame};
@@ -54,45 +54,39 @@ where
         .build_http()
 }
 
+/// Ten requests with a body that fails.
+async fn ten_fail<S, Req, Res, E>(stack: S, request: impl Fn() -> Req)
+where
+    S: Service<Req, Response = Res, Error = Error<E>> + Clone,
+    E: ErrorOutcome,
+{
+    for _ in 0..10 {
+        match stack.clone().oneshot(request()).await {
+            Err(Error::Inner(error)) => assert_eq!(error.error_type(), "invalid_request"),
+            Err(Error::Rejected(rejected)) => panic!("{rejected}"),
+            Ok(_) => panic!("a response"),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_body_that_fails_says_nothing_about_the_server() {
     for http2 in [false, true] {
         let server = server(http2, 0).await;
         let (layer, attempts) = (client("own body", config()).unwrap(), Attempts::default());
         let stack = layer.layer(attempts.of(hyper(http2)));
-        for _ in 0..10 {
-            let request = server.request("PUT", Fails::default());
-            match stack.clone().oneshot(request).await {
-                Err(Error::Inner(error)) => assert_eq!(error_type(&error), "invalid_request"),
-                other => panic!("http2 {http2}: {other:?}"),
-            }
-        }
+        ten_fail(stack, || server.request("PUT", Fails::default())).await;
         assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
-    }
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_does_one_that_is_kept_for_further_attempts() {
-    for http2 in [false, true] {
-        let server = server(http2, 0).await;
         let layer = client("own body", config())
             .unwrap()
-            .wrapping(std::convert::identity);
+            .map_request_body(std::convert::identity);
         let attempts = Attempts::default();
         let stack = layer.layer(attempts.of(hyper(http2)));
-        for _ in 0..10 {
-            let request = server.request("PUT", Fails::default().boxed_unsync());
-            let result = stack.clone().oneshot(request).await;
-            assert!(matches!(result, Err(Error::Inner(_))), "{result:?}");
-        }
+        let kept = || server.request("PUT", Fails::default().boxed_unsync());
+        ten_fail(stack, kept).await;
         assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
-    }
-}
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nor_does_one_of_reqwest() {
-    for http2 in [false, true] {
-        let server = server(http2, 0).await;
         let reqwest = reqwest::Client::builder().retry(reqwest::retry::never());
         let reqwest = if http2 {
             reqwest.http2_prior_knowledge()
@@ -102,12 +96,11 @@ async fn nor_does_one_of_reqwest() {
         let reqwest = reqwest.no_proxy().build().unwrap();
         let (layer, attempts) = (client("own body", config()).unwrap(), Attempts::default());
         let stack = layer.layer(attempts.of(reqwest));
-        for _ in 0..10 {
+        let wrapped = || -> reqwest::Request {
             let body = reqwest::Body::wrap(Fails::default());
-            let request = server.request("PUT", body).try_into().unwrap();
-            let result = ServiceExt::<reqwest::Request>::oneshot(stack.clone(), request).await;
-            assert!(matches!(result, Err(Error::Inner(_))), "{result:?}");
-        }
+            server.request("PUT", body).try_into().unwrap()
+        };
+        ten_fail(stack, wrapped).await;
         assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
     }
 }
@@ -120,7 +113,7 @@ async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
         .unwrap()
         .idempotent(["/test.Greeter/Say"])
         .unwrap()
-        .wrapping(tonic::body::Body::new);
+        .map_request_body(tonic::body::Body::new);
     let attempts = Attempts::default();
     let channel = attempts.of(endpoint.unwrap().connect_lazy());
     let stack = answer_grpc(layer.clone()).layer(channel);
@@ -224,7 +217,7 @@ async fn shut_down(http2: bool, loses: Loses, method: &str) -> (Result<(), &'sta
             response.into_body().collect().await.unwrap();
             Ok(())
         }
-        Err(Error::Inner(error)) => Err(error_type(&error)),
+        Err(Error::Inner(error)) => Err(error.error_type()),
         Err(Error::Rejected(rejected)) => panic!("{rejected}"),
     };
     (result, attempts.saw(&layer))
@@ -315,27 +308,6 @@ async fn a_request_whose_body_panics_is_not_repeated() {
         Err(Error::Inner(error)) => error,
         other => panic!("not hyper's error: {other:?}"),
     };
-    assert_eq!(error_type(&error), "invalid_request");
+    assert_eq!(error.error_type(), "invalid_request");
     assert_eq!(attempts.saw(&layer), Saw::nothing_in(1));
-}
-
-#[tokio::test]
-async fn hyper_names_a_dropped_connection_task_by_the_text_that_is_looked_for() {
-    let server = server(false, 1).await;
-    let stream = TcpStream::connect(server.address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    let connection = tokio::spawn(connection);
-    let request = server.request("GET", Full::new(Bytes::new()));
-    let call = sender.send_request(request);
-    let cut = async {
-        server.holding.notified().await;
-        connection.abort();
-    };
-    let (result, ()) = tokio::join!(call, cut);
-    let error = result.unwrap_err();
-    assert!(error.is_user());
-    let source = std::error::Error::source(&error).unwrap();
-    assert_eq!(source.to_string(), "runtime dropped the dispatch task");
 }

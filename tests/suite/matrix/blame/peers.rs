@@ -116,7 +116,7 @@ async fn an_interceptor_that_refuses_says_nothing_about_the_server() {
             .unwrap()
             .idempotent(["/test.Greeter/Say"])
             .unwrap()
-            .wrapping(tonic::body::Body::new);
+            .map_request_body(tonic::body::Body::new);
         let attempts = Attempts::default();
         let channel = attempts.of(InterceptedService::new(channel, refuses));
         let stack = answer_grpc(layer.clone()).layer(channel);
