@@ -18,6 +18,7 @@ mod client;
 mod common;
 mod contract;
 mod eviction;
+mod forwarding;
 mod grpc;
 mod hops;
 mod http;
