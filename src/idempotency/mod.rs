@@ -92,7 +92,7 @@ pub(crate) use self::server::remove_ticket;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Normalize, Operation, OperationEnded, Policy, RunResult, Scope, StoragePolicy,
+    KeptBody, Normalize, Operation, OperationEnded, RunResult, Scope, StoragePolicy,
 };
 #[cfg(feature = "axum")]
 pub use self::server::{OperationRejection, routes};

@@ -34,7 +34,6 @@ mod observers;
 mod once;
 mod payment;
 mod peers;
-mod policy;
 mod readme;
 mod replay;
 mod reqwest;

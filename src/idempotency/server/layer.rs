@@ -11,7 +11,6 @@ use tower_layer::Layer;
 
 use super::config::IdempotencyConfig;
 use super::normalize::Normalize;
-use super::policy::Policy;
 use super::scope::Scope;
 use super::service::Idempotency;
 use super::shared::{Compared, Shared};
@@ -266,11 +265,6 @@ impl IdempotencyLayer {
     /// The settings.
     pub fn config(&self) -> &IdempotencyConfig {
         &self.shared.config
-    }
-
-    /// What its clients must know, made from the settings: to be served, or put into the service's documentation.
-    pub fn policy(&self) -> Policy {
-        Policy::new(Arc::clone(&self.shared))
     }
 
     /// How many operations are under way in this process.

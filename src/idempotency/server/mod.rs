@@ -11,7 +11,6 @@
 //! answer, keep, body what of a response is kept, and how it is written
 //! ```
 
-mod advice;
 mod answer;
 #[cfg(feature = "axum")]
 mod axum;
@@ -32,8 +31,6 @@ mod lease;
 pub mod lookup;
 mod normalize;
 mod operation;
-mod page;
-mod policy;
 mod progress;
 #[cfg(feature = "axum")]
 pub mod routes;
@@ -56,7 +53,6 @@ pub use self::layer::IdempotencyLayer;
 pub use self::normalize::Normalize;
 pub(crate) use self::operation::remove_ticket;
 pub use self::operation::{Operation, OperationEnded};
-pub use self::policy::Policy;
 pub use self::scope::Scope;
 pub use self::service::Idempotency;
 pub use self::without_http::RunResult;
