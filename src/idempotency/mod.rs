@@ -91,13 +91,13 @@ pub(crate) use self::request::{KeyedRequest, Mint};
 pub use self::server::lookup;
 #[cfg(feature = "idempotency")]
 pub(crate) use self::server::remove_ticket;
+#[cfg(feature = "axum")]
+pub use self::server::routes;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody,
-    Normalize, Operation, OperationEnded, RunResult, Scope, StoragePolicy,
+    Normalize, Operation, OperationRejection, RunResult, Scope, StoragePolicy,
 };
-#[cfg(feature = "axum")]
-pub use self::server::{OperationRejection, routes};
 
 /// Futures of the services in this module.
 pub mod future {

@@ -41,8 +41,6 @@ mod shared;
 mod telling;
 mod without_http;
 
-#[cfg(feature = "axum")]
-pub use self::axum::OperationRejection;
 pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, IdempotencyConfig};
 pub use self::future::IdempotencyFuture;
@@ -52,7 +50,7 @@ pub use self::keep::{HeaderPolicy, StoragePolicy};
 pub use self::layer::IdempotencyLayer;
 pub use self::normalize::Normalize;
 pub(crate) use self::operation::remove_ticket;
-pub use self::operation::{Operation, OperationEnded};
+pub use self::operation::{Operation, OperationRejection};
 pub use self::scope::Scope;
 pub use self::service::Idempotency;
 pub use self::without_http::RunResult;
