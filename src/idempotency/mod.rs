@@ -96,7 +96,7 @@ pub use self::server::routes;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody,
-    Normalize, Operation, OperationRejection, RunResult, Scope, StoragePolicy,
+    Normalize, Operation, OperationRejection, Scope, StoragePolicy,
 };
 
 /// Futures of the services in this module.

@@ -53,4 +53,3 @@ pub(crate) use self::operation::remove_ticket;
 pub use self::operation::{Operation, OperationRejection};
 pub use self::scope::Scope;
 pub use self::service::Idempotency;
-pub use self::without_http::RunResult;
