@@ -91,8 +91,6 @@ pub(crate) use self::request::{KeyedRequest, Mint};
 pub use self::server::lookup;
 #[cfg(feature = "idempotency")]
 pub(crate) use self::server::remove_ticket;
-#[cfg(feature = "axum")]
-pub use self::server::routes;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
     AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody,

@@ -201,8 +201,7 @@ impl IdempotencyLayer {
     }
 
     /// Sets what a key belongs to, instead of the path: the same key on two routes stands for two operations. Use it for a path
-    /// that can be written in two ways, or for a path with a parameter: `routes::matched_path` (feature `axum`) is the
-    /// pattern of the route that matched.
+    /// that can be written in two ways. For a path with a parameter there is `route_by_matched_path` (feature `axum`).
     ///
     /// By default a key belongs to the full path of the request and to the path that this layer sees, which are two if a router
     /// or another layer further out rewrites the path. With the feature `axum` the full path is axum's `OriginalUri`, so nested
@@ -211,6 +210,38 @@ impl IdempotencyLayer {
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).route = Some(Arc::new(route));
         self
+    }
+
+    /// Makes a key belong to the pattern of the matched route, such as `/orders/{id}/refunds`, with the prefixes of nested routers; to
+    /// the full path of a request without a match, as in a fallback.
+    ///
+    /// One key then stands for one operation of the route, whatever the parameters are: a request for another order with a used
+    /// key gets 422, because the fingerprint covers the path.
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use buttress::http::answer;
+    /// use buttress::idempotency::store::MemoryStore;
+    /// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+    ///
+    /// # fn main() -> Result<(), buttress::ConfigError> {
+    /// let layer = IdempotencyLayer::new("orders", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?
+    ///     .route_by_matched_path();
+    /// let app: Router = Router::new()
+    ///     .route("/orders/{id}/refunds", post(async || "refunded"))
+    ///     .route_layer(answer(layer));
+    /// # let _ = app;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn route_by_matched_path(self) -> Self {
+        self.route(
+            |parts| match parts.extensions.get::<::axum::extract::MatchedPath>() {
+                Some(path) => path.as_str().to_owned(),
+                None => parts.uri.path().to_owned(),
+            },
+        )
     }
 
     /// Sets what to ignore when two requests with one key are compared: the order of members in JSON, the boundary of a multipart body and the like.

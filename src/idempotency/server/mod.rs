@@ -32,8 +32,6 @@ pub mod lookup;
 mod normalize;
 mod operation;
 mod progress;
-#[cfg(feature = "axum")]
-pub mod routes;
 mod run;
 mod scope;
 mod service;
