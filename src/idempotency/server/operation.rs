@@ -10,10 +10,9 @@ use ::http::Extensions;
 use bytes::Bytes;
 use uuid::Builder;
 
-use super::digest::digest;
 use super::keep::StoragePolicy;
 use super::run::Asked;
-use super::shared::Shared;
+use super::shared::{Shared, digest};
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
 use crate::refused::is_refusing;

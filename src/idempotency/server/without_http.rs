@@ -12,12 +12,12 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::digest::digest;
 use super::keep::StoragePolicy;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
 use super::run::{Asked, run};
+use super::shared::digest;
 use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
