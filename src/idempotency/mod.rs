@@ -78,56 +78,28 @@ mod client;
 mod key;
 #[cfg(feature = "idempotency")]
 pub(crate) mod record;
+mod request;
 #[cfg(feature = "idempotency")]
 mod server;
 #[cfg(feature = "idempotency")]
 pub mod store;
 
-pub use self::client::{IdempotencyKey, IdempotencyKeyFuture, IdempotencyKeyLayer};
+pub use self::client::{IdempotencyKey, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
+pub(crate) use self::request::{KeyedRequest, Mint};
 #[cfg(feature = "idempotency")]
 pub use self::server::lookup;
 #[cfg(feature = "idempotency")]
 pub(crate) use self::server::remove_ticket;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
-    AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyFuture, IdempotencyLayer,
-    KeptBody, Normalize, Operation, OperationEnded, Policy, RunResult, Scope, StoragePolicy,
+    AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody,
+    Normalize, Operation, OperationRejection, Scope, StoragePolicy,
 };
-#[cfg(feature = "axum")]
-pub use self::server::{OperationRejection, routes};
 
-use ::http::HeaderMap;
-
-/// A request that can carry an idempotency key.
-///
-/// Implemented for every [`HttpRequest`](crate::http::HttpRequest).
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot carry an idempotency key",
-    note = "known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
-)]
-pub trait KeyedRequest {
-    /// Whether it does something that would happen twice if it were sent twice.
-    fn wants_key(&self) -> bool;
-
-    /// Where the key goes.
-    fn headers_mut(&mut self) -> &mut HeaderMap;
-}
-
-/// Says which calls are given a key: a `bool` for all of them, a function of the request, or a type of your own.
-pub trait Mint<Req: ?Sized> {
-    /// Whether this request, which wants a key and has none, is given one.
-    fn mints(&self, request: &Req) -> bool;
-}
-
-impl<Req: ?Sized> Mint<Req> for bool {
-    fn mints(&self, _request: &Req) -> bool {
-        *self
-    }
-}
-
-impl<Req: ?Sized, F: Fn(&Req) -> bool> Mint<Req> for F {
-    fn mints(&self, request: &Req) -> bool {
-        self(request)
-    }
+/// Futures of the services in this module.
+pub mod future {
+    pub use super::client::IdempotencyKeyFuture;
+    #[cfg(feature = "idempotency")]
+    pub use super::server::IdempotencyFuture;
 }

@@ -16,6 +16,7 @@ use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
 use super::body::KeptBody;
+use super::lookup::OperationState;
 use crate::idempotency::record::ByLength;
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
@@ -44,31 +45,25 @@ pub(super) enum Answer {
     Word(KeyProblem),
 }
 
-/// What the first bytes of a finished record show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Peeked {
-    Response(StatusCode),
-    NotKept,
-    Unknown,
-    Failed,
-    Unreadable,
-}
-
-/// Reads the first 16 bytes of a record, or all of it.
-pub(super) fn peek(record: &[u8]) -> Peeked {
-    match record {
-        b"1N" => Peeked::NotKept,
-        b"1F" => Peeked::Failed,
-        b"1U" => Peeked::Unknown,
+/// What the first 16 bytes of a record show, or all of it: its state, and the status of a stored response.
+pub(super) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
+    let state = match record {
+        b"1N" => OperationState::NotStored,
+        b"1F" => OperationState::Failed,
+        b"1U" => OperationState::Unknown,
         [VERSION, b'A', line @ ..] => {
             let status = line
                 .strip_prefix(b"HTTP/1.1 ")
-                .and_then(|code| code.get(..3));
-            let status = status.and_then(|code| StatusCode::from_bytes(code).ok());
-            status.map_or(Peeked::Unreadable, Peeked::Response)
+                .and_then(|code| code.get(..3))
+                .and_then(|code| StatusCode::from_bytes(code).ok());
+            return match status {
+                Some(_) => (OperationState::Stored, status),
+                None => (OperationState::Unreadable, None),
+            };
         }
-        _ => Peeked::Unreadable,
-    }
+        _ => OperationState::Unreadable,
+    };
+    (state, None)
 }
 
 /// Without its bytes and the values of its headers.
@@ -231,14 +226,14 @@ mod tests {
     fn the_first_sixteen_bytes_show_the_state_of_a_record() {
         let kept = decoded(b"1AHTTP/1.1 201 \r\nx: secret\r\n\r\n\r\nsecret");
         let record = kept.encode();
-        assert_eq!(peek(&record), Peeked::Response(StatusCode::CREATED));
-        assert_eq!(peek(&record[..16]), Peeked::Response(StatusCode::CREATED));
+        let stored = (OperationState::Stored, Some(StatusCode::CREATED));
+        assert_eq!((peek(&record), peek(&record[..16])), (stored, stored));
         for (problem, expected) in [
-            (KeyProblem::NotKept, Peeked::NotKept),
-            (KeyProblem::Failed, Peeked::Failed),
-            (KeyProblem::Unknown, Peeked::Unknown),
+            (KeyProblem::NotKept, OperationState::NotStored),
+            (KeyProblem::Failed, OperationState::Failed),
+            (KeyProblem::Unknown, OperationState::Unknown),
         ] {
-            assert_eq!(peek(&word(problem)), expected);
+            assert_eq!(peek(&word(problem)), (expected, None));
         }
         for record in [
             &b""[..],
@@ -249,7 +244,11 @@ mod tests {
             b"1NN",
             b"1X",
         ] {
-            assert_eq!(peek(record), Peeked::Unreadable, "{record:?}");
+            assert_eq!(
+                peek(record),
+                (OperationState::Unreadable, None),
+                "{record:?}"
+            );
         }
         let shown = format!("{kept:?} {:?}", Answer::Kept(kept.clone()));
         assert!(!shown.contains("secret"), "{shown}");

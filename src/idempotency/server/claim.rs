@@ -1,11 +1,13 @@
-//! The claim of a key, and the wait for another's answer.
+//! The claim of a key, its lease, and the wait for another's answer.
 
-use std::future::Future;
+use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::operation::Operation;
 use super::progress::Running;
 use super::shared::Shared;
 use super::telling::Telling;
@@ -140,4 +142,38 @@ pub(super) async fn limited<T>(
 
 fn too_slow(limit: Duration) -> StoreError {
     StoreError::unavailable(format!("no answer within {limit:?}"))
+}
+
+/// Renews the lease. Never ready: the handler ends, not this.
+pub(super) async fn hold(operation: &Operation, claim: &Claim) -> Infallible {
+    let shared = operation.shared();
+    let (store, record, lease) = (&shared.store, operation.record(), claim.lease);
+    let mut pause = lease / 3;
+    loop {
+        sleep(pause).await;
+        if operation.committed().is_some() {
+            return pending().await;
+        }
+        let held = match limited(shared, store.renew(record, claim.token, lease, claim.ttl)).await {
+            // A record that is gone before its time is claimed anew, before anybody else does.
+            Ok(false) => limited(shared, store.begin(record, claim))
+                .await
+                .map(|begun| matches!(begun, Begun::Started { .. })),
+            held => held,
+        };
+        pause = match held {
+            Ok(true) => lease / 3,
+            // What it has begun goes on: to stop half-way would be worse. It can record nothing any more.
+            Ok(false) => {
+                if operation.committed().is_none() {
+                    operation.lost();
+                }
+                return pending().await;
+            }
+            Err(error) => {
+                shared.store_failed(&error);
+                lease / 10
+            }
+        };
+    }
 }

@@ -87,9 +87,6 @@ const NEVER: [HeaderName; 24] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-/// The same for people.
-pub(super) const NEVER_IN_WORDS: &str = "those about one connection or one exchange (such as `Connection`, `Date`, `Set-Cookie`, `X-Request-Id`, `Access-Control-*`, quotas and traces)";
-
 const NEVER_BEGINNING_WITH: [&str; 6] = [
     "access-control-",
     "ratelimit-",

@@ -1,22 +1,27 @@
-//! The layer.
+//! The layer and its service.
 
 use std::fmt;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::response;
+use ::http::{Request, Response, response};
 use bytes::Bytes;
+use http_body::Body;
 use tower_layer::Layer;
+use tower_service::Service;
 
+use super::body::KeptBody;
 use super::config::IdempotencyConfig;
+use super::future::IdempotencyFuture;
 use super::normalize::Normalize;
-use super::policy::Policy;
 use super::scope::Scope;
-use super::service::Idempotency;
 use super::shared::{Compared, Shared};
-use crate::error::ConfigError;
+use crate::error::{BoxError, CallError, ConfigError};
 use crate::idempotency::store::Store;
+use crate::key_problem::KeyProblem;
+use crate::refused::drop_refused;
 
 /// Runs an operation once, whatever is sent twice: in front of the handlers of an HTTP or gRPC server.
 ///
@@ -202,8 +207,7 @@ impl IdempotencyLayer {
     }
 
     /// Sets what a key belongs to, instead of the path: the same key on two routes stands for two operations. Use it for a path
-    /// that can be written in two ways, or for a path with a parameter: `routes::matched_path` (feature `axum`) is the
-    /// pattern of the route that matched.
+    /// that can be written in two ways. For a path with a parameter there is `route_by_matched_path` (feature `axum`).
     ///
     /// By default a key belongs to the full path of the request and to the path that this layer sees, which are two if a router
     /// or another layer further out rewrites the path. With the feature `axum` the full path is axum's `OriginalUri`, so nested
@@ -212,6 +216,38 @@ impl IdempotencyLayer {
     pub fn route(mut self, route: impl Fn(&Parts) -> String + Send + Sync + 'static) -> Self {
         Arc::make_mut(&mut self.shared).route = Some(Arc::new(route));
         self
+    }
+
+    /// Makes a key belong to the pattern of the matched route, such as `/orders/{id}/refunds`, with the prefixes of nested routers; to
+    /// the full path of a request without a match, as in a fallback.
+    ///
+    /// One key then stands for one operation of the route, whatever the parameters are: a request for another order with a used
+    /// key gets 422, because the fingerprint covers the path.
+    ///
+    /// ```
+    /// use axum::{Router, routing::post};
+    /// use buttress::http::answer;
+    /// use buttress::idempotency::store::MemoryStore;
+    /// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
+    ///
+    /// # fn main() -> Result<(), buttress::ConfigError> {
+    /// let layer = IdempotencyLayer::new("orders", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?
+    ///     .route_by_matched_path();
+    /// let app: Router = Router::new()
+    ///     .route("/orders/{id}/refunds", post(async || "refunded"))
+    ///     .route_layer(answer(layer));
+    /// # let _ = app;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn route_by_matched_path(self) -> Self {
+        self.route(
+            |parts| match parts.extensions.get::<::axum::extract::MatchedPath>() {
+                Some(path) => path.as_str().to_owned(),
+                None => parts.uri.path().to_owned(),
+            },
+        )
     }
 
     /// Sets what to ignore when two requests with one key are compared: the order of members in JSON, the boundary of a multipart body and the like.
@@ -268,11 +304,6 @@ impl IdempotencyLayer {
         &self.shared.config
     }
 
-    /// What its clients must know, made from the settings: to be served, or put into the service's documentation.
-    pub fn policy(&self) -> Policy {
-        Policy::new(Arc::clone(&self.shared))
-    }
-
     /// How many operations are under way in this process.
     pub fn running(&self) -> usize {
         self.shared.progress.running() + self.shared.progress.waiting()
@@ -304,6 +335,76 @@ impl<S> Layer<S> for IdempotencyLayer {
     type Service = Idempotency<S>;
 
     fn layer(&self, inner: S) -> Idempotency<S> {
-        Idempotency::new(inner, Arc::clone(&self.shared))
+        Idempotency {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// A service that runs an operation once. Made by [`IdempotencyLayer`](super::IdempotencyLayer).
+#[derive(Clone, Debug)]
+pub struct Idempotency<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S, B, Res> Service<Request<B>> for Idempotency<S>
+where
+    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Clone + Send + 'static,
+    S::Error: CallError + Send + 'static,
+    S::Future: Send + 'static,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+    Res: Body<Data = Bytes> + Send + 'static,
+{
+    type Response = Response<KeptBody<Res>>;
+    type Error = S::Error;
+    type Future = IdempotencyFuture<S, B, Res>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if !self.shared.guards_method(request.method()) {
+            return IdempotencyFuture::passing(self.inner.call(request.map(KeptBody::passing)));
+        }
+        let (mut parts, body) = request.into_parts();
+        let key = if self.shared.guards(&mut parts) {
+            self.shared.key(&mut parts)
+        } else {
+            Ok(None)
+        };
+        match key {
+            Ok(None) => {
+                let request = Request::from_parts(parts, KeptBody::passing(body));
+                IdempotencyFuture::passing(self.inner.call(request))
+            }
+            Ok(Some((key, record, tenant))) => {
+                let inner = self.give_readiness_back();
+                let shared = Arc::clone(&self.shared);
+                if let Some(running) = shared.progress.begin(&tenant, &shared.config) {
+                    IdempotencyFuture::reading(shared, inner, parts, body, key, record, running)
+                } else {
+                    drop_refused((parts, body));
+                    IdempotencyFuture::refused(shared.refuse(KeyProblem::TooManyOperations))
+                }
+            }
+            Err(problem) => {
+                self.give_readiness_back();
+                drop_refused((parts, body));
+                IdempotencyFuture::refused(self.shared.refuse(problem))
+            }
+        }
+    }
+}
+
+impl<S: Clone> Idempotency<S> {
+    /// What is ready may hold a place, which must not be kept while a body is read or a store is asked: the handler's service is
+    /// polled again before it is called, if it is.
+    fn give_readiness_back(&mut self) -> S {
+        let inner = self.inner.clone();
+        self.inner = inner.clone();
+        inner
     }
 }

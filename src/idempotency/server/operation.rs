@@ -10,10 +10,9 @@ use ::http::Extensions;
 use bytes::Bytes;
 use uuid::Builder;
 
-use super::digest::digest;
 use super::keep::StoragePolicy;
 use super::run::Asked;
-use super::shared::Shared;
+use super::shared::{Shared, digest};
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
 use crate::refused::is_refusing;
@@ -127,13 +126,23 @@ impl Inner {
     }
 }
 
-/// The operation of a request has ended before its handler took it: the handler must not act.
-///
-/// Another layer has answered the request in the meantime, for example a time limit in front of a queue. Nobody receives the
-/// handler's response.
+/// Why a handler could not take its [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operation has ended before its handler was called")]
-pub struct OperationEnded;
+#[non_exhaustive]
+pub enum OperationRejection {
+    /// 500, by the extractor for axum only. No idempotency layer guards the request.
+    #[error(
+        "this request is not guarded by an idempotency layer: its route has none, or its method is not guarded, \
+         or it has no key and needs none, or the store failed open"
+    )]
+    NotGuarded,
+    /// 503. The operation has ended before its handler took it: the handler must not act.
+    ///
+    /// Another layer has answered the request in the meantime, for example a time limit in front of a queue. Nobody receives the
+    /// handler's response.
+    #[error("the operation has ended before its handler was called")]
+    Ended,
+}
 
 impl Operation {
     pub(super) fn new(shared: Arc<Shared>, asked: Asked, token: Token, run: u32) -> Self {
@@ -161,14 +170,14 @@ impl Operation {
     ///
     /// # Errors
     ///
-    /// [`OperationEnded`] if the request came too late, from a queue inside the layer: the operation was released or recorded
+    /// [`OperationRejection::Ended`] if the request came too late, from a queue inside the layer: the operation was released or recorded
     /// in the meantime, and the handler must not act.
-    pub fn take(extensions: &Extensions) -> Result<Option<Self>, OperationEnded> {
+    pub fn take(extensions: &Extensions) -> Result<Option<Self>, OperationRejection> {
         let Some(ticket) = extensions.get::<Ticket>() else {
             return Ok(None);
         };
         if !ticket.take() {
-            return Err(OperationEnded);
+            return Err(OperationRejection::Ended);
         }
         let inner = Arc::clone(&ticket.inner);
         Ok(Some(Self { inner }))

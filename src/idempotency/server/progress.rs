@@ -1,7 +1,6 @@
 //! Operations in progress: how many there are, since when, and the limits on them.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ pub(super) struct InProgress {
     idle: Notify,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Counts {
     /// When each began, in the order of their numbers.
     running: BTreeMap<u64, Moment>,
@@ -57,15 +56,6 @@ impl Refresh for InProgress {
     }
 }
 
-impl fmt::Debug for InProgress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("InProgress")
-            .field("running", &self.running())
-            .field("waiting", &self.waiting())
-            .finish_non_exhaustive()
-    }
-}
-
 impl InProgress {
     /// No operation yet. The gauges are refreshed for as long as this lives.
     pub(super) fn new(source: Arc<Source>) -> Arc<Self> {
@@ -74,8 +64,7 @@ impl InProgress {
             counts: Mutex::default(),
             idle: Notify::new(),
         });
-        let weak: Weak<Self> = Arc::downgrade(&new);
-        keep_fresh(weak);
+        keep_fresh(Arc::downgrade(&new) as Weak<Self>);
         new
     }
 
@@ -144,7 +133,6 @@ impl InProgress {
 }
 
 /// A place among the operations in progress, for as long as it lives.
-#[derive(Debug)]
 pub(super) struct Running {
     all: Arc<InProgress>,
     number: u64,
@@ -153,7 +141,7 @@ pub(super) struct Running {
     place: Place,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 enum Place {
     Running,
     Waiting,

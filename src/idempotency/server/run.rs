@@ -8,12 +8,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::claim::{ClaimError, claim, give_up};
-use super::close::close;
+use super::claim::{ClaimError, claim, give_up, hold};
 use super::config::AfterCrash;
+use super::ending::close;
 use super::handler::{Came, handle, unprotected};
 use super::keep::StoragePolicy;
-use super::lease::hold;
 use super::operation::{Operation, Ticket};
 use super::progress::Running;
 use super::shared::Shared;

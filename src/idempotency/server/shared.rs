@@ -1,17 +1,17 @@
 //! What all services of a layer share: its settings, and what follows from them for a request.
 
 use std::fmt;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{HeaderName, Method, Uri, response};
+use ::http::{Extensions, HeaderName, Method, Uri, response};
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
-use super::digest::digest;
-use super::full_uri::with_full_uri;
 use super::lookup::{Route as RouteOf, record_key};
 use super::normalize::Normalize;
 use super::progress::InProgress;
@@ -190,4 +190,39 @@ impl fmt::Debug for Shared {
             .field("config", &self.config)
             .finish_non_exhaustive()
     }
+}
+
+/// Calls `f` with the full URI in `parts.uri`, and the URI that the layer sees if the two are not the same.
+///
+/// The URI is swapped for the duration of the call, which costs no copy of the headers.
+fn with_full_uri<T>(parts: &mut Parts, f: impl FnOnce(&Parts, Option<&Uri>) -> T) -> T {
+    let Some(full) = original(&parts.extensions).filter(|full| *full != parts.uri) else {
+        return f(parts, None);
+    };
+    let seen = mem::replace(&mut parts.uri, full);
+    let result = f(parts, Some(&seen));
+    parts.uri = seen;
+    result
+}
+
+/// The URI that axum's outermost router was called with. A clone of a `Uri` shares its text.
+#[cfg(feature = "axum")]
+fn original(extensions: &Extensions) -> Option<Uri> {
+    let original = extensions.get::<::axum::extract::OriginalUri>();
+    original.map(|original| original.0.clone())
+}
+
+#[cfg(not(feature = "axum"))]
+const fn original(_: &Extensions) -> Option<Uri> {
+    None
+}
+
+/// SHA-256 over these parts, each after its length, so that no two lists of parts look alike.
+pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }

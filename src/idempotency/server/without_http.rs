@@ -12,43 +12,24 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::KeptBody;
-use super::digest::digest;
 use super::keep::StoragePolicy;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
 use super::run::{Asked, run};
-use super::telling::{REPLAYED, Telling};
+use super::shared::digest;
+use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
 use crate::idempotency::record::Fingerprint;
 use crate::key_problem::KeyProblem;
 
-/// The result of an operation that [`IdempotencyLayer::run`] has executed, or of an earlier execution.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RunResult {
-    /// What the operation returned.
-    pub result: Bytes,
-    /// Whether an earlier call executed the operation.
-    pub replayed: bool,
-}
-
-/// Without the result.
-impl std::fmt::Debug for RunResult {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunResult")
-            .field("bytes", &self.result.len())
-            .field("replayed", &self.replayed)
-            .finish_non_exhaustive()
-    }
-}
-
 impl IdempotencyLayer {
     /// Executes an operation once for its key, without HTTP: for the consumer of a message queue that redelivers messages, a
     /// webhook, a job.
     ///
-    /// The result is stored and returned to every later call with the same `scope` and `key`. The `scope` keeps keys of different
+    /// The result is stored and returned to every later call with the same `scope` and `key`, which emits the step
+    /// [`Replayed`](crate::event::OperationStep::Replayed). The `scope` keeps keys of different
     /// origin apart: the name of the stream, the tenant. The `fingerprint` is what must be equal in all calls with the key, such as
     /// the payload of the message; it may be empty.
     ///
@@ -69,7 +50,7 @@ impl IdempotencyLayer {
     ///             Ok::<_, BoxError>("charged".into())
     ///         })
     ///         .await?;
-    ///     assert_eq!(done.result, "charged");
+    ///     assert_eq!(done, "charged");
     /// }
     /// # Ok(()) }
     /// ```
@@ -98,7 +79,7 @@ impl IdempotencyLayer {
         key: &str,
         fingerprint: impl AsRef<[u8]>,
         operation: impl FnOnce(Operation) -> F + Send + 'static,
-    ) -> Result<RunResult, E>
+    ) -> Result<Bytes, E>
     where
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
         E: CallError + Send + 'static,
@@ -132,12 +113,10 @@ impl IdempotencyLayer {
             Ok(result) => result?,
             Err(_) => return Err(shared.refuse(KeyProblem::InProgress).into()),
         };
-        let replayed = response.headers().contains_key(REPLAYED);
-        let result = match response.into_body().collect().await {
-            Ok(body) => body.to_bytes(),
+        match response.into_body().collect().await {
+            Ok(body) => Ok(body.to_bytes()),
             Err(never) => match never {},
-        };
-        Ok(RunResult { result, replayed })
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use http_body_util::BodyExt;
 use tokio::time::{advance, sleep};
 use tower::ServiceExt;
 
+use crate::forwarding::forward;
+
 /// A store that can lose what it is told, and what it tells.
 #[derive(Clone, Debug, Default)]
 struct Lossy {
@@ -28,6 +30,8 @@ struct Lossy {
 }
 
 impl Store for Lossy {
+    forward!(records: renew, abandon);
+
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         Box::pin(async move {
             let begun = self.records.begin(key, claim).await;
@@ -36,16 +40,6 @@ impl Store for Lossy {
             }
             begun
         })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.records.renew(key, token, lease, ttl)
     }
 
     fn complete<'a>(
@@ -59,10 +53,6 @@ impl Store for Lossy {
             return Box::pin(async { Ok(Ended::Taken) });
         }
         self.records.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.records.abandon(key, token)
     }
 }
 

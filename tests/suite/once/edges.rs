@@ -8,9 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use buttress::http::answer;
-use buttress::idempotency::store::{
-    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreFuture, Token,
-};
+use buttress::idempotency::store::{Ended, MemoryStore, RecordKey, Store, StoreFuture, Token};
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -19,6 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::forwarding::forward;
 
 use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, says, send_to};
 
@@ -84,19 +84,7 @@ async fn who_waits_while_the_store_fails_knows_still_that_another_runs() {
 struct Resends(MemoryStore);
 
 impl Store for Resends {
-    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.0.begin(key, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.0.renew(key, token, lease, ttl)
-    }
+    forward!(0: begin, renew, abandon);
 
     fn complete<'a>(
         &'a self,
@@ -109,10 +97,6 @@ impl Store for Resends {
             self.0.complete(key, token, answer.clone(), ttl).await?;
             self.0.complete(key, token, answer, ttl).await
         })
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.0.abandon(key, token)
     }
 }
 

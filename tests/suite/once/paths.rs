@@ -9,7 +9,7 @@ use axum::http::{Request, StatusCode, Uri};
 use axum::routing::post;
 use buttress::http::answer;
 use buttress::idempotency::store::MemoryStore;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, routes};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 
@@ -245,7 +245,7 @@ async fn the_query_is_not_part_of_the_path() {
 
 #[tokio::test]
 async fn a_matched_path_stands_for_all_paths_of_its_route() {
-    let once = layer().route(routes::matched_path());
+    let once = layer().route_by_matched_path();
     let guarded = || {
         Router::new()
             .route("/{order}/pay", post(pay))
@@ -271,7 +271,7 @@ async fn a_matched_path_is_known_to_a_layer_outside_the_nest() {
         .nest("/charges", inner())
         // Its pattern is not known here: the full path stands for it.
         .nest_service("/refunds", inner())
-        .layer(answer(layer().route(routes::matched_path())));
+        .layer(answer(layer().route_by_matched_path()));
     let uris = ["/charges/1/pay", "/refunds/1/pay", "/refunds/2/pay"];
     assert_kept_apart(&router, &uris).await;
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);

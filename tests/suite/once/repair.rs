@@ -9,7 +9,7 @@ use axum::http::request::Parts;
 use axum::routing::post;
 use buttress::http::answer;
 use buttress::idempotency::lookup::{
-    Found, FoundPage, ListFilter, OperationId, OperationState, RecordOf, Repair, RepairError,
+    Found, ListFilter, OperationState, RecordOf, Repair, RepairError,
 };
 use buttress::idempotency::store::{Claim, Fingerprint, MemoryStore, RecordKey, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
@@ -190,7 +190,7 @@ async fn a_look_up_shows_state_run_times_and_response() {
     let id = stored.operation_id().to_string();
     assert_eq!(id, record.to_hex()[..32]);
     assert_eq!(id.parse(), Ok(stored.operation_id()));
-    assert!("not an id".parse::<OperationId>().is_err());
+    assert!("not an id".parse::<buttress::event::OperationId>().is_err());
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,14 +257,10 @@ async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
         let (mut operations, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
             let page = layer.list(&filter, after.as_ref(), 4).await;
-            let FoundPage {
-                operations: more,
-                next,
-                ..
-            } = page.unwrap();
-            operations.extend(more);
+            let page = page.unwrap();
+            operations.extend(page.operations);
             pages += 1;
-            after = next;
+            after = page.next;
             if after.is_none() {
                 break;
             }

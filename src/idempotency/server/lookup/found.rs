@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::event::OperationId;
 use crate::idempotency::record::RecordKey;
-use crate::idempotency::server::answer::{Answer, Kept, Peeked, peek};
+use crate::idempotency::server::answer::{Answer, Kept, peek};
 use crate::idempotency::store::{Cursor, Entry, EntryState};
 
 /// An operation, as its record shows it.
@@ -83,13 +83,7 @@ impl Found {
         let (state, status) = match &entry.state {
             EntryState::Running { .. } => (OperationState::Running, None),
             EntryState::Stopped { .. } => (OperationState::Stopped, None),
-            EntryState::Done { answer } => match peek(answer) {
-                Peeked::Response(status) => (OperationState::Stored, Some(status)),
-                Peeked::NotKept => (OperationState::NotStored, None),
-                Peeked::Unknown => (OperationState::Unknown, None),
-                Peeked::Failed => (OperationState::Failed, None),
-                Peeked::Unreadable => (OperationState::Unreadable, None),
-            },
+            EntryState::Done { answer } => peek(answer),
         };
         Self {
             entry,

@@ -43,12 +43,11 @@ mod found;
 mod record_of;
 mod repair;
 
-pub use self::found::{Found, FoundPage, ListFilter, OperationState};
+use self::found::FoundPage;
+pub use self::found::{Found, ListFilter, OperationState};
 pub use self::record_of::RecordOf;
-use self::record_of::key_of;
 pub(super) use self::record_of::{Route, record_key};
 pub use self::repair::{Repair, RepairError};
-pub use crate::event::{OperationId, ParseOperationIdError};
 
 use super::claim::limited;
 use super::layer::IdempotencyLayer;
@@ -61,7 +60,7 @@ impl IdempotencyLayer {
     ///
     /// On a layer with a [`route`](Self::route), [`RecordOf::route`] is compared with what that returns; without it, the path is.
     pub fn record(&self, of: &RecordOf) -> RecordKey {
-        key_of(self.shared.source.name(), of, self.shared.route.is_some())
+        of.key(self.shared.source.name(), self.shared.route.is_some())
     }
 
     /// Looks up an operation, with its stored response. `None` if the store has no such record.
@@ -76,6 +75,9 @@ impl IdempotencyLayer {
 
     /// Lists operations: one page of about `limit` records, of which those are returned that match the filter. A page may be empty
     /// and still have a next one.
+    ///
+    /// The page has three fields: `operations`, a `Vec` of [`Found`]; `unreadable`, the number of its records that this version cannot
+    /// read at all; and `next`, where the next page starts, or `None` after the last page.
     ///
     /// This scans the whole store, including records of other layers that share it. Keep it off the request path. Each record that
     /// exists during the whole scan appears at least once. Stored responses are not read: [`Found::response`] is `None`.

@@ -5,7 +5,7 @@ use std::fmt;
 use ::http::Method;
 
 use crate::idempotency::record::RecordKey;
-use crate::idempotency::server::digest::digest;
+use crate::idempotency::server::shared::digest;
 
 /// The parts of a request that name its record: tenant, method, path and key.
 #[derive(Clone, PartialEq, Eq)]
@@ -77,15 +77,17 @@ impl RecordOf {
         self
     }
 
-    pub(super) fn as_route(&self, is_named: bool) -> Route<'_> {
-        match &self.route {
+    /// The key of the record in this layer. `is_named`: the layer returns a route for each request.
+    pub(super) fn key(&self, layer: &str, is_named: bool) -> RecordKey {
+        let route = match &self.route {
             Some(route) => Route::Named(route),
             None if is_named => Route::Named(&self.path),
             None => Route::Paths {
                 full: &self.path,
                 seen: self.inner_path.as_ref().unwrap_or(&self.path),
             },
-        }
+        };
+        record_key(layer, &self.tenant, &self.method, route, &self.key)
     }
 }
 
@@ -100,11 +102,6 @@ impl fmt::Debug for RecordOf {
             .field("route", &self.route)
             .finish_non_exhaustive()
     }
-}
-
-pub(super) fn key_of(layer: &str, of: &RecordOf, is_named: bool) -> RecordKey {
-    let route = of.as_route(is_named);
-    record_key(layer, &of.tenant, &of.method, route, &of.key)
 }
 
 /// The key of the record of a request: the one place where it is made.

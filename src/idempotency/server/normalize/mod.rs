@@ -11,7 +11,7 @@ use ::http::header::{HOST, HeaderValue};
 use ::http::request::Parts;
 
 use self::content_type::ContentType;
-use super::digest::digest;
+use super::shared::digest;
 
 /// Normalizes requests before two with the same key are compared, for clients that write the same request in more than one way.
 ///
@@ -200,43 +200,6 @@ impl Normalize {
             compared.add(b"body");
             compared.add(body);
         }
-    }
-
-    /// The fields that are compared, for the published policy.
-    pub(super) fn compared(self) -> Vec<&'static str> {
-        let authority = ["authority"].into_iter().filter(|_| !self.any_authority);
-        authority
-            .chain(["method", "path", "query", "content-type", "body"])
-            .collect()
-    }
-
-    /// The differences that are ignored, for the published policy: their names, and the same in words.
-    pub(super) fn ignored(self) -> Vec<(&'static str, &'static str)> {
-        [
-            (
-                self.canonical_json,
-                "json_notation",
-                "the order of members, white space and string escapes in JSON",
-            ),
-            (
-                self.multipart,
-                "multipart_boundary",
-                "the boundary of a multipart body",
-            ),
-            (
-                self.media_type_only,
-                "content_type_parameters",
-                "parameters of `content-type`",
-            ),
-            (
-                self.query_in_any_order,
-                "query_order",
-                "the order of query parameters with different names",
-            ),
-        ]
-        .into_iter()
-        .filter_map(|(is_set, name, words)| is_set.then_some((name, words)))
-        .collect()
     }
 }
 
