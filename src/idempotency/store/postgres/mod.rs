@@ -32,7 +32,6 @@ use self::table::TableName;
 use super::{Cursor, Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
-use crate::idempotency::server::unknown;
 
 const TABLE: &str = "buttress_idempotency";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +60,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 /// Each method is one round trip, once the connection has prepared its statement; a duplicate is two, and a takeover three. A
 /// duplicate only reads: it takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
 ///
-/// A claim is a commit of its own, for which the server waits for its disk. [`joined_only`](Self::joined_only) avoids that.
+/// A claim is a commit of its own, for which the server waits for its disk.
 ///
 /// # Defaults
 ///
@@ -97,7 +96,6 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 pub struct PostgresStore {
     pool: Pool,
     transactions: Pool,
-    joined_only: bool,
     statements: Arc<Statements>,
     timeout: Duration,
     reap_every: Option<Duration>,
@@ -117,7 +115,6 @@ impl PostgresStore {
         Self {
             transactions: pool.clone(),
             pool,
-            joined_only: false,
             statements: Arc::new(Statements::of(TableName::valid(TABLE))),
             timeout: TIMEOUT,
             reap_every: Some(REAP_EVERY),
@@ -134,7 +131,7 @@ impl PostgresStore {
     pub fn table(self, name: &str) -> Result<Self, ConfigError> {
         let table = TableName::new(name).map_err(|error| error.of("store", "postgres"))?;
         Ok(Self {
-            statements: Arc::new(statements(table, self.joined_only)),
+            statements: Arc::new(Statements::of(table)),
             reaper: Arc::default(),
             ..self
         })
@@ -145,24 +142,6 @@ impl PostgresStore {
     pub fn transaction_pool(self, pool: Pool) -> Self {
         Self {
             transactions: pool,
-            ..self
-        }
-    }
-
-    /// For layers whose handlers all use [`joined`](Self::joined) or [`completion`](Self::completion): claims do not wait for the
-    /// server's disk, so an operation waits for it once instead of twice.
-    ///
-    /// A crash of the server may lose claims of its last moments. Then another request may be run under the same key, and only one of
-    /// the two can commit: the joined transaction of the other one finds that the record is not its own, and rolls back. This
-    /// proves nothing about effects outside the transaction, so a response that was not recorded by a joined transaction is not
-    /// stored: repetitions get 409, *outcome unknown*. Such a handler calls [`did_not_happen`](super::super::Operation::did_not_happen)
-    /// for what it rejects.
-    #[must_use]
-    pub fn joined_only(self) -> Self {
-        Self {
-            joined_only: true,
-            statements: Arc::new(statements(self.statements.table.clone(), true)),
-            reaper: Arc::default(),
             ..self
         }
     }
@@ -246,20 +225,10 @@ impl PostgresStore {
     }
 }
 
-fn statements(table: TableName, joined_only: bool) -> Statements {
-    let statements = Statements::of(table);
-    if joined_only {
-        statements.joined_only()
-    } else {
-        statements
-    }
-}
-
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
             .field("table", &self.statements.table.to_string())
-            .field("joined_only", &self.joined_only)
             .field("timeout", &self.timeout)
             .field("reap_every", &self.reap_every)
             .field("connections", &self.pool.status())
@@ -302,7 +271,6 @@ impl Store for PostgresStore {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         Box::pin(async move {
-            let answer = if self.joined_only { unknown() } else { answer };
             self.execute(
                 &self.statements.complete,
                 &[

@@ -11,7 +11,7 @@ use http::Response;
 use http_body_util::Full;
 use tokio::sync::Notify;
 
-use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, is_in_progress, paid};
+use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, paid};
 use super::proxy::{Cut, Proxy, nowhere};
 use super::{MINUTE, config, pool};
 
@@ -162,44 +162,35 @@ fn taking_over(payments: &Payments) -> String {
 
 #[tokio::test]
 async fn a_claim_that_the_server_has_lost_commits_nothing() {
-    for joined_only in [false, true] {
-        let set_up = |store: PostgresStore| {
-            if joined_only {
-                store.joined_only()
-            } else {
-                store
-            }
+    for point in ["before it begins", "after it has acted"] {
+        let mut payments = Payments::new().await;
+        let call = payments.call();
+        let handler = payments.handler().await;
+        let delete = format!("DELETE FROM {}", payments.table.name);
+        let client = super::connect().await;
+        let lose = async { client.batch_execute(&delete).await.expect("deleted") };
+        let lost = if point == "before it begins" {
+            lose.await;
+            payments.pay(&handler).await
+        } else {
+            pay_around(&payments, &handler, "READ COMMITTED", async {}, lose).await
         };
-        for point in ["before it begins", "after it has acted"] {
-            let mut payments = Payments::with(set_up).await;
-            let call = payments.call();
-            let handler = payments.handler().await;
-            let delete = format!("DELETE FROM {}", payments.table.name);
-            let client = super::connect().await;
-            let lose = async { client.batch_execute(&delete).await.expect("deleted") };
-            let lost = if point == "before it begins" {
-                lose.await;
-                payments.pay(&handler).await
-            } else {
-                pay_around(&payments, &handler, "READ COMMITTED", async {}, lose).await
-            };
-            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
-            assert!(payments.effects().await.is_empty(), "{point}");
+        assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+        assert!(payments.effects().await.is_empty(), "{point}");
 
-            // Another request has claimed the key since, in run 1 too.
-            let second = payments.call();
-            let holder = payments.handler().await;
-            assert_eq!(holder.operation.run(), 1);
-            let response = payments.pay(&holder).await;
-            holder.ends(response.expect("committed"));
-            assert_eq!(end(second).await, PAID);
-            let lost = payments.pay(&handler).await;
-            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
-            handler.fails();
-            assert_eq!(end(call).await, FAILED);
-            assert_eq!(payments.effects().await, [1]);
-            assert_eq!(end(payments.call()).await, AGAIN);
-        }
+        // Another request has claimed the key since, in run 1 too.
+        let second = payments.call();
+        let holder = payments.handler().await;
+        assert_eq!(holder.operation.run(), 1);
+        let response = payments.pay(&holder).await;
+        holder.ends(response.expect("committed"));
+        assert_eq!(end(second).await, PAID);
+        let lost = payments.pay(&handler).await;
+        assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+        handler.fails();
+        assert_eq!(end(call).await, FAILED);
+        assert_eq!(payments.effects().await, [1]);
+        assert_eq!(end(payments.call()).await, AGAIN);
     }
 }
 
@@ -536,25 +527,4 @@ fn the_future_is_send(store: PostgresStore, operation: Operation, amount: String
         });
         send(joined).await.map(drop)
     }));
-}
-
-#[tokio::test]
-async fn of_a_store_for_joined_handlers_only_another_response_is_not_stored() {
-    let mut payments = Payments::with(PostgresStore::joined_only).await;
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let duplicate = end(payments.call()).await;
-    assert!(is_in_progress(&duplicate), "{duplicate:?}");
-    let response = payments.pay(&handler).await;
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
-    assert_eq!(end(payments.call()).await, AGAIN);
-    payments.table.execute("DELETE FROM {}").await;
-
-    let call = payments.call();
-    let unjoined = paid().map(|_| Body::from(Bytes::from_static(b"paid")));
-    payments.handler().await.ends(unjoined);
-    assert_eq!(end(call).await, PAID);
-    let again = end(payments.call()).await;
-    assert!(format!("{again:?}").contains("Unknown"), "{again:?}");
 }

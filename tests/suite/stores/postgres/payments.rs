@@ -49,13 +49,7 @@ pub(super) struct Payments {
 
 impl Payments {
     pub(super) async fn new() -> Self {
-        Self::with(|store| store).await
-    }
-
-    /// With a store that is set up by this.
-    pub(super) async fn with(set_up: impl FnOnce(PostgresStore) -> PostgresStore) -> Self {
         let (table, store) = Table::made().await;
-        let store = set_up(store);
         table
             .execute("CREATE TABLE {}_effects (run int, paid int, UNIQUE (paid) DEFERRABLE INITIALLY DEFERRED)")
             .await;
