@@ -98,13 +98,11 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
     let run: i32 = column(row, 3)?;
     let run =
         u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
-    // Rows of an earlier version have no time of their first claim.
-    let age: Option<i64> = column(row, 4)?;
     Ok(Entry::new(
         key(row)?,
         Token(fixed(row, 2)?),
         run,
-        time(age.unwrap_or(0)),
+        time(column(row, 4)?),
         state,
         time(column(row, 6)?),
     ))

@@ -74,7 +74,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// | | when |
 /// |---|---|
-/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table or one of an earlier version: [`migrate`](Self::migrate) creates or upgrades it |
+/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table: [`migrate`](Self::migrate) creates it |
 /// | [`StoreError::Full`] | the disk is full (53100), an answer is larger than a row may be (54000) |
 /// | [`StoreError::Unreadable`] | a row was written by a newer version, or by something else |
 ///
