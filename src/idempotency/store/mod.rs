@@ -20,9 +20,9 @@ mod postgres;
 mod redis;
 
 #[cfg(feature = "file")]
-pub use self::file::{FileConfig, FileStore};
+pub use self::file::FileStore;
 pub use self::lookup::{Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved};
-pub use self::memory::{MemoryConfig, MemoryStore};
+pub use self::memory::MemoryStore;
 #[cfg(feature = "postgres")]
 pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
 #[cfg(feature = "redis")]
@@ -37,13 +37,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, ConfigError};
 
 /// What a record takes besides its answer, in bytes; measured in memory, and rounded up.
 const RECORD: usize = 512;
 
 /// An answer as small as the word that no answer was kept: it has room in the record's own.
 const SMALL: usize = RECORD / 4;
+
+/// Whether a store of this name may be bounded by this much.
+fn check_bound(store: &'static str, max_bytes: u64) -> Result<(), ConfigError> {
+    let expected = "at least 512, for one record";
+    ConfigError::unless(
+        max_bytes >= RECORD as u64,
+        "max_bytes",
+        &max_bytes,
+        expected,
+    )
+    .map_err(|error| error.of("store", store))
+}
+
+fn full(max_bytes: impl fmt::Display) -> StoreError {
+    StoreError::Full(format!(
+        "its records take the {max_bytes} bytes of `max_bytes`"
+    ))
+}
 
 /// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, FileConfig, FileStore, Fingerprint, RecordKey, Store, StoreError,
+    Begun, Claim, Ended, FileStore, Fingerprint, RecordKey, Store, StoreError,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -187,8 +187,7 @@ async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
 #[tokio::test(start_paused = true)]
 async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
     let folder = Folder::new();
-    let bounds = FileConfig::default().max_bytes(2 * 512);
-    let store = FileStore::with(folder.file(), bounds).unwrap();
+    let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
     let is_full = |result: Result<Begun, StoreError>| matches!(result, Err(StoreError::Full(_)));
     let [first, second] = [claim(), claim()];
     store.begin(&key(1), &first).await.unwrap();
@@ -216,7 +215,7 @@ async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
     assert!(is_full(store.begin(&key(3), &claim()).await));
     // The bound is kept over a restart.
     drop(store);
-    let store = FileStore::with(folder.file(), bounds).unwrap();
+    let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
     assert!(is_full(store.begin(&key(3), &claim()).await));
     tokio::time::advance(LEASE + TTL).await;
     for number in 3..5 {
@@ -288,11 +287,9 @@ fn nobody_else_may_read_it() {
 }
 
 #[test]
-fn its_bounds_are_read_from_a_file_and_checked() {
-    let config: FileConfig = toml::from_str("max_bytes = 511").unwrap();
-    assert_eq!(config, FileConfig::default().max_bytes(511));
+fn its_bound_is_checked() {
     let folder = Folder::new();
-    let error = FileStore::with(folder.file(), config).unwrap_err();
+    let error = FileStore::with_max_bytes(folder.file(), 511).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the store cannot be used: store `file`: `max_bytes` is 511, but it must be at least 512, for one record"

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use buttress::idempotency::store::{
-    Begun, Claim, Cursor, Ended, Fingerprint, MemoryConfig, MemoryStore, RecordKey, ResolveAs,
-    Resolved, Store, StoreError,
+    Begun, Claim, Cursor, Ended, Fingerprint, MemoryStore, RecordKey, ResolveAs, Resolved, Store,
+    StoreError,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -24,7 +24,7 @@ fn claim() -> Claim {
 
 /// A store for this many records without answers.
 fn room_for(records: usize) -> MemoryStore {
-    MemoryStore::with(MemoryConfig::default().max_bytes(records * 512)).unwrap()
+    MemoryStore::with_max_bytes(records * 512).unwrap()
 }
 
 fn is_full<T>(result: &Result<T, StoreError>) -> bool {
@@ -189,15 +189,8 @@ async fn it_shows_how_much_it_holds_and_nothing_of_it() {
 }
 
 #[test]
-fn its_bounds_are_read_from_a_file_and_checked() {
-    let config: MemoryConfig = toml::from_str("max_bytes = 4096").unwrap();
-    assert_eq!(config, MemoryConfig::default().max_bytes(4096));
-    assert_eq!(
-        toml::from_str::<MemoryConfig>("").unwrap(),
-        MemoryConfig::default()
-    );
-    assert!(toml::from_str::<MemoryConfig>("max_records = 1").is_err());
-    let error = MemoryStore::with(config.max_bytes(511)).unwrap_err();
+fn its_bound_is_checked() {
+    let error = MemoryStore::with_max_bytes(511).unwrap_err();
     assert_eq!(
         error.to_string(),
         "store `memory`: `max_bytes` is 511, but it must be at least 512, for one record"

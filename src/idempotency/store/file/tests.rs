@@ -48,7 +48,7 @@ impl Disk {
             let opened = redb::Builder::new().create_with_backend(disk.clone());
             opened.map_err(StoreError::unavailable)
         });
-        FileStore::over("disk".into(), opening, FileConfig::default(), wall)
+        FileStore::over("disk".into(), opening, MAX_BYTES, wall)
     }
 
     fn set(&self, fault: u8) {
