@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use super::lookup::cursor_key;
 use super::{
-    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
-    StoreFuture, check_bound, full,
+    Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
+    full,
 };
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
@@ -129,7 +130,7 @@ impl Records {
         Listed {
             entries: entries.map(Entry::shortened).collect(),
             unreadable: 0,
-            next: last.map(Cursor::after),
+            next: last.map(RecordKey::to_hex),
         }
     }
 
@@ -249,8 +250,8 @@ impl Store for MemoryStore {
         ready(Ok(self.lock().entry(key, Now::unread().moment())))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
-        let after = match after.map(Cursor::key).transpose() {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
+        let after = match after.map(cursor_key).transpose() {
             Ok(after) => after,
             Err(error) => return ready(Err(error)),
         };
@@ -264,7 +265,7 @@ impl Store for MemoryStore {
     ) -> StoreFuture<'a, Resolved> {
         let now = Now::unread().moment();
         let mut records = self.lock();
-        if let ResolveAs::Record { answer, .. } = &resolve.end {
+        if let Some((answer, _)) = &resolve.response {
             let place = records.kept.get(key).and_then(Option::as_ref);
             if answer.len() > SMALL
                 && record::resolvable(place, resolve, now) == Resolved::Resolved
@@ -366,10 +367,7 @@ mod tests {
                     }),
                     Op::Resolve(key, end) => change(key, &|place| {
                         let found = record::find(place.as_ref(), &RecordKey([key; 32]), now);
-                        let end = end.map_or(ResolveAs::Release, |(length, ttl)| ResolveAs::Record {
-                            answer: vec![0; length].into(),
-                            ttl: time(ttl),
-                        });
+                        let end = end.map(|(length, ttl)| (vec![0; length].into(), time(ttl)));
                         let resolve = found.map(|entry| entry.resolve(Duration::ZERO, end));
                         Outcome::Resolved(resolve.map(|resolve| record::resolve(place, &resolve, now)))
                     }),

@@ -21,17 +21,18 @@ mod redis;
 
 #[cfg(feature = "file")]
 pub use self::file::FileStore;
-pub use self::lookup::{Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved};
+pub use self::lookup::{Entry, EntryState, Listed, Resolve, Resolved};
 pub use self::memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
+pub use self::postgres::{CommitError, PostgresStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
-pub use super::record::{Begun, Claim, Ended, Fingerprint, ParseRecordKeyError, RecordKey, Token};
+pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+
+use self::future::StoreFuture;
 
 use std::fmt;
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,8 +64,19 @@ fn full(max_bytes: impl fmt::Display) -> StoreError {
     ))
 }
 
-/// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
-pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+pub mod future {
+    //! The future of a store.
+
+    use std::future::Future;
+    use std::pin::Pin;
+
+    #[cfg(doc)]
+    use super::Store;
+    use super::StoreError;
+
+    /// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
+    pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+}
 
 /// Keeps the records of an [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -125,12 +137,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Err(lookup::not_supported())))
     }
 
-    /// Returns one page of all records, starting at `after` or at the beginning. Responses are cut to their first 16 bytes.
+    /// Returns one page of all records, starting at the cursor `after` or at the beginning. Responses are cut to their first 16 bytes.
     ///
     /// This is a scan, not a snapshot: each record that exists during the whole scan appears at least once, other records may
     /// appear or not. `limit` is a hint: a page may be shorter, even empty, or slightly longer. The scan ends with the page
     /// whose `next` is `None`.
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         let _ = (after, limit);
         Box::pin(ready(Err(lookup::not_supported())))
     }
@@ -182,7 +194,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).find(key)
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         (**self).list(after, limit)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::new_key;
-use super::step::{End, HOUR, Holders, OVER, Request, Seen, Step};
+use super::step::{HOUR, Holders, OVER, Request, Seen, Step};
 use crate::chance::Draw;
 use crate::idempotency::store::{RecordKey, Store};
 
@@ -71,9 +71,9 @@ impl Dice {
             _ => return Step::Find,
         };
         let end = if self.below(2) == 0 {
-            End::Release
+            None
         } else {
-            End::Record(self.answer(), self.time(4))
+            Some((self.answer(), self.time(4)))
         };
         Step::Resolve(seen, self.time(4), end)
     }

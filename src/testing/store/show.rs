@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::step::{End, Found, FoundState, Request, Said, Seen, Step};
+use super::step::{Found, FoundState, Request, Said, Seen, Step};
 
 /// What is long is shown by its ends.
 fn answer(answer: &Bytes) -> String {
@@ -79,8 +79,8 @@ impl fmt::Debug for Step {
                 }?;
                 write!(f, ", stopped for {stopped_for:?}, ")?;
                 match end {
-                    End::Release => f.write_str("as released"),
-                    End::Record(bytes, ttl) => write!(f, "as {}, ttl {ttl:?}", answer(bytes)),
+                    None => f.write_str("as released"),
+                    Some((bytes, ttl)) => write!(f, "as {}, ttl {ttl:?}", answer(bytes)),
                 }
             }
         }

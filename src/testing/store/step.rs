@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::clock::Moment;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Fingerprint, Record, Token};
 use crate::idempotency::store::{
-    Entry, EntryState, RecordKey, Resolve, ResolveAs, Resolved, Store, StoreError,
+    Entry, EntryState, RecordKey, Resolve, Resolved, Store, StoreError,
 };
 
 pub(super) const OVER: Duration = Duration::ZERO;
@@ -25,7 +25,7 @@ pub(super) enum Step {
     Abandon(Who),
     Find,
     /// Resolves the record that was seen, once its lease has been over for this long.
-    Resolve(Seen, Duration, End),
+    Resolve(Seen, Duration, Option<(Bytes, Duration)>),
 }
 
 /// The state that a `Resolve` names.
@@ -37,12 +37,6 @@ pub(super) enum Seen {
     Open(Who, u32),
     /// Completed by this holder in this run.
     Done(Who, u32),
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum End {
-    Release,
-    Record(Bytes, Duration),
 }
 
 /// Requests differ in their fingerprints.
@@ -167,14 +161,10 @@ impl Holders {
         current: Option<Entry>,
         seen: Seen,
         stopped_for: Duration,
-        end: End,
+        response: Option<(Bytes, Duration)>,
     ) -> Resolve {
-        let end = match end {
-            End::Release => ResolveAs::Release,
-            End::Record(answer, ttl) => ResolveAs::Record { answer, ttl },
-        };
         let (token, run, done) = match (seen, current) {
-            (Seen::Current, Some(entry)) => return entry.resolve(stopped_for, end),
+            (Seen::Current, Some(entry)) => return entry.resolve(stopped_for, response),
             (Seen::Current, None) => (self.0[0], 1, false),
             (Seen::Open(who, run), _) => (self.0[who], run, false),
             (Seen::Done(who, run), _) => (self.0[who], run, true),
@@ -184,7 +174,7 @@ impl Holders {
             run,
             done,
             stopped_for,
-            end,
+            response,
         }
     }
 

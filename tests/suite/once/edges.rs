@@ -8,9 +8,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use buttress::http::answer;
-use buttress::idempotency::store::{
-    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreFuture, Token,
-};
+use buttress::idempotency::store::future::StoreFuture;
+use buttress::idempotency::store::{Begun, Claim, Ended, MemoryStore, RecordKey, Store, Token};
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};

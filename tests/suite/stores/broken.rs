@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, MemoryStore, RecordKey, Token,
 };
-use buttress::idempotency::store::{Store, StoreError, StoreFuture};
+use buttress::idempotency::store::{Store, StoreError};
 use buttress::testing::check_store;
 use bytes::Bytes;
 

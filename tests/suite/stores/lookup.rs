@@ -3,9 +3,10 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Cursor, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve,
-    ResolveAs, Resolved, Store, StoreError, StoreFuture, Token,
+    Begun, Claim, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved,
+    Store, StoreError, Token,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -122,7 +123,7 @@ impl Store for Faulty {
         })
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(async move {
             let mut page = self.records.list(after, limit).await?;
             match self.fault {
@@ -132,7 +133,7 @@ impl Store for Faulty {
                     }
                 }
                 Fault::ForgetsTheLastPage if page.next.is_none() => page.entries.clear(),
-                Fault::NeverEnds if page.next.is_none() => page.next = after.cloned(),
+                Fault::NeverEnds if page.next.is_none() => page.next = after.map(ToOwned::to_owned),
                 Fault::ListsWholeResponses => {
                     for entry in &mut page.entries {
                         let whole = self.records.find(&entry.key).await?;
@@ -169,15 +170,13 @@ impl Store for Faulty {
                     }
                 }
                 Fault::IgnoresTheTimeToLive => {
-                    if let ResolveAs::Record { ttl, .. } = &mut resolve.end {
+                    if let Some((_, ttl)) = &mut resolve.response {
                         *ttl = Duration::from_secs(3600);
                     }
                 }
-                Fault::KeepsTheRecord if resolve.end == ResolveAs::Release => {
-                    resolve.end = ResolveAs::Record {
-                        answer: Bytes::from_static(b"released"),
-                        ttl: Duration::from_secs(3600),
-                    };
+                Fault::KeepsTheRecord if resolve.response.is_none() => {
+                    let answer = Bytes::from_static(b"released");
+                    resolve.response = Some((answer, Duration::from_secs(3600)));
                 }
                 Fault::ChecksThenResolves => {
                     let same = before.token == resolve.token
@@ -185,7 +184,7 @@ impl Store for Faulty {
                         && before.is_done() == resolve.done;
                     tokio::task::yield_now().await;
                     if let (true, Some(now)) = (same, self.records.find(key).await?) {
-                        resolve = now.resolve(resolve.stopped_for, resolve.end);
+                        resolve = now.resolve(resolve.stopped_for, resolve.response);
                     }
                 }
                 _ => {}
@@ -288,7 +287,7 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
         run: 1,
         done: false,
         stopped_for: Duration::ZERO,
-        end: ResolveAs::Release,
+        response: None,
     };
     let errors = [
         store.find(&key).await.map(drop),

@@ -16,9 +16,9 @@ use tokio::sync::oneshot;
 
 use self::database::File;
 use self::writer::{Command, Opening, Room, Timeline, Work, Writer, same, tell};
+use super::lookup::cursor_key;
 use super::{
-    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
-    StoreFuture, check_bound,
+    Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
 };
 use crate::clock::{Moment, Now, nanos, wall};
 use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
@@ -253,11 +253,11 @@ impl Store for FileStore {
         }))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         // The writer reads the page, and everything else waits for it.
         let limit = limit.clamp(1, LONGEST_PAGE);
         Box::pin(async move {
-            let after = after.map(Cursor::key).transpose()?;
+            let after = after.map(cursor_key).transpose()?;
             let (reply, told) = oneshot::channel();
             let work: Work = Box::new(move |batch, now| {
                 let page = match batch {
@@ -276,10 +276,10 @@ impl Store for FileStore {
         resolve: &'a Resolve,
     ) -> StoreFuture<'a, Resolved> {
         let resolve = resolve.clone();
-        let needs = match &resolve.end {
-            ResolveAs::Record { answer, .. } => answer.len(),
-            ResolveAs::Release => 0,
-        };
+        let needs = resolve
+            .response
+            .as_ref()
+            .map_or(0, |(answer, _)| answer.len());
         Box::pin(self.ask(*key, false, needs, move |place, room, now| {
             let resolved = record::resolvable(place.as_ref(), &resolve, now);
             if needs > SMALL && resolved == Resolved::Resolved {

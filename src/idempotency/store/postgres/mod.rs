@@ -22,14 +22,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 pub use self::commit_error::CommitError;
-pub use self::completion::{Completion, Written};
-pub use self::joined::JoinedTransaction;
 use self::reap::Reaper;
 use self::rows::{Look, micros};
 use self::session::{ATTEMPTS, Statement};
 use self::statements::Statements;
 use self::table::TableName;
-use super::{Cursor, Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
+use super::{Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 
@@ -300,7 +298,7 @@ impl Store for PostgresStore {
         Box::pin(self.entry(key))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(self.page(after, limit))
     }
 

@@ -22,7 +22,7 @@ use self::connections::Connections;
 use self::eviction_policy::Policies;
 use self::replicas::Replicas;
 use self::script::{Reply, Script, micros};
-use super::{Cursor, Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
+use super::{Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 
@@ -381,7 +381,7 @@ impl Store for RedisStore {
         Box::pin(self.found(key, None))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(self.page(after, limit))
     }
 

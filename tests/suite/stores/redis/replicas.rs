@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError, StoreFuture, Token,
+    Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError, Token,
 };
 use buttress::testing::check_store;
 use bytes::Bytes;
