@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ::redis::aio::ConnectionLike as _;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use ::redis::{Cmd, InfoDict, Value, cmd, from_redis_value, pipe};
@@ -116,8 +115,7 @@ impl RedisStore {
         // At once, so that both are of the same server.
         commands.add_command(scan(at));
         commands.cmd("INFO").arg("server");
-        let mut connections = self.connections.clone();
-        let sent = connections.req_packed_commands(&commands, 0, 2).await;
+        let sent = self.connections.pipeline("", &commands).await;
         let mut answers = sent.map_err(failed)?.into_iter();
         let (at, names) = read_names(answers.next())?;
         let info = answers.next().and_then(|info| info.extract_error().ok());

@@ -292,16 +292,11 @@ impl RedisStore {
         arguments: &[&[u8]],
     ) -> Result<Reply, StoreError> {
         let name = self.name(key);
-        let mut connections = self.connections.clone();
-        let mut answer = script
-            .by_hash(&name, arguments)
-            .query_async(&mut connections)
-            .await;
+        let command = script.by_hash(&name, arguments);
+        let mut answer = self.connections.command(&command).await;
         if answer.as_ref().is_err_and(script::is_unknown) {
-            answer = script
-                .by_code(&name, arguments)
-                .query_async(&mut connections)
-                .await;
+            let command = script.by_code(&name, arguments);
+            answer = self.connections.command(&command).await;
         }
         Reply::read(answer.map_err(script::failed)?)
     }
