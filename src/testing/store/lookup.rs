@@ -12,7 +12,7 @@ use super::step::FoundState::{Done, Running, Stopped};
 use super::step::Request::This;
 use super::step::Said::{Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
-use super::step::{HOUR, Holders, OVER, Seen, found};
+use super::step::{Answer, HOUR, Holders, OVER, Seen, found};
 use crate::idempotency::store::{Entry, EntryState, RecordKey, Store};
 
 /// How many records a scan must find, and how many a page has.
@@ -31,7 +31,7 @@ pub(super) async fn check(store: &dyn Store) {
 
 fn finds() -> Vec<Promise> {
     let every_byte: Vec<u8> = (0..=u8::MAX).collect();
-    let large = Bytes::from(every_byte.repeat(4096));
+    let large = Answer(every_byte.repeat(4096).into());
     vec![
         promise(
             "a record is found in the state that it is in",
@@ -162,9 +162,9 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         let mut state = if number % 3 == 0 { Stopped } else { Running };
         if number % 3 == 2 {
             said = holders
-                .ask(store, &key, Complete(0, long.clone(), HOUR))
+                .ask(store, &key, Complete(0, Answer(long.clone()), HOUR))
                 .await;
-            state = Done(long.slice(..16));
+            state = Done(Answer(long.slice(..16)));
         }
         assert!(said.is_ok(), "the store fails: {said:?}");
         expected.insert(key, found(1, Some(0), state));

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::cases::check_each;
 use super::promises::{FIRST, Promise, SECOND, promise};
 use super::race::{Pair, check_pairs};
@@ -11,7 +9,7 @@ use super::step::FoundState::{Done, Stopped};
 use super::step::Request::{Other, This};
 use super::step::Said::{Already, Lost, Mismatch, Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
-use super::step::{HOUR, OVER, Said, Seen, found};
+use super::step::{Answer, HOUR, OVER, Said, Seen, found};
 use crate::idempotency::store::{Resolved, Store};
 
 const RESOLVED: Said = Said::Resolved(Resolved::Resolved);
@@ -25,7 +23,7 @@ pub(super) async fn check(store: &dyn Store) {
     check_pairs(store, pairs).await;
 }
 
-fn as_second() -> Option<(Bytes, Duration)> {
+fn as_second() -> Option<(Answer, Duration)> {
     Some((SECOND, HOUR))
 }
 

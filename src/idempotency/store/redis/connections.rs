@@ -23,16 +23,9 @@ impl Clone for Connections {
 }
 
 impl Connections {
-    pub(super) fn to(target: Arc<Target>, policies: Arc<Policies>) -> Self {
-        Self::Own(Arc::new(Reconnecting::new(target, policies)))
-    }
-
-    /// Makes sure that there is a connection.
-    pub(super) async fn connect(&self) -> RedisResult<()> {
-        match self {
-            Self::Own(own) => own.connected().await.map(|_| ()),
-            Self::Given(_) => Ok(()),
-        }
+    pub(super) fn to(target: Target) -> Self {
+        let policies = Arc::new(Policies::new());
+        Self::Own(Arc::new(Reconnecting::new(Arc::new(target), policies)))
     }
 
     /// The connection in use; none of a user's own.

@@ -53,7 +53,6 @@ async fn a_connection_of_the_users_own_leads_to_all_nodes() {
     let client = redis::cluster::ClusterClient::new(cluster.urls()).unwrap();
     let store = RedisStore::with(client.get_async_connection().await.unwrap());
     check_store(&store).await;
-    assert_eq!(store.eviction_policy(), None);
     let (key, claim) = (key(), claim());
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
     let found = store.find(&key).await.unwrap().expect("an entry");
@@ -160,14 +159,12 @@ async fn claims_wait_for_the_replicas_of_their_own_node() {
 #[tokio::test]
 async fn a_node_that_evicts_is_found() {
     let cluster = Cluster::start(3, 0, &["maxmemory-policy noeviction"]).await;
-    let safe = store(&cluster).await;
-    assert_eq!(safe.eviction_policy().as_deref(), Some("noeviction"));
-    let set = "CONFIG SET maxmemory-policy volatile-lru";
-    let () = cluster.nodes[1].ask(set).await;
-    let reports =
-        super::eviction_policy::Reports::of(format!("127.0.0.1:{}", cluster.nodes[1].port));
-    let store = store(&cluster).await;
-    assert_eq!(store.eviction_policy().as_deref(), Some("volatile-lru"));
+    let node = &cluster.nodes[1];
+    let reports = super::eviction_policy::Reports::of(format!("127.0.0.1:{}", node.port));
+    store(&cluster).await;
+    assert_eq!(reports.take(), []);
+    let () = node.ask("CONFIG SET maxmemory-policy volatile-lru").await;
+    store(&cluster).await;
     assert_eq!(reports.take(), [Some("volatile-lru".to_owned())]);
 }
 
