@@ -11,6 +11,8 @@ use buttress::idempotency::store::{
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
+use super::verdict;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     None,
@@ -81,19 +83,7 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.records.begin(key, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.records.renew(key, token, lease, ttl)
-    }
+    forward!(records: begin, renew, abandon);
 
     fn complete<'a>(
         &'a self,
@@ -104,10 +94,6 @@ impl Store for Faulty {
     ) -> StoreFuture<'a, Ended> {
         let token = self.token(key, token);
         self.records.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.records.abandon(key, token)
     }
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
@@ -201,17 +187,10 @@ impl Store for Faulty {
     }
 }
 
-async fn verdict(fault: Fault) -> Result<(), String> {
-    let checked = tokio::spawn(async move { check_lookup(&Faulty::new(fault)).await });
-    checked.await.map_err(|error| {
-        let panic = error.into_panic();
-        *panic.downcast::<String>().expect("a message")
-    })
-}
-
 #[tokio::test]
 async fn the_contract_finds_every_fault() {
     use Fault::*;
+    let verdict = |fault| verdict(async move { check_lookup(&Faulty::new(fault)).await });
     assert_eq!(verdict(None).await, Ok(()));
     for (fault, named) in [
         (FindsNothing, "found in the state"),
@@ -248,33 +227,7 @@ async fn the_contract_finds_every_fault() {
 struct Basic(MemoryStore);
 
 impl Store for Basic {
-    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.0.begin(key, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.0.renew(key, token, lease, ttl)
-    }
-
-    fn complete<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        answer: Bytes,
-        ttl: Duration,
-    ) -> StoreFuture<'a, Ended> {
-        self.0.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.0.abandon(key, token)
-    }
+    forward!(0: begin, renew, complete, abandon);
 }
 
 #[tokio::test]
@@ -299,6 +252,6 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
         let expected = "the store cannot be used: this store cannot look up records";
         assert_eq!(message, expected);
     }
-    let checked = tokio::spawn(async move { check_lookup(&store).await });
-    assert!(checked.await.is_err(), "a missing look-up is never skipped");
+    let verdict = verdict(async move { check_lookup(&store).await }).await;
+    assert!(verdict.is_err(), "a missing look-up is never skipped");
 }

@@ -43,9 +43,7 @@ async fn written(
 
 #[tokio::test]
 async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_not_wait_for_it() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     let mut client = connect().await;
     let transaction = client.transaction().await.expect("a transaction");
     act(&payments, &transaction, &handler).await;
@@ -63,9 +61,7 @@ async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_no
 #[tokio::test]
 async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
     for commits in [true, false] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
+        let (payments, call, handler) = Payments::called().await;
         let mut client = connect().await;
         let transaction = client.transaction().await.expect("a transaction");
         act(&payments, &transaction, &handler).await;
@@ -120,10 +116,12 @@ async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
 
 #[tokio::test]
 async fn a_renewal_is_no_conflict_at_any_isolation() {
-    for isolation in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
+    for isolation in [
+        IsolationLevel::ReadCommitted,
+        IsolationLevel::RepeatableRead,
+        IsolationLevel::Serializable,
+    ] {
+        let (payments, call, handler) = Payments::called().await;
         let (key, token) = payments.holder().await;
         let mut client = connect().await;
         let builder = client.build_transaction().isolation_level(isolation);

@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::store::{Begun, Ended, RecordKey, RedisStore, Store as _, StoreError};
+use buttress::idempotency::store::{Begun, RecordKey, RedisStore, Store as _, StoreError};
 use buttress::testing::{check_lookup, check_store};
-use bytes::Bytes;
 
 use super::nodes::{Cluster, Node};
 use super::replicas::Patient;
@@ -33,14 +32,8 @@ async fn a_cluster_keeps_every_promise_on_all_its_nodes() {
     let store = store(&cluster).await;
     check_store(&store).await;
     check_lookup(&store).await;
-    let answer = Bytes::from_static(b"answer");
     for _ in 0..60 {
-        let (key, claim) = (key(), claim());
-        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
-        let completed = store.complete(&key, claim.token, answer.clone(), HOUR);
-        assert_eq!(completed.await.unwrap(), Ended::Taken);
-        let begun = store.begin(&key, &claim).await.unwrap();
-        assert_eq!(begun, Begun::Done(answer.clone()));
+        assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
     }
     for node in &cluster.nodes {
         assert!(node.ask::<u64>("DBSIZE").await > 5);

@@ -3,9 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use buttress::idempotency::store::{
-    Begun, Ended, EntryState, RecordKey, RedisStore, Resolved, Store as _, StoreError,
-};
+use buttress::idempotency::store::{RecordKey, RedisStore, Resolved, Store as _, StoreError};
 use bytes::Bytes;
 
 use super::nodes::Cluster;
@@ -107,39 +105,6 @@ async fn a_scan_does_not_go_on_at_another_server() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_ended_at_once_is_found_stopped_and_resolved() {
-    let server = Private::start(&[]);
-    let store = private_store(&server).await;
-    let (key, held) = (key(), claim());
-    assert_eq!(store.find(&key).await.unwrap(), None);
-    assert_eq!(store.begin(&key, &held).await.unwrap(), STARTED);
-    let running = store.find(&key).await.unwrap().expect("an entry");
-    assert!(matches!(running.state, EntryState::Running { lease } if lease <= HOUR));
-    let release =
-        |seen: &buttress::idempotency::store::Entry, stopped_for| seen.resolve(stopped_for, None);
-    let resolved = store
-        .resolve(&key, &release(&running, Duration::ZERO))
-        .await;
-    assert_eq!(resolved.unwrap(), Resolved::Running);
-    let ended = store.renew(&key, held.token, Duration::ZERO, HOUR).await;
-    assert!(ended.unwrap());
-    let stopped = store.find(&key).await.unwrap().expect("an entry");
-    assert!(matches!(stopped.state, EntryState::Stopped { .. }));
-    let resolved = store.resolve(&key, &release(&stopped, HOUR)).await;
-    assert_eq!(resolved.unwrap(), Resolved::Running);
-    let answer = Bytes::from(vec![b'x'; 1_000]);
-    let record = stopped.resolve(Duration::ZERO, Some((answer.clone(), HOUR)));
-    let resolved = store.resolve(&key, &record).await.unwrap();
-    assert_eq!(resolved, Resolved::Resolved);
-    let late = store.complete(&key, held.token, Bytes::new(), HOUR).await;
-    assert_eq!(late.unwrap(), Ended::Lost);
-    let begun = store.begin(&key, &claim()).await.unwrap();
-    assert_eq!(begun, Begun::Done(answer));
-    let resolved = store.resolve(&key, &record).await.unwrap();
-    assert_eq!(resolved, Resolved::Changed);
-}
-
-#[tokio::test]
 async fn a_full_server_is_looked_up_and_released() {
     let server = Private::start(&["maxmemory-policy noeviction"]);
     let store = private_store(&server).await;
@@ -158,6 +123,12 @@ async fn a_full_server_is_looked_up_and_released() {
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
     let resolved = store.resolve(&key, &record(100)).await.unwrap();
     assert_eq!(resolved, Resolved::Resolved);
+    command(&mut server.connection().await, "CONFIG SET maxmemory 0").await;
+    let seen = store.find(&key).await.unwrap().expect("an entry");
+    let long = seen.resolve(Duration::ZERO, Some((vec![b'x'; 1_000].into(), HOUR)));
+    let resolved = store.resolve(&key, &long).await.unwrap();
+    assert_eq!(resolved, Resolved::Resolved);
+    command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
     let seen = store.find(&key).await.unwrap().expect("an entry");
     let release = seen.resolve(Duration::ZERO, None);
     let resolved = store.resolve(&key, &release).await.unwrap();
