@@ -341,10 +341,6 @@ mod tests {
             (format!("{entry:?}"), "answer: 6 bytes"),
             (format!("{resolve:?}"), "response: Some((6 bytes, 20s))"),
             (
-                format!("{:?}", entry.resolve(ttl, end.clone())),
-                "answer: 6 bytes",
-            ),
-            (
                 format!("{:#?}", Begun::Done(answer())),
                 "Done(\n    6 bytes,\n)",
             ),
