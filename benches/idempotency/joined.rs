@@ -63,10 +63,6 @@ async fn measured(effort: Effort) -> Result<Vec<String>, BoxError> {
     let ways = [
         ("written by hand", by_hand(&pool, &table)),
         ("joined", joined(store()?, &table)?),
-        (
-            "joined, joined_only",
-            joined(store()?.joined_only(), &table)?,
-        ),
     ];
     let mut rates = ways.each_ref().map(|_| Vec::new());
     for (_, payments) in &ways {

@@ -124,7 +124,7 @@ async fn all(
 ) -> Result<(Vec<Found>, usize), Error> {
     let (mut operations, mut unreadable, mut after) = (Vec::<Found>::new(), 0, None);
     loop {
-        let page = layer.list(filter, after.as_ref(), PAGE).await?;
+        let page = layer.list(filter, after.as_deref(), PAGE).await?;
         unreadable += page.unreadable;
         for found in page.operations {
             // A scan may show a record twice.

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use self::ids::{Fingerprint, ParseRecordKeyError, RecordKey, Token};
-use super::store::{Entry, EntryState, Resolve, ResolveAs, Resolved};
+pub use self::ids::{Fingerprint, RecordKey, Token};
+use super::store::{Entry, EntryState, Resolve, Resolved};
 use crate::clock::Moment;
 
 /// What a request asks a store for.
@@ -286,8 +286,8 @@ pub(crate) fn resolvable(place: Option<&Record>, resolve: &Resolve, now: Moment)
 pub(crate) fn resolve(place: &mut Option<Record>, resolve: &Resolve, now: Moment) -> Resolved {
     let resolved = resolvable(place.as_ref(), resolve, now);
     if resolved == Resolved::Resolved {
-        match (&resolve.end, place.as_mut()) {
-            (ResolveAs::Record { answer, ttl }, Some(record)) => {
+        match (&resolve.response, place.as_mut()) {
+            (Some((answer, ttl)), Some(record)) => {
                 record.token = Token::new();
                 record.state = State::Done {
                     answer: answer.clone(),
@@ -328,10 +328,7 @@ mod tests {
         let ttl = Duration::from_secs(20);
         complete(&mut place, Token([1; 16]), answer(), ttl, at(5));
         let entry = find(place.as_ref(), &RecordKey([0; 32]), at(6)).unwrap();
-        let end = ResolveAs::Record {
-            answer: answer(),
-            ttl,
-        };
+        let resolve = entry.resolve(ttl, Some((answer(), ttl)));
         let shown = [
             (format!("{:?}", Begun::Done(answer())), "Done(6 bytes)"),
             (
@@ -342,11 +339,7 @@ mod tests {
             (format!("{place:?}"), "answer: 6 bytes"),
             (format!("{:?}", entry.state), "Done { answer: 6 bytes }"),
             (format!("{entry:?}"), "answer: 6 bytes"),
-            (format!("{end:?}"), "Record { answer: 6 bytes, ttl: 20s }"),
-            (
-                format!("{:?}", entry.resolve(ttl, end.clone())),
-                "answer: 6 bytes",
-            ),
+            (format!("{resolve:?}"), "response: Some((6 bytes, 20s))"),
             (
                 format!("{:#?}", Begun::Done(answer())),
                 "Done(\n    6 bytes,\n)",
@@ -663,10 +656,7 @@ mod tests {
                     Op::Resolve(ref seen, stopped_for, end) => {
                         let expected = naive.resolved(now, seen, stopped_for);
                         let time = Duration::from_secs(stopped_for);
-                        let end = end.map_or(ResolveAs::Release, |(answer, ttl)| ResolveAs::Record {
-                            answer: vec![answer].into(),
-                            ttl: Duration::from_secs(ttl),
-                        });
+                        let end = end.map(|(answer, ttl)| (vec![answer].into(), Duration::from_secs(ttl)));
                         let request = match *seen {
                             Seen::Current => find(place.as_ref(), &RecordKey([7; 32]), moment)
                                 .map(|entry| entry.resolve(time, end.clone())),
@@ -678,7 +668,7 @@ mod tests {
                                 Seen::Current => (1, 1, false),
                             };
                             let token = Token([holder; 16]);
-                            Resolve { token, run, done, stopped_for: time, end }
+                            Resolve { token, run, done, stopped_for: time, response: end }
                         });
                         prop_assert_eq!(resolve(&mut place, &request, moment), expected);
                         expected == Resolved::Resolved

@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{Begun, Claim, Ended, RecordKey, Token};
-use buttress::idempotency::store::{MemoryStore, Store, StoreFuture};
+use buttress::idempotency::store::{MemoryStore, Store};
 use bytes::Bytes;
 use tokio::task::yield_now;
 

@@ -7,7 +7,7 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Caus
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{KeyedConfig, by_str};
-use buttress::idempotency::store::{MemoryConfig, MemoryStore};
+use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
@@ -111,7 +111,7 @@ async fn everything() {
     retry.layer(inner).oneshot(()).await.unwrap_err();
 
     // Room for one record: the second is refused.
-    let store = MemoryStore::with(MemoryConfig::default().max_bytes(512)).unwrap();
+    let store = MemoryStore::with_max_bytes(512).unwrap();
     let once = IdempotencyLayer::new("all", store, Scope::Global, IdempotencyConfig::default());
     let served = tower::service_fn(async |_: http::Request<KeptBody<String>>| {
         Ok::<_, Error<&str>>(http::Response::new(String::new()))

@@ -102,10 +102,7 @@ async fn main() -> Result<(), BoxError> {
     };
     let url = std::env::var("DATABASE_URL")
         .unwrap_or_else(|_| "postgres://postgres@127.0.0.1:5432/postgres".to_owned());
-    let store = PostgresStore::connect(&url)?
-        .table("sqlx_records")?
-        // Every guarded handler of this layer records its response in its transaction.
-        .joined_only();
+    let store = PostgresStore::connect(&url)?.table("sqlx_records")?;
     store.migrate().await?;
     let pool = PgPoolOptions::new()
         .max_connections(10)

@@ -6,12 +6,10 @@ use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::answer::word;
 use super::body::KeptBody;
 use super::ending::recorded;
 use super::handler::{Came, read};
 use super::operation::Operation;
-use crate::key_problem::KeyProblem;
 
 /// A response, read to its end, and how it is recorded.
 pub(in crate::idempotency) struct Final<B> {
@@ -44,9 +42,4 @@ pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
         Came::CallerLeft => Err("its caller has left"),
         Came::Refused(never) | Came::Failed(never) => match never {},
     }
-}
-
-/// The record of an operation whose outcome is not known.
-pub(in crate::idempotency) fn unknown() -> Bytes {
-    word(KeyProblem::Unknown)
 }

@@ -38,7 +38,7 @@ pub use self::body::KeptBody;
 pub use self::config::{AfterCrash, IdempotencyConfig};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
-pub(in crate::idempotency) use self::joined::{finish, unknown};
+pub(in crate::idempotency) use self::joined::finish;
 pub use self::keep::{HeaderPolicy, StoragePolicy};
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::normalize::Normalize;

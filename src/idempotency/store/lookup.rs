@@ -1,8 +1,6 @@
 //! Look-up and repair of records: the types that [`Store::find`], [`Store::list`] and [`Store::resolve`] take and return.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -56,12 +54,6 @@ pub enum EntryState {
     },
 }
 
-/// A position in a scan: where the next page of [`Store::list`] starts.
-///
-/// Opaque, and only valid for the store that returned it. `Display` and `FromStr` carry it through a command line or a URL.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Cursor(String);
-
 /// One page of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
@@ -69,14 +61,15 @@ pub struct Listed {
     pub entries: Vec<Entry>,
     /// Number of records that were skipped because this version cannot read them.
     pub unreadable: usize,
-    /// Where the next page starts, or `None` after the last page.
-    pub next: Option<Cursor>,
+    /// The cursor that the next page starts at, or `None` after the last page. It is opaque, and only valid for the store that
+    /// returned it.
+    pub next: Option<String>,
 }
 
 /// A request to end an operation that will not end by itself.
 ///
 /// It names the state that was seen, and only takes effect if the record is still in that state.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Resolve {
     /// The holder that was seen.
     pub token: Token,
@@ -86,24 +79,12 @@ pub struct Resolve {
     pub done: bool,
     /// How long the lease of a record that is not done must have been over.
     pub stopped_for: Duration,
-    /// The new state of the record.
-    pub end: ResolveAs,
-}
-
-/// The new state of a resolved record.
-#[derive(Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ResolveAs {
-    /// Deletes the record: the next claim of its key is run 1.
-    Release,
-    /// Completes the record, or replaces the stored response of one that is done. The record gets a new token, so a previous
-    /// holder that comes back gets [`Ended::Lost`](super::Ended::Lost). Run and age stay as they are.
-    Record {
-        /// The response to store. `Debug` shows only its length.
-        answer: Bytes,
-        /// How long to store the response, from now.
-        ttl: Duration,
-    },
+    /// The response to store, and for how long from now. `None` deletes the record: the next claim of its key is run 1.
+    ///
+    /// A response completes the record, or replaces the response of one that is done. The record gets a new token, so a previous
+    /// holder that comes back gets [`Ended::Lost`](super::Ended::Lost). Run and age stay as they are. `Debug` shows only the
+    /// length.
+    pub response: Option<(Bytes, Duration)>,
 }
 
 /// The result of [`Store::resolve`]. Only [`Resolved`](Self::Resolved) changes anything.
@@ -146,13 +127,13 @@ impl Entry {
     }
 
     /// A request to resolve the record if it is still in this state.
-    pub fn resolve(&self, stopped_for: Duration, end: ResolveAs) -> Resolve {
+    pub fn resolve(&self, stopped_for: Duration, response: Option<(Bytes, Duration)>) -> Resolve {
         Resolve {
             token: self.token,
             run: self.run,
             done: self.is_done(),
             stopped_for,
-            end,
+            response,
         }
     }
 
@@ -166,45 +147,14 @@ impl Entry {
     }
 }
 
-impl Cursor {
-    /// A cursor that a store reads back with [`as_str`](Self::as_str).
-    pub fn new(position: impl Into<String>) -> Self {
-        Self(position.into())
-    }
-
-    /// The position, as the store wrote it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The error for a cursor that the store cannot read.
-    pub(crate) fn invalid(&self) -> StoreError {
-        StoreError::unavailable(format!("`{self}` is not a cursor of this store"))
-    }
-
-    /// The position after this key, for a scan in the order of the keys.
-    pub(crate) fn after(key: &RecordKey) -> Self {
-        Self(key.to_hex())
-    }
-
-    /// The key that the page starts after.
-    pub(crate) fn key(&self) -> Result<RecordKey, StoreError> {
-        self.0.parse().map_err(|_| self.invalid())
-    }
+/// The key that the page starts after, for a store that lists its records in the order of the keys.
+pub(super) fn cursor_key(cursor: &str) -> Result<RecordKey, StoreError> {
+    cursor.parse().map_err(|_| invalid_cursor(cursor))
 }
 
-impl fmt::Display for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for Cursor {
-    type Err = Infallible;
-
-    fn from_str(position: &str) -> Result<Self, Infallible> {
-        Ok(Self::new(position))
-    }
+/// The error for a cursor that the store cannot read.
+pub(super) fn invalid_cursor(cursor: &str) -> StoreError {
+    StoreError::unavailable(format!("`{cursor}` is not a cursor of this store"))
 }
 
 impl fmt::Debug for EntryState {
@@ -220,16 +170,19 @@ impl fmt::Debug for EntryState {
     }
 }
 
-impl fmt::Debug for ResolveAs {
+impl fmt::Debug for Resolve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Release => f.write_str("Release"),
-            Self::Record { answer, ttl } => f
-                .debug_struct("Record")
-                .field("answer", &ByLength(answer))
-                .field("ttl", ttl)
-                .finish(),
-        }
+        let response = self.response.as_ref();
+        f.debug_struct("Resolve")
+            .field("token", &self.token)
+            .field("run", &self.run)
+            .field("done", &self.done)
+            .field("stopped_for", &self.stopped_for)
+            .field(
+                "response",
+                &response.map(|(answer, ttl)| (ByLength(answer), ttl)),
+            )
+            .finish()
     }
 }
 

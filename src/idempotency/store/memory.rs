@@ -8,9 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use hashbrown::HashMap;
 
+use super::lookup::cursor_key;
 use super::{
-    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
-    StoreFuture,
+    Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
+    full,
 };
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
@@ -19,46 +20,8 @@ use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, S
 /// How many records whose time is over are forgotten at most for each claim.
 const SWEPT: usize = 4;
 
-/// The bounds of a [`MemoryStore`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct MemoryConfig {
-    /// The most memory that all records may take, in bytes: 512 each and its answer. Default 256 MiB; at least 512.
-    pub max_bytes: usize,
-}
-
-impl Default for MemoryConfig {
-    fn default() -> Self {
-        Self {
-            max_bytes: 256 << 20,
-        }
-    }
-}
-
-impl MemoryConfig {
-    setters! {
-        max_bytes: usize,
-    }
-
-    /// Checks every setting.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            self.max_bytes >= RECORD,
-            "max_bytes",
-            &self.max_bytes,
-            "at least 512, for one record",
-        )
-    }
-}
+/// Default of [`MemoryStore::with_max_bytes`].
+const MAX_BYTES: usize = 256 << 20;
 
 /// Records in memory: gone with the process, and unknown to any other. For tests, and for a service whose effects are gone
 /// with it too.
@@ -66,9 +29,9 @@ impl MemoryConfig {
 /// It is bounded: what is full refuses new keys, because to forget an answer before its time would be to act twice. Room
 /// comes back as records reach their time. Clones share the records. Leases and times follow tokio's clock. An answer is kept
 /// as it is given: one that is a slice of a larger buffer keeps all of that.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct MemoryStore {
-    config: MemoryConfig,
+    max_bytes: usize,
     records: Arc<Mutex<Records>>,
 }
 
@@ -83,23 +46,24 @@ struct Records {
 }
 
 impl MemoryStore {
-    /// A store with the default bounds.
+    /// A store whose records take at most 256 MiB.
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            max_bytes: MAX_BYTES,
+            records: Arc::default(),
+        }
     }
 
-    /// A store with these bounds.
+    /// A store whose records take at most this much memory, in bytes: 512 each and its answer.
     ///
     /// # Errors
     ///
-    /// A setting that cannot work.
-    pub fn with(config: MemoryConfig) -> Result<Self, ConfigError> {
-        config
-            .validate()
-            .map_err(|error| error.of("store", "memory"))?;
+    /// It is less than 512.
+    pub fn with_max_bytes(max_bytes: usize) -> Result<Self, ConfigError> {
+        check_bound("memory", max_bytes as u64)?;
         Ok(Self {
-            config,
-            records: Arc::default(),
+            max_bytes,
+            ..Self::new()
         })
     }
 
@@ -115,13 +79,6 @@ impl MemoryStore {
 
     fn lock(&self) -> MutexGuard<'_, Records> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn full(&self) -> StoreError {
-        StoreError::Full(format!(
-            "its records take the {} bytes of `max_bytes`",
-            self.config.max_bytes
-        ))
     }
 }
 
@@ -173,7 +130,7 @@ impl Records {
         Listed {
             entries: entries.map(Entry::shortened).collect(),
             unreadable: 0,
-            next: last.map(Cursor::after),
+            next: last.map(RecordKey::to_hex),
         }
     }
 
@@ -212,10 +169,16 @@ fn ready<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> 
     Box::pin(std::future::ready(result))
 }
 
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
-            .field("config", &self.config)
+            .field("max_bytes", &self.max_bytes)
             .field("len", &self.len())
             .finish_non_exhaustive()
     }
@@ -229,8 +192,8 @@ impl Store for MemoryStore {
             records.sweep(now);
         }
         let is_new = !records.kept.contains_key(key);
-        if is_new && !records.has_room(RECORD, self.config.max_bytes, now) {
-            return ready(Err(self.full()));
+        if is_new && !records.has_room(RECORD, self.max_bytes, now) {
+            return ready(Err(full(self.max_bytes)));
         }
         ready(Ok(
             records.change(key, |place| record::begin(place, claim, now))
@@ -267,9 +230,9 @@ impl Store for MemoryStore {
         };
         if answer.len() > SMALL
             && records.kept.get(key).is_some_and(takes)
-            && !records.has_room(answer.len(), self.config.max_bytes, now)
+            && !records.has_room(answer.len(), self.max_bytes, now)
         {
-            return ready(Err(self.full()));
+            return ready(Err(full(self.max_bytes)));
         }
         ready(Ok(records.change(key, |place| {
             record::complete(place, token, answer, ttl, now)
@@ -287,8 +250,8 @@ impl Store for MemoryStore {
         ready(Ok(self.lock().entry(key, Now::unread().moment())))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
-        let after = match after.map(Cursor::key).transpose() {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
+        let after = match after.map(cursor_key).transpose() {
             Ok(after) => after,
             Err(error) => return ready(Err(error)),
         };
@@ -302,13 +265,13 @@ impl Store for MemoryStore {
     ) -> StoreFuture<'a, Resolved> {
         let now = Now::unread().moment();
         let mut records = self.lock();
-        if let ResolveAs::Record { answer, .. } = &resolve.end {
+        if let Some((answer, _)) = &resolve.response {
             let place = records.kept.get(key).and_then(Option::as_ref);
             if answer.len() > SMALL
                 && record::resolvable(place, resolve, now) == Resolved::Resolved
-                && !records.has_room(answer.len(), self.config.max_bytes, now)
+                && !records.has_room(answer.len(), self.max_bytes, now)
             {
-                return ready(Err(self.full()));
+                return ready(Err(full(self.max_bytes)));
             }
         }
         ready(Ok(
@@ -404,10 +367,7 @@ mod tests {
                     }),
                     Op::Resolve(key, end) => change(key, &|place| {
                         let found = record::find(place.as_ref(), &RecordKey([key; 32]), now);
-                        let end = end.map_or(ResolveAs::Release, |(length, ttl)| ResolveAs::Record {
-                            answer: vec![0; length].into(),
-                            ttl: time(ttl),
-                        });
+                        let end = end.map(|(length, ttl)| (vec![0; length].into(), time(ttl)));
                         let resolve = found.map(|entry| entry.resolve(Duration::ZERO, end));
                         Outcome::Resolved(resolve.map(|resolve| record::resolve(place, &resolve, now)))
                     }),

@@ -20,24 +20,25 @@ mod postgres;
 mod redis;
 
 #[cfg(feature = "file")]
-pub use self::file::{FileConfig, FileStore};
-pub use self::lookup::{Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved};
-pub use self::memory::{MemoryConfig, MemoryStore};
+pub use self::file::FileStore;
+pub use self::lookup::{Entry, EntryState, Listed, Resolve, Resolved};
+pub use self::memory::MemoryStore;
 #[cfg(feature = "postgres")]
-pub use self::postgres::{CommitError, Completion, JoinedTransaction, PostgresStore, Written};
+pub use self::postgres::{CommitError, PostgresStore};
 #[cfg(feature = "redis")]
 pub use self::redis::RedisStore;
-pub use super::record::{Begun, Claim, Ended, Fingerprint, ParseRecordKeyError, RecordKey, Token};
+pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
+
+use self::future::StoreFuture;
 
 use std::fmt;
-use std::future::{Future, ready};
-use std::pin::Pin;
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::error::BoxError;
+use crate::error::{BoxError, ConfigError};
 
 /// What a record takes besides its answer, in bytes; measured in memory, and rounded up.
 const RECORD: usize = 512;
@@ -45,8 +46,37 @@ const RECORD: usize = 512;
 /// An answer as small as the word that no answer was kept: it has room in the record's own.
 const SMALL: usize = RECORD / 4;
 
-/// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
-pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+/// Whether a store of this name may be bounded by this much.
+fn check_bound(store: &'static str, max_bytes: u64) -> Result<(), ConfigError> {
+    let expected = "at least 512, for one record";
+    ConfigError::unless(
+        max_bytes >= RECORD as u64,
+        "max_bytes",
+        &max_bytes,
+        expected,
+    )
+    .map_err(|error| error.of("store", store))
+}
+
+fn full(max_bytes: impl fmt::Display) -> StoreError {
+    StoreError::Full(format!(
+        "its records take the {max_bytes} bytes of `max_bytes`"
+    ))
+}
+
+pub mod future {
+    //! The future of a store.
+
+    use std::future::Future;
+    use std::pin::Pin;
+
+    #[cfg(doc)]
+    use super::Store;
+    use super::StoreError;
+
+    /// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
+    pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+}
 
 /// Keeps the records of an [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
@@ -107,12 +137,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Err(lookup::not_supported())))
     }
 
-    /// Returns one page of all records, starting at `after` or at the beginning. Responses are cut to their first 16 bytes.
+    /// Returns one page of all records, starting at the cursor `after` or at the beginning. Responses are cut to their first 16 bytes.
     ///
     /// This is a scan, not a snapshot: each record that exists during the whole scan appears at least once, other records may
     /// appear or not. `limit` is a hint: a page may be shorter, even empty, or slightly longer. The scan ends with the page
     /// whose `next` is `None`.
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         let _ = (after, limit);
         Box::pin(ready(Err(lookup::not_supported())))
     }
@@ -164,7 +194,7 @@ impl<S: Store + ?Sized> Store for Arc<S> {
         (**self).find(key)
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         (**self).list(after, limit)
     }
 

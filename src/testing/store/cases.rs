@@ -7,7 +7,7 @@ use super::promises::{FIRST, Promise, SECOND, promise, promises};
 use super::step::Request::{Other, This};
 use super::step::Said::{Already, Done, Lost, Running, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete};
-use super::step::{HOUR, Holders};
+use super::step::{Answer, HOUR, Holders};
 use crate::idempotency::store::Store;
 
 pub(super) async fn check(store: &dyn Store) {
@@ -47,7 +47,7 @@ fn answers() -> impl Iterator<Item = Promise> {
         Bytes::from_static(b"\r\n"),
         Bytes::from(every_byte.repeat(4096)),
     ];
-    answers.into_iter().map(|answer| {
+    answers.into_iter().map(Answer).map(|answer| {
         promise(
             "an answer is returned byte for byte, be it empty or 1 MiB",
             [

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::new_key;
-use super::step::{End, HOUR, Holders, OVER, Request, Seen, Step};
+use super::step::{Answer, HOUR, Holders, OVER, Request, Seen, Step};
 use crate::chance::Draw;
 use crate::idempotency::store::{RecordKey, Store};
 
@@ -71,9 +69,9 @@ impl Dice {
             _ => return Step::Find,
         };
         let end = if self.below(2) == 0 {
-            End::Release
+            None
         } else {
-            End::Record(self.answer(), self.time(4))
+            Some((self.answer(), self.time(4)))
         };
         Step::Resolve(seen, self.time(4), end)
     }
@@ -91,10 +89,9 @@ impl Dice {
         }
     }
 
-    fn answer(&mut self) -> Bytes {
+    fn answer(&mut self) -> Answer {
         let length = self.below(6);
-        (0..length)
-            .map(|_| u8::try_from(self.below(256)).unwrap_or(0))
-            .collect()
+        let bytes = (0..length).map(|_| u8::try_from(self.below(256)).unwrap_or(0));
+        Answer(bytes.collect())
     }
 }

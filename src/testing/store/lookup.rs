@@ -12,8 +12,8 @@ use super::step::FoundState::{Done, Running, Stopped};
 use super::step::Request::This;
 use super::step::Said::{Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
-use super::step::{End, HOUR, Holders, OVER, Seen, found};
-use crate::idempotency::store::{Cursor, Entry, EntryState, RecordKey, Store};
+use super::step::{Answer, HOUR, Holders, OVER, Seen, found};
+use crate::idempotency::store::{Entry, EntryState, RecordKey, Store};
 
 /// How many records a scan must find, and how many a page has.
 const RECORDS: usize = 120;
@@ -31,7 +31,7 @@ pub(super) async fn check(store: &dyn Store) {
 
 fn finds() -> Vec<Promise> {
     let every_byte: Vec<u8> = (0..=u8::MAX).collect();
-    let large = Bytes::from(every_byte.repeat(4096));
+    let large = Answer(every_byte.repeat(4096).into());
     vec![
         promise(
             "a record is found in the state that it is in",
@@ -85,12 +85,12 @@ async fn times_are_right(store: &dyn Store) {
         (Begin(1, This, HOUR, twice), Some(HOUR), 3 * HOUR),
         (Complete(1, FIRST, HOUR), None, HOUR),
         (
-            Resolve(Seen::Current, OVER, End::Record(SECOND, twice)),
+            Resolve(Seen::Current, OVER, Some((SECOND, twice))),
             None,
             twice,
         ),
         (
-            Resolve(Seen::Current, OVER, End::Record(SECOND, HOUR)),
+            Resolve(Seen::Current, OVER, Some((SECOND, HOUR))),
             None,
             HOUR,
         ),
@@ -130,7 +130,7 @@ async fn the_age_counts_from_the_first_claim(store: &dyn Store) {
         (Renew(19, OVER, HOUR), "a renewal"),
         (Complete(19, FIRST, HOUR), "a completion"),
         (
-            Resolve(Seen::Current, OVER, End::Record(SECOND, HOUR)),
+            Resolve(Seen::Current, OVER, Some((SECOND, HOUR))),
             "a recorded response",
         ),
     ] {
@@ -162,9 +162,9 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         let mut state = if number % 3 == 0 { Stopped } else { Running };
         if number % 3 == 2 {
             said = holders
-                .ask(store, &key, Complete(0, long.clone(), HOUR))
+                .ask(store, &key, Complete(0, Answer(long.clone()), HOUR))
                 .await;
-            state = Done(long.slice(..16));
+            state = Done(Answer(long.slice(..16)));
         }
         assert!(said.is_ok(), "the store fails: {said:?}");
         expected.insert(key, found(1, Some(0), state));
@@ -220,10 +220,10 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
     }
 }
 
-/// Reads page after page, with each cursor as text.
+/// Reads page after page.
 #[derive(Debug, Default)]
 struct Scan {
-    after: Option<Cursor>,
+    after: Option<String>,
     has_ended: bool,
 }
 
@@ -232,14 +232,11 @@ impl Scan {
         if self.has_ended {
             return None;
         }
-        let mut page = match store.list(self.after.as_ref(), PAGE).await {
+        let page = match store.list(self.after.as_deref(), PAGE).await {
             Ok(page) => page,
             Err(error) => panic!("the store fails: {error}"),
         };
-        let next = page
-            .next
-            .take()
-            .map(|cursor| Cursor::new(cursor.to_string()));
+        let next = page.next;
         assert!(
             next.is_none() || next != self.after,
             "the store breaks a promise: a scan ends, but the cursor `{next:?}` leads to itself"

@@ -6,7 +6,6 @@ mod lookup;
 mod promises;
 mod race;
 mod resolve;
-mod show;
 mod step;
 
 use std::future::{Future, poll_fn};

@@ -7,11 +7,11 @@ use bytes::Bytes;
 use super::step::Request::{Other, This};
 use super::step::Said::{Already, Done, Lost, Mismatch, Renewed, Running, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Renew};
-use super::step::{HOUR, OVER, Said, Step};
+use super::step::{Answer, HOUR, OVER, Said, Step};
 
 const EVER: Duration = Duration::MAX;
-pub(super) const FIRST: Bytes = Bytes::from_static(b"first");
-pub(super) const SECOND: Bytes = Bytes::from_static(b"second");
+pub(super) const FIRST: Answer = Answer(Bytes::from_static(b"first"));
+pub(super) const SECOND: Answer = Answer(Bytes::from_static(b"second"));
 
 pub(super) struct Promise {
     pub(super) says: &'static str,

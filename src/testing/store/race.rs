@@ -1,10 +1,8 @@
 //! Many who ask at once.
 
-use bytes::Bytes;
-
 use super::step::Request::This;
 use super::step::Step::{Abandon, Begin, Complete, Renew};
-use super::step::{HOUR, Holders, OVER, Said, Step};
+use super::step::{Answer, HOUR, Holders, OVER, Said, Step};
 use super::{all, new_key};
 use crate::idempotency::store::Store;
 
@@ -50,7 +48,7 @@ async fn one_of_many_answers_stands(store: &dyn Store) {
     let (key, holders) = (new_key(), Holders::new(2));
     let begun = holders.ask(store, &key, Begin(0, This, HOUR, HOUR)).await;
     assert!(begun.is_ok(), "the store fails: {begun:?}");
-    let answers = (0..AT_ONCE).map(|number| Bytes::from(number.to_string()));
+    let answers = (0..AT_ONCE).map(|number| Answer(number.to_string().into()));
     let completions = answers.map(|answer| holders.ask(store, &key, Complete(0, answer, HOUR)));
     let said = all(completions).await;
     let stands = holders.ask(store, &key, Begin(1, This, HOUR, HOUR)).await;
@@ -58,7 +56,7 @@ async fn one_of_many_answers_stands(store: &dyn Store) {
         .filter(|number| matches!(said[*number], Ok(Said::Taken)))
         .collect();
     let agree = taken.len() == 1 && {
-        let first = Bytes::from(taken[0].to_string());
+        let first = Answer(taken[0].to_string().into());
         let told = said.iter().enumerate().all(|(number, said)| {
             number == taken[0] || matches!(said, Ok(Said::Already(answer)) if *answer == first)
         });
@@ -79,7 +77,7 @@ pub(super) struct Pair {
 
 fn pairs() -> Vec<Pair> {
     let complete = |who: usize| {
-        let answer = Bytes::from(format!("of {who}"));
+        let answer = Answer(format!("of {who}").into());
         Complete(who, answer, HOUR)
     };
     let begin = |who: usize| Begin(who, This, HOUR, HOUR);

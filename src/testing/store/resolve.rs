@@ -9,7 +9,7 @@ use super::step::FoundState::{Done, Stopped};
 use super::step::Request::{Other, This};
 use super::step::Said::{Already, Lost, Mismatch, Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
-use super::step::{End, HOUR, OVER, Said, Seen, found};
+use super::step::{Answer, HOUR, OVER, Said, Seen, found};
 use crate::idempotency::store::{Resolved, Store};
 
 const RESOLVED: Said = Said::Resolved(Resolved::Resolved);
@@ -23,8 +23,8 @@ pub(super) async fn check(store: &dyn Store) {
     check_pairs(store, pairs).await;
 }
 
-fn as_second() -> End {
-    End::Record(SECOND, HOUR)
+fn as_second() -> Option<(Answer, Duration)> {
+    Some((SECOND, HOUR))
 }
 
 fn releases() -> Vec<Promise> {
@@ -34,7 +34,7 @@ fn releases() -> Vec<Promise> {
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, OVER, HOUR), Started(2)),
-                (Resolve(Seen::Open(1, 2), OVER, End::Release), RESOLVED),
+                (Resolve(Seen::Open(1, 2), OVER, None), RESOLVED),
                 (Find, Nothing),
                 (Complete(1, FIRST, HOUR), Lost),
                 (Renew(1, HOUR, HOUR), Renewed(false)),
@@ -46,7 +46,7 @@ fn releases() -> Vec<Promise> {
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),
-                (Resolve(Seen::Done(0, 1), HOUR, End::Release), RESOLVED),
+                (Resolve(Seen::Done(0, 1), HOUR, None), RESOLVED),
                 (Begin(1, This, HOUR, HOUR), Started(1)),
             ],
         ),
@@ -56,8 +56,8 @@ fn releases() -> Vec<Promise> {
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
                 (Abandon(1), Taken),
-                (Resolve(Seen::Open(1, 2), OVER, End::Release), CHANGED),
-                (Resolve(Seen::Current, OVER, End::Release), RESOLVED),
+                (Resolve(Seen::Open(1, 2), OVER, None), CHANGED),
+                (Resolve(Seen::Current, OVER, None), RESOLVED),
                 (Begin(2, This, HOUR, HOUR), Started(1)),
             ],
         ),
@@ -89,7 +89,7 @@ fn records() -> Vec<Promise> {
                 (Resolve(Seen::Done(0, 1), HOUR, as_second()), RESOLVED),
                 (Complete(0, FIRST, HOUR), Lost),
                 (Begin(1, This, HOUR, HOUR), Said::Done(SECOND)),
-                (Resolve(Seen::Done(0, 1), OVER, End::Release), CHANGED),
+                (Resolve(Seen::Done(0, 1), OVER, None), CHANGED),
                 (Find, found(1, None, Done(SECOND))),
             ],
         ),
@@ -97,10 +97,7 @@ fn records() -> Vec<Promise> {
             "a recorded response is stored for its own time",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
-                (
-                    Resolve(Seen::Current, OVER, End::Record(SECOND, OVER)),
-                    RESOLVED,
-                ),
+                (Resolve(Seen::Current, OVER, Some((SECOND, OVER))), RESOLVED),
                 (Find, Nothing),
                 (Begin(1, Other, HOUR, HOUR), Started(1)),
             ],
@@ -114,15 +111,12 @@ fn refusals() -> Vec<Promise> {
             "a lease in force is never overridden, nor one that was not over for long enough",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
-                (Resolve(Seen::Open(0, 1), OVER, End::Release), IN_USE),
+                (Resolve(Seen::Open(0, 1), OVER, None), IN_USE),
                 (Resolve(Seen::Current, OVER, as_second()), IN_USE),
                 (Renew(0, OVER, HOUR), Renewed(true)),
-                (Resolve(Seen::Open(0, 1), HOUR, End::Release), IN_USE),
+                (Resolve(Seen::Open(0, 1), HOUR, None), IN_USE),
                 (Resolve(Seen::Open(0, 1), HOUR, as_second()), IN_USE),
-                (
-                    Resolve(Seen::Open(0, 1), Duration::MAX, End::Release),
-                    IN_USE,
-                ),
+                (Resolve(Seen::Open(0, 1), Duration::MAX, None), IN_USE),
                 (Find, found(1, Some(0), Stopped)),
                 (Complete(0, FIRST, HOUR), Taken),
             ],
@@ -131,9 +125,9 @@ fn refusals() -> Vec<Promise> {
             "a record that has changed since it was seen is not resolved",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
-                (Resolve(Seen::Open(1, 1), OVER, End::Release), CHANGED),
-                (Resolve(Seen::Open(0, 2), OVER, End::Release), CHANGED),
-                (Resolve(Seen::Done(0, 1), OVER, End::Release), CHANGED),
+                (Resolve(Seen::Open(1, 1), OVER, None), CHANGED),
+                (Resolve(Seen::Open(0, 2), OVER, None), CHANGED),
+                (Resolve(Seen::Done(0, 1), OVER, None), CHANGED),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
                 (Resolve(Seen::Open(0, 1), OVER, as_second()), CHANGED),
                 (Complete(1, FIRST, HOUR), Taken),
@@ -145,7 +139,7 @@ fn refusals() -> Vec<Promise> {
             "a record that is not there is not resolved",
             [
                 (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
-                (Resolve(Seen::Current, OVER, End::Release), MISSING),
+                (Resolve(Seen::Current, OVER, None), MISSING),
                 (Find, Nothing),
                 (Begin(0, This, OVER, OVER), Started(1)),
                 (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
@@ -158,7 +152,7 @@ fn refusals() -> Vec<Promise> {
 fn pairs() -> Vec<Pair> {
     let begin = |who: usize| Begin(who, This, HOUR, HOUR);
     let left = Begin(0, This, OVER, HOUR);
-    let release = Resolve(Seen::Open(0, 1), OVER, End::Release);
+    let release = Resolve(Seen::Open(0, 1), OVER, None);
     let record = Resolve(Seen::Open(0, 1), OVER, as_second());
     [
         (release.clone(), begin(1)),

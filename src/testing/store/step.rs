@@ -1,5 +1,6 @@
 //! One question to a store, what it said, and what the rules say.
 
+use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,7 +8,7 @@ use bytes::Bytes;
 use crate::clock::Moment;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Fingerprint, Record, Token};
 use crate::idempotency::store::{
-    Entry, EntryState, RecordKey, Resolve, ResolveAs, Resolved, Store, StoreError,
+    Entry, EntryState, RecordKey, Resolve, Resolved, Store, StoreError,
 };
 
 pub(super) const OVER: Duration = Duration::ZERO;
@@ -17,19 +18,34 @@ pub(super) const HOUR: Duration = Duration::from_secs(3600);
 /// Who asks: an index into the tokens.
 pub(super) type Who = usize;
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Step {
     Begin(Who, Request, Duration, Duration),
     Renew(Who, Duration, Duration),
-    Complete(Who, Bytes, Duration),
+    Complete(Who, Answer, Duration),
     Abandon(Who),
     Find,
     /// Resolves the record that was seen, once its lease has been over for this long.
-    Resolve(Seen, Duration, End),
+    Resolve(Seen, Duration, Option<(Answer, Duration)>),
+}
+
+/// A stored response. `Debug` shows the two ends of a long one.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Answer(pub(super) Bytes);
+
+impl fmt::Debug for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (length, shown) = (self.0.len(), 12);
+        if length <= 2 * shown {
+            return self.0.fmt(f);
+        }
+        let (first, last) = (self.0.slice(..shown), self.0.slice(length - shown..));
+        write!(f, "{length} bytes, {first:?} to {last:?}")
+    }
 }
 
 /// The state that a `Resolve` names.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     /// The state that a look-up shows right before.
     Current,
@@ -39,28 +55,22 @@ pub(super) enum Seen {
     Done(Who, u32),
 }
 
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum End {
-    Release,
-    Record(Bytes, Duration),
-}
-
 /// Requests differ in their fingerprints.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     This,
     Other,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Said {
     Started(u32),
     Running,
-    Done(Bytes),
+    Done(Answer),
     Mismatch,
     Renewed(bool),
     Taken,
-    Already(Bytes),
+    Already(Answer),
     Lost,
     Nothing,
     Found(Found),
@@ -68,7 +78,7 @@ pub(super) enum Said {
 }
 
 /// The part of an entry that does not depend on the clock.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) run: u32,
     /// `None` if it is nobody that asks here.
@@ -76,11 +86,11 @@ pub(super) struct Found {
     pub(super) state: FoundState,
 }
 
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FoundState {
     Running,
     Stopped,
-    Done(Bytes),
+    Done(Answer),
 }
 
 pub(super) fn found(run: u32, holder: Option<Who>, state: FoundState) -> Said {
@@ -129,9 +139,10 @@ impl Holders {
             Step::Renew(who, lease, ttl) => {
                 Said::Renewed(store.renew(key, self.0[who], lease, ttl).await?)
             }
-            Step::Complete(who, answer, ttl) => {
-                store.complete(key, self.0[who], answer, ttl).await?.into()
-            }
+            Step::Complete(who, answer, ttl) => store
+                .complete(key, self.0[who], answer.0, ttl)
+                .await?
+                .into(),
             Step::Abandon(who) => store.abandon(key, self.0[who]).await?.into(),
             Step::Find => self.found(key, store.find(key).await?),
             Step::Resolve(seen, stopped_for, end) => {
@@ -156,7 +167,7 @@ impl Holders {
         let state = match entry.state {
             EntryState::Running { .. } => FoundState::Running,
             EntryState::Stopped { .. } => FoundState::Stopped,
-            EntryState::Done { answer } => FoundState::Done(answer),
+            EntryState::Done { answer } => FoundState::Done(Answer(answer)),
         };
         let holder = self.0.iter().position(|token| *token == entry.token);
         found(entry.run, holder, state)
@@ -167,14 +178,11 @@ impl Holders {
         current: Option<Entry>,
         seen: Seen,
         stopped_for: Duration,
-        end: End,
+        response: Option<(Answer, Duration)>,
     ) -> Resolve {
-        let end = match end {
-            End::Release => ResolveAs::Release,
-            End::Record(answer, ttl) => ResolveAs::Record { answer, ttl },
-        };
+        let response = response.map(|(answer, ttl)| (answer.0, ttl));
         let (token, run, done) = match (seen, current) {
-            (Seen::Current, Some(entry)) => return entry.resolve(stopped_for, end),
+            (Seen::Current, Some(entry)) => return entry.resolve(stopped_for, response),
             (Seen::Current, None) => (self.0[0], 1, false),
             (Seen::Open(who, run), _) => (self.0[who], run, false),
             (Seen::Done(who, run), _) => (self.0[who], run, true),
@@ -184,7 +192,7 @@ impl Holders {
             run,
             done,
             stopped_for,
-            end,
+            response,
         }
     }
 
@@ -200,7 +208,7 @@ impl Holders {
                 Said::Renewed(record::renew(place, self.0[who], lease, ttl, now))
             }
             Step::Complete(who, answer, ttl) => {
-                record::complete(place, self.0[who], answer, ttl, now).into()
+                record::complete(place, self.0[who], answer.0, ttl, now).into()
             }
             Step::Abandon(who) => record::abandon(place, self.0[who], now).into(),
             Step::Find => self.found(&key, find(place)),
@@ -217,7 +225,7 @@ impl From<Begun> for Said {
         match begun {
             Begun::Started { run } => Self::Started(run),
             Begun::Running => Self::Running,
-            Begun::Done(answer) => Self::Done(answer),
+            Begun::Done(answer) => Self::Done(Answer(answer)),
             Begun::Mismatch => Self::Mismatch,
         }
     }
@@ -227,7 +235,7 @@ impl From<Ended> for Said {
     fn from(ended: Ended) -> Self {
         match ended {
             Ended::Taken => Self::Taken,
-            Ended::Already(answer) => Self::Already(answer),
+            Ended::Already(answer) => Self::Already(Answer(answer)),
             Ended::Lost => Self::Lost,
         }
     }

@@ -256,7 +256,7 @@ async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
     let all = async |filter: ListFilter| {
         let (mut operations, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
-            let page = layer.list(&filter, after.as_ref(), 4).await;
+            let page = layer.list(&filter, after.as_deref(), 4).await;
             let page = page.unwrap();
             operations.extend(page.operations);
             pages += 1;

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use buttress::BoxError;
 use buttress::http::answer;
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreError, StoreFuture, Token,
+    Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreError, Token,
 };
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use bytes::Bytes;

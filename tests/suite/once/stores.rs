@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use buttress::idempotency::IdempotencyConfig;
-use buttress::idempotency::store::{MemoryConfig, MemoryStore};
+use buttress::idempotency::store::MemoryStore;
 use tokio::time::{Instant, advance, sleep};
 
 use super::shop::{Fate, KEY, Scripted, Shop, payment, says, settle};
@@ -84,8 +84,7 @@ async fn a_store_that_comes_back_is_not_asked_by_everybody_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_store_refuses_new_keys_and_gives_old_answers() {
-    let room = MemoryConfig::default().max_bytes(512);
-    let store = MemoryStore::with(room).unwrap();
+    let store = MemoryStore::with_max_bytes(512).unwrap();
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     shop.served(payment("10 EUR"), says(201, "paid")).await;
     let mut other = payment("10 EUR");

@@ -4,12 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, Fingerprint, MemoryStore, RecordKey, Token,
 };
-use buttress::idempotency::store::{Store, StoreError, StoreFuture};
+use buttress::idempotency::store::{Store, StoreError};
 use buttress::testing::check_store;
 use bytes::Bytes;
+
+use super::verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -236,69 +239,53 @@ impl Broken {
     }
 }
 
-/// What the contract says to a store with this fault.
-async fn verdict(fault: Fault) -> Result<(), String> {
-    let checked = tokio::spawn(async move { check_store(&Broken::new(fault)).await });
-    checked.await.map_err(|error| {
-        let panic = error.into_panic();
-        *panic.downcast::<String>().expect("a message")
-    })
-}
-
 #[tokio::test]
 async fn the_contract_names_the_promise_that_a_store_breaks() {
-    assert_eq!(verdict(Fault::None).await, Ok(()));
+    use Fault::*;
+    let verdict = |fault| verdict(async move { check_store(&Broken::new(fault)).await });
+    assert_eq!(verdict(None).await, Ok(()));
     for (fault, promise) in [
         (
-            Fault::ChecksThenActs,
+            ChecksThenActs,
             "of 32 claims of a new key at once exactly one",
         ),
+        (CompletesInTwoSteps, "of 32 answers at once one is taken"),
+        (IgnoresTheToken, "a running record is its holder's alone"),
+        (OverwritesAnAnswer, "an answer stands"),
         (
-            Fault::CompletesInTwoSteps,
-            "of 32 answers at once one is taken",
-        ),
-        (
-            Fault::IgnoresTheToken,
-            "a running record is its holder's alone",
-        ),
-        (Fault::OverwritesAnAnswer, "an answer stands"),
-        (
-            Fault::ForgetsTheFingerprint,
+            ForgetsTheFingerprint,
             "another fingerprint is told before all else",
         ),
         (
-            Fault::TellsRunningBeforeMismatch,
+            TellsRunningBeforeMismatch,
             "another fingerprint is told before all else",
         ),
         (
-            Fault::LetsOtherRequestsTakeOver,
+            LetsOtherRequestsTakeOver,
             "does not pass to a claim with another fingerprint",
         ),
-        (Fault::NeverTakesOver, "told the run of the takeover"),
-        (Fault::CountsNoRuns, "told the run of the takeover"),
-        (Fault::IgnoresTheTimeToLive, "as if it were not there"),
+        (NeverTakesOver, "told the run of the takeover"),
+        (CountsNoRuns, "told the run of the takeover"),
+        (IgnoresTheTimeToLive, "as if it were not there"),
         (
-            Fault::RenewsNothingThatIsOver,
+            RenewsNothingThatIsOver,
             "a lease that is over can be renewed",
         ),
         (
-            Fault::CompletesNothingThatIsOver,
+            CompletesNothingThatIsOver,
             "completed even with its lease over",
         ),
+        (ForgetsToAbandon, "a running record is its holder's alone"),
         (
-            Fault::ForgetsToAbandon,
-            "a running record is its holder's alone",
-        ),
-        (
-            Fault::DeniesItsOwnClaim,
+            DeniesItsOwnClaim,
             "a claim that is made again is told the same run",
         ),
-        (Fault::HasNoEmptyAnswer, "byte for byte"),
-        (Fault::CutsAnswers, "byte for byte"),
-        (Fault::ReadsAnswersAsText, "byte for byte"),
-        (Fault::Overflows, "the longest lease and time to live"),
-        (Fault::MixesKeys, "keys are apart"),
-        (Fault::Fails, "it fell over"),
+        (HasNoEmptyAnswer, "byte for byte"),
+        (CutsAnswers, "byte for byte"),
+        (ReadsAnswersAsText, "byte for byte"),
+        (Overflows, "the longest lease and time to live"),
+        (MixesKeys, "keys are apart"),
+        (Fails, "it fell over"),
     ] {
         let message = verdict(fault)
             .await

@@ -2,18 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, FileConfig, FileStore, Fingerprint, RecordKey, Store, StoreError,
+    Begun, Claim, Ended, FileStore, Fingerprint, Store, StoreError,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
-use crate::common::{SECOND, poll};
-
-const LEASE: Duration = Duration::from_secs(10);
-const TTL: Duration = Duration::from_secs(100);
+use super::{LEASE, TTL, claim, fill, is_full, key};
+use crate::common::poll;
 
 /// A folder of this test's own, gone with it.
 struct Folder(PathBuf);
@@ -41,14 +38,6 @@ impl Drop for Folder {
     fn drop(&mut self) {
         std::fs::remove_dir_all(&self.0).unwrap();
     }
-}
-
-fn key(number: u8) -> RecordKey {
-    RecordKey([number; 32])
-}
-
-fn claim() -> Claim {
-    Claim::new(Fingerprint([0; 32]), LEASE, TTL)
 }
 
 /// Asked of so many keys at once.
@@ -187,43 +176,18 @@ async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
 #[tokio::test(start_paused = true)]
 async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
     let folder = Folder::new();
-    let bounds = FileConfig::default().max_bytes(2 * 512);
-    let store = FileStore::with(folder.file(), bounds).unwrap();
-    let is_full = |result: Result<Begun, StoreError>| matches!(result, Err(StoreError::Full(_)));
-    let [first, second] = [claim(), claim()];
-    store.begin(&key(1), &first).await.unwrap();
-    store.begin(&key(2), &second).await.unwrap();
-    assert!(is_full(store.begin(&key(3), &claim()).await));
-    let long = Bytes::from(vec![0; 600]);
-    let refused = store.complete(&key(1), first.token, long, TTL).await;
-    assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");
-    let word = Bytes::from(vec![0; 128]);
-    let taken = store
-        .complete(&key(1), first.token, word.clone(), TTL)
-        .await;
-    assert_eq!(taken.unwrap(), Ended::Taken);
-    assert_eq!(
-        store.begin(&key(1), &claim()).await.unwrap(),
-        Begun::Done(word)
-    );
-    assert!(
-        store
-            .renew(&key(2), second.token, LEASE, TTL)
-            .await
-            .unwrap()
-    );
-    tokio::time::advance(99_999 * (SECOND / 1000)).await;
-    assert!(is_full(store.begin(&key(3), &claim()).await));
+    let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
+    fill(&store).await;
     // The bound is kept over a restart.
     drop(store);
-    let store = FileStore::with(folder.file(), bounds).unwrap();
-    assert!(is_full(store.begin(&key(3), &claim()).await));
+    let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
+    assert!(is_full(&store.begin(&key(3), &claim()).await));
     tokio::time::advance(LEASE + TTL).await;
     for number in 3..5 {
         let begun = store.begin(&key(number), &claim()).await.unwrap();
         assert_eq!(begun, Begun::Started { run: 1 });
     }
-    assert!(is_full(store.begin(&key(5), &claim()).await));
+    assert!(is_full(&store.begin(&key(5), &claim()).await));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,11 +252,9 @@ fn nobody_else_may_read_it() {
 }
 
 #[test]
-fn its_bounds_are_read_from_a_file_and_checked() {
-    let config: FileConfig = toml::from_str("max_bytes = 511").unwrap();
-    assert_eq!(config, FileConfig::default().max_bytes(511));
+fn its_bound_is_checked() {
     let folder = Folder::new();
-    let error = FileStore::with(folder.file(), config).unwrap_err();
+    let error = FileStore::with_max_bytes(folder.file(), 511).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the store cannot be used: store `file`: `max_bytes` is 511, but it must be at least 512, for one record"

@@ -3,12 +3,15 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Cursor, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve,
-    ResolveAs, Resolved, Store, StoreError, StoreFuture, Token,
+    Begun, Claim, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved,
+    Store, StoreError, Token,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
+
+use super::verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -80,19 +83,7 @@ impl Faulty {
 }
 
 impl Store for Faulty {
-    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.records.begin(key, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.records.renew(key, token, lease, ttl)
-    }
+    forward!(records: begin, renew, abandon);
 
     fn complete<'a>(
         &'a self,
@@ -103,10 +94,6 @@ impl Store for Faulty {
     ) -> StoreFuture<'a, Ended> {
         let token = self.token(key, token);
         self.records.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.records.abandon(key, token)
     }
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
@@ -122,7 +109,7 @@ impl Store for Faulty {
         })
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(async move {
             let mut page = self.records.list(after, limit).await?;
             match self.fault {
@@ -132,7 +119,7 @@ impl Store for Faulty {
                     }
                 }
                 Fault::ForgetsTheLastPage if page.next.is_none() => page.entries.clear(),
-                Fault::NeverEnds if page.next.is_none() => page.next = after.cloned(),
+                Fault::NeverEnds if page.next.is_none() => page.next = after.map(ToOwned::to_owned),
                 Fault::ListsWholeResponses => {
                     for entry in &mut page.entries {
                         let whole = self.records.find(&entry.key).await?;
@@ -169,15 +156,13 @@ impl Store for Faulty {
                     }
                 }
                 Fault::IgnoresTheTimeToLive => {
-                    if let ResolveAs::Record { ttl, .. } = &mut resolve.end {
+                    if let Some((_, ttl)) = &mut resolve.response {
                         *ttl = Duration::from_secs(3600);
                     }
                 }
-                Fault::KeepsTheRecord if resolve.end == ResolveAs::Release => {
-                    resolve.end = ResolveAs::Record {
-                        answer: Bytes::from_static(b"released"),
-                        ttl: Duration::from_secs(3600),
-                    };
+                Fault::KeepsTheRecord if resolve.response.is_none() => {
+                    let answer = Bytes::from_static(b"released");
+                    resolve.response = Some((answer, Duration::from_secs(3600)));
                 }
                 Fault::ChecksThenResolves => {
                     let same = before.token == resolve.token
@@ -185,7 +170,7 @@ impl Store for Faulty {
                         && before.is_done() == resolve.done;
                     tokio::task::yield_now().await;
                     if let (true, Some(now)) = (same, self.records.find(key).await?) {
-                        resolve = now.resolve(resolve.stopped_for, resolve.end);
+                        resolve = now.resolve(resolve.stopped_for, resolve.response);
                     }
                 }
                 _ => {}
@@ -202,17 +187,10 @@ impl Store for Faulty {
     }
 }
 
-async fn verdict(fault: Fault) -> Result<(), String> {
-    let checked = tokio::spawn(async move { check_lookup(&Faulty::new(fault)).await });
-    checked.await.map_err(|error| {
-        let panic = error.into_panic();
-        *panic.downcast::<String>().expect("a message")
-    })
-}
-
 #[tokio::test]
 async fn the_contract_finds_every_fault() {
     use Fault::*;
+    let verdict = |fault| verdict(async move { check_lookup(&Faulty::new(fault)).await });
     assert_eq!(verdict(None).await, Ok(()));
     for (fault, named) in [
         (FindsNothing, "found in the state"),
@@ -249,33 +227,7 @@ async fn the_contract_finds_every_fault() {
 struct Basic(MemoryStore);
 
 impl Store for Basic {
-    fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.0.begin(key, claim)
-    }
-
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.0.renew(key, token, lease, ttl)
-    }
-
-    fn complete<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        answer: Bytes,
-        ttl: Duration,
-    ) -> StoreFuture<'a, Ended> {
-        self.0.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.0.abandon(key, token)
-    }
+    forward!(0: begin, renew, complete, abandon);
 }
 
 #[tokio::test]
@@ -288,7 +240,7 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
         run: 1,
         done: false,
         stopped_for: Duration::ZERO,
-        end: ResolveAs::Release,
+        response: None,
     };
     let errors = [
         store.find(&key).await.map(drop),
@@ -300,6 +252,6 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
         let expected = "the store cannot be used: this store cannot look up records";
         assert_eq!(message, expected);
     }
-    let checked = tokio::spawn(async move { check_lookup(&store).await });
-    assert!(checked.await.is_err(), "a missing look-up is never skipped");
+    let verdict = verdict(async move { check_lookup(&store).await }).await;
+    assert!(verdict.is_err(), "a missing look-up is never skipped");
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::event::OperationId;
 use crate::idempotency::record::RecordKey;
 use crate::idempotency::server::answer::{Answer, Kept, peek};
-use crate::idempotency::store::{Cursor, Entry, EntryState};
+use crate::idempotency::store::{Entry, EntryState};
 
 /// An operation, as its record shows it.
 ///
@@ -53,7 +53,7 @@ pub struct FoundPage {
     /// Number of records on this page that this version cannot read at all.
     pub unreadable: usize,
     /// Where the next page starts, or `None` after the last page.
-    pub next: Option<Cursor>,
+    pub next: Option<String>,
 }
 
 /// Which operations to list. By default all.

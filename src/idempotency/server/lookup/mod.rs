@@ -52,7 +52,7 @@ pub use self::repair::{Repair, RepairError};
 use super::claim::limited;
 use super::layer::IdempotencyLayer;
 use crate::idempotency::record::RecordKey;
-use crate::idempotency::store::{Cursor, StoreError};
+use crate::idempotency::store::StoreError;
 
 /// Look-up and repair: see [`lookup`](self).
 impl IdempotencyLayer {
@@ -92,7 +92,7 @@ impl IdempotencyLayer {
     pub async fn list(
         &self,
         filter: &ListFilter,
-        after: Option<&Cursor>,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<FoundPage, StoreError> {
         let page = self.shared.store.list(after, limit).await?;

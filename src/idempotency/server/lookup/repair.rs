@@ -13,7 +13,7 @@ use crate::idempotency::server::claim::limited;
 use crate::idempotency::server::keep::HeaderPolicy;
 use crate::idempotency::server::keep::headers;
 use crate::idempotency::server::layer::IdempotencyLayer;
-use crate::idempotency::store::{ResolveAs, Resolved, StoreError};
+use crate::idempotency::store::{Resolved, StoreError};
 
 /// A decision about an operation: see [`IdempotencyLayer::repair`].
 #[derive(Clone)]
@@ -107,17 +107,14 @@ impl IdempotencyLayer {
             seen.allows_repair(max_run)?;
         }
         let (step, end) = match repair.end {
-            End::Release => (OperationStep::ReleasedByOperator, ResolveAs::Release),
+            End::Release => (OperationStep::ReleasedByOperator, None),
             End::Record(response) => {
                 let max = config.max_response_body;
                 if response.body().len() > max {
                     return Err(RepairError::TooLarge { max });
                 }
-                let (answer, ttl) = (encode(response), config.ttl);
-                (
-                    OperationStep::RecordedByOperator,
-                    ResolveAs::Record { answer, ttl },
-                )
+                let response = Some((encode(response), config.ttl));
+                (OperationStep::RecordedByOperator, response)
             }
         };
         let stopped_for = if repair.force {

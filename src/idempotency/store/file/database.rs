@@ -12,7 +12,7 @@ use redb::{
 use super::encoding::{Session, answer_length, decode, encode};
 use crate::clock::Moment;
 use crate::idempotency::record::{self, Record, RecordKey, State};
-use crate::idempotency::store::{Cursor, Entry, Listed, RECORD, StoreError};
+use crate::idempotency::store::{Entry, Listed, RECORD, StoreError};
 
 pub(super) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
 /// By the time at which they are forgotten.
@@ -175,7 +175,7 @@ impl View {
         page.next = last
             .filter(|_| rows.next().is_some())
             .as_ref()
-            .map(Cursor::after);
+            .map(RecordKey::to_hex);
         Ok(page)
     }
 }

@@ -14,8 +14,6 @@
 //! | 62..78 | token |
 //! | 78..86 | when it was first claimed |
 //! | 86.. | answer, if done |
-//!
-//! Version 1 has no time of the first claim: its answer starts at 78.
 
 use bytes::Bytes;
 
@@ -24,9 +22,7 @@ use crate::idempotency::record::{Fingerprint, Record, State, Token};
 use crate::idempotency::store::StoreError;
 
 const VERSION: u8 = 2;
-const OLD_VERSION: u8 = 1;
 pub(super) const HEAD: usize = 86;
-const OLD_HEAD: usize = 78;
 
 /// The session that reads a record.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +34,7 @@ pub(super) struct Session {
 
 /// Length of the answer in these bytes.
 pub(super) fn answer_length(bytes: &[u8]) -> usize {
-    let head = if bytes.first() == Some(&OLD_VERSION) {
-        OLD_HEAD
-    } else {
-        HEAD
-    };
-    bytes.len().saturating_sub(head)
+    bytes.len().saturating_sub(HEAD)
 }
 
 pub(super) fn encode(record: &Record, session: u64) -> Vec<u8> {
@@ -66,20 +57,18 @@ pub(super) fn encode(record: &Record, session: u64) -> Vec<u8> {
 
 /// The record, as it is for this session: of a session that ended, the holders are gone, and all leases over.
 ///
-/// When such a lease ended is not known exactly: at its time, or when the file was opened, whichever was first. A record of version 1
-/// counts its age from when the file was opened.
+/// When such a lease ended is not known exactly: at its time, or when the file was opened, whichever was first.
 pub(super) fn decode(bytes: &[u8], session: Session) -> Result<Record, StoreError> {
     let unreadable = |why: &str| Err(StoreError::Unreadable(why.to_owned()));
-    let is_old = match bytes.first() {
-        Some(&VERSION) => false,
-        Some(&OLD_VERSION) => true,
+    match bytes.first() {
+        Some(&VERSION) => {}
         Some(version) => {
             return Err(StoreError::Unreadable(format!(
                 "it is of version {version}, and this is a program that knows version {VERSION}"
             )));
         }
         None => return unreadable("it is empty"),
-    };
+    }
     let mut rest = bytes.get(1..).unwrap_or_default();
     let head = (|| {
         let [state] = take(&mut rest)?;
@@ -89,11 +78,7 @@ pub(super) fn decode(bytes: &[u8], session: Session) -> Result<Record, StoreErro
         let gone_at = Moment::from_nanos(u64::from_le_bytes(take(&mut rest)?));
         let fingerprint = Fingerprint(take(&mut rest)?);
         let token = Token(take(&mut rest)?);
-        let begun_at = if is_old {
-            session.opened
-        } else {
-            Moment::from_nanos(u64::from_le_bytes(take(&mut rest)?))
-        };
+        let begun_at = Moment::from_nanos(u64::from_le_bytes(take(&mut rest)?));
         let lease_until = if writer == session.number {
             lease_until
         } else {
@@ -169,14 +154,6 @@ mod tests {
         bytes.iter().fold(String::new(), digits)
     }
 
-    fn unhex(digits: &str) -> Vec<u8> {
-        let digits = digits.as_bytes().chunks(2);
-        let digits = digits.map(|pair| std::str::from_utf8(pair).expect("digits"));
-        digits
-            .map(|pair| u8::from_str_radix(pair, 16).expect("a byte"))
-            .collect()
-    }
-
     /// Later versions must still read these bytes.
     #[test]
     fn the_bytes_of_version_2_stay_as_they_are() {
@@ -199,31 +176,6 @@ mod tests {
             assert_eq!(hex(&bytes), golden);
             assert_eq!(decode(&bytes, session(9)).expect("readable"), record);
             assert_eq!(answer_length(&bytes), bytes.len() - HEAD);
-        }
-    }
-
-    #[test]
-    fn version_1_is_still_read_and_its_age_counts_from_the_opening() {
-        let tail = format!("0807060504030201{}{}", "f1".repeat(32), "70".repeat(16));
-        for (golden, record, length) in [
-            (
-                format!("0100020000000900000000000000{}{tail}", "1817161514131211"),
-                running(),
-                0,
-            ),
-            (
-                format!("0101020000000900000000000000{}{tail}796573", "00".repeat(8)),
-                done(),
-                3,
-            ),
-        ] {
-            let bytes = unhex(&golden);
-            let expected = Record {
-                begun_at: session(9).opened,
-                ..record
-            };
-            assert_eq!(decode(&bytes, session(9)).expect("readable"), expected);
-            assert_eq!(answer_length(&bytes), length);
         }
     }
 
@@ -251,7 +203,7 @@ mod tests {
             let cut = decode(&bytes[..length], session(9));
             assert!(matches!(cut, Err(StoreError::Unreadable(_))), "{length}");
         }
-        for (at, byte) in [(0, 0), (0, 3), (0, 255), (1, 2), (1, 255)] {
+        for (at, byte) in [(0, 1), (0, 3), (0, 255), (1, 2), (1, 255)] {
             let mut garbage = bytes.clone();
             garbage[at] = byte;
             let read = decode(&garbage, session(9));

@@ -16,56 +16,18 @@ use tokio::sync::oneshot;
 
 use self::database::File;
 use self::writer::{Command, Opening, Room, Timeline, Work, Writer, same, tell};
+use super::lookup::cursor_key;
 use super::{
-    Cursor, Entry, Listed, RECORD, Resolve, ResolveAs, Resolved, SMALL, Store, StoreError,
-    StoreFuture,
+    Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
 };
 use crate::clock::{Moment, Now, nanos, wall};
-use crate::error::ConfigError;
 use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
 
 /// The most records on one page of [`FileStore::list`](Store::list).
 const LONGEST_PAGE: usize = 1000;
 
-/// The bounds of a [`FileStore`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct FileConfig {
-    /// The most that all records may take, in bytes: 512 each and its answer. The file may be twice as large, and does not
-    /// shrink. Default 1 GiB; at least 512.
-    pub max_bytes: u64,
-}
-
-impl Default for FileConfig {
-    fn default() -> Self {
-        Self { max_bytes: 1 << 30 }
-    }
-}
-
-impl FileConfig {
-    setters! {
-        max_bytes: u64,
-    }
-
-    /// Checks every setting.
-    ///
-    /// # Errors
-    ///
-    /// The first setting that cannot work.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(
-            self.max_bytes >= RECORD as u64,
-            "max_bytes",
-            &self.max_bytes,
-            "at least 512, for one record",
-        )
-    }
-}
+/// Default of [`FileStore::with_max_bytes`].
+const MAX_BYTES: u64 = 1 << 30;
 
 /// Records in a file, for one process at a time: they survive its end, and a crash of the machine.
 ///
@@ -114,7 +76,7 @@ impl FileConfig {
 ///
 /// | setting | default | why |
 /// |---|---|---|
-/// | [`max_bytes`](FileConfig::max_bytes) | 1 GiB | a million operations with answers of half a kilobyte |
+/// | [`max_bytes`](Self::with_max_bytes) | 1 GiB | a million operations with answers of half a kilobyte |
 ///
 /// # Errors
 ///
@@ -134,48 +96,42 @@ pub struct FileStore {
 
 struct Shared {
     path: PathBuf,
-    config: FileConfig,
+    max_bytes: u64,
     /// None only while this is dropped.
     commands: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileStore {
-    /// Opens the file, or makes it, with the default bounds. It waits for the disk: open it when the program starts.
+    /// Opens the file, or makes it, for records that take at most 1 GiB. It waits for the disk: open it when the program starts.
     ///
     /// # Errors
     ///
     /// It cannot be opened or made, is open already in this process or in another, or is no file of records.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
-        Self::with(path, FileConfig::default())
+        Self::with_max_bytes(path, MAX_BYTES)
     }
 
-    /// Opens the file, or makes it, with these bounds.
+    /// Opens the file, or makes it, for records that take at most `max_bytes`: 512 each and its answer. The file may be twice as
+    /// large, and does not shrink.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), or a setting that cannot work.
-    pub fn with(path: impl AsRef<Path>, config: FileConfig) -> Result<Self, StoreError> {
-        Self::open_at(path.as_ref(), config, wall())
-    }
-
-    /// Opens it at this time of the wall clock.
-    fn open_at(path: &Path, config: FileConfig, wall: SystemTime) -> Result<Self, StoreError> {
-        config
-            .validate()
-            .map_err(|error| StoreError::unavailable(error.of("store", "file")))?;
-        let path = path.to_owned();
+    /// As [`open`](Self::open), or `max_bytes` is less than 512.
+    pub fn with_max_bytes(path: impl AsRef<Path>, max_bytes: u64) -> Result<Self, StoreError> {
+        check_bound("file", max_bytes).map_err(StoreError::unavailable)?;
+        let path = path.as_ref().to_owned();
         let opening = {
             let path = path.clone();
             Box::new(move || database::database(&path))
         };
-        Self::over(path, opening, config, wall)
+        Self::over(path, opening, max_bytes, wall())
     }
 
     fn over(
         path: PathBuf,
         opening: Opening,
-        config: FileConfig,
+        max_bytes: u64,
         wall: SystemTime,
     ) -> Result<Self, StoreError> {
         // A damaged file makes redb panic in places.
@@ -191,7 +147,7 @@ impl FileStore {
             base,
             latest: base,
         };
-        let writer = Writer::new(opening, file, timeline, config.max_bytes);
+        let writer = Writer::new(opening, file, timeline, max_bytes);
         let (commands, asked) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("buttress-file".to_owned())
@@ -200,7 +156,7 @@ impl FileStore {
         Ok(Self {
             shared: Arc::new(Shared {
                 path,
-                config,
+                max_bytes,
                 commands: Some(commands),
                 thread: Some(thread),
             }),
@@ -297,11 +253,11 @@ impl Store for FileStore {
         }))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         // The writer reads the page, and everything else waits for it.
         let limit = limit.clamp(1, LONGEST_PAGE);
         Box::pin(async move {
-            let after = after.map(Cursor::key).transpose()?;
+            let after = after.map(cursor_key).transpose()?;
             let (reply, told) = oneshot::channel();
             let work: Work = Box::new(move |batch, now| {
                 let page = match batch {
@@ -320,10 +276,10 @@ impl Store for FileStore {
         resolve: &'a Resolve,
     ) -> StoreFuture<'a, Resolved> {
         let resolve = resolve.clone();
-        let needs = match &resolve.end {
-            ResolveAs::Record { answer, .. } => answer.len(),
-            ResolveAs::Release => 0,
-        };
+        let needs = resolve
+            .response
+            .as_ref()
+            .map_or(0, |(answer, _)| answer.len());
         Box::pin(self.ask(*key, false, needs, move |place, room, now| {
             let resolved = record::resolvable(place.as_ref(), &resolve, now);
             if needs > SMALL && resolved == Resolved::Resolved {
@@ -347,7 +303,7 @@ impl fmt::Debug for FileStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileStore")
             .field("path", &self.shared.path)
-            .field("config", &self.shared.config)
+            .field("max_bytes", &self.shared.max_bytes)
             .finish_non_exhaustive()
     }
 }

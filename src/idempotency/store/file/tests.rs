@@ -48,7 +48,7 @@ impl Disk {
             let opened = redb::Builder::new().create_with_backend(disk.clone());
             opened.map_err(StoreError::unavailable)
         });
-        FileStore::over("disk".into(), opening, FileConfig::default(), wall)
+        FileStore::over("disk".into(), opening, MAX_BYTES, wall)
     }
 
     fn set(&self, fault: u8) {
@@ -191,11 +191,8 @@ async fn age_and_end_of_the_lease_are_known_after_a_restart() {
     assert_eq!(found(&store).await.age, 70 * SECOND);
     // A recorded response is on the disk.
     tokio::time::advance(LEASE).await;
-    let end = ResolveAs::Record {
-        answer: "yes".into(),
-        ttl: TTL,
-    };
-    let resolve = found(&store).await.resolve(Duration::ZERO, end);
+    let response = Some(("yes".into(), TTL));
+    let resolve = found(&store).await.resolve(Duration::ZERO, response);
     store.resolve(&key(1), &resolve).await.unwrap();
     drop(store);
     let store = disk.open(day(1000) + 90 * SECOND).unwrap();

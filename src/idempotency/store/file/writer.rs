@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::database::{Change, File, View, size};
 use crate::clock::Moment;
 use crate::idempotency::record::{Record, RecordKey};
-use crate::idempotency::store::{Listed, StoreError};
+use crate::idempotency::store::{Listed, StoreError, full};
 
 /// How many commands are answered by one write at most, and how many bytes of answers.
 const BATCH: usize = 1024;
@@ -194,10 +194,7 @@ impl Room {
         if self.bytes.saturating_add(more) <= self.max_bytes {
             return Ok(());
         }
-        Err(StoreError::Full(format!(
-            "its records take the {} bytes of `max_bytes`",
-            self.max_bytes
-        )))
+        Err(full(self.max_bytes))
     }
 }
 

@@ -51,7 +51,11 @@ impl PostgresStore {
     /// # fn main() {}
     /// ```
     ///
-    /// From here on, unless [`Written::committed`] is called, the operation is taken for one that
+    /// The parameters are two `bytea`, the response as a `bytea`, and a `bigint`: how long the record is stored, in microseconds.
+    /// The statement changes one row. If it changes none, the record is not this operation's anymore: `written` returns
+    /// [`CommitError::Lost`], and the transaction must be rolled back.
+    ///
+    /// From here on, unless `committed` is called, the operation is taken for one that
     /// [did not happen](Operation::did_not_happen): then the layer asks the store what became of the transaction, and gives
     /// the answer that was committed, if one was.
     ///
@@ -72,9 +76,11 @@ impl PostgresStore {
             .map_err(|why| CommitError::Response(why.into()))?;
         Ok(Completion {
             statements: Arc::clone(&self.statements),
-            operation: operation.clone(),
-            record: answer.record,
-            response: answer.response,
+            written: Written {
+                operation: operation.clone(),
+                record: answer.record,
+                response: answer.response,
+            },
         })
     }
 }
@@ -83,9 +89,7 @@ impl PostgresStore {
 #[must_use = "it does nothing until its statement is executed"]
 pub struct Completion<B> {
     statements: Arc<Statements>,
-    operation: Operation,
-    record: Bytes,
-    response: Response<KeptBody<B>>,
+    written: Written<B>,
 }
 
 impl<B> Completion<B> {
@@ -96,22 +100,22 @@ impl<B> Completion<B> {
 
     /// `$1`, a `bytea`.
     pub fn key(&self) -> &[u8] {
-        &self.operation.record().0
+        &self.written.operation.record().0
     }
 
     /// `$2`, a `bytea`.
     pub fn token(&self) -> [u8; 16] {
-        self.operation.token().0
+        self.written.operation.token().0
     }
 
     /// `$3`, a `bytea`.
     pub fn answer(&self) -> &[u8] {
-        &self.record
+        &self.written.record
     }
 
     /// `$4`, a `bigint`: how long the record is kept, in microseconds.
     pub fn ttl(&self) -> i64 {
-        micros(self.operation.ttl())
+        micros(self.written.operation.ttl())
     }
 
     /// The statement was executed and changed so many rows.
@@ -122,11 +126,7 @@ impl<B> Completion<B> {
     /// too.
     pub fn written(self, rows: u64) -> Result<Written<B>, CommitError> {
         if rows == 1 {
-            Ok(Written {
-                operation: self.operation,
-                record: self.record,
-                response: self.response,
-            })
+            Ok(self.written)
         } else {
             Err(CommitError::Lost)
         }
@@ -135,9 +135,7 @@ impl<B> Completion<B> {
 
 impl<B> fmt::Debug for Completion<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Completion")
-            .field("operation", &self.operation)
-            .finish_non_exhaustive()
+        f.debug_tuple("Completion").field(&self.written).finish()
     }
 }
 

@@ -34,9 +34,6 @@ const REPEATS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// A transaction that [`PostgresStore::joined`] has begun, and commits or rolls back.
-///
-/// It has the methods of [`tokio_postgres::Client`] that need no `&mut` (`execute`, `query`, `batch_execute` and others), and
-/// `prepare_cached`. Do not end the transaction yourself: what follows a `COMMIT` is not part of it.
 pub struct JoinedTransaction {
     connection: Arc<InUse>,
 }
@@ -107,6 +104,9 @@ impl PostgresStore {
     /// # Ok(app) }
     /// # fn main() {}
     /// ```
+    ///
+    /// The transaction has the methods of [`tokio_postgres::Client`] that need no `&mut` (`execute`, `query`, `batch_execute` and
+    /// others), and `prepare_cached`. Do not end it yourself: statements after a `COMMIT` are not part of it.
     ///
     /// **Only what goes through the transaction is undone and redone with it.** A call to another service may happen again in a
     /// repetition or in another run.

@@ -11,10 +11,8 @@ use super::session::{self, Parameters, Rows, Statement};
 use super::statements::{VERSION, is_gone, literal};
 use super::table::TableName;
 use crate::idempotency::record::{RecordKey, Token};
-use crate::idempotency::store::lookup::LISTED_BYTES;
-use crate::idempotency::store::{
-    Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved, StoreError,
-};
+use crate::idempotency::store::lookup::{LISTED_BYTES, cursor_key};
+use crate::idempotency::store::{Entry, EntryState, Listed, Resolve, Resolved, StoreError};
 
 impl PostgresStore {
     pub(super) async fn entry(&self, key: &RecordKey) -> Result<Option<Entry>, StoreError> {
@@ -27,10 +25,10 @@ impl PostgresStore {
 
     pub(super) async fn page(
         &self,
-        after: Option<&Cursor>,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Listed, StoreError> {
-        let after = after.map(Cursor::key).transpose()?;
+        let after = after.map(cursor_key).transpose()?;
         // Every key is greater than no bytes.
         let start = after.as_ref().map_or(&[][..], |key| &key.0[..]);
         let rows = i64::try_from(limit.max(1)).unwrap_or(i64::MAX);
@@ -62,7 +60,7 @@ fn listed(rows: &[Row], limit: usize) -> Result<Listed, StoreError> {
     }
     if rows.len() >= limit.max(1) {
         let last = rows.last().map(key).transpose()?;
-        page.next = last.map(|key| Cursor::after(&key));
+        page.next = last.map(|key| key.to_hex());
     }
     Ok(page)
 }
@@ -98,13 +96,11 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
     let run: i32 = column(row, 3)?;
     let run =
         u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
-    // Rows of an earlier version have no time of their first claim.
-    let age: Option<i64> = column(row, 4)?;
     Ok(Entry::new(
         key(row)?,
         Token(fixed(row, 2)?),
         run,
-        time(age.unwrap_or(0)),
+        time(column(row, 4)?),
         state,
         time(column(row, 6)?),
     ))
@@ -166,9 +162,9 @@ fn resolution(table: &TableName, leases: &TableName, key: &RecordKey, resolve: &
     let allowed = format!(
         "held.key = {key} AND EXISTS (SELECT FROM found WHERE version = {VERSION} AND is_same AND NOT is_running)"
     );
-    let change = match &resolve.end {
-        ResolveAs::Release => format!("DELETE FROM {table} AS held WHERE {allowed}"),
-        ResolveAs::Record { answer, ttl } => format!(
+    let change = match &resolve.response {
+        None => format!("DELETE FROM {table} AS held WHERE {allowed}"),
+        Some((answer, ttl)) => format!(
             "UPDATE {table} AS held SET token = {}, answer = {},
                  gone_at = clock_timestamp() + {} * interval '1 microsecond' WHERE {allowed}",
             literal(&Token::new().0),

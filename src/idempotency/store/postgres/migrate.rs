@@ -1,26 +1,25 @@
-//! Creating and upgrading the table.
+//! Creating the table.
 
+use super::session::Statement;
 use super::table::{COMMENT, VERSION, migration};
 use super::{PostgresStore, session};
 use crate::idempotency::store::StoreError;
 
 impl PostgresStore {
-    /// The statements that create the tables or upgrade them, for those who run their migrations themselves. The table's
-    /// comment holds its version.
+    /// The statements that create the tables, for those who run their migrations themselves. The table's comment holds its
+    /// version.
     pub fn migration(&self) -> String {
         migration(&self.statements.table)
     }
 
-    /// Creates the store's table and the one for its leases, `<table>_leases`, or upgrades them from an earlier version. Their
-    /// schema has to exist.
+    /// Creates the store's table and the one for its leases, `<table>_leases`. Their schema has to exist.
     ///
     /// Call it before the first request, in every process: of several at once one does the work, and the others wait. If the
-    /// table has this version already, `migrate` only reads the table's comment. An upgrade locks the table for a moment, and
-    /// rewrites no row.
+    /// table is there already, `migrate` only reads the table's comment.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Unreadable`] if there is a table of this name that has a newer version or was not created by this crate.
+    /// [`StoreError::Unreadable`] if there is a table of this name that has another version or was not created by this crate.
     /// Else as for any call.
     ///
     /// # Cancel safety
@@ -35,7 +34,8 @@ impl PostgresStore {
             "SELECT pg_advisory_xact_lock(hashtextextended('buttress {table}', 0));\n{}",
             self.migration()
         );
-        session::execute_all(&self.pool, self.timeout, &making).await
+        let statement = Statement::Text(&making);
+        session::execute(&self.pool, self.timeout, statement, |_| Ok(Some(()))).await
     }
 
     async fn is_current(&self) -> Result<bool, StoreError> {
@@ -61,7 +61,7 @@ impl PostgresStore {
             .strip_prefix(COMMENT)
             .and_then(|version| version.parse::<i16>().ok());
         match version {
-            Some(version) if version <= VERSION => Ok(version == VERSION),
+            Some(VERSION) => Ok(true),
             Some(version) => Err(StoreError::Unreadable(format!(
                 "the table {table} is of version {version}, and this is version {VERSION}"
             ))),

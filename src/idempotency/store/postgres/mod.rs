@@ -22,17 +22,14 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 pub use self::commit_error::CommitError;
-pub use self::completion::{Completion, Written};
-pub use self::joined::JoinedTransaction;
 use self::reap::Reaper;
 use self::rows::{Look, micros};
 use self::session::{ATTEMPTS, Statement};
 use self::statements::Statements;
 use self::table::TableName;
-use super::{Cursor, Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
+use super::{Entry, Listed, Resolve, Resolved, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
-use crate::idempotency::server::unknown;
 
 const TABLE: &str = "buttress_idempotency";
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -61,7 +58,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 /// Each method is one round trip, once the connection has prepared its statement; a duplicate is two, and a takeover three. A
 /// duplicate only reads: it takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
 ///
-/// A claim is a commit of its own, for which the server waits for its disk. [`joined_only`](Self::joined_only) avoids that.
+/// A claim is a commit of its own, for which the server waits for its disk.
 ///
 /// # Defaults
 ///
@@ -75,7 +72,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// | | when |
 /// |---|---|
-/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table or one of an earlier version: [`migrate`](Self::migrate) creates or upgrades it |
+/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table: [`migrate`](Self::migrate) creates it |
 /// | [`StoreError::Full`] | the disk is full (53100), an answer is larger than a row may be (54000) |
 /// | [`StoreError::Unreadable`] | a row was written by a newer version, or by something else |
 ///
@@ -97,7 +94,6 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 pub struct PostgresStore {
     pool: Pool,
     transactions: Pool,
-    joined_only: bool,
     statements: Arc<Statements>,
     timeout: Duration,
     reap_every: Option<Duration>,
@@ -117,7 +113,6 @@ impl PostgresStore {
         Self {
             transactions: pool.clone(),
             pool,
-            joined_only: false,
             statements: Arc::new(Statements::of(TableName::valid(TABLE))),
             timeout: TIMEOUT,
             reap_every: Some(REAP_EVERY),
@@ -134,7 +129,7 @@ impl PostgresStore {
     pub fn table(self, name: &str) -> Result<Self, ConfigError> {
         let table = TableName::new(name).map_err(|error| error.of("store", "postgres"))?;
         Ok(Self {
-            statements: Arc::new(statements(table, self.joined_only)),
+            statements: Arc::new(Statements::of(table)),
             reaper: Arc::default(),
             ..self
         })
@@ -145,24 +140,6 @@ impl PostgresStore {
     pub fn transaction_pool(self, pool: Pool) -> Self {
         Self {
             transactions: pool,
-            ..self
-        }
-    }
-
-    /// For layers whose handlers all use [`joined`](Self::joined) or [`completion`](Self::completion): claims do not wait for the
-    /// server's disk, so an operation waits for it once instead of twice.
-    ///
-    /// A crash of the server may lose claims of its last moments. Then another request may be run under the same key, and only one of
-    /// the two can commit: the joined transaction of the other one finds that the record is not its own, and rolls back. This
-    /// proves nothing about effects outside the transaction, so a response that was not recorded by a joined transaction is not
-    /// stored: repetitions get 409, *outcome unknown*. Such a handler calls [`did_not_happen`](super::super::Operation::did_not_happen)
-    /// for what it rejects.
-    #[must_use]
-    pub fn joined_only(self) -> Self {
-        Self {
-            joined_only: true,
-            statements: Arc::new(statements(self.statements.table.clone(), true)),
-            reaper: Arc::default(),
             ..self
         }
     }
@@ -246,20 +223,10 @@ impl PostgresStore {
     }
 }
 
-fn statements(table: TableName, joined_only: bool) -> Statements {
-    let statements = Statements::of(table);
-    if joined_only {
-        statements.joined_only()
-    } else {
-        statements
-    }
-}
-
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresStore")
             .field("table", &self.statements.table.to_string())
-            .field("joined_only", &self.joined_only)
             .field("timeout", &self.timeout)
             .field("reap_every", &self.reap_every)
             .field("connections", &self.pool.status())
@@ -302,7 +269,6 @@ impl Store for PostgresStore {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         Box::pin(async move {
-            let answer = if self.joined_only { unknown() } else { answer };
             self.execute(
                 &self.statements.complete,
                 &[
@@ -332,7 +298,7 @@ impl Store for PostgresStore {
         Box::pin(self.entry(key))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(self.page(after, limit))
     }
 

@@ -129,17 +129,6 @@ pub(super) fn contended() -> StoreError {
     StoreError::unavailable(format!("others came in between, {ATTEMPTS} times"))
 }
 
-/// Executes several statements in one transaction, once.
-pub(super) async fn execute_all(pool: &Pool, limit: Duration, sql: &str) -> Result<(), StoreError> {
-    let all = async {
-        let connection = InUse::of(pool).await.map_err(no_connection)?;
-        connection.batch_execute(sql).await.map_err(failed)?;
-        connection.give_back();
-        Ok(())
-    };
-    limited(limit, all).await
-}
-
 /// Gives up what takes longer.
 pub(super) async fn limited<T>(
     limit: Duration,
@@ -262,7 +251,7 @@ pub(super) fn explained(error: Error) -> BoxError {
     let code = said.code();
     let mut message = format!("{} ({})", said.message(), code.code());
     if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
-        message.push_str(": `PostgresStore::migrate` creates or upgrades the table");
+        message.push_str(": `PostgresStore::migrate` creates the table");
     }
     // Not as a source: its message would say the same again.
     message.into()

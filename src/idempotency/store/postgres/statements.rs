@@ -45,7 +45,7 @@ impl Statements {
         };
         let completion = names.completion();
         Self {
-            begin: names.begin(""),
+            begin: names.begin(),
             look: names.look(),
             renew: names.renew(),
             shorten: names.shorten(),
@@ -64,18 +64,6 @@ impl Statements {
             reap_leases: reap::leases(names.leases),
             leases: table.leases(),
             table,
-        }
-    }
-
-    /// The same, but claims do not wait for the disk.
-    pub(super) fn joined_only(self) -> Self {
-        let names = Names {
-            leases: &self.leases,
-            table: &self.table,
-        };
-        Self {
-            begin: names.begin(", set_config('synchronous_commit', 'off', true)"),
-            ..self
         }
     }
 
@@ -165,7 +153,7 @@ impl Names<'_> {
     ///
     /// Where there is a record nothing is written, and no lock taken. That is not left to the conflict, which would wait for a
     /// transaction that is completing the record.
-    fn begin(&self, also: &str) -> String {
+    fn begin(&self) -> String {
         let (table, lease, ttl) = (self.table, parameter(4), parameter(5));
         format!(
             "INSERT INTO {table} (key, version, fingerprint, token, run, claimed_at, lease_until, gone_at, reap_at)
@@ -173,7 +161,7 @@ impl Names<'_> {
              FROM (SELECT clock_timestamp() AS now) AS clock
              WHERE NOT EXISTS (SELECT FROM {table} WHERE key = $1)
              ON CONFLICT (key) DO NOTHING
-             RETURNING run{also}"
+             RETURNING run"
         )
     }
 

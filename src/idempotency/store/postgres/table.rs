@@ -18,8 +18,6 @@ const FILLFACTOR: u8 = 50;
 const LONGEST: usize = 63 - INDEX.len();
 const INDEX: &str = "_reap_at";
 const LEASES: &str = "_leases";
-/// The index of version 1.
-const FORMER_INDEX: &str = "_gone_at";
 
 /// A valid name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,16 +53,12 @@ impl TableName {
         }
     }
 
-    fn beside(&self, suffix: &str) -> Self {
-        Self {
-            schema: self.schema.clone(),
-            name: format!("{}{suffix}", self.name),
-        }
-    }
-
     /// The table of renewed leases.
     pub(super) fn leases(&self) -> Self {
-        self.beside(LEASES)
+        Self {
+            schema: self.schema.clone(),
+            name: format!("{}{LEASES}", self.name),
+        }
     }
 }
 
@@ -88,14 +82,12 @@ fn is_plain(part: &str) -> bool {
             .all(|byte| is_start(&byte) || byte.is_ascii_digit())
 }
 
-/// Creates both tables, or upgrades them from an earlier version.
+/// Creates both tables.
 ///
-/// `reap_at` is the only indexed time, and only the reaper changes it. Rows of version 1 get the time of the upgrade, without
-/// being rewritten; the reaper then sets it row by row.
+/// `reap_at` is the only indexed time, and only the reaper changes it.
 pub(super) fn migration(table: &TableName) -> String {
     let leases = table.leases();
     let index = format!(r#""{}{INDEX}""#, table.name);
-    let former = table.beside(FORMER_INDEX);
     format!(
         "CREATE TABLE IF NOT EXISTS {table} (
     key         bytea       NOT NULL PRIMARY KEY,
@@ -106,15 +98,9 @@ pub(super) fn migration(table: &TableName) -> String {
     lease_until timestamptz NOT NULL,
     gone_at     timestamptz NOT NULL,
     answer      bytea,
-    claimed_at  timestamptz,
+    claimed_at  timestamptz NOT NULL,
     reap_at     timestamptz NOT NULL
-);
-ALTER TABLE {table}
-    ADD COLUMN IF NOT EXISTS claimed_at timestamptz,
-    ADD COLUMN IF NOT EXISTS reap_at timestamptz NOT NULL DEFAULT now();
-ALTER TABLE {table} ALTER COLUMN reap_at DROP DEFAULT;
-ALTER TABLE {table} SET (fillfactor = {FILLFACTOR});
-DROP INDEX IF EXISTS {former};
+) WITH (fillfactor = {FILLFACTOR});
 CREATE INDEX IF NOT EXISTS {index} ON {table} (reap_at);
 CREATE TABLE IF NOT EXISTS {leases} (
     key         bytea       NOT NULL PRIMARY KEY,

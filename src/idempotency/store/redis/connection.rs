@@ -1,13 +1,12 @@
 //! One connection to a server, however it is reached.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use super::sentinel::Sentinels;
 use ::redis::aio::{ConnectionLike, MultiplexedConnection};
 use ::redis::cluster::ClusterClient;
 use ::redis::cluster_async::ClusterConnection;
+use ::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
 use ::redis::io::tcp::TcpSettings;
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError,
@@ -29,31 +28,35 @@ pub(super) enum Connection {
     Cluster(ClusterConnection),
 }
 
-impl ConnectionLike for Connection {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        match self {
-            Self::Single(connection) => connection.req_packed_command(command),
-            Self::Cluster(connection) => connection.req_packed_command(command),
-        }
-    }
+/// What is sent at once.
+#[derive(Clone, Copy)]
+pub(super) enum Request<'a> {
+    Command(&'a Cmd),
+    /// In a cluster to the primary of this key.
+    Pipeline(&'a str, &'a Pipeline),
+}
 
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        match self {
-            Self::Single(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Self::Cluster(connection) => connection.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::Single(connection) => connection.get_db(),
-            Self::Cluster(connection) => connection.get_db(),
-        }
+impl Connection {
+    pub(super) async fn send(&mut self, request: Request<'_>) -> RedisResult<Vec<Value>> {
+        let answer = match (self, request) {
+            (Self::Single(connection), Request::Command(command)) => {
+                connection.req_packed_command(command).await
+            }
+            (Self::Cluster(connection), Request::Command(command)) => {
+                connection.req_packed_command(command).await
+            }
+            (Self::Single(connection), Request::Pipeline(_, pipeline)) => {
+                let count = pipeline.len();
+                return connection.req_packed_commands(pipeline, 0, count).await;
+            }
+            (Self::Cluster(connection), Request::Pipeline(key, pipeline)) => {
+                let route = Route::with_key(key, SlotAddr::Master);
+                let route = SingleNodeRoutingInfo::SpecificNode(route);
+                let (pipeline, count) = (pipeline.clone(), pipeline.len());
+                return connection.route_pipeline(pipeline, 0, count, route).await;
+            }
+        };
+        Ok(vec![answer?.extract_error()?])
     }
 }
 
@@ -139,39 +142,23 @@ pub(super) fn too_slow(why: &'static str) -> RedisError {
 pub(super) trait Given: Send + Sync {
     fn copy(&self) -> Box<dyn Given>;
 
-    fn command<'a>(&'a self, command: &'a Cmd) -> Sent<'a, Value>;
+    fn command<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value>;
 
-    fn pipeline<'a>(
-        &'a self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> Sent<'a, Vec<Value>>;
+    fn pipeline<'a>(&'a self, pipeline: &'a Pipeline) -> RedisFuture<'a, Vec<Value>>;
 }
-
-pub(super) type Sent<'a, T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send + 'a>>;
 
 impl<C: ConnectionLike + Clone + Send + Sync + 'static> Given for C {
     fn copy(&self) -> Box<dyn Given> {
         Box::new(self.clone())
     }
 
-    fn command<'a>(&'a self, command: &'a Cmd) -> Sent<'a, Value> {
+    fn command<'a>(&'a self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         let mut connection = self.clone();
         Box::pin(async move { connection.req_packed_command(command).await })
     }
 
-    fn pipeline<'a>(
-        &'a self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> Sent<'a, Vec<Value>> {
-        let mut connection = self.clone();
-        Box::pin(async move {
-            connection
-                .req_packed_commands(pipeline, offset, count)
-                .await
-        })
+    fn pipeline<'a>(&'a self, pipeline: &'a Pipeline) -> RedisFuture<'a, Vec<Value>> {
+        let (mut connection, count) = (self.clone(), pipeline.len());
+        Box::pin(async move { connection.req_packed_commands(pipeline, 0, count).await })
     }
 }

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, Pipeline, RedisFuture, RedisResult, Value};
+use ::redis::{Cmd, Pipeline, RedisResult, Value};
 
-use super::connection::{Connection, Given, Target};
+use super::connection::{Connection, Given, Request, Target};
 use super::eviction_policy::Policies;
 use super::reconnect::Reconnecting;
 
@@ -24,16 +23,9 @@ impl Clone for Connections {
 }
 
 impl Connections {
-    pub(super) fn to(target: Arc<Target>, policies: Arc<Policies>) -> Self {
-        Self::Own(Arc::new(Reconnecting::new(target, policies)))
-    }
-
-    /// Makes sure that there is a connection.
-    pub(super) async fn connect(&self) -> RedisResult<()> {
-        match self {
-            Self::Own(own) => own.connected().await.map(|_| ()),
-            Self::Given(_) => Ok(()),
-        }
+    pub(super) fn to(target: Target) -> Self {
+        let policies = Arc::new(Policies::new());
+        Self::Own(Arc::new(Reconnecting::new(Arc::new(target), policies)))
     }
 
     /// The connection in use; none of a user's own.
@@ -47,12 +39,26 @@ impl Connections {
         }
     }
 
+    pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+        let answer = match self {
+            Self::Own(own) => {
+                let mut answers = own.send(Request::Command(command)).await?;
+                return Ok(answers.pop().unwrap_or(Value::Nil));
+            }
+            Self::Given(given) => match given.command(command).await {
+                // That the connection is gone shows only when it is used. Every script may be run again.
+                Err(error) if error.is_connection_dropped() => given.command(command).await,
+                answer => answer,
+            },
+        };
+        answer.and_then(Value::extract_error)
+    }
+
     /// Sends these commands at once, in a cluster to the primary of this key.
     pub(super) async fn pipeline(&self, key: &str, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let count = pipeline.len();
         match self {
-            Self::Own(own) => own.pipeline(Some(key), pipeline, 0, count).await,
-            Self::Given(given) => given.pipeline(pipeline, 0, count).await,
+            Self::Own(own) => own.send(Request::Pipeline(key, pipeline)).await,
+            Self::Given(given) => given.pipeline(pipeline).await,
         }
     }
 
@@ -62,38 +68,5 @@ impl Connections {
             Self::Own(own) => Some(Self::Own(Arc::new(own.another()))),
             Self::Given(_) => None,
         }
-    }
-}
-
-impl ConnectionLike for Connections {
-    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(async move {
-            match self {
-                Self::Own(own) => own.command(command).await,
-                Self::Given(given) => match given.command(command).await {
-                    // That the connection is gone shows only when it is used. Every script may be run again.
-                    Err(error) if error.is_connection_dropped() => given.command(command).await,
-                    answer => answer,
-                },
-            }
-        })
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisFuture<'a, Vec<Value>> {
-        Box::pin(async move {
-            match self {
-                Self::Own(own) => own.pipeline(None, pipeline, offset, count).await,
-                Self::Given(given) => given.pipeline(pipeline, offset, count).await,
-            }
-        })
-    }
-
-    fn get_db(&self) -> i64 {
-        0
     }
 }

@@ -37,19 +37,6 @@ impl Policies {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One that evicts, if any server has it; `None` if there is a server whose policy is not known.
-    pub(super) fn worst(&self) -> Option<String> {
-        let found = self.found();
-        let evicts = |policy: &&String| *policy != NO_EVICTION;
-        if let Some(policy) = found.values().flatten().find(evicts) {
-            return Some(policy.clone());
-        }
-        if found.values().any(Option::is_none) {
-            return None;
-        }
-        found.values().flatten().next().cloned()
-    }
-
     /// Asks the servers behind a new connection, and reports each whose policy was not reported before.
     pub(super) async fn check(&self, connection: Connection, server: &str) {
         let now = match timeout(ENOUGH, asked(connection, server)).await {

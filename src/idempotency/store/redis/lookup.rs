@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ::redis::aio::ConnectionLike as _;
 use ::redis::cluster_async::ClusterConnection;
 use ::redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo, SingleNodeRoutingInfo};
 use ::redis::{Cmd, InfoDict, Value, cmd, from_redis_value, pipe};
@@ -11,10 +10,8 @@ use super::RedisStore;
 use super::connection::Connection;
 use super::script::{self, failed, micros};
 use crate::idempotency::record::{RecordKey, Token};
-use crate::idempotency::store::lookup::LISTED_BYTES;
-use crate::idempotency::store::{
-    Cursor, Entry, EntryState, Listed, Resolve, ResolveAs, Resolved, SMALL, StoreError,
-};
+use crate::idempotency::store::lookup::{LISTED_BYTES, invalid_cursor};
+use crate::idempotency::store::{Entry, EntryState, Listed, Resolve, Resolved, SMALL, StoreError};
 
 /// The most names that one step of a scan looks at.
 const PAGE: usize = 1_000;
@@ -31,8 +28,8 @@ struct Position {
 }
 
 impl Position {
-    fn read(cursor: &Cursor) -> Option<Self> {
-        let mut parts = cursor.as_str().splitn(3, '/');
+    fn read(cursor: &str) -> Option<Self> {
+        let mut parts = cursor.splitn(3, '/');
         Some(Self {
             version: parts.next()?.to_owned(),
             at: parts.next()?.parse().ok()?,
@@ -40,12 +37,12 @@ impl Position {
         })
     }
 
-    fn cursor(self) -> Cursor {
+    fn cursor(self) -> String {
         let Self { version, at, node } = self;
-        Cursor::new(match node {
+        match node {
             Some(node) => format!("{version}/{at}/{node}"),
             None => format!("{version}/{at}"),
-        })
+        }
     }
 }
 
@@ -66,10 +63,10 @@ impl RedisStore {
 
     pub(super) async fn page(
         &self,
-        after: Option<&Cursor>,
+        after: Option<&str>,
         limit: usize,
     ) -> Result<Listed, StoreError> {
-        let read = |cursor: &Cursor| Position::read(cursor).ok_or_else(|| cursor.invalid());
+        let read = |cursor: &str| Position::read(cursor).ok_or_else(|| invalid_cursor(cursor));
         let after = after.map(read).transpose()?;
         let scan = |at| self.scan(at, limit);
         let (names, next) = match self.connections.current().await.map_err(failed)? {
@@ -118,8 +115,7 @@ impl RedisStore {
         // At once, so that both are of the same server.
         commands.add_command(scan(at));
         commands.cmd("INFO").arg("server");
-        let mut connections = self.connections.clone();
-        let sent = connections.req_packed_commands(&commands, 0, 2).await;
+        let sent = self.connections.pipeline("", &commands).await;
         let mut answers = sent.map_err(failed)?.into_iter();
         let (at, names) = read_names(answers.next())?;
         let info = answers.next().and_then(|info| info.extract_error().ok());
@@ -150,9 +146,9 @@ impl RedisStore {
         let new = Token::new();
         let (run, done) = (resolve.run.to_string(), u8::from(resolve.done).to_string());
         let stopped_for = micros(resolve.stopped_for);
-        let (end, answer, ttl) = match &resolve.end {
-            ResolveAs::Release => ("release", &[][..], Duration::ZERO),
-            ResolveAs::Record { answer, ttl } => ("record", &answer[..], *ttl),
+        let (end, answer, ttl) = match &resolve.response {
+            None => ("release", &[][..], Duration::ZERO),
+            Some((answer, ttl)) => ("record", &answer[..], *ttl),
         };
         let ttl = micros(ttl);
         let script = if answer.len() <= SMALL {
@@ -280,11 +276,11 @@ mod tests {
                 at: u64::MAX,
                 node: node.clone(),
             };
-            let cursor = Cursor::new(position().cursor().to_string());
+            let cursor = position().cursor();
             assert_eq!(Position::read(&cursor), Some(position()));
         }
         for text in ["", "17", "17/", "17/x", "17/-1/node"] {
-            assert_eq!(Position::read(&Cursor::new(text)), None, "{text}");
+            assert_eq!(Position::read(text), None, "{text}");
         }
     }
 }

@@ -19,10 +19,9 @@ use bytes::Bytes;
 
 use self::connection::Target;
 use self::connections::Connections;
-use self::eviction_policy::Policies;
 use self::replicas::Replicas;
 use self::script::{Reply, Script, micros};
-use super::{Cursor, Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
+use super::{Entry, Listed, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture};
 use crate::error::ConfigError;
 use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 
@@ -63,7 +62,7 @@ const LONGEST_PREFIX: usize = 100;
 ///
 /// | setting | value | otherwise |
 /// |---|---|---|
-/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; [`eviction_policy`](Self::eviction_policy) |
+/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; reported as [`Event::EvictionPolicy`](crate::Event::EvictionPolicy) |
 /// | `appendonly` | `yes` | a restart loses the records since the last snapshot, or all of them |
 /// | `appendfsync` | `always` | a crash of the machine loses the records of the last second (`everysec`) |
 /// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off continues to accept records that a failover loses |
@@ -116,7 +115,6 @@ const LONGEST_PREFIX: usize = 100;
 #[derive(Clone)]
 pub struct RedisStore {
     connections: Connections,
-    policies: Arc<Policies>,
     prefix: Arc<str>,
     replicas: Option<Arc<Replicas>>,
 }
@@ -194,28 +192,22 @@ impl RedisStore {
     /// A store that uses this connection, or these. It has to know by itself when to give up waiting and how to connect anew,
     /// and its servers' eviction policy is not checked.
     pub fn with<C: ConnectionLike + Clone + Send + Sync + 'static>(connection: C) -> Self {
-        Self::new(
-            Connections::Given(Box::new(connection)),
-            Arc::new(Policies::new()),
-        )
+        Self::new(Connections::Given(Box::new(connection)))
     }
 
     fn to(target: RedisResult<Target>) -> RedisResult<Self> {
-        let policies = Arc::new(Policies::new());
-        let connections = Connections::to(Arc::new(target?), Arc::clone(&policies));
-        Ok(Self::new(connections, policies))
+        Ok(Self::new(Connections::to(target?)))
     }
 
     async fn connected(target: RedisResult<Target>) -> Result<Self, StoreError> {
         let store = Self::to(target).map_err(script::failed)?;
-        store.connections.connect().await.map_err(script::failed)?;
+        store.connections.current().await.map_err(script::failed)?;
         Ok(store)
     }
 
-    fn new(connections: Connections, policies: Arc<Policies>) -> Self {
+    fn new(connections: Connections) -> Self {
         Self {
             connections,
-            policies,
             prefix: "buttress:".into(),
             replicas: None,
         }
@@ -247,16 +239,6 @@ impl RedisStore {
         .map_err(|error| error.of("store", "redis"))?;
         self.replicas = replicas.filter(|_| count > 0).map(Arc::new);
         Ok(self)
-    }
-
-    /// The `maxmemory-policy` of the server, as it was at the last connection: one that evicts, if the cluster has a node with
-    /// such a policy. `None` if it could not be determined.
-    ///
-    /// Everything but `noeviction` evicts records when the memory is full, and **an evicted record is an operation that is
-    /// executed again**. It is reported with [`Event::EvictionPolicy`](crate::Event::EvictionPolicy) as well, for each server
-    /// that is connected to.
-    pub fn eviction_policy(&self) -> Option<String> {
-        self.policies.worst()
     }
 
     /// What the keys of all records start with. Processes that share records have the same prefix.
@@ -292,16 +274,11 @@ impl RedisStore {
         arguments: &[&[u8]],
     ) -> Result<Reply, StoreError> {
         let name = self.name(key);
-        let mut connections = self.connections.clone();
-        let mut answer = script
-            .by_hash(&name, arguments)
-            .query_async(&mut connections)
-            .await;
+        let command = script.by_hash(&name, arguments);
+        let mut answer = self.connections.command(&command).await;
         if answer.as_ref().is_err_and(script::is_unknown) {
-            answer = script
-                .by_code(&name, arguments)
-                .query_async(&mut connections)
-                .await;
+            let command = script.by_code(&name, arguments);
+            answer = self.connections.command(&command).await;
         }
         Reply::read(answer.map_err(script::failed)?)
     }
@@ -381,7 +358,7 @@ impl Store for RedisStore {
         Box::pin(self.found(key, None))
     }
 
-    fn list<'a>(&'a self, after: Option<&'a Cursor>, limit: usize) -> StoreFuture<'a, Listed> {
+    fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         Box::pin(self.page(after, limit))
     }
 

@@ -6,13 +6,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ::redis::aio::ConnectionLike;
-use ::redis::cluster_routing::{Route, SingleNodeRoutingInfo, SlotAddr};
-use ::redis::{Cmd, Pipeline, RedisError, RedisResult, Value};
+use ::redis::{RedisError, RedisResult, Value};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::connection::{Connection, Target, too_slow};
+use super::connection::{Connection, Request, Target, too_slow};
 use super::eviction_policy::Policies;
 use crate::clock::{Moment, Now};
 use crate::detach::attend;
@@ -102,64 +100,24 @@ impl Reconnecting {
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
+    pub(super) async fn send(&self, request: Request<'_>) -> RedisResult<Vec<Value>> {
         let mut is_repeated = false;
         loop {
             let (number, mut connection) = self.connected().await?;
             self.sent(number);
-            let answer = connection.req_packed_command(command).await;
-            let error = match answer.and_then(Value::extract_error) {
-                Ok(value) => {
-                    self.answered(number);
-                    return Ok(value);
-                }
-                Err(error) => error,
-            };
-            // Every script may be run again.
-            if !self.failed(number, &error) || is_repeated {
-                return Err(error);
-            }
-            is_repeated = true;
-        }
-    }
-
-    /// Sends these commands at once, in a cluster to the primary of this key.
-    pub(super) async fn pipeline(
-        &self,
-        key: Option<&str>,
-        pipeline: &Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> RedisResult<Vec<Value>> {
-        let mut is_repeated = false;
-        loop {
-            let (number, mut connection) = self.connected().await?;
-            self.sent(number);
-            let answers = match (&mut connection, key) {
-                (Connection::Cluster(cluster), Some(key)) => {
-                    let route = Route::with_key(key, SlotAddr::Master);
-                    let route = SingleNodeRoutingInfo::SpecificNode(route);
-                    let sent = cluster.route_pipeline(pipeline.clone(), offset, count, route);
-                    sent.await
-                }
-                (connection, _) => {
-                    let sent = connection.req_packed_commands(pipeline, offset, count);
-                    sent.await
-                }
-            };
+            let answers = connection.send(request).await;
             let error = match &answers {
-                Ok(values) => {
-                    let mut errors = values
-                        .iter()
-                        .filter_map(|value| value.clone().extract_error().err());
-                    errors.next()
-                }
+                Ok(values) => values.iter().find_map(|value| match value {
+                    Value::ServerError(error) => Some(error.clone().into()),
+                    _ => None,
+                }),
                 Err(error) => Some(error.clone()),
             };
             let Some(error) = error else {
                 self.answered(number);
                 return answers;
             };
+            // Every script may be run again.
             if !self.failed(number, &error) || is_repeated {
                 return answers;
             }

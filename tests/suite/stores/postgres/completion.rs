@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
+use http::Response;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{IsolationLevel, Transaction};
 
-use super::payments::{AGAIN, FAILED, Handler, PAID, Payments, end, is_in_progress, paid};
+use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, is_in_progress, paid};
 use super::{MINUTE, connect};
 use buttress::idempotency::store::Store;
 
@@ -17,37 +17,33 @@ async fn act(payments: &Payments, transaction: &Transaction<'_>, handler: &Handl
     acted.expect("acted");
 }
 
-/// The completion in a transaction that is not committed yet, as another client would do it.
+/// The completion in a transaction that is not committed yet, as another client would do it. Returns the step after the commit.
 async fn written(
     payments: &Payments,
     transaction: &Transaction<'_>,
     handler: &Handler,
-) -> buttress::idempotency::store::Written<Full<Bytes>> {
-    let completion = payments
-        .store
-        .completion(&handler.operation, paid())
-        .await
-        .expect("a completion");
+) -> impl FnOnce() -> Response<Body> + use<> {
+    let completion = payments.store.completion(&handler.operation, paid()).await;
+    let completion = completion.expect("a completion");
+    let token = completion.token();
+    let parameters: [&(dyn ToSql + Sync); 4] = [
+        &completion.key(),
+        &token.as_slice(),
+        &completion.answer(),
+        &completion.ttl(),
+    ];
     let rows = transaction
-        .execute(
-            completion.statement(),
-            &[
-                &completion.key(),
-                &completion.token().as_slice(),
-                &completion.answer(),
-                &completion.ttl(),
-            ],
-        )
-        .await
-        .expect("executed");
-    completion.written(rows).expect("one row")
+        .execute(completion.statement(), &parameters)
+        .await;
+    let written = completion
+        .written(rows.expect("executed"))
+        .expect("one row");
+    || written.committed()
 }
 
 #[tokio::test]
 async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_not_wait_for_it() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     let mut client = connect().await;
     let transaction = client.transaction().await.expect("a transaction");
     act(&payments, &transaction, &handler).await;
@@ -56,7 +52,7 @@ async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_no
     assert!(is_in_progress(&duplicate), "{duplicate:?}");
     assert!(payments.effects().await.is_empty());
     transaction.commit().await.expect("committed");
-    handler.ends(written.committed());
+    handler.ends(written());
     assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
     assert_eq!(end(payments.call()).await, AGAIN);
@@ -65,9 +61,7 @@ async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_no
 #[tokio::test]
 async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
     for commits in [true, false] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
+        let (payments, call, handler) = Payments::called().await;
         let mut client = connect().await;
         let transaction = client.transaction().await.expect("a transaction");
         act(&payments, &transaction, &handler).await;
@@ -104,7 +98,7 @@ async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
         if commits {
             transaction.commit().await.expect("committed");
             assert_eq!(end(second).await, AGAIN);
-            handler.ends(written.committed());
+            handler.ends(written());
             assert_eq!(end(first).await, PAID);
             assert_eq!(payments.effects().await, [1]);
         } else {
@@ -122,10 +116,12 @@ async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
 
 #[tokio::test]
 async fn a_renewal_is_no_conflict_at_any_isolation() {
-    for isolation in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
+    for isolation in [
+        IsolationLevel::ReadCommitted,
+        IsolationLevel::RepeatableRead,
+        IsolationLevel::Serializable,
+    ] {
+        let (payments, call, handler) = Payments::called().await;
         let (key, token) = payments.holder().await;
         let mut client = connect().await;
         let builder = client.build_transaction().isolation_level(isolation);
@@ -140,7 +136,7 @@ async fn a_renewal_is_no_conflict_at_any_isolation() {
         let renewed = payments.store.renew(&key, token, 3 * MINUTE, DAY);
         assert!(renewed.await.expect("renewed"));
         transaction.commit().await.expect("committed");
-        handler.ends(written.committed());
+        handler.ends(written());
         assert_eq!(end(call).await, PAID);
         assert_eq!(payments.effects().await, [1]);
     }

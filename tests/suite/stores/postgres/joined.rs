@@ -4,41 +4,26 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use buttress::idempotency::Operation;
-use buttress::idempotency::store::{CommitError, PostgresStore, Store};
+use buttress::idempotency::store::{CommitError, PostgresStore};
 use buttress::{BoxError, Deadline};
 use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use tokio::sync::Notify;
 
-use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, is_in_progress, paid};
+use super::payments::{AGAIN, Body, FAILED, Handler, PAID, Payments, end, paid};
 use super::proxy::{Cut, Proxy, nowhere};
-use super::{MINUTE, config, pool};
+use super::{config, pool};
 
 #[tokio::test]
 async fn the_caller_gets_what_was_committed_whatever_the_handler_returns() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     let response = payments.pay(&handler).await;
     assert_eq!(response.expect("committed").status(), 201);
     handler.fails();
     assert_eq!(end(call).await, PAID);
     assert_eq!(end(payments.call()).await, AGAIN);
     assert_eq!(payments.effects().await, [1]);
-}
-
-#[tokio::test]
-async fn the_transaction_may_come_from_a_pool_of_the_user() {
-    let mut payments = Payments::new().await;
-    let pool = pool(config());
-    payments.store = payments.store.clone().transaction_pool(pool.clone());
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let response = payments.pay(&handler).await.expect("committed");
-    assert_eq!(pool.status().size, 1);
-    handler.ends(response);
-    assert_eq!(end(call).await, PAID);
 }
 
 /// Begins, acts, and commits; in between it waits for the test to do something, first with a snapshot and then with its effect.
@@ -84,28 +69,6 @@ async fn pay_around(
 const ISOLATIONS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
 
 #[tokio::test]
-async fn a_renewal_is_no_conflict_at_any_isolation() {
-    for isolation in ISOLATIONS {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
-        let (key, token) = payments.holder().await;
-        let store = payments.store.clone();
-        let renew = || async {
-            let day = 24 * 60 * MINUTE;
-            for _ in 0..3 {
-                let renewed = store.renew(&key, token, 2 * MINUTE, day).await;
-                assert!(renewed.expect("renewed"));
-            }
-        };
-        let response = pay_around(&payments, &handler, isolation, renew(), renew()).await;
-        handler.ends(response.expect("committed"));
-        assert_eq!(end(call).await, PAID);
-        assert_eq!(payments.effects().await, [1]);
-    }
-}
-
-#[tokio::test]
 async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
     for isolation in ISOLATIONS {
         for point in ["before it begins", "before it acts", "after it has acted"] {
@@ -132,9 +95,7 @@ async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
             );
             assert!(payments.effects().await.is_empty(), "{isolation}, {point}");
             if let Some((call, holder)) = second {
-                let response = payments.pay(&holder).await;
-                holder.ends(response.expect("committed"));
-                assert_eq!(end(call).await, PAID);
+                payments.succeeds(call, holder).await;
                 assert_eq!(payments.effects().await, [2]);
                 assert_eq!(end(payments.call()).await, AGAIN);
             }
@@ -162,52 +123,37 @@ fn taking_over(payments: &Payments) -> String {
 
 #[tokio::test]
 async fn a_claim_that_the_server_has_lost_commits_nothing() {
-    for joined_only in [false, true] {
-        let set_up = |store: PostgresStore| {
-            if joined_only {
-                store.joined_only()
-            } else {
-                store
-            }
+    for point in ["before it begins", "after it has acted"] {
+        let (mut payments, call, handler) = Payments::called().await;
+        let delete = format!("DELETE FROM {}", payments.table.name);
+        let client = super::connect().await;
+        let lose = async { client.batch_execute(&delete).await.expect("deleted") };
+        let lost = if point == "before it begins" {
+            lose.await;
+            payments.pay(&handler).await
+        } else {
+            pay_around(&payments, &handler, "READ COMMITTED", async {}, lose).await
         };
-        for point in ["before it begins", "after it has acted"] {
-            let mut payments = Payments::with(set_up).await;
-            let call = payments.call();
-            let handler = payments.handler().await;
-            let delete = format!("DELETE FROM {}", payments.table.name);
-            let client = super::connect().await;
-            let lose = async { client.batch_execute(&delete).await.expect("deleted") };
-            let lost = if point == "before it begins" {
-                lose.await;
-                payments.pay(&handler).await
-            } else {
-                pay_around(&payments, &handler, "READ COMMITTED", async {}, lose).await
-            };
-            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
-            assert!(payments.effects().await.is_empty(), "{point}");
+        assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+        assert!(payments.effects().await.is_empty(), "{point}");
 
-            // Another request has claimed the key since, in run 1 too.
-            let second = payments.call();
-            let holder = payments.handler().await;
-            assert_eq!(holder.operation.run(), 1);
-            let response = payments.pay(&holder).await;
-            holder.ends(response.expect("committed"));
-            assert_eq!(end(second).await, PAID);
-            let lost = payments.pay(&handler).await;
-            assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
-            handler.fails();
-            assert_eq!(end(call).await, FAILED);
-            assert_eq!(payments.effects().await, [1]);
-            assert_eq!(end(payments.call()).await, AGAIN);
-        }
+        // Another request has claimed the key since, in run 1 too.
+        let second = payments.call();
+        let holder = payments.handler().await;
+        assert_eq!(holder.operation.run(), 1);
+        payments.succeeds(second, holder).await;
+        let lost = payments.pay(&handler).await;
+        assert!(matches!(lost, Err(CommitError::Lost)), "{point}: {lost:?}");
+        handler.fails();
+        assert_eq!(end(call).await, FAILED);
+        assert_eq!(payments.effects().await, [1]);
+        assert_eq!(end(payments.call()).await, AGAIN);
     }
 }
 
 #[tokio::test]
 async fn an_error_of_the_closure_rolls_back_and_frees_the_key() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (mut payments, call, handler) = Payments::called().await;
     let act = &payments.act(&handler);
     let failed = payments
         .store
@@ -219,24 +165,17 @@ async fn an_error_of_the_closure_rolls_back_and_frees_the_key() {
         panic!("it is the closure's error")
     };
     assert_eq!(why.to_string(), "no money");
-    handler.fails();
-    assert_eq!(end(call).await, FAILED);
-    assert!(payments.effects().await.is_empty());
-    assert_eq!(payments.table.rows().await, 0);
+    payments.fails(call, handler).await;
 
     let call = payments.call();
     let handler = payments.handler().await;
-    let response = payments.pay(&handler).await;
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
+    payments.succeeds(call, handler).await;
     assert_eq!(payments.effects().await, [1]);
 }
 
 #[tokio::test]
 async fn what_the_server_refuses_to_commit_is_rolled_back_and_not_repeated() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     // Twice the same payment: the constraint is checked by the commit.
     let act = &payments.act(&handler);
     let joined = payments
@@ -251,9 +190,7 @@ async fn what_the_server_refuses_to_commit_is_rolled_back_and_not_repeated() {
         panic!("{refused:?}")
     };
     assert!(why.to_string().contains("23505"), "{why}");
-    let response = payments.pay(&handler).await;
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
+    payments.succeeds(call, handler).await;
     assert_eq!(payments.effects().await, [1]);
 }
 
@@ -285,9 +222,7 @@ async fn a_conflict_is_repeated_five_times_and_no_other_error() {
         ("40001", 6, 6),
         ("23505", 1, 1),
     ] {
-        let mut payments = Payments::new().await;
-        let call = payments.call();
-        let handler = payments.handler().await;
+        let (payments, call, handler) = Payments::called().await;
         let (paid, called) = pay_failing(&payments, &handler.operation, state, failures).await;
         assert_eq!(called, calls, "{state}");
         if failures < calls {
@@ -296,19 +231,14 @@ async fn a_conflict_is_repeated_five_times_and_no_other_error() {
             assert_eq!(payments.effects().await, [1]);
         } else {
             assert!(matches!(paid, Err(CommitError::Work(_))), "{paid:?}");
-            handler.fails();
-            assert_eq!(end(call).await, FAILED);
-            assert!(payments.effects().await.is_empty());
-            assert_eq!(payments.table.rows().await, 0);
+            payments.fails(call, handler).await;
         }
     }
 }
 
 #[tokio::test]
 async fn after_the_deadline_a_conflict_is_not_repeated() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     let failing = pay_failing(&payments, &handler.operation, "40001", 1);
     let (paid, calls) = Deadline::after(Duration::ZERO).scope(failing).await;
     assert!(matches!(paid, Err(CommitError::Work(_))), "{paid:?}");
@@ -319,9 +249,7 @@ async fn after_the_deadline_a_conflict_is_not_repeated() {
 
 #[tokio::test]
 async fn of_two_transactions_in_conflict_both_commit_in_the_end() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     payments
         .table
         .execute("INSERT INTO {}_effects VALUES (0, 0)")
@@ -360,13 +288,11 @@ async fn a_commit_that_was_not_acknowledged_is_looked_up() {
         let mut payments = Payments::new().await;
         let proxy = Proxy::new().await;
         let pool = pool(proxy.url().parse().expect("an address"));
-        payments.store = payments.store.clone().transaction_pool(pool.clone());
+        payments.use_pool(&pool);
         // The connection has prepared what it needs.
         let call = payments.call();
         let handler = payments.handler().await;
-        let response = payments.pay(&handler).await;
-        handler.ends(response.expect("committed"));
-        assert_eq!(end(call).await, PAID);
+        payments.succeeds(call, handler).await;
         payments
             .table
             .execute("DELETE FROM {}; DELETE FROM {}_effects")
@@ -387,19 +313,14 @@ async fn a_commit_that_was_not_acknowledged_is_looked_up() {
                 matches!(result, Err(CommitError::RolledBack(_))),
                 "{result:?}"
             );
-            handler.fails();
-            assert_eq!(end(call).await, FAILED);
-            assert!(payments.effects().await.is_empty());
-            assert_eq!(payments.table.rows().await, 0);
+            payments.fails(call, handler).await;
         }
     }
 }
 
 #[tokio::test]
 async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (mut payments, call, handler) = Payments::called().await;
     let proxy = Proxy::new().await;
     let through = pool(proxy.url().parse().expect("an address"));
     let store = payments.store.clone().timeout(Duration::from_millis(300));
@@ -426,9 +347,7 @@ async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() 
 
 #[tokio::test]
 async fn a_response_that_cannot_be_recorded_commits_nothing() {
-    let mut payments = Payments::new().await;
-    let call = payments.call();
-    let handler = payments.handler().await;
+    let (payments, call, handler) = Payments::called().await;
     let act = &payments.act(&handler);
     let joined = payments
         .store
@@ -441,18 +360,14 @@ async fn a_response_that_cannot_be_recorded_commits_nothing() {
         panic!("{refused:?}")
     };
     assert!(why.to_string().contains("max_response_body"), "{why}");
-    handler.fails();
-    assert_eq!(end(call).await, FAILED);
-    assert!(payments.effects().await.is_empty());
+    payments.fails(call, handler).await;
 }
 
 #[tokio::test]
 async fn a_transaction_that_is_dropped_or_kept_leaves_no_connection_behind() {
-    let mut payments = Payments::new().await;
+    let (mut payments, call, handler) = Payments::called().await;
     let pool = pool(config());
-    payments.store = payments.store.clone().transaction_pool(pool.clone());
-    let call = payments.call();
-    let handler = payments.handler().await;
+    payments.use_pool(&pool);
     let act = &payments.act(&handler);
 
     let acted = &Notify::new();
@@ -482,19 +397,14 @@ async fn a_transaction_that_is_dropped_or_kept_leaves_no_connection_behind() {
     drop(kept.lock().expect("a lock").take());
     assert_eq!(pool.status().size, 0);
 
-    handler.fails();
-    assert_eq!(end(call).await, FAILED);
-    assert!(payments.effects().await.is_empty());
-    assert_eq!(payments.table.rows().await, 0);
+    payments.fails(call, handler).await;
 }
 
 #[tokio::test]
 async fn a_panic_of_the_closure_rolls_back_and_frees_the_key() {
-    let mut payments = Payments::new().await;
+    let (mut payments, call, handler) = Payments::called().await;
     let pool = pool(config());
-    payments.store = payments.store.clone().transaction_pool(pool.clone());
-    let call = payments.call();
-    let handler = payments.handler().await;
+    payments.use_pool(&pool);
     let (store, operation, act) = (
         payments.store.clone(),
         handler.operation.clone(),
@@ -513,10 +423,7 @@ async fn a_panic_of_the_closure_rolls_back_and_frees_the_key() {
     });
     assert!(panicked.await.expect_err("a panic").is_panic());
     assert_eq!(pool.status().size, 0);
-    handler.fails();
-    assert_eq!(end(call).await, FAILED);
-    assert!(payments.effects().await.is_empty());
-    assert_eq!(payments.table.rows().await, 0);
+    payments.fails(call, handler).await;
 }
 
 /// Compiled only: the future can be sent, whatever its closure borrows.
@@ -536,25 +443,4 @@ fn the_future_is_send(store: PostgresStore, operation: Operation, amount: String
         });
         send(joined).await.map(drop)
     }));
-}
-
-#[tokio::test]
-async fn of_a_store_for_joined_handlers_only_another_response_is_not_stored() {
-    let mut payments = Payments::with(PostgresStore::joined_only).await;
-    let call = payments.call();
-    let handler = payments.handler().await;
-    let duplicate = end(payments.call()).await;
-    assert!(is_in_progress(&duplicate), "{duplicate:?}");
-    let response = payments.pay(&handler).await;
-    handler.ends(response.expect("committed"));
-    assert_eq!(end(call).await, PAID);
-    assert_eq!(end(payments.call()).await, AGAIN);
-    payments.table.execute("DELETE FROM {}").await;
-
-    let call = payments.call();
-    let unjoined = paid().map(|_| Body::from(Bytes::from_static(b"paid")));
-    payments.handler().await.ends(unjoined);
-    assert_eq!(end(call).await, PAID);
-    let again = end(payments.call()).await;
-    assert!(format!("{again:?}").contains("Unknown"), "{again:?}");
 }

@@ -6,6 +6,7 @@ use buttress::idempotency::store::{CommitError, PostgresStore, RecordKey, Token}
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::{Error, Reason};
 use bytes::Bytes;
+use deadpool_postgres::Pool;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use tokio::sync::{mpsc, oneshot};
@@ -49,13 +50,7 @@ pub(super) struct Payments {
 
 impl Payments {
     pub(super) async fn new() -> Self {
-        Self::with(|store| store).await
-    }
-
-    /// With a store that is set up by this.
-    pub(super) async fn with(set_up: impl FnOnce(PostgresStore) -> PostgresStore) -> Self {
         let (table, store) = Table::made().await;
-        let store = set_up(store);
         table
             .execute("CREATE TABLE {}_effects (run int, paid int, UNIQUE (paid) DEFERRABLE INITIALLY DEFERRED)")
             .await;
@@ -70,6 +65,34 @@ impl Payments {
             handlers,
             handle,
         }
+    }
+
+    /// With a call whose handler waits.
+    pub(super) async fn called() -> (Self, JoinHandle<Told>, Handler) {
+        let mut payments = Self::new().await;
+        let call = payments.call();
+        let handler = payments.handler().await;
+        (payments, call, handler)
+    }
+
+    /// Transactions take their connections from this pool.
+    pub(super) fn use_pool(&mut self, pool: &Pool) {
+        self.store = self.store.clone().transaction_pool(pool.clone());
+    }
+
+    /// The handler pays, and its caller gets its response.
+    pub(super) async fn succeeds(&self, call: JoinHandle<Told>, handler: Handler) {
+        let response = self.pay(&handler).await;
+        handler.ends(response.expect("committed"));
+        assert_eq!(end(call).await, PAID);
+    }
+
+    /// The handler fails, and there is neither an effect nor a record.
+    pub(super) async fn fails(&self, call: JoinHandle<Told>, handler: Handler) {
+        handler.fails();
+        assert_eq!(end(call).await, FAILED);
+        assert!(self.effects().await.is_empty());
+        assert_eq!(self.table.rows().await, 0);
     }
 
     pub(super) fn call(&self) -> JoinHandle<Told> {

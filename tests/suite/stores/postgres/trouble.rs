@@ -5,14 +5,25 @@ use std::time::Duration;
 use buttress::idempotency::store::{Begun, Ended};
 use buttress::idempotency::store::{PostgresStore, Store, StoreError};
 use bytes::Bytes;
+use deadpool_postgres::Pool;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-use super::proxy::{Mode, Proxy};
+use super::proxy::{Mode, Proxy, nowhere};
 use super::{KEY, MINUTE, Table, begin, brief, claim, config, pool, unavailable};
 
 const ANSWER: Bytes = Bytes::from_static(b"paid");
 const SOON: Duration = Duration::from_millis(200);
+
+/// A store behind a proxy, which holds a record.
+async fn proxied() -> (Table, Proxy, Pool, PostgresStore) {
+    let (table, _) = Table::made().await;
+    let proxy = Proxy::new().await;
+    let pool = pool(proxy.url().parse().expect("an address"));
+    let store = table.with(pool.clone());
+    begin(&store, &claim()).await;
+    (table, proxy, pool, store)
+}
 
 #[tokio::test]
 async fn each_method_is_one_round_trip_a_duplicate_two_and_a_takeover_three() {
@@ -74,16 +85,6 @@ async fn a_server_that_is_down_is_an_error_and_back_it_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_port_where_nobody_listens_is_an_error() {
-    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = unused.local_addr().expect("an address");
-    drop(unused);
-    let store =
-        PostgresStore::connect(&format!("postgres://nobody@{address}/none")).expect("an address");
-    unavailable(store.begin(&KEY, &claim())).await;
-}
-
-#[tokio::test]
 async fn connections_that_a_restart_has_ended_are_no_error() {
     let (table, _) = Table::made().await;
     let mut config = config();
@@ -132,11 +133,7 @@ async fn a_statement_that_is_ended_while_it_waits_is_executed_again() {
 
 #[tokio::test]
 async fn a_server_that_is_slow_is_an_error_in_time_and_its_connection_is_not_used_again() {
-    let (table, _) = Table::made().await;
-    let proxy = Proxy::new().await;
-    let pool = pool(proxy.url().parse().expect("an address"));
-    let store = table.with(pool.clone());
-    begin(&store, &claim()).await;
+    let (_table, proxy, pool, store) = proxied().await;
     assert_eq!(pool.status().size, 1);
     proxy.set(Mode::Stalls);
     let late = store.clone().timeout(SOON);
@@ -166,11 +163,7 @@ async fn a_pool_that_has_no_connection_left_is_an_error_in_time() {
 
 #[tokio::test]
 async fn a_call_that_is_dropped_leaves_no_connection_behind() {
-    let (table, _) = Table::made().await;
-    let proxy = Proxy::new().await;
-    let pool = pool(proxy.url().parse().expect("an address"));
-    let store = table.with(pool.clone());
-    begin(&store, &claim()).await;
+    let (_table, proxy, pool, store) = proxied().await;
     proxy.set(Mode::Stalls);
     let asked = proxy.asked();
     let waiting = {
@@ -183,24 +176,6 @@ async fn a_call_that_is_dropped_leaves_no_connection_behind() {
     waiting.abort();
     assert!(waiting.await.expect_err("dropped").is_cancelled());
     assert_eq!(pool.status().size, 0);
-}
-
-#[tokio::test]
-async fn a_row_that_is_locked_for_too_long_is_an_error_in_time() {
-    let (table, store) = Table::made().await;
-    let holder = claim();
-    begin(&store, &holder).await;
-    table.execute("BEGIN; SELECT FROM {} FOR UPDATE").await;
-    let late = store.clone().timeout(SOON);
-    unavailable(late.complete(&KEY, holder.token, ANSWER, MINUTE)).await;
-    table.execute("COMMIT").await;
-    // It may have been taken by the server after all.
-    let done = store.complete(&KEY, holder.token, ANSWER, MINUTE).await;
-    let done = done.expect("completed");
-    assert!(
-        [Ended::Taken, Ended::Already(ANSWER)].contains(&done),
-        "{done:?}"
-    );
 }
 
 #[tokio::test]
@@ -240,7 +215,9 @@ async fn a_disk_that_is_full_is_a_full_store() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_none_is_an_error() {
+async fn a_server_that_is_none_or_not_there_is_an_error() {
+    let nowhere = PostgresStore::with(pool(nowhere().await));
+    unavailable(nowhere.begin(&KEY, &claim())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -248,7 +225,7 @@ async fn a_server_that_is_none_is_an_error() {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         }
     });
-    let store =
-        PostgresStore::connect(&format!("postgres://nobody@{address}/none")).expect("an address");
+    let url = format!("postgres://nobody@{address}/none");
+    let store = PostgresStore::connect(&url).expect("an address");
     unavailable(store.begin(&KEY, &claim())).await;
 }

@@ -47,70 +47,52 @@ impl Reports {
 }
 
 #[tokio::test]
-async fn a_server_that_evicts_is_reported_when_it_is_connected_to() {
-    for policy in [
-        "allkeys-lru",
-        "volatile-lru",
-        "volatile-ttl",
-        "allkeys-random",
+async fn a_policy_that_evicts_or_is_not_known_is_reported_when_a_server_is_connected_to() {
+    let hidden = "rename-command CONFIG hidden";
+    let evicts = Some((Level::WARN, "set `maxmemory-policy` to `noeviction`"));
+    for (settings, reported, logged) in [
+        (["maxmemory-policy noeviction", "databases 1"], None, None),
+        (
+            ["maxmemory-policy allkeys-lru", "databases 1"],
+            Some(Some("allkeys-lru")),
+            evicts,
+        ),
+        (
+            ["maxmemory-policy volatile-ttl", "databases 1"],
+            Some(Some("volatile-ttl")),
+            evicts,
+        ),
+        // A server that refuses CONFIG is asked for INFO.
+        (
+            ["maxmemory-policy allkeys-lfu", hidden],
+            Some(Some("allkeys-lfu")),
+            evicts,
+        ),
+        (
+            ["rename-command INFO unseen", hidden],
+            Some(None),
+            Some((Level::DEBUG, "does not report")),
+        ),
     ] {
-        let server = Private::start(&[&format!("maxmemory-policy {policy}")]);
+        let server = Private::start(&settings);
         let (reports, log) = (Reports::of(server.socket()), Log::install());
         let store = private_store(&server).await;
-        assert_eq!(store.eviction_policy(), Some(policy.to_owned()));
-        assert_eq!(reports.take(), [Some(policy.to_owned())]);
-        let lines = log.take();
-        let lines: Vec<_> = lines
-            .iter()
-            .filter(|(_, line)| line.contains(&server.socket()))
+        let reported: Vec<_> = reported
+            .into_iter()
+            .map(|policy| policy.map(str::to_owned))
             .collect();
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert_eq!(lines[0].0, Level::WARN);
-        assert!(
-            lines[0]
-                .1
-                .contains("set `maxmemory-policy` to `noeviction`")
-        );
+        assert_eq!(reports.take(), reported, "{settings:?}");
+        let mut lines = log.take();
+        lines.retain(|(_, line)| line.contains(&server.socket()));
+        let is_logged = match (&lines[..], logged) {
+            ([], None) => true,
+            ([(level, line)], Some((expected, says))) => *level == expected && line.contains(says),
+            _ => false,
+        };
+        assert!(is_logged, "{settings:?}: {lines:?}");
+        // It is a store all the same.
+        assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
     }
-}
-
-#[tokio::test]
-async fn a_server_that_does_not_evict_is_not_reported() {
-    let server = Private::start(&["maxmemory-policy noeviction"]);
-    let reports = Reports::of(server.socket());
-    let store = private_store(&server).await;
-    assert_eq!(store.eviction_policy(), Some("noeviction".to_owned()));
-    assert_eq!(reports.take(), []);
-}
-
-#[tokio::test]
-async fn a_server_that_refuses_config_is_asked_for_its_memory() {
-    let server = Private::start(&[
-        "maxmemory-policy allkeys-lfu",
-        "rename-command CONFIG hidden",
-    ]);
-    let reports = Reports::of(server.socket());
-    let store = private_store(&server).await;
-    assert_eq!(store.eviction_policy(), Some("allkeys-lfu".to_owned()));
-    assert_eq!(reports.take(), [Some("allkeys-lfu".to_owned())]);
-}
-
-#[tokio::test]
-async fn a_policy_that_cannot_be_determined_is_not_taken_for_a_safe_one() {
-    let server = Private::start(&["rename-command CONFIG hidden", "rename-command INFO unseen"]);
-    let (reports, log) = (Reports::of(server.socket()), Log::install());
-    let store = private_store(&server).await;
-    assert_eq!(store.eviction_policy(), None);
-    assert_eq!(reports.take(), [None]);
-    let lines = log.take();
-    let (level, line) = lines
-        .iter()
-        .find(|(_, line)| line.contains(&server.socket()))
-        .expect("a line");
-    assert_eq!(*level, Level::DEBUG);
-    assert!(line.contains("does not report"), "{line}");
-    // It is a store all the same.
-    assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
 }
 
 #[tokio::test]
@@ -123,6 +105,5 @@ async fn the_server_of_a_new_connection_is_checked_and_reported_if_its_policy_is
     proxy.switch_to(&second);
     first.kill();
     assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
-    assert_eq!(store.eviction_policy(), Some("allkeys-lru".to_owned()));
     assert_eq!(reports.take(), [Some("allkeys-lru".to_owned())]);
 }

@@ -319,10 +319,8 @@ async fn a_store_that_connects_when_it_is_used_needs_no_server_before() {
     let server = Fake::start(|_, _| Some(RUNNING.to_owned())).await;
     let store = RedisStore::connect_lazy(&server.url).unwrap();
     assert_eq!(server.accepted(), 0);
-    assert_eq!(store.eviction_policy(), None);
     let begun = store.begin(&key(), &claim()).await.unwrap();
     assert_eq!((begun, server.accepted()), (Begun::Running, 1));
-    assert_eq!(store.eviction_policy().as_deref(), Some("noeviction"));
     RedisStore::connect_lazy("no address").expect_err("no address");
 }
 

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError, StoreFuture, Token,
+    Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError, Token,
 };
 use buttress::testing::check_store;
 use bytes::Bytes;
@@ -35,29 +36,7 @@ impl Store for Patient {
         })
     }
 
-    fn renew<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        lease: Duration,
-        ttl: Duration,
-    ) -> StoreFuture<'a, bool> {
-        self.0.renew(key, token, lease, ttl)
-    }
-
-    fn complete<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        token: Token,
-        answer: Bytes,
-        ttl: Duration,
-    ) -> StoreFuture<'a, Ended> {
-        self.0.complete(key, token, answer, ttl)
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.0.abandon(key, token)
-    }
+    forward!(0: renew, complete, abandon);
 }
 
 #[tokio::test]

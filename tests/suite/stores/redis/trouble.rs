@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixStream};
 
-use super::private::{Private, free_ports};
+use super::private::Private;
 use super::{HOUR, STARTED, claim, key, private_store};
 
 /// No call takes this long: what does has hung.
@@ -198,30 +198,5 @@ async fn sent_while(server: &Private, doing: impl Future<Output = ()>) -> Vec<St
             "ECHO" => return seen,
             _ => seen.push(word.to_owned()),
         }
-    }
-}
-
-#[tokio::test]
-async fn a_node_of_a_cluster_runs_the_scripts() {
-    let [client, bus] = free_ports();
-    let mut server = Private::start(&[
-        "cluster-enabled yes",
-        "bind 127.0.0.1",
-        &format!("port {client}"),
-        &format!("cluster-port {bus}"),
-    ]);
-    let mut beside = server.connection().await;
-    command(&mut beside, "CLUSTER ADDSLOTSRANGE 0 16383").await;
-    server.await_line("Cluster state changed: ok");
-    let store = RedisStore::with(beside);
-    for _ in 0..8 {
-        let (key, claim) = (key(), claim());
-        assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
-        assert!(store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
-        let answer = Bytes::from_static(b"answer");
-        let completed = store.complete(&key, claim.token, answer.clone(), HOUR);
-        assert_eq!(completed.await.unwrap(), Ended::Taken);
-        let begun = store.begin(&key, &claim).await.unwrap();
-        assert_eq!(begun, Begun::Done(answer));
     }
 }
