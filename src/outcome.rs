@@ -239,7 +239,7 @@ impl<Res, E> Classify<Res, E> for ErrorIsTransient {
 /// What a result means, our own rejections included; `None` if it is no result at all: the call was cut short by a
 /// deadline that is not the service's fault, and its permit is to be dropped.
 #[inline(always)]
-pub fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
+pub(crate) fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
 where
     E: CallError,
     C: Classify<Res, E>,

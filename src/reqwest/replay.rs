@@ -6,7 +6,7 @@ use ::reqwest::{Body, Request};
 
 use crate::http::{BodyBuffer, HttpRequest, Kept, Replay, ReplayBody};
 use crate::outcome::Outcome;
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 
 /// What [`Replay`] keeps of a reqwest request.
 pub struct KeptRequest {
@@ -25,7 +25,7 @@ impl fmt::Debug for KeptRequest {
 }
 
 /// A body that is a stream is kept while it is sent, up to the [limit](Replay::buffer_limit).
-impl Repeat<Request> for Replay {
+impl ReplayPolicy<Request> for Replay {
     type Attempt = Request;
     type Saved = KeptRequest;
 
@@ -64,7 +64,7 @@ impl Repeat<Request> for Replay {
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
         self.may_repeat_kept(&saved.kept, outcome)
     }
 
@@ -72,7 +72,7 @@ impl Repeat<Request> for Replay {
         saved.kept.trusts_not_executed()
     }
 
-    fn can_repeat(&self, saved: &KeptRequest) -> bool {
+    fn is_replayable(&self, saved: &KeptRequest) -> bool {
         saved.body.as_ref().is_none_or(BodyBuffer::is_replayable)
     }
 }
@@ -104,13 +104,13 @@ mod tests {
         let replay = Replay::new().attempt_header(true);
         let (_, saved) = replay.first(post);
         let mut saved = saved.unwrap();
-        assert!(Repeat::<Request>::may_repeat(
+        assert!(ReplayPolicy::<Request>::is_safe(
             &replay,
             &saved,
             &Outcome::TRANSIENT
         ));
         let _second = Call::new(2, false).enter();
-        let again = Repeat::<Request>::again(&replay, &mut saved).unwrap();
+        let again = ReplayPolicy::<Request>::again(&replay, &mut saved).unwrap();
         assert_eq!(again.body().unwrap().as_bytes(), Some(&b"one of each"[..]));
         assert_eq!(again.headers()["x-order"], "7");
         assert_eq!(again.headers()["x-envoy-attempt-count"], "2");
@@ -120,7 +120,7 @@ mod tests {
     fn not_executed_is_not_trusted_where_reqwest_may_have_followed_a_redirect() {
         let trusts = |replay: Replay, method| {
             let (_, saved) = replay.first(request(method));
-            Repeat::<Request>::trusts_not_executed(&replay, &saved.unwrap())
+            ReplayPolicy::<Request>::trusts_not_executed(&replay, &saved.unwrap())
         };
         assert!(!trusts(Replay::new(), Method::POST));
         assert!(trusts(Replay::new(), Method::GET));
@@ -154,8 +154,8 @@ mod tests {
         let (first, saved) = replay.first(streaming(&["one ", "of each"]));
         let mut saved = saved.unwrap();
         assert_eq!(read(first), b"one of each");
-        assert!(Repeat::<Request>::can_repeat(&replay, &saved));
-        let second = Repeat::<Request>::again(&replay, &mut saved).unwrap();
+        assert!(ReplayPolicy::<Request>::is_replayable(&replay, &saved));
+        let second = ReplayPolicy::<Request>::again(&replay, &mut saved).unwrap();
         assert_eq!(read(second), b"one of each");
     }
 
@@ -165,8 +165,8 @@ mod tests {
         let (first, saved) = replay.first(streaming(&["one ", "of each"]));
         assert_eq!(read(first), b"one of each");
         let mut saved = saved.unwrap();
-        assert!(!Repeat::<Request>::can_repeat(&replay, &saved));
-        assert!(Repeat::<Request>::again(&replay, &mut saved).is_none());
+        assert!(!ReplayPolicy::<Request>::is_replayable(&replay, &saved));
+        assert!(ReplayPolicy::<Request>::again(&replay, &mut saved).is_none());
         let (sent, saved) = Replay::new().proxy().first({
             let mut post = streaming(&["one ", "of each"]);
             *post.method_mut() = Method::POST;
@@ -184,7 +184,7 @@ mod tests {
         let (first, saved) = replay.first(put);
         assert_eq!(first.body().unwrap().size_hint().exact(), Some(11));
         assert_eq!(read(first), b"one of each");
-        let second = Repeat::<Request>::again(&replay, &mut saved.unwrap()).unwrap();
+        let second = ReplayPolicy::<Request>::again(&replay, &mut saved.unwrap()).unwrap();
         assert_eq!(second.body().unwrap().size_hint().exact(), Some(11));
     }
 

@@ -11,6 +11,7 @@ use super::attempt::Attempt;
 use super::config::RetryConfig;
 use super::discard::AtOnce;
 use super::progress::Progress;
+use super::replay::ByClone;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
 use crate::allowance::SharedAllowance;
@@ -24,7 +25,7 @@ use crate::sync::Mutex;
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R, C = ErrorIsTransient, K = (), D = AtOnce> {
+pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = AtOnce> {
     shared: Arc<Shared<R, C, K, D>>,
 }
 
@@ -218,11 +219,11 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
     /// the same budget. Results mean what `classify` says. What to repeat is no question here, so **every call may run twice**.
     ///
     /// ```
-    /// use buttress::retry::{RetryConfig, RetryLayer};
-    /// use buttress::{Error, ErrorIsTransient, repeat};
+    /// use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+    /// use buttress::{Error, ErrorIsTransient};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let retry = RetryLayer::new("lookup", RetryConfig::new(), repeat::cloned())?;
+    /// let retry = RetryLayer::new("lookup", RetryConfig::new(), by_clone())?;
     /// let answer = retry
     ///     .run(ErrorIsTransient, async |attempt| match attempt {
     ///         1 => Err(Error::Inner("not yet")),

@@ -10,7 +10,7 @@ use super::budgets::Budgets;
 use super::discard::{AtOnce, Discard};
 use super::future::{Further, RetryFuture};
 use super::progress::Progress;
-use super::repeat::Repeat;
+use super::replay::ReplayPolicy;
 use super::shared::Shared;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
@@ -44,7 +44,7 @@ impl<S: Clone, R, C, K, D> Clone for Retry<S, R, C, K, D> {
 
 impl<S, R, C, K, D, Req> Service<Req> for Retry<S, R, C, K, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt> + Clone,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,

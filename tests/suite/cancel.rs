@@ -9,12 +9,11 @@ use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{By, Keyed, KeyedConfig, by};
 use buttress::idempotency::IdempotencyKeyLayer;
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::testing::Step;
-use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneSyncService;
@@ -69,7 +68,7 @@ impl Held {
         let deadline = DeadlineLayer::new("cancel", 60 * SECOND);
         let timeout = TimeoutLayer::new("cancel", 30 * SECOND);
         let wait = Backoff::constant(SECOND).jitter(Jitter::None);
-        let retry = RetryLayer::new("cancel", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = RetryLayer::new("cancel", RetryConfig::new().backoff(wait), by_clone());
         let retry = retry.unwrap().budget(self.budget.clone());
         let single = BreakerLayer::new(self.breakers[0].clone(), ErrorIsTransient);
 
@@ -193,7 +192,7 @@ async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
         });
         let held = held.await;
         let wait = Backoff::constant(SECOND).jitter(Jitter::None);
-        let retry = RetryLayer::new("points", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = RetryLayer::new("points", RetryConfig::new().backoff(wait), by_clone());
         let retry = retry.unwrap().budget(held.budget.clone());
         let stack = BoxCloneSyncService::new(retry.layer(held.limit.clone()));
         {
@@ -218,11 +217,7 @@ async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
 async fn dropped_while_it_waits_for_readiness_a_retry_holds_nothing() {
     let held = Held::new(|_| bad()).await;
     let at_once = Backoff::constant(std::time::Duration::ZERO);
-    let retry = RetryLayer::new(
-        "unready",
-        RetryConfig::new().backoff(at_once),
-        repeat::cloned(),
-    );
+    let retry = RetryLayer::new("unready", RetryConfig::new().backoff(at_once), by_clone());
     let retry = retry.unwrap().budget(held.budget.clone());
     let mut service = retry.layer(held.inner.clone());
     service.ready().await.unwrap();
@@ -279,7 +274,7 @@ async fn a_panic_in_a_later_attempt_leaves_nothing_held() {
         let at_once = Backoff::constant(std::time::Duration::ZERO);
         let config = RetryConfig::new().backoff(at_once);
         let budget = RetryBudget::new("later", BudgetConfig::new()).unwrap();
-        let retry = RetryLayer::new("later", config, repeat::cloned()).unwrap();
+        let retry = RetryLayer::new("later", config, by_clone()).unwrap();
         let limit = ConcurrencyLimit::new(inner.clone(), 1);
         let mut service = retry.budget(budget.clone()).layer(limit.clone());
         service.ready().await.unwrap();

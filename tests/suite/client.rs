@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
 use buttress::gate::KeyedConfig;
@@ -13,11 +14,11 @@ use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{
     AtBodyEnd, ByStatus, ClassifyEnd, Client, ClientConfig, ClientLayer, Keys, client,
 };
-use buttress::retry::{Repeat, RetryConfig};
+use buttress::retry::{ReplayPolicy, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind,
-    Outcome, Reason, Rejected,
+    BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Kind, Outcome, Reason,
+    Rejected,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -556,9 +557,9 @@ async fn a_key_the_caller_chose_makes_his_post_repeatable() {
 #[derive(Clone)]
 struct AsBytes<R>(R);
 
-impl<R> Repeat<Request<String>> for AsBytes<R>
+impl<R> ReplayPolicy<Request<String>> for AsBytes<R>
 where
-    R: Repeat<Request<String>, Attempt = Request<String>>,
+    R: ReplayPolicy<Request<String>, Attempt = Request<String>>,
 {
     type Attempt = Request<Bytes>;
     type Saved = R::Saved;
@@ -572,8 +573,8 @@ where
         self.0.again(saved).map(|again| again.map(Bytes::from))
     }
 
-    fn may_repeat(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
-        self.0.may_repeat(saved, outcome)
+    fn is_safe(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
+        self.0.is_safe(saved, outcome)
     }
 }
 

@@ -9,6 +9,7 @@ use ::tonic::body::Body;
 use ::tonic::client::{Grpc, GrpcService};
 use ::tonic::transport::{Channel, Endpoint};
 use ::tonic::{Code, Request, Response, Status};
+use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{BreakerConfig, BreakerLayer};
 use buttress::budget::BudgetConfig;
 use buttress::http::{
@@ -16,7 +17,7 @@ use buttress::http::{
     ReplayAs, ReplayBody, WithGrpcBody, answer_grpc, grpc,
 };
 use buttress::retry::RetryConfig;
-use buttress::{Backoff, Jitter, TimeoutLayer};
+use buttress::timeout::TimeoutLayer;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};

@@ -14,8 +14,8 @@ use buttress::http::{
     AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, ServerConfig, answer,
     server,
 };
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected, repeat};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
+use buttress::{Again, Error, Executed, Kind, Outcome, Quota, Reason, Rejected};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
@@ -184,7 +184,7 @@ impl<E> buttress::Classify<Response, E> for Again503 {
 #[derive(Clone)]
 struct Plain;
 
-impl buttress::Repeat<Request> for Plain {
+impl buttress::retry::ReplayPolicy<Request> for Plain {
     type Attempt = Request;
     type Saved = ();
 
@@ -354,8 +354,7 @@ fn caller(
             let failing =
                 service_fn(|_: u8| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
             let config = RetryConfig::new().max_attempts(2);
-            let retry =
-                RetryLayer::new(name, config, repeat::cloned_if(move |_: &u8| repeats)).unwrap();
+            let retry = RetryLayer::new(name, config, by_clone_if(move |_: &u8| repeats)).unwrap();
             retry.layer(failing).oneshot(7).await.unwrap_err();
             inner.oneshot(request).await
         }

@@ -9,12 +9,12 @@ use axum::Router;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Redirect;
 use axum::routing::{any, post};
+use buttress::backoff::{Backoff, Jitter};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
-use buttress::{
-    Again, Backoff, Classify, Error, Jitter, Outcome, Reason, Rejected, TimeoutLayer, Unprocessed,
-};
+use buttress::timeout::TimeoutLayer;
+use buttress::{Again, Classify, Error, Outcome, Reason, Rejected, Unprocessed};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};

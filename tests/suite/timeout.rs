@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use buttress::testing::{Step, Strict};
-use buttress::{
-    CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, Rejected, TimeoutLayer,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Deadline, Error, Executed, Reason, Rejected};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 

@@ -13,8 +13,9 @@ use ::tonic::transport::{Channel, Endpoint};
 use ::tonic::{Code, Request, Response, Status};
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{BreakerLayer, BreakerState};
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Classify, Error, Executed, Outcome, Rejected, Repeat, TimeoutLayer, classify_fn};
+use buttress::retry::{ReplayPolicy, RetryConfig, RetryLayer};
+use buttress::timeout::TimeoutLayer;
+use buttress::{Classify, Error, Executed, Outcome, Rejected, classify_fn};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -184,7 +185,7 @@ async fn a_timeout_over_a_channel_ends_a_call_that_hangs_and_the_next_one_works(
 #[derive(Clone, Copy)]
 struct Unary;
 
-impl Repeat<http::Request<Body>> for Unary {
+impl ReplayPolicy<http::Request<Body>> for Unary {
     type Attempt = http::Request<Body>;
     type Saved = http::Request<Bytes>;
 

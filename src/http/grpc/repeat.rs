@@ -8,7 +8,7 @@ use super::methods::Methods;
 use crate::call::Call;
 use crate::error::ConfigError;
 use crate::outcome::{Kind, Outcome};
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 
 /// Repeats gRPC calls, and only those that may run twice. How a request is kept and sent again is for the strategy inside, whose
 /// own rule, by HTTP methods, does not count: every gRPC call is a POST.
@@ -86,9 +86,9 @@ impl<S> fmt::Debug for KeptCall<S> {
 
 const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
 
-impl<R, B, A> Repeat<Request<B>> for GrpcReplay<R>
+impl<R, B, A> ReplayPolicy<Request<B>> for GrpcReplay<R>
 where
-    R: Repeat<Request<B>, Attempt = Request<A>>,
+    R: ReplayPolicy<Request<B>, Attempt = Request<A>>,
 {
     type Attempt = Request<A>;
     type Saved = KeptCall<R::Saved>;
@@ -114,7 +114,7 @@ where
         Some(attempt)
     }
 
-    fn may_repeat(&self, kept: &KeptCall<R::Saved>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, kept: &KeptCall<R::Saved>, outcome: &Outcome) -> bool {
         kept.idempotent && (outcome.kind != Kind::Overloaded || outcome.wait.is_some())
     }
 
@@ -122,8 +122,8 @@ where
         kept.idempotent || self.replay.trusts_not_executed(&kept.saved)
     }
 
-    fn can_repeat(&self, kept: &KeptCall<R::Saved>) -> bool {
-        self.replay.can_repeat(&kept.saved)
+    fn is_replayable(&self, kept: &KeptCall<R::Saved>) -> bool {
+        self.replay.is_replayable(&kept.saved)
     }
 }
 
@@ -143,33 +143,30 @@ mod tests {
         Request::post(path).body("message").unwrap()
     }
 
-    fn may_repeat(path: &str, outcome: Outcome) -> bool {
+    fn is_safe(path: &str, outcome: Outcome) -> bool {
         let replay = replay();
         let (_, kept) = replay.first(call(path));
         let kept = kept.expect("kept for a failure before it was executed");
-        Repeat::<Request<&str>>::may_repeat(&replay, &kept, &outcome)
+        ReplayPolicy::<Request<&str>>::is_safe(&replay, &kept, &outcome)
     }
 
     #[test]
     fn only_what_is_named_may_run_twice() {
-        assert!(may_repeat("/shop.Orders/Get", Outcome::TRANSIENT));
-        assert!(may_repeat(
+        assert!(is_safe("/shop.Orders/Get", Outcome::TRANSIENT));
+        assert!(is_safe(
             "http://shop:50051/shop.Orders/Get",
             Outcome::TRANSIENT
         ));
-        assert!(!may_repeat("/shop.Orders/Create", Outcome::TRANSIENT));
+        assert!(!is_safe("/shop.Orders/Create", Outcome::TRANSIENT));
     }
 
     #[test]
     fn a_limiting_server_is_asked_again_only_when_it_says_when() {
         let wait = Some(Duration::ZERO);
-        assert!(!may_repeat("/shop.Orders/Get", Outcome::OVERLOADED));
-        assert!(may_repeat(
-            "/shop.Orders/Get",
-            Outcome::OVERLOADED.wait(wait)
-        ));
+        assert!(!is_safe("/shop.Orders/Get", Outcome::OVERLOADED));
+        assert!(is_safe("/shop.Orders/Get", Outcome::OVERLOADED.wait(wait)));
         let create = "/shop.Orders/Create";
-        assert!(!may_repeat(create, Outcome::OVERLOADED.wait(wait)));
+        assert!(!is_safe(create, Outcome::OVERLOADED.wait(wait)));
     }
 
     #[test]
@@ -180,7 +177,7 @@ mod tests {
         assert!(!first.headers().contains_key(PREVIOUS_ATTEMPTS));
         for (number, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
             let _attempt = Call::new(number, false).enter();
-            let again = Repeat::<Request<&str>>::again(&replay, &mut kept).unwrap();
+            let again = ReplayPolicy::<Request<&str>>::again(&replay, &mut kept).unwrap();
             let told = again.headers().get(PREVIOUS_ATTEMPTS);
             assert_eq!(told.map(|told| told.to_str().unwrap()), previous);
         }

@@ -9,7 +9,7 @@ use super::body::ReplayBody;
 use super::handle::BodyBuffer;
 use super::{Kept, Replay};
 use crate::outcome::Outcome;
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 
 /// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::wrapping`].
 ///
@@ -63,7 +63,7 @@ pub struct KeptAs<B> {
     body: BodyBuffer<B>,
 }
 
-impl<B, B2, W> Repeat<Request<B>> for ReplayAs<W>
+impl<B, B2, W> ReplayPolicy<Request<B>> for ReplayAs<W>
 where
     B: Body,
     W: Fn(ReplayBody<B>) -> B2,
@@ -97,7 +97,7 @@ where
         Some(head.map(|()| (self.wrap)(body)))
     }
 
-    fn may_repeat(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
         self.replay.may_repeat_kept(&saved.head, outcome)
     }
 
@@ -105,7 +105,7 @@ where
         saved.head.trusts_not_executed()
     }
 
-    fn can_repeat(&self, saved: &KeptAs<B>) -> bool {
+    fn is_replayable(&self, saved: &KeptAs<B>) -> bool {
         saved.body.is_replayable()
     }
 }
