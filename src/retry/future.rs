@@ -11,7 +11,7 @@ use tower_service::Service;
 
 use super::attempt::{Attempt, Judging};
 use super::between::Between;
-use super::discard::{AtOnce, Discard};
+use super::discard::Discard;
 use super::machine::Refusal;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
@@ -25,7 +25,7 @@ use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct RetryFuture<S, R, C, K, Req, D = AtOnce>
+pub struct RetryFuture<S, R, C, K, Req, D = ()>
 where
     R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,

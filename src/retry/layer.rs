@@ -9,7 +9,6 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
-use super::discard::AtOnce;
 use super::progress::Progress;
 use super::replay::ByClone;
 use super::service::Retry;
@@ -25,7 +24,7 @@ use crate::sync::Mutex;
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = AtOnce> {
+pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = ()> {
     shared: Arc<Shared<R, C, K, D>>,
 }
 
@@ -75,7 +74,7 @@ impl<R> RetryLayer<R> {
                 repeat,
                 classify: ErrorIsTransient,
                 budgets: (),
-                discard: AtOnce,
+                discard: (),
             }),
         })
     }
