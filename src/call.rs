@@ -54,7 +54,8 @@ pub struct CallOptions {
     pub attempt_timeout: Option<Duration>,
     /// Whether the call may be retried. Default: yes.
     pub retry: bool,
-    /// Whether the response is a stream on purpose: then no limit reaches into its body. Default: no.
+    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
+    /// the HTTP stacks reaches into its body, and a breaker has its result at the head. Default: no.
     pub streams: bool,
     /// The idempotency key of this call, instead of a generated one.
     pub key: Option<Arc<str>>,
@@ -110,19 +111,9 @@ impl CallOptions {
         self
     }
 
-    /// Whether the call may be retried.
-    #[must_use]
-    pub fn retry(mut self, retry: bool) -> Self {
-        self.retry = retry;
-        self
-    }
-
-    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
-    /// the HTTP stacks reaches into its body, and a breaker has its result at the head.
-    #[must_use]
-    pub fn streams(mut self, streams: bool) -> Self {
-        self.streams = streams;
-        self
+    setters! {
+        mut retry: bool,
+        mut streams: bool,
     }
 
     /// The idempotency key of this call. It names the operation, not the attempt: use the same key whenever the user
@@ -166,20 +157,17 @@ impl CallOptions {
 
     /// Hides the time limit of the whole call from everything inside, until the guard is dropped.
     pub(crate) fn hide_timeout() -> Hidden {
-        hide(|of| of.timeout.is_some(), |of| of.timeout = None)
+        hide(|of| of.timeout = None)
     }
 
     /// Hides the time limit of each attempt.
     pub(crate) fn hide_attempt_timeout() -> Hidden {
-        hide(
-            |of| of.attempt_timeout.is_some(),
-            |of| of.attempt_timeout = None,
-        )
+        hide(|of| of.attempt_timeout = None)
     }
 
     /// Hides that the call must not be retried.
     pub(crate) fn hide_retry() -> Hidden {
-        hide(|of| !of.retry, |of| of.retry = true)
+        hide(|of| of.retry = true)
     }
 }
 
@@ -202,17 +190,21 @@ impl CallOptions {
 
     /// Hides the idempotency key.
     pub(crate) fn hide_key() -> Hidden {
-        hide(|of| of.key != KeyState::None, |of| of.key = KeyState::None)
+        hide(|of| of.key = KeyState::None)
     }
 
     /// Hides the idempotency key, but not that the caller chose the one in the request.
     pub(crate) fn hide_taken_key() -> Hidden {
-        hide(|of| of.key == KeyState::Free, |of| of.key = KeyState::Taken)
+        hide(|of| {
+            if of.key == KeyState::Free {
+                of.key = KeyState::Taken;
+            }
+        })
     }
 
     /// Hides all options.
     pub(crate) fn hide_all() -> Hidden {
-        hide(|of| *of != InForce::NONE, |of| *of = InForce::NONE)
+        hide(|of| *of = InForce::NONE)
     }
 }
 

@@ -90,22 +90,17 @@ pub(crate) fn key() -> Option<Arc<ScopedKey>> {
 #[must_use]
 pub(crate) struct Hidden(Option<InForce>);
 
-/// Changes the options in force if there is something to hide. Most calls have no options and write nothing.
+/// Changes the options in force until the guard is dropped. Most calls have no options and write nothing.
 #[inline]
-pub(crate) fn hide(
-    is_set: impl FnOnce(&InForce) -> bool,
-    clear: impl FnOnce(&mut InForce),
-) -> Hidden {
-    OPTIONS.with(|current| {
-        let before = current.get();
-        if !is_set(&before) {
-            return Hidden(None);
-        }
-        let mut options = before;
-        clear(&mut options);
-        current.set(options);
-        Hidden(Some(before))
-    })
+pub(crate) fn hide(clear: impl FnOnce(&mut InForce)) -> Hidden {
+    let before = OPTIONS.get();
+    let mut options = before;
+    clear(&mut options);
+    if options == before {
+        return Hidden(None);
+    }
+    OPTIONS.set(options);
+    Hidden(Some(before))
 }
 
 impl Drop for Hidden {

@@ -126,24 +126,15 @@ impl Outcome {
         outcome
     }
 
-    /// The same, with the wait the server asked for.
-    #[must_use]
-    pub const fn wait(mut self, wait: Option<Duration>) -> Self {
-        self.wait = wait;
-        self
+    setters! {
+        wait: Option<Duration>,
+        repeat: Again,
     }
 
     /// The same, and the service certainly did not act on the call.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.executed = Executed::No;
-        self
-    }
-
-    /// The same, repeated as `repeat` says.
-    #[must_use]
-    pub const fn repeat(mut self, repeat: Again) -> Self {
-        self.repeat = repeat;
         self
     }
 
