@@ -17,8 +17,9 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerPermit};
 use buttress::gate::{KeyedConfig, Policy, by};
 use buttress::http::{ClientConfig, client};
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{DeadlineLayer, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{ErrorIsTransient, Outcome};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
@@ -134,9 +135,8 @@ fn open() -> BreakerLayer<ErrorIsTransient> {
     BreakerLayer::new(breaker, ErrorIsTransient)
 }
 
-fn retry() -> RetryLayer<repeat::Cloned> {
-    RetryLayer::new("bench", RetryConfig::default(), repeat::cloned())
-        .expect("a good configuration")
+fn retry() -> RetryLayer {
+    RetryLayer::new("bench", RetryConfig::default(), by_clone()).expect("a good configuration")
 }
 
 type Body = Empty<Bytes>;

@@ -6,7 +6,7 @@ use std::ops::BitOrAssign;
 use crate::outcome::{Executed, Kind, Outcome};
 
 thread_local! {
-    static SCOPE: Cell<Scope> = const { Cell::new(Scope::of(Call::new(1, true))) };
+    static SCOPE: Cell<Scope> = const { Cell::new(Call::new(1, true).scope()) };
 }
 
 /// The attempt that is being made: carried with the task, like the deadline.
@@ -71,23 +71,12 @@ impl AttemptReason {
             _ => Self::Allowed,
         }
     }
-
-    const fn of_bits(bits: u64) -> Self {
-        match bits {
-            0 => Self::First,
-            1 => Self::Transient,
-            2 => Self::Overloaded,
-            3 => Self::NotExecuted,
-            4 => Self::Allowed,
-            _ => Self::Rejected,
-        }
-    }
 }
 
 impl Call {
     /// The attempt that the task being polled makes.
     pub fn current() -> Self {
-        SCOPE.get().call()
+        SCOPE.get().call
     }
 
     /// How many attempts were made before this one, counted or not: OpenTelemetry's `http.request.resend_count`.
@@ -110,7 +99,7 @@ impl Call {
         }
     }
 
-    /// The same, made for this reason; `free`: how many there were that were not counted, 15 at most.
+    /// The same, made for this reason; `free`: how many there were that were not counted.
     pub(crate) const fn because(mut self, reason: AttemptReason, free: u8) -> Self {
         self.reason = reason;
         self.free = free;
@@ -124,10 +113,7 @@ impl Call {
     }
 
     /// Whether it repeats another attempt. The repeat of what was not executed does not count, so the number does not tell.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "what is repeated only once comes with HTTP")
-    )]
+    #[cfg(feature = "http")]
     pub(crate) fn is_repeat(self) -> bool {
         self.reason != AttemptReason::First
     }
@@ -141,24 +127,21 @@ impl Call {
     /// The same, ready to be entered more than once.
     #[inline]
     pub(crate) const fn scope(self) -> Scope {
-        Scope::of(self)
+        Scope {
+            call: self,
+            marks: Marks(0),
+        }
     }
 }
 
-/// A [`Call`], and whether a retry layer below has given up on it: one word, because what is written in parts and soon read
-/// as a whole waits for the parts.
+/// A [`Call`], and the marks that its inner layers have set.
 #[derive(Clone, Copy)]
-pub(crate) struct Scope(u64);
+pub(crate) struct Scope {
+    call: Call,
+    marks: Marks,
+}
 
 impl Scope {
-    const LAST: u64 = 1 << 32;
-    const SPENT: u64 = 1 << 33;
-    const ACTED: u64 = 1 << 35;
-    /// Four bits: how many attempts were not counted.
-    const FREE: u32 = 36;
-    /// The reason begins here.
-    const REASON: u32 = 56;
-
     #[inline]
     pub(crate) fn enter(self) -> EnteredCall {
         EnteredCall {
@@ -168,27 +151,7 @@ impl Scope {
 
     /// That of the same attempt, which perhaps is not the last.
     pub(crate) const fn not_last(self) -> Self {
-        Self(self.0 & !Self::LAST)
-    }
-
-    const fn of(call: Call) -> Self {
-        let last = if call.last { Self::LAST } else { 0 };
-        let free = (call.free as u64 & 15) << Self::FREE;
-        let reason = (call.reason as u64) << Self::REASON;
-        Self(call.attempt as u64 | last | free | reason)
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the attempt is the lower half"
-    )]
-    const fn call(self) -> Call {
-        Call {
-            attempt: self.0 as u32,
-            last: self.0 & Self::LAST != 0,
-            reason: AttemptReason::of_bits(self.0 >> Self::REASON),
-            free: (self.0 >> Self::FREE) as u8 & 15,
-        }
+        self.call.not_last().scope()
     }
 }
 
@@ -205,7 +168,7 @@ impl EnteredCall {
     )]
     #[inline]
     pub(crate) fn marks(&self) -> Marks {
-        Marks(SCOPE.get().0 & Marks::ALL)
+        SCOPE.get().marks
     }
 
     /// The scope goes on as another one, with no marks.
@@ -228,26 +191,27 @@ impl Drop for EnteredCall {
 
 /// What those inside an attempt have said of it.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Marks(u64);
+pub(crate) struct Marks(u8);
 
 impl Marks {
     /// A retry layer below has spent its attempts or its budget.
-    pub(crate) const SPENT: Self = Self(Scope::SPENT);
+    pub(crate) const SPENT: Self = Self(1);
     /// The service may have acted on the call, whatever its last result says.
-    pub(crate) const ACTED: Self = Self(Scope::ACTED);
-    const ALL: u64 = Scope::SPENT | Scope::ACTED;
+    pub(crate) const ACTED: Self = Self(2);
 
     pub(crate) const fn spent_below(self) -> bool {
-        self.0 & Scope::SPENT != 0
+        self.0 & Self::SPENT.0 != 0
     }
 
     pub(crate) const fn acted(self) -> bool {
-        self.0 & Scope::ACTED != 0
+        self.0 & Self::ACTED.0 != 0
     }
 
     /// Tells the next retry layer outwards.
     pub(crate) fn tell(self) {
-        SCOPE.set(Scope(SCOPE.get().0 | self.0));
+        let mut scope = SCOPE.get();
+        scope.marks |= self;
+        SCOPE.set(scope);
     }
 }
 
@@ -283,23 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_the_same_after_it_was_packed_into_a_word() {
-        let reasons = [
-            AttemptReason::First,
-            AttemptReason::Transient,
-            AttemptReason::Overloaded,
-            AttemptReason::NotExecuted,
-            AttemptReason::Allowed,
-            AttemptReason::Rejected,
-        ];
-        for reason in reasons {
-            for (attempt, last, free) in [(1, true, 0), (2, false, 1), (u32::MAX, true, 12)] {
-                let call = Call::new(attempt, last).because(reason, free);
-                let _entered = call.enter();
-                Marks::SPENT.tell();
-                assert_eq!(Call::current(), call);
-            }
-        }
+    fn the_number_of_resends_does_not_overflow() {
         assert_eq!(Call::new(0, true).resends(), 0);
         let most = Call::new(u32::MAX, true).because(AttemptReason::Transient, 1);
         assert_eq!(most.resends(), u32::MAX);

@@ -5,11 +5,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::call_scope::{self, Hidden, InForce, KeyState, ScopedKey, hide};
+use crate::call_scope::{self, Hidden, OptionsScope, hide};
+#[cfg(feature = "http")]
+use crate::call_scope::{InForce, KeyState, ScopedKey};
+use crate::scoped::Scoped;
 
 pub use crate::attempt::{AttemptReason, Call};
 pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
-pub use crate::call_scope::CallScope;
 
 /// Options of one call.
 ///
@@ -52,7 +54,8 @@ pub struct CallOptions {
     pub attempt_timeout: Option<Duration>,
     /// Whether the call may be retried. Default: yes.
     pub retry: bool,
-    /// Whether the response is a stream on purpose: then no limit reaches into its body. Default: no.
+    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
+    /// the HTTP stacks reaches into its body, and a breaker has its result at the head. Default: no.
     pub streams: bool,
     /// The idempotency key of this call, instead of a generated one.
     pub key: Option<Arc<str>>,
@@ -89,7 +92,7 @@ impl CallOptions {
     }
 
     /// The time limit of the whole call, retries and waits included. It replaces the total of a
-    /// [`DeadlineLayer`](crate::DeadlineLayer), and may be longer. `Duration::MAX` is no limit.
+    /// [`DeadlineLayer`](crate::timeout::DeadlineLayer), and may be longer. `Duration::MAX` is no limit.
     ///
     /// A [`Deadline`](crate::Deadline) that is in force still ends the call if it is earlier. When the limit passes, the call
     /// ends as abandoned: the breaker counts no result, and nothing is retried. Each attempt keeps its own limit: for a call
@@ -100,7 +103,7 @@ impl CallOptions {
         self
     }
 
-    /// The time limit of each attempt. It replaces the limit of a [`TimeoutLayer`](crate::TimeoutLayer), and may be longer.
+    /// The time limit of each attempt. It replaces the limit of a [`TimeoutLayer`](crate::timeout::TimeoutLayer), and may be longer.
     /// `Duration::MAX` is no limit. The time left for the whole call still bounds every attempt.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
@@ -108,19 +111,9 @@ impl CallOptions {
         self
     }
 
-    /// Whether the call may be retried.
-    #[must_use]
-    pub fn retry(mut self, retry: bool) -> Self {
-        self.retry = retry;
-        self
-    }
-
-    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
-    /// the HTTP stacks reaches into its body, and a breaker has its result at the head.
-    #[must_use]
-    pub fn streams(mut self, streams: bool) -> Self {
-        self.streams = streams;
-        self
+    setters! {
+        mut retry: bool,
+        mut streams: bool,
     }
 
     /// The idempotency key of this call. It names the operation, not the attempt: use the same key whenever the user
@@ -143,8 +136,8 @@ impl CallOptions {
     ///
     /// `timeout` and `key` are read when the service is called, so call it inside the scope: `oneshot` and
     /// `async { service.call(request).await }` do.
-    pub fn scope<F: Future>(self, future: F) -> CallScope<F> {
-        CallScope::new(self, future)
+    pub fn scope<F: Future>(self, future: F) -> Scoped<Option<Box<OptionsScope>>, F> {
+        Scoped::new(Some(Box::new(OptionsScope::new(self))), future)
     }
 
     /// The time limit of the whole call, if the options in force set one.
@@ -162,80 +155,60 @@ impl CallOptions {
         call_scope::in_force().retry
     }
 
+    /// Hides the time limit of the whole call from everything inside, until the guard is dropped.
+    pub(crate) fn hide_timeout() -> Hidden {
+        hide(|of| of.timeout = None)
+    }
+
+    /// Hides the time limit of each attempt.
+    pub(crate) fn hide_attempt_timeout() -> Hidden {
+        hide(|of| of.attempt_timeout = None)
+    }
+
+    /// Hides that the call must not be retried.
+    pub(crate) fn hide_retry() -> Hidden {
+        hide(|of| of.retry = true)
+    }
+}
+
+#[cfg(feature = "http")]
+impl CallOptions {
     /// Whether the response is a stream on purpose.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "bodies come with HTTP")
-    )]
     pub(crate) fn current_streams() -> bool {
         call_scope::in_force().streams
     }
 
     /// Whether the options in force have an idempotency key, used or not.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "keys come with HTTP")
-    )]
     pub(crate) fn has_key() -> bool {
         call_scope::in_force().key != KeyState::None
     }
 
     /// The idempotency key for a call that needs one and has none.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "the key layer comes with HTTP")
-    )]
     pub(crate) fn current_key() -> Option<Arc<ScopedKey>> {
         call_scope::key()
     }
 
-    /// Hides the time limit of the whole call from everything inside, until the guard is dropped.
-    pub(crate) fn hide_timeout() -> Hidden {
-        hide(|of| of.timeout.is_some(), |of| of.timeout = None)
-    }
-
-    /// Hides the time limit of each attempt.
-    pub(crate) fn hide_attempt_timeout() -> Hidden {
-        hide(
-            |of| of.attempt_timeout.is_some(),
-            |of| of.attempt_timeout = None,
-        )
-    }
-
-    /// Hides that the call must not be retried.
-    pub(crate) fn hide_retry() -> Hidden {
-        hide(|of| !of.retry, |of| of.retry = true)
-    }
-
     /// Hides the idempotency key.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "the key layer comes with HTTP")
-    )]
     pub(crate) fn hide_key() -> Hidden {
-        hide(|of| of.key != KeyState::None, |of| of.key = KeyState::None)
+        hide(|of| of.key = KeyState::None)
     }
 
     /// Hides the idempotency key, but not that the caller chose the one in the request.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "the key layer comes with HTTP")
-    )]
     pub(crate) fn hide_taken_key() -> Hidden {
-        hide(|of| of.key == KeyState::Free, |of| of.key = KeyState::Taken)
+        hide(|of| {
+            if of.key == KeyState::Free {
+                of.key = KeyState::Taken;
+            }
+        })
     }
 
     /// Hides all options.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "the server stack comes with HTTP")
-    )]
     pub(crate) fn hide_all() -> Hidden {
-        hide(|of| *of != InForce::NONE, |of| *of = InForce::NONE)
+        hide(|of| *of = InForce::NONE)
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "http"))]
 mod tests {
     use super::*;
 

@@ -2,16 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use pin_project::{pin_project, pinned_drop};
-
 use crate::call::CallOptions;
+use crate::scoped::Context;
+#[cfg(feature = "http")]
+use crate::scoped::Scoped;
 
 thread_local! {
     static OPTIONS: Cell<InForce> = const { Cell::new(InForce::NONE) };
@@ -20,15 +18,16 @@ thread_local! {
 
 /// The idempotency key of a scope.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "http"),
+    expect(dead_code, reason = "the key layer comes with HTTP")
+)]
 pub(crate) struct ScopedKey {
     text: Arc<str>,
     used: AtomicBool,
 }
 
-#[cfg_attr(
-    not(feature = "http"),
-    expect(dead_code, reason = "the key layer comes with HTTP")
-)]
+#[cfg(feature = "http")]
 impl ScopedKey {
     pub(crate) fn text(&self) -> &str {
         &self.text
@@ -36,7 +35,7 @@ impl ScopedKey {
 
     /// Takes the key for one call. `false`: another call has it.
     pub(crate) fn claim(&self) -> bool {
-        !self.used.swap(true, Ordering::Relaxed)
+        !self.used.swap(true, std::sync::atomic::Ordering::Relaxed)
     }
 }
 
@@ -48,6 +47,7 @@ pub(crate) enum KeyState {
     /// There is one, for the next call that needs one.
     Free,
     /// The request under way carries it.
+    #[cfg(feature = "http")]
     Taken,
 }
 
@@ -78,6 +78,7 @@ pub(crate) fn in_force() -> InForce {
 }
 
 /// The key of the scope in force, unless a layer outside has hidden it.
+#[cfg(feature = "http")]
 pub(crate) fn key() -> Option<Arc<ScopedKey>> {
     if in_force().key != KeyState::Free {
         return None;
@@ -89,22 +90,17 @@ pub(crate) fn key() -> Option<Arc<ScopedKey>> {
 #[must_use]
 pub(crate) struct Hidden(Option<InForce>);
 
-/// Changes the options in force if there is something to hide. Most calls have no options and write nothing.
+/// Changes the options in force until the guard is dropped. Most calls have no options and write nothing.
 #[inline]
-pub(crate) fn hide(
-    is_set: impl FnOnce(&InForce) -> bool,
-    clear: impl FnOnce(&mut InForce),
-) -> Hidden {
-    OPTIONS.with(|current| {
-        let before = current.get();
-        if !is_set(&before) {
-            return Hidden(None);
-        }
-        let mut options = before;
-        clear(&mut options);
-        current.set(options);
-        Hidden(Some(before))
-    })
+pub(crate) fn hide(clear: impl FnOnce(&mut InForce)) -> Hidden {
+    let before = OPTIONS.get();
+    let mut options = before;
+    clear(&mut options);
+    if options == before {
+        return Hidden(None);
+    }
+    OPTIONS.set(options);
+    Hidden(Some(before))
 }
 
 impl Drop for Hidden {
@@ -117,13 +113,13 @@ impl Drop for Hidden {
 }
 
 /// The options of one call, ready to be put in force at every poll.
-struct OptionsScope {
+pub struct OptionsScope {
     options: InForce,
     key: Option<Arc<ScopedKey>>,
 }
 
 impl OptionsScope {
-    fn new(options: CallOptions) -> Self {
+    pub(crate) fn new(options: CallOptions) -> Self {
         let key = options.key.map(|text| ScopedKey {
             text,
             used: AtomicBool::new(false),
@@ -142,8 +138,17 @@ impl OptionsScope {
             key: key.map(Arc::new),
         }
     }
+}
 
-    fn enter(&self) -> EnteredOptions {
+/// Without the key, which is a secret.
+impl fmt::Debug for OptionsScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
+}
+
+impl Context for OptionsScope {
+    fn enter(&self) -> impl Sized {
         EnteredOptions {
             options: OPTIONS.replace(self.options),
             key: replace_key(self.key.clone()),
@@ -168,69 +173,15 @@ fn replace_key(key: Option<Arc<ScopedKey>>) -> Option<Arc<ScopedKey>> {
     KEY.try_with(|current| current.replace(key)).ok().flatten()
 }
 
-/// A future in which the options of a call are in force. Made by [`CallOptions::scope`].
-#[pin_project(PinnedDrop)]
-#[must_use = "futures do nothing unless polled"]
-pub struct CallScope<F> {
-    /// `None`: the options stay as they are. In a box, because most calls have none.
-    scope: Option<Box<OptionsScope>>,
-    /// `None` once it is over, and while it is dropped.
-    #[pin]
-    future: Option<F>,
-}
+#[cfg(feature = "http")]
+pub(crate) type CallScope<F> = Scoped<Option<Box<OptionsScope>>, F>;
 
-impl<F> CallScope<F> {
-    pub(crate) fn new(options: CallOptions, future: F) -> Self {
-        Self {
-            scope: Some(Box::new(OptionsScope::new(options))),
-            future: Some(future),
-        }
-    }
-
-    /// The future that `call` makes, with these options in force in both, if there are any.
-    #[cfg(feature = "http")]
-    pub(crate) fn of(options: Option<CallOptions>, call: impl FnOnce() -> F) -> Self {
-        let scope = options.map(|options| Box::new(OptionsScope::new(options)));
-        let entered = scope.as_deref().map(OptionsScope::enter);
-        let future = Some(call());
-        drop(entered);
-        Self { scope, future }
-    }
-}
-
-/// Without the key, which is a secret.
-impl<F: fmt::Debug> fmt::Debug for CallScope<F> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CallScope")
-            .field("options", &self.scope.as_ref().map(|scope| scope.options))
-            .field("future", &self.future)
-            .finish_non_exhaustive()
-    }
-}
-
-impl<F: Future> Future for CallScope<F> {
-    type Output = F::Output;
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let _entered = this.scope.as_deref().map(OptionsScope::enter);
-        let future = this.future.as_mut().as_pin_mut();
-        let polled = future
-            .expect("`CallScope` polled after completion")
-            .poll(cx);
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        polled
-    }
-}
-
-#[pinned_drop]
-impl<F> PinnedDrop for CallScope<F> {
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let _entered = this.scope.as_deref().map(OptionsScope::enter);
-        this.future.set(None);
-    }
+/// The future that `call` makes, with these options in force in both, if there are any.
+#[cfg(feature = "http")]
+pub(crate) fn with<F>(options: Option<CallOptions>, call: impl FnOnce() -> F) -> CallScope<F> {
+    let scope = options.map(|options| Box::new(OptionsScope::new(options)));
+    let entered = scope.enter();
+    let future = call();
+    drop(entered);
+    Scoped::new(scope, future)
 }

@@ -2,13 +2,10 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pin_project::{pin_project, pinned_drop};
-
 use crate::clock::{Moment, Now};
+use crate::scoped::{Context, Scoped};
 
 thread_local! {
     /// A plain thread-local that is set around every poll: cheaper than a tokio task-local, which is paid for on every poll.
@@ -17,7 +14,7 @@ thread_local! {
 
 /// The instant after which a call's answer is of no use to its caller.
 ///
-/// It is carried with the task: everything polled inside a [`DeadlineLayer`](crate::DeadlineLayer) or a
+/// It is carried with the task: everything polled inside a [`DeadlineLayer`](crate::timeout::DeadlineLayer) or a
 /// [`Deadline::scope`] sees it, and of nested deadlines the earliest wins. It does not cross `tokio::spawn` by itself;
 /// [`scope`](Deadline::scope) takes it there.
 ///
@@ -81,21 +78,28 @@ impl Deadline {
     }
 
     /// A future that carries this deadline into everything it polls. It does not end the future when the time is over;
-    /// that is the work of [`DeadlineLayer`](crate::DeadlineLayer).
-    pub fn scope<F: Future>(self, future: F) -> DeadlineScope<F> {
-        DeadlineScope {
-            deadline: self,
-            future: Some(future),
-        }
+    /// that is the work of [`DeadlineLayer`](crate::timeout::DeadlineLayer).
+    pub fn scope<F: Future>(self, future: F) -> Scoped<Self, F> {
+        Scoped::new(self, future)
     }
 
     /// Sets this deadline for the calling thread until the guard is dropped, unless an earlier one is set.
+    #[inline]
     pub(crate) fn enter(self) -> Entered {
         let before = CURRENT.get();
         CURRENT.set(before.min(self.0));
         Entered { before }
     }
 }
+
+impl Context for Deadline {
+    fn enter(&self) -> impl Sized {
+        Self::enter(*self)
+    }
+}
+
+#[cfg(feature = "http")]
+pub(crate) type DeadlineScope<F> = Scoped<Deadline, F>;
 
 /// Puts the deadline back that was in force before, even when a poll panics.
 pub(crate) struct Entered {
@@ -112,43 +116,6 @@ impl Entered {
 impl Drop for Entered {
     fn drop(&mut self) {
         CURRENT.set(self.before);
-    }
-}
-
-/// The future of [`Deadline::scope`].
-#[pin_project(PinnedDrop)]
-#[derive(Debug)]
-#[must_use = "futures do nothing unless polled"]
-pub struct DeadlineScope<F> {
-    deadline: Deadline,
-    /// `None` once it is over, and while it is dropped: everything inside sees the deadline even then.
-    #[pin]
-    future: Option<F>,
-}
-
-impl<F: Future> Future for DeadlineScope<F> {
-    type Output = F::Output;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut this = self.project();
-        let _entered = this.deadline.enter();
-        let future = this.future.as_mut().as_pin_mut();
-        let polled = future
-            .expect("`DeadlineScope` polled after completion")
-            .poll(cx);
-        if polled.is_ready() {
-            this.future.set(None);
-        }
-        polled
-    }
-}
-
-#[pinned_drop]
-impl<F> PinnedDrop for DeadlineScope<F> {
-    fn drop(self: Pin<&mut Self>) {
-        let mut this = self.project();
-        let _entered = this.deadline.enter();
-        this.future.set(None);
     }
 }
 

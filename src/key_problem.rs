@@ -46,25 +46,56 @@ pub enum KeyProblem {
 }
 
 impl KeyProblem {
+    /// The problem as a word, its status and title, and whether the operation may have been executed.
+    const fn facts(&self) -> (&'static str, u16, &'static str, Executed) {
+        use Executed::{Maybe, No};
+        match self {
+            Self::Missing => ("key_missing", 400, "Idempotency key missing", No),
+            Self::Malformed(_) => ("key_malformed", 400, "Idempotency key malformed", No),
+            Self::NoTenant => (
+                "key_no_tenant",
+                403,
+                "Owner of the idempotency key unknown",
+                No,
+            ),
+            Self::Incomplete => ("key_body_incomplete", 400, "Request incomplete", No),
+            Self::TooSlow => ("key_body_too_slow", 408, "Request too slow", No),
+            Self::TooLarge(_) => ("key_body_too_large", 413, "Request too large", No),
+            Self::SecondCall => (
+                "key_second_call",
+                500,
+                "Idempotency key used by another call",
+                No,
+            ),
+            Self::Reused => (
+                "key_reused",
+                422,
+                "Idempotency key used for another request",
+                No,
+            ),
+            Self::InProgress => ("key_in_progress", 409, "Operation in progress", Maybe),
+            Self::NotKept => ("key_answer_not_kept", 409, "Answer not kept", Maybe),
+            Self::Unknown => ("key_outcome_unknown", 409, "Outcome unknown", Maybe),
+            Self::Failed => ("key_failed", 500, "Operation failed", Maybe),
+            Self::NotExecuted => ("key_not_executed", 503, "Operation not executed", No),
+            Self::TooManyOperations => (
+                "key_too_many_operations",
+                503,
+                "Too many operations in progress",
+                No,
+            ),
+            Self::StoreUnavailable => (
+                "key_store_unavailable",
+                503,
+                "Idempotency store unavailable",
+                No,
+            ),
+        }
+    }
+
     /// The problem as a word.
     pub const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Missing => "key_missing",
-            Self::Malformed(_) => "key_malformed",
-            Self::NoTenant => "key_no_tenant",
-            Self::Incomplete => "key_body_incomplete",
-            Self::TooSlow => "key_body_too_slow",
-            Self::TooLarge(_) => "key_body_too_large",
-            Self::SecondCall => "key_second_call",
-            Self::Reused => "key_reused",
-            Self::InProgress => "key_in_progress",
-            Self::NotKept => "key_answer_not_kept",
-            Self::Unknown => "key_outcome_unknown",
-            Self::Failed => "key_failed",
-            Self::NotExecuted => "key_not_executed",
-            Self::TooManyOperations => "key_too_many_operations",
-            Self::StoreUnavailable => "key_store_unavailable",
-        }
+        self.facts().0
     }
 
     /// The `type` of the problem: the address of its variant's documentation.
@@ -76,55 +107,17 @@ impl KeyProblem {
 
     /// The status of its answer (draft-ietf-httpapi-idempotency-key-header §2.7, where it says anything).
     pub const fn status(&self) -> u16 {
-        match self {
-            Self::Missing | Self::Malformed(_) | Self::Incomplete => 400,
-            Self::NoTenant => 403,
-            Self::InProgress | Self::NotKept | Self::Unknown => 409,
-            Self::TooSlow => 408,
-            Self::TooLarge(_) => 413,
-            Self::Reused => 422,
-            Self::SecondCall | Self::Failed => 500,
-            Self::NotExecuted | Self::TooManyOperations | Self::StoreUnavailable => 503,
-        }
+        self.facts().1
     }
 
     /// The problem in a few words, always the same.
     pub const fn title(&self) -> &'static str {
-        match self {
-            Self::Missing => "Idempotency key missing",
-            Self::Malformed(_) => "Idempotency key malformed",
-            Self::NoTenant => "Owner of the idempotency key unknown",
-            Self::Incomplete => "Request incomplete",
-            Self::TooSlow => "Request too slow",
-            Self::TooLarge(_) => "Request too large",
-            Self::SecondCall => "Idempotency key used by another call",
-            Self::Reused => "Idempotency key used for another request",
-            Self::InProgress => "Operation in progress",
-            Self::NotKept => "Answer not kept",
-            Self::Unknown => "Outcome unknown",
-            Self::Failed => "Operation failed",
-            Self::NotExecuted => "Operation not executed",
-            Self::TooManyOperations => "Too many operations in progress",
-            Self::StoreUnavailable => "Idempotency store unavailable",
-        }
+        self.facts().2
     }
 
     /// Whether the operation that the key stands for may have been executed.
     pub const fn executed(&self) -> Executed {
-        match self {
-            Self::InProgress | Self::NotKept | Self::Unknown | Self::Failed => Executed::Maybe,
-            Self::Missing
-            | Self::Malformed(_)
-            | Self::NoTenant
-            | Self::Incomplete
-            | Self::TooSlow
-            | Self::TooLarge(_)
-            | Self::SecondCall
-            | Self::NotExecuted
-            | Self::TooManyOperations
-            | Self::Reused
-            | Self::StoreUnavailable => Executed::No,
-        }
+        self.facts().3
     }
 }
 

@@ -44,6 +44,7 @@ mod operation_id;
 mod outcome;
 mod refused;
 mod rejected;
+mod scoped;
 mod source;
 mod sync;
 #[cfg(feature = "serde")]
@@ -73,19 +74,21 @@ pub mod telemetry;
 pub mod testing;
 mod verify;
 
-pub use crate::backoff::{Backoff, Jitter};
-pub use crate::call::{AttemptReason, Call, CallOptions, CallScope};
+pub use crate::call::{AttemptReason, Call, CallOptions};
 pub use crate::chance::Draw;
-pub use crate::deadline::{Deadline, DeadlineScope};
+pub use crate::deadline::Deadline;
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
 pub use crate::event::{Event, Observe, subscribe};
 pub use crate::key_problem::{KeyFault, KeyProblem};
 pub use crate::outcome::{
-    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, Unprocessed, classify_fn, judge,
+    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, Unprocessed, classify_fn,
 };
-pub use crate::retry::repeat::{self, Repeat};
-pub use crate::timeout::{DeadlineLayer, TimeoutLayer};
 pub use crate::verify::verify;
+
+/// The futures of the types on this page.
+pub mod future {
+    pub use crate::scoped::Scoped;
+}
 
 /// The observers that come with features.
 const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[

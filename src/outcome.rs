@@ -126,24 +126,15 @@ impl Outcome {
         outcome
     }
 
-    /// The same, with the wait the server asked for.
-    #[must_use]
-    pub const fn wait(mut self, wait: Option<Duration>) -> Self {
-        self.wait = wait;
-        self
+    setters! {
+        wait: Option<Duration>,
+        repeat: Again,
     }
 
     /// The same, and the service certainly did not act on the call.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.executed = Executed::No;
-        self
-    }
-
-    /// The same, repeated as `repeat` says.
-    #[must_use]
-    pub const fn repeat(mut self, repeat: Again) -> Self {
-        self.repeat = repeat;
         self
     }
 
@@ -239,7 +230,7 @@ impl<Res, E> Classify<Res, E> for ErrorIsTransient {
 /// What a result means, our own rejections included; `None` if it is no result at all: the call was cut short by a
 /// deadline that is not the service's fault, and its permit is to be dropped.
 #[inline(always)]
-pub fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
+pub(crate) fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
 where
     E: CallError,
     C: Classify<Res, E>,

@@ -104,11 +104,8 @@ impl Quota {
         }
     }
 
-    /// How much of it is left.
-    #[must_use]
-    pub const fn remaining(mut self, remaining: u32) -> Self {
-        self.remaining = remaining;
-        self
+    setters! {
+        remaining: u32,
     }
 
     /// The length of the window, in seconds; 0 is none.
@@ -176,18 +173,9 @@ impl Rejected {
         }
     }
 
-    /// The same, with the time after which another call could be admitted.
-    #[must_use]
-    pub fn retry_after(mut self, retry_after: Option<Duration>) -> Self {
-        self.retry_after = retry_after;
-        self
-    }
-
-    /// The same, with this claim about the whole call.
-    #[must_use]
-    pub fn executed(mut self, executed: Executed) -> Self {
-        self.executed = executed;
-        self
+    setters! {
+        mut retry_after: Option<Duration>,
+        mut executed: Executed,
     }
 
     /// What happened to the call, and by which layer. Why is what the rejection itself says.

@@ -12,7 +12,7 @@ use crate::error::CallError;
 ///
 /// ```compile_fail,E0277
 /// # use std::time::Duration;
-/// use buttress::TimeoutLayer;
+/// use buttress::timeout::TimeoutLayer;
 /// use tower::{ServiceBuilder, service_fn};
 ///
 /// let stack = ServiceBuilder::new()
@@ -25,7 +25,7 @@ use crate::error::CallError;
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use buttress::TimeoutLayer;
+/// # use buttress::timeout::TimeoutLayer;
 /// # use tower::{ServiceBuilder, service_fn};
 /// let stack = ServiceBuilder::new()
 ///     .layer(TimeoutLayer::new("search", Duration::from_secs(1)))

@@ -9,7 +9,8 @@ use std::time::Duration;
 use buttress::http::Replay;
 use buttress::idempotency::{Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::idempotency::store::MemoryStore;
-use buttress::{Error, KeyProblem, Outcome, Reason, Repeat};
+use buttress::{Error, KeyProblem, Outcome, Reason};
+use buttress::retry::ReplayPolicy;
 use buttress_fuzz::lines;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
@@ -42,7 +43,7 @@ fn client(data: &[u8], headers: HeaderMap) {
         .first(request)
         .1
         .expect("a request that can be copied");
-    if !replay.may_repeat(&saved, &Outcome::TRANSIENT) {
+    if !replay.is_safe(&saved, &Outcome::TRANSIENT) {
         return;
     }
     assert_eq!(count, 1);

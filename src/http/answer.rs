@@ -21,7 +21,7 @@ use crate::outcome::Executed;
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use buttress::TimeoutLayer;
+/// use buttress::timeout::TimeoutLayer;
 /// use std::time::Duration;
 ///
 /// let app: Router = Router::new()

@@ -43,11 +43,11 @@ use crate::timeout::Limit;
 /// ```
 ///
 /// With nothing else to settle, the limits stand alone around a gate that is always open; it reports how long each call took
-/// to the end of its body. The total is the [`DeadlineLayer`](crate::DeadlineLayer)'s.
+/// to the end of its body. The total is the [`DeadlineLayer`](crate::timeout::DeadlineLayer)'s.
 ///
 /// ```
 /// use std::time::Duration;
-/// use buttress::DeadlineLayer;
+/// use buttress::timeout::DeadlineLayer;
 /// use buttress::http::{AtBodyEnd, ByStatus};
 /// use buttress::telemetry::{ObserveLayer, Observed};
 /// use tower::ServiceBuilder;

@@ -35,7 +35,8 @@
 //! use buttress::gate::KeyedConfig;
 //! use buttress::http::{AtBodyEnd, ByAuthority, ByStatus, Replay};
 //! use buttress::retry::{RetryConfig, RetryLayer};
-//! use buttress::{Error, TimeoutLayer};
+//! use buttress::Error;
+//! use buttress::timeout::TimeoutLayer;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # type Body = http_body_util::Full<bytes::Bytes>;

@@ -39,7 +39,8 @@ use crate::outcome::Classify;
 /// use std::time::Duration;
 /// use buttress::http::{AttemptSpanLayer, ByStatus, Replay};
 /// use buttress::retry::{RetryConfig, RetryLayer};
-/// use buttress::{Error, TimeoutLayer};
+/// use buttress::Error;
+/// use buttress::timeout::TimeoutLayer;
 /// use tower::ServiceBuilder;
 ///
 /// # let hyper = tower::service_fn(async |_: http::Request<String>| Ok::<_, std::io::Error>(http::Response::new(String::new())));

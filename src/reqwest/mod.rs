@@ -4,7 +4,8 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! # use std::time::Duration;
 //! use buttress::reqwest::SendThrough;
-//! use buttress::{Error, TimeoutLayer};
+//! use buttress::Error;
+//! use buttress::timeout::TimeoutLayer;
 //! use tower::ServiceBuilder;
 //!
 //! let client = reqwest::Client::builder()
@@ -29,13 +30,15 @@
 mod body;
 mod drain;
 mod header_timeout;
-mod layers;
 mod redirect;
 mod replay;
 mod request;
 mod send;
 
 pub use self::redirect::same_server;
-pub use self::replay::KeptRequest;
-pub use self::send::{SendThrough, SendThroughFuture};
-pub use crate::http::Replay;
+pub use self::send::SendThrough;
+
+/// The future of [`SendThrough::send_through`].
+pub mod future {
+    pub use super::send::SendThroughFuture;
+}

@@ -6,7 +6,7 @@ use ::reqwest::{Body, Request};
 
 use crate::http::{BodyBuffer, Kept, Replay, ReplayBody};
 use crate::outcome::Outcome;
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 
 /// What [`Replay`] keeps of a reqwest request.
 pub struct KeptRequest {
@@ -25,7 +25,7 @@ impl fmt::Debug for KeptRequest {
 }
 
 /// A body that is a stream is kept while it is sent, up to the [limit](Replay::buffer_limit).
-impl Repeat<Request> for Replay {
+impl ReplayPolicy<Request> for Replay {
     type Attempt = Request;
     type Saved = KeptRequest;
 
@@ -62,7 +62,7 @@ impl Repeat<Request> for Replay {
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
         self.may_repeat_kept(&saved.kept, outcome)
     }
 
@@ -70,17 +70,16 @@ impl Repeat<Request> for Replay {
         saved.kept.trusts_not_executed()
     }
 
-    fn can_repeat(&self, saved: &KeptRequest) -> bool {
+    fn is_replayable(&self, saved: &KeptRequest) -> bool {
         saved.body.as_ref().is_none_or(BodyBuffer::is_replayable)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::future::Future;
     use std::io::Error;
-    use std::pin::{Pin, pin};
-    use std::task::{Context, Poll, Waker};
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
 
     use ::http::Method;
     use http_body::Body as _;
@@ -90,25 +89,26 @@ mod tests {
     use crate::call::Call;
     use crate::http::Redirects;
 
-    fn request(method: Method) -> Request {
-        Request::new(method, "https://api.example.com/orders".parse().unwrap())
+    fn request(method: Method, body: Body) -> Request {
+        let mut request = Request::new(method, "https://api.example.com/orders".parse().unwrap());
+        *request.body_mut() = Some(body);
+        request
+    }
+
+    fn again(replay: &Replay, saved: &mut KeptRequest) -> Option<Request> {
+        ReplayPolicy::<Request>::again(replay, saved)
     }
 
     #[test]
     fn a_buffered_request_is_repeated_as_it_was() {
-        let mut post = request(Method::PUT);
-        *post.body_mut() = Some("one of each".into());
-        post.headers_mut().insert("x-order", "7".parse().unwrap());
+        let mut put = request(Method::PUT, "one of each".into());
+        put.headers_mut().insert("x-order", "7".parse().unwrap());
         let replay = Replay::new();
-        let (_, saved) = replay.first(post);
-        let mut saved = saved.unwrap();
-        assert!(Repeat::<Request>::may_repeat(
-            &replay,
-            &saved,
-            &Outcome::TRANSIENT
-        ));
+        let mut saved = replay.first(put).1.unwrap();
+        let is_safe = ReplayPolicy::<Request>::is_safe(&replay, &saved, &Outcome::TRANSIENT);
+        assert!(is_safe);
         let _second = Call::new(2, false).enter();
-        let again = Repeat::<Request>::again(&replay, &mut saved).unwrap();
+        let again = again(&replay, &mut saved).unwrap();
         assert_eq!(again.body().unwrap().as_bytes(), Some(&b"one of each"[..]));
         assert_eq!(again.headers()["x-order"], "7");
     }
@@ -116,8 +116,8 @@ mod tests {
     #[test]
     fn not_executed_is_not_trusted_where_reqwest_may_have_followed_a_redirect() {
         let trusts = |replay: Replay, method| {
-            let (_, saved) = replay.first(request(method));
-            Repeat::<Request>::trusts_not_executed(&replay, &saved.unwrap())
+            let (_, saved) = replay.first(request(method, Body::default()));
+            ReplayPolicy::<Request>::trusts_not_executed(&replay, &saved.unwrap())
         };
         assert!(!trusts(Replay::new(), Method::POST));
         assert!(trusts(Replay::new(), Method::GET));
@@ -126,62 +126,43 @@ mod tests {
         }
     }
 
-    fn poll<T>(future: impl Future<Output = T>) -> T {
-        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(value) => value,
-            Poll::Pending => panic!("it does not wait"),
-        }
+    fn streaming(method: Method) -> Request {
+        let pieces = vec![Ok("one "), Ok("of each")];
+        request(method, Body::wrap_stream(Pieces(pieces.into_iter())))
     }
 
-    fn streaming(pieces: &[&'static str]) -> Request {
-        let mut put = request(Method::PUT);
-        let pieces: Vec<_> = pieces.iter().map(|piece| Ok::<_, Error>(*piece)).collect();
-        *put.body_mut() = Some(Body::wrap_stream(Pieces(pieces.into_iter())));
-        put
-    }
-
-    fn read(request: Request) -> Vec<u8> {
+    async fn read(request: Request) -> Vec<u8> {
         let body = ::http::Request::try_from(request).unwrap().into_body();
-        poll(body.collect()).unwrap().to_bytes().to_vec()
+        body.collect().await.unwrap().to_bytes().to_vec()
     }
 
-    #[test]
-    fn a_body_that_streams_is_repeated_once_it_was_read() {
-        let replay = Replay::new();
-        let (first, saved) = replay.first(streaming(&["one ", "of each"]));
-        let mut saved = saved.unwrap();
-        assert_eq!(read(first), b"one of each");
-        assert!(Repeat::<Request>::can_repeat(&replay, &saved));
-        let second = Repeat::<Request>::again(&replay, &mut saved).unwrap();
-        assert_eq!(read(second), b"one of each");
-    }
-
-    #[test]
-    fn a_body_that_streams_past_the_limit_is_sent_once() {
-        let replay = Replay::new().buffer_limit(10);
-        let (first, saved) = replay.first(streaming(&["one ", "of each"]));
-        assert_eq!(read(first), b"one of each");
-        let mut saved = saved.unwrap();
-        assert!(!Repeat::<Request>::can_repeat(&replay, &saved));
-        assert!(Repeat::<Request>::again(&replay, &mut saved).is_none());
-        let (sent, saved) = Replay::new().proxy().first({
-            let mut post = streaming(&["one ", "of each"]);
-            *post.method_mut() = Method::POST;
-            post
-        });
+    #[tokio::test]
+    async fn a_body_that_streams_is_repeated_unless_it_is_past_the_limit() {
+        for (limit, is_replayable) in [(11, true), (10, false)] {
+            let replay = Replay::new().buffer_limit(limit);
+            let (first, saved) = replay.first(streaming(Method::PUT));
+            let mut saved = saved.unwrap();
+            assert_eq!(read(first).await, b"one of each");
+            let can = ReplayPolicy::<Request>::is_replayable(&replay, &saved);
+            assert_eq!(can, is_replayable);
+            match again(&replay, &mut saved) {
+                Some(second) if is_replayable => assert_eq!(read(second).await, b"one of each"),
+                second => assert!(!is_replayable && second.is_none()),
+            }
+        }
+        let (sent, saved) = Replay::new().proxy().first(streaming(Method::POST));
         assert!(saved.is_none(), "not even kept");
-        assert_eq!(read(sent), b"one of each");
+        assert_eq!(read(sent).await, b"one of each");
     }
 
-    #[test]
-    fn an_announced_size_stays_announced() {
-        let mut put = request(Method::PUT);
-        *put.body_mut() = Some(Body::wrap("one of each".to_owned()));
+    #[tokio::test]
+    async fn an_announced_size_stays_announced() {
         let replay = Replay::new();
-        let (first, saved) = replay.first(put);
+        let body = Body::wrap("one of each".to_owned());
+        let (first, saved) = replay.first(request(Method::PUT, body));
         assert_eq!(first.body().unwrap().size_hint().exact(), Some(11));
-        assert_eq!(read(first), b"one of each");
-        let second = Repeat::<Request>::again(&replay, &mut saved.unwrap()).unwrap();
+        assert_eq!(read(first).await, b"one of each");
+        let second = again(&replay, &mut saved.unwrap()).unwrap();
         assert_eq!(second.body().unwrap().size_hint().exact(), Some(11));
     }
 

@@ -8,7 +8,8 @@ use ::reqwest::{Request, RequestBuilder};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::call::{CallOptions, CallScope};
+use crate::call::CallOptions;
+use crate::call_scope::CallScope;
 use crate::error::{CallError, Error};
 
 /// A request that could not be built is the service's own error: no layer refused it.

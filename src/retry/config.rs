@@ -60,16 +60,7 @@ impl RetryConfig {
         backoff: Backoff,
         overloaded_base: Duration,
         max_hint: Duration,
-    }
-
-    /// Whether a refusal by a layer of ours further in is waited for, and how long at most.
-    #[must_use]
-    pub const fn retry_rejections(mut self, max_wait: Option<Duration>) -> Self {
-        self.retry_rejections = max_wait;
-        self
-    }
-
-    setters! {
+        retry_rejections: Option<Duration>,
         retry_spent_below: bool,
     }
 
@@ -110,18 +101,5 @@ mod tests {
             .max_hint(Duration::MAX)
             .retry_rejections(Some(Duration::MAX));
         assert_eq!(most.validate(), Ok(()));
-    }
-
-    #[cfg(feature = "serde")]
-    #[test]
-    fn a_config_is_read_with_human_durations() {
-        use serde::Deserialize;
-        use serde::de::value::{Error, MapDeserializer};
-        let pairs = [("overloaded_base", "1500ms"), ("max_hint", "1m")];
-        let read = RetryConfig::deserialize(MapDeserializer::<_, Error>::new(pairs.into_iter()));
-        let expected = RetryConfig::new()
-            .overloaded_base(Duration::from_millis(1500))
-            .max_hint(Duration::from_secs(60));
-        assert_eq!(read, Ok(expected));
     }
 }

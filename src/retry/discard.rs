@@ -1,13 +1,11 @@
-//! What becomes of a failed response once the next attempt has begun.
+//! What happens to a failed response once the next attempt has begun.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::future::{Future, Ready};
 
 use crate::budget::RetryBudget;
 use crate::outcome::Outcome;
 
-/// What becomes of a failed response once the next attempt has begun: it is dropped ([`AtOnce`]), or read on beside that
+/// What happens to a failed response once the next attempt has begun: it is dropped (`()`), or read to its end beside that
 /// attempt, so that its connection can be used again (`http::Drain`).
 pub trait Discard<Res> {
     /// Reads what is left of a response.
@@ -28,26 +26,11 @@ pub trait Discard<Res> {
 }
 
 /// A failed response is dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AtOnce;
+impl<Res> Discard<Res> for () {
+    type Discarding = Ready<()>;
 
-impl<Res> Discard<Res> for AtOnce {
-    type Discarding = Never;
-
-    fn discard(&self, response: Res) -> Option<Never> {
+    fn discard(&self, response: Res) -> Option<Ready<()>> {
         drop(response);
         None
-    }
-}
-
-/// Nothing to wait for, and no room taken.
-#[derive(Clone, Copy, Debug)]
-pub enum Never {}
-
-impl Future for Never {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        match *self {}
     }
 }

@@ -1,4 +1,4 @@
-//! The future: attempt, wait, become ready, attempt.
+//! The future of [`Retry`](super::Retry): attempt, wait, become ready, attempt.
 
 use std::fmt;
 use std::future::Future;
@@ -11,10 +11,10 @@ use tower_service::Service;
 
 use super::attempt::{Attempt, Judging};
 use super::between::Between;
-use super::discard::{AtOnce, Discard};
+use super::discard::Discard;
 use super::machine::Refusal;
 use super::progress::Progress;
-use super::repeat::Repeat;
+use super::replay::ReplayPolicy;
 use super::shared::Shared;
 use crate::budget::RetryBudget;
 use crate::call::{Call, Marks};
@@ -25,9 +25,9 @@ use crate::outcome::{Classify, Executed, Kind, Outcome, judge_error};
 /// The future of [`Retry`](super::Retry).
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct RetryFuture<S, R, C, K, Req, D = AtOnce>
+pub struct RetryFuture<S, R, C, K, Req, D = ()>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,
     D: Discard<S::Response>,
 {
@@ -59,7 +59,7 @@ enum State<F, T> {
 
 impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,
     D: Discard<S::Response>,
 {
@@ -84,7 +84,7 @@ where
 
 impl<S, R, C, K, Req, D> Future for RetryFuture<S, R, C, K, Req, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
@@ -144,7 +144,7 @@ type Of<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Err
 
 impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,
@@ -220,9 +220,9 @@ where
             let barred = match this.further {
                 // What was not executed may always be sent again, if there is something left to send.
                 Some(Further { saved, .. })
-                    if outcome.executed == Executed::No || repeat.may_repeat(saved, &outcome) =>
+                    if outcome.executed == Executed::No || repeat.is_safe(saved, &outcome) =>
                 {
-                    (!repeat.can_repeat(saved)).then_some(RetryStop::BodyNotReplayable)
+                    (!repeat.is_replayable(saved)).then_some(RetryStop::BodyNotReplayable)
                 }
                 _ => Some(RetryStop::NotRepeatable),
             };
@@ -262,7 +262,7 @@ where
             stopped => {
                 let why = match stopped {
                     Err(why) => why,
-                    Ok(_) if !repeat.can_repeat(saved) => RetryStop::BodyNotReplayable,
+                    Ok(_) if !repeat.is_replayable(saved) => RetryStop::BodyNotReplayable,
                     Ok(_) => RetryStop::NotRepeatable,
                 };
                 // A readiness that is not used is given back at once.
@@ -277,7 +277,7 @@ where
 
 impl<S, R, C, K, Req, D> fmt::Debug for RetryFuture<S, R, C, K, Req, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt>,
     D: Discard<S::Response>,
 {

@@ -9,8 +9,8 @@ use tower_layer::Layer;
 
 use super::attempt::Attempt;
 use super::config::RetryConfig;
-use super::discard::AtOnce;
 use super::progress::Progress;
+use super::replay::ByClone;
 use super::service::Retry;
 use super::shared::{Shared, Terms};
 use crate::allowance::SharedAllowance;
@@ -24,7 +24,7 @@ use crate::sync::Mutex;
 
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
-pub struct RetryLayer<R, C = ErrorIsTransient, K = (), D = AtOnce> {
+pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = ()> {
     shared: Arc<Shared<R, C, K, D>>,
 }
 
@@ -74,7 +74,7 @@ impl<R> RetryLayer<R> {
                 repeat,
                 classify: ErrorIsTransient,
                 budgets: (),
-                discard: AtOnce,
+                discard: (),
             }),
         })
     }
@@ -218,11 +218,11 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
     /// the same budget. Results mean what `classify` says. What to repeat is no question here, so **every call may run twice**.
     ///
     /// ```
-    /// use buttress::retry::{RetryConfig, RetryLayer};
-    /// use buttress::{Error, ErrorIsTransient, repeat};
+    /// use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+    /// use buttress::{Error, ErrorIsTransient};
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let retry = RetryLayer::new("lookup", RetryConfig::new(), repeat::cloned())?;
+    /// let retry = RetryLayer::new("lookup", RetryConfig::new(), by_clone())?;
     /// let answer = retry
     ///     .run(ErrorIsTransient, async |attempt| match attempt {
     ///         1 => Err(Error::Inner("not yet")),

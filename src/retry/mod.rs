@@ -20,14 +20,13 @@
 //! # Example
 //!
 //! ```
-//! use buttress::repeat;
-//! use buttress::retry::{RetryConfig, RetryLayer};
+//! use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
 //! use buttress::Error;
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // Which requests may run twice must be said: here, those that read.
-//! let reads = repeat::cloned_if(|request: &String| request.starts_with("get "));
+//! let reads = by_clone_if(|request: &String| request.starts_with("get "));
 //! let retry = RetryLayer::new("catalogue", RetryConfig::new().max_attempts(4), reads)?;
 //!
 //! let service = ServiceBuilder::new()
@@ -39,7 +38,7 @@
 //! ```
 //!
 //! What results mean is for a [classifier](crate::Classify) to say ([`RetryLayer::classify`]), what can be sent again for a
-//! [`Repeat`] strategy. Without tower: [`RetryLayer::run`].
+//! [`ReplayPolicy`]. Without tower: [`RetryLayer::run`].
 //!
 //! # What is repeated
 //!
@@ -55,8 +54,8 @@
 //! | cut short by the deadline | none |
 //!
 //! `repeat: Never` always ends the call. A failure that the service may have acted on is repeated only if the strategy says that
-//! this request [may](Repeat::may_repeat); what certainly was not executed may always be sent again. Both only if it still
-//! [can](Repeat::can_repeat): a body that was read in part is gone. A request of which nothing could be kept is sent once.
+//! this request [may](ReplayPolicy::is_safe); what certainly was not executed may always be sent again. Both only if it still
+//! [can](ReplayPolicy::is_replayable): a body that was read in part is gone. A request of which nothing could be kept is sent once.
 //!
 //! A wait the server asks for is never shortened and adds no attempts. One that is longer than the backoff's by more than
 //! [`max_hint`](RetryConfig::max_hint), or that cannot end before the [deadline](crate::Deadline), is not begun: the caller gets that
@@ -107,18 +106,17 @@ mod between;
 mod budgets;
 mod config;
 mod discard;
-mod future;
+pub mod future;
 mod layer;
 mod machine;
 mod progress;
-pub mod repeat;
+mod replay;
 mod service;
 mod shared;
 
-pub use self::budgets::Budgets;
 pub use self::config::RetryConfig;
-pub use self::discard::{AtOnce, Discard};
-pub use self::future::RetryFuture;
+#[cfg(feature = "http")]
+pub(crate) use self::discard::Discard;
 pub use self::layer::RetryLayer;
-pub use self::repeat::Repeat;
+pub use self::replay::{ReplayPolicy, by_clone, by_clone_if};
 pub use self::service::Retry;

@@ -67,10 +67,6 @@ impl Progress {
         self.wishes.and_then(|wishes| wishes.deadline)
     }
 
-    fn retry_allowed(&self) -> bool {
-        self.wishes.is_none_or(|wishes| wishes.retry)
-    }
-
     /// What the next attempt is to be told, if it begins.
     pub(super) fn upcoming(&self, rules: Rules<'_>) -> Option<Call> {
         self.course.as_ref().map(|course| course.upcoming(rules))
@@ -130,7 +126,7 @@ impl Progress {
                 .unprocessed
                 .is_some_and(|how| rules.take_unprocessed(how)),
             spent_below: marks.spent_below(),
-            retry_allowed: self.retry_allowed(),
+            retry_allowed: self.wishes.is_none_or(|wishes| wishes.retry),
             remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
         };
         let course = self.course.get_or_insert_with(|| Box::new(Course::new()));
@@ -243,7 +239,7 @@ impl Course {
             None => AttemptReason::after(&outcome),
         };
         emit(&Event::Retry {
-            source: rules.source,
+            source: rules.source(),
             attempt: self.machine.attempts().saturating_add(counted.into()),
             wait,
             outcome,
@@ -274,7 +270,7 @@ impl Course {
             Marks::SPENT.tell();
         }
         emit(&Event::RetryStopped {
-            source: rules.source,
+            source: rules.source(),
             attempts,
             why,
         });

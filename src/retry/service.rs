@@ -7,17 +7,17 @@ use tower_service::Service;
 
 use super::attempt::Attempt;
 use super::budgets::Budgets;
-use super::discard::{AtOnce, Discard};
+use super::discard::Discard;
 use super::future::{Further, RetryFuture};
 use super::progress::Progress;
-use super::repeat::Repeat;
+use super::replay::ReplayPolicy;
 use super::shared::Shared;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
 
 /// Repeats the failed calls of a service; made by a [`RetryLayer`](super::RetryLayer).
 #[derive(Debug)]
-pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = AtOnce> {
+pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = ()> {
     inner: S,
     shared: Arc<Shared<R, C, K, D>>,
 }
@@ -25,11 +25,6 @@ pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = AtOnce> {
 impl<S, R, C, K, D> Retry<S, R, C, K, D> {
     pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K, D>>) -> Self {
         Self { inner, shared }
-    }
-
-    /// The service whose calls it repeats.
-    pub const fn inner(&self) -> &S {
-        &self.inner
     }
 }
 
@@ -44,7 +39,7 @@ impl<S: Clone, R, C, K, D> Clone for Retry<S, R, C, K, D> {
 
 impl<S, R, C, K, D, Req> Service<Req> for Retry<S, R, C, K, D>
 where
-    R: Repeat<Req>,
+    R: ReplayPolicy<Req>,
     S: Service<R::Attempt> + Clone,
     S::Error: CallError,
     C: Classify<S::Response, S::Error>,

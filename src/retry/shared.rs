@@ -35,10 +35,8 @@ pub(super) struct Terms {
 /// The terms of one call: those of its layer, and the budget that pays for it.
 #[derive(Clone, Copy)]
 pub(super) struct Rules<'a> {
-    config: &'a Mutex<RetryConfig>,
-    pub(super) source: &'a Source,
+    terms: &'a Terms,
     pub(super) budget: Option<&'a RetryBudget>,
-    allowance: &'a SharedAllowance,
 }
 
 impl Terms {
@@ -46,18 +44,20 @@ impl Terms {
     #[inline]
     pub(super) fn rules<'a>(&'a self, own: Option<&'a RetryBudget>) -> Rules<'a> {
         Rules {
-            config: &self.config,
-            source: &self.source,
+            terms: self,
             budget: own.or(self.budget.as_ref()),
-            allowance: &self.allowance,
         }
     }
 }
 
-impl Rules<'_> {
+impl<'a> Rules<'a> {
     /// The settings as they are now.
     pub(super) fn config(&self) -> RetryConfig {
-        *self.config.lock()
+        *self.terms.config.lock()
+    }
+
+    pub(super) const fn source(&self) -> &'a Source {
+        &self.terms.source
     }
 
     /// A call went well.
@@ -65,7 +65,7 @@ impl Rules<'_> {
     pub(super) fn deposit(&self) {
         match self.budget {
             Some(budget) => budget.deposit(),
-            None => self.allowance.restore(),
+            None => self.terms.allowance.restore(),
         }
     }
 
@@ -73,7 +73,7 @@ impl Rules<'_> {
     pub(super) fn take_unprocessed(&self, how: Unprocessed) -> bool {
         match self.budget {
             Some(budget) => budget.take_unprocessed(how),
-            None => self.allowance.take(how),
+            None => self.terms.allowance.take(how),
         }
     }
 }

@@ -16,7 +16,8 @@
 //! # use std::time::Duration;
 //! # use tower::{ServiceBuilder, ServiceExt, Service, service_fn};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
-//! use buttress::{DeadlineLayer, Error, TimeoutLayer};
+//! use buttress::Error;
+//! use buttress::timeout::{DeadlineLayer, TimeoutLayer};
 //!
 //! # let search = service_fn(async |words: &'static str| Ok::<_, std::io::Error>(words.len()));
 //! let service = ServiceBuilder::new()
@@ -59,13 +60,15 @@ mod alarm;
 mod attempt;
 mod limit;
 mod total;
-#[cfg(feature = "http")]
-mod untimed;
 
 pub(crate) use self::alarm::Alarm;
-pub use self::attempt::{Timeout, TimeoutFuture, TimeoutLayer};
+pub use self::attempt::{Timeout, TimeoutLayer};
 #[cfg(feature = "http")]
 pub(crate) use self::limit::{Limit, duration};
-pub use self::total::{DeadlineFuture, DeadlineLayer, DeadlineService};
-#[cfg(feature = "http")]
-pub(crate) use self::untimed::Untimed;
+pub use self::total::{DeadlineLayer, DeadlineService};
+
+/// The futures of the services.
+pub mod future {
+    pub use super::attempt::TimeoutFuture;
+    pub use super::total::DeadlineFuture;
+}

@@ -11,8 +11,6 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::Alarm;
-#[cfg(feature = "http")]
-use super::Untimed;
 use super::limit::Limit;
 use crate::call::CallOptions;
 use crate::clock::{Moment, Now};
@@ -57,10 +55,14 @@ impl DeadlineLayer {
         self.total.set(total);
     }
 
-    /// The same limit around what needs no timer for it: see [`Untimed`].
+    /// The service without a timer, for an inner service that, whenever it is pending, waits for a timer of its own that fires
+    /// by the deadline. An attempt timeout does, and the wait between two attempts.
     #[cfg(feature = "http")]
-    pub(crate) fn untimed<S>(&self, inner: S) -> Untimed<S> {
-        Untimed::new(inner, Arc::clone(&self.total))
+    pub(crate) fn untimed<S>(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService {
+            timed: false,
+            ..self.layer(inner)
+        }
     }
 
     /// The same limit for a call without tower.
@@ -76,7 +78,7 @@ impl DeadlineLayer {
         match begin(&self.total) {
             Ok(deadline) => {
                 let future = async { call().await };
-                DeadlineFuture::running(deadline, Arc::clone(&self.total), future).await
+                DeadlineFuture::new(deadline, Arc::clone(&self.total), true, Some(future)).await
             }
             Err(()) => Err(over(self.total.source(), Executed::No).into()),
         }
@@ -90,6 +92,7 @@ impl<S> Layer<S> for DeadlineLayer {
         DeadlineService {
             inner,
             total: Arc::clone(&self.total),
+            timed: true,
         }
     }
 }
@@ -99,6 +102,8 @@ impl<S> Layer<S> for DeadlineLayer {
 pub struct DeadlineService<S> {
     inner: S,
     total: Arc<Limit>,
+    /// Whether the future has a timer for the deadline.
+    timed: bool,
 }
 
 impl<S, Req> Service<Req> for DeadlineService<S>
@@ -120,25 +125,19 @@ where
             // The inner service may hold a place for the call that is not made.
             self.inner = self.inner.clone();
             drop_refused(request);
-            return DeadlineFuture {
-                deadline: Deadline::at(Moment::START),
-                alarm: Alarm::new(),
-                total,
-                refused: true,
-                future: None,
-            };
+            return DeadlineFuture::new(Deadline::at(Moment::START), total, self.timed, None);
         };
         let future = {
             let _entered = deadline.enter();
             let _hidden = CallOptions::hide_timeout();
             self.inner.call(request)
         };
-        DeadlineFuture::running(deadline, total, future)
+        DeadlineFuture::new(deadline, total, self.timed, Some(future))
     }
 }
 
 /// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
-pub(super) fn begin(total: &Limit) -> Result<Deadline, ()> {
+fn begin(total: &Limit) -> Result<Deadline, ()> {
     let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
     let total = CallOptions::current_timeout().unwrap_or_else(|| total.get());
     if total == Duration::MAX && outer == Deadline::at(Moment::FAR) {
@@ -152,7 +151,7 @@ pub(super) fn begin(total: &Limit) -> Result<Deadline, ()> {
     Ok(deadline)
 }
 
-pub(super) fn over(source: &Source, executed: Executed) -> Rejected {
+fn over(source: &Source, executed: Executed) -> Rejected {
     let rejected = Rejected::new(Reason::Deadline, Arc::clone(source.name())).executed(executed);
     emit(&Event::Rejected {
         source,
@@ -174,6 +173,9 @@ pub struct DeadlineFuture<F> {
     #[pin]
     alarm: Alarm,
     total: Arc<Limit>,
+    timed: bool,
+    /// Whether it was polled.
+    begun: bool,
     /// Whether the time was over before the call began, until that is reported.
     refused: bool,
     /// `None`: refused, over, or just being dropped.
@@ -182,13 +184,16 @@ pub struct DeadlineFuture<F> {
 }
 
 impl<F> DeadlineFuture<F> {
-    const fn running(deadline: Deadline, total: Arc<Limit>, future: F) -> Self {
+    /// `None`: the call is refused.
+    const fn new(deadline: Deadline, total: Arc<Limit>, timed: bool, future: Option<F>) -> Self {
         Self {
             deadline,
             alarm: Alarm::new(),
             total,
-            refused: false,
-            future: Some(future),
+            timed,
+            begun: false,
+            refused: future.is_none(),
+            future,
         }
     }
 }
@@ -212,23 +217,27 @@ where
             return Poll::Ready(Err(over(this.total.source(), Executed::No).into()));
         };
         // A scope that it was not called in, but is polled in, may be over before it has begun.
-        let begins_late = !this.alarm.is_armed() && entered.is_over_before(*this.deadline);
+        let begins_late =
+            !std::mem::replace(this.begun, true) && entered.is_over_before(*this.deadline);
         if !begins_late {
             let _hidden = CallOptions::hide_timeout();
             if let Poll::Ready(result) = future.poll(cx) {
                 this.future.set(None);
                 return Poll::Ready(result);
             }
-        }
-        if !this.alarm.is_armed() {
-            // The earliest of this one and of those outside it, which `enter` has found.
-            let Some(earliest) = Deadline::current() else {
+            if !*this.timed {
                 return Poll::Pending;
-            };
-            let now = Now::unread();
-            this.alarm.as_mut().arm(earliest.remaining(&now), &now);
+            }
+            if !this.alarm.is_armed() {
+                // The earliest of this one and of those outside it, which `enter` has found.
+                let Some(earliest) = Deadline::current() else {
+                    return Poll::Pending;
+                };
+                let now = Now::unread();
+                this.alarm.as_mut().arm(earliest.remaining(&now), &now);
+            }
+            ready!(this.alarm.poll(cx));
         }
-        ready!(this.alarm.poll(cx));
         // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.
         this.future.set(None);
         Poll::Ready(Err(over(this.total.source(), Executed::Maybe).into()))

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerLayer};
 use buttress::budget::{BudgetConfig, RetryBudget};
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::testing::{Step, Strict};
-use buttress::{
-    Again, Classify, DeadlineLayer, Error, Event, Outcome, Reason, TimeoutLayer, repeat, subscribe,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{Again, Classify, Error, Event, Outcome, Reason, subscribe};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -205,7 +204,7 @@ fn stacked(
             all.insert("backoff".to_owned(), at_once);
             all.extend(config.clone());
             let config: RetryConfig = crate::read(at, Value::Object(all));
-            let layer = RetryLayer::new(name, config, repeat::cloned()).expect(at);
+            let layer = RetryLayer::new(name, config, by_clone()).expect(at);
             let layer = layer.classify(Says);
             let layer = match budget {
                 Some(budget) => layer.budget(budget.clone()),

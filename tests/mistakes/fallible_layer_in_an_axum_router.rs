@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::{Router, routing::get};
-use buttress::TimeoutLayer;
+use buttress::timeout::TimeoutLayer;
 
 pub fn app() -> Router {
     let limit = TimeoutLayer::new("orders", Duration::from_secs(2));

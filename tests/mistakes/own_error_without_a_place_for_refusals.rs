@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use buttress::TimeoutLayer;
+use buttress::timeout::TimeoutLayer;
 use tower::{Layer, service_fn};
 
 pub enum ShopError {

@@ -1,5 +1,5 @@
 //! `http::Replay` for requests whose bodies cannot be cloned.
-//~ `Replay` cannot repeat requests of the type `http::Request<Body>`
+//~ `Replay` cannot replay requests of the type `http::Request<Body>`
 //~ `http::Request` with any other body: `buttress::http::Replay::new().map_request_body(wrap)`, where `wrap` makes the inner service's body of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper
 
 use axum::body::Body;

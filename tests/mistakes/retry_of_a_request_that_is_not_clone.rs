@@ -1,11 +1,11 @@
-//! `repeat::cloned()` for requests that cannot be cloned.
-//~ `buttress::repeat::Cloned` cannot repeat requests of the type `Order`
-//~ not a way to repeat these requests
-//~ requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`
-//~ only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`
+//! `by_clone()` for requests that cannot be cloned.
+//~ cannot replay requests of the type `Order`
+//~ not a replay policy for these requests
+//~ requests that are `Clone`, each of which may safely run twice: `buttress::retry::by_clone()`
+//~ only some of them: `buttress::retry::by_clone_if(|request: &Req| …)`
 
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{ConfigError, repeat};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+use buttress::ConfigError;
 use tower::{ServiceBuilder, service_fn};
 
 #[cfg_attr(not(mistake), derive(Clone))]
@@ -17,7 +17,7 @@ pub fn stack() -> Result<(), ConfigError> {
         .layer(RetryLayer::new(
             "shop",
             RetryConfig::new(),
-            repeat::cloned(),
+            by_clone(),
         )?)
         .map_err(buttress::Error::Inner)
         .service(shop);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use buttress::TimeoutLayer;
+use buttress::timeout::TimeoutLayer;
 use buttress::reqwest::SendThrough;
 
 pub async fn fetch(client: reqwest::Client) {

@@ -1,5 +1,5 @@
 //! The standard stack for requests whose bodies cannot be cloned.
-//~ `Replay` cannot repeat requests of the type `http::Request<Body>`
+//~ `Replay` cannot replay requests of the type `http::Request<Body>`
 //~ in the standard stack: `client(name, config)?.map_request_body(wrap)`, and so with `grpc`
 
 use axum::body::Body;

@@ -1,6 +1,6 @@
 //! The standard stack over a tonic channel, whose bodies cannot be cloned.
-//~ `Replay` cannot repeat requests of the type `http::Request<tonic::body::Body>`
-//~ not a way to repeat these requests
+//~ `Replay` cannot replay requests of the type `http::Request<tonic::body::Body>`
+//~ not a replay policy for these requests
 //~ `tonic::body::Body::new`
 
 use buttress::ConfigError;

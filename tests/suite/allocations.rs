@@ -11,9 +11,10 @@ use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, client, grpc};
 use buttress::http::{ServerConfig, answer, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed};
-use buttress::{DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{Error, ErrorIsTransient, Outcome};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use tower::{Layer, Service, ServiceBuilder, service_fn};
@@ -61,7 +62,7 @@ fn a_call_that_succeeds_allocates_nothing() {
     let single = BreakerLayer::new(single, ErrorIsTransient);
     let slow = BreakerLayer::new(slow, ErrorIsTransient);
     let keyed = BreakerLayer::new(keyed, ErrorIsTransient);
-    let retry = RetryLayer::new("retry", RetryConfig::new(), repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("retry", RetryConfig::new(), by_clone()).unwrap();
     let timeout = TimeoutLayer::new("timeout", minute);
     let deadline = DeadlineLayer::new("deadline", minute);
     let observe = ObserveLayer::new(Observed::new("observe"), ErrorIsTransient);
@@ -232,7 +233,7 @@ fn a_grpc_call_whose_status_is_in_the_trailers_allocates_a_place_for_what_waits_
             std::future::ready(Ok::<_, std::io::Error>(response))
         });
         let layer = grpc("allocations-grpc", ClientConfig::default()).unwrap();
-        let mut stack = layer.repeat(|_| repeat::cloned()).layer(server);
+        let mut stack = layer.repeat(|_| by_clone()).layer(server);
         allocations(|| {
             let mut body = now(stack.call(Request::new(()))).unwrap().into_body();
             assert!(poll(pin!(body.frame())).is_ready());

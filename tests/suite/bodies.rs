@@ -11,9 +11,8 @@ use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, Breaker
 use buttress::budget::BudgetConfig;
 use buttress::http::{AtBodyEnd, ByGrpcStatus, ByStatus, ClientConfig, client, grpc};
 use buttress::retry::RetryConfig;
-use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Kind, Outcome, subscribe,
-};
+use buttress::timeout::DeadlineLayer;
+use buttress::{CallOptions, Error, ErrorIsTransient, Event, Kind, Outcome, subscribe};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
@@ -485,7 +484,7 @@ async fn grpc_call(
         .retry(RetryConfig::default());
     let layer = grpc(name, config)
         .unwrap()
-        .repeat(|_| buttress::repeat::cloned());
+        .repeat(|_| buttress::retry::by_clone());
     let stack = layer.layer(serves(GRPC, || parts.iter().copied()));
     let response = stack.clone().oneshot(get()).await.unwrap();
     let budget = layer.budgets().unwrap().entries().remove(0).1;
@@ -550,7 +549,7 @@ async fn a_grpc_stream_is_judged_at_its_head() {
         }
     });
     let layer = grpc("grpc-stream", ClientConfig::default()).unwrap();
-    let layer = layer.repeat(|_| buttress::repeat::cloned());
+    let layer = layer.repeat(|_| buttress::retry::by_clone());
     let stack = layer.layer(serves(GRPC, || [Part::Stall]));
     let call = CallOptions::new().streams(true).scope(stack.oneshot(get()));
     let response = call.await.unwrap();

@@ -8,10 +8,8 @@ use buttress::breaker::{
     Breaker, BreakerConfig, BreakerDropped, BreakerLayer, BreakerState, Cause, Window,
 };
 use buttress::testing::{Step, seed};
-use buttress::{
-    DeadlineLayer, Error, ErrorIsTransient, Event, Executed, Outcome, Reason, TimeoutLayer,
-    classify_fn, subscribe,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{Error, ErrorIsTransient, Event, Executed, Outcome, Reason, classify_fn, subscribe};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
 
@@ -890,8 +888,8 @@ async fn a_function_may_borrow_and_need_not_be_send() {
 #[tokio::test(start_paused = true)]
 async fn functions_within_functions_can_be_spawned() {
     let breaker = breaker("spawned", three_in_a_row());
-    let timeout = buttress::TimeoutLayer::new("spawned", SECOND);
-    let deadline = buttress::DeadlineLayer::new("spawned", SECOND);
+    let timeout = buttress::timeout::TimeoutLayer::new("spawned", SECOND);
+    let deadline = buttress::timeout::DeadlineLayer::new("spawned", SECOND);
     let task = tokio::spawn(async move {
         let text = String::from("borrowed");
         let once = async || timeout.run(async || Ok::<_, Failure>(text.len())).await;

@@ -7,13 +7,11 @@ use buttress::gate::GateLayer;
 use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, Keys, ServerConfig, client, server};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::reqwest::SendThrough;
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::Observed;
 use buttress::testing::{Step, Strict};
-use buttress::{
-    CallOptions, DeadlineLayer, Error, Executed, KeyProblem, Outcome, Reason, Rejected,
-    TimeoutLayer, classify_fn, repeat,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Error, Executed, KeyProblem, Outcome, Reason, Rejected, classify_fn};
 use http::{Request, Response};
 use tokio::time::{Instant, sleep};
 use tower::buffer::Buffer;
@@ -60,7 +58,7 @@ type Slow = tower::util::BoxCloneSyncService<(), &'static str, Failure>;
 /// A service whose own call to a service that hangs has a limit of 1 s an attempt, 2 s in all, and is retried at once.
 fn slow() -> Slow {
     let hangs = service_fn(|()| std::future::pending::<Result<&'static str, Failure>>());
-    let retry = RetryLayer::new("options.inner", RetryConfig::new(), repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("options.inner", RetryConfig::new(), by_clone()).unwrap();
     let inner = ServiceBuilder::new()
         .layer(DeadlineLayer::new("options.inner", 2 * SECOND))
         .layer(retry)
@@ -92,7 +90,7 @@ async fn an_option_is_applied_by_the_outermost_layer_that_knows_it_and_by_no_ser
             .attempt_timeout(hour)
             .retry(false)
     };
-    let retry = RetryLayer::new("options.outer", RetryConfig::new(), repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("options.outer", RetryConfig::new(), by_clone()).unwrap();
     let never_again = classify_fn(|_: Result<&&'static str, &Failure>| Outcome::PERMANENT);
     let outer = ServiceBuilder::new()
         .layer(DeadlineLayer::new("options.outer", 60 * SECOND))

@@ -9,19 +9,19 @@ use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::gate::{By, Keyed, KeyedConfig, by};
 use buttress::idempotency::IdempotencyKeyLayer;
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::testing::Step;
-use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
 use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use crate::common::{
-    Failure, Inner, Listener, MS, SECOND, Told, bad, breaker, panics, poll, settle, three_in_a_row,
+    Failure, Inner, Listener, MS, SECOND, Told, at_once, bad, breaker, panics, poll, settle,
+    three_in_a_row,
 };
 
 type Stack = BoxCloneSyncService<(), &'static str, Failure>;
@@ -69,7 +69,7 @@ impl Held {
         let deadline = DeadlineLayer::new("cancel", 60 * SECOND);
         let timeout = TimeoutLayer::new("cancel", 30 * SECOND);
         let wait = Backoff::constant(SECOND).jitter(Jitter::None);
-        let retry = RetryLayer::new("cancel", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = RetryLayer::new("cancel", RetryConfig::new().backoff(wait), by_clone());
         let retry = retry.unwrap().budget(self.budget.clone());
         let single = BreakerLayer::new(self.breakers[0].clone(), ErrorIsTransient);
 
@@ -91,31 +91,13 @@ impl Held {
             .layer(keyed.clone())
             .layer(timeout.clone());
         vec![
-            (
-                "observe",
-                BoxCloneSyncService::new(observe.layer(limit.clone())),
-            ),
-            (
-                "deadline",
-                BoxCloneSyncService::new(deadline.layer(limit.clone())),
-            ),
-            (
-                "timeout",
-                BoxCloneSyncService::new(timeout.layer(limit.clone())),
-            ),
-            (
-                "retry",
-                BoxCloneSyncService::new(retry.layer(limit.clone())),
-            ),
-            (
-                "breaker",
-                BoxCloneSyncService::new(single.layer(limit.clone())),
-            ),
-            (
-                "keyed breaker",
-                BoxCloneSyncService::new(keyed.layer(limit.clone())),
-            ),
-            ("all", BoxCloneSyncService::new(all.service(limit.clone()))),
+            ("observe", Stack::new(observe.layer(limit.clone()))),
+            ("deadline", Stack::new(deadline.layer(limit.clone()))),
+            ("timeout", Stack::new(timeout.layer(limit.clone()))),
+            ("retry", Stack::new(retry.layer(limit.clone()))),
+            ("breaker", Stack::new(single.layer(limit.clone()))),
+            ("keyed breaker", Stack::new(keyed.layer(limit.clone()))),
+            ("all", Stack::new(all.service(limit.clone()))),
         ]
     }
 
@@ -193,9 +175,9 @@ async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
         });
         let held = held.await;
         let wait = Backoff::constant(SECOND).jitter(Jitter::None);
-        let retry = RetryLayer::new("points", RetryConfig::new().backoff(wait), repeat::cloned());
+        let retry = RetryLayer::new("points", RetryConfig::new().backoff(wait), by_clone());
         let retry = retry.unwrap().budget(held.budget.clone());
-        let stack = BoxCloneSyncService::new(retry.layer(held.limit.clone()));
+        let stack = Stack::new(retry.layer(held.limit.clone()));
         {
             let mut call = begin(&stack).await;
             let mut done = false;
@@ -217,12 +199,7 @@ async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
 #[tokio::test(start_paused = true)]
 async fn dropped_while_it_waits_for_readiness_a_retry_holds_nothing() {
     let held = Held::new(|_| bad()).await;
-    let at_once = Backoff::constant(std::time::Duration::ZERO);
-    let retry = RetryLayer::new(
-        "unready",
-        RetryConfig::new().backoff(at_once),
-        repeat::cloned(),
-    );
+    let retry = RetryLayer::new("unready", at_once(), by_clone());
     let retry = retry.unwrap().budget(held.budget.clone());
     let mut service = retry.layer(held.inner.clone());
     service.ready().await.unwrap();
@@ -239,36 +216,22 @@ async fn dropped_while_it_waits_for_readiness_a_retry_holds_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_poll_leaves_nothing_held() {
-    let mut held = Held::new(|_| Step::Panic).await;
-    for (name, stack) in held.stacks().await {
-        let mut call = begin(&stack).await;
-        assert!(panics(|| poll(call.as_mut())), "{name}");
-        drop(call);
-        assert_eq!(held.inner.live(), 0, "{name}");
-        for breaker in &held.breakers {
-            // A probe that panics has failed: the circuit is open again, and has its place free after a time.
-            if breaker.state() == BreakerState::Open {
-                advance(2 * SECOND).await;
+async fn a_panic_in_call_or_in_poll_leaves_nothing_held() {
+    for step in [|_: usize| Step::PanicInCall, |_: usize| Step::Panic] {
+        let mut held = Held::new(step).await;
+        for (name, mut stack) in held.stacks().await {
+            stack.ready().await.unwrap();
+            assert!(panics(|| poll(Box::pin(stack.call(())).as_mut())), "{name}");
+            drop(stack);
+            assert_eq!(held.inner.live(), 0, "{name}");
+            for breaker in &held.breakers {
+                // A probe that panics has failed: the circuit is open again, and has its place free after a time.
+                if breaker.state() == BreakerState::Open {
+                    advance(2 * SECOND).await;
+                }
             }
+            held.check(name);
         }
-        held.check(name);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_panic_in_call_leaves_nothing_held() {
-    let mut held = Held::new(|_| Step::PanicInCall).await;
-    for (name, mut stack) in held.stacks().await {
-        stack.ready().await.unwrap();
-        assert!(panics(|| stack.call(())), "{name}");
-        drop(stack);
-        for breaker in &held.breakers {
-            if breaker.state() == BreakerState::Open {
-                advance(2 * SECOND).await;
-            }
-        }
-        held.check(name);
     }
 }
 
@@ -276,10 +239,8 @@ async fn a_panic_in_call_leaves_nothing_held() {
 async fn a_panic_in_a_later_attempt_leaves_nothing_held() {
     for step in [|| Step::Panic, || Step::PanicInCall] {
         let inner: Inner = Inner::new(move |call| if call == 0 { bad() } else { step() });
-        let at_once = Backoff::constant(std::time::Duration::ZERO);
-        let config = RetryConfig::new().backoff(at_once);
         let budget = RetryBudget::new("later", BudgetConfig::new()).unwrap();
-        let retry = RetryLayer::new("later", config, repeat::cloned()).unwrap();
+        let retry = RetryLayer::new("later", at_once(), by_clone()).unwrap();
         let limit = ConcurrencyLimit::new(inner.clone(), 1);
         let mut service = retry.budget(budget.clone()).layer(limit.clone());
         service.ready().await.unwrap();
@@ -296,25 +257,35 @@ async fn a_panic_in_a_later_attempt_leaves_nothing_held() {
     }
 }
 
+/// A service whose calls hang twice, then panic in `call`, then in `poll`.
+fn ends<Req>() -> Inner<Req> {
+    Inner::new(|call| match call {
+        0 | 1 => Step::Hang,
+        2 => Step::PanicInCall,
+        _ => Step::Panic,
+    })
+}
+
+/// Drops a call before its first poll and one after it; then one panics in `call`, and one in `poll`.
+async fn end_in_four_ways<S: Service<Req>, Req>(mut service: S, request: impl Fn() -> Req)
+where
+    S::Error: std::fmt::Debug,
+{
+    drop(service.ready().await.unwrap().call(request()));
+    let mut call = Box::pin(service.ready().await.unwrap().call(request()));
+    assert!(poll(call.as_mut()).is_pending());
+    drop(call);
+    for _ in 0..2 {
+        let service = service.ready().await.unwrap();
+        assert!(panics(|| poll(Box::pin(service.call(request())).as_mut())));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_observed_call_is_told_once_however_it_ends() {
     let listener = Listener::new("ends");
     let observe = ObserveLayer::new(Observed::new("ends"), ErrorIsTransient);
-    let inner: Inner = Inner::new(|call| match call {
-        0 | 1 => Step::Hang,
-        2 => Step::PanicInCall,
-        _ => Step::Panic,
-    });
-    let mut service = observe.layer(inner);
-    drop(service.ready().await.unwrap().call(()));
-    let mut call = Box::pin(service.ready().await.unwrap().call(()));
-    assert!(poll(call.as_mut()).is_pending());
-    drop(call);
-    service.ready().await.unwrap();
-    assert!(panics(|| service.call(())));
-    let mut call = Box::pin(service.ready().await.unwrap().call(()));
-    assert!(panics(|| poll(call.as_mut())));
-    drop(call);
+    end_in_four_ways(observe.layer(ends()), || ()).await;
     let ends = listener.take().into_iter().map(|told| match told {
         Told::Finished(kind, _) => kind,
         other => panic!("{other:?}"),
@@ -325,22 +296,9 @@ async fn an_observed_call_is_told_once_however_it_ends() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idempotency_key_holds_nothing_either() {
-    let inner: Inner<http::Request<()>> = Inner::new(|call| match call {
-        0 | 1 => Step::Hang,
-        2 => Step::PanicInCall,
-        _ => Step::Panic,
-    });
-    let mut service = IdempotencyKeyLayer::new().layer(inner.clone());
+    let inner = ends();
     let request = || http::Request::post("/").body(()).unwrap();
-    drop(service.ready().await.unwrap().call(request()));
-    let mut call = Box::pin(service.ready().await.unwrap().call(request()));
-    assert!(poll(call.as_mut()).is_pending());
-    drop(call);
-    service.ready().await.unwrap();
-    assert!(panics(|| service.call(request())));
-    let mut call = Box::pin(service.ready().await.unwrap().call(request()));
-    assert!(panics(|| poll(call.as_mut())));
-    drop(call);
+    end_in_four_ways(IdempotencyKeyLayer::new().layer(inner.clone()), request).await;
     assert_eq!(inner.live(), 0);
 }
 

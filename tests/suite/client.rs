@@ -4,16 +4,18 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::Duration;
 
+use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
 use buttress::gate::KeyedConfig;
 use buttress::http::client::ClientService;
+use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, Keys, client};
-use buttress::retry::{Repeat, RetryConfig};
+use buttress::retry::{ReplayPolicy, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind,
-    Outcome, Reason, Rejected,
+    BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Kind, Outcome, Reason,
+    Rejected,
 };
 use bytes::Bytes;
 use http::{Method, Request, Response};
@@ -485,9 +487,9 @@ async fn without_retries_even_what_was_not_executed_is_sent_once() {
 #[derive(Clone)]
 struct AsBytes<R>(R);
 
-impl<R> Repeat<Request<String>> for AsBytes<R>
+impl<R> ReplayPolicy<Request<String>> for AsBytes<R>
 where
-    R: Repeat<Request<String>, Attempt = Request<String>>,
+    R: ReplayPolicy<Request<String>, Attempt = Request<String>>,
 {
     type Attempt = Request<Bytes>;
     type Saved = R::Saved;
@@ -501,8 +503,8 @@ where
         self.0.again(saved).map(|again| again.map(Bytes::from))
     }
 
-    fn may_repeat(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
-        self.0.may_repeat(saved, outcome)
+    fn is_safe(&self, saved: &R::Saved, outcome: &Outcome) -> bool {
+        self.0.is_safe(saved, outcome)
     }
 }
 

@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use buttress::backoff::Backoff;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerState, Cause};
 use buttress::event::{RetryStop, Subscription};
+use buttress::retry::RetryConfig;
 use buttress::testing::{Step, Strict};
 use buttress::{Error, Event, Kind, Outcome, Rejected, subscribe};
 
@@ -159,4 +161,9 @@ fn tell(event: &Event<'_>) -> Option<Told> {
         }
         ref new => panic!("an event without a word for it: {new:?}"),
     })
+}
+
+/// Retries without a wait.
+pub(crate) fn at_once() -> RetryConfig {
+    RetryConfig::new().backoff(Backoff::constant(Duration::ZERO))
 }

@@ -19,13 +19,11 @@ use buttress::http::{
 };
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Scope};
-use buttress::repeat::Cloned;
 use buttress::reqwest::SendThrough;
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone, by_clone_if};
 use buttress::telemetry::{ObserveLayer, Observed};
-use buttress::{
-    BoxError, CallOptions, Deadline, DeadlineLayer, Error, ErrorIsTransient, TimeoutLayer, repeat,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{BoxError, CallOptions, Deadline, Error, ErrorIsTransient};
 use bytes::Bytes;
 use http_body_util::Full;
 use tower::buffer::Buffer;
@@ -56,10 +54,10 @@ fn observe() -> ObserveLayer<ErrorIsTransient> {
 }
 
 /// At once, as often as the budget pays.
-fn retry() -> RetryLayer<Cloned> {
+fn retry() -> RetryLayer {
     let at_once = Backoff::constant(std::time::Duration::ZERO).jitter(Jitter::None);
     let config = RetryConfig::new().backoff(at_once);
-    RetryLayer::new("contract", config, repeat::cloned()).unwrap()
+    RetryLayer::new("contract", config, by_clone()).unwrap()
 }
 
 /// `clones`: how often a call clones the service.
@@ -411,11 +409,7 @@ async fn a_future_polled_after_completion_panics() {
     panics_after_completion("retry", retry().layer(ready()).call(())).await;
     let failing = || service_fn(|()| std::future::poll_fn(|_| Poll::Ready(bad_result())));
     panics_after_completion("retry, failed", retry().layer(failing()).call(())).await;
-    let once = RetryLayer::new(
-        "again",
-        RetryConfig::new(),
-        repeat::cloned_if(|(): &()| false),
-    );
+    let once = RetryLayer::new("again", RetryConfig::new(), by_clone_if(|(): &()| false));
     panics_after_completion("retry, once", once.unwrap().layer(failing()).call(())).await;
     let hour = std::time::Duration::from_secs(3600);
     panics_after_completion("scope", Deadline::after(hour).scope(ready().call(()))).await;

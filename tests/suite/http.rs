@@ -166,8 +166,8 @@ async fn a_refused_connection_is_a_failure_that_executed_nothing() {
     let error = client().request(get_from(&uri)).await.unwrap_err();
     assert_eq!(error.outcome(), NOT_CONNECTED);
     let lifted = Error::Inner(error);
-    let judged = buttress::judge::<http::Response<()>, _, _>(&Err(lifted), &ByStatus::new());
-    assert_eq!(judged, Some(NOT_CONNECTED));
+    let judged = ByStatus::new().classify(Err::<&http::Response<()>, _>(&lifted));
+    assert_eq!(judged, NOT_CONNECTED);
     let plain = TcpStream::connect(nobody().await).await.unwrap_err();
     assert_eq!(plain.outcome(), NOT_CONNECTED);
 }

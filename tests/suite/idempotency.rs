@@ -7,7 +7,8 @@ use std::task::{Context, Poll};
 
 use buttress::http::{Keys, Replay};
 use buttress::idempotency::IdempotencyKeyLayer;
-use buttress::{CallOptions, Error, Executed, Outcome, Reason, Repeat};
+use buttress::retry::ReplayPolicy;
+use buttress::{CallOptions, Error, Executed, Outcome, Reason};
 use http::{HeaderMap, HeaderValue, Request};
 use tower::{Layer, Service, ServiceExt};
 
@@ -77,7 +78,7 @@ async fn every_call_has_a_key_of_its_own_and_every_attempt_the_same() {
     let (attempt, saved) = Replay::new().first(first);
     let mut saved = saved.unwrap();
     for _ in 0..3 {
-        let again = Repeat::<Sent>::again(&Replay::new(), &mut saved).unwrap();
+        let again = ReplayPolicy::<Sent>::again(&Replay::new(), &mut saved).unwrap();
         assert_eq!(key(again.headers()), key(attempt.headers()));
     }
 }
@@ -144,14 +145,14 @@ async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
 
 #[tokio::test]
 async fn a_minted_key_makes_nothing_repeatable_until_it_is_said_to_be_honoured() {
-    let may_repeat = |replay: &Replay, request: Sent| {
+    let is_safe = |replay: &Replay, request: Sent| {
         let (_, saved) = replay.first(request);
-        Repeat::<Sent>::may_repeat(replay, &saved.unwrap(), &Outcome::TRANSIENT)
+        ReplayPolicy::<Sent>::is_safe(replay, &saved.unwrap(), &Outcome::TRANSIENT)
     };
     let layer = IdempotencyKeyLayer::new();
     let minted = sent(&layer, request("POST")).await;
-    assert!(!may_repeat(&Replay::new(), minted.clone()));
-    assert!(may_repeat(&Replay::new().keys(Keys::Honoured), minted));
+    assert!(!is_safe(&Replay::new(), minted.clone()));
+    assert!(is_safe(&Replay::new().keys(Keys::Honoured), minted));
     // What crosses a buffer is called in a task of its own, and keeps its mark.
     let notes = Notes::default();
     let buffered = tower::buffer::Buffer::new(notes.clone(), 1);
@@ -160,7 +161,7 @@ async fn a_minted_key_makes_nothing_repeatable_until_it_is_said_to_be_honoured()
         |error| -> buttress::BoxError { error },
     ));
     layered.oneshot(request("POST")).await.unwrap();
-    assert!(!may_repeat(&Replay::new(), notes.last()));
+    assert!(!is_safe(&Replay::new(), notes.last()));
 }
 
 #[tokio::test]

@@ -16,9 +16,9 @@ use buttress::http::{
 };
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::Observed;
+use buttress::timeout::DeadlineLayer;
 use buttress::{
-    BoxError, CallError, CallOptions, Deadline, DeadlineLayer, Error, Executed, Kind, Outcome,
-    Reason,
+    BoxError, CallError, CallOptions, Deadline, Error, Executed, Kind, Outcome, Reason,
 };
 use bytes::Bytes;
 use http::{Request, Response, Uri};

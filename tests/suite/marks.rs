@@ -15,7 +15,7 @@ use buttress::http::{
     AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, ServerConfig, answer,
     server,
 };
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
 use buttress::{Again, Error, Executed, Kind, Outcome, Reason, Rejected};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
@@ -180,7 +180,7 @@ impl<E> buttress::Classify<Response, E> for Again503 {
 #[derive(Clone)]
 struct Plain;
 
-impl buttress::Repeat<Request> for Plain {
+impl buttress::retry::ReplayPolicy<Request> for Plain {
     type Attempt = Request;
     type Saved = ();
 
@@ -295,6 +295,59 @@ async fn a_server_that_is_believed_is_alive_but_limiting() {
     for unclear in [&[(MARK, "yes")][..], &[(MARK, "1"), (MARK, "1")]] {
         assert_eq!(meaning(503, unclear).await, Outcome::TRANSIENT);
     }
+}
+
+/// A handler that calls another service through a retry layer, and answers with this if that fails.
+fn caller(
+    name: &'static str,
+    then: u16,
+    headers: &'static [(&'static str, &'static str)],
+    repeats: bool,
+) -> Server {
+    let (inner, _) = handler(then, headers);
+    let service = service_fn(move |request: Request| {
+        let inner = inner.clone();
+        async move {
+            let failing =
+                service_fn(|_: u8| std::future::ready(Err::<(), Failure>(Error::Inner("down"))));
+            let config = RetryConfig::new().max_attempts(2);
+            let retry = RetryLayer::new(name, config, by_clone_if(move |_: &u8| repeats)).unwrap();
+            retry.layer(failing).oneshot(7).await.unwrap_err();
+            inner.oneshot(request).await
+        }
+    });
+    BoxCloneSyncService::new(service)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
+    let layers = || answer(RefusesFirst::new(0)).should_retry_header(true);
+    let spent = |status, headers| caller("spent", status, headers, true);
+    let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
+    assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
+    assert_eq!(says(spent(200, &[])).await, None, "it found another way");
+    let own = says(spent(502, &[(SHOULD_RETRY, "true")])).await;
+    assert_eq!(own.as_deref(), Some("true"), "the service's own word");
+    let once = caller("not spent", 502, &[], false);
+    assert_eq!(says(once).await, None, "nothing was repeated");
+    let silent = ask(answer(RefusesFirst::new(0)), spent(502, &[])).await;
+    assert_eq!(header(&silent, SHOULD_RETRY), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
+    let runs = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&runs);
+    let spent = caller("spent and heard", 502, &[], true).map_request(move |request| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        request
+    });
+    let inner = answer(RefusesFirst::new(0))
+        .should_retry_header(true)
+        .layer(spent);
+    let response = ask(answer(retry("hears", Plain)), inner).await;
+    assert_eq!(response.status(), 502);
+    assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
 // ── its wait, as the time a circuit stays open ──

@@ -9,8 +9,8 @@ use buttress::clock::Now;
 use buttress::event::{BreakerState, Subscription};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Error, Event, Kind, Outcome, repeat, subscribe};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+use buttress::{Error, Event, Kind, Outcome, subscribe};
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -200,7 +200,7 @@ async fn an_observer_of_one_handle_receives_its_events_and_no_others() {
     drop(budget.try_withdraw(Kind::Transient));
     assert_eq!(notes.take(), ["budget `own`", "budget `own`"]);
 
-    let retry = RetryLayer::new("own", RetryConfig::new(), repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("own", RetryConfig::new(), by_clone()).unwrap();
     retry.observe_with(notes.observer());
     // A layer that is changed afterwards keeps its observers.
     let retry = retry.without_budget();
@@ -269,7 +269,7 @@ fn two_live_handles_of_one_kind_and_name_are_reported_once() {
     let first = breaker("twins", config);
     let _clone = first.clone();
     let _other_kind = RetryBudget::new("twins", BudgetConfig::new()).unwrap();
-    let _other_kind = RetryLayer::new("twins", RetryConfig::new(), repeat::cloned()).unwrap();
+    let _other_kind = RetryLayer::new("twins", RetryConfig::new(), by_clone()).unwrap();
     assert_eq!(
         warnings.take(),
         [""; 0],

@@ -14,7 +14,7 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::event::RetryStop;
 use buttress::http::{ByStatus, ClientConfig, Drain, Replay, client};
-use buttress::retry::{AtOnce, Discard, RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::{BoxError, Error};
 use bytes::Bytes;
@@ -330,10 +330,7 @@ async fn in_two_halves(
 }
 
 /// How many connections it takes to make a call whose first attempt fails like that, then two calls at once.
-async fn connections<D>(discard: D) -> usize
-where
-    D: Discard<Response<Watched<Incoming>>> + Clone,
-{
+async fn connections(drain: Drain) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/", listener.local_addr().unwrap());
     let cues = Arc::new(Cues::default());
@@ -351,7 +348,7 @@ where
     let layer = RetryLayer::new("drain", RetryConfig::new().backoff(at_once), Replay::new())
         .unwrap()
         .classify(ByStatus::new())
-        .discard(discard);
+        .discard(drain);
     let service = ServiceBuilder::new()
         .layer(layer)
         .map_response(move |response: Response<Incoming>| {
@@ -373,7 +370,11 @@ where
 async fn a_failed_responses_connection_is_used_again() {
     let patient = Drain::new().within(Duration::from_secs(60));
     assert_eq!(connections(patient).await, 2);
-    assert_eq!(connections(AtOnce).await, 3, "without, it is closed");
+    assert_eq!(
+        connections(Drain::new().bytes(0)).await,
+        3,
+        "without, it is closed"
+    );
 }
 
 #[tokio::test(start_paused = true)]

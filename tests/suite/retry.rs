@@ -6,9 +6,8 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,14 +15,12 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::event::RetryStop;
-use buttress::repeat::{Cloned, cloned, cloned_if};
-use buttress::retry::{Retry, RetryConfig, RetryLayer};
+use buttress::retry::{ReplayPolicy, Retry, RetryConfig, RetryLayer, by_clone, by_clone_if};
 use buttress::{
     Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
-    ErrorIsTransient, Event, Executed, Kind, Outcome, Reason, Rejected, Repeat, classify_fn,
-    subscribe,
+    ErrorIsTransient, Event, Executed, Kind, Outcome, Reason, Rejected, classify_fn, subscribe,
 };
-use tokio::time::{Instant, advance, sleep};
+use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
 
 const MS: fn(u64) -> Duration = Duration::from_millis;
@@ -208,18 +205,25 @@ fn plain() -> RetryConfig {
     RetryConfig::new().backoff(backoff)
 }
 
-fn layer(name: &str, config: RetryConfig) -> RetryLayer<Cloned, Says> {
-    RetryLayer::new(name, config, cloned())
+trait Clones: ReplayPolicy<u32, Attempt = u32, Saved = u32> + Clone + Send + Sync + 'static {}
+
+impl<R: ReplayPolicy<u32, Attempt = u32, Saved = u32> + Clone + Send + Sync + 'static> Clones
+    for R
+{
+}
+
+fn layer(name: &str, config: RetryConfig) -> RetryLayer<impl Clones + use<>, Says> {
+    RetryLayer::new(name, config, by_clone())
         .unwrap()
         .classify(says as Says)
 }
 
-fn over(inner: &Scripted, config: RetryConfig) -> Retry<Scripted, Cloned, Says> {
+fn over(inner: &Scripted, config: RetryConfig) -> Retry<Scripted, impl Clones + use<>, Says> {
     layer("test", config).without_budget().layer(inner.clone())
 }
 
 /// A layer with a budget of its own, and that budget.
-fn paid(config: RetryConfig, tokens: u32) -> (RetryLayer<Cloned, Says>, RetryBudget) {
+fn paid(config: RetryConfig, tokens: u32) -> (RetryLayer<impl Clones, Says>, RetryBudget) {
     let budget = BudgetConfig::new().cap(100).initial(tokens).reserve(100);
     let budget = RetryBudget::new("test", budget).unwrap();
     (layer("test", config).budget(budget.clone()), budget)
@@ -265,10 +269,27 @@ async fn a_call_makes_three_attempts_by_default_and_ends_with_the_last_result() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_success_ends_the_call() {
-    let inner = Scripted::new([err(BAD), ok(GOOD)]);
-    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
-    assert_eq!(inner.count(), 2);
+async fn a_wait_is_the_backoffs_or_the_servers_if_that_is_longer_but_not_too_long() {
+    let hint = |wait| err(BAD.wait(Some(MS(wait))));
+    let limiting = ok(Outcome::OVERLOADED.wait(Some(S(3))));
+    let late = BAD.wait(Some(S(86_400)));
+    let rows: [(Vec<Answer>, Outcome, &[u128]); 4] = [
+        (vec![err(BAD), ok(GOOD)], GOOD, &[100]),
+        (vec![hint(30), hint(700), ok(GOOD)], GOOD, &[100, 700]),
+        (
+            vec![ok(Outcome::OVERLOADED), limiting, ok(GOOD)],
+            GOOD,
+            &[1000, 3000],
+        ),
+        (vec![ok(late)], late, &[]),
+    ];
+    for (script, result, waits) in rows {
+        let inner = Scripted::new(script);
+        assert_eq!(send(&over(&inner, plain()), 1).await, Ok(result));
+        assert_eq!(inner.waits(), waits);
+        let waited = Duration::from_millis(waits.iter().sum::<u128>().try_into().unwrap());
+        assert_eq!(inner.script.lock().unwrap().started.elapsed(), waited);
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -283,20 +304,6 @@ async fn jitter_is_drawn_afresh_for_every_wait_and_inside_the_cap() {
     waits.sort_unstable();
     waits.dedup();
     assert!(waits.len() > 20, "{waits:?}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn clients_that_failed_together_do_not_come_back_together() {
-    let service = layer("together", RetryConfig::new().max_attempts(2)).without_budget();
-    let mut waits = Vec::new();
-    for _ in 0..20 {
-        let inner = Scripted::new([err(BAD)]);
-        let _ = send(&service.layer(inner.clone()), 1).await;
-        waits.extend(inner.waits());
-    }
-    waits.sort_unstable();
-    waits.dedup();
-    assert!(waits.len() > 5, "{waits:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,41 +324,13 @@ async fn permanent_and_neutral_results_are_not_repeated_unless_they_say_so() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_overloaded_service_is_left_alone_for_a_second_or_as_long_as_it_says() {
-    let inner = Scripted::new([
-        ok(Outcome::OVERLOADED),
-        ok(Outcome::OVERLOADED.wait(Some(S(3)))),
-        ok(GOOD),
-    ]);
-    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
-    assert_eq!(inner.waits(), [1000, 3000]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_wait_the_server_asks_for_is_kept_and_never_shortened() {
-    let hint = |wait| err(BAD.wait(Some(MS(wait))));
-    let inner = Scripted::new([hint(30), hint(700), ok(GOOD)]);
-    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
-    assert_eq!(inner.waits(), [100, 700]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn too_long_a_wait_ends_the_call_at_once_with_that_answer() {
-    let answer = BAD.wait(Some(S(86_400)));
-    let inner = Scripted::new([ok(answer)]);
-    let started = Instant::now();
-    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(answer));
-    assert_eq!((inner.count(), started.elapsed()), (1, Duration::ZERO));
-}
-
 // ── what may be repeated ────────────────────────────────────────────────────
 
 #[tokio::test(start_paused = true)]
 async fn what_may_not_run_twice_is_repeated_only_if_it_was_not_executed() {
     for (outcome, attempts) in [(BAD, 1), (BAD.not_executed(), 4)] {
         let inner = Scripted::new([err(outcome)]);
-        let reads = cloned_if(|request: &u32| *request == 0);
+        let reads = by_clone_if(|request: &u32| *request == 0);
         let layer = RetryLayer::new("some", plain(), reads).unwrap();
         let service = layer.classify(says as Says).without_budget();
         let _ = send(&service.layer(inner.clone()), 9).await;
@@ -378,7 +357,7 @@ async fn what_was_not_executed_is_repeated_at_once_without_a_token_and_uncounted
 async fn what_cannot_be_repeated_is_sent_once_and_never_refused() {
     #[derive(Clone)]
     struct Once;
-    impl Repeat<u32> for Once {
+    impl ReplayPolicy<u32> for Once {
         type Attempt = u32;
         type Saved = Infallible;
         fn first(&self, request: u32) -> (u32, Option<Infallible>) {
@@ -406,7 +385,7 @@ async fn what_cannot_be_repeated_is_sent_once_and_never_refused() {
 async fn a_copy_that_is_used_up_ends_the_call_and_returns_the_token() {
     #[derive(Clone)]
     struct UsedUp;
-    impl Repeat<u32> for UsedUp {
+    impl ReplayPolicy<u32> for UsedUp {
         type Attempt = u32;
         type Saved = ();
         fn first(&self, request: u32) -> (u32, Option<()>) {
@@ -432,60 +411,6 @@ fn refusal(reason: Reason, wait: Option<Duration>) -> Rejected {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_our_own_ends_the_call_at_once_and_costs_nothing() {
-    for reason in [
-        Reason::CircuitOpen,
-        Reason::Policy("full".into()),
-        Reason::Deadline,
-    ] {
-        let refused = refusal(reason, Some(MS(1)));
-        let inner = Scripted::new([refuse(refused.clone())]);
-        let (layer, budget) = paid(plain(), 5);
-        let started = Instant::now();
-        let result = send(&layer.layer(inner.clone()), 1).await;
-        assert_eq!(result, Err(Error::Rejected(refused)));
-        assert_eq!((inner.count(), started.elapsed()), (1, Duration::ZERO));
-        assert_eq!(tenths(&budget), 50);
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retry_that_was_refused_further_in_returns_its_token() {
-    let refused = refuse(refusal(Reason::CircuitOpen, None));
-    let inner = Scripted::new([err(BAD), refused]);
-    let (layer, budget) = paid(plain(), 5);
-    assert!(send(&layer.layer(inner.clone()), 1).await.is_err());
-    assert_eq!(inner.count(), 2);
-    assert_eq!(tenths(&budget), 50, "it never reached the service");
-}
-
-#[tokio::test(start_paused = true)]
-async fn refusals_are_waited_for_by_choice_but_never_an_open_circuit() {
-    let config = plain().retry_rejections(Some(MS(500)));
-    for (reason, wait, attempts) in [
-        (Reason::Policy("full".into()), Some(MS(300)), 3),
-        (Reason::Policy("full".into()), Some(MS(501)), 1),
-        (Reason::CircuitOpen, Some(MS(1)), 1),
-        (Reason::CircuitForcedOpen, None, 1),
-        (Reason::CircuitIsolated, None, 1),
-    ] {
-        let inner = Scripted::new([refuse(refusal(reason.clone(), wait))]);
-        let (layer, budget) = paid(config, 5);
-        assert!(send(&layer.layer(inner.clone()), 1).await.is_err());
-        assert_eq!(inner.count(), attempts, "{reason:?}");
-        assert_eq!(tenths(&budget), 50, "nothing reached the service");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_attempt_timeout_is_a_failure_of_the_service() {
-    let limit = S(1);
-    let late = refusal(Reason::AttemptTimeout { limit }, None).executed(Executed::Maybe);
-    let inner = Scripted::new([refuse(late), ok(GOOD)]);
-    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
-}
-
-#[tokio::test(start_paused = true)]
 async fn not_executed_is_a_claim_about_the_whole_call() {
     let refused = refusal(Reason::CircuitOpen, None);
     for (first, claim) in [
@@ -499,37 +424,64 @@ async fn not_executed_is_a_claim_about_the_whole_call() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_our_own_costs_nothing_and_ends_the_call_unless_it_is_waited_for() {
+    let waits = plain().retry_rejections(Some(MS(500)));
+    let full = || Reason::Policy("full".into());
+    for (config, reason, wait, attempts) in [
+        (plain(), Reason::CircuitOpen, Some(MS(1)), 1),
+        (plain(), full(), Some(MS(1)), 1),
+        (plain(), Reason::Deadline, Some(MS(1)), 1),
+        (waits, full(), Some(MS(300)), 3),
+        (waits, full(), Some(MS(501)), 1),
+        (waits, Reason::CircuitOpen, Some(MS(1)), 1),
+        (waits, Reason::CircuitForcedOpen, None, 1),
+        (waits, Reason::CircuitIsolated, None, 1),
+    ] {
+        let refused = refusal(reason, wait);
+        let inner = Scripted::new([refuse(refused.clone())]);
+        let (layer, budget) = paid(config, 5);
+        let started = Instant::now();
+        let result = send(&layer.layer(inner.clone()), 1).await;
+        assert_eq!(result, Err(Error::Rejected(refused)));
+        assert_eq!(inner.count(), attempts, "{result:?}");
+        assert!(attempts > 1 || started.elapsed().is_zero());
+        assert_eq!(tenths(&budget), 50, "nothing reached the service");
+    }
+    // A retry that is refused further in did not reach the service either.
+    let refused = refuse(refusal(Reason::CircuitOpen, None));
+    let inner = Scripted::new([err(BAD), refused]);
+    let (layer, budget) = paid(plain(), 5);
+    assert!(send(&layer.layer(inner.clone()), 1).await.is_err());
+    assert_eq!((inner.count(), tenths(&budget)), (2, 50));
+    // An attempt timeout is a failure of the service.
+    let limit = S(1);
+    let late = refusal(Reason::AttemptTimeout { limit }, None).executed(Executed::Maybe);
+    let inner = Scripted::new([refuse(late), ok(GOOD)]);
+    assert_eq!(send(&over(&inner, plain()), 1).await, Ok(GOOD));
+}
+
 // ── deadline ────────────────────────────────────────────────────────────────
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_cannot_end_before_the_deadline_is_not_begun() {
-    let inner = Scripted::new([err(BAD)]);
-    let service = over(&inner, plain());
-    let started = Instant::now();
-    let call = Deadline::after(MS(250)).scope(send(&service, 1));
-    assert_eq!(call.await, Err(Error::Inner(Fault(BAD))));
-    assert_eq!((inner.count(), started.elapsed()), (2, MS(100)));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hint_beyond_the_deadline_ends_the_call_at_once() {
-    let answer = Outcome::OVERLOADED.wait(Some(S(60)));
-    let inner = Scripted::new([ok(answer).after(S(1))]);
-    let service = over(&inner, plain().max_hint(S(600)));
-    let started = Instant::now();
-    let call = Deadline::after(S(30)).scope(send(&service, 1));
-    assert_eq!(call.await, Ok(answer));
-    assert_eq!(started.elapsed(), S(1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_that_its_deadline_cut_short_is_not_repeated() {
+async fn no_wait_is_begun_that_cannot_end_before_the_deadline_and_what_it_cut_short_is_not_repeated()
+ {
     let cut = refusal(Reason::Deadline, None).executed(Executed::Maybe);
-    let inner = Scripted::new([refuse(cut.clone())]);
-    let (layer, budget) = paid(plain(), 5);
-    let result = send(&layer.layer(inner.clone()), 1).await;
-    assert_eq!(result, Err(Error::Rejected(cut)));
-    assert_eq!((inner.count(), tenths(&budget)), (1, 50));
+    let hinted = ok(Outcome::OVERLOADED.wait(Some(S(60)))).after(S(1));
+    for (answer, deadline, attempts, elapsed) in [
+        (err(BAD), MS(250), 2, MS(100)),
+        (hinted, S(30), 1, S(1)),
+        (refuse(cut), S(30), 1, Duration::ZERO),
+    ] {
+        let inner = Scripted::new([answer.clone()]);
+        let (layer, budget) = paid(plain().max_hint(S(600)), 5);
+        let service = layer.layer(inner.clone());
+        let started = Instant::now();
+        let result = Deadline::after(deadline).scope(send(&service, 1)).await;
+        assert_eq!(result, answer.result);
+        assert_eq!((inner.count(), started.elapsed()), (attempts, elapsed));
+        assert_eq!(tenths(&budget), if attempts == 1 { 50 } else { 40 });
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -550,7 +502,7 @@ async fn a_deadline_that_passes_while_the_service_is_busy_gives_the_last_real_re
     let inner = Scripted::new([err(BAD)]);
     let (layer, budget) = paid(plain(), 5);
     let (_subscription, events) = events_of("test busy");
-    let layer = RetryLayer::new("test busy", layer.config(), cloned())
+    let layer = RetryLayer::new("test busy", layer.config(), by_clone())
         .unwrap()
         .classify(says as Says)
         .budget(budget.clone());
@@ -601,30 +553,21 @@ async fn the_layer_nearest_the_failure_repeats_and_the_one_outside_it_does_not()
     let stack = layer("top", plain()).layer(layer("middle", plain()).layer(over(&inner, plain())));
     assert!(send(&stack, 1).await.is_err());
     assert_eq!(inner.count(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn told_to_the_layer_outside_repeats_what_was_spent_below() {
-    let inner = Scripted::new([err(BAD)]);
-    let outer = layer("told", plain().retry_spent_below(true)).without_budget();
-    assert!(send(&outer.layer(over(&inner, plain())), 1).await.is_err());
-    assert_eq!(inner.count(), 9);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_layer_that_repeats_nothing_has_spent_nothing() {
-    let inner = Scripted::new([err(BAD)]);
-    let stack = layer("outer", plain()).layer(over(&inner, plain().max_attempts(1)));
-    assert!(send(&stack, 1).await.is_err());
-    assert_eq!(inner.count(), 3);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_empty_budget_below_is_spent_too() {
+    // A layer outside that is set to repeats it; and a layer that repeats nothing has spent nothing.
+    for (outside, below, attempts) in [
+        (plain().retry_spent_below(true), plain(), 9),
+        (plain(), plain().max_attempts(1), 3),
+    ] {
+        let inner = Scripted::new([err(BAD)]);
+        let outside = layer("outside", outside).without_budget();
+        assert!(send(&outside.layer(over(&inner, below)), 1).await.is_err());
+        assert_eq!(inner.count(), attempts);
+    }
+    // An empty budget is spent too.
     let inner = Scripted::new([err(BAD)]);
     let (below, _) = paid(plain(), 0);
-    let stack = layer("outer", plain()).without_budget();
-    let stack = stack.layer(below.layer(inner.clone()));
+    let outside = layer("outside", plain()).without_budget();
+    let stack = outside.layer(below.layer(inner.clone()));
     assert!(send(&stack, 1).await.is_err());
     assert_eq!(inner.count(), 1);
 }
@@ -633,8 +576,8 @@ async fn an_empty_budget_below_is_spent_too() {
 async fn a_call_whose_inner_retry_succeeded_is_not_marked() {
     // The service in the middle fails by itself, after its own retry went well.
     #[derive(Clone)]
-    struct Middle(Retry<Scripted, Cloned, Says>);
-    impl Service<u32> for Middle {
+    struct Middle<R: Clones>(Retry<Scripted, R, Says>);
+    impl<R: Clones> Service<u32> for Middle<R> {
         type Response = Outcome;
         type Error = Error<Fault>;
         type Future = Reply;
@@ -661,7 +604,7 @@ async fn a_call_is_not_unexecuted_because_its_last_attempt_below_was() {
     let always = |result: Result<&Outcome, &Error<Fault>>| says(result).repeat(Again::Allowed);
     for (first, runs) in [(err(BAD), 2), (err(BAD.not_executed()), 3)] {
         let inner = Scripted::new([first, unexecuted.clone(), ok(GOOD)]);
-        let nothing = cloned_if(|_: &u32| false);
+        let nothing = by_clone_if(|_: &u32| false);
         let outer = RetryLayer::new("acted", plain(), nothing).unwrap();
         let outer = outer.classify(classify_fn(always)).without_budget();
         let stack = outer.layer(over(&inner, plain()));
@@ -733,64 +676,6 @@ async fn a_caller_may_switch_it_off_for_one_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_while_waiting_starts_nothing_and_returns_the_token() {
-    let inner = Scripted::new([err(BAD)]);
-    let (layer, budget) = paid(plain(), 5);
-    let service = layer.layer(inner.clone());
-    {
-        let mut call = pin!(send(&service, 1));
-        assert!(futures_poll(call.as_mut()).await.is_pending());
-        assert_eq!(tenths(&budget), 40, "taken when it is scheduled");
-    }
-    assert_eq!(tenths(&budget), 50);
-    advance(S(60)).await;
-    assert_eq!(inner.count(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_during_a_retry_has_spent_its_token() {
-    let inner = Scripted::new([err(BAD), err(BAD).after(S(9))]);
-    let (layer, budget) = paid(plain(), 5);
-    let service = layer.layer(inner.clone());
-    let call = tokio::time::timeout(S(1), send(&service, 1)).await;
-    assert!(call.is_err());
-    assert_eq!((inner.count(), tenths(&budget)), (2, 40));
-}
-
-#[tokio::test]
-async fn a_future_dropped_before_its_first_poll_leaves_nothing_behind() {
-    let inner = Scripted::new([err(BAD)]);
-    let (layer, budget) = paid(plain(), 5);
-    let mut service = layer.layer(inner.clone());
-    drop(service.ready().await.unwrap().call(1));
-    assert_eq!(tenths(&budget), 50);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_panic_in_the_service_passes_through_and_the_next_call_works() {
-    let calls = Arc::new(Mutex::new(0));
-    let count = calls.clone();
-    let inner = tower::service_fn(move |_: u32| {
-        *count.lock().unwrap() += 1;
-        let call = *count.lock().unwrap();
-        async move {
-            assert!(call != 2, "the second one panics");
-            match call {
-                1 => Err(Error::Inner(Fault(BAD))),
-                _ => Ok(GOOD),
-            }
-        }
-    });
-    let (layer, budget) = paid(plain(), 5);
-    let service = layer.layer(inner);
-    let first = tokio::spawn(service.clone().oneshot(1));
-    assert!(first.await.unwrap_err().is_panic());
-    assert_eq!(service.oneshot(1).await, Ok(GOOD));
-    assert_eq!(tenths(&budget), 42, "the panicked retry had started");
-    assert_eq!(Call::current().attempt, 1);
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_attempt_is_dropped_inside_its_call() {
     struct Hangs(Arc<Mutex<Option<u32>>>);
     impl Drop for Hangs {
@@ -851,7 +736,7 @@ async fn over_a_buffer_of_one_attempts_follow_one_another() {
         Ok(outcome) => *outcome,
         Err(_) => Outcome::TRANSIENT,
     });
-    let layer = RetryLayer::new("buffer", plain(), cloned()).unwrap();
+    let layer = RetryLayer::new("buffer", plain(), by_clone()).unwrap();
     let service = layer.classify(by_error).without_budget().layer(shared);
     let calls = tokio::join!(send(&service, 1), send(&service, 2));
     assert!(calls.0.is_ok() && calls.1.is_ok(), "{calls:?}");
@@ -869,43 +754,6 @@ async fn inside_a_buffer_the_callers_deadline_still_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_instance_called_is_the_one_that_was_ready() {
-    // `Scripted` panics otherwise; clones are never ready.
-    let inner = Scripted::new([err(BAD)]);
-    let mut service = over(&inner, plain());
-    for _ in 0..3 {
-        assert!(service.ready().await.unwrap().call(1).await.is_err());
-    }
-    assert_eq!(inner.count(), 9);
-}
-
-#[tokio::test(start_paused = true)]
-async fn requests_need_be_neither_send_nor_owned() {
-    let text = String::from("borrowed");
-    let shared = Rc::new(7_u32);
-    let calls = std::cell::Cell::new(0);
-    let inner = tower::service_fn(|(text, number): (&str, Rc<u32>)| {
-        calls.set(calls.get() + 1);
-        let last = calls.get() == 3;
-        let answer = format!("{text} {number}");
-        async move {
-            if last {
-                Ok(answer)
-            } else {
-                Err(Rejected::new(
-                    Reason::AttemptTimeout { limit: S(1) },
-                    "inner",
-                ))
-            }
-        }
-    });
-    let layer = RetryLayer::new("local", plain(), cloned()).unwrap();
-    let service = layer.without_budget().layer(inner);
-    let answer = service.oneshot((&*text, shared)).await;
-    assert_eq!(answer.as_deref(), Ok("borrowed 7"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_failed_result_is_kept_whole_until_the_next_attempt_is_made() {
     struct Body(Arc<Mutex<Vec<&'static str>>>);
     impl Drop for Body {
@@ -920,7 +768,7 @@ async fn the_failed_result_is_kept_whole_until_the_next_attempt_is_made() {
         let body = Body(bodies.clone());
         async move { Ok::<_, Error<Fault>>(body) }
     });
-    let layer = RetryLayer::new("kept", plain(), cloned()).unwrap();
+    let layer = RetryLayer::new("kept", plain(), by_clone()).unwrap();
     let layer = layer.classify(classify_fn(|_: Result<&Body, &Error<Fault>>| BAD));
     let body = layer.without_budget().layer(inner).oneshot(1).await;
     let order = ["called", "called", "dropped", "called", "dropped"];
@@ -991,7 +839,7 @@ async fn a_retry_counts_against_the_concurrency_cap_from_schedule_to_end() {
     let inner = Scripted::new([err(BAD), err(BAD).after(S(1)), ok(GOOD).after(S(1))]);
     let service = layer("one", plain()).budget(budget.clone());
     let service = service.layer(inner.clone());
-    let first = tokio::spawn(send_owned(service.clone(), 1));
+    let first = tokio::spawn(service.clone().oneshot(1));
     // The first call waits for its retry, then makes it: all the time others get none.
     for _ in 0..3 {
         sleep(MS(60)).await;
@@ -1003,13 +851,6 @@ async fn a_retry_counts_against_the_concurrency_cap_from_schedule_to_end() {
     assert_eq!(tenths(&budget), 10);
     assert_eq!(send(&service, 2).await, Ok(GOOD));
     assert_eq!(tenths(&budget), 10);
-}
-
-async fn send_owned(
-    service: Retry<Scripted, Cloned, Says>,
-    request: u32,
-) -> Result<Outcome, Error<Fault>> {
-    service.oneshot(request).await
 }
 
 #[tokio::test(start_paused = true)]
@@ -1147,9 +988,4 @@ async fn a_run_can_be_spawned_and_marks_what_it_has_spent() {
     });
     let (result, attempts) = task.await.unwrap();
     assert_eq!((result, attempts), (Err(Error::Inner(Fault(BAD))), 3));
-}
-
-/// Polls once.
-async fn futures_poll<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
-    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }

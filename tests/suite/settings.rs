@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::backoff::Growth;
+use buttress::backoff::{Backoff, Growth, Jitter};
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window};
 use buttress::budget::{BudgetConfig, Cost, InFlight, RetryBudget, Rule};
 use buttress::clock::Now;
@@ -11,8 +11,8 @@ use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer
 use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Backoff, ConfigError, Jitter, Outcome, repeat};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+use buttress::{ConfigError, Outcome};
 use proptest::prelude::*;
 
 use crate::common::SECOND;
@@ -285,7 +285,7 @@ fn named(name: &str) -> Vec<Option<ConfigError>> {
         Breaker::keyed::<String, _>(name, BreakerConfig::default(), keys, by_itself()).err(),
         RetryBudget::new(name, BudgetConfig::default()).err(),
         RetryBudget::keyed::<String, _>(name, BudgetConfig::default(), keys, by_itself()).err(),
-        RetryLayer::new(name, RetryConfig::new(), repeat::cloned()).err(),
+        RetryLayer::new(name, RetryConfig::new(), by_clone()).err(),
         buttress::http::client(name, ClientConfig::default()).err(),
         grpc(name, ClientConfig::default()).err(),
         server(name, ServerConfig::default()).err(),

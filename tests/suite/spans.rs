@@ -6,9 +6,10 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
+use buttress::Error;
 use buttress::http::{AttemptSpanLayer, ByStatus, ClientConfig, Replay, client};
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Error, TimeoutLayer};
+use buttress::timeout::TimeoutLayer;
 use http::{Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 

@@ -9,13 +9,11 @@ use buttress::clock::Now;
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
-use buttress::retry::{RetryConfig, RetryLayer};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;
-use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Outcome, TimeoutLayer, repeat,
-    subscribe,
-};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Error, ErrorIsTransient, Event, Outcome, subscribe};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::advance;
 use tower::{Layer, ServiceExt};
@@ -106,7 +104,7 @@ async fn everything() {
     }
 
     let config = RetryConfig::new().max_attempts(9);
-    let retry = RetryLayer::new("all", config, repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("all", config, by_clone()).unwrap();
     let inner: Inner = Inner::new(|_| bad());
     retry.layer(inner).oneshot(()).await.unwrap_err();
 
@@ -426,7 +424,7 @@ async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
     let snapshotter = recorder.snapshotter();
     let _guard = metrics::set_default_local_recorder(&recorder);
     let config = RetryConfig::new().max_attempts(9);
-    let retry = RetryLayer::new("wired", config, repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("wired", config, by_clone()).unwrap();
     let inner: Inner = Inner::new(|_| bad());
     let result = retry.layer(inner.clone()).oneshot(()).await;
     assert_eq!(result, Err(Error::Inner("bad")), "the real result");
@@ -520,7 +518,7 @@ async fn moves_are_logged_as_warnings_and_the_rest_for_debugging() {
         "{line}"
     );
     assert!(line.contains("reason=\"circuit_open\""), "{line}");
-    let retry = RetryLayer::new("logged", RetryConfig::new(), repeat::cloned()).unwrap();
+    let retry = RetryLayer::new("logged", RetryConfig::new(), by_clone()).unwrap();
     let inner: Inner = Inner::new(|call| if call == 0 { bad() } else { good() });
     let limit = TimeoutLayer::new("logged", SECOND);
     retry.layer(limit.layer(inner)).oneshot(()).await.unwrap();

@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use buttress::testing::{Step, Strict};
-use buttress::{
-    CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, Rejected, TimeoutLayer,
-};
+use buttress::testing::Step;
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Deadline, Error, Executed, Reason, Rejected};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-type Inner = Strict<(), &'static str, Error<&'static str>>;
-
-const SECOND: Duration = Duration::from_secs(1);
+use crate::common::{Inner, SECOND};
 
 fn answers_after(time: Duration) -> Inner {
-    Strict::new(move |_| Step::After(time, Ok("late")))
+    Inner::new(move |_| Step::After(time, Ok("late")))
 }
 
 fn reason<T: std::fmt::Debug, E: std::fmt::Debug>(
@@ -43,27 +40,17 @@ async fn an_attempt_ends_at_its_limit_and_says_the_limit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_in_time_arms_and_leaves_no_timer() {
-    let result = TimeoutLayer::new("t", SECOND)
-        .layer(answers_after(SECOND / 2))
-        .oneshot(())
-        .await;
-    assert_eq!(result, Ok("late"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_result_ready_together_with_the_timer_wins() {
-    let result = TimeoutLayer::new("t", SECOND)
-        .layer(answers_after(SECOND))
-        .oneshot(())
-        .await;
-    assert_eq!(result, Ok("late"));
+async fn a_result_in_time_or_together_with_the_timer_wins() {
+    for after in [SECOND / 2, SECOND] {
+        let service = TimeoutLayer::new("t", SECOND).layer(answers_after(after));
+        assert_eq!(service.oneshot(()).await, Ok("late"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_error_that_comes_with_the_timer_is_the_limits() {
     let fails =
-        |after| -> Inner { Strict::new(move |_| Step::After(after, Err(Error::Inner("gave up")))) };
+        |after| -> Inner { Inner::new(move |_| Step::After(after, Err(Error::Inner("gave up")))) };
     let limit = TimeoutLayer::new("t", SECOND);
     let with_it = limit.layer(fails(SECOND)).oneshot(()).await;
     assert_eq!(reason(with_it).0, Reason::AttemptTimeout { limit: SECOND });
@@ -85,25 +72,13 @@ async fn an_error_that_comes_with_the_timer_is_the_limits() {
 #[tokio::test(start_paused = true)]
 async fn a_limit_of_zero_is_one_poll_then_timeout() {
     let started = Instant::now();
-    let late = TimeoutLayer::new("t", Duration::ZERO)
-        .layer(answers_after(SECOND))
-        .oneshot(())
-        .await;
-    assert_eq!(
-        reason(late).0,
-        Reason::AttemptTimeout {
-            limit: Duration::ZERO
-        }
-    );
+    let none = TimeoutLayer::new("t", Duration::ZERO);
+    let late = none.layer(answers_after(SECOND)).oneshot(()).await;
+    let limit = Duration::ZERO;
+    assert_eq!(reason(late).0, Reason::AttemptTimeout { limit });
     assert_eq!(started.elapsed(), Duration::ZERO);
-    let inner: Inner = Strict::new(|_| Step::Answer(Ok("at once")));
-    assert_eq!(
-        TimeoutLayer::new("t", Duration::ZERO)
-            .layer(inner)
-            .oneshot(())
-            .await,
-        Ok("at once")
-    );
+    let inner: Inner = Inner::new(|_| Step::Answer(Ok("at once")));
+    assert_eq!(none.layer(inner).oneshot(()).await, Ok("at once"));
 }
 
 #[tokio::test(start_paused = true)]

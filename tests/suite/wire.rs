@@ -11,7 +11,8 @@ use buttress::http::deadline::{
 };
 use buttress::http::{ClientConfig, Replay, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{CallOptions, Deadline, DeadlineLayer, Error, Executed, Reason, TimeoutLayer};
+use buttress::timeout::{DeadlineLayer, TimeoutLayer};
+use buttress::{CallOptions, Deadline, Error, Executed, Reason};
 use bytes::Bytes;
 use http_body_util::Full;
 use tokio::time::sleep;

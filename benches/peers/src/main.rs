@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 use buttress::gate::{KeyedConfig, by};
-use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{ErrorIsTransient, Outcome, TimeoutLayer, repeat};
+use buttress::retry::{RetryConfig, RetryLayer, by_clone};
+use buttress::{ErrorIsTransient, Outcome};
+use buttress::timeout::TimeoutLayer;
 use failsafe::backoff;
 use failsafe::futures::CircuitBreaker as _;
 use layered::{Execute, Service as _, Stack as _};
@@ -194,8 +195,8 @@ fn buttress_open() -> BreakerLayer<ErrorIsTransient> {
     BreakerLayer::new(breaker, ErrorIsTransient)
 }
 
-fn buttress_retry() -> RetryLayer<repeat::Cloned> {
-    RetryLayer::new("bench", RetryConfig::default(), repeat::cloned())
+fn buttress_retry() -> RetryLayer {
+    RetryLayer::new("bench", RetryConfig::default(), by_clone())
         .expect("a good configuration")
 }
 

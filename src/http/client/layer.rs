@@ -131,11 +131,11 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
     ///
     /// ```
     /// use buttress::http::{ClientConfig, client};
-    /// use buttress::repeat;
+    /// use buttress::retry::by_clone_if;
     /// use http::{Method, Request};
     ///
     /// // A search that is asked for by POST may well run twice.
-    /// let reads = repeat::cloned_if(|request: &Request<String>| request.uri().path() == "/search");
+    /// let reads = by_clone_if(|request: &Request<String>| request.uri().path() == "/search");
     /// let search = client("search", ClientConfig::default())?.repeat(|_| reads);
     /// # let _ = search;
     /// # Ok::<(), buttress::ConfigError>(())

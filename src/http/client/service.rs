@@ -7,7 +7,7 @@ use ::http::Extensions;
 use tower_service::Service;
 
 use super::layer::{Breakers, Budgets};
-use crate::call::CallScope;
+use crate::call_scope::{self, CallScope};
 use crate::deadline::Deadline;
 use crate::gate::Gate;
 use crate::http::deadline::{DeadlineOut, DeadlineOutLayer};
@@ -16,10 +16,10 @@ use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Repla
 use crate::idempotency::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
-use crate::timeout::{Timeout, Untimed};
+use crate::timeout::{DeadlineService, Timeout};
 
 /// The parts, outermost first.
-pub(super) type Stack<S, R, C, M> = Watched<Untimed<Keyed<Repeated<S, R, C, M>>>, C>;
+pub(super) type Stack<S, R, C, M> = Watched<DeadlineService<Keyed<Repeated<S, R, C, M>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
 type Repeated<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>;
@@ -71,6 +71,6 @@ where
         let options = request.extensions_mut().and_then(Extensions::remove);
         let deadline = self.out.callers_deadline(&request);
         let _entered = deadline.map(Deadline::enter);
-        CallScope::of(options, || self.stack.call(request))
+        call_scope::with(options, || self.stack.call(request))
     }
 }

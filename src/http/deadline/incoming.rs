@@ -11,7 +11,8 @@ use super::DeadlineInConfig;
 use crate::deadline::Deadline;
 use crate::error::{CallError, ConfigError};
 use crate::http::HttpRequest;
-use crate::timeout::{DeadlineFuture, DeadlineLayer, DeadlineService};
+use crate::timeout::future::DeadlineFuture;
+use crate::timeout::{DeadlineLayer, DeadlineService};
 
 /// Sets the [`Deadline`] of each call served to the time that its caller says is left.
 ///

@@ -34,7 +34,7 @@
 //!
 //! // The client says what is left of its 3 s.
 //! let client = ServiceBuilder::new()
-//!     .layer(buttress::DeadlineLayer::new("orders", Duration::from_secs(3)))
+//!     .layer(buttress::timeout::DeadlineLayer::new("orders", Duration::from_secs(3)))
 //!     .layer(DeadlineOutLayer::new(header))
 //!     .map_err(buttress::Error::Inner)
 //!     .service(orders);

@@ -31,7 +31,8 @@ use crate::timeout::TimeoutLayer;
 /// ```
 /// use std::time::Duration;
 /// use buttress::http::deadline::{DeadlineHeader, DeadlineOutLayer};
-/// use buttress::{DeadlineLayer, Error, TimeoutLayer};
+/// use buttress::Error;
+/// use buttress::timeout::{DeadlineLayer, TimeoutLayer};
 /// use tower::ServiceBuilder;
 ///
 /// # let client = tower::service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new(())));

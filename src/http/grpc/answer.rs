@@ -23,7 +23,7 @@ use crate::key_problem::KeyProblem;
 /// ```
 /// use std::time::Duration;
 ///
-/// use buttress::TimeoutLayer;
+/// use buttress::timeout::TimeoutLayer;
 /// use buttress::http::answer_grpc;
 /// use tonic::transport::Endpoint;
 /// use tower::Layer;

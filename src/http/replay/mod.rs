@@ -21,7 +21,7 @@ use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
 use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
 use crate::outcome::{Again, Executed, Kind, Outcome};
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 use crate::sync::Mutex;
 
 /// Repeats HTTP requests, and only those that may run twice.
@@ -333,7 +333,7 @@ impl<R> fmt::Debug for Kept<R> {
 }
 
 #[diagnostic::do_not_recommend]
-impl<B: Clone> Repeat<Request<B>> for Replay {
+impl<B: Clone> ReplayPolicy<Request<B>> for Replay {
     type Attempt = Request<B>;
     type Saved = Kept<Request<B>>;
 
@@ -354,7 +354,7 @@ impl<B: Clone> Repeat<Request<B>> for Replay {
         Some(request)
     }
 
-    fn may_repeat(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
         self.may_repeat_kept(saved, outcome)
     }
 
@@ -390,23 +390,24 @@ mod tests {
 
     type Sent = Request<&'static str>;
 
-    fn may_repeat(replay: &Replay, request: Sent) -> bool {
+    fn is_safe(replay: &Replay, request: Sent) -> bool {
         let (_, saved) = replay.first(request);
-        saved.is_some_and(|saved| Repeat::<Sent>::may_repeat(replay, &saved, &Outcome::TRANSIENT))
+        saved
+            .is_some_and(|saved| ReplayPolicy::<Sent>::is_safe(replay, &saved, &Outcome::TRANSIENT))
     }
 
     fn again(replay: &Replay, saved: Option<Kept<Sent>>) -> Sent {
         let _second = Call::new(2, false).enter();
-        Repeat::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
+        ReplayPolicy::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
     }
 
     #[test]
     fn the_method_decides() {
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
-            assert!(may_repeat(&Replay::new(), request(method)), "{method}");
+            assert!(is_safe(&Replay::new(), request(method)), "{method}");
         }
         for method in ["POST", "PATCH", "CONNECT", "PROPFIND", "get"] {
-            assert!(!may_repeat(&Replay::new(), request(method)), "{method}");
+            assert!(!is_safe(&Replay::new(), request(method)), "{method}");
             let (_, saved) = Replay::new().first(request(method));
             assert!(
                 saved.is_some(),
@@ -420,7 +421,7 @@ mod tests {
         let trusts = |redirects, request| {
             let replay = Replay::new().redirects(redirects);
             let (_, saved) = replay.first(request);
-            Repeat::<Sent>::trusts_not_executed(&replay, &saved.unwrap())
+            ReplayPolicy::<Sent>::trusts_not_executed(&replay, &saved.unwrap())
         };
         for (redirects, trusted) in [
             (Redirects::ClientDefault, true),
@@ -435,34 +436,34 @@ mod tests {
 
     #[test]
     fn a_minted_key_alone_makes_nothing_repeatable() {
-        assert!(!may_repeat(&Replay::new(), with_key("POST", true)));
+        assert!(!is_safe(&Replay::new(), with_key("POST", true)));
         let honoured = Replay::new().keys(Keys::Honoured);
-        assert!(may_repeat(&honoured, with_key("POST", true)));
-        assert!(may_repeat(&honoured, with_key("PATCH", true)));
+        assert!(is_safe(&honoured, with_key("POST", true)));
+        assert!(is_safe(&honoured, with_key("PATCH", true)));
         assert!(
-            !may_repeat(&honoured, request("POST")),
+            !is_safe(&honoured, request("POST")),
             "without a key it runs twice"
         );
-        assert!(!may_repeat(&honoured, with_key("LOCK", true)));
+        assert!(!is_safe(&honoured, with_key("LOCK", true)));
         let mut empty = request("POST");
         empty
             .headers_mut()
             .insert(KEY, HeaderValue::from_static(""));
-        assert!(!may_repeat(&honoured, empty));
+        assert!(!is_safe(&honoured, empty));
     }
 
     #[test]
     fn the_callers_own_key_says_that_it_is_honoured() {
-        assert!(may_repeat(&Replay::new(), with_key("POST", false)));
+        assert!(is_safe(&Replay::new(), with_key("POST", false)));
         let elsewhere = Replay::new().key_header("x-key").unwrap();
-        assert!(!may_repeat(&elsewhere, with_key("POST", false)));
+        assert!(!is_safe(&elsewhere, with_key("POST", false)));
     }
 
     #[tokio::test]
     async fn so_does_the_key_in_the_options_of_the_call() {
         CallOptions::new()
             .key("order-1")
-            .scope(async { assert!(may_repeat(&Replay::new(), with_key("POST", true))) })
+            .scope(async { assert!(is_safe(&Replay::new(), with_key("POST", true))) })
             .await;
     }
 
@@ -478,7 +479,7 @@ mod tests {
         let repeats = |request, outcome: &Outcome| {
             let replay = Replay::new();
             let (_, saved) = replay.first(request);
-            Repeat::<Sent>::may_repeat(&replay, &saved.unwrap(), outcome)
+            ReplayPolicy::<Sent>::is_safe(&replay, &saved.unwrap(), outcome)
         };
         let in_progress = conflict(&[("retry-after", "1")]);
         for method in ["PUT", "POST"] {
@@ -497,11 +498,11 @@ mod tests {
             let servers = [server.parse().unwrap()];
             Replay::new().keys(Keys::HonouredBy(servers.into()))
         };
-        assert!(may_repeat(
+        assert!(is_safe(
             &by("https://API.example.com:443"),
             with_key("POST", true)
         ));
-        assert!(!may_repeat(
+        assert!(!is_safe(
             &by("https://other.example.com"),
             with_key("POST", true)
         ));
@@ -510,7 +511,7 @@ mod tests {
     #[test]
     fn a_proxy_never_repeats_what_is_not_idempotent() {
         let proxy = Replay::new().keys(Keys::Honoured).proxy();
-        assert!(may_repeat(&proxy, request("GET")));
+        assert!(is_safe(&proxy, request("GET")));
         for request in [request("POST"), with_key("POST", false)] {
             let (_, saved) = proxy.first(request);
             assert!(saved.is_none(), "not even before it was executed");

@@ -8,7 +8,7 @@ use http_body::Body;
 use super::body::{BodyBuffer, ReplayBody};
 use super::{Kept, Replay};
 use crate::outcome::Outcome;
-use crate::retry::Repeat;
+use crate::retry::ReplayPolicy;
 
 /// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::wrapping`].
 ///
@@ -62,7 +62,7 @@ pub struct KeptAs<B> {
     body: BodyBuffer<B>,
 }
 
-impl<B, B2, W> Repeat<Request<B>> for ReplayAs<W>
+impl<B, B2, W> ReplayPolicy<Request<B>> for ReplayAs<W>
 where
     B: Body,
     W: Fn(ReplayBody<B>) -> B2,
@@ -96,7 +96,7 @@ where
         Some(head.map(|()| (self.wrap)(body)))
     }
 
-    fn may_repeat(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
         self.replay.may_repeat_kept(&saved.head, outcome)
     }
 
@@ -104,7 +104,7 @@ where
         saved.head.trusts_not_executed()
     }
 
-    fn can_repeat(&self, saved: &KeptAs<B>) -> bool {
+    fn is_replayable(&self, saved: &KeptAs<B>) -> bool {
         saved.body.is_replayable()
     }
 }

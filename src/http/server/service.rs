@@ -24,7 +24,8 @@ use crate::http::classify::ByStatus;
 use crate::http::lift::{Lift, LiftFuture};
 use crate::http::marks::NOT_EXECUTED;
 use crate::telemetry::{Observation, Observed};
-use crate::timeout::{DeadlineFuture, DeadlineService, Timeout, TimeoutFuture};
+use crate::timeout::future::{DeadlineFuture, TimeoutFuture};
+use crate::timeout::{DeadlineService, Timeout};
 
 /// What is around a handler, from the outside in.
 type Stack<S> = Answer<Guards<Lift<S>>>;

@@ -10,8 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use buttress::Backoff;
-use buttress::backoff::Jitter;
+use buttress::backoff::{Backoff, Jitter};
 use buttress::http::{ClientConfig, ClientLayer};
 use buttress::retry::RetryConfig;
 use bytes::Bytes;

@@ -11,11 +11,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use buttress::backoff::Jitter;
+use buttress::Error;
+use buttress::backoff::{Backoff, Jitter};
 use buttress::http::{ClientConfig, Keys, client};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::RetryConfig;
-use buttress::{Backoff, Error};
 use bytes::Bytes;
 use http::{Method, Request, Response, Uri};
 use http_body::Body;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use buttress::backoff::{Backoff, Jitter};
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ServerConfig, answer, server};
@@ -13,10 +14,8 @@ use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
-use buttress::{
-    Backoff, BoxError, Deadline, Error, ErrorIsTransient, Jitter, Outcome, Reason, Rejected,
-    TimeoutLayer,
-};
+use buttress::timeout::TimeoutLayer;
+use buttress::{BoxError, Deadline, Error, ErrorIsTransient, Outcome, Reason, Rejected};
 use http::{Request, Response};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -156,7 +155,7 @@ async fn what_an_answer_inside_refuses_is_not_kept() {
 #[derive(Clone)]
 struct Again;
 
-impl buttress::Repeat<Inside> for Again {
+impl buttress::retry::ReplayPolicy<Inside> for Again {
     type Attempt = Inside;
     type Saved = ();
 

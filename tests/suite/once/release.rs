@@ -20,7 +20,8 @@ use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
     AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope, StoragePolicy,
 };
-use buttress::{BoxError, ErrorIsTransient, TimeoutLayer};
+use buttress::timeout::TimeoutLayer;
+use buttress::{BoxError, ErrorIsTransient};
 use tokio::sync::Semaphore;
 use tower::buffer::BufferLayer;
 use tower::limit::{ConcurrencyLimitLayer, GlobalConcurrencyLimitLayer};

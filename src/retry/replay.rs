@@ -1,24 +1,24 @@
-//! What may be sent again, and how: a strategy, because a blanket implementation for requests that are `Clone` could
-//! not stand beside one for requests whose body is a stream.
+//! Which requests may be sent again, and how.
+//!
+//! A trait of its own: an implementation for all requests that are `Clone` would conflict with one for streaming bodies.
 
 use crate::outcome::Outcome;
 
-/// How a request is sent more than once.
+/// Which requests may be sent more than once, and how.
 ///
-/// The strategy sees the request first, keeps what it needs of it, and hands out one attempt after the other. What is
-/// handed to the inner service is an [`Attempt`](Repeat::Attempt): the request itself, or a wrapping of it that lets its
-/// body be sent again.
+/// The policy receives the request first, saves the parts it needs, and makes one attempt after the other. The inner
+/// service receives an [`Attempt`](Self::Attempt): the request itself, or a wrapper that lets its body be sent again.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot repeat requests of the type `{Req}`",
-    label = "not a way to repeat these requests",
-    note = "requests that are `Clone`, each of which may safely run twice: `buttress::repeat::cloned()`",
-    note = "only some of them: `buttress::repeat::cloned_if(|request: &Req| …)`",
-    note = "`http::Request` whose body is `Clone`: `buttress::http::Replay`; `reqwest::Request`: `buttress::reqwest::Replay`",
+    message = "`{Self}` cannot replay requests of the type `{Req}`",
+    label = "not a replay policy for these requests",
+    note = "requests that are `Clone`, each of which may safely run twice: `buttress::retry::by_clone()`",
+    note = "only some of them: `buttress::retry::by_clone_if(|request: &Req| …)`",
+    note = "`reqwest::Request`, and `http::Request` whose body is `Clone`: `buttress::http::Replay`",
     note = "`http::Request` with any other body: `buttress::http::Replay::new().map_request_body(wrap)`, where `wrap` makes the inner service's body \
             of a `ReplayBody`: `tonic::body::Body::new`, `axum::body::Body::new`, or `std::convert::identity` for hyper",
     note = "in the standard stack: `client(name, config)?.map_request_body(wrap)`, and so with `grpc`"
 )]
-pub trait Repeat<Req> {
+pub trait ReplayPolicy<Req> {
     /// What the inner service is called with.
     type Attempt;
     /// What is kept to make further attempts.
@@ -36,14 +36,14 @@ pub trait Repeat<Req> {
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
     /// Whether this request may be repeated after a failure that the service may have acted on. (After one that it
-    /// certainly did not act on, it always may, if it [can](Repeat::can_repeat).) Default: yes.
-    fn may_repeat(&self, saved: &Self::Saved, outcome: &Outcome) -> bool {
+    /// certainly did not act on, it always may, if it [can](Self::is_replayable).) Default: yes.
+    fn is_safe(&self, saved: &Self::Saved, outcome: &Outcome) -> bool {
         let _ = (saved, outcome);
         true
     }
 
     /// Whether an outcome of the service that says "not executed" is certain for this request. If not, the service may have
-    /// acted on it: [`may_repeat`](Repeat::may_repeat) decides. A refusal by a layer of this crate is certain in any case.
+    /// acted on it: [`is_safe`](Self::is_safe) decides. A refusal by a layer of this crate is certain in any case.
     /// Default: yes.
     fn trusts_not_executed(&self, saved: &Self::Saved) -> bool {
         let _ = saved;
@@ -51,25 +51,25 @@ pub trait Repeat<Req> {
     }
 
     /// Whether what is kept can still be sent: asked after every failure, even if nothing was executed. Default: yes.
-    fn can_repeat(&self, saved: &Self::Saved) -> bool {
+    fn is_replayable(&self, saved: &Self::Saved) -> bool {
         let _ = saved;
         true
     }
 }
 
-/// Every request may run twice: [`cloned`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cloned;
+/// The policy of [`by_clone`].
+#[derive(Clone, Copy, Debug)]
+pub struct ByClone;
 
-/// Repeats requests by cloning them. **Every request may run twice**: right for reads and for what the service makes
-/// idempotent; for anything else use [`cloned_if`].
-pub const fn cloned() -> Cloned {
-    Cloned
+/// Replays requests by cloning them. **Every request may run twice**: right for reads, and for operations that the service
+/// makes idempotent. For anything else, use [`by_clone_if`].
+pub const fn by_clone() -> ByClone {
+    ByClone
 }
 
-// So that the error names the ways to repeat, not only `Clone`.
+// Otherwise the error would ask only for `Clone`, and not show the other policies.
 #[diagnostic::do_not_recommend]
-impl<Req: Clone> Repeat<Req> for Cloned {
+impl<Req: Clone> ReplayPolicy<Req> for ByClone {
     type Attempt = Req;
     type Saved = Req;
 
@@ -87,25 +87,23 @@ impl<Req: Clone> Repeat<Req> for Cloned {
     }
 }
 
-/// Only the requests that a predicate allows may run twice: [`cloned_if`].
+/// The policy of [`by_clone_if`].
 #[derive(Clone, Copy, Debug)]
-pub struct ClonedIf<P> {
-    allowed: P,
-}
+pub struct ByCloneIf<P>(P);
 
-/// Repeats requests by cloning them, after a failure that the service may have acted on only those that `allowed` says
-/// may run twice. A request that certainly was not executed is repeated all the same.
-pub const fn cloned_if<P>(allowed: P) -> ClonedIf<P> {
-    ClonedIf { allowed }
+/// Replays requests by cloning them. After a failure that the service may have acted on, only those for which `allowed`
+/// returns `true` are replayed. A request that certainly was not executed is always replayed.
+pub const fn by_clone_if<P>(allowed: P) -> ByCloneIf<P> {
+    ByCloneIf(allowed)
 }
 
 #[diagnostic::do_not_recommend]
-impl<Req: Clone, P: Fn(&Req) -> bool> Repeat<Req> for ClonedIf<P> {
+impl<Req: Clone, P: Fn(&Req) -> bool> ReplayPolicy<Req> for ByCloneIf<P> {
     type Attempt = Req;
     type Saved = Req;
 
     fn first(&self, request: Req) -> (Req, Option<Req>) {
-        Cloned.first(request)
+        ByClone.first(request)
     }
 
     fn only(&self, request: Req) -> Req {
@@ -113,10 +111,10 @@ impl<Req: Clone, P: Fn(&Req) -> bool> Repeat<Req> for ClonedIf<P> {
     }
 
     fn again(&self, saved: &mut Req) -> Option<Req> {
-        Cloned.again(saved)
+        Some(saved.clone())
     }
 
-    fn may_repeat(&self, saved: &Req, _outcome: &Outcome) -> bool {
-        (self.allowed)(saved)
+    fn is_safe(&self, saved: &Req, _outcome: &Outcome) -> bool {
+        (self.0)(saved)
     }
 }
