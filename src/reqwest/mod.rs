@@ -30,6 +30,7 @@
 mod body;
 mod drain;
 mod header_timeout;
+mod layers;
 mod redirect;
 mod replay;
 mod request;
