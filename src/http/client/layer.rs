@@ -175,7 +175,7 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
 }
 
 impl<C: Clone, M> ClientLayer<Replay, C, M> {
-    /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
+    /// For requests whose body cannot be cloned: see [`Replay::map_request_body`].
     #[must_use]
     pub fn map_request_body<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
         self.repeat(|replay| replay.map_request_body(wrap))
