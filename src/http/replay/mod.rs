@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
+#[cfg(feature = "reqwest")]
 pub(crate) use self::body::BodyBuffer;
 pub use self::body::ReplayBody;
 pub(crate) use self::wrap::ReplayAs;
