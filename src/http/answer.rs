@@ -173,7 +173,7 @@ where
     }
 }
 
-/// The future of [`Answer`].
+/// The future of a service of [`AnswerLayer`].
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]

@@ -89,7 +89,7 @@ where
     }
 }
 
-/// The future of [`Believe`].
+/// The future of a service of [`BelieveLayer`].
 ///
 /// # Cancel safety
 ///

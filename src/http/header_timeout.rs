@@ -26,7 +26,7 @@ use crate::timeout::Alarm;
 /// The last byte counts as sent when the client has taken it out of the body; some of it may still lie in its buffers and
 /// those of the system. A body that fails, or that is dropped because the server would have no more of it, has ended too.
 ///
-/// Goes next to the client. The inner service gets a [`WatchedBody`]; one that insists on its own type of body (tonic's
+/// Goes next to the client. The inner service gets a wrapped body; one that insists on its own type of body (tonic's
 /// `Channel`, an axum router) gets that by a `map_request` in between, as here:
 ///
 /// ```
@@ -184,7 +184,7 @@ impl<B: Body> Body for WatchedBody<B> {
     }
 }
 
-/// The future of a [`HeaderTimeout`].
+/// The future of a service of [`HeaderTimeoutLayer`].
 ///
 /// # Cancel safety
 ///

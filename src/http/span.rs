@@ -185,7 +185,7 @@ fn known(method: &Method) -> Option<&str> {
     known.then(|| method.as_str())
 }
 
-/// The future of [`AttemptSpan`].
+/// The future of a service of [`AttemptSpanLayer`].
 #[pin_project(PinnedDrop)]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]

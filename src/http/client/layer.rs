@@ -36,7 +36,8 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// [`client`](fn@crate::http::client).
 ///
 /// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
-/// them. `M` maps the errors of the service: see [`StackError`](crate::http::StackError).
+/// them. `M` maps the errors of the service: `ByStatus` returns a [`BoxError`](crate::BoxError) as it is and, like `ByGrpcStatus`,
+/// maps any other error to [`Error::Inner`](crate::Error::Inner).
 #[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Parts,
@@ -174,7 +175,7 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
 }
 
 impl<C: Clone, M> ClientLayer<Replay, C, M> {
-    /// For requests whose body cannot be cloned: see [`Replay::wrapping`].
+    /// For requests whose body cannot be cloned: see [`Replay::map_request_body`].
     #[must_use]
     pub fn map_request_body<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
         self.repeat(|replay| replay.map_request_body(wrap))

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 
+#[cfg(feature = "reqwest")]
 pub(crate) use self::body::BodyBuffer;
 pub use self::body::ReplayBody;
 pub(crate) use self::wrap::ReplayAs;
@@ -200,12 +201,11 @@ impl Replay {
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
         }
-        let safe = match &self.grpc {
-            Some(methods) => methods.contains(request.path()),
-            None => {
-                let honours = |key| self.honours(key, request);
-                idempotent || found(request.headers(), &self.header).is_some_and(honours)
-            }
+        let safe = if let Some(methods) = &self.grpc {
+            methods.contains(request.path())
+        } else {
+            let honours = |key| self.honours(key, request);
+            idempotent || found(request.headers(), &self.header).is_some_and(honours)
         };
         let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;

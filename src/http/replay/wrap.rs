@@ -10,7 +10,7 @@ use super::{Kept, Replay};
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
-/// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::wrapping`].
+/// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::map_request_body`].
 ///
 /// Every attempt's body is a [`ReplayBody`], turned into what the inner service takes. A request is repeated only if its
 /// body is at hand: wholly read and kept, or not read at all. If the answer came before the body was read to its end, if
