@@ -13,10 +13,13 @@ use tokio::time::sleep;
 use super::shop::{Fate, KEY, Scripted, Shop, payment, says, with_header};
 use crate::log::Log;
 
+/// The operation and the run of each step.
+type Runs = Vec<(OperationId, Option<u32>)>;
+
 /// The steps, refusals and failures of the layer of this name.
 struct Steps {
     told: Arc<Mutex<Vec<String>>>,
-    operations: Arc<Mutex<Vec<(OperationId, Option<u32>)>>>,
+    operations: Arc<Mutex<Runs>>,
     _subscription: buttress::event::Subscription,
 }
 
