@@ -1,7 +1,7 @@
 //! Stores that do not keep their word: the judge must find each of them.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::HashSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use buttress::idempotency::store::future::StoreFuture;
@@ -10,86 +10,55 @@ use buttress::idempotency::store::{MemoryStore, Store};
 use bytes::Bytes;
 use tokio::task::yield_now;
 
-/// Looks first, and writes later.
-#[derive(Debug, Default)]
-pub(crate) struct CheckThenAct {
-    records: Mutex<HashMap<RecordKey, Option<Bytes>>>,
-}
-
-impl CheckThenAct {
-    fn records(&self) -> MutexGuard<'_, HashMap<RecordKey, Option<Bytes>>> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Store for CheckThenAct {
-    fn begin<'a>(&'a self, key: &'a RecordKey, _: &'a Claim) -> StoreFuture<'a, Begun> {
-        Box::pin(async move {
-            let found = self.records().get(key).cloned();
-            if let Some(found) = found {
-                return Ok(found.map_or(Begun::Running, Begun::Done));
-            }
-            yield_now().await;
-            self.records().insert(*key, None);
-            Ok(Begun::Started { run: 1 })
-        })
-    }
-
-    fn renew<'a>(
-        &'a self,
-        _: &'a RecordKey,
-        _: Token,
-        _: Duration,
-        _: Duration,
-    ) -> StoreFuture<'a, bool> {
-        Box::pin(async { Ok(true) })
-    }
-
-    fn complete<'a>(
-        &'a self,
-        key: &'a RecordKey,
-        _: Token,
-        answer: Bytes,
-        _: Duration,
-    ) -> StoreFuture<'a, Ended> {
-        self.records().insert(*key, Some(answer));
-        Box::pin(async { Ok(Ended::Taken) })
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, _: Token) -> StoreFuture<'a, Ended> {
-        self.records().remove(key);
-        Box::pin(async { Ok(Ended::Taken) })
-    }
-}
+use crate::forwarding::forward;
+use crate::locked;
 
 /// How a store breaks its word.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Breach {
+    /// It looks first, and writes later.
+    ChecksThenActs,
     /// Some records end with half of the answer.
     Cuts,
     /// Leases are never renewed.
     DoesNotRenew,
-    /// Some records are never completed, though it says so.
-    LosesAnswers,
 }
 
 /// A store that keeps its word but for this.
 #[derive(Debug)]
 pub(crate) struct Broken {
-    pub(crate) store: MemoryStore,
-    pub(crate) breach: Breach,
+    store: MemoryStore,
+    breach: Breach,
+    begun: Mutex<HashSet<RecordKey>>,
 }
 
 impl Broken {
     pub(crate) fn new(breach: Breach) -> Self {
-        let store = MemoryStore::new();
-        Self { store, breach }
+        Self {
+            store: MemoryStore::new(),
+            breach,
+            begun: Mutex::default(),
+        }
     }
 }
 
 impl Store for Broken {
+    forward!(store: abandon);
+
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.store.begin(key, claim)
+        Box::pin(async move {
+            let is_free = !locked(&self.begun).contains(key);
+            if self.breach == Breach::ChecksThenActs && is_free {
+                yield_now().await;
+                locked(&self.begun).insert(*key);
+                let begun = self.store.begin(key, claim).await?;
+                return Ok(match begun {
+                    Begun::Running => Begun::Started { run: 1 },
+                    begun => begun,
+                });
+            }
+            self.store.begin(key, claim).await
+        })
     }
 
     fn renew<'a>(
@@ -109,21 +78,12 @@ impl Store for Broken {
         &'a self,
         key: &'a RecordKey,
         token: Token,
-        answer: Bytes,
+        mut answer: Bytes,
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
-        let is_hit = key.0[0] % 16 == 0;
-        match self.breach {
-            Breach::Cuts if is_hit => {
-                let half = answer.slice(..answer.len() - answer.len() / 4);
-                self.store.complete(key, token, half, ttl)
-            }
-            Breach::LosesAnswers if is_hit => Box::pin(async { Ok(Ended::Taken) }),
-            _ => self.store.complete(key, token, answer, ttl),
+        if self.breach == Breach::Cuts && key.0[0] % 16 == 0 {
+            answer.truncate(answer.len() - answer.len() / 4);
         }
-    }
-
-    fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        self.store.abandon(key, token)
+        self.store.complete(key, token, answer, ttl)
     }
 }

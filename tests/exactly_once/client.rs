@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -53,12 +53,8 @@ pub(crate) struct Connections {
 }
 
 impl Connections {
-    fn idle(&self) -> MutexGuard<'_, HashMap<SocketAddr, Vec<Sender>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     async fn get(&self, to: SocketAddr) -> io::Result<Sender> {
-        while let Some(kept) = self.idle().get_mut(&to).and_then(Vec::pop) {
+        while let Some(kept) = crate::locked(&self.idle).get_mut(&to).and_then(Vec::pop) {
             if kept.is_ready() {
                 return Ok(kept);
             }
@@ -104,7 +100,10 @@ impl Connections {
         let (head, body) = response.into_parts();
         let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
         if sender.ready().await.is_ok() {
-            self.idle().entry(to).or_default().push(sender);
+            crate::locked(&self.idle)
+                .entry(to)
+                .or_default()
+                .push(sender);
         }
         Ok(heard(number, &Response::from_parts(head, body)))
     }

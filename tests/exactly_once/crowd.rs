@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -70,7 +70,8 @@ impl fmt::Display for Counts {
 
 /// All clients.
 pub(crate) struct Crowd {
-    seed: u64,
+    pub(crate) seed: u64,
+    pub(crate) size: Size,
     fleet: Fleet,
     connections: Connections,
     room: Arc<Semaphore>,
@@ -87,6 +88,7 @@ impl Crowd {
     pub(crate) fn new(seed: u64, fleet: Fleet, size: Size) -> Arc<Self> {
         Arc::new(Self {
             seed,
+            size,
             fleet,
             connections: Connections::default(),
             room: Arc::new(Semaphore::new(size.at_once)),
@@ -100,10 +102,9 @@ impl Crowd {
     /// Sends everything, and tells of each key that it begins.
     pub(crate) async fn run(
         self: &Arc<Self>,
-        size: Size,
         begun: mpsc::UnboundedSender<()>,
     ) -> io::Result<Duration> {
-        let start = Instant::now();
+        let (start, size) = (Instant::now(), self.size);
         let mut duplicates = JoinSet::new();
         for key in 0..size.keys {
             // All at once, or nothing would be concurrent.
@@ -127,13 +128,7 @@ impl Crowd {
 
     pub(crate) fn witnesses(&self) -> Vec<Witness> {
         let each = self.witnesses.iter();
-        each.map(|witness| {
-            witness
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone()
-        })
-        .collect()
+        each.map(|witness| crate::locked(witness).clone()).collect()
     }
 
     /// One client, until it is content.
@@ -204,7 +199,7 @@ impl Crowd {
             .ok()
             .and_then(|at| self.witnesses.get(at))
         {
-            tells(&mut witness.lock().unwrap_or_else(PoisonError::into_inner));
+            tells(&mut crate::locked(witness));
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::process::Stdio;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -49,15 +49,12 @@ impl Fleet {
     /// Any of them, whether or not it is there.
     pub(crate) fn any(&self, draw: &mut StdRng) -> SocketAddr {
         let place = &self.places[draw.random_range(0..self.places.len())];
-        *place.lock().unwrap_or_else(PoisonError::into_inner)
+        *crate::locked(place)
     }
 
     /// When each process was killed, by its name.
     pub(crate) fn kills(&self) -> HashMap<String, Instant> {
-        self.kills
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        crate::locked(&self.kills).clone()
     }
 
     /// Kills any of the processes, so many times while the trial lasts, and starts another in its place. How far the trial is,
@@ -83,19 +80,14 @@ impl Fleet {
             let generation = processes[place].generation + 1;
             self.end(&mut processes[place]).await?;
             processes[place] = Process::start(&spec, place, generation).await?;
-            let mut address = self.places[place]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut address = crate::locked(&self.places[place]);
             *address = processes[place].address;
         }
         Ok(processes)
     }
 
     async fn end(&self, process: &mut Process) -> io::Result<()> {
-        self.kills
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(process.name(), Instant::now());
+        crate::locked(&self.kills).insert(process.name(), Instant::now());
         process.child.kill().await
     }
 }

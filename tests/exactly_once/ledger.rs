@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufStream};
@@ -60,7 +60,7 @@ impl Ledger {
         // A line without its end is of a server that was killed while it wrote: nothing was paid.
         while stream.read_line(&mut line).await? > 0 && line.ends_with('\n') {
             let effect = parsed(&line).ok_or(io::ErrorKind::InvalidData)?;
-            self.add(effect);
+            crate::locked(&self.0).push(effect);
             line.clear();
             stream.write_all(b"ok\n").await?;
             stream.flush().await?;
@@ -68,16 +68,8 @@ impl Ledger {
         Ok(())
     }
 
-    pub(crate) fn add(&self, effect: Effect) {
-        let mut effects = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        effects.push(effect);
-    }
-
     pub(crate) fn effects(&self) -> Vec<Effect> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        crate::locked(&self.0).clone()
     }
 }
 
@@ -107,7 +99,7 @@ impl Pen {
 
     /// Makes the payment. It is made when this returns, and may be if this is cut off.
     pub(crate) async fn write(&self, key: u64, run: u32, id: &str) -> io::Result<()> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = || crate::locked(&self.idle);
         let kept = idle().pop();
         let mut stream = if let Some(stream) = kept {
             stream

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::error::Error;
 use std::panic::panic_any;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Instant;
 
 use axum::body::Body;
@@ -16,7 +16,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::ledger::Effect;
 use crate::plan::{End, Fate};
 use crate::servers::POSTGRES;
-use crate::shop::{Planned, Shop, paid, unpaid};
+use crate::shop::{Planned, Shop, paid};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -91,26 +91,8 @@ impl Till {
         self.store.clone()
     }
 
+    /// Pays and records in one transaction.
     pub(crate) async fn pay(
-        &self,
-        shop: &Shop,
-        operation: &Operation,
-        key: u64,
-        id: &str,
-        fate: &Fate,
-    ) -> Response<Body> {
-        match self.transact(shop, operation, key, id, fate).await {
-            Ok(response) => response,
-            Err(error) => unpaid(operation, &error),
-        }
-    }
-
-    fn panics_now(&self, key: u64) -> bool {
-        let mut panicked = self.panicked.lock().unwrap_or_else(PoisonError::into_inner);
-        panicked.insert(key)
-    }
-
-    async fn transact(
         &self,
         shop: &Shop,
         operation: &Operation,
@@ -124,7 +106,7 @@ impl Till {
             let insert = transaction.prepare_cached(&self.insert).await?;
             transaction.execute(&insert, &[number, run, &id]).await?;
             tokio::time::sleep(fate.after).await;
-            if fate.end == End::PanicsAfter && self.panics_now(key) {
+            if fate.end == End::PanicsAfter && crate::locked(&self.panicked).insert(key) {
                 panic_any(Planned);
             }
             Ok(paid(shop, key, operation.run(), id, fate))

@@ -95,7 +95,10 @@ async fn pay(State(shop): State<Arc<Shop>>, operation: Operation) -> Response<Bo
             paid(&shop, key, operation.run(), &id, &fate)
         }
         #[cfg(feature = "postgres")]
-        Till::Transaction(till) => till.pay(&shop, &operation, key, &id, &fate).await,
+        Till::Transaction(till) => {
+            let paid = till.pay(&shop, &operation, key, &id, &fate).await;
+            paid.unwrap_or_else(|error| unpaid(&operation, &error))
+        }
     }
 }
 
@@ -114,7 +117,7 @@ pub(crate) fn paid(shop: &Shop, key: u64, run: u32, id: &str, fate: &Fate) -> Re
 }
 
 /// Nobody paid, and the client may try again.
-pub(crate) fn unpaid(operation: &Operation, why: &dyn std::fmt::Display) -> Response<Body> {
+fn unpaid(operation: &Operation, why: &dyn std::fmt::Display) -> Response<Body> {
     operation.did_not_happen();
     let mut response = Response::new(Body::from(why.to_string()));
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

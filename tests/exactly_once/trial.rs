@@ -98,17 +98,11 @@ pub(crate) fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outco
         tokio::spawn(shop.clone().serve(store, listener));
         let crowd = Crowd::new(seed, fleet, size);
         let (begun, _) = mpsc::unbounded_channel();
-        let took = crowd.run(size, begun).await?;
+        let took = crowd.run(begun).await?;
         // A handler whose client disconnected may still be running. Its effect counts too.
         drop(shop.running.write().await);
         let kills = HashMap::new();
-        let heard = Heard {
-            seed,
-            size,
-            crowd,
-            kills,
-            took,
-        };
+        let heard = Heard { crowd, kills, took };
         Ok(heard.judged(name, &ledger.effects(), false))
     })
 }
@@ -124,8 +118,6 @@ pub(crate) fn in_processes(name: &str, size: Size, records: Records, count: usiz
 
 /// What was heard in a trial.
 struct Heard {
-    seed: u64,
-    size: Size,
     crowd: Arc<Crowd>,
     kills: HashMap<String, Instant>,
     took: Duration,
@@ -149,12 +141,10 @@ async fn tortured(
     let (begun, beginning) = mpsc::unbounded_channel();
     let every = usize::try_from(size.keys)? / (size.kills + 1);
     let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
-    let took = crowd.run(size, begun).await?;
+    let took = crowd.run(begun).await?;
     // They live until here, so that no effect comes later.
     drop(killing.await??);
     Ok(Heard {
-        seed,
-        size,
         crowd,
         kills: fleet.kills(),
         took,
@@ -164,7 +154,7 @@ async fn tortured(
 impl Heard {
     fn judged(&self, name: &str, effects: &[Effect], joined: bool) -> Verdict {
         let verdict = Case {
-            seed: self.seed,
+            seed: self.crowd.seed,
             witnesses: &self.crowd.witnesses(),
             effects,
             kills: &self.kills,
@@ -173,11 +163,11 @@ impl Heard {
         .verdict();
         println!(
             "store={name} keys={} duplicates={} {} kills={} {verdict} seed={} seconds={:.1}",
-            self.size.keys,
-            self.size.duplicates,
+            self.crowd.size.keys,
+            self.crowd.size.duplicates,
             self.crowd.counts,
             self.kills.len(),
-            self.seed,
+            self.crowd.seed,
             self.took.as_secs_f64()
         );
         verdict

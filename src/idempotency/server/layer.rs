@@ -366,7 +366,7 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        if !self.shared.guards_method(request.method()) {
+        if !self.shared.methods.contains(request.method()) {
             return IdempotencyFuture::passing(self.inner.call(request.map(KeptBody::passing)));
         }
         let (mut parts, body) = request.into_parts();

@@ -183,7 +183,6 @@ impl Operation {
         Ok(Some(Self { inner }))
     }
 
-    /// Keeps a handler from taking the operation from now on. `false`: one has taken it already.
     pub(super) fn revoke(&self) -> bool {
         self.inner.revoke()
     }
@@ -232,7 +231,6 @@ impl Operation {
         self.inner.happened.store(true, Ordering::Release);
     }
 
-    /// Which responses are stored.
     pub(super) fn keep(&self) -> StoragePolicy {
         self.inner.keep
     }

@@ -37,7 +37,8 @@ pub(super) struct Shared {
     pub(super) scope: Scope,
     pub(super) config: IdempotencyConfig,
     pub(super) header: HeaderName,
-    methods: Vec<Method>,
+    /// Requests with one of these methods are guarded, if `guards` says so.
+    pub(super) methods: Vec<Method>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
     pub(super) compared: Compared,
@@ -85,11 +86,6 @@ impl Shared {
             store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
         })
-    }
-
-    /// Whether requests with this method are guarded, if they are.
-    pub(super) fn guards_method(&self, method: &Method) -> bool {
-        self.methods.contains(method)
     }
 
     pub(super) fn guards(&self, parts: &mut Parts) -> bool {

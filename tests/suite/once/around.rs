@@ -1,6 +1,5 @@
 //! The layer in company: limits around it, gates, queues and retries inside and outside.
 
-use std::convert::Infallible;
 use std::future::{pending, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,14 +8,15 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
-use buttress::http::{ServerConfig, answer, server};
+use buttress::http::answer;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::timeout::TimeoutLayer;
-use buttress::{BoxError, Deadline, Error, ErrorIsTransient, Outcome, Reason, Rejected};
+use buttress::{BoxError, Error, ErrorIsTransient, Outcome, Reason, Rejected};
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tower::buffer::Buffer;
@@ -24,7 +24,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use super::shop::{Flow, Shop, payment, says, seen, send_to, settle};
+use super::shop::{Flow, Shop, at, payment, says, send_to, settle};
 use crate::common::poll;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,41 +53,6 @@ async fn a_time_limit_around_bounds_the_wait_and_not_the_work() {
     settle().await;
     let again = send_to(limited, payment("10 EUR")).await.unwrap();
     assert_eq!(again.of(), (201, true, "paid"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_callers_deadline_is_not_that_of_the_handler() {
-    let mut shop = Shop::new(IdempotencyConfig::default());
-    let service = answer(shop.layer.clone()).layer(shop.handler.clone());
-    let call = service.oneshot(payment("10 EUR"));
-    let sent = tokio::spawn(Deadline::after(SECOND).scope(call));
-    let called = shop.called().await;
-    assert_eq!(called.left, Some(600 * SECOND));
-    called.answers(says(201, "paid"));
-    assert_eq!(seen(sent.await.unwrap().unwrap()).await.status, 201);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_standard_server_around_bounds_the_wait_too() {
-    let finish = Arc::new(Notify::new());
-    let wait = Arc::clone(&finish);
-    let handler = service_fn(move |_: Inside| {
-        let wait = Arc::clone(&wait);
-        async move {
-            wait.notified().await;
-            Ok::<_, Infallible>(Response::new("paid".to_owned()))
-        }
-    });
-    let config = ServerConfig::default().timeout(2 * SECOND);
-    let service = server("shop", config)
-        .unwrap()
-        .layer(answer(layer("standard")).layer(handler));
-    let ask = || service.clone().oneshot(payment("10 EUR"));
-    assert_eq!(ask().await.unwrap().status(), 504);
-    assert_eq!(seen(ask().await.unwrap()).await.problem(), "InProgress");
-    finish.notify_one();
-    settle().await;
-    assert_eq!(seen(ask().await.unwrap()).await.of(), (200, true, "paid"));
 }
 
 /// Refuses the calls of these numbers, from 0.
@@ -132,24 +97,29 @@ fn counting(first: u16) -> (Arc<AtomicUsize>, Counting) {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_gate_inside_refuses_is_not_kept() {
-    let (runs, handler) = counting(201);
-    let service = answer((layer("gate"), refuses(&[0]))).layer(handler);
-    let ask = || send_to(service.clone(), payment("10 EUR"));
-    assert_eq!(ask().await.unwrap().status, 503);
-    assert_eq!(runs.load(Ordering::SeqCst), 0);
-    assert_eq!(ask().await.unwrap().of(), (201, false, "run 0"));
-    assert_eq!(ask().await.unwrap().of(), (201, true, "run 0"));
+    // As an error, and as a response.
+    for inner_answer in [false, true] {
+        let (runs, handler) = counting(201);
+        let service = if inner_answer {
+            let inner = answer(refuses(&[0])).layer(handler);
+            BoxCloneSyncService::new(answer(layer("gate")).layer(inner).map_response(boxed))
+        } else {
+            let service = answer((layer("gate"), refuses(&[0]))).layer(handler);
+            BoxCloneSyncService::new(service.map_response(boxed))
+        };
+        let ask = || send_to(service.clone(), payment("10 EUR"));
+        assert_eq!(ask().await.unwrap().status, 503);
+        assert_eq!(runs.load(Ordering::SeqCst), 0);
+        assert_eq!(ask().await.unwrap().of(), (201, false, "run 0"));
+        assert_eq!(ask().await.unwrap().of(), (201, true, "run 0"));
+    }
 }
 
-#[tokio::test(start_paused = true)]
-async fn what_an_answer_inside_refuses_is_not_kept() {
-    let (runs, handler) = counting(201);
-    let service = answer(layer("answer")).layer(answer(refuses(&[0])).layer(handler));
-    let ask = || send_to(service.clone(), payment("10 EUR"));
-    assert_eq!(ask().await.unwrap().status, 503);
-    assert_eq!(runs.load(Ordering::SeqCst), 0);
-    assert_eq!(ask().await.unwrap().of(), (201, false, "run 0"));
-    assert_eq!(ask().await.unwrap().of(), (201, true, "run 0"));
+fn boxed<B>(response: Response<B>) -> Response<Flow>
+where
+    B: http_body::Body<Data = bytes::Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    response.map(|body| body.map_err(Into::into).boxed_unsync())
 }
 
 #[derive(Clone)]
@@ -226,14 +196,12 @@ async fn a_handler_that_was_never_called_for_lack_of_readiness_has_done_nothing(
     let again = send_to(service.clone(), payment("10 EUR")).await.unwrap();
     assert_eq!(again.of(), (200, false, "paid"));
     // Nor does one whose service is gone.
-    let mut other = payment("10 EUR");
-    *other.uri_mut() = "/other".parse().unwrap();
+    let other = at(payment("10 EUR"), "POST", "/other");
     let mut ready = service.clone();
     ready.ready().await.unwrap();
     strict.fail_ready_once("gone");
     assert_eq!(ready.call(other).await.unwrap_err(), "gone");
-    let mut other = payment("10 EUR");
-    *other.uri_mut() = "/other".parse().unwrap();
+    let other = at(payment("10 EUR"), "POST", "/other");
     assert_eq!(
         send_to(service, other).await.unwrap().of(),
         (200, false, "paid")
@@ -246,7 +214,7 @@ async fn a_place_is_not_held_while_a_request_is_read_or_refused() {
     let limited = ConcurrencyLimit::new(handler, 1);
     let service = answer(layer("place")).layer(limited.clone());
     let (_more, body) = http_body_util::channel::Channel::<bytes::Bytes, BoxError>::new(1);
-    let body = http_body_util::BodyExt::boxed_unsync(body);
+    let body = body.boxed_unsync();
     let mut reads = service.clone();
     let reading = reads.ready().await.unwrap();
     let mut reading = Box::pin(reading.call(payment("").map(|_| body)));
@@ -287,8 +255,7 @@ async fn the_service_inside_is_polled_ready_before_each_call() {
     let service = layer("strict").layer(strict.clone());
     let mut service = ServiceBuilder::new().service(service);
     for path in ["/a", "/b", "/a", "/b"] {
-        let mut request = payment("10 EUR");
-        *request.uri_mut() = path.parse().unwrap();
+        let request = at(payment("10 EUR"), "POST", path);
         let response = service.ready().await.unwrap().call(request).await.unwrap();
         assert_eq!(response.status(), 200);
     }

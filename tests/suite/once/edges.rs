@@ -44,12 +44,11 @@ async fn a_handler_that_panics_when_it_is_dropped_is_never_run_again_either() {
             pending::<Result<Response<Flow>, &'static str>>().await
         }
     });
-    let config = IdempotencyConfig::default();
-    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let layer = super::layer(IdempotencyConfig::default());
     let service = answer(layer).layer(handler);
     for _ in 0..2 {
         let seen = send_to(service.clone(), payment("10 EUR")).await.unwrap();
-        assert_eq!((seen.status, &*seen.problem()), (409, "Unknown"));
+        seen.assert_problem(409, "Unknown");
         sleep(600 * SECOND).await;
     }
     assert_eq!(calls.load(Ordering::SeqCst), 1);
@@ -67,16 +66,14 @@ async fn who_waits_while_the_store_fails_knows_still_that_another_runs() {
         });
         let config = IdempotencyConfig::default().wait(10 * SECOND);
         let mut shop = Shop::with(store, config.fail_open(fail_open));
-        let first = shop.send(payment("10 EUR"));
-        let called = shop.called().await;
+        let (first, called) = shop.running(payment("10 EUR")).await;
         let waits = shop.send(payment("10 EUR"));
         shop.calls_nobody().await;
         sleep(SECOND).await;
         shop.calls_nobody().await;
         let waited = waits.await.unwrap();
-        assert_eq!((waited.status, &*waited.problem()), (409, "InProgress"));
-        called.answers(says(201, "paid"));
-        assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+        waited.assert_problem(409, "InProgress");
+        called.pays(first).await;
     }
 }
 
@@ -107,8 +104,7 @@ async fn an_answer_whose_record_was_written_twice_is_given_whole() {
     let mut shop = Shop::with(Resends::default(), config.clone());
     let first = shop.served(payment("10 EUR"), says(201, "large")).await;
     assert_eq!(first.of(), (201, false, "large"));
-    let again = shop.ask(payment("10 EUR")).await;
-    assert_eq!((again.status, &*again.problem()), (409, "NotKept"));
+    shop.refuses(payment("10 EUR"), 409, "NotKept").await;
 
     let mut shop = Shop::with(Resends::default(), config);
     let mut answer = says(201, "paid");
@@ -165,8 +161,7 @@ async fn trailers_go_over_http_1_as_well_first_and_again() {
         let body = frames(vec![Frame::data("paid".into()), Frame::trailers(sum)]);
         ([("trailer", "x-sum")], axum::body::Body::new(body))
     };
-    let config = IdempotencyConfig::default();
-    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let layer = super::layer(IdempotencyConfig::default());
     let router = Router::new().route("/", post(handler)).layer(answer(layer));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -186,8 +181,7 @@ async fn trailers_go_over_http_1_as_well_first_and_again() {
 #[test]
 fn a_call_that_is_not_guarded_does_not_carry_what_only_guarded_ones_need() {
     let handler = service_fn(|_: Request<KeptBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
-    let config = IdempotencyConfig::default();
-    let layer = IdempotencyLayer::new("shop", MemoryStore::new(), Scope::Global, config).unwrap();
+    let layer = super::layer(IdempotencyConfig::default());
     let passing = ServiceBuilder::new()
         .layer(answer(layer))
         .service(handler)

@@ -19,15 +19,13 @@ use tokio::time::{Instant, sleep};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::shop::{Fate, Scripted, Shop, payment, says, settle};
+use super::shop::{Fate, Scripted, Shop, payment, says, settle, with_header};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn with_key(number: usize) -> http::Request<super::shop::Flow> {
-    let mut request = payment("10 EUR");
-    let key = format!("\"key-of-operation-{number}\"").try_into().unwrap();
-    request.headers_mut().insert("idempotency-key", key);
-    request
+    let key = format!("\"key-of-operation-{number}\"");
+    with_header(payment("10 EUR"), "idempotency-key", key)
 }
 
 #[tokio::test(start_paused = true)]
@@ -36,23 +34,17 @@ async fn beyond_the_limit_a_request_is_rejected_before_its_body_is_read() {
     // A body that is still being read counts.
     let (more, body) = Channel::<Bytes, buttress::BoxError>::new(1);
     let reading = shop.send(with_key(0).map(|_| body.boxed_unsync()));
-    let running = shop.send(with_key(1));
-    let called = shop.called().await;
+    let (running, called) = shop.running(with_key(1)).await;
     let (mut unread, body) = Channel::<Bytes, buttress::BoxError>::new(1);
     let rejected = shop.ask(with_key(2).map(|_| body.boxed_unsync())).await;
-    assert_eq!(
-        (rejected.status, &*rejected.problem()),
-        (503, "TooManyOperations")
-    );
+    rejected.assert_problem(503, "TooManyOperations");
     assert_eq!(rejected.headers["retry-after"], "1");
     assert!(unread.send_data("x".into()).await.is_err());
     assert_eq!(shop.layer.running(), 2);
-    called.answers(says(201, "paid"));
-    running.await.unwrap();
+    called.finish(running, says(201, "paid")).await;
     assert_eq!(shop.served(with_key(2), says(201, "")).await.status, 201);
     drop(more);
-    shop.called().await.answers(says(201, ""));
-    reading.await.unwrap();
+    shop.called().await.finish(reading, says(201, "")).await;
     assert_eq!((shop.layer.running(), shop.layer.oldest()), (0, None));
 }
 
@@ -65,19 +57,11 @@ async fn a_tenant_has_a_limit_of_its_own() {
     let config = IdempotencyConfig::default().max_running_per_tenant(Some(1));
     let layer = IdempotencyLayer::new("tenants", MemoryStore::new(), tenant, config).unwrap();
     let mut shop = Shop::of(layer);
-    let of = |tenant: &'static str, number| {
-        let mut request = with_key(number);
-        request
-            .headers_mut()
-            .insert("x-tenant", tenant.try_into().unwrap());
-        request
-    };
-    let first = shop.send(of("a", 1));
-    let called = shop.called().await;
+    let of = |tenant: &str, number| with_header(with_key(number), "x-tenant", tenant);
+    let (first, called) = shop.running(of("a", 1)).await;
     assert_eq!(shop.ask(of("a", 2)).await.problem(), "TooManyOperations");
     assert_eq!(shop.served(of("b", 2), says(201, "")).await.status, 201);
-    called.answers(says(201, ""));
-    first.await.unwrap();
+    called.finish(first, says(201, "")).await;
     assert_eq!(shop.served(of("a", 2), says(201, "")).await.status, 201);
 }
 
@@ -88,19 +72,16 @@ async fn requests_that_wait_for_a_result_are_limited_apart() {
         .max_waiting(2)
         .max_running(2);
     let mut shop = Shop::new(config);
-    let first = shop.send(with_key(1));
-    let called = shop.called().await;
+    let (first, called) = shop.running(with_key(1)).await;
     let mut waiting = Vec::new();
     for _ in 0..2 {
         waiting.push(shop.send(with_key(1)));
         settle().await;
     }
-    let beyond = shop.ask(with_key(1)).await;
-    assert_eq!((beyond.status, &*beyond.problem()), (409, "InProgress"));
+    shop.refuses(with_key(1), 409, "InProgress").await;
     // They leave room for other operations.
     assert_eq!(shop.served(with_key(2), says(201, "")).await.status, 201);
-    called.answers(says(201, "paid"));
-    first.await.unwrap();
+    called.finish(first, says(201, "paid")).await;
     for request in waiting {
         assert_eq!(request.await.unwrap().of(), (201, true, "paid"));
     }
@@ -114,8 +95,7 @@ async fn a_request_that_has_waited_needs_a_place_to_run() {
         .max_running(2);
     let store = Scripted::new(|_, _| Fate::Done);
     let mut shop = Shop::with(store.clone(), config);
-    let first = shop.send(with_key(1));
-    let first_called = shop.called().await;
+    let (first, first_called) = shop.running(with_key(1)).await;
     let waiting = shop.send(with_key(1));
     settle().await;
     let others = [shop.send(with_key(2)), shop.send(with_key(3))];
@@ -124,38 +104,27 @@ async fn a_request_that_has_waited_needs_a_place_to_run() {
     // The third has no place yet: the first and the second have both.
     let [second, third] = others;
     assert_eq!(third.await.unwrap().problem(), "TooManyOperations");
-    first_called.operation.as_ref().unwrap().did_not_happen();
-    first_called.answers(says(503, ""));
-    first.await.unwrap();
-    let third = shop.send(with_key(3));
-    let third_called = shop.called().await;
+    first_called.operation().did_not_happen();
+    first_called.finish(first, says(503, "")).await;
+    let (third, third_called) = shop.running(with_key(3)).await;
     // The key is free, and the request that waits for it claims it, but there is no place.
     let waited = waiting.await.unwrap();
-    assert_eq!(
-        (waited.status, &*waited.problem()),
-        (503, "TooManyOperations")
-    );
+    waited.assert_problem(503, "TooManyOperations");
     for (called, sent) in [(second_called, second), (third_called, third)] {
-        called.answers(says(201, ""));
-        assert_eq!(sent.await.unwrap().status, 201);
+        assert_eq!(called.finish(sent, says(201, "")).await.status, 201);
     }
     shop.layer.idle().await;
     assert_eq!(store.kept.len(), 2, "the claim was given up");
-    let sent = shop.send(with_key(1));
-    let called = shop.called().await;
-    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
-    called.answers(says(201, ""));
-    assert_eq!(sent.await.unwrap().status, 201);
+    let (sent, called) = shop.running(with_key(1)).await;
+    assert_eq!(called.operation().run(), 1);
+    assert_eq!(called.finish(sent, says(201, "")).await.status, 201);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
     // While the store is asked, and while the service inside is not ready.
     for leaves_after in [SECOND / 4, SECOND] {
-        let store = Scripted::new(move |asked, before| match asked {
-            "begin" if before == 0 => Fate::Slow(SECOND / 2),
-            _ => Fate::Done,
-        });
+        let store = Scripted::first("begin", 1, Fate::Slow(SECOND / 2));
         let config = IdempotencyConfig::default();
         let layer = IdempotencyLayer::new("left", store.clone(), Scope::Global, config).unwrap();
         let runs = Arc::new(AtomicUsize::new(0));
@@ -229,9 +198,6 @@ async fn after_impatient_clients(
 
 #[tokio::test(start_paused = true)]
 async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
-    let layer = |config| {
-        IdempotencyLayer::new("impatient", MemoryStore::new(), Scope::Global, config).unwrap()
-    };
     let called = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&called);
     let pay = async move |_: Operation| {
@@ -243,7 +209,7 @@ async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
     let limit = || GlobalConcurrencyLimitLayer::new(100);
 
     // In one builder, requests wait for a place before the layer reads them.
-    let once = layer(IdempotencyConfig::default());
+    let once = super::layer(IdempotencyConfig::default());
     let layers = ServiceBuilder::new()
         .layer(answer(once.clone()))
         .layer(limit());
@@ -256,7 +222,7 @@ async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
     );
 
     // Separate layers of a router are always ready; what proves that nothing happened is the operation that nobody has taken.
-    let once = layer(IdempotencyConfig::default().handlers_take_operation(true));
+    let once = super::layer(IdempotencyConfig::default().handlers_take_operation(true));
     let router = routes.layer(limit()).layer(answer(once.clone()));
     let statuses = after_impatient_clients(once, router, 1_000).await;
     assert_eq!(statuses.last(), Some(&200), "{statuses:?}");

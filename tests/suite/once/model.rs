@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, StoragePolicy};
-use http::HeaderValue;
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::shop::{Called, Flow, Seen, Shop, payment, says, settle};
+use super::shop::{Called, Flow, Seen, Shop, payment, says, settle, with_header};
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -181,10 +180,8 @@ impl Model {
 }
 
 fn request(key: usize, body: usize) -> http::Request<Flow> {
-    let mut request = payment(BODIES[body]);
-    let key = HeaderValue::try_from(format!("\"key-of-operation-{key}\"")).unwrap();
-    request.headers_mut().insert("idempotency-key", key);
-    request
+    let key = format!("\"key-of-operation-{key}\"");
+    with_header(payment(BODIES[body]), "idempotency-key", key)
 }
 
 async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
@@ -207,7 +204,7 @@ async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
                     Ok(run) => {
                         let called = shop.called().await;
                         assert_eq!(called.body, BODIES[body]);
-                        assert_eq!(called.operation.as_ref().unwrap().run(), run);
+                        assert_eq!(called.operation().run(), run);
                         running[key] = Some((called, Some(sent)));
                     }
                     Err((status, replayed, text)) => {
@@ -240,12 +237,12 @@ async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
                         status
                     }
                     End::Happened(status) => {
-                        called.operation.as_ref().unwrap().happened();
+                        called.operation().happened();
                         called.answers(says(status, text));
                         status
                     }
                     End::DidNotHappen => {
-                        called.operation.as_ref().unwrap().did_not_happen();
+                        called.operation().did_not_happen();
                         called.answers(says(503, text));
                         503
                     }

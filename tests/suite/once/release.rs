@@ -12,13 +12,12 @@ use axum::error_handling::HandleErrorLayer;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{MethodRouter, post};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 use buttress::clock::Now;
 use buttress::http::{ClientConfig, answer, client};
-use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
-    AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope, StoragePolicy,
+    AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, StoragePolicy,
 };
 use buttress::timeout::TimeoutLayer;
 use buttress::{BoxError, ErrorIsTransient};
@@ -31,27 +30,13 @@ use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_http::timeout::TimeoutLayer as HttpTimeoutLayer;
 
 use super::shop::settle;
-use super::{payment, sent};
+use super::{layer, payment, sent};
 
 const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "order-4711-00001";
 
-/// How often the handler has acted.
-#[derive(Clone, Debug, Default)]
-struct Effects(Arc<AtomicUsize>);
-
-impl Effects {
-    fn act(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-fn once(config: IdempotencyConfig) -> IdempotencyLayer {
-    IdempotencyLayer::new("release", MemoryStore::new(), Scope::Global, config).unwrap()
+fn router(pay: MethodRouter, layer: IdempotencyLayer) -> Router {
+    Router::new().route("/payments", pay).layer(answer(layer))
 }
 
 /// The status of each of these requests with one key, one after the other.
@@ -72,10 +57,10 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
         StoragePolicy::DeleteOnError,
     ] {
         for after_crash in [AfterCrash::RunAgain, AfterCrash::Refuse] {
-            let effects = Effects::default();
-            let acts = effects.clone();
+            let effects = Arc::new(AtomicUsize::new(0));
+            let acts = Arc::clone(&effects);
             let pay = async move || {
-                acts.act();
+                acts.fetch_add(1, Ordering::SeqCst);
                 pending::<&'static str>().await
             };
             let config = IdempotencyConfig::default()
@@ -85,9 +70,13 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
             let router = Router::new()
                 .route("/payments", post(pay))
                 .layer(limit)
-                .layer(answer(once(config)));
+                .layer(answer(layer(config)));
             assert_eq!(statuses(&router, 3).await, [408, 409, 409]);
-            assert_eq!(effects.count(), 1, "{keep:?} {after_crash:?}");
+            assert_eq!(
+                effects.load(Ordering::SeqCst),
+                1,
+                "{keep:?} {after_crash:?}"
+            );
         }
     }
 }
@@ -109,7 +98,7 @@ async fn an_overload_response_is_not_replayed_once_the_service_is_idle() {
     let router = Router::new()
         .route("/payments", post(pay))
         .layer(shed)
-        .layer(answer(once(IdempotencyConfig::default())));
+        .layer(answer(layer(IdempotencyConfig::default())));
     let first = router.clone();
     let first = tokio::spawn(async move { sent(&first, payment("order-4711-00000", "")).await });
     settle().await;
@@ -135,9 +124,7 @@ async fn never_takes(
         let operation = Operation::take(request.extensions()).unwrap().unwrap();
         operation.run().to_string().into_response()
     };
-    let router = Router::new()
-        .route("/payments", post(pay))
-        .layer(answer(once(config)));
+    let router = router(post(pay), layer(config));
     let status = sent(&router, payment(KEY, "10 EUR")).await.0.as_u16();
     let run = sent(&router, payment(KEY, "10 EUR")).await.2.parse().ok();
     (status, run)
@@ -146,55 +133,45 @@ async fn never_takes(
 #[tokio::test(start_paused = true)]
 async fn where_handlers_take_their_operation_a_response_before_that_releases_the_key() {
     let takes = IdempotencyConfig::default().handlers_take_operation(true);
-    for status in [200, 401, 404, 408, 422, 500, 503] {
-        let response = StatusCode::from_u16(status).unwrap();
-        assert_eq!(
-            never_takes(takes.clone(), response).await,
-            (status, Some(1))
-        );
-    }
+    let released = [200, 401, 404, 408, 422, 500, 503].map(|status| (&takes, status, Some(1)));
     // By default it proves nothing.
     let default = IdempotencyConfig::default();
-    assert_eq!(
-        never_takes(default.clone(), StatusCode::NOT_FOUND).await,
-        (404, None)
-    );
-    assert_eq!(
-        never_takes(default, StatusCode::UNAUTHORIZED).await,
-        (401, Some(2))
-    );
+    let not_released = [(&default, 404, None), (&default, 401, Some(2))];
+    for (config, status, run) in released.into_iter().chain(not_released) {
+        let response = StatusCode::from_u16(status).unwrap();
+        let seen = never_takes(config.clone(), response).await;
+        assert_eq!(seen, (status, run));
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn once_the_operation_is_taken_a_response_is_stored_although_it_could_be_released() {
     let takes = IdempotencyConfig::default().handlers_take_operation(true);
-    let effects = Effects::default();
-    let acts = effects.clone();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let acts = Arc::clone(&effects);
     let pay = async move |_: Operation| {
-        acts.act();
+        acts.fetch_add(1, Ordering::SeqCst);
         StatusCode::NOT_FOUND
     };
-    let router = Router::new()
-        .route("/payments", post(pay))
-        .layer(answer(once(takes)));
+    let router = router(post(pay), layer(takes));
     assert_eq!(statuses(&router, 2).await, [404, 404]);
-    assert_eq!(effects.count(), 1);
+    assert_eq!(effects.load(Ordering::SeqCst), 1);
 }
 
 /// A time limit in front of a queue of one place, whose worker is busy when the request comes.
 async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) {
-    let effects = Effects::default();
+    let effects = Arc::new(AtomicUsize::new(0));
     let runs = Arc::new(std::sync::Mutex::new(Vec::new()));
     let gate = Arc::new(Semaphore::new(0));
-    let (acts, wait, ran) = (effects.clone(), Arc::clone(&gate), Arc::clone(&runs));
+    let (acts, wait, ran) = (Arc::clone(&effects), Arc::clone(&gate), Arc::clone(&runs));
     let handler = service_fn(move |request: http::Request<KeptBody<Body>>| {
-        let (acts, wait, ran) = (acts.clone(), Arc::clone(&wait), Arc::clone(&ran));
+        let (acts, wait, ran) = (Arc::clone(&acts), Arc::clone(&wait), Arc::clone(&ran));
         async move {
             if request.uri().path() == "/block" {
                 let _ = wait.acquire().await.unwrap();
             } else if let Ok(operation) = Operation::take(request.extensions()) {
                 ran.lock().unwrap().push(operation.unwrap().run());
-                acts.act();
+                acts.fetch_add(1, Ordering::SeqCst);
             }
             Ok::<_, BoxError>(Response::new(Body::empty()))
         }
@@ -210,7 +187,7 @@ async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) 
     tokio::spawn(blocked.ready().await.unwrap().call(block));
     settle().await;
     let service = ServiceBuilder::new()
-        .layer(once(config))
+        .layer(layer(config))
         .layer(TimeoutLayer::new("queue", SECOND))
         .service(queue);
     let ask = || service.clone().oneshot(payment(KEY, "10 EUR"));
@@ -220,7 +197,7 @@ async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) 
     let _ = ask().await;
     settle().await;
     let runs = runs.lock().unwrap().clone();
-    (effects.count(), runs)
+    (effects.load(Ordering::SeqCst), runs)
 }
 
 #[tokio::test(start_paused = true)]
@@ -246,17 +223,17 @@ fn open() -> Breaker {
 type Inside = http::Request<KeptBody<Body>>;
 
 /// The effects of two requests to this handler, which acts and then passes on the refusal of a call of its own.
-async fn effects_of_two<S>(config: IdempotencyConfig, effects: &Effects, handler: S) -> usize
+async fn effects_of_two<S>(config: IdempotencyConfig, effects: &AtomicUsize, handler: S) -> usize
 where
     S: Service<Inside, Response = Response, Error = BoxError> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let service = once(config).layer(handler);
+    let service = layer(config).layer(handler);
     for _ in 0..2 {
         let _ = service.clone().oneshot(payment(KEY, "10 EUR")).await;
         settle().await;
     }
-    effects.count()
+    effects.load(Ordering::SeqCst)
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,23 +247,23 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     };
 
     // As an error.
-    let effects = Effects::default();
-    let acts = effects.clone();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let acts = Arc::clone(&effects);
     let calls = BreakerLayer::new(open(), ErrorIsTransient).layer(provider);
     let handler = service_fn(move |_: Inside| {
-        acts.act();
+        acts.fetch_add(1, Ordering::SeqCst);
         calls.clone().oneshot(call())
     });
     assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
 
     // As a response.
-    let effects = Effects::default();
-    let acts = effects.clone();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let acts = Arc::clone(&effects);
     let infallible =
         service_fn(async |_: Inside| Ok::<_, Infallible>(Response::new(Body::empty())));
     let calls = answer(BreakerLayer::new(open(), ErrorIsTransient)).layer(infallible);
     let handler = service_fn(move |_: Inside| {
-        acts.act();
+        acts.fetch_add(1, Ordering::SeqCst);
         let calls = calls.clone();
         async move {
             Ok(calls
@@ -298,8 +275,8 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
 
     // As a reverse proxy: the request itself is passed on, and refused.
-    let effects = Effects::default();
-    let acts = effects.clone();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let acts = Arc::clone(&effects);
     let proxy = client("proxy", ClientConfig::default()).unwrap();
     let proxy = proxy.map_request_body(Body::new);
     proxy
@@ -313,7 +290,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
         .map_response(|response| response.map(Body::new));
     let calls: BoxCloneSyncService<Inside, Response, BoxError> = BoxCloneSyncService::new(calls);
     let handler = service_fn(move |request: Inside| {
-        acts.act();
+        acts.fetch_add(1, Ordering::SeqCst);
         calls.clone().oneshot(request)
     });
     assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
@@ -323,10 +300,10 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
 async fn a_handler_that_says_that_it_has_acted_is_never_called_again() {
     for keep in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
         for status in [200, 408, 429, 500, 503] {
-            let effects = Effects::default();
-            let acts = effects.clone();
+            let effects = Arc::new(AtomicUsize::new(0));
+            let acts = Arc::clone(&effects);
             let pay = async move |operation: Operation| {
-                acts.act();
+                acts.fetch_add(1, Ordering::SeqCst);
                 operation.happened();
                 // It takes precedence.
                 operation.did_not_happen();
@@ -334,11 +311,9 @@ async fn a_handler_that_says_that_it_has_acted_is_never_called_again() {
                 (status, [("retry-after", "1")])
             };
             let config = IdempotencyConfig::default().keep(keep);
-            let router = Router::new()
-                .route("/payments", post(pay))
-                .layer(answer(once(config)));
+            let router = router(post(pay), layer(config));
             assert_eq!(statuses(&router, 2).await, [status, status]);
-            assert_eq!(effects.count(), 1);
+            assert_eq!(effects.load(Ordering::SeqCst), 1);
         }
     }
 }
@@ -357,13 +332,11 @@ async fn a_function_decides_before_the_policy_what_is_stored() {
             let status = StatusCode::from_u16(status).unwrap();
             (status, operation.run().to_string())
         };
-        let layer = once(IdempotencyConfig::default()).store_when(move |response| {
+        let layer = super::layer(IdempotencyConfig::default()).store_when(move |response| {
             let decides = !matches!(response.status.as_u16(), 404 | 500);
             decides.then_some(stored)
         });
-        let router = Router::new()
-            .route("/payments", post(pay))
-            .layer(answer(layer));
+        let router = router(post(pay), layer);
         assert_eq!(statuses(&router, 1).await, [status]);
         let again = sent(&router, payment(KEY, "10 EUR")).await;
         let run = if stored { "1" } else { "2" };
@@ -378,7 +351,7 @@ async fn an_operation_that_has_ended_cannot_be_taken() {
         keep.send(request).unwrap();
         ready(Ok::<_, BoxError>(Response::new(Body::empty())))
     });
-    let service = once(IdempotencyConfig::default()).layer(handler);
+    let service = layer(IdempotencyConfig::default()).layer(handler);
     service.oneshot(payment(KEY, "10 EUR")).await.unwrap();
     let request = kept.recv().await.unwrap();
     let error = Operation::take(request.extensions()).unwrap_err();
@@ -398,16 +371,16 @@ async fn a_layer_around_another_one_does_not_release_what_the_inner_one_has_exec
     let inner = IdempotencyConfig::default()
         .header("x-inner-key")
         .required(true);
-    let effects = Effects::default();
-    let acts = effects.clone();
+    let effects = Arc::new(AtomicUsize::new(0));
+    let acts = Arc::clone(&effects);
     let pay = async move |_: Operation| {
-        acts.act();
+        acts.fetch_add(1, Ordering::SeqCst);
         StatusCode::OK
     };
     let router = Router::new()
         .route("/payments", post(pay))
-        .layer(answer(once(inner)))
-        .layer(answer(once(takes())));
+        .layer(answer(layer(inner)))
+        .layer(answer(layer(takes())));
     let request = || {
         let mut request = payment(KEY, "10 EUR");
         let key = request.headers()["idempotency-key"].clone();
@@ -418,5 +391,5 @@ async fn a_layer_around_another_one_does_not_release_what_the_inner_one_has_exec
         let (status, again, _) = sent(&router, request()).await;
         assert_eq!((status, again), (StatusCode::OK, replayed));
     }
-    assert_eq!(effects.count(), 1);
+    assert_eq!(effects.load(Ordering::SeqCst), 1);
 }

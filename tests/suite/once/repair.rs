@@ -41,6 +41,27 @@ async fn found(layer: &IdempotencyLayer) -> Found {
     layer.find(&record).await.unwrap().expect("a record")
 }
 
+/// Makes a record whose lease is over, and returns its key.
+async fn stopped(layer: &IdempotencyLayer, store: &impl Store) -> RecordKey {
+    let record = layer.record(&RecordOf::post("/payments", KEY));
+    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
+    store.begin(&record, &claim).await.unwrap();
+    record
+}
+
+/// The repair is refused for a reason that this matches and whose text has all of these.
+async fn refused(
+    layer: &IdempotencyLayer,
+    seen: &Found,
+    repair: Repair,
+    says: &[&str],
+) -> RepairError {
+    let error = layer.repair(seen, repair).await.unwrap_err();
+    let shown = error.to_string();
+    assert!(says.iter().all(|part| shown.contains(part)), "{shown}");
+    error
+}
+
 fn recorded(status: u16, body: &'static str) -> Response<Bytes> {
     Response::builder()
         .status(status)
@@ -51,8 +72,7 @@ fn recorded(status: u16, body: &'static str) -> Response<Bytes> {
 
 /// Ends as unknown: the handler is dropped at `max_run`.
 async fn unknown(shop: &mut Shop) {
-    let sent = shop.send(payment("10 EUR"));
-    let mut called = shop.called().await;
+    let (sent, mut called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(600)).await;
     called.dropped().await;
     let seen = sent.await.unwrap();
@@ -139,8 +159,7 @@ async fn a_look_up_shows_state_run_times_and_response() {
     let record = layer.record(&RecordOf::post("/payments", KEY));
     assert!(layer.find(&record).await.unwrap().is_none());
 
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     advance(Duration::from_secs(10)).await;
     let running = found(&layer).await;
     assert_eq!(running.state(), OperationState::Running);
@@ -157,8 +176,13 @@ async fn a_look_up_shows_state_run_times_and_response() {
     let response = Response::builder()
         .status(201)
         .header("location", "/payments/1");
-    called.answers(response.body(body).unwrap());
-    assert_eq!(sent.await.unwrap().status, 201);
+    assert_eq!(
+        called
+            .finish(sent, response.body(body).unwrap())
+            .await
+            .status,
+        201
+    );
     let stored = found(&layer).await;
     assert_eq!(stored.state(), OperationState::Stored);
     assert_eq!(stored.status(), Some(StatusCode::CREATED));
@@ -217,9 +241,7 @@ async fn each_end_of_an_operation_has_a_state() {
             }
             "too long" => unknown(&mut shop).await,
             _ => {
-                let record = layer.record(&RecordOf::post("/payments", KEY));
-                let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
-                store.begin(&record, &claim).await.unwrap();
+                stopped(&layer, &store).await;
                 advance(Duration::from_secs(5)).await;
                 let since = found(&layer).await.stopped_since();
                 assert_eq!(since, Some(Duration::from_secs(5)));
@@ -246,7 +268,7 @@ async fn each_end_of_an_operation_has_a_state() {
 async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
     let store = MemoryStore::new();
     let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store, config());
+    let layer = shop.layer.clone();
     shop.served(payment("10 EUR"), says(201, "paid")).await;
     advance(Duration::from_secs(60)).await;
     for number in 0..9_u8 {
@@ -289,26 +311,21 @@ async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
 
 #[tokio::test(start_paused = true)]
 async fn a_released_operation_runs_again_as_run_1() {
-    let store = MemoryStore::new();
-    let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store, config());
+    let mut shop = Shop::new(config());
+    let layer = shop.layer.clone();
     unknown(&mut shop).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
     let seen = found(&layer).await;
     layer.repair(&seen, Repair::release()).await.unwrap();
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
-    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    assert_eq!(called.operation().run(), 1);
+    called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_recorded_response_is_the_answer_to_every_repetition() {
-    let store = MemoryStore::new();
-    let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store, config());
+    let mut shop = Shop::new(config());
+    let layer = shop.layer.clone();
     unknown(&mut shop).await;
     let seen = found(&layer).await;
     let mut response = recorded(201, "paid, as the provider says");
@@ -337,43 +354,32 @@ async fn a_recorded_response_is_the_answer_to_every_repetition() {
 
 #[tokio::test(start_paused = true)]
 async fn a_running_operation_is_never_repaired() {
-    let store = MemoryStore::new();
-    let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store, config());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let mut shop = Shop::new(config());
+    let layer = shop.layer.clone();
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     let seen = found(&layer).await;
     for repair in [Repair::release(), Repair::record(recorded(201, "paid"))] {
         for force in [false, true] {
-            let refused = layer.repair(&seen, repair.clone().force(force)).await;
-            let error = refused.unwrap_err();
+            let repair = repair.clone().force(force);
+            let error = refused(&layer, &seen, repair, &["running"]).await;
             assert!(matches!(error, RepairError::Running), "{error:?}");
-            assert!(error.to_string().contains("running"), "{error}");
         }
     }
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
     let store = MemoryStore::new();
     let layer = operator(&store, config());
-    let record = layer.record(&RecordOf::post("/payments", KEY));
-    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
-    store.begin(&record, &claim).await.unwrap();
+    let record = stopped(&layer, &store).await;
     advance(Duration::from_secs(599)).await;
     let seen = found(&layer).await;
-    let error = layer.repair(&seen, Repair::release()).await.unwrap_err();
-    let shown = error.to_string();
-    assert!(
-        shown.contains("599s") && shown.contains("600s") && shown.contains("force"),
-        "{shown}"
-    );
+    refused(&layer, &seen, Repair::release(), &["599s", "600s", "force"]).await;
     // Another second, and the same look-up is good enough.
     advance(Duration::from_secs(1)).await;
     layer.repair(&seen, Repair::release()).await.unwrap();
-    store.begin(&record, &claim).await.unwrap();
+    stopped(&layer, &store).await;
     let seen = found(&layer).await;
     let forced = Repair::release().force(true);
     layer.repair(&seen, forced).await.unwrap();
@@ -403,18 +409,14 @@ async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_result_is_replaced_only_by_force() {
-    let store = MemoryStore::new();
-    let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store, config());
+    let mut shop = Shop::new(config());
+    let layer = shop.layer.clone();
     shop.served(payment("10 EUR"), says(500, "broken")).await;
     let seen = found(&layer).await;
     let repair = Repair::record(recorded(201, "paid after all"));
-    let error = layer.repair(&seen, repair.clone()).await.unwrap_err();
-    assert!(
-        matches!(error, RepairError::Done(OperationState::Stored)),
-        "{error:?}"
-    );
-    assert!(error.to_string().contains("`stored`"), "{error}");
+    let error = refused(&layer, &seen, repair.clone(), &["`stored`"]).await;
+    let is_done = matches!(error, RepairError::Done(OperationState::Stored));
+    assert!(is_done, "{error:?}");
     layer.repair(&seen, repair.force(true)).await.unwrap();
     let repeated = shop.ask(payment("10 EUR")).await;
     assert_eq!(repeated.of(), (201, true, "paid after all"));
@@ -424,18 +426,11 @@ async fn a_stored_result_is_replaced_only_by_force() {
 async fn a_record_that_changed_or_is_gone_is_left_alone() {
     let store = MemoryStore::new();
     let mut shop = Shop::with(store.clone(), config().max_response_body(100));
-    let layer = operator(&store, config().max_response_body(100));
+    let layer = shop.layer.clone();
     unknown(&mut shop).await;
     let seen = found(&layer).await;
     let large = Response::new(Bytes::from(vec![b'x'; 101]));
-    let error = layer
-        .repair(&seen, Repair::record(large))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, RepairError::TooLarge { max: 100 }),
-        "{error:?}"
-    );
+    refused(&layer, &seen, Repair::record(large), &["too large", "100"]).await;
     let first = Repair::record(recorded(201, "paid"));
     layer.repair(&seen, first).await.unwrap();
     // A second operator, with what he saw before.
@@ -458,14 +453,10 @@ async fn a_record_that_changed_or_is_gone_is_left_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_run_cannot_overwrite_what_an_operator_recorded() {
-    let store = Scripted::new(|what, _| match what {
-        "renew" => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("renew", usize::MAX, Fate::Down);
     let mut shop = Shop::with(store.clone(), config());
     let layer = operator(&store.kept, config());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(90)).await;
     let seen = found(&layer).await;
     assert_eq!(seen.state(), OperationState::Stopped);
@@ -494,9 +485,8 @@ async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
     let store = MemoryStore::new();
     let layer = IdempotencyLayer::new(name, store.clone(), Scope::Global, config()).unwrap();
     let record = layer.record(&RecordOf::post("/payments", KEY));
-    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
     for repair in [Repair::release(), Repair::record(recorded(201, "secret"))] {
-        store.begin(&record, &claim).await.unwrap();
+        stopped(&layer, &store).await;
         let seen = found(&layer).await;
         layer.repair(&seen, repair.clone()).await.unwrap_err();
         layer.repair(&seen, repair.force(true)).await.unwrap();
@@ -530,14 +520,9 @@ async fn a_store_that_fails_is_an_error_that_says_to_look_again() {
     assert!(error.contains("cannot look up records"), "{error}");
     let listed = layer.list(&ListFilter::new(), None, 10).await;
     assert!(listed.is_err());
-    let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
-    store.begin(&record, &claim).await.unwrap();
+    stopped(&layer, &store).await;
     let seen = found(&operator(&store.kept, config())).await;
-    let failed = layer.repair(&seen, Repair::release().force(true)).await;
-    let error = failed.unwrap_err();
+    let forced = Repair::release().force(true);
+    let error = refused(&layer, &seen, forced, &["look at the record again"]).await;
     assert!(matches!(error, RepairError::Store(_)), "{error:?}");
-    assert!(
-        error.to_string().contains("look at the record again"),
-        "{error}"
-    );
 }

@@ -16,8 +16,8 @@ use ::tonic::transport::{Channel, Endpoint, Server};
 use ::tonic::{Code, Request, Response, Status, Streaming};
 use buttress::BoxError;
 use buttress::http::{ClientConfig, answer_grpc, grpc};
-use buttress::idempotency::store::MemoryStore;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
+use buttress::idempotency::store::{MemoryStore, Store};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoragePolicy};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_core::Stream;
 use http::uri::PathAndQuery;
@@ -29,12 +29,11 @@ use tokio::time::timeout;
 use tower::util::MapRequestLayer;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
+use super::shop::{Fate, Scripted};
 use crate::text::Text;
 
 const PAY: &str = "/shop.Payments/Pay";
 const LOOK: &str = "/shop.Payments/Look";
-const LIST: &str = "/shop.Payments/List";
-const UPLOAD: &str = "/shop.Payments/Upload";
 const CHAT: &str = "/shop.Payments/Chat";
 
 const KEY: &str = "\"0123456789abcdef\"";
@@ -55,9 +54,9 @@ impl<T> Stream for Received<T> {
 struct Payments {
     runs: Arc<AtomicUsize>,
     looks: Arc<AtomicUsize>,
-    /// The handler of a stream has received the first message.
+    /// A handler waits.
     begun: Arc<Notify>,
-    /// The handler of a stream may go on.
+    /// It may go on.
     go_on: Arc<Notify>,
 }
 
@@ -87,10 +86,7 @@ where
             let mut server = ::tonic::server::Grpc::new(Text);
             Ok(match &*path {
                 PAY => {
-                    let pay = service_fn(move |request: Request<String>| {
-                        let result = this.pay(request);
-                        async { result }
-                    });
+                    let pay = service_fn(move |request: Request<String>| this.clone().pay(request));
                     server.unary(pay, request).await.map(with_trailer)
                 }
                 LOOK => {
@@ -99,19 +95,6 @@ where
                         async move { Ok(Response::new(format!("look {look}"))) }
                     });
                     server.unary(look, request).await
-                }
-                LIST => {
-                    let list = service_fn(move |_: Request<String>| {
-                        let stream = this.clone().list();
-                        async move { Ok(Response::new(stream)) }
-                    });
-                    server.server_streaming(list, request).await
-                }
-                UPLOAD => {
-                    let upload = service_fn(move |request: Request<Streaming<String>>| {
-                        this.clone().upload(request.into_inner())
-                    });
-                    server.client_streaming(upload, request).await
                 }
                 CHAT => {
                     let chat = service_fn(|request: Request<Streaming<String>>| async {
@@ -127,9 +110,19 @@ where
 
 impl Payments {
     /// A number is the code of a failure.
-    fn pay(&self, request: Request<String>) -> Result<Response<String>, Status> {
+    async fn pay(self, request: Request<String>) -> Result<Response<String>, Status> {
         let run = self.runs.fetch_add(1, Ordering::SeqCst) + 1;
+        let operation = Operation::take(request.extensions()).unwrap();
         let text = request.into_inner();
+        match &*text {
+            "waits" => {
+                self.begun.notify_one();
+                self.go_on.notified().await;
+            }
+            "panics" => panic!("scripted panic"),
+            "did not happen" => operation.expect("it is guarded").did_not_happen(),
+            _ => {}
+        }
         if let Ok(code) = text.parse::<i32>() {
             return Err(Status::new(Code::from_i32(code), format!("run {run}")));
         }
@@ -137,26 +130,6 @@ impl Payments {
         let metadata = response.metadata_mut();
         metadata.insert("x-metadata", "stored".parse().unwrap());
         Ok(response)
-    }
-
-    /// The second message follows when the client has received the first.
-    fn list(self) -> Received<Result<String, Status>> {
-        let (send, receive) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            let _ = send.send(Ok("first".to_owned()));
-            self.go_on.notified().await;
-            let _ = send.send(Ok("second".to_owned()));
-        });
-        Received(receive)
-    }
-
-    async fn upload(self, mut messages: Streaming<String>) -> Result<Response<String>, Status> {
-        let mut received = Vec::new();
-        while let Some(message) = messages.message().await? {
-            received.push(message);
-            self.begun.notify_one();
-        }
-        Ok(Response::new(received.join(" ")))
     }
 }
 
@@ -181,24 +154,22 @@ fn with_trailer(body: Body) -> Body {
 }
 
 /// tonic's server with the layer in front of all its services.
-async fn serve(store: MemoryStore, payments: Payments) -> Channel {
-    let config = IdempotencyConfig::default();
+async fn served_with(store: impl Store, config: IdempotencyConfig) -> (Channel, Payments) {
+    let payments = Payments::default();
     let layer = IdempotencyLayer::new("shop", store, Scope::Global, config).unwrap();
     let layer = layer.guard(|request| request.uri.path() == PAY);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder()
         .layer(answer_grpc(layer))
-        .add_service(payments);
+        .add_service(payments.clone());
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    endpoint.connect_lazy()
+    (endpoint.connect_lazy(), payments)
 }
 
 async fn served() -> (Channel, Payments) {
-    let payments = Payments::default();
-    let channel = serve(MemoryStore::new(), payments.clone()).await;
-    (channel, payments)
+    served_with(MemoryStore::new(), IdempotencyConfig::default()).await
 }
 
 async fn client(channel: &Channel) -> Grpc<Channel> {
@@ -207,7 +178,7 @@ async fn client(channel: &Channel) -> Grpc<Channel> {
     client
 }
 
-fn request<T>(message: T, key: Option<&'static str>) -> Request<T> {
+fn request<T>(message: T, key: Option<&str>) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(key) = key {
         let metadata = request.metadata_mut();
@@ -219,7 +190,7 @@ fn request<T>(message: T, key: Option<&'static str>) -> Request<T> {
 async fn unary(
     channel: &Channel,
     path: &'static str,
-    key: Option<&'static str>,
+    key: Option<&str>,
     message: &str,
 ) -> Result<String, Status> {
     let request = request(message.to_owned(), key);
@@ -277,24 +248,6 @@ async fn a_guarded_method_is_executed_once_and_replayed_with_message_and_trailer
 }
 
 #[tokio::test]
-async fn duplicates_at_once_are_executed_once() {
-    let (channel, payments) = served().await;
-    let calls: Vec<_> = (0..20)
-        .map(|_| {
-            let channel = channel.clone();
-            tokio::spawn(async move { unary(&channel, PAY, Some(KEY), "ten").await })
-        })
-        .collect();
-    for call in calls {
-        match call.await.unwrap() {
-            Ok(text) => assert_eq!(text, "run 1 of ten"),
-            Err(status) => assert_eq!(status.code(), Code::Aborted, "{status:?}"),
-        }
-    }
-    assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
-}
-
-#[tokio::test]
 async fn a_problem_with_a_key_is_a_status() {
     let (channel, payments) = served().await;
     assert!(unary(&channel, PAY, Some(KEY), "ten").await.is_ok());
@@ -313,6 +266,125 @@ async fn a_problem_with_a_key_is_a_status() {
     assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
 }
 
+/// An error that names when to come again.
+fn assert_comes_again(status: &Status, code: Code) {
+    assert_eq!(status.code(), code);
+    let pushback = status.metadata().get("grpc-retry-pushback-ms");
+    assert_eq!(pushback.unwrap(), "1000");
+}
+
+#[tokio::test]
+async fn a_store_that_is_down_is_unavailable() {
+    let down = Scripted::new(|_, _| Fate::Down);
+    let (channel, payments) = served_with(down, IdempotencyConfig::default()).await;
+    let status = unary(&channel, PAY, Some(KEY), "ten").await.unwrap_err();
+    assert_comes_again(&status, Code::Unavailable);
+    assert_eq!(payments.runs.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
+    for leaves in [false, true] {
+        let (channel, payments) = served().await;
+        let caller = channel.clone();
+        let first = tokio::spawn(async move { unary(&caller, PAY, Some(KEY), "waits").await });
+        payments.begun.notified().await;
+        if leaves {
+            first.abort();
+        }
+        let status = unary(&channel, PAY, Some(KEY), "waits").await.unwrap_err();
+        assert_comes_again(&status, Code::Aborted);
+        payments.go_on.notify_one();
+        match first.await {
+            Ok(first) => assert_eq!(first.unwrap(), "run 1 of waits"),
+            Err(error) => assert!(leaves && error.is_cancelled()),
+        }
+        // The record follows soon.
+        let again = loop {
+            match unary(&channel, PAY, Some(KEY), "waits").await {
+                Ok(again) => break again,
+                Err(status) => assert_eq!(status.code(), Code::Aborted),
+            }
+        };
+        assert_eq!(again, "run 1 of waits");
+        assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_follows_from_the_code() {
+    // Of each policy the codes that free the key.
+    for (policy, freed) in [
+        (StoragePolicy::Definitive, &[8, 10][..]),
+        (StoragePolicy::DeleteOnError, &[2, 8, 10, 13, 14, 15]),
+        (
+            StoragePolicy::SuccessOnly,
+            &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
+        ),
+    ] {
+        let config = IdempotencyConfig::default().keep(policy);
+        let (channel, payments) = served_with(MemoryStore::new(), config).await;
+        for code in 1..=16 {
+            let key = format!("\"key-of-the-code-{code}\"");
+            let before = payments.runs.load(Ordering::SeqCst);
+            let pay = async || {
+                let result = unary(&channel, PAY, Some(&key), &code.to_string()).await;
+                result.unwrap_err()
+            };
+            let (first, again) = (pay().await, pay().await);
+            assert_eq!(first.code(), Code::from_i32(code));
+            assert_eq!(again.code(), first.code(), "{policy:?}");
+            let runs = payments.runs.load(Ordering::SeqCst) - before;
+            assert_eq!(
+                runs,
+                1 + usize::from(freed.contains(&code)),
+                "{policy:?} {code}"
+            );
+            if runs == 1 {
+                assert_eq!(again.message(), first.message());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_a_response_the_second_call_follows_from_how_the_first_ended() {
+    let config = IdempotencyConfig::default()
+        .max_response_body(3)
+        .keep(StoragePolicy::SuccessOnly);
+    for (config, text, first, second, runs) in [
+        // Too large to be stored, and a success as far as is known.
+        (
+            config.clone(),
+            "ten",
+            None,
+            Some(Code::FailedPrecondition),
+            1,
+        ),
+        (
+            IdempotencyConfig::default(),
+            "panics",
+            Some(Code::Internal),
+            Some(Code::Internal),
+            1,
+        ),
+        (
+            IdempotencyConfig::default(),
+            "did not happen",
+            None,
+            None,
+            2,
+        ),
+    ] {
+        let (channel, payments) = served_with(MemoryStore::new(), config).await;
+        for code in [first, second] {
+            let result = unary(&channel, PAY, Some(KEY), text).await;
+            assert_eq!(result.err().map(|status| status.code()), code, "{text}");
+        }
+        assert_eq!(payments.runs.load(Ordering::SeqCst), runs, "{text}");
+    }
+}
+
 #[tokio::test]
 async fn another_unary_method_is_executed_as_often_as_it_is_called() {
     let (channel, _) = served().await;
@@ -324,44 +396,6 @@ async fn another_unary_method_is_executed_as_often_as_it_is_called() {
     ] {
         let text = unary(&channel, LOOK, key, "").await.unwrap();
         assert_eq!(text, format!("look {look}"));
-    }
-}
-
-#[tokio::test]
-async fn a_server_stream_is_not_held_back() {
-    let (channel, payments) = served().await;
-    for key in [None, Some(KEY), Some(KEY)] {
-        let path = PathAndQuery::from_static(LIST);
-        let request = request(String::new(), key);
-        let mut client = client(&channel).await;
-        let response = soon(client.server_streaming(request, path, Text));
-        let mut messages = response.await.unwrap().into_inner();
-        // The server has not sent the second one yet.
-        let first = soon(messages.message()).await.unwrap();
-        assert_eq!(first.as_deref(), Some("first"));
-        payments.go_on.notify_one();
-        let second = soon(messages.message()).await.unwrap();
-        assert_eq!(second.as_deref(), Some("second"));
-        assert_eq!(soon(messages.message()).await.unwrap(), None);
-    }
-}
-
-#[tokio::test]
-async fn a_client_stream_reaches_the_handler_before_it_has_ended() {
-    let (channel, payments) = served().await;
-    for key in [None, Some(KEY), Some(KEY)] {
-        let (send, receive) = mpsc::unbounded_channel();
-        let path = PathAndQuery::from_static(UPLOAD);
-        let request = request(Received(receive), key);
-        let mut client = client(&channel).await;
-        let call = tokio::spawn(async move { client.client_streaming(request, path, Text).await });
-        send.send("one".to_owned()).unwrap();
-        soon(payments.begun.notified()).await;
-        send.send("two".to_owned()).unwrap();
-        soon(payments.begun.notified()).await;
-        drop(send);
-        let response = soon(call).await.unwrap().unwrap();
-        assert_eq!(response.into_inner(), "one two");
     }
 }
 
@@ -383,19 +417,6 @@ async fn a_bidirectional_call_exchanges_messages_before_its_request_has_ended() 
         drop(send);
         assert_eq!(soon(messages.message()).await.unwrap(), None);
     }
-}
-
-#[tokio::test]
-async fn a_retry_at_another_instance_is_answered_from_the_record() {
-    let (store, payments) = (MemoryStore::new(), Payments::default());
-    let one = serve(store.clone(), payments.clone()).await;
-    let other = serve(store, payments.clone()).await;
-    for instance in [one, other] {
-        // Each has an `:authority` of its own.
-        let text = unary(&instance, PAY, Some(KEY), "ten").await.unwrap();
-        assert_eq!(text, "run 1 of ten");
-    }
-    assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

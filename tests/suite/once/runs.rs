@@ -15,13 +15,11 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn what_is_under_way_is_told_so_with_a_time_to_come_again() {
     let mut shop = Shop::new(IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     let other = shop.ask(payment("10 EUR")).await;
-    assert_eq!((other.status, &*other.problem()), (409, "InProgress"));
+    other.assert_problem(409, "InProgress");
     assert_eq!(other.headers["retry-after"], "1");
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
 }
 
@@ -53,8 +51,7 @@ async fn what_is_kept_follows_from_the_policy() {
     ] {
         for end in ends.into_iter().chain([Panics, Fails]) {
             let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
-            let sent = shop.send(payment("10 EUR"));
-            let called = shop.called().await;
+            let (sent, called) = shop.running(payment("10 EUR")).await;
             let (code, first, again) = match end {
                 // A time limit inside has cut the handler off.
                 With(408) => {
@@ -76,11 +73,9 @@ async fn what_is_kept_follows_from_the_policy() {
             };
             assert_eq!(sent.await.unwrap().status, first, "{policy:?} {end:?}");
             if not_stored.contains(&code) {
-                let sent = shop.send(payment("10 EUR"));
-                let called = shop.called().await;
-                assert_eq!(called.operation.as_ref().unwrap().run(), 2);
-                called.answers(says(201, "anew"));
-                let seen = sent.await.unwrap();
+                let (sent, called) = shop.running(payment("10 EUR")).await;
+                assert_eq!(called.operation().run(), 2);
+                let seen = called.finish(sent, says(201, "anew")).await;
                 assert_eq!(seen.of(), (201, false, "anew"), "{policy:?} {end:?}");
             } else {
                 assert_eq!(
@@ -98,9 +93,8 @@ async fn what_is_kept_follows_from_the_policy() {
 async fn what_did_not_happen_is_answered_and_forgotten() {
     for end in [End::With(200), End::With(500), End::Panics, End::Fails] {
         let mut shop = Shop::new(IdempotencyConfig::default());
-        let sent = shop.send(payment("10 EUR"));
-        let called = shop.called().await;
-        called.operation.as_ref().unwrap().did_not_happen();
+        let (sent, called) = shop.running(payment("10 EUR")).await;
+        called.operation().did_not_happen();
         match end {
             End::With(status) => called.answers(says(status, "")),
             End::Panics => called.panics(),
@@ -108,28 +102,21 @@ async fn what_did_not_happen_is_answered_and_forgotten() {
         }
         let first = sent.await.unwrap();
         if matches!(end, End::Panics) {
-            assert_eq!((first.status, &*first.problem()), (503, "NotExecuted"));
+            first.assert_problem(503, "NotExecuted");
         }
-        let sent = shop.send(payment("10 EUR"));
-        let called = shop.called().await;
-        assert_eq!(called.operation.as_ref().unwrap().run(), 1, "{end:?}");
-        called.answers(says(201, ""));
-        assert_eq!(sent.await.unwrap().status, 201);
+        let (sent, called) = shop.running(payment("10 EUR")).await;
+        assert_eq!(called.operation().run(), 1, "{end:?}");
+        assert_eq!(called.finish(sent, says(201, "")).await.status, 201);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_could_not_be_forgotten_at_once_is_forgotten_later() {
-    let store = Scripted::new(|asked, before| match asked {
-        "abandon" if before < 3 => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("abandon", 3, Fate::Down);
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    called.operation.as_ref().unwrap().did_not_happen();
-    called.answers(says(503, ""));
-    assert_eq!(sent.await.unwrap().status, 503);
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    called.operation().did_not_happen();
+    assert_eq!(called.finish(sent, says(503, "")).await.status, 503);
     shop.layer.idle().await;
     assert_eq!(store.kept.len(), 0);
     assert_eq!(
@@ -143,13 +130,12 @@ async fn a_handler_that_never_ends_is_dropped_and_never_run_again() {
     for policy in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
         let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
         let start = Instant::now();
-        let sent = shop.send(payment("10 EUR"));
-        let mut called = shop.called().await;
+        let (sent, mut called) = shop.running(payment("10 EUR")).await;
         assert_eq!(called.left, Some(600 * SECOND), "its deadline");
         called.dropped().await;
         assert_eq!(start.elapsed(), 600 * SECOND);
         let first = sent.await.unwrap();
-        assert_eq!((first.status, &*first.problem()), (409, "Unknown"));
+        first.assert_problem(409, "Unknown");
         assert!(!first.headers.contains_key("retry-after"));
         assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
         sleep(600 * SECOND).await;
@@ -171,11 +157,9 @@ async fn an_answer_whose_body_never_ends_is_a_handler_that_never_ends() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_is_kept_for_its_time_from_when_it_was_given() {
     let mut shop = Shop::new(IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(100 * SECOND).await;
-    called.answers(says(201, "paid"));
-    sent.await.unwrap();
+    called.finish(sent, says(201, "paid")).await;
     sleep(Duration::from_secs(24 * 3600 - 1)).await;
     assert!(shop.ask(payment("10 EUR")).await.replayed());
     sleep(SECOND).await;
@@ -187,107 +171,91 @@ async fn an_answer_is_kept_for_its_time_from_when_it_was_given() {
 async fn the_lease_of_a_handler_that_takes_long_is_renewed() {
     let store = Scripted::new(|_, _| Fate::Done);
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     for _ in 0..10 {
         sleep(45 * SECOND).await;
         assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
     }
     assert!(store.count("renew") >= 14);
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_fails_is_made_again_in_time() {
-    let store = Scripted::new(|asked, before| match asked {
-        "renew" if before < 3 => Fate::Hangs,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("renew", 3, Fate::Hangs);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(100 * SECOND).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
-    called.answers(says(201, "paid"));
-    sent.await.unwrap();
+    called.finish(sent, says(201, "paid")).await;
 }
 
 fn holds_no_lease() -> Scripted {
-    Scripted::new(|asked, _| match asked {
-        "renew" => Fate::Down,
-        _ => Fate::Done,
-    })
+    Scripted::first("renew", usize::MAX, Fate::Down)
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_outlives_its_lease_cannot_overwrite_the_next() {
     let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
-    let first = shop.send(payment("10 EUR"));
-    let stale = shop.called().await;
+    let (first, stale) = shop.running(payment("10 EUR")).await;
     sleep(91 * SECOND).await;
-    let second = shop.send(payment("10 EUR"));
-    let fresh = shop.called().await;
-    assert_eq!(fresh.operation.as_ref().unwrap().run(), 2);
+    let (second, fresh) = shop.running(payment("10 EUR")).await;
+    assert_eq!(fresh.operation().run(), 2);
     assert_eq!(
-        fresh.operation.as_ref().unwrap().derived_key("x"),
-        stale.operation.as_ref().unwrap().derived_key("x"),
+        fresh.operation().derived_key("x"),
+        stale.operation().derived_key("x"),
         "for the provider it is the same operation"
     );
     // While the other runs, and after it has ended.
-    stale.answers(says(500, "stale"));
-    assert_eq!(first.await.unwrap().problem(), "InProgress");
-    fresh.answers(says(201, "fresh"));
-    assert_eq!(second.await.unwrap().of(), (201, false, "fresh"));
+    assert_eq!(
+        stale.finish(first, says(500, "stale")).await.problem(),
+        "InProgress"
+    );
+    assert_eq!(
+        fresh.finish(second, says(201, "fresh")).await.of(),
+        (201, false, "fresh")
+    );
     assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "fresh"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stale_run_is_answered_with_what_the_next_has_recorded() {
     let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
-    let first = shop.send(payment("10 EUR"));
-    let stale = shop.called().await;
+    let (first, stale) = shop.running(payment("10 EUR")).await;
     sleep(91 * SECOND).await;
     let fresh = shop.served(payment("10 EUR"), says(201, "fresh")).await;
     assert_eq!(fresh.of(), (201, false, "fresh"));
-    stale.answers(says(500, "stale"));
-    assert_eq!(first.await.unwrap().of(), (201, false, "fresh"));
+    assert_eq!(
+        stale.finish(first, says(500, "stale")).await.of(),
+        (201, false, "fresh")
+    );
     assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "fresh"));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_that_is_over_loses_nothing_as_long_as_nobody_asks() {
-    let mut shop = Shop::with(holds_no_lease(), IdempotencyConfig::default());
-    let first = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    sleep(300 * SECOND).await;
-    called.answers(says(201, "paid"));
-    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
-    assert!(shop.ask(payment("10 EUR")).await.replayed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_that_is_forgotten_while_its_handler_runs_is_made_anew() {
-    let config = IdempotencyConfig::default().ttl(SECOND);
-    let mut shop = Shop::with(holds_no_lease(), config);
-    let first = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    sleep(300 * SECOND).await;
-    called.answers(says(201, "paid"));
-    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
-    assert!(shop.ask(payment("10 EUR")).await.replayed());
+    // With the second time to live, the record is forgotten while the handler runs, and made anew.
+    for ttl in [IdempotencyConfig::default().ttl, SECOND] {
+        let config = IdempotencyConfig::default().ttl(ttl);
+        let mut shop = Shop::with(holds_no_lease(), config);
+        let (first, called) = shop.running(payment("10 EUR")).await;
+        sleep(300 * SECOND).await;
+        called.pays(first).await;
+        assert!(shop.ask(payment("10 EUR")).await.replayed());
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_that_may_not_be_run_twice_is_unknown_once_its_run_was_cut_off() {
     let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
     let mut shop = Shop::with(holds_no_lease(), config);
-    let first = shop.send(payment("10 EUR"));
-    let stale = shop.called().await;
+    let (first, stale) = shop.running(payment("10 EUR")).await;
     sleep(91 * SECOND).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
-    stale.answers(says(201, "late"));
-    assert_eq!(first.await.unwrap().problem(), "Unknown");
+    assert_eq!(
+        stale.finish(first, says(201, "late")).await.problem(),
+        "Unknown"
+    );
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
     shop.calls_nobody().await;
 }
@@ -314,13 +282,7 @@ async fn who_leaves_before_his_request_is_read_has_done_nothing() {
 #[tokio::test(start_paused = true)]
 async fn who_leaves_later_leaves_his_answer_to_the_next() {
     for slow in ["complete", "nothing"] {
-        let store = Scripted::new(move |asked, before| {
-            if asked == slow && before == 0 {
-                Fate::Slow(SECOND / 2)
-            } else {
-                Fate::Done
-            }
-        });
+        let store = Scripted::first(slow, 1, Fate::Slow(SECOND / 2));
         let mut shop = Shop::with(store, IdempotencyConfig::default());
         let sent = shop.send(payment("10 EUR"));
         settle().await;
@@ -362,13 +324,11 @@ async fn an_operation_is_under_way_from_the_moment_it_is_handed_over() {
 async fn who_waits_gets_the_answer_as_soon_as_it_is_there() {
     let config = IdempotencyConfig::default().wait(10 * SECOND);
     let mut shop = Shop::new(config);
-    let first = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (first, called) = shop.running(payment("10 EUR")).await;
     let others: Vec<_> = (0..5).map(|_| shop.send(payment("10 EUR"))).collect();
     sleep(5 * SECOND).await;
     assert!(others.iter().all(|other| !other.is_finished()));
-    called.answers(says(201, "paid"));
-    assert_eq!(first.await.unwrap().of(), (201, false, "paid"));
+    called.pays(first).await;
     let start = Instant::now();
     for other in others {
         assert_eq!(other.await.unwrap().of(), (201, true, "paid"));
@@ -384,11 +344,9 @@ async fn a_wait_ends_at_its_time_and_when_its_caller_leaves() {
     let store = Scripted::new(|_, _| Fate::Done);
     let config = IdempotencyConfig::default().wait(10 * SECOND);
     let mut shop = Shop::with(store.clone(), config);
-    let first = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (first, called) = shop.running(payment("10 EUR")).await;
     let start = Instant::now();
-    let waited = shop.ask(payment("10 EUR")).await;
-    assert_eq!((waited.status, &*waited.problem()), (409, "InProgress"));
+    shop.refuses(payment("10 EUR"), 409, "InProgress").await;
     assert_eq!(start.elapsed(), 10 * SECOND);
     let leaves = shop.send(payment("10 EUR"));
     sleep(SECOND).await;
@@ -398,36 +356,81 @@ async fn a_wait_ends_at_its_time_and_when_its_caller_leaves() {
     let asked = store.count("begin");
     sleep(5 * SECOND).await;
     assert_eq!(store.count("begin"), asked);
-    called.answers(says(201, "paid"));
-    first.await.unwrap();
+    called.finish(first, says(201, "paid")).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_waits_for_what_did_not_happen_runs_it_himself() {
     let config = IdempotencyConfig::default().wait(10 * SECOND);
     let mut shop = Shop::new(config);
-    let first = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (first, called) = shop.running(payment("10 EUR")).await;
     let other = shop.send(payment("10 EUR"));
     settle().await;
-    called.operation.as_ref().unwrap().did_not_happen();
-    called.answers(says(503, "not now"));
-    assert_eq!(first.await.unwrap().status, 503);
+    called.operation().did_not_happen();
+    assert_eq!(called.finish(first, says(503, "not now")).await.status, 503);
     let called = shop.called().await;
-    assert_eq!(called.operation.as_ref().unwrap().run(), 1);
-    called.answers(says(201, "paid"));
-    assert_eq!(other.await.unwrap().of(), (201, false, "paid"));
+    assert_eq!(called.operation().run(), 1);
+    called.pays(other).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_lease_is_held_to_the_end_however_time_jumps() {
     let mut shop = Shop::new(IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     // As after a machine has slept: the lease is over when the task is polled again, and it takes it back.
     advance(500 * SECOND).await;
     settle().await;
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
+}
+
+/// A shop whose first run was cut off, as if its process had died, and whose lease is over. Its second claim has this fate.
+async fn cut_off(second: Fate) -> Shop {
+    let store = Scripted::new(move |asked, before| match (asked, before) {
+        // The record is not completed, although the store says so.
+        ("complete", 0) => Fate::Says(b"1N"),
+        ("begin", 1) => second,
+        _ => Fate::Done,
+    });
+    let mut shop = Shop::with(store, IdempotencyConfig::default());
+    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    first.assert_problem(409, "NotKept");
+    sleep(91 * SECOND).await;
+    shop
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_later_run_does_not_record_does_not_hide_the_run_before() {
+    for did_not_happen in [false, true] {
+        let mut shop = cut_off(Fate::Done).await;
+        let (sent, called) = shop.running(payment("10 EUR")).await;
+        assert_eq!(called.operation().run(), 2);
+        if did_not_happen {
+            called.operation().did_not_happen();
+        }
+        assert_eq!(called.finish(sent, says(429, "")).await.status, 429);
+        let (sent, called) = shop.running(payment("10 EUR")).await;
+        assert_eq!(called.operation().run(), 3);
+        called.pays(sent).await;
+        assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_was_lost_on_the_way_does_not_hide_the_run_before() {
+    let mut shop = cut_off(Fate::Lost).await;
+    assert_eq!(shop.ask(payment("10 EUR")).await.status, 503);
+    // Time enough to give it up, and not for its lease to end.
+    sleep(SECOND).await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    assert_eq!(called.operation().run(), 3);
+    called.pays(sent).await;
+    // A first claim leaves nothing behind.
+    let store = Scripted::first("begin", 1, Fate::Lost);
+    let mut shop = Shop::with(store, IdempotencyConfig::default());
+    assert_eq!(shop.ask(payment("10 EUR")).await.status, 503);
+    sleep(SECOND).await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    assert_eq!(called.operation().run(), 1);
+    called.pays(sent).await;
 }

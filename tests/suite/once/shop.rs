@@ -16,7 +16,7 @@ use buttress::idempotency::store::{
 };
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
@@ -37,6 +37,22 @@ pub(super) fn payment(body: &'static str) -> Request<Flow> {
     let request = Request::post("/payments?of=7").header("content-type", "text/plain");
     let request = request.header("idempotency-key", KEY);
     request.body(flow(body)).unwrap()
+}
+
+pub(super) fn with_header(
+    mut request: Request<Flow>,
+    name: &'static str,
+    value: impl AsRef<[u8]>,
+) -> Request<Flow> {
+    let value = HeaderValue::from_bytes(value.as_ref()).unwrap();
+    request.headers_mut().insert(name, value);
+    request
+}
+
+pub(super) fn at(mut request: Request<Flow>, method: &str, uri: &str) -> Request<Flow> {
+    *request.method_mut() = method.parse().unwrap();
+    *request.uri_mut() = uri.parse().unwrap();
+    request
 }
 
 pub(super) fn says(status: u16, body: &'static str) -> Response<Flow> {
@@ -61,6 +77,22 @@ enum Does {
 }
 
 impl Called {
+    pub(super) fn operation(&self) -> &Operation {
+        self.operation.as_ref().unwrap()
+    }
+
+    /// Answers the request that this task has sent.
+    pub(super) async fn finish(self, sent: JoinHandle<Seen>, response: Response<Flow>) -> Seen {
+        self.answers(response);
+        sent.await.unwrap()
+    }
+
+    /// Answers that it has paid, which the client sees.
+    pub(super) async fn pays(self, sent: JoinHandle<Seen>) {
+        let seen = self.finish(sent, says(201, "paid")).await;
+        assert_eq!(seen.of(), (201, false, "paid"));
+    }
+
     pub(super) fn answers(self, response: Response<Flow>) {
         let _ = self.does.send(Does::Answers(response));
     }
@@ -146,6 +178,11 @@ impl Seen {
         kind.rsplit('.').next().unwrap().to_owned()
     }
 
+    #[track_caller]
+    pub(super) fn assert_problem(&self, status: u16, problem: &str) {
+        assert_eq!((self.status, &*self.problem()), (status, problem));
+    }
+
     pub(super) fn of(&self) -> (u16, bool, &str) {
         (self.status, self.replayed(), self.text())
     }
@@ -204,16 +241,30 @@ impl Shop {
         self.send(request).await.unwrap()
     }
 
+    pub(super) async fn refuses(&self, request: Request<Flow>, status: u16, problem: &str) {
+        self.ask(request).await.assert_problem(status, problem);
+    }
+
     /// The next call of the handler.
     pub(super) async fn called(&mut self) -> Called {
         self.calls.recv().await.unwrap()
     }
 
+    /// Sends it, until it runs.
+    pub(super) async fn running(&mut self, request: Request<Flow>) -> (JoinHandle<Seen>, Called) {
+        (self.send(request), self.called().await)
+    }
+
     /// Sends it, and has the handler answer.
     pub(super) async fn served(&mut self, request: Request<Flow>, with: Response<Flow>) -> Seen {
-        let sent = self.send(request);
-        self.called().await.answers(with);
-        sent.await.unwrap()
+        let (sent, called) = self.running(request).await;
+        called.finish(sent, with).await
+    }
+
+    /// Sends it, and has the handler pay.
+    pub(super) async fn pays(&mut self, request: Request<Flow>) {
+        let (sent, called) = self.running(request).await;
+        called.pays(sent).await;
     }
 
     /// Asserts that the handler is not called, however long that takes.
@@ -289,6 +340,17 @@ impl Scripted {
             asked: Arc::default(),
             counts: Arc::default(),
         }
+    }
+
+    /// The first calls of this method, so many, have this fate.
+    pub(super) fn first(method: &'static str, calls: usize, fate: Fate) -> Self {
+        Self::new(move |asked, before| {
+            if asked == method && before < calls {
+                fate
+            } else {
+                Fate::Done
+            }
+        })
     }
 
     /// What it was asked for, in order.

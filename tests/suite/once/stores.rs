@@ -6,20 +6,9 @@ use buttress::idempotency::IdempotencyConfig;
 use buttress::idempotency::store::MemoryStore;
 use tokio::time::{Instant, advance, sleep};
 
-use super::shop::{Fate, KEY, Scripted, Shop, payment, says, settle};
+use super::shop::{Fate, KEY, Scripted, Shop, payment, says, settle, with_header};
 
 const LONG: Duration = Duration::from_secs(5);
-
-/// The first request for this has this fate.
-fn at_first(what: &'static str, fate: Fate) -> Scripted {
-    Scripted::new(move |asked, before| {
-        if asked == what && before == 0 {
-            fate
-        } else {
-            Fate::Done
-        }
-    })
-}
 
 #[tokio::test(start_paused = true)]
 async fn without_its_store_a_request_is_refused_and_leaves_nothing_behind() {
@@ -30,23 +19,22 @@ async fn without_its_store_a_request_is_refused_and_leaves_nothing_behind() {
         Fate::Slow(LONG),
         Fate::Full,
     ] {
-        let store = at_first("begin", fate);
+        let store = Scripted::first("begin", 1, fate);
         let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
         let seen = shop.ask(payment("10 EUR")).await;
-        assert_eq!((seen.status, &*seen.problem()), (503, "StoreUnavailable"));
+        seen.assert_problem(503, "StoreUnavailable");
         assert_eq!(seen.headers["retry-after"], "1");
         shop.calls_nobody().await;
         // Until a late claim is made and given up, or its lease is over.
         sleep(Duration::from_secs(200)).await;
         assert_eq!(store.kept.len(), 0, "{fate:?}");
-        let again = shop.served(payment("10 EUR"), says(201, "paid")).await;
-        assert_eq!(again.of(), (201, false, "paid"), "{fate:?}");
+        shop.pays(payment("10 EUR")).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_claim_is_given_up_as_soon_as_it_is_known_and_not_what_another_has() {
-    let store = at_first("begin", Fate::Slow(LONG));
+    let store = Scripted::first("begin", 1, Fate::Slow(LONG));
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
     let start = Instant::now();
     assert_eq!(
@@ -59,12 +47,10 @@ async fn a_late_claim_is_given_up_as_soon_as_it_is_known_and_not_what_another_ha
         "the bound of the store"
     );
     // Another comes first, and runs.
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(2 * LONG).await;
     assert_eq!(store.count("abandon"), 0, "it was told that another runs");
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,23 +73,19 @@ async fn a_full_store_refuses_new_keys_and_gives_old_answers() {
     let store = MemoryStore::with_max_bytes(512).unwrap();
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     shop.served(payment("10 EUR"), says(201, "paid")).await;
-    let mut other = payment("10 EUR");
-    let key = KEY.replace('0', "x").parse().unwrap();
-    other.headers_mut().insert("idempotency-key", key);
-    let seen = shop.ask(other).await;
-    assert_eq!((seen.status, &*seen.problem()), (503, "StoreUnavailable"));
+    let key = KEY.replace('0', "x");
+    let other = with_header(payment("10 EUR"), "idempotency-key", key);
+    shop.refuses(other, 503, "StoreUnavailable").await;
     shop.calls_nobody().await;
     assert!(shop.ask(payment("10 EUR")).await.replayed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_for_which_there_is_no_room_is_given_and_that_it_is_done_is_kept() {
-    let store = at_first("complete", Fate::Full);
+    let store = Scripted::first("complete", 1, Fate::Full);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
-    assert_eq!(first.of(), (201, false, "paid"));
-    let again = shop.ask(payment("10 EUR")).await;
-    assert_eq!((again.status, &*again.problem()), (409, "NotKept"));
+    shop.pays(payment("10 EUR")).await;
+    shop.refuses(payment("10 EUR"), 409, "NotKept").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -119,8 +101,8 @@ async fn what_nobody_can_read_is_an_error_whatever_may_be_served_without_a_store
             let store = Scripted::new(move |_, _| Fate::Says(record));
             let config = IdempotencyConfig::default().fail_open(fail_open);
             let mut shop = Shop::with(store.clone(), config);
-            let seen = shop.ask(payment("10 EUR")).await;
-            assert_eq!((seen.status, &*seen.problem()), (503, "StoreUnavailable"));
+            shop.refuses(payment("10 EUR"), 503, "StoreUnavailable")
+                .await;
             shop.calls_nobody().await;
             assert_eq!(store.asked(), ["begin"]);
         }
@@ -130,15 +112,16 @@ async fn what_nobody_can_read_is_an_error_whatever_may_be_served_without_a_store
 #[tokio::test(start_paused = true)]
 async fn a_service_that_fails_open_serves_without_protection() {
     for fate in [Fate::Down, Fate::Hangs, Fate::Full] {
-        let store = at_first("begin", fate);
+        let store = Scripted::first("begin", 1, fate);
         let config = IdempotencyConfig::default().fail_open(true);
         let mut shop = Shop::with(store, config);
-        let sent = shop.send(payment("10 EUR"));
-        let called = shop.called().await;
+        let (sent, called) = shop.running(payment("10 EUR")).await;
         assert!(called.operation.is_none(), "there is no record of it");
         assert_eq!(called.left, Some(Duration::from_secs(600)));
-        called.answers(says(201, "unprotected"));
-        assert_eq!(sent.await.unwrap().of(), (201, false, "unprotected"));
+        assert_eq!(
+            called.finish(sent, says(201, "unprotected")).await.of(),
+            (201, false, "unprotected")
+        );
         sleep(Duration::from_secs(200)).await;
         let again = shop.served(payment("10 EUR"), says(201, "protected")).await;
         assert_eq!(again.of(), (201, false, "protected"));
@@ -153,8 +136,7 @@ async fn what_is_served_without_protection_is_bounded_and_answered_all_the_same(
     let sent = shop.send(payment("10 EUR"));
     shop.called().await.panics();
     assert_eq!(sent.await.unwrap().problem(), "Failed");
-    let sent = shop.send(payment("10 EUR"));
-    let mut called = shop.called().await;
+    let (sent, mut called) = shop.running(payment("10 EUR")).await;
     called.dropped().await;
     assert_eq!(sent.await.unwrap().problem(), "Unknown");
     assert_eq!(shop.layer.running(), 0);
@@ -166,10 +148,9 @@ async fn what_is_served_without_protection_is_bounded_and_answered_all_the_same(
 #[tokio::test(start_paused = true)]
 async fn an_answer_does_not_wait_for_a_store_that_fails_and_is_recorded_later() {
     for fate in [Fate::Down, Fate::Lost, Fate::Hangs, Fate::Slow(LONG)] {
-        let store = at_first("complete", fate);
+        let store = Scripted::first("complete", 1, fate);
         let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-        let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
-        assert_eq!(first.of(), (201, false, "paid"), "{fate:?}");
+        shop.pays(payment("10 EUR")).await;
         assert_eq!(shop.layer.running(), 1, "its record is still to be written");
         shop.layer.idle().await;
         assert_eq!(shop.layer.running(), 0);
@@ -179,10 +160,7 @@ async fn an_answer_does_not_wait_for_a_store_that_fails_and_is_recorded_later() 
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_takes_no_answers_but_holds_leases_lets_nothing_run_twice() {
-    let store = Scripted::new(|asked, before| match asked {
-        "complete" if before < 200 => Fate::Full,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("complete", 200, Fate::Full);
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
     let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
     assert_eq!(first.status, 201);
@@ -195,10 +173,7 @@ async fn a_store_that_takes_no_answers_but_holds_leases_lets_nothing_run_twice()
 
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_never_taken_is_given_up_after_the_longest_run() {
-    let store = Scripted::new(|asked, _| match asked {
-        "complete" => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("complete", usize::MAX, Fate::Down);
     let config = IdempotencyConfig::default().max_run(Duration::from_secs(60));
     let mut shop = Shop::with(store.clone(), config);
     shop.served(payment("10 EUR"), says(201, "paid")).await;
@@ -211,10 +186,9 @@ async fn a_record_that_is_never_taken_is_given_up_after_the_longest_run() {
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_gone_before_its_time_is_claimed_again() {
     // The lease is renewed, but the record is not there.
-    let store = at_first("renew", Fate::Says(b""));
+    let store = Scripted::first("renew", 1, Fate::Says(b""));
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     advance(Duration::from_secs(31)).await;
     settle().await;
     assert_eq!(store.asked(), ["begin", "renew", "begin"]);
@@ -222,22 +196,19 @@ async fn a_record_that_is_gone_before_its_time_is_claimed_again() {
     advance(Duration::from_secs(31)).await;
     settle().await;
     assert_eq!(store.asked(), ["begin", "renew", "begin", "renew"]);
-    called.answers(says(201, "paid"));
-    assert_eq!(sent.await.unwrap().of(), (201, false, "paid"));
+    called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_panics_is_as_a_process_that_dies() {
-    let store = at_first("complete", Fate::Panics);
+    let store = Scripted::first("complete", 1, Fate::Panics);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
-    assert_eq!((first.status, &*first.problem()), (409, "InProgress"));
+    first.assert_problem(409, "InProgress");
     assert_eq!(shop.layer.running(), 0);
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
     sleep(Duration::from_secs(90)).await;
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    assert_eq!(called.operation.as_ref().unwrap().run(), 2);
-    called.answers(says(201, "again"));
-    sent.await.unwrap();
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    assert_eq!(called.operation().run(), 2);
+    called.finish(sent, says(201, "again")).await;
 }

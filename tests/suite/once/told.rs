@@ -3,19 +3,23 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::event::OperationId;
 use buttress::idempotency::lookup::RecordOf;
-use buttress::idempotency::store::Store;
+use buttress::idempotency::store::{MemoryStore, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
 use buttress::{Event, subscribe};
 use tokio::time::sleep;
-use tracing::Level;
 
-use super::shop::{Fate, KEY, Scripted, Shop, payment, says};
+use super::shop::{Fate, KEY, Scripted, Shop, payment, says, with_header};
 use crate::log::Log;
+
+/// The operation and the run of each step.
+type Runs = Vec<(OperationId, Option<u32>)>;
 
 /// The steps, refusals and failures of the layer of this name.
 struct Steps {
     told: Arc<Mutex<Vec<String>>>,
+    operations: Arc<Mutex<Runs>>,
     _subscription: buttress::event::Subscription,
 }
 
@@ -23,6 +27,8 @@ impl Steps {
     fn new(name: &'static str) -> Self {
         let told = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&told);
+        let operations = Arc::new(Mutex::new(Vec::new()));
+        let ids = Arc::clone(&operations);
         let subscription = subscribe(move |event: &Event<'_>| {
             if &**event.source().name() != name {
                 return;
@@ -30,7 +36,15 @@ impl Steps {
             assert_eq!(event.source().layer(), "idempotency");
             assert!(!format!("{event:?}").contains("0123456789"), "{event:?}");
             sink.lock().unwrap().push(match event {
-                Event::Operation { step, .. } => step.as_str().to_owned(),
+                Event::Operation {
+                    step,
+                    operation,
+                    run,
+                    ..
+                } => {
+                    ids.lock().unwrap().push((*operation, *run));
+                    step.as_str().to_owned()
+                }
                 Event::Rejected { rejected, .. } => rejected.reason.as_str().to_owned(),
                 Event::StoreFailed { .. } => "store_failed".to_owned(),
                 // Another test refreshes all gauges.
@@ -40,12 +54,20 @@ impl Steps {
         });
         Self {
             told,
+            operations,
             _subscription: subscription,
         }
     }
 
     fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.told.lock().unwrap())
+    }
+
+    /// Without the failures of the store.
+    fn of_the_operation(&self) -> Vec<String> {
+        let mut told = self.take();
+        told.retain(|step| step != "store_failed");
+        told
     }
 }
 
@@ -56,21 +78,20 @@ fn shop(name: &'static str, store: impl Store, config: IdempotencyConfig) -> (Sh
 
 #[tokio::test(start_paused = true)]
 async fn each_step_is_told_once() {
-    let store = Scripted::new(|_, _| Fate::Done);
-    let (mut shop, steps) = shop("told steps", store, IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
+    let (mut shop, steps) = shop(
+        "told steps",
+        MemoryStore::new(),
+        IdempotencyConfig::default(),
+    );
+    let (sent, called) = shop.running(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["begun"]);
     shop.ask(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["key_in_progress"]);
-    called.answers(says(429, ""));
-    sent.await.unwrap();
+    called.finish(sent, says(429, "")).await;
     assert_eq!(steps.take(), ["not_stored"]);
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    called.operation.as_ref().unwrap().did_not_happen();
-    called.answers(says(503, ""));
-    sent.await.unwrap();
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    called.operation().did_not_happen();
+    called.finish(sent, says(503, "")).await;
     assert_eq!(steps.take(), ["taken_over", "forgotten"]);
     shop.served(payment("10 EUR"), says(201, "")).await;
     assert_eq!(steps.take(), ["taken_over", "completed"]);
@@ -82,8 +103,11 @@ async fn each_step_is_told_once() {
 
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_cannot_be_given_again_is_no_replay() {
-    let store = Scripted::new(|_, _| Fate::Done);
-    let (mut shop, steps) = shop("told failed", store, IdempotencyConfig::default());
+    let (mut shop, steps) = shop(
+        "told failed",
+        MemoryStore::new(),
+        IdempotencyConfig::default(),
+    );
     let sent = shop.send(payment("10 EUR"));
     shop.called().await.panics();
     sent.await.unwrap();
@@ -106,100 +130,57 @@ async fn a_lost_lease_is_told_once_by_whoever_notices_first() {
         });
         let name = if renews { "told lease" } else { "told late" };
         let (mut shop, steps) = shop(name, store, IdempotencyConfig::default());
-        let first = shop.send(payment("10 EUR"));
-        let stale = shop.called().await;
+        let (first, stale) = shop.running(payment("10 EUR")).await;
         sleep(Duration::from_secs(91)).await;
-        let second = shop.send(payment("10 EUR"));
-        let fresh = shop.called().await;
+        let (second, fresh) = shop.running(payment("10 EUR")).await;
         sleep(Duration::from_secs(60)).await;
-        stale.answers(says(200, ""));
-        first.await.unwrap();
-        fresh.answers(says(201, ""));
-        second.await.unwrap();
-        let steps: Vec<_> = steps
-            .take()
-            .into_iter()
-            .filter(|step| step != "store_failed")
-            .collect();
-        assert_eq!(
-            steps,
-            [
-                "begun",
-                "taken_over",
-                "lease_lost",
-                "key_in_progress",
-                "completed"
-            ]
-        );
+        stale.finish(first, says(200, "")).await;
+        fresh.finish(second, says(201, "")).await;
+        let told = steps.of_the_operation().join(" ");
+        let expected = "begun taken_over lease_lost key_in_progress completed";
+        assert_eq!(told, expected);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_never_taken_is_told_as_such() {
-    let store = Scripted::new(|asked, _| match asked {
-        "complete" => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("complete", usize::MAX, Fate::Down);
     let config = IdempotencyConfig::default().max_run(Duration::from_secs(2));
     let (mut shop, steps) = shop("told never", store, config);
     shop.served(payment("10 EUR"), says(201, "")).await;
     shop.layer.idle().await;
-    let told = steps.take();
-    assert_eq!(told.first().unwrap(), "begun");
-    assert_eq!(told.last().unwrap(), "not_recorded");
-    assert!(
-        told[1..told.len() - 1]
-            .iter()
-            .all(|step| step == "store_failed")
-    );
+    assert_eq!(steps.of_the_operation(), ["begun", "not_recorded"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_run_that_is_not_made_again_is_no_run() {
-    let store = Scripted::new(|asked, _| match asked {
-        "renew" => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("renew", usize::MAX, Fate::Down);
     let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
     let (mut shop, steps) = shop("told refused", store, config);
-    let _first = shop.send(payment("10 EUR"));
-    let _called = shop.called().await;
+    let (_first, _called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(91)).await;
     shop.ask(payment("10 EUR")).await;
-    let mut told = steps.take();
-    told.retain(|step| step != "store_failed");
-    assert_eq!(told, ["begun", "completed", "key_outcome_unknown"]);
+    assert_eq!(
+        steps.of_the_operation(),
+        ["begun", "completed", "key_outcome_unknown"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_log_names_what_needs_a_look_and_no_key() {
     let log = Log::install();
-    let store = Scripted::new(|asked, before| match asked {
-        "complete" if before == 0 => Fate::Down,
-        _ => Fate::Done,
-    });
+    let store = Scripted::first("complete", 1, Fate::Down);
     let (mut shop, _steps) = shop("told log", store, IdempotencyConfig::default());
     log.take();
     shop.served(payment("10 EUR"), says(201, "paid")).await;
     shop.layer.idle().await;
     shop.ask(payment("10 EUR")).await;
-    let mut short = payment("10 EUR");
-    let key = "\"0123456789\"".parse().unwrap();
-    short.headers_mut().insert("idempotency-key", key);
+    let short = with_header(payment("10 EUR"), "idempotency-key", "\"0123456789\"");
     shop.ask(short).await;
     let lines = log.take();
-    let levels: Vec<_> = lines.iter().map(|(level, _)| *level).collect();
-    assert_eq!(
-        levels,
-        [
-            Level::DEBUG,
-            Level::WARN,
-            Level::DEBUG,
-            Level::DEBUG,
-            Level::DEBUG
-        ],
-        "{lines:?}"
-    );
+    let levels: Vec<_> = lines.iter().map(|(level, _)| level.as_str()).collect();
+    let expected = "DEBUG WARN DEBUG DEBUG DEBUG";
+    assert_eq!(levels.join(" "), expected, "{lines:?}");
     assert!(lines[1].1.contains("scripted"), "{lines:?}");
     for (_, line) in lines {
         assert!(line.contains("told log"), "{line}");
@@ -217,55 +198,30 @@ async fn an_observer_that_panics_does_not_end_an_operation() {
         assert_ne!(name, "told to one that panics", "scripted panic");
     };
     let _subscription = buttress::subscribe(panics);
-    let store = Scripted::new(|_, _| Fate::Done);
     let (mut shop, _) = shop(
         "told to one that panics",
-        store,
+        MemoryStore::new(),
         IdempotencyConfig::default(),
     );
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
-    assert_eq!(first.of(), (201, false, "paid"));
+    shop.pays(payment("10 EUR")).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
     assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_step_carries_the_operation_that_its_handler_and_a_look_up_name() {
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let steps = Arc::clone(&seen);
-    let _subscription = buttress::subscribe(move |event: &Event<'_>| {
-        if let Event::Operation {
-            source,
-            step,
-            operation,
-            run,
-            ..
-        } = event
-        {
-            if source.name().as_ref() == "told with ids" {
-                steps
-                    .lock()
-                    .unwrap()
-                    .push((step.as_str(), *operation, *run));
-            }
-        }
-    });
-    let store = Scripted::new(|_, _| Fate::Done);
-    let (mut shop, _) = shop("told with ids", store, IdempotencyConfig::default());
-    let sent = shop.send(payment("10 EUR"));
-    let called = shop.called().await;
-    let id = called.operation.as_ref().unwrap().id();
-    called.answers(says(201, "paid"));
-    sent.await.unwrap();
+    let (mut shop, steps) = shop(
+        "told with ids",
+        MemoryStore::new(),
+        IdempotencyConfig::default(),
+    );
+    let (sent, called) = shop.running(payment("10 EUR")).await;
+    let id = called.operation().id();
+    called.pays(sent).await;
     shop.ask(payment("10 EUR")).await;
-    let expected = [
-        ("begun", id, Some(1)),
-        ("completed", id, Some(1)),
-        ("replayed", id, None),
-    ];
-    assert_eq!(*seen.lock().unwrap(), expected);
-    let record = shop
-        .layer
-        .record(&RecordOf::post("/payments", KEY.trim_matches('"')));
-    assert_eq!(record.operation_id(), id);
+    let expected = [(id, Some(1)), (id, Some(1)), (id, None)];
+    assert_eq!(*steps.operations.lock().unwrap(), expected);
+    assert_eq!(steps.take(), ["begun", "completed", "replayed"]);
+    let record = RecordOf::post("/payments", KEY.trim_matches('"'));
+    assert_eq!(shop.layer.record(&record).operation_id(), id);
 }
