@@ -10,7 +10,7 @@ use super::fake::Fake;
 use super::private::{Private, free_ports};
 use super::proxy::Proxy;
 use super::trouble::command;
-use super::{HOUR, STARTED, claim, key};
+use super::{HOUR, STARTED, begin_at_once, claim, key, unavailable};
 
 const RUNNING: &str = "*1\r\n$7\r\nrunning\r\n";
 
@@ -114,14 +114,8 @@ async fn many_calls_replace_a_demoted_primary_once() {
     connection_is_old().await;
     pair.fail_over().await;
     proxy.switch_to(&pair.replica);
-    let calls: Vec<_> = (0..100)
-        .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.begin(&key(), &claim()).await })
-        })
-        .collect();
-    for call in calls {
-        assert_eq!(call.await.unwrap().unwrap(), STARTED);
+    for begun in begin_at_once(&store, 100).await {
+        assert_eq!(begun.unwrap(), STARTED);
     }
     assert_eq!(proxy.accepted(), 2);
 }
@@ -246,8 +240,7 @@ async fn a_server_that_stays_read_only_is_not_connected_to_for_each_call() {
     let server = Fake::start(move |_, _| Some(read_only.to_owned())).await;
     let store = RedisStore::connect(&server.url).await.unwrap();
     for _ in 0..500 {
-        let error = store.begin(&key(), &claim()).await.expect_err("read-only");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        unavailable(store.begin(&key(), &claim())).await;
     }
     assert!(server.accepted() < 100, "{} connections", server.accepted());
 }
@@ -274,9 +267,8 @@ async fn a_password_that_is_refused_for_a_while_is_tried_again() {
     connection_is_old().await;
     is_refused.store(true, Ordering::SeqCst);
     for _ in 0..3 {
-        let error = store.begin(&key(), &claim()).await.expect_err("a password");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
-        assert!(!error.to_string().contains("secret"), "{error}");
+        let error = unavailable(store.begin(&key(), &claim())).await;
+        assert!(!error.contains("secret"), "{error}");
     }
     is_refused.store(false, Ordering::SeqCst);
     let begun = store.begin(&key(), &claim()).await.unwrap();
@@ -295,18 +287,8 @@ async fn many_calls_share_one_attempt_to_connect_and_its_failure() {
     let url = server.url.replace("//", "//:secret@");
     let store = RedisStore::connect(&url).await.unwrap();
     connection_is_old().await;
-    let calls: Vec<_> = (0..50)
-        .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.begin(&key(), &claim()).await })
-        })
-        .collect();
-    for call in calls {
-        let error = call
-            .await
-            .unwrap()
-            .expect_err("a connection that is not made");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    for begun in begin_at_once(&store, 50).await {
+        unavailable(async { begun }).await;
     }
     assert_eq!(server.accepted(), 2);
     let begun = store.begin(&key(), &claim()).await.unwrap();

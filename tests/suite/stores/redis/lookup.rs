@@ -10,7 +10,7 @@ use super::nodes::Cluster;
 use super::private::Private;
 use super::proxy::Proxy;
 use super::trouble::command;
-use super::{HOUR, STARTED, claim, key, private_store};
+use super::{HOUR, STARTED, claim, key, started};
 
 /// All keys that a scan finds, and in how many pages.
 async fn scanned(store: &RedisStore, limit: usize) -> (HashSet<RecordKey>, usize) {
@@ -40,8 +40,7 @@ async fn claimed(store: &RedisStore, count: usize) -> HashSet<RecordKey> {
 
 #[tokio::test]
 async fn a_scan_finds_the_records_of_its_prefix_and_no_others() {
-    let server = Private::start(&[]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&[]).await;
     // Each would match the others if it were taken for a pattern.
     let mut all = Vec::new();
     for prefix in ["a", "a*", "a?", "[ab]", "a\\b", "a^", "ab"] {
@@ -106,8 +105,7 @@ async fn a_scan_does_not_go_on_at_another_server() {
 
 #[tokio::test]
 async fn a_full_server_is_looked_up_and_released() {
-    let server = Private::start(&["maxmemory-policy noeviction"]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&["maxmemory-policy noeviction"]).await;
     let (key, held) = (key(), claim());
     assert_eq!(store.begin(&key, &held).await.unwrap(), STARTED);
     let ended = store.renew(&key, held.token, Duration::ZERO, HOUR).await;

@@ -16,7 +16,7 @@ mod trouble;
 use std::time::Duration;
 
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, Token,
+    Begun, Claim, Ended, Fingerprint, RecordKey, RedisStore, Store, StoreError, Token,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -48,6 +48,36 @@ async fn private_store(server: &Private) -> RedisStore {
     RedisStore::connect(&server.url())
         .await
         .expect("a store at the private server")
+}
+
+/// A server of the test's own, and a store at it.
+async fn started(settings: &[&str]) -> (Private, RedisStore) {
+    let server = Private::start(settings);
+    let store = private_store(&server).await;
+    (server, store)
+}
+
+/// Claims so many new keys at once.
+async fn begin_at_once(store: &RedisStore, count: usize) -> Vec<Result<Begun, StoreError>> {
+    let claims = (0..count).map(|_| {
+        let store = store.clone();
+        tokio::spawn(async move { store.begin(&key(), &claim()).await })
+    });
+    let mut results = Vec::new();
+    for claim in claims.collect::<Vec<_>>() {
+        results.push(claim.await.expect("no panic"));
+    }
+    results
+}
+
+/// The message of what has to be an error of this kind.
+async fn unavailable<T: std::fmt::Debug>(
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> String {
+    match call.await {
+        Err(error @ StoreError::Unavailable(_)) => error.to_string(),
+        other => panic!("not unavailable, but {other:?}"),
+    }
 }
 
 /// A store at the shared server, whose records nobody else sees.
@@ -115,8 +145,7 @@ async fn stores_with_the_same_prefix_share_their_records() {
 
 #[tokio::test]
 async fn a_prefix_is_checked_and_shown_a_password_is_not() {
-    let server = Private::start(&[]);
-    let store = private_store(&server).await;
+    let (_server, store) = started(&[]).await;
     for wrong in ["", "with space", "{tag}:", "ümlaut", &*"x".repeat(101)] {
         let error = store.clone().prefix(wrong).expect_err("a wrong prefix");
         assert_eq!(error.field, "prefix");

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::failover::Pair;
 use super::trouble::command;
-use super::{HOUR, STARTED, claim, key, private_store};
+use super::{HOUR, STARTED, begin_at_once, claim, key, private_store, unavailable};
 
 /// A store whose claims are repeated: on a busy machine a replica may take longer than a claim waits.
 #[derive(Debug)]
@@ -72,10 +72,9 @@ async fn a_claim_that_too_few_replicas_have_is_given_up() {
     let store = private_store(&pair.primary).await;
     let two = store.clone().replicas(2).unwrap();
     let (key, claim) = (key(), claim());
-    let error = two.begin(&key, &claim).await.expect_err("one replica");
-    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    let error = unavailable(two.begin(&key, &claim)).await;
     let says = "must reach 2 replicas before it counts: it reached ";
-    assert!(error.to_string().contains(says), "{error}");
+    assert!(error.contains(says), "{error}");
     // Nothing is left of it: the next claim is of the first run.
     assert!(!store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
     let one = store.clone().replicas(1).unwrap();
@@ -98,15 +97,8 @@ async fn claims_are_taken_again_when_the_replica_is_back() {
     let pair = Pair::start().await;
     let store = private_store(&pair.primary).await.replicas(1).unwrap();
     command(&mut pair.replica.connection().await, "REPLICAOF NO ONE").await;
-    let claims: Vec<_> = (0..40)
-        .map(|_| {
-            let store = store.clone();
-            tokio::spawn(async move { store.begin(&key(), &claim()).await })
-        })
-        .collect();
-    for claim in claims {
-        let error = claim.await.unwrap().expect_err("no replica");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    for begun in begin_at_once(&store, 40).await {
+        unavailable(async { begun }).await;
     }
     let follow = format!("REPLICAOF 127.0.0.1 {}", pair.ports[0]);
     command(&mut pair.replica.connection().await, &follow).await;

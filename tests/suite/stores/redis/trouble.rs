@@ -9,10 +9,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, UnixStream};
 
 use super::private::Private;
-use super::{HOUR, STARTED, claim, key, private_store};
+use super::{HOUR, STARTED, claim, key, started, unavailable};
 
-/// No call takes this long: what does has hung.
-const HUNG: Duration = Duration::from_secs(60);
+/// The call fails, in a time that no call takes unless it hangs.
+async fn fails_in_time<T: std::fmt::Debug>(call: impl Future<Output = Result<T, StoreError>>) {
+    let in_time = tokio::time::timeout(Duration::from_secs(60), unavailable(call));
+    in_time.await.expect("no hanging");
+}
 
 pub(super) async fn command(connection: &mut MultiplexedConnection, words: &str) {
     let mut words = words.split(' ');
@@ -33,9 +36,7 @@ async fn a_server_that_is_not_there_is_an_error_at_once() {
         "unix:///nowhere/socket",
         "no address",
     ] {
-        let connecting = tokio::time::timeout(HUNG, RedisStore::connect(url));
-        let error = connecting.await.expect("no hanging").expect_err(url);
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        fails_in_time(RedisStore::connect(url)).await;
     }
 }
 
@@ -43,22 +44,17 @@ async fn a_server_that_is_not_there_is_an_error_at_once() {
 async fn a_server_that_is_reached_and_says_nothing_is_an_error_soon() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", silent.local_addr().unwrap());
-    let connecting = tokio::time::timeout(HUNG, RedisStore::connect(&url));
-    let error = connecting.await.expect("no hanging").expect_err("silence");
-    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    fails_in_time(RedisStore::connect(&url)).await;
 }
 
 #[tokio::test]
 async fn a_server_that_goes_down_and_comes_back_is_used_again() {
-    let mut server = Private::start(&["appendonly yes", "appendfsync always"]);
-    let store = private_store(&server).await;
+    let (mut server, store) = started(&["appendonly yes", "appendfsync always"]).await;
     let (key, claim) = (key(), claim());
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
     server.kill();
     for _ in 0..3 {
-        let begun = tokio::time::timeout(HUNG, store.begin(&key, &claim));
-        let error = begun.await.expect("no hanging").expect_err("no server");
-        assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+        fails_in_time(store.begin(&key, &claim)).await;
     }
     server.restart();
     // The first call is good again, and nothing is forgotten.
@@ -76,14 +72,11 @@ async fn a_server_that_goes_down_and_comes_back_is_used_again() {
 
 #[tokio::test]
 async fn a_slow_server_is_an_error_in_time_and_is_used_again() {
-    let server = Private::start(&[]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&[]).await;
     let (key, claim) = (key(), claim());
     let mut beside = server.connection().await;
     command(&mut beside, "CLIENT PAUSE 600000 WRITE").await;
-    let begun = tokio::time::timeout(HUNG, store.begin(&key, &claim));
-    let error = begun.await.expect("no hanging").expect_err("no answer");
-    assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
+    fails_in_time(store.begin(&key, &claim)).await;
     command(&mut beside, "CLIENT UNPAUSE").await;
     // The claim that was not answered was taken: the same holder is told the same again.
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
@@ -91,8 +84,7 @@ async fn a_slow_server_is_an_error_in_time_and_is_used_again() {
 
 #[tokio::test]
 async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
-    let server = Private::start(&["maxmemory-policy noeviction"]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&["maxmemory-policy noeviction"]).await;
     let claims: Vec<_> = (0..4).map(|_| (key(), claim())).collect();
     for (key, claim) in &claims {
         assert_eq!(store.begin(key, claim).await.unwrap(), STARTED);
@@ -126,8 +118,7 @@ async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
 
 #[tokio::test]
 async fn a_full_server_lets_a_later_run_be_given_up() {
-    let server = Private::start(&["maxmemory-policy noeviction"]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&["maxmemory-policy noeviction"]).await;
     let (key, mut first, second) = (key(), claim(), claim());
     first.lease = Duration::ZERO;
     assert_eq!(store.begin(&key, &first).await.unwrap(), STARTED);
@@ -141,8 +132,7 @@ async fn a_full_server_lets_a_later_run_be_given_up() {
 
 #[tokio::test]
 async fn each_call_is_one_command_and_scripts_that_were_forgotten_are_loaded_again() {
-    let server = Private::start(&[]);
-    let store = private_store(&server).await;
+    let (server, store) = started(&[]).await;
     let mut beside = server.connection().await;
     let one_of_each = async || {
         let (first, second, claim) = (key(), key(), claim());
