@@ -8,7 +8,7 @@ macro_rules! forward {
             &'a self,
             key: &'a ::buttress::idempotency::store::RecordKey,
             claim: &'a ::buttress::idempotency::store::Claim,
-        ) -> ::buttress::idempotency::store::StoreFuture<'a, ::buttress::idempotency::store::Begun> {
+        ) -> ::buttress::idempotency::store::future::StoreFuture<'a, ::buttress::idempotency::store::Begun> {
             self.$field.begin(key, claim)
         }
     };
@@ -19,7 +19,7 @@ macro_rules! forward {
             token: ::buttress::idempotency::store::Token,
             lease: ::std::time::Duration,
             ttl: ::std::time::Duration,
-        ) -> ::buttress::idempotency::store::StoreFuture<'a, bool> {
+        ) -> ::buttress::idempotency::store::future::StoreFuture<'a, bool> {
             self.$field.renew(key, token, lease, ttl)
         }
     };
@@ -30,7 +30,7 @@ macro_rules! forward {
             token: ::buttress::idempotency::store::Token,
             answer: ::bytes::Bytes,
             ttl: ::std::time::Duration,
-        ) -> ::buttress::idempotency::store::StoreFuture<'a, ::buttress::idempotency::store::Ended> {
+        ) -> ::buttress::idempotency::store::future::StoreFuture<'a, ::buttress::idempotency::store::Ended> {
             self.$field.complete(key, token, answer, ttl)
         }
     };
@@ -39,7 +39,7 @@ macro_rules! forward {
             &'a self,
             key: &'a ::buttress::idempotency::store::RecordKey,
             token: ::buttress::idempotency::store::Token,
-        ) -> ::buttress::idempotency::store::StoreFuture<'a, ::buttress::idempotency::store::Ended> {
+        ) -> ::buttress::idempotency::store::future::StoreFuture<'a, ::buttress::idempotency::store::Ended> {
             self.$field.abandon(key, token)
         }
     };

@@ -559,7 +559,7 @@ mod tests {
             let replay = Replay::new().grpc(["/shop.Orders/Get"]).unwrap();
             let (_, saved) = replay.first(Request::post(path).body("message").unwrap());
             let saved = saved.expect("kept for a failure before it was executed");
-            let may = Repeat::<Sent>::may_repeat(&replay, &saved, &outcome);
+            let may = ReplayPolicy::<Sent>::is_safe(&replay, &saved, &outcome);
             assert_eq!(may, repeated, "{path} {outcome:?}");
         }
     }
@@ -573,7 +573,7 @@ mod tests {
         assert!(!first.headers().contains_key(PREVIOUS_ATTEMPTS));
         for (number, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
             let _attempt = Call::new(number, false).enter();
-            let again = Repeat::<Sent>::again(&replay, &mut saved).unwrap();
+            let again = ReplayPolicy::<Sent>::again(&replay, &mut saved).unwrap();
             let told = again.headers().get(PREVIOUS_ATTEMPTS);
             assert_eq!(told.map(|told| told.to_str().unwrap()), previous);
         }
