@@ -364,13 +364,6 @@ pub enum OperationStep {
 }
 
 impl OperationStep {
-    /// How many there are.
-    #[cfg_attr(
-        not(feature = "metrics"),
-        expect(dead_code, reason = "metrics keep a counter for each")
-    )]
-    pub(crate) const COUNT: usize = Self::RecordedByOperator as usize + 1;
-
     /// The step as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -9,7 +9,7 @@
 //! - A handle per key has one series for all its keys. [`Keyed::label_servers`](crate::gate::Keyed::label_servers) adds a bounded
 //!   label for the key.
 //! - [`ObserveLayer`] reports calls: put it outermost for what callers see, innermost for what the service sees.
-//! - Handles are registered at the first event after a recorder was installed, so layers may be built before it.
+//! - Each event goes to the recorder that is installed then, so layers may be built before it.
 //!
 //! An observer of your own receives every event too. [`Breaker::observe_with`](crate::breaker::Breaker::observe_with) and its
 //! like attach one to a single handle.
