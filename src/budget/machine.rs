@@ -22,10 +22,7 @@ pub(super) struct Rules {
     ttl: Duration,
     /// What the floor gains a second, and the most it holds.
     floor: (u64, u64),
-    transient: u64,
-    overloaded: u64,
-    /// Retries for each call under way, in millionths, and those always allowed.
-    in_flight: Option<(u64, u64)>,
+    cost: u64,
 }
 
 impl Rules {
@@ -35,10 +32,9 @@ impl Rules {
         Self {
             rule: config.rule,
             ratio: micro(config.ratio),
-            cap: if config.rule == Rule::InFlight {
-                0
-            } else {
-                u64::from(config.cap) * TOKEN
+            cap: match config.rule {
+                Rule::InFlight { .. } => 0,
+                _ => u64::from(config.cap) * TOKEN,
             },
             reserve: u64::from(config.reserve) * TOKEN,
             ttl: config.ttl,
@@ -47,11 +43,7 @@ impl Rules {
             } else {
                 (0, 0)
             },
-            transient: u64::from(config.cost.transient) * TOKEN,
-            overloaded: u64::from(config.cost.overloaded) * TOKEN,
-            in_flight: config
-                .in_flight
-                .map(|allowed| (micro(allowed.ratio), u64::from(allowed.floor))),
+            cost: u64::from(config.cost) * TOKEN,
         }
     }
 
@@ -59,7 +51,7 @@ impl Rules {
     pub(super) fn initial(&self, config: &BudgetConfig) -> u64 {
         match self.rule {
             Rule::Bucket => u64::from(config.initial) * TOKEN,
-            Rule::Throttle | Rule::InFlight => self.cap,
+            Rule::Throttle | Rule::InFlight { .. } => self.cap,
         }
     }
 
@@ -92,22 +84,7 @@ impl Rules {
 
     /// Whether calls under way need to be counted.
     pub(super) const fn counts_calls(&self) -> bool {
-        self.in_flight.is_some()
-    }
-
-    fn cost(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::Overloaded => self.overloaded,
-            _ => self.transient,
-        }
-    }
-
-    /// How many retries may be under way beside this many calls.
-    fn allowed(&self, calls: u64) -> u64 {
-        self.in_flight.map_or(u64::MAX, |(ratio, floor)| {
-            let share = u128::from(calls) * u128::from(ratio) / u128::from(TOKEN);
-            floor.max(u64::try_from(share).unwrap_or(u64::MAX))
-        })
+        matches!(self.rule, Rule::InFlight { .. })
     }
 }
 
@@ -149,34 +126,30 @@ impl Machine {
         rules: &Rules,
         balance: u64,
         calls: u64,
-        kind: Kind,
         now: Moment,
     ) -> (u64, Option<Taken>) {
         let balance = self.cut(rules, balance, now);
         self.refill(rules, now);
-        if self.retries >= rules.allowed(calls) {
-            return (balance, None);
-        }
         let taken = match rules.rule {
             Rule::Bucket => {
-                let cost = rules.cost(kind);
-                let from_balance = balance.min(cost);
+                let from_balance = balance.min(rules.cost);
                 let taken = Taken {
                     balance: from_balance,
-                    floor: cost - from_balance,
+                    floor: rules.cost - from_balance,
                 };
                 (taken.floor <= self.floor).then_some(taken)
             }
             Rule::Throttle => (balance > rules.cap / 2).then(Taken::default),
-            Rule::InFlight => Some(Taken::default()),
+            Rule::InFlight { ratio, floor } => {
+                let free = self.retries < allowed(ratio, floor, calls);
+                self.retries += u64::from(free);
+                free.then(Taken::default)
+            }
         };
         let Some(taken) = taken else {
             return (balance, None);
         };
         self.floor -= taken.floor;
-        if rules.counts_calls() {
-            self.retries += 1;
-        }
         (balance - taken.balance, Some(taken))
     }
 
@@ -195,7 +168,7 @@ impl Machine {
         balance: u64,
     ) -> u64 {
         self.floor = self.floor.min(new.floor.1);
-        if old.rule == new.rule {
+        if std::mem::discriminant(&old.rule) == std::mem::discriminant(&new.rule) {
             balance.min(new.cap)
         } else {
             new.initial(config)
@@ -234,8 +207,7 @@ impl Machine {
                 balance.saturating_add(then.floor)
             }
             Rule::Throttle => balance.min(rules.cap),
-            Rule::InFlight => rules
-                .allowed(calls)
+            Rule::InFlight { ratio, floor } => allowed(ratio, floor, calls)
                 .saturating_sub(self.retries)
                 .saturating_mul(TOKEN),
         }
@@ -269,6 +241,12 @@ pub(super) fn deposited(balance: u64, ratio: u64, cap: u64) -> u64 {
     balance.saturating_add(ratio).min(cap)
 }
 
+/// How many retries may be under way beside this many calls.
+fn allowed(ratio: f64, floor: u32, calls: u64) -> u64 {
+    let share = u128::from(calls) * u128::from(micro(ratio)) / u128::from(TOKEN);
+    u64::from(floor).max(u64::try_from(share).unwrap_or(u64::MAX))
+}
+
 /// Tokens as micro-tokens.
 #[expect(
     clippy::cast_possible_truncation,
@@ -289,7 +267,6 @@ fn earned(per_second: u64, time: Duration) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::config::{Cost, InFlight};
     use super::*;
 
     /// A budget as one number and one machine, driven on one thread.
@@ -320,25 +297,19 @@ mod tests {
             }
         }
 
-        fn withdraw(&mut self, kind: Kind, calls: u64, now: Moment) -> Option<Taken> {
-            let (balance, taken) =
-                self.machine
-                    .withdraw(&self.rules, self.balance, calls, kind, now);
+        fn withdraw(&mut self, calls: u64, now: Moment) -> Option<Taken> {
+            let (balance, taken) = self.machine.withdraw(&self.rules, self.balance, calls, now);
             self.balance = balance;
             taken
         }
 
         fn take(&mut self, at: Duration) -> bool {
-            self.withdraw(Kind::Transient, 0, Moment::START.after(at))
-                .is_some()
+            self.withdraw(0, Moment::START.after(at)).is_some()
         }
 
         fn refund(&mut self, taken: &Taken) {
             self.balance = self.rules.refund(self.balance, taken);
             self.machine.refund(&self.rules, taken);
-            if self.rules.counts_calls() {
-                self.machine.end();
-            }
         }
     }
 
@@ -374,22 +345,6 @@ mod tests {
         assert!(machine.balance(&rules, 0, 0, later) > 0);
         machine.empty(later);
         assert_eq!(machine.balance(&rules, 0, 0, later), 0);
-    }
-
-    #[test]
-    fn retries_are_known_from_their_grant_to_their_end() {
-        let in_flight = InFlight {
-            ratio: 1.0,
-            floor: 1,
-        };
-        let config = BudgetConfig::new().in_flight(Some(in_flight));
-        let rules = Rules::new(&config.rule(Rule::InFlight));
-        let mut machine = Machine::new(&rules, Moment::START);
-        assert!(!machine.has_retries());
-        let (_, taken) = machine.withdraw(&rules, 0, 1000, Kind::Transient, Moment::START);
-        assert!(taken.is_some() && machine.has_retries());
-        machine.end();
-        assert!(!machine.has_retries());
     }
 
     #[test]
@@ -582,30 +537,25 @@ mod tests {
             (BudgetConfig::concurrent(10.0, 1), u64::MAX, 50),
         ] {
             let mut budget = Budget::new(config);
-            let granted = (0..50).filter(|_| {
-                budget
-                    .withdraw(Kind::Transient, calls, Moment::START)
-                    .is_some()
-            });
+            let granted = (0..50).filter(|_| budget.withdraw(calls, Moment::START).is_some());
             assert_eq!(granted.count(), most);
         }
         let mut budget = Budget::new(BudgetConfig::concurrent(0.5, 1));
         let mut seen = vec![budget.take(S(0)), budget.take(S(0))];
+        assert!(budget.machine.has_retries());
         budget.machine.end();
+        assert!(!budget.machine.has_retries());
         seen.extend([budget.take(S(0)), budget.take(S(0))]);
         assert_eq!(seen, [true, false, true, false]);
     }
 
     #[test]
-    fn a_retry_costs_what_its_failure_is_said_to_cost() {
+    fn a_retry_costs_what_it_is_said_to_cost() {
         let config = BudgetConfig::new().cap(500).initial(20).reserve(20);
-        let mut budget = Budget::new(config.cost(Cost::new(14, 5)));
-        let now = Moment::START;
-        assert!(budget.withdraw(Kind::Transient, 0, now).is_some());
+        let mut budget = Budget::new(config.cost(14));
+        assert!(budget.take(S(0)));
         assert_eq!(budget.balance, 6 * TOKEN);
-        assert!(budget.withdraw(Kind::Transient, 0, now).is_none());
-        assert!(budget.withdraw(Kind::Overloaded, 0, now).is_some());
-        assert_eq!(budget.balance, TOKEN);
+        assert!(!budget.take(S(0)));
     }
 
     #[test]
@@ -616,12 +566,11 @@ mod tests {
             .initial(u32::MAX)
             .reserve(u32::MAX)
             .ttl(Duration::MAX)
-            .floor(Some(1e6))
-            .in_flight(Some(InFlight::new(10.0, u32::MAX)));
+            .floor(Some(1e6));
         let mut budget = Budget::new(most);
         budget.deposit();
         assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
-        let taken = budget.withdraw(Kind::Transient, u64::MAX, Moment::FAR);
+        let taken = budget.withdraw(u64::MAX, Moment::FAR);
         budget.refund(&taken.expect("there is plenty"));
         assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
     }
@@ -630,9 +579,8 @@ mod tests {
     enum Op {
         Deposit,
         Pass(Duration),
-        Withdraw(Kind),
+        Withdraw,
         Refund,
-        End,
     }
 
     fn any_op() -> impl Strategy<Value = Op> {
@@ -640,10 +588,8 @@ mod tests {
             6 => Just(Op::Deposit),
             2 => (0_u64..3000).prop_map(|ms| Op::Pass(Duration::from_millis(ms))),
             1 => prop_oneof![Just(S(10)), Just(S(11)), Just(S(60 * 86_400))].prop_map(Op::Pass),
-            3 => Just(Op::Withdraw(Kind::Transient)),
-            1 => Just(Op::Withdraw(Kind::Overloaded)),
+            4 => Just(Op::Withdraw),
             1 => Just(Op::Refund),
-            1 => Just(Op::End),
         ]
     }
 
@@ -654,22 +600,18 @@ mod tests {
             (0_u32..20, 0_u32..20),
             1_u64..20,
             proptest::option::of(0.001..5.0_f64),
-            (1_u32..4, 1_u32..4),
-            proptest::option::of(1_u32..5),
+            1_u32..4,
         )
-            .prop_map(
-                |(ratio, cap, (initial, reserve), ttl, floor, cost, flight)| {
-                    BudgetConfig::new()
-                        .ratio(ratio)
-                        .cap(cap)
-                        .initial(initial.min(cap))
-                        .reserve(reserve.min(cap))
-                        .ttl(S(ttl))
-                        .floor(floor)
-                        .cost(Cost::new(cost.0.min(cap), cost.1.min(cap)))
-                        .in_flight(flight.map(|floor| InFlight::new(0.5, floor)))
-                },
-            )
+            .prop_map(|(ratio, cap, (initial, reserve), ttl, floor, cost)| {
+                BudgetConfig::new()
+                    .ratio(ratio)
+                    .cap(cap)
+                    .initial(initial.min(cap))
+                    .reserve(reserve.min(cap))
+                    .ttl(S(ttl))
+                    .floor(floor)
+                    .cost(cost.min(cap))
+            })
     }
 
     /// The same rules in whole tokens as fractions, everything recounted from the list of what happened.
@@ -743,7 +685,6 @@ mod tests {
             let mut budget = Budget::new(config);
             let mut naive = Naive::default();
             let (mut now, mut open) = (Duration::ZERO, Vec::<Taken>::new());
-            let mut running = 0_u32;
             for op in ops {
                 let at = now.as_secs_f64();
                 match op {
@@ -752,20 +693,14 @@ mod tests {
                         budget.deposit();
                         naive.log.push((at, Logged::Deposit));
                     }
-                    Op::Withdraw(kind) => {
-                        let cost = f64::from(if kind == Kind::Overloaded {
-                            config.cost.overloaded
-                        } else {
-                            config.cost.transient
-                        });
+                    Op::Withdraw => {
+                        let cost = f64::from(config.cost);
                         let (balance, floor) = naive.holds(&config, at);
                         naive.log.push((at, Logged::Try));
-                        let free = config.in_flight.is_none_or(|f| running < f.floor);
-                        let taken = budget.withdraw(kind, 0, Moment::START.after(now));
+                        let taken = budget.withdraw(0, Moment::START.after(now));
                         // Within a rounding of the ratio and of the clock either answer is right.
                         let close = (balance + floor - cost).abs() < 1e-3;
-                        let expected = free && balance + floor >= cost;
-                        prop_assert!(taken.is_some() == expected || (free && close));
+                        prop_assert!(taken.is_some() == (balance + floor >= cost) || close);
                         let paid = taken.map_or(0, |taken| taken.balance);
                         prop_assert!((tokens(budget.balance + paid) - balance).abs() < 1e-3);
                         if let Some(taken) = taken {
@@ -775,7 +710,6 @@ mod tests {
                             }));
                             prop_assert!((tokens(taken.balance + taken.floor) - cost).abs() < 1e-9);
                             open.push(taken);
-                            running += 1;
                         }
                     }
                     Op::Refund => if let Some(taken) = open.pop() {
@@ -784,11 +718,6 @@ mod tests {
                             balance: tokens(taken.balance),
                             floor: tokens(taken.floor),
                         }));
-                        running -= 1;
-                    },
-                    Op::End => if open.pop().is_some() {
-                        budget.machine.end();
-                        running -= 1;
                     },
                 }
                 prop_assert!(budget.balance <= u64::from(config.cap) * TOKEN);
@@ -811,12 +740,12 @@ mod tests {
                         budget.deposit();
                         log.push((now, config.ratio, 0.0));
                     }
-                    Op::Withdraw(kind) => {
-                        if let Some(taken) = budget.withdraw(kind, 0, Moment::START.after(now)) {
+                    Op::Withdraw => {
+                        if let Some(taken) = budget.withdraw(0, Moment::START.after(now)) {
                             log.push((now, 0.0, tokens(taken.balance + taken.floor)));
                         }
                     }
-                    Op::Refund | Op::End => budget.machine.end(),
+                    Op::Refund => {}
                 }
             }
             let per_second = config.floor.unwrap_or(0.0);

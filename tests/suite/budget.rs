@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use buttress::Kind;
 use buttress::budget::{BudgetConfig, RetryBudget};
 use tokio::time::advance;
 
@@ -13,7 +12,7 @@ fn budget(config: BudgetConfig) -> RetryBudget {
 /// How many retries are granted and started in a row.
 fn granted(budget: &RetryBudget) -> u32 {
     let mut granted = 0;
-    while let Some(mut paid) = budget.try_withdraw(Kind::Transient) {
+    while let Some(mut paid) = budget.try_withdraw() {
         paid.started();
         granted += 1;
     }
@@ -74,7 +73,7 @@ async fn the_balance_is_what_a_withdrawal_would_find_now() {
             budget.balance()
         );
         // In the event of a withdrawal, too.
-        let mut paid = budget.try_withdraw(Kind::Transient).expect("a token");
+        let mut paid = budget.try_withdraw().expect("a token");
         paid.started();
         assert!((budget.balance() - (tokens - 1.0)).abs() < 1e-6);
     };

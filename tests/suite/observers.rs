@@ -10,7 +10,7 @@ use buttress::event::{BreakerState, Subscription};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Error, Event, Kind, Outcome, repeat, subscribe};
+use buttress::{Error, Event, Outcome, repeat, subscribe};
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -97,7 +97,7 @@ fn an_observer_that_panics_fails_no_call_and_keeps_the_event_from_nobody() {
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let budget = RetryBudget::new("contained", BudgetConfig::new()).unwrap();
         budget.observe_with(panics);
-        let _refunded = budget.try_withdraw(Kind::Transient);
+        let _refunded = budget.try_withdraw();
         panic!("scripted panic");
     }));
     assert!(unwound.is_err());
@@ -197,7 +197,7 @@ async fn an_observer_of_one_handle_receives_its_events_and_no_others() {
 
     let budget = RetryBudget::new("own", BudgetConfig::new()).unwrap();
     budget.observe_with(notes.observer());
-    drop(budget.try_withdraw(Kind::Transient));
+    drop(budget.try_withdraw());
     assert_eq!(notes.take(), ["budget `own`", "budget `own`"]);
 
     let retry = RetryLayer::new("own", RetryConfig::new(), repeat::cloned()).unwrap();

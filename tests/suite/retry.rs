@@ -20,8 +20,7 @@ use buttress::repeat::{Cloned, cloned, cloned_if};
 use buttress::retry::{Retry, RetryConfig, RetryLayer};
 use buttress::{
     Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
-    ErrorIsTransient, Event, Executed, Kind, Outcome, Reason, Rejected, Repeat, classify_fn,
-    subscribe,
+    ErrorIsTransient, Event, Executed, Outcome, Reason, Rejected, Repeat, classify_fn, subscribe,
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt};
@@ -996,7 +995,7 @@ async fn a_retry_counts_against_the_concurrency_cap_from_schedule_to_end() {
     for _ in 0..3 {
         sleep(MS(60)).await;
         assert_eq!(tenths(&budget), 0);
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
+        assert!(budget.try_withdraw().is_none());
     }
     first.abort();
     assert!(first.await.is_err());
