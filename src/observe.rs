@@ -52,7 +52,7 @@ thread_local! {
 /// An event takes no lock and allocates nothing. To observe one handle only, use its `observe_with`.
 ///
 /// ```
-/// use buttress::{Event, subscribe};
+/// use buttress::event::{Event, subscribe};
 ///
 /// let subscription = subscribe(|event: &Event<'_>| {
 ///     if let Event::BreakerMoved { source, moved, .. } = event {

@@ -6,9 +6,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::BreakerState;
+use buttress::event::{Event, subscribe};
 use buttress::http::{Client, ClientConfig, ClientLayer, client};
 use buttress::reqwest::SendThrough;
-use buttress::{BoxError, Error, Event, subscribe};
+use buttress::{BoxError, Error};
 use reqwest::{Request, Response};
 use tower::{Layer, Service};
 

@@ -70,8 +70,8 @@
 //!
 //! # Events
 //!
-//! [`Event::Budget`](crate::Event::Budget) with the balance on every withdrawal and refund,
-//! [`Event::BudgetExhausted`](crate::Event::BudgetExhausted) when a retry was refused.
+//! [`Event::Budget`](crate::event::Event::Budget) with the balance on every withdrawal and refund,
+//! [`Event::BudgetExhausted`](crate::event::Event::BudgetExhausted) when a retry was refused.
 //!
 //! # Cancel safety
 //!

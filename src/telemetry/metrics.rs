@@ -11,7 +11,8 @@ use super::names::{
     STORE_FAILURES, Type, WAITING, WOULD_REJECT,
 };
 use super::series::{Labels, Series, Server, with_series};
-use crate::event::{BreakerState, CircuitCounts, Event, Observe, Source};
+use crate::event::{BreakerState, Event, Observe, Source};
+use crate::source::CircuitCounts;
 
 /// The observer of the feature `metrics`.
 #[derive(Debug)]

@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerLayer};
 use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::event::{Event, subscribe};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
-use buttress::{
-    Again, Classify, DeadlineLayer, Error, Event, Outcome, Reason, TimeoutLayer, repeat, subscribe,
-};
+use buttress::{Again, Classify, DeadlineLayer, Error, Outcome, Reason, TimeoutLayer, repeat};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;

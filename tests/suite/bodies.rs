@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::budget::BudgetConfig;
+use buttress::event::{Event, subscribe};
 use buttress::http::{
     AtBodyEnd, ByGrpcStatus, ByStatus, ClientConfig, GatedBody, ServerBody, WatchedBody, client,
     grpc,
 };
 use buttress::retry::RetryConfig;
-use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Kind, Outcome, subscribe,
-};
+use buttress::{CallOptions, DeadlineLayer, Error, ErrorIsTransient, Kind, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};

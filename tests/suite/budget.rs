@@ -59,8 +59,8 @@ async fn the_balance_is_what_a_withdrawal_would_find_now() {
     let check = |budget: &RetryBudget, tokens: f64| {
         let told = Arc::new(Mutex::new(f64::NAN));
         let sink = Arc::clone(&told);
-        budget.observe_with(move |event: &buttress::Event<'_>| {
-            if let buttress::Event::Budget { balance, .. } = event {
+        budget.observe_with(move |event: &buttress::event::Event<'_>| {
+            if let buttress::event::Event::Budget { balance, .. } = event {
                 *sink.lock().unwrap() = *balance;
             }
         });

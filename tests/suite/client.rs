@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
+use buttress::event::Event;
 use buttress::gate::KeyedConfig;
 use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{
@@ -16,7 +17,7 @@ use buttress::http::{
 use buttress::retry::{Repeat, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
-    Backoff, BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Jitter, Kind,
+    Backoff, BoxError, Call, CallOptions, Classify, Deadline, Error, Executed, Jitter, Kind,
     Outcome, Reason, Rejected,
 };
 use bytes::Bytes;
@@ -918,7 +919,7 @@ async fn evicting_authorities_creates_no_retries() {
 fn reports(name: &'static str) -> (Arc<Mutex<Vec<Report>>>, buttress::event::Subscription) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
-    let subscription = buttress::subscribe(move |event: &Event<'_>| {
+    let subscription = buttress::event::subscribe(move |event: &Event<'_>| {
         let who = event.source().name().strip_prefix(name);
         if let (Event::Finished { outcome, took, .. }, Some(who)) = (event, who) {
             let kind = outcome.map(|outcome| outcome.kind);

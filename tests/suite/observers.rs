@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use buttress::breaker::{Breaker, BreakerConfig};
+use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
-use buttress::event::{BreakerState, Subscription};
+use buttress::event::Subscription;
+use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Error, Event, Outcome, repeat, subscribe};
+use buttress::{Error, Outcome, repeat};
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 

@@ -16,11 +16,12 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::event::RetryStop;
+use buttress::event::{Event, subscribe};
 use buttress::repeat::{Cloned, cloned, cloned_if};
 use buttress::retry::{Retry, RetryConfig, RetryLayer};
 use buttress::{
     Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
-    ErrorIsTransient, Event, Executed, Outcome, Reason, Rejected, Repeat, classify_fn, subscribe,
+    ErrorIsTransient, Executed, Outcome, Reason, Rejected, Repeat, classify_fn,
 };
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, Service, ServiceExt};

@@ -6,7 +6,7 @@ use buttress::backoff::Growth;
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window};
 use buttress::budget::{BudgetConfig, RetryBudget, Rule};
 use buttress::clock::Now;
-use buttress::gate::{By, KeyedConfig, by};
+use buttress::gate::{KeyBy, KeyedConfig, by};
 use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer};
 use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
 use buttress::idempotency::store::MemoryStore;
@@ -259,7 +259,7 @@ proptest! {
     }
 }
 
-fn by_itself() -> By<fn(&String) -> String> {
+fn by_itself() -> impl KeyBy<String, Key = String> {
     by(String::clone)
 }
 

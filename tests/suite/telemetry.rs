@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
+use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::idempotency::store::{MemoryConfig, MemoryStore};
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
@@ -13,9 +14,9 @@ use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;
 use buttress::{
-    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Event, Outcome, TimeoutLayer, repeat,
-    subscribe,
+    CallOptions, DeadlineLayer, Error, ErrorIsTransient, Outcome, TimeoutLayer, repeat,
 };
+use metrics::{KeyName, Metadata, SharedString, Unit};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::advance;
 use tower::{Layer, ServiceExt};
@@ -31,6 +32,13 @@ struct Series {
     name: String,
     labels: Vec<(String, String)>,
     value: DebugValue,
+}
+
+/// Records the metrics of this thread until the guard is dropped.
+fn record() -> (Snapshotter, metrics::LocalRecorderGuard<'static>) {
+    let recorder: &'static _ = Box::leak(Box::new(DebuggingRecorder::new()));
+    let guard = metrics::set_default_local_recorder(recorder);
+    (recorder.snapshotter(), guard)
 }
 
 /// All series since the last time this was asked.
@@ -138,9 +146,7 @@ async fn every_name_on_the_page_is_recorded_and_nothing_else() {
         .filter_map(|line| line.split('`').next())
         .filter(|name| cfg!(feature = "redis") || !name.ends_with(".eviction_policy"))
         .collect();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, guard) = record();
     everything().await;
     drop(guard);
     let all = series(&snapshotter);
@@ -161,9 +167,7 @@ async fn every_name_on_the_page_is_recorded_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn the_state_gauge_follows_every_move_and_goes_back_to_closed() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let breaker = breaker("gauge", three_in_a_row());
     let level = || state(&series(&snapshotter), "gauge").to_string();
     settle(&breaker, 3, Outcome::TRANSIENT);
@@ -188,9 +192,7 @@ async fn a_breaker_built_before_the_recorder_still_reports() {
     let breaker = breaker("before", three_in_a_row());
     settle(&breaker, 3, Outcome::TRANSIENT);
     breaker.reset();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     settle(&breaker, 3, Outcome::TRANSIENT);
     breaker.try_acquire().unwrap_err();
     let all = series(&snapshotter);
@@ -212,9 +214,7 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     advance(2 * SECOND).await;
     let lost = breaker.try_acquire().unwrap();
     advance(20 * SECOND).await;
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let told = Arc::new(Mutex::new(Vec::new()));
     let (notes, heard) = (Arc::clone(&told), breaker.clone());
     let subscription = subscribe(move |event: &Event<'_>| {
@@ -256,13 +256,11 @@ fn keyed(
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_exports_its_state_from_its_creation_on() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
     let before = breaker("built-before", three_in_a_row());
     let keyed_before = keyed("built-before", 10);
     settle(&before, 3, Outcome::TRANSIENT);
     keyed_before.get(&"a".to_owned(), &Now::unread());
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let _after = breaker("built-after", three_in_a_row());
     let _keyed_after = keyed("built-after", 10);
     let circuits = |all: &[Series], name, state| {
@@ -285,9 +283,7 @@ async fn a_breaker_exports_its_state_from_its_creation_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_keyed_breaker_counts_its_circuits_by_state() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keyed = keyed("counted", 4);
     let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
     let counts = || {
@@ -338,9 +334,7 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
     use buttress::http::{ClientConfig, client};
 
     let log = Log::install();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keys = KeyedConfig::default().max_keys(100);
     let stack = client("fleet", ClientConfig::default().authorities(keys)).unwrap();
     let stack = stack.layer(tower::service_fn(
@@ -382,9 +376,7 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
 
 #[tokio::test(start_paused = true)]
 async fn servers_are_labeled_by_choice_and_within_a_bound() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keyed = keyed("labeled", 2);
     keyed.label_servers(2);
     let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
@@ -422,9 +414,7 @@ async fn servers_are_labeled_by_choice_and_within_a_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let config = RetryConfig::new().max_attempts(9);
     let retry = RetryLayer::new("wired", config, repeat::cloned()).unwrap();
     let inner: Inner = Inner::new(|_| bad());
@@ -444,9 +434,7 @@ async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
 
 #[tokio::test(start_paused = true)]
 async fn the_balance_that_successes_have_filled_is_written_on_refresh() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let config = BudgetConfig::new().initial(0).ratio(0.5);
     let budget = RetryBudget::new("refreshed", config).unwrap();
     for _ in 0..7 {
@@ -461,9 +449,7 @@ async fn the_balance_that_successes_have_filled_is_written_on_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn observed_calls_are_told_with_what_they_came_to() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let observe = ObserveLayer::new(Observed::new("calls"), ErrorIsTransient);
     let inner: Inner = Inner::new(|call| match call {
         0 => Step::After(250 * MS, Ok("late")),
@@ -537,9 +523,7 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
     use buttress::idempotency::IdempotencyKeyLayer;
 
     let log = Log::install();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _recording = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _recording) = record();
     let keyed = Breaker::keyed(
         "discreet",
         three_in_a_row(),
@@ -606,9 +590,7 @@ fn an_observer_may_own_a_subscription() {
 
 #[test]
 fn keys_that_come_and_go_leave_no_series_each() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _recording = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _recording) = record();
     let keyed = Breaker::keyed(
         "flood",
         BreakerConfig::default(),
@@ -631,10 +613,50 @@ fn keys_that_come_and_go_leave_no_series_each() {
     );
 }
 
+/// A recorder whose gauges and counters this makes.
+struct Delegate(Box<dyn Fn(&metrics::Key) -> (metrics::Gauge, metrics::Counter)>);
+
+impl metrics::Recorder for Delegate {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &metrics::Key, _: &Metadata<'_>) -> metrics::Counter {
+        self.0(key).1
+    }
+    fn register_gauge(&self, key: &metrics::Key, _: &Metadata<'_>) -> metrics::Gauge {
+        self.0(key).0
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_series_that_the_exporter_has_deleted_comes_back() {
+    type Names = Arc<Mutex<BTreeSet<String>>>;
+    let exported = Names::default();
+    let sink = Arc::clone(&exported);
+    let recorder = Delegate(Box::new(move |key| {
+        sink.lock().unwrap().insert(key.name().to_owned());
+        (metrics::Gauge::noop(), metrics::Counter::noop())
+    }));
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let breaker = breaker("deleted", three_in_a_row());
+    breaker.isolate();
+    for _ in 0..2 {
+        exported.lock().unwrap().clear();
+        breaker.try_acquire().unwrap_err();
+        refresh();
+        let exported = exported.lock().unwrap();
+        for name in ["buttress.rejected", "buttress.breaker.state"] {
+            assert!(exported.contains(name), "{name} in {exported:?}");
+        }
+    }
+}
+
 #[test]
 fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
-    use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder};
-    use metrics::{SharedString, Unit};
+    use metrics::GaugeFn;
 
     /// Moves the circuit once more before its first value has arrived.
     struct Slow(Breaker, Mutex<Vec<f64>>);
@@ -649,25 +671,15 @@ fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
         }
     }
 
-    struct Only(Arc<Slow>);
-    impl Recorder for Only {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-            Counter::noop()
-        }
-        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::from_arc(Arc::clone(&self.0))
-        }
-        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-            Histogram::noop()
-        }
-    }
-
     let breaker = breaker("slow-gauge", three_in_a_row());
     let slow = Arc::new(Slow(breaker.clone(), Mutex::new(Vec::new())));
-    let recorder = Only(Arc::clone(&slow));
+    let gauge = Arc::clone(&slow);
+    let recorder = Delegate(Box::new(move |_| {
+        (
+            metrics::Gauge::from_arc(Arc::clone(&gauge)),
+            metrics::Counter::noop(),
+        )
+    }));
     metrics::with_local_recorder(&recorder, || breaker.isolate());
     assert_eq!(breaker.state(), BreakerState::Disabled);
     let last = slow.1.lock().unwrap().last().copied();

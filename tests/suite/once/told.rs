@@ -3,10 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use buttress::event::{Event, subscribe};
 use buttress::idempotency::lookup::RecordOf;
 use buttress::idempotency::store::Store;
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
-use buttress::{Event, subscribe};
 use tokio::time::sleep;
 use tracing::Level;
 
@@ -216,7 +216,7 @@ async fn an_observer_that_panics_does_not_end_an_operation() {
         let name = event.source().name().as_ref();
         assert_ne!(name, "told to one that panics", "scripted panic");
     };
-    let _subscription = buttress::subscribe(panics);
+    let _subscription = buttress::event::subscribe(panics);
     let store = Scripted::new(|_, _| Fate::Done);
     let (mut shop, _) = shop(
         "told to one that panics",
@@ -233,7 +233,7 @@ async fn an_observer_that_panics_does_not_end_an_operation() {
 async fn a_step_carries_the_operation_that_its_handler_and_a_look_up_name() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let steps = Arc::clone(&seen);
-    let _subscription = buttress::subscribe(move |event: &Event<'_>| {
+    let _subscription = buttress::event::subscribe(move |event: &Event<'_>| {
         if let Event::Operation {
             source,
             step,

@@ -48,7 +48,8 @@ pub use self::record_of::RecordOf;
 use self::record_of::key_of;
 pub(super) use self::record_of::{Route, record_key};
 pub use self::repair::{Repair, RepairError};
-pub use crate::event::{OperationId, ParseOperationIdError};
+pub use crate::event::OperationId;
+pub use crate::operation_id::ParseOperationIdError;
 
 use super::claim::limited;
 use super::layer::IdempotencyLayer;

@@ -253,7 +253,7 @@ impl RedisStore {
     /// such a policy. `None` if it could not be determined.
     ///
     /// Everything but `noeviction` evicts records when the memory is full, and **an evicted record is an operation that is
-    /// executed again**. It is reported with [`Event::EvictionPolicy`](crate::Event::EvictionPolicy) as well, for each server
+    /// executed again**. It is reported with [`Event::EvictionPolicy`](crate::event::Event::EvictionPolicy) as well, for each server
     /// that is connected to.
     pub fn eviction_policy(&self) -> Option<String> {
         self.policies.worst()
