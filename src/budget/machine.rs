@@ -291,12 +291,6 @@ mod tests {
             self.balance = self.rules.deposit(self.balance);
         }
 
-        fn failed(&mut self, outcome: &Outcome) {
-            if self.rules.counts(outcome) {
-                self.balance = Rules::failed(self.balance);
-            }
-        }
-
         fn withdraw(&mut self, calls: u64, now: Moment) -> Option<Taken> {
             let (balance, taken) = self.machine.withdraw(&self.rules, self.balance, calls, now);
             self.balance = balance;
@@ -348,44 +342,6 @@ mod tests {
     }
 
     #[test]
-    fn every_ratio_grants_its_share_exactly() {
-        for ratio in [
-            0.1, 0.25, 0.4, 0.5, 0.51, 0.6, 0.75, 0.9, 0.99, 0.999, 0.01, 0.001,
-        ] {
-            let mut budget = Budget::new(empty().ratio(ratio));
-            let granted = (0..10_000)
-                .filter(|_| {
-                    budget.deposit();
-                    budget.take(Duration::ZERO)
-                })
-                .count();
-            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-            let off = granted as f64 - 10_000.0 * ratio;
-            assert!(off.abs() <= 1.0, "{ratio}: {granted}");
-            assert!(budget.balance < TOKEN);
-        }
-    }
-
-    #[test]
-    fn a_ratio_above_one_pays_several_retries_a_call() {
-        let mut budget = Budget::new(empty().ratio(2.0).cap(20_000));
-        (0..10_000).for_each(|_| budget.deposit());
-        assert_eq!(budget.balance, 20_000 * TOKEN);
-    }
-
-    #[test]
-    fn the_floor_and_the_ratio_add_up() {
-        for (ttl, floor, ratio, granted) in [(1, 10.0, 0.1, 1010), (2, 5.0, 0.5, 5010)] {
-            let mut budget = Budget::new(empty().ttl(S(ttl)).floor(Some(floor)).ratio(ratio));
-            let took = (0..10_000).filter(|_| {
-                budget.deposit();
-                budget.take(Duration::ZERO)
-            });
-            assert!(took.count().abs_diff(granted) <= 1);
-        }
-    }
-
-    #[test]
     fn the_floor_refills_with_time_and_not_with_refusals() {
         let mut budget = Budget::new(empty().floor(Some(0.5)));
         assert_eq!(
@@ -430,45 +386,6 @@ mod tests {
     }
 
     #[test]
-    fn the_throttle_is_that_of_grpc() {
-        let mut budget = Budget::new(BudgetConfig::throttle(4, 0.8));
-        let mut seen = Vec::new();
-        let tenths = |budget: &Budget| budget.balance / 100_000;
-        for _ in 0..6 {
-            budget.failed(&Outcome::TRANSIENT);
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        for _ in 0..6 {
-            budget.deposit();
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        for _ in 0..2 {
-            budget.failed(&Outcome::OVERLOADED);
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        let (yes, no) = (true, false);
-        assert_eq!(
-            seen,
-            [
-                (30, yes),
-                (20, no),
-                (10, no),
-                (0, no),
-                (0, no),
-                (0, no),
-                (8, no),
-                (16, no),
-                (24, yes),
-                (32, yes),
-                (40, yes),
-                (40, yes),
-                (30, yes),
-                (20, no),
-            ]
-        );
-    }
-
-    #[test]
     fn the_throttle_counts_what_grpc_counts() {
         let rules = Rules::new(&BudgetConfig::throttle(4, 0.8));
         let hint = Some(S(1));
@@ -487,45 +404,6 @@ mod tests {
             assert_eq!(rules.counts(&outcome), counts, "{outcome:?}");
         }
         assert!(!Rules::new(&BudgetConfig::new()).counts(&Outcome::TRANSIENT));
-    }
-
-    #[test]
-    fn the_throttle_gives_the_course_of_grpcs_own_test() {
-        let mut budget = Budget::new(BudgetConfig::throttle(10, 0.5));
-        let good = |server: i32| matches!(server, 0 | 3 | 6 | 10..=14 | 16 | 18);
-        let mut server = -1;
-        let mut course = Vec::new();
-        for _ in 0..12 {
-            for attempt in 1..=4 {
-                server += 1;
-                if good(server) {
-                    budget.deposit();
-                    break;
-                }
-                budget.failed(&Outcome::TRANSIENT);
-                if attempt == 4 || !budget.take(S(0)) {
-                    break;
-                }
-            }
-            course.push((server, budget.balance / 100_000));
-        }
-        assert_eq!(
-            course,
-            [
-                (0, 100),
-                (3, 85),
-                (6, 70),
-                (8, 50),
-                (9, 40),
-                (10, 45),
-                (11, 50),
-                (12, 55),
-                (13, 60),
-                (14, 65),
-                (16, 60),
-                (17, 50),
-            ]
-        );
     }
 
     #[test]

@@ -332,20 +332,6 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_is_under_way_from_schedule_to_end_and_counted_once() {
-        let budget = budget(BudgetConfig::concurrent(0.2, 1));
-        let mut waiting = budget.try_withdraw().expect("the floor");
-        assert!(budget.try_withdraw().is_none());
-        waiting.started();
-        assert!(budget.try_withdraw().is_none());
-        drop(waiting);
-        let calls: Vec<_> = (0..25).map(|_| budget.begin()).collect();
-        assert!((budget.balance() - 5.0).abs() < 1e-9);
-        drop(calls);
-        assert!((budget.balance() - 1.0).abs() < 1e-9);
-    }
-
-    #[test]
     fn new_settings_keep_the_balance_and_count_only_what_began_under_them() {
         let budget = budget(BudgetConfig::new());
         let mut before = budget.try_withdraw().expect("two tokens");

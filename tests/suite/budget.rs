@@ -20,36 +20,10 @@ fn granted(budget: &RetryBudget) -> u32 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_healthy_time_funds_no_storm_and_a_quiet_client_can_still_retry() {
-    let budget = budget(BudgetConfig::default());
-    for _ in 0..1000 {
-        budget.deposit();
-    }
-    assert_eq!(granted(&budget), 10, "built a moment ago");
-    for _ in 0..1000 {
-        budget.deposit();
-    }
-    advance(Duration::from_secs(11)).await;
-    assert_eq!(granted(&budget), 2);
-}
-
-#[tokio::test(start_paused = true)]
 async fn after_days_of_silence_it_holds_no_more_than_its_reserve_and_its_floor() {
     let budget = budget(BudgetConfig::default().floor(Some(1.0)));
     advance(Duration::from_secs(7 * 86_400)).await;
     assert_eq!(granted(&budget), 2 + 10);
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_floor_grants_its_rate_without_any_success() {
-    let budget = budget(BudgetConfig::default().initial(0).floor(Some(2.0)));
-    assert_eq!(granted(&budget), 20);
-    let mut later = 0;
-    for _ in 0..100 {
-        advance(Duration::from_millis(100)).await;
-        later += granted(&budget);
-    }
-    assert_eq!(later, 20, "two a second");
 }
 
 #[tokio::test(start_paused = true)]

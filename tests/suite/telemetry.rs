@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
-use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
 use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
@@ -185,24 +184,6 @@ async fn the_state_gauge_follows_every_move_and_goes_back_to_closed() {
     assert_eq!(level(), "5");
     breaker.release();
     assert_eq!(level(), "0");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_breaker_built_before_the_recorder_still_reports() {
-    let breaker = breaker("before", three_in_a_row());
-    settle(&breaker, 3, Outcome::TRANSIENT);
-    breaker.reset();
-    let (snapshotter, _guard) = record();
-    settle(&breaker, 3, Outcome::TRANSIENT);
-    breaker.try_acquire().unwrap_err();
-    let all = series(&snapshotter);
-    assert_eq!(state(&all, "before").to_string(), "2");
-    let refused = [
-        ("name", "before"),
-        ("layer", "breaker"),
-        ("reason", "circuit_open"),
-    ];
-    assert_eq!(value(&all, "buttress.rejected", &refused).to_string(), "1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -433,21 +414,6 @@ async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_balance_that_successes_have_filled_is_written_on_refresh() {
-    let (snapshotter, _guard) = record();
-    let config = BudgetConfig::new().initial(0).ratio(0.5);
-    let budget = RetryBudget::new("refreshed", config).unwrap();
-    for _ in 0..7 {
-        budget.deposit();
-    }
-    assert!(series(&snapshotter).is_empty(), "a success is no event");
-    refresh();
-    let refreshed = [("name", "refreshed")];
-    let balance = value(&series(&snapshotter), "buttress.budget.balance", &refreshed);
-    assert_eq!(balance.to_string(), "3.5");
-}
-
-#[tokio::test(start_paused = true)]
 async fn observed_calls_are_told_with_what_they_came_to() {
     let (snapshotter, _guard) = record();
     let observe = ObserveLayer::new(Observed::new("calls"), ErrorIsTransient);
@@ -586,31 +552,6 @@ fn an_observer_may_own_a_subscription() {
     });
     let over = over.recv_timeout(std::time::Duration::from_secs(10));
     assert!(over.is_ok(), "dropping one drops the other");
-}
-
-#[test]
-fn keys_that_come_and_go_leave_no_series_each() {
-    let (snapshotter, _recording) = record();
-    let keyed = Breaker::keyed(
-        "flood",
-        BreakerConfig::default(),
-        KeyedConfig::default().max_keys(16),
-        by_str(|key: &String| key),
-    );
-    let keyed = keyed.unwrap();
-    for key in 0..1016 {
-        keyed.get(&key.to_string(), &Now::unread());
-    }
-    let all = series(&snapshotter);
-    assert_eq!(
-        all.len(),
-        7,
-        "evicted, and circuits in six states: {all:#?}"
-    );
-    assert_eq!(
-        value(&all, "buttress.keys.evicted", &[]).to_string(),
-        "1000"
-    );
 }
 
 /// A recorder whose gauges and counters this makes.
