@@ -45,6 +45,7 @@ mod series;
 #[cfg(feature = "tracing")]
 pub(crate) mod tracing;
 
+#[cfg(feature = "http")]
 pub(crate) use self::observe::Observation;
 pub use self::observe::{ObserveLayer, Observed};
 pub use crate::observe::refresh;
