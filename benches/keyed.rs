@@ -19,14 +19,30 @@ use std::time::{Duration, Instant};
 
 use buttress::ErrorIsTransient;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
-use buttress::gate::{By, Keyed, KeyedConfig, by};
+use buttress::gate::{KeyBy, Keyed, KeyedConfig};
 use support::{Noop, call, write};
 use tower::Layer;
 
 /// The longest time a row may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-type Breakers = Keyed<u64, By<fn(&u64) -> u64>, Breaker>;
+/// The key is the request.
+struct Own;
+
+impl KeyBy<u64> for Own {
+    type Key = u64;
+    type Look<'a> = u64;
+
+    fn look(&self, request: &u64) -> u64 {
+        *request
+    }
+
+    fn own(&self, look: &u64) -> u64 {
+        *look
+    }
+}
+
+type Breakers = Keyed<u64, Own, Breaker>;
 
 struct Size {
     max_keys: usize,
@@ -111,10 +127,9 @@ struct Row {
 }
 
 fn measure(size: &Size, neighbor: Neighbor) -> Row {
-    let key: fn(&u64) -> u64 = |request| *request;
     let keys = KeyedConfig::default().max_keys(size.max_keys);
-    let breakers: Breakers = Breaker::keyed("bench", BreakerConfig::default(), keys, by(key))
-        .expect("a good configuration");
+    let breakers: Breakers =
+        Breaker::keyed("bench", BreakerConfig::default(), keys, Own).expect("a good configuration");
     let layer = BreakerLayer::new(breakers.clone(), ErrorIsTransient);
     // Full from the start: every new key evicts one.
     let mut service = layer.layer(Noop);

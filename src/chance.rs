@@ -33,24 +33,19 @@ impl Draw {
     }
 
     /// All of its 64 bits.
-    pub const fn bits(self) -> u64 {
+    pub(crate) const fn bits(self) -> u64 {
         self.0
     }
 
     /// A whole number in `[0, bound)`; 0 if `bound` is 0.
-    pub const fn below(self, bound: u64) -> u64 {
+    pub(crate) const fn below(self, bound: u64) -> u64 {
         // Lemire's multiply-shift; its bias is below bound/2^64.
         ((self.0 as u128 * bound as u128) >> 64) as u64
     }
 
-    /// A duration in `[0, bound)`; zero if `bound` is zero.
-    pub const fn duration_below(self, bound: Duration) -> Duration {
-        Duration::from_nanos(self.below(nanos(bound)))
-    }
-
     /// `duration`, moved by up to `part` of itself to either side: `[d − part·d, d + part·d]`.
     #[must_use]
-    pub fn spread(self, duration: Duration, part: f64) -> Duration {
+    pub(crate) fn spread(self, duration: Duration, part: f64) -> Duration {
         if part <= 0.0 {
             return duration;
         }
@@ -69,7 +64,7 @@ impl Draw {
     }
 
     /// Whether an event of this probability happens. `0.0` never does, `1.0` always.
-    pub fn happens(self, probability: f64) -> bool {
+    pub(crate) fn happens(self, probability: f64) -> bool {
         if probability >= 1.0 {
             return true;
         }
@@ -122,8 +117,6 @@ mod tests {
         for draw in [Draw::new(0), Draw::new(u64::MAX), Draw::part(0.5)] {
             assert!(draw.below(10) < 10);
             assert_eq!(draw.below(0), 0);
-            assert_eq!(draw.duration_below(Duration::ZERO), Duration::ZERO);
-            assert!(draw.duration_below(Duration::MAX) < Duration::MAX);
             let spread = draw.spread(Duration::from_secs(10), 0.2);
             assert!((8..=12).contains(&spread.as_secs()), "{spread:?}");
             let _ = draw.spread(Duration::MAX, 1.0);

@@ -7,12 +7,14 @@ use std::error::Error as StdError;
 use std::time::Duration;
 
 use crate::error::Rejected;
-pub use crate::live_names::BuiltAt;
-pub use crate::observe::{Observe, Subscription, refresh, subscribe};
+use crate::live_names::BuiltAt;
+pub use crate::observe::{Observe, Subscription, subscribe};
 pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
-pub use crate::operation_id::{OperationId, ParseOperationIdError};
+pub use crate::operation_id::OperationId;
 use crate::outcome::Outcome;
-pub use crate::source::{CircuitCounts, Source};
+use crate::source::CircuitCounts;
+pub use crate::source::Source;
+pub(crate) use crate::transition::{BreakerState, Cause, Move};
 
 /// Something that happened in a layer.
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,7 @@ pub enum Event<'a> {
         /// Whether it is the shadow of a dry run that moved.
         dry_run: bool,
     },
-    /// The state of a circuit breaker, reported when it is built and by [`refresh`]. For a keyed breaker, [`refresh`] reports
+    /// The state of a circuit breaker, reported when it is built and by [`refresh`](crate::telemetry::refresh). For a keyed breaker, [`refresh`](crate::telemetry::refresh) reports
     /// [`Circuits`](Self::Circuits) instead.
     BreakerState {
         /// The breaker.
@@ -53,7 +55,7 @@ pub enum Event<'a> {
         /// The state since then.
         state: BreakerState,
     },
-    /// The number of circuits of a keyed breaker changed in some state, or [`refresh`] was called.
+    /// The number of circuits of a keyed breaker changed in some state, or [`refresh`](crate::telemetry::refresh) was called.
     Circuits {
         /// The keyed breaker, without a key.
         source: &'a Source,
@@ -80,7 +82,7 @@ pub enum Event<'a> {
         /// Why there is no further one.
         why: RetryStop,
     },
-    /// A retry budget changed by a withdrawal or a refund, or [`refresh`] was called.
+    /// A retry budget changed by a withdrawal or a refund, or [`refresh`](crate::telemetry::refresh) was called.
     Budget {
         /// The budget.
         source: &'a Source,
@@ -115,7 +117,7 @@ pub enum Event<'a> {
         run: Option<u32>,
     },
     /// The operations of an idempotency layer that are in progress in this process. Sent by
-    /// [`refresh`].
+    /// [`refresh`](crate::telemetry::refresh).
     InProgress {
         /// The idempotency layer.
         source: &'a Source,
@@ -195,106 +197,6 @@ impl Event<'_> {
     }
 }
 
-/// What a circuit breaker does with the next call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum BreakerState {
-    /// Calls pass and are counted.
-    Closed,
-    /// Calls are refused for a time.
-    Open,
-    /// A few probes pass, the rest is refused.
-    HalfOpen,
-    /// Opened by hand for a time.
-    ForcedOpen,
-    /// Opened by hand until it is released.
-    Isolated,
-    /// Switched off: all calls pass, nothing is counted.
-    Disabled,
-}
-
-impl BreakerState {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Closed,
-        Self::Open,
-        Self::HalfOpen,
-        Self::ForcedOpen,
-        Self::Isolated,
-        Self::Disabled,
-    ];
-
-    /// The state as a label of metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-            Self::ForcedOpen => "forced_open",
-            Self::Isolated => "isolated",
-            Self::Disabled => "disabled",
-        }
-    }
-}
-
-/// A change of a breaker's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Move {
-    /// The state it left.
-    pub from: BreakerState,
-    /// The state it is in now.
-    pub to: BreakerState,
-    /// Why.
-    pub cause: Cause,
-}
-
-impl Move {
-    pub(crate) const fn new(from: BreakerState, to: BreakerState, cause: Cause) -> Self {
-        Self { from, to, cause }
-    }
-}
-
-/// Why a breaker changed its state. When several rules trip at once, the first of this list is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Cause {
-    /// Too many failures in a row.
-    Consecutive,
-    /// Too large a share of failures.
-    FailureRate,
-    /// Too large a share of slow calls.
-    SlowRate,
-    /// Too many calls in a row whose callers left before an answer.
-    Abandoned,
-    /// The time it was to stay open is over.
-    OpenForOver,
-    /// Enough probes succeeded.
-    ProbesSucceeded,
-    /// Too many probes failed.
-    ProbeFailed,
-    /// A probe gave no answer within its lease.
-    ProbeLost,
-    /// By hand, or by a new configuration.
-    ByHand,
-}
-
-impl Cause {
-    /// The cause as a label of metrics and logs.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Consecutive => "consecutive",
-            Self::FailureRate => "failure_rate",
-            Self::SlowRate => "slow_rate",
-            Self::Abandoned => "abandoned",
-            Self::OpenForOver => "open_for_over",
-            Self::ProbesSucceeded => "probes_succeeded",
-            Self::ProbeFailed => "probe_failed",
-            Self::ProbeLost => "probe_lost",
-            Self::ByHand => "by_hand",
-        }
-    }
-}
-
 /// Why a failed call is not repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -364,13 +266,6 @@ pub enum OperationStep {
 }
 
 impl OperationStep {
-    /// How many there are.
-    #[cfg_attr(
-        not(feature = "metrics"),
-        expect(dead_code, reason = "metrics keep a counter for each")
-    )]
-    pub(crate) const COUNT: usize = Self::RecordedByOperator as usize + 1;
-
     /// The step as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -49,6 +49,7 @@ mod source;
 mod sync;
 #[cfg(feature = "serde")]
 mod text;
+mod transition;
 mod window;
 
 // ── patterns ──
@@ -78,7 +79,6 @@ pub use crate::call::{AttemptReason, Call, CallOptions};
 pub use crate::chance::Draw;
 pub use crate::deadline::Deadline;
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
-pub use crate::event::{Event, Observe, subscribe};
 pub use crate::key_problem::{KeyFault, KeyProblem};
 pub use crate::outcome::{
     Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, Unprocessed, classify_fn,
@@ -91,7 +91,7 @@ pub mod future {
 }
 
 /// The observers that come with features.
-const BUILT_IN_OBSERVERS: &[&dyn Observe] = &[
+const BUILT_IN_OBSERVERS: &[&dyn event::Observe] = &[
     #[cfg(feature = "metrics")]
     &telemetry::metrics::Metrics,
     #[cfg(feature = "tracing")]

@@ -1,11 +1,9 @@
 //! Who receives events.
 
-use std::cell::RefCell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 
 use crate::event::Event;
 
@@ -22,37 +20,23 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observe for F {
     }
 }
 
-/// The subscriptions, and how often the list has changed.
-static SUBSCRIBERS: Mutex<Vec<Subscriber>> = Mutex::new(Vec::new());
-/// Changes with every subscription that begins or ends. The lowest bit says whether there is one.
-static GENERATION: AtomicU64 = AtomicU64::new(0);
+/// A list is never changed, only replaced, so that no lock is held while observers are called.
+static SUBSCRIBERS: RwLock<Option<Arc<[Subscriber]>>> = RwLock::new(None);
+/// Whether there is one: most processes have none.
+static IS_SUBSCRIBED: AtomicBool = AtomicBool::new(false);
 
+#[derive(Clone)]
 struct Subscriber {
     id: u64,
     observer: Arc<dyn Observe>,
-    /// What each thread calls. Only the subscription owns them, so ending it drops the observer.
-    threads: Vec<Arc<PerThread>>,
-}
-
-/// One thread's own reference to an observer, so that threads do not contend for one reference count.
-struct PerThread(Arc<dyn Observe>);
-
-/// The subscribers as a thread last saw them.
-struct Seen {
-    generation: u64,
-    observers: Rc<[Weak<PerThread>]>,
-}
-
-thread_local! {
-    static SEEN: RefCell<Seen> = RefCell::new(Seen { generation: 0, observers: Rc::new([]) });
 }
 
 /// Sends every event in the process to this observer, until the subscription is dropped.
 ///
-/// An event takes no lock and allocates nothing. To observe one handle only, use its `observe_with`.
+/// An event allocates nothing on its way. To observe one handle only, use its `observe_with`.
 ///
 /// ```
-/// use buttress::{Event, subscribe};
+/// use buttress::event::{Event, subscribe};
 ///
 /// let subscription = subscribe(|event: &Event<'_>| {
 ///     if let Event::BreakerMoved { source, moved, .. } = event {
@@ -63,17 +47,18 @@ thread_local! {
 /// ```
 #[must_use = "the observer is removed when the subscription is dropped"]
 pub fn subscribe(observer: impl Observe + 'static) -> Subscription {
-    let mut subscribers = lock_subscribers();
-    let id = next_generation(true);
-    subscribers.push(Subscriber {
-        id,
-        observer: Arc::new(observer),
-        threads: Vec::new(),
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let id = NEXT.fetch_add(1, Ordering::Relaxed);
+    let observer: Arc<dyn Observe> = Arc::new(observer);
+    replace_subscribers(|all| {
+        let new = Subscriber { id, observer };
+        all.iter().cloned().chain([new]).collect()
     });
     Subscription { id }
 }
 
-/// Keeps an observer subscribed; dropping it removes and drops the observer, or lets a call of it that is running end first.
+/// Keeps an observer subscribed; dropping it removes and drops the observer, or lets the events that
+/// are on their way to it arrive first.
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
@@ -81,25 +66,19 @@ pub struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        let mut subscribers = lock_subscribers();
-        let at = subscribers.iter().position(|one| one.id == self.id);
-        let gone = at.map(|at| subscribers.remove(at));
-        next_generation(!subscribers.is_empty());
-        // Only then: what it owns may be a subscription too, or something that emits.
-        drop(subscribers);
-        drop(gone);
+        let others = |one: &&Subscriber| one.id != self.id;
+        replace_subscribers(|all| all.iter().filter(others).cloned().collect());
     }
 }
 
-fn lock_subscribers() -> std::sync::MutexGuard<'static, Vec<Subscriber>> {
-    SUBSCRIBERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Called under the lock of the subscribers.
-fn next_generation(any: bool) -> u64 {
-    let next = (GENERATION.load(Ordering::Relaxed) | 1) + 1 + u64::from(any);
-    GENERATION.store(next, Ordering::Release);
-    next
+fn replace_subscribers(change: impl FnOnce(&[Subscriber]) -> Arc<[Subscriber]>) {
+    let mut subscribers = SUBSCRIBERS.write().unwrap_or_else(PoisonError::into_inner);
+    let new = change(subscribers.as_deref().unwrap_or_default());
+    IS_SUBSCRIBED.store(!new.is_empty(), Ordering::Release);
+    let gone = subscribers.replace(new);
+    // First the lock: what an observer owns may be a subscription too, or something that emits.
+    drop(subscribers);
+    drop(gone);
 }
 
 /// Sends an event to all observers. Never called under a lock.
@@ -113,31 +92,15 @@ pub(crate) fn emit(event: &Event<'_>) {
         .source()
         .observers()
         .for_each(|observer| contain(|| observer.on_event(event)));
-    let generation = GENERATION.load(Ordering::Acquire);
-    if generation & 1 == 1 {
-        // Outside of the borrow, so that an observer may subscribe, unsubscribe or emit.
-        let seen = SEEN.try_with(|seen| seen.borrow_mut().at(generation));
-        if let Ok(observers) = seen {
-            for observer in observers.iter().filter_map(Weak::upgrade) {
-                contain(|| observer.0.on_event(event));
-            }
-        } else {
-            emit_at_thread_end(event);
+    if IS_SUBSCRIBED.load(Ordering::Acquire) {
+        let subscribers = SUBSCRIBERS
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for one in subscribers.iter().flat_map(|all| all.iter()) {
+            contain(|| one.observer.on_event(event));
         }
-    }
-}
-
-/// The list of this thread is destroyed already, but a value dropped after it may still emit.
-#[cold]
-fn emit_at_thread_end(event: &Event<'_>) {
-    let subscribers = lock_subscribers();
-    let observers: Vec<_> = subscribers
-        .iter()
-        .map(|one| Arc::clone(&one.observer))
-        .collect();
-    drop(subscribers);
-    for observer in observers {
-        contain(|| observer.on_event(event));
+        contain(|| drop(subscribers));
     }
 }
 
@@ -146,33 +109,6 @@ fn contain(observe: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(observe)) {
         // Dropping it could panic again.
         std::mem::forget(payload);
-    }
-}
-
-impl Seen {
-    fn at(&mut self, generation: u64) -> Rc<[Weak<PerThread>]> {
-        if self.generation != generation {
-            self.look_again();
-        }
-        Rc::clone(&self.observers)
-    }
-
-    #[cold]
-    fn look_again(&mut self) {
-        let mut subscribers = lock_subscribers();
-        self.generation = GENERATION.load(Ordering::Relaxed);
-        // Gone before new ones are made, so that what this thread no longer uses is removed.
-        self.observers = Rc::new([]);
-        self.observers = subscribers
-            .iter_mut()
-            .map(|one| {
-                one.threads.retain(|of| Arc::weak_count(of) > 0);
-                let own = Arc::new(PerThread(Arc::clone(&one.observer)));
-                let weak = Arc::downgrade(&own);
-                one.threads.push(own);
-                weak
-            })
-            .collect();
     }
 }
 

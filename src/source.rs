@@ -29,8 +29,7 @@ enum Origin {
 #[derive(Default)]
 struct Handle {
     scope: Option<&'static str>,
-    /// Two places for what an observer keeps for this source, so that it need not look it up each time.
-    cache: [OnceLock<Cached>; 2],
+    cache: OnceLock<Cached>,
     observers: ObserverList,
     circuits: CircuitCounts,
     /// How many keys have a label of their own.
@@ -38,7 +37,7 @@ struct Handle {
     live_name: OnceLock<Arc<LiveName>>,
 }
 
-/// What an observer keeps for a source.
+/// What the metrics observer keeps for a source.
 type Cached = Box<dyn Any + Send + Sync>;
 
 impl Source {
@@ -176,12 +175,12 @@ impl Source {
 
     #[cfg_attr(
         not(feature = "metrics"),
-        expect(dead_code, reason = "the metrics observer keeps its handles here")
+        expect(dead_code, reason = "the metrics observer keeps its series here")
     )]
-    pub(crate) fn cache(&self) -> &[OnceLock<Cached>] {
+    pub(crate) const fn cache(&self) -> &OnceLock<Cached> {
         match &self.origin {
             Origin::Handle(handle) => &handle.cache,
-            Origin::Key { cache, .. } => std::slice::from_ref(cache),
+            Origin::Key { cache, .. } => cache,
         }
     }
 

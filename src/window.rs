@@ -390,35 +390,6 @@ mod tests {
     }
 
     #[test]
-    fn a_count_window_evicts_the_oldest() {
-        let mut window = CallWindow::new(4);
-        window.add(true, true);
-        for expected in [
-            counts(2, 1, 1),
-            counts(3, 1, 1),
-            counts(4, 1, 1),
-            counts(4, 0, 0),
-        ] {
-            window.add(false, false);
-            assert_eq!(window.sum, expected);
-        }
-    }
-
-    #[test]
-    fn slow_and_failed_are_counted_apart() {
-        let mut window = CallWindow::new(2);
-        for ((failed, slow), expected) in [
-            ((true, true), counts(1, 1, 1)),
-            ((false, true), counts(2, 1, 2)),
-            ((false, false), counts(2, 0, 1)),
-            ((false, false), counts(2, 0, 0)),
-        ] {
-            window.add(failed, slow);
-            assert_eq!(window.sum, expected);
-        }
-    }
-
-    #[test]
     fn counts_are_clipped_and_recover() {
         let mut window = TimeWindow::<10>::new(10_000 * MS);
         for second in 0..3 {

@@ -9,7 +9,7 @@ use buttress::breaker::BreakerState;
 use buttress::http::client::ClientService;
 use buttress::http::{ClientConfig, ClientLayer, client};
 use buttress::reqwest::SendThrough;
-use buttress::{BoxError, Error, Event, subscribe};
+use buttress::{BoxError, Error};
 use reqwest::{Request, Response};
 use tower::{Layer, Service};
 

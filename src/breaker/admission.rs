@@ -10,7 +10,7 @@ use super::ticket::{Ticket, Verdict};
 use crate::clock::Now;
 use crate::error::{Reason, Rejected};
 use crate::event::{Event, emit};
-use crate::gate::Policy;
+use crate::gate::{Internal, Policy};
 
 impl<Req: ?Sized> Policy<Req> for Breaker {
     type Permit = BreakerPermit;
@@ -21,7 +21,7 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
     }
 
     #[inline(always)]
-    fn pass(&self, _request: &Req) -> Option<BreakerPermit> {
+    fn pass(&self, _request: &Req, _: Internal) -> Option<BreakerPermit> {
         let lane = self.lane();
         let epoch = lane.admits()?;
         Some(BreakerPermit::new(
@@ -45,7 +45,7 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
 impl Breaker {
     #[inline(always)]
     pub(super) fn admit_at(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
-        match Policy::<()>::pass(self, &()) {
+        match Policy::<()>::pass(self, &(), Internal) {
             Some(permit) => Ok(permit),
             None => self.admit_by_mode(now),
         }

@@ -4,10 +4,10 @@
 //! under the machine's *licence* only counts it up. Everything else takes the lock, takes the lanes' counts in first and
 //! then asks the machine, so each verdict is the one the plain machine would have given.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use super::config::BreakerConfig;
 use super::lane::{COUNT, Lane, Mode, Published, epoch};
@@ -16,7 +16,7 @@ use super::ticket::{Moves, Ticket};
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Reason, Rejected};
-use crate::event::{Event, Refresh, Source, emit};
+use crate::event::{BreakerState, Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
@@ -31,13 +31,13 @@ pub(super) struct Shared {
     slow_call: AtomicU64,
     locked: Mutex<Locked>,
     pub(super) moved: Notify,
+    /// Made when somebody first watches.
+    watch: OnceLock<watch::Sender<BreakerState>>,
 }
 
 pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
-    /// Whether every handle was dropped, so that nobody will call again.
-    pub(super) closed: bool,
     lanes: Vec<Weak<Lane>>,
     /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
     word: u64,
@@ -59,13 +59,13 @@ impl Shared {
             slow_call: AtomicU64::new(published.slow_call),
             locked: Mutex::new(Locked {
                 dry_run,
-                closed: false,
                 machine,
                 lanes: Vec::new(),
                 word: published.word,
                 until: published.until,
             }),
             moved: Notify::new(),
+            watch: OnceLock::new(),
         }))
     }
 
@@ -126,6 +126,10 @@ impl Shared {
         if !moves.is_empty() || !further.is_empty() {
             // First, so that an observer that panics keeps nobody waiting.
             self.moved.notify_waiters();
+            if let Some(sender) = self.watch.get() {
+                sender
+                    .send_modify(|state| *state = self.look(|locked| locked.machine.last_state()));
+            }
             let parent = self.source.parent();
             let all = || moves.into_iter().chain(further);
             if let Some(parent) = parent {
@@ -149,10 +153,12 @@ impl Shared {
         answer
     }
 
-    /// The last handle was dropped.
-    pub(super) fn close(&self) {
-        self.locked.lock().closed = true;
-        self.moved.notify_waiters();
+    pub(super) fn watch(&self) -> watch::Receiver<BreakerState> {
+        let last = || self.look(|locked| locked.machine.last_state());
+        let sender = self.watch.get_or_init(|| watch::Sender::new(last()));
+        // A transition while it was being made was not sent.
+        sender.send_if_modified(|state| std::mem::replace(state, last()) != *state);
+        sender.subscribe()
     }
 
     /// Wakes those who wait until they may probe, after a probe's place was given back: no transition may follow from that.

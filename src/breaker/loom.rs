@@ -9,7 +9,7 @@ use super::permit::BreakerPermit;
 use super::{Breaker, BreakerConfig, Window};
 use crate::clock::{Moment, Now};
 use crate::event::BreakerState;
-use crate::gate::{Forget, Permit, Policy};
+use crate::gate::{Forget, Internal, Permit, Policy};
 use crate::outcome::Outcome;
 
 fn now() -> Now {
@@ -45,7 +45,7 @@ fn counted(breaker: &Breaker) -> (u32, u32) {
 fn successes_and_a_failure_are_each_counted_once() {
     loom::model(|| {
         let breaker = breaker(5);
-        let (near, other) = (breaker.near(), breaker.near());
+        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
         let good = thread::spawn(move || {
             settle(admit(&near), Outcome::SUCCESS);
             settle(admit(&near), Outcome::SUCCESS);
@@ -61,7 +61,7 @@ fn successes_and_a_failure_are_each_counted_once() {
 fn two_threads_of_one_lane_count_both() {
     loom::model(|| {
         let breaker = breaker(5);
-        let near = Arc::new(breaker.near());
+        let near = Arc::new(breaker.near(Internal));
         let same = Arc::clone(&near);
         let good = thread::spawn(move || settle(admit(&same), Outcome::SUCCESS));
         settle(admit(&near), Outcome::SUCCESS);
@@ -76,11 +76,11 @@ fn a_lane_that_comes_late_loses_nothing() {
         let breaker = breaker(5);
         let late = breaker.clone();
         let good = thread::spawn(move || {
-            let near = late.near();
+            let near = late.near(Internal);
             settle(admit(&near), Outcome::SUCCESS);
             near
         });
-        let permit = breaker.near();
+        let permit = breaker.near(Internal);
         settle(admit(&permit), Outcome::TRANSIENT);
         let _near = good.join().expect("a thread");
         assert_eq!(counted(&breaker), (2, 1));
@@ -91,7 +91,7 @@ fn a_lane_that_comes_late_loses_nothing() {
 fn a_success_of_an_epoch_that_is_over_changes_nothing() {
     loom::model(|| {
         let breaker = breaker(1);
-        let (near, other) = (breaker.near(), breaker.near());
+        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
         let (old, bad) = (admit(&near), admit(&other));
         let good = thread::spawn(move || settle(old, Outcome::SUCCESS));
         settle(bad, Outcome::TRANSIENT);
@@ -106,7 +106,7 @@ fn a_success_of_an_epoch_that_is_over_changes_nothing() {
 fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
     loom::model(|| {
         let breaker = breaker(2);
-        let (near, other) = (breaker.near(), breaker.near());
+        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
         settle(admit(&other), Outcome::TRANSIENT);
         let (old, bad) = (admit(&near), admit(&other));
         let good = thread::spawn(move || {
@@ -133,7 +133,7 @@ fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
             .min_calls(2)
             .window(Window::Calls(2));
         let breaker = Breaker::new("loom", config).expect("a valid configuration");
-        let (near, other) = (breaker.near(), breaker.near());
+        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
         let (good, bad) = (admit(&near), admit(&other));
         let good = thread::spawn(move || settle(good, Outcome::SUCCESS));
         settle(bad, Outcome::TRANSIENT);

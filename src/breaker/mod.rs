@@ -137,16 +137,15 @@
 //!
 //! # Events
 //!
-//! [`Event::BreakerMoved`](crate::Event::BreakerMoved) with the cause, [`Event::Rejected`](crate::Event::Rejected) for each
-//! refusal; in a dry run [`Event::WouldReject`](crate::Event::WouldReject) instead. To wait for a move:
-//! [`Breaker::changes`].
+//! [`Event::BreakerMoved`](crate::event::Event::BreakerMoved) with the cause, [`Event::Rejected`](crate::event::Event::Rejected) for each
+//! refusal; in a dry run [`Event::WouldReject`](crate::event::Event::WouldReject) instead. To wait for a transition:
+//! [`Breaker::watch`].
 //!
 //! # Cancel safety
 //!
 //! The permit is a value. Dropping a call drops it unsettled: the call was abandoned. A panic in the inner service counts as a failure and goes on.
 
 mod admission;
-mod changes;
 mod config;
 mod control;
 mod hand;
@@ -166,13 +165,11 @@ mod transitions;
 mod trip;
 mod view;
 
-pub use self::changes::{BreakerDropped, Changes};
 pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
 pub use self::policy::Breaker;
-pub use self::ready::{NotReadyWhileOpen, NotReadyWhileOpenLayer};
 pub use self::view::Snapshot;
-pub use crate::event::{BreakerState, Cause, Move};
+pub use crate::transition::{BreakerState, Cause, Move};
 
 /// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
 pub type BreakerLayer<C, P = Breaker> = crate::gate::GateLayer<P, C>;

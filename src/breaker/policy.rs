@@ -6,7 +6,6 @@ use std::hash::Hash;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::changes::Changes;
 use super::config::BreakerConfig;
 use super::lane::Lane;
 use super::lanes::Shared;
@@ -16,7 +15,8 @@ use super::view::Snapshot;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
 use crate::event::{BreakerState, Observe, Refresh, Source, keep_fresh};
-use crate::gate::{AtResult, Forget, GateFuture, Keeps, Keyed, KeyedConfig, Permit};
+use crate::gate::future::GateFuture;
+use crate::gate::{AtResult, Forget, Internal, Keeps, Keyed, KeyedConfig, Permit};
 use crate::live_names::register;
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{lane_count, lane_index};
@@ -215,20 +215,22 @@ impl Breaker {
             .act(|locked, _| (locked.machine.snapshot(now), Moves::default()))
     }
 
-    /// The state from now on, to wait for its next change.
+    /// The state after the last transition, to wait for the next one. Of several transitions only the newest state is
+    /// received. Waiting ends with an error when all handles are dropped and no call is in flight.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
     /// use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
     ///
     /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
-    /// let mut changes = breaker.changes();
+    /// let mut state = breaker.watch();
     /// breaker.isolate();
-    /// assert_eq!(changes.changed().await, Ok(BreakerState::Isolated));
+    /// assert!(state.changed().await.is_ok());
+    /// assert_eq!(*state.borrow(), BreakerState::Isolated);
     /// # Ok(()) }
     /// ```
-    pub fn changes(&self) -> Changes {
-        Changes::of(Arc::clone(self.shared()))
+    pub fn watch(&self) -> tokio::sync::watch::Receiver<BreakerState> {
+        self.shared().watch()
     }
 
     #[inline]
@@ -251,12 +253,6 @@ impl Breaker {
             },
             None => owner.new_lane(),
         }
-    }
-}
-
-impl Drop for Owner {
-    fn drop(&mut self) {
-        self.shared.close();
     }
 }
 
@@ -291,7 +287,7 @@ impl Forget for Breaker {
         &self.shared().source
     }
 
-    fn near(&self) -> Self {
+    fn near(&self, _: Internal) -> Self {
         Self {
             near: Some(self.shared().new_lane()),
             ..self.clone()

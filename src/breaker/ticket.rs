@@ -122,7 +122,6 @@ impl IntoIterator for Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{BreakerState, Cause};
 
     #[test]
     fn a_ticket_comes_back_from_its_number() {
@@ -145,19 +144,5 @@ mod tests {
         numbers.sort_unstable();
         numbers.dedup();
         assert_eq!(numbers.len(), count, "no two tickets have the same number");
-    }
-
-    #[test]
-    fn moves_are_empty_until_one_is_pushed_and_keep_their_order() {
-        let mut moves = Moves::default();
-        assert!(moves.is_empty());
-        let (open, half_open) = (BreakerState::Open, BreakerState::HalfOpen);
-        let first = Move::new(half_open, open, Cause::ProbeLost);
-        let second = Move::new(open, half_open, Cause::OpenForOver);
-        moves.push(1, first);
-        assert!(!moves.is_empty());
-        moves.push(2, second);
-        let all: Vec<_> = moves.into_iter().collect();
-        assert_eq!(all, [(1, first), (2, second)]);
     }
 }

@@ -35,16 +35,12 @@ pub struct BudgetConfig {
     /// to 1 000 000. Default: `None`, none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub floor: Option<f64>,
-    /// The tokens a retry costs. Default: one, whatever it follows.
-    pub cost: Cost,
-    /// How many retries may be under way at once; asked in addition to the tokens. Default: `None`, any
-    /// number.
-    #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
-    pub in_flight: Option<InFlight>,
+    /// The tokens a retry costs. From 1 to `cap`. Default 1.
+    pub cost: u32,
 }
 
 /// What a retry must be paid with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[cfg_attr(
     feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
@@ -60,39 +56,14 @@ pub enum Rule {
     ///
     /// [A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md#throttling-retry-attempts-and-hedged-rpcs
     Throttle,
-    /// Nothing: only `in_flight` limits, as Envoy's retry budget does.
-    InFlight,
-}
-
-/// The tokens a retry costs, by the failure it follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct Cost {
-    /// After a failure of the service. From 1 to `cap`.
-    pub transient: u32,
-    /// After an answer that says the service is limiting. From 1 to `cap`.
-    pub overloaded: u32,
-}
-
-/// The retries that may be under way at once: `max(floor, ratio × calls under way)`, each counted from the moment it is
-/// scheduled until it ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(default, deny_unknown_fields)
-)]
-#[non_exhaustive]
-pub struct InFlight {
-    /// Retries for each call under way. From 0.001 to 10.
-    pub ratio: f64,
-    /// Retries that are allowed however few calls are under way. From 1.
-    pub floor: u32,
+    /// Nothing, but at most `max(floor, ratio × calls under way)` retries may be under way at once, as in Envoy's retry
+    /// budget. A retry is under way from the moment it is scheduled until it ends. No other setting plays a part.
+    InFlight {
+        /// Retries for each call under way. From 0.001 to 10.
+        ratio: f64,
+        /// Retries that are allowed however few calls are under way. From 1.
+        floor: u32,
+    },
 }
 
 impl Default for BudgetConfig {
@@ -105,27 +76,7 @@ impl Default for BudgetConfig {
             reserve: 2,
             ttl: Duration::from_secs(10),
             floor: None,
-            cost: Cost::default(),
-            in_flight: None,
-        }
-    }
-}
-
-impl Default for Cost {
-    fn default() -> Self {
-        Self {
-            transient: 1,
-            overloaded: 1,
-        }
-    }
-}
-
-impl Default for InFlight {
-    /// Envoy's: 20 %, and three.
-    fn default() -> Self {
-        Self {
-            ratio: 0.2,
-            floor: 3,
+            cost: 1,
         }
     }
 }
@@ -148,9 +99,7 @@ impl BudgetConfig {
 
     /// Envoy's retry budget: no tokens, but at most `max(floor, ratio × calls under way)` retries under way at once.
     pub fn concurrent(ratio: f64, floor: u32) -> Self {
-        Self::default()
-            .rule(Rule::InFlight)
-            .in_flight(Some(InFlight { ratio, floor }))
+        Self::default().rule(Rule::InFlight { ratio, floor })
     }
 
     setters! {
@@ -160,18 +109,8 @@ impl BudgetConfig {
         initial: u32,
         reserve: u32,
         ttl: Duration,
-    }
-
-    /// Retries a second that are granted whatever the bucket holds.
-    #[must_use]
-    pub const fn floor(mut self, per_second: Option<f64>) -> Self {
-        self.floor = per_second;
-        self
-    }
-
-    setters! {
-        cost: Cost,
-        in_flight: Option<InFlight>,
+        floor: Option<f64>,
+        cost: u32,
     }
 
     /// Whether the settings can work.
@@ -187,11 +126,10 @@ impl BudgetConfig {
             "from 0.001 to 10",
         )?;
         ConfigError::unless(self.cap >= 1, "cap", &self.cap, "at least 1")?;
-        if self.rule == Rule::Bucket {
-            self.validate_bucket()?;
-        }
-        match self.in_flight {
-            Some(InFlight { ratio, floor }) => {
+        match self.rule {
+            Rule::Bucket => self.validate_bucket(),
+            Rule::Throttle => Ok(()),
+            Rule::InFlight { ratio, floor } => {
                 ConfigError::unless(
                     RATIOS.contains(&ratio),
                     "in_flight.ratio",
@@ -200,12 +138,6 @@ impl BudgetConfig {
                 )?;
                 ConfigError::unless(floor >= 1, "in_flight.floor", &floor, "at least 1")
             }
-            None => ConfigError::unless(
-                self.rule != Rule::InFlight,
-                "in_flight",
-                &self.in_flight,
-                "set, as nothing else limits under this rule",
-            ),
         }
     }
 
@@ -220,8 +152,7 @@ impl BudgetConfig {
         };
         below_cap("initial", self.initial, 0)?;
         below_cap("reserve", self.reserve, 0)?;
-        below_cap("cost.transient", self.cost.transient, 1)?;
-        below_cap("cost.overloaded", self.cost.overloaded, 1)?;
+        below_cap("cost", self.cost, 1)?;
         ConfigError::unless(!self.ttl.is_zero(), "ttl", &self.ttl, "above zero")?;
         let floor = self.floor.unwrap_or(1.0);
         ConfigError::unless(
@@ -236,23 +167,6 @@ impl BudgetConfig {
 /// Ratios that micro-tokens hold to within 0.1 %.
 const RATIOS: RangeInclusive<f64> = 0.001..=10.0;
 
-impl Cost {
-    /// These costs.
-    pub const fn new(transient: u32, overloaded: u32) -> Self {
-        Self {
-            transient,
-            overloaded,
-        }
-    }
-}
-
-impl InFlight {
-    /// At most `max(floor, ratio × calls under way)`.
-    pub const fn new(ratio: f64, floor: u32) -> Self {
-        Self { ratio, floor }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,9 +179,8 @@ mod tests {
             (ok.initial(11), "initial"),
             (ok.reserve(u32::MAX), "reserve"),
             (ok.ttl(Duration::ZERO), "ttl"),
-            (ok.cost(Cost::new(0, 1)), "cost.transient"),
-            (ok.cost(Cost::new(1, 11)), "cost.overloaded"),
-            (ok.rule(Rule::InFlight), "in_flight"),
+            (ok.cost(0), "cost"),
+            (ok.cost(11), "cost"),
             (BudgetConfig::concurrent(0.2, 0), "in_flight.floor"),
         ];
         for bad in [0.0, -1.0, 0.0001, 10.1, f64::NAN, f64::INFINITY] {
@@ -296,22 +209,21 @@ mod tests {
             .reserve(u32::MAX)
             .ttl(Duration::MAX)
             .floor(Some(1e6))
-            .cost(Cost::new(u32::MAX, u32::MAX))
-            .in_flight(Some(InFlight::new(10.0, u32::MAX)));
+            .cost(u32::MAX);
         let least = BudgetConfig::new()
             .ratio(0.001)
             .cap(1)
             .initial(0)
             .reserve(0)
             .ttl(Duration::from_nanos(1))
-            .floor(Some(0.001))
-            .in_flight(Some(InFlight::new(0.001, 1)));
+            .floor(Some(0.001));
         for config in [
             most,
             least,
             BudgetConfig::default(),
             BudgetConfig::throttle(10, 0.1),
-            BudgetConfig::concurrent(0.2, 3),
+            BudgetConfig::concurrent(0.001, 1),
+            BudgetConfig::concurrent(10.0, u32::MAX),
         ] {
             assert_eq!(config.validate(), Ok(()), "{config:?}");
         }

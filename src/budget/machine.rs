@@ -22,10 +22,7 @@ pub(super) struct Rules {
     ttl: Duration,
     /// What the floor gains a second, and the most it holds.
     floor: (u64, u64),
-    transient: u64,
-    overloaded: u64,
-    /// Retries for each call under way, in millionths, and those always allowed.
-    in_flight: Option<(u64, u64)>,
+    cost: u64,
 }
 
 impl Rules {
@@ -35,10 +32,9 @@ impl Rules {
         Self {
             rule: config.rule,
             ratio: micro(config.ratio),
-            cap: if config.rule == Rule::InFlight {
-                0
-            } else {
-                u64::from(config.cap) * TOKEN
+            cap: match config.rule {
+                Rule::InFlight { .. } => 0,
+                _ => u64::from(config.cap) * TOKEN,
             },
             reserve: u64::from(config.reserve) * TOKEN,
             ttl: config.ttl,
@@ -47,11 +43,7 @@ impl Rules {
             } else {
                 (0, 0)
             },
-            transient: u64::from(config.cost.transient) * TOKEN,
-            overloaded: u64::from(config.cost.overloaded) * TOKEN,
-            in_flight: config
-                .in_flight
-                .map(|allowed| (micro(allowed.ratio), u64::from(allowed.floor))),
+            cost: u64::from(config.cost) * TOKEN,
         }
     }
 
@@ -59,7 +51,7 @@ impl Rules {
     pub(super) fn initial(&self, config: &BudgetConfig) -> u64 {
         match self.rule {
             Rule::Bucket => u64::from(config.initial) * TOKEN,
-            Rule::Throttle | Rule::InFlight => self.cap,
+            Rule::Throttle | Rule::InFlight { .. } => self.cap,
         }
     }
 
@@ -92,22 +84,7 @@ impl Rules {
 
     /// Whether calls under way need to be counted.
     pub(super) const fn counts_calls(&self) -> bool {
-        self.in_flight.is_some()
-    }
-
-    fn cost(&self, kind: Kind) -> u64 {
-        match kind {
-            Kind::Overloaded => self.overloaded,
-            _ => self.transient,
-        }
-    }
-
-    /// How many retries may be under way beside this many calls.
-    fn allowed(&self, calls: u64) -> u64 {
-        self.in_flight.map_or(u64::MAX, |(ratio, floor)| {
-            let share = u128::from(calls) * u128::from(ratio) / u128::from(TOKEN);
-            floor.max(u64::try_from(share).unwrap_or(u64::MAX))
-        })
+        matches!(self.rule, Rule::InFlight { .. })
     }
 }
 
@@ -149,34 +126,30 @@ impl Machine {
         rules: &Rules,
         balance: u64,
         calls: u64,
-        kind: Kind,
         now: Moment,
     ) -> (u64, Option<Taken>) {
         let balance = self.cut(rules, balance, now);
         self.refill(rules, now);
-        if self.retries >= rules.allowed(calls) {
-            return (balance, None);
-        }
         let taken = match rules.rule {
             Rule::Bucket => {
-                let cost = rules.cost(kind);
-                let from_balance = balance.min(cost);
+                let from_balance = balance.min(rules.cost);
                 let taken = Taken {
                     balance: from_balance,
-                    floor: cost - from_balance,
+                    floor: rules.cost - from_balance,
                 };
                 (taken.floor <= self.floor).then_some(taken)
             }
             Rule::Throttle => (balance > rules.cap / 2).then(Taken::default),
-            Rule::InFlight => Some(Taken::default()),
+            Rule::InFlight { ratio, floor } => {
+                let free = self.retries < allowed(ratio, floor, calls);
+                self.retries += u64::from(free);
+                free.then(Taken::default)
+            }
         };
         let Some(taken) = taken else {
             return (balance, None);
         };
         self.floor -= taken.floor;
-        if rules.counts_calls() {
-            self.retries += 1;
-        }
         (balance - taken.balance, Some(taken))
     }
 
@@ -195,7 +168,7 @@ impl Machine {
         balance: u64,
     ) -> u64 {
         self.floor = self.floor.min(new.floor.1);
-        if old.rule == new.rule {
+        if std::mem::discriminant(&old.rule) == std::mem::discriminant(&new.rule) {
             balance.min(new.cap)
         } else {
             new.initial(config)
@@ -234,8 +207,7 @@ impl Machine {
                 balance.saturating_add(then.floor)
             }
             Rule::Throttle => balance.min(rules.cap),
-            Rule::InFlight => rules
-                .allowed(calls)
+            Rule::InFlight { ratio, floor } => allowed(ratio, floor, calls)
                 .saturating_sub(self.retries)
                 .saturating_mul(TOKEN),
         }
@@ -269,6 +241,12 @@ pub(super) fn deposited(balance: u64, ratio: u64, cap: u64) -> u64 {
     balance.saturating_add(ratio).min(cap)
 }
 
+/// How many retries may be under way beside this many calls.
+fn allowed(ratio: f64, floor: u32, calls: u64) -> u64 {
+    let share = u128::from(calls) * u128::from(micro(ratio)) / u128::from(TOKEN);
+    u64::from(floor).max(u64::try_from(share).unwrap_or(u64::MAX))
+}
+
 /// Tokens as micro-tokens.
 #[expect(
     clippy::cast_possible_truncation,
@@ -289,7 +267,6 @@ fn earned(per_second: u64, time: Duration) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::config::{Cost, InFlight};
     use super::*;
 
     /// A budget as one number and one machine, driven on one thread.
@@ -314,31 +291,19 @@ mod tests {
             self.balance = self.rules.deposit(self.balance);
         }
 
-        fn failed(&mut self, outcome: &Outcome) {
-            if self.rules.counts(outcome) {
-                self.balance = Rules::failed(self.balance);
-            }
-        }
-
-        fn withdraw(&mut self, kind: Kind, calls: u64, now: Moment) -> Option<Taken> {
-            let (balance, taken) =
-                self.machine
-                    .withdraw(&self.rules, self.balance, calls, kind, now);
+        fn withdraw(&mut self, calls: u64, now: Moment) -> Option<Taken> {
+            let (balance, taken) = self.machine.withdraw(&self.rules, self.balance, calls, now);
             self.balance = balance;
             taken
         }
 
         fn take(&mut self, at: Duration) -> bool {
-            self.withdraw(Kind::Transient, 0, Moment::START.after(at))
-                .is_some()
+            self.withdraw(0, Moment::START.after(at)).is_some()
         }
 
         fn refund(&mut self, taken: &Taken) {
             self.balance = self.rules.refund(self.balance, taken);
             self.machine.refund(&self.rules, taken);
-            if self.rules.counts_calls() {
-                self.machine.end();
-            }
         }
     }
 
@@ -374,60 +339,6 @@ mod tests {
         assert!(machine.balance(&rules, 0, 0, later) > 0);
         machine.empty(later);
         assert_eq!(machine.balance(&rules, 0, 0, later), 0);
-    }
-
-    #[test]
-    fn retries_are_known_from_their_grant_to_their_end() {
-        let in_flight = InFlight {
-            ratio: 1.0,
-            floor: 1,
-        };
-        let config = BudgetConfig::new().in_flight(Some(in_flight));
-        let rules = Rules::new(&config.rule(Rule::InFlight));
-        let mut machine = Machine::new(&rules, Moment::START);
-        assert!(!machine.has_retries());
-        let (_, taken) = machine.withdraw(&rules, 0, 1000, Kind::Transient, Moment::START);
-        assert!(taken.is_some() && machine.has_retries());
-        machine.end();
-        assert!(!machine.has_retries());
-    }
-
-    #[test]
-    fn every_ratio_grants_its_share_exactly() {
-        for ratio in [
-            0.1, 0.25, 0.4, 0.5, 0.51, 0.6, 0.75, 0.9, 0.99, 0.999, 0.01, 0.001,
-        ] {
-            let mut budget = Budget::new(empty().ratio(ratio));
-            let granted = (0..10_000)
-                .filter(|_| {
-                    budget.deposit();
-                    budget.take(Duration::ZERO)
-                })
-                .count();
-            #[expect(clippy::cast_precision_loss, reason = "small numbers")]
-            let off = granted as f64 - 10_000.0 * ratio;
-            assert!(off.abs() <= 1.0, "{ratio}: {granted}");
-            assert!(budget.balance < TOKEN);
-        }
-    }
-
-    #[test]
-    fn a_ratio_above_one_pays_several_retries_a_call() {
-        let mut budget = Budget::new(empty().ratio(2.0).cap(20_000));
-        (0..10_000).for_each(|_| budget.deposit());
-        assert_eq!(budget.balance, 20_000 * TOKEN);
-    }
-
-    #[test]
-    fn the_floor_and_the_ratio_add_up() {
-        for (ttl, floor, ratio, granted) in [(1, 10.0, 0.1, 1010), (2, 5.0, 0.5, 5010)] {
-            let mut budget = Budget::new(empty().ttl(S(ttl)).floor(Some(floor)).ratio(ratio));
-            let took = (0..10_000).filter(|_| {
-                budget.deposit();
-                budget.take(Duration::ZERO)
-            });
-            assert!(took.count().abs_diff(granted) <= 1);
-        }
     }
 
     #[test]
@@ -475,45 +386,6 @@ mod tests {
     }
 
     #[test]
-    fn the_throttle_is_that_of_grpc() {
-        let mut budget = Budget::new(BudgetConfig::throttle(4, 0.8));
-        let mut seen = Vec::new();
-        let tenths = |budget: &Budget| budget.balance / 100_000;
-        for _ in 0..6 {
-            budget.failed(&Outcome::TRANSIENT);
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        for _ in 0..6 {
-            budget.deposit();
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        for _ in 0..2 {
-            budget.failed(&Outcome::OVERLOADED);
-            seen.push((tenths(&budget), budget.take(S(0))));
-        }
-        let (yes, no) = (true, false);
-        assert_eq!(
-            seen,
-            [
-                (30, yes),
-                (20, no),
-                (10, no),
-                (0, no),
-                (0, no),
-                (0, no),
-                (8, no),
-                (16, no),
-                (24, yes),
-                (32, yes),
-                (40, yes),
-                (40, yes),
-                (30, yes),
-                (20, no),
-            ]
-        );
-    }
-
-    #[test]
     fn the_throttle_counts_what_grpc_counts() {
         let rules = Rules::new(&BudgetConfig::throttle(4, 0.8));
         let hint = Some(S(1));
@@ -535,45 +407,6 @@ mod tests {
     }
 
     #[test]
-    fn the_throttle_gives_the_course_of_grpcs_own_test() {
-        let mut budget = Budget::new(BudgetConfig::throttle(10, 0.5));
-        let good = |server: i32| matches!(server, 0 | 3 | 6 | 10..=14 | 16 | 18);
-        let mut server = -1;
-        let mut course = Vec::new();
-        for _ in 0..12 {
-            for attempt in 1..=4 {
-                server += 1;
-                if good(server) {
-                    budget.deposit();
-                    break;
-                }
-                budget.failed(&Outcome::TRANSIENT);
-                if attempt == 4 || !budget.take(S(0)) {
-                    break;
-                }
-            }
-            course.push((server, budget.balance / 100_000));
-        }
-        assert_eq!(
-            course,
-            [
-                (0, 100),
-                (3, 85),
-                (6, 70),
-                (8, 50),
-                (9, 40),
-                (10, 45),
-                (11, 50),
-                (12, 55),
-                (13, 60),
-                (14, 65),
-                (16, 60),
-                (17, 50),
-            ]
-        );
-    }
-
-    #[test]
     fn retries_under_way_are_a_share_of_the_calls_under_way() {
         for (config, calls, most) in [
             (BudgetConfig::concurrent(0.2, 3), 25, 5),
@@ -582,30 +415,25 @@ mod tests {
             (BudgetConfig::concurrent(10.0, 1), u64::MAX, 50),
         ] {
             let mut budget = Budget::new(config);
-            let granted = (0..50).filter(|_| {
-                budget
-                    .withdraw(Kind::Transient, calls, Moment::START)
-                    .is_some()
-            });
+            let granted = (0..50).filter(|_| budget.withdraw(calls, Moment::START).is_some());
             assert_eq!(granted.count(), most);
         }
         let mut budget = Budget::new(BudgetConfig::concurrent(0.5, 1));
         let mut seen = vec![budget.take(S(0)), budget.take(S(0))];
+        assert!(budget.machine.has_retries());
         budget.machine.end();
+        assert!(!budget.machine.has_retries());
         seen.extend([budget.take(S(0)), budget.take(S(0))]);
         assert_eq!(seen, [true, false, true, false]);
     }
 
     #[test]
-    fn a_retry_costs_what_its_failure_is_said_to_cost() {
+    fn a_retry_costs_what_it_is_said_to_cost() {
         let config = BudgetConfig::new().cap(500).initial(20).reserve(20);
-        let mut budget = Budget::new(config.cost(Cost::new(14, 5)));
-        let now = Moment::START;
-        assert!(budget.withdraw(Kind::Transient, 0, now).is_some());
+        let mut budget = Budget::new(config.cost(14));
+        assert!(budget.take(S(0)));
         assert_eq!(budget.balance, 6 * TOKEN);
-        assert!(budget.withdraw(Kind::Transient, 0, now).is_none());
-        assert!(budget.withdraw(Kind::Overloaded, 0, now).is_some());
-        assert_eq!(budget.balance, TOKEN);
+        assert!(!budget.take(S(0)));
     }
 
     #[test]
@@ -616,12 +444,11 @@ mod tests {
             .initial(u32::MAX)
             .reserve(u32::MAX)
             .ttl(Duration::MAX)
-            .floor(Some(1e6))
-            .in_flight(Some(InFlight::new(10.0, u32::MAX)));
+            .floor(Some(1e6));
         let mut budget = Budget::new(most);
         budget.deposit();
         assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
-        let taken = budget.withdraw(Kind::Transient, u64::MAX, Moment::FAR);
+        let taken = budget.withdraw(u64::MAX, Moment::FAR);
         budget.refund(&taken.expect("there is plenty"));
         assert_eq!(budget.balance, u64::from(u32::MAX) * TOKEN);
     }
@@ -630,9 +457,8 @@ mod tests {
     enum Op {
         Deposit,
         Pass(Duration),
-        Withdraw(Kind),
+        Withdraw,
         Refund,
-        End,
     }
 
     fn any_op() -> impl Strategy<Value = Op> {
@@ -640,10 +466,8 @@ mod tests {
             6 => Just(Op::Deposit),
             2 => (0_u64..3000).prop_map(|ms| Op::Pass(Duration::from_millis(ms))),
             1 => prop_oneof![Just(S(10)), Just(S(11)), Just(S(60 * 86_400))].prop_map(Op::Pass),
-            3 => Just(Op::Withdraw(Kind::Transient)),
-            1 => Just(Op::Withdraw(Kind::Overloaded)),
+            4 => Just(Op::Withdraw),
             1 => Just(Op::Refund),
-            1 => Just(Op::End),
         ]
     }
 
@@ -654,22 +478,18 @@ mod tests {
             (0_u32..20, 0_u32..20),
             1_u64..20,
             proptest::option::of(0.001..5.0_f64),
-            (1_u32..4, 1_u32..4),
-            proptest::option::of(1_u32..5),
+            1_u32..4,
         )
-            .prop_map(
-                |(ratio, cap, (initial, reserve), ttl, floor, cost, flight)| {
-                    BudgetConfig::new()
-                        .ratio(ratio)
-                        .cap(cap)
-                        .initial(initial.min(cap))
-                        .reserve(reserve.min(cap))
-                        .ttl(S(ttl))
-                        .floor(floor)
-                        .cost(Cost::new(cost.0.min(cap), cost.1.min(cap)))
-                        .in_flight(flight.map(|floor| InFlight::new(0.5, floor)))
-                },
-            )
+            .prop_map(|(ratio, cap, (initial, reserve), ttl, floor, cost)| {
+                BudgetConfig::new()
+                    .ratio(ratio)
+                    .cap(cap)
+                    .initial(initial.min(cap))
+                    .reserve(reserve.min(cap))
+                    .ttl(S(ttl))
+                    .floor(floor)
+                    .cost(cost.min(cap))
+            })
     }
 
     /// The same rules in whole tokens as fractions, everything recounted from the list of what happened.
@@ -743,7 +563,6 @@ mod tests {
             let mut budget = Budget::new(config);
             let mut naive = Naive::default();
             let (mut now, mut open) = (Duration::ZERO, Vec::<Taken>::new());
-            let mut running = 0_u32;
             for op in ops {
                 let at = now.as_secs_f64();
                 match op {
@@ -752,20 +571,14 @@ mod tests {
                         budget.deposit();
                         naive.log.push((at, Logged::Deposit));
                     }
-                    Op::Withdraw(kind) => {
-                        let cost = f64::from(if kind == Kind::Overloaded {
-                            config.cost.overloaded
-                        } else {
-                            config.cost.transient
-                        });
+                    Op::Withdraw => {
+                        let cost = f64::from(config.cost);
                         let (balance, floor) = naive.holds(&config, at);
                         naive.log.push((at, Logged::Try));
-                        let free = config.in_flight.is_none_or(|f| running < f.floor);
-                        let taken = budget.withdraw(kind, 0, Moment::START.after(now));
+                        let taken = budget.withdraw(0, Moment::START.after(now));
                         // Within a rounding of the ratio and of the clock either answer is right.
                         let close = (balance + floor - cost).abs() < 1e-3;
-                        let expected = free && balance + floor >= cost;
-                        prop_assert!(taken.is_some() == expected || (free && close));
+                        prop_assert!(taken.is_some() == (balance + floor >= cost) || close);
                         let paid = taken.map_or(0, |taken| taken.balance);
                         prop_assert!((tokens(budget.balance + paid) - balance).abs() < 1e-3);
                         if let Some(taken) = taken {
@@ -775,7 +588,6 @@ mod tests {
                             }));
                             prop_assert!((tokens(taken.balance + taken.floor) - cost).abs() < 1e-9);
                             open.push(taken);
-                            running += 1;
                         }
                     }
                     Op::Refund => if let Some(taken) = open.pop() {
@@ -784,11 +596,6 @@ mod tests {
                             balance: tokens(taken.balance),
                             floor: tokens(taken.floor),
                         }));
-                        running -= 1;
-                    },
-                    Op::End => if open.pop().is_some() {
-                        budget.machine.end();
-                        running -= 1;
                     },
                 }
                 prop_assert!(budget.balance <= u64::from(config.cap) * TOKEN);
@@ -811,12 +618,12 @@ mod tests {
                         budget.deposit();
                         log.push((now, config.ratio, 0.0));
                     }
-                    Op::Withdraw(kind) => {
-                        if let Some(taken) = budget.withdraw(kind, 0, Moment::START.after(now)) {
+                    Op::Withdraw => {
+                        if let Some(taken) = budget.withdraw(0, Moment::START.after(now)) {
                             log.push((now, 0.0, tokens(taken.balance + taken.floor)));
                         }
                     }
-                    Op::Refund | Op::End => budget.machine.end(),
+                    Op::Refund => {}
                 }
             }
             let per_second = config.floor.unwrap_or(0.0);

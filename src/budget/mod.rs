@@ -18,7 +18,6 @@
 //! # Example
 //!
 //! ```
-//! use buttress::Kind;
 //! use buttress::budget::{BudgetConfig, RetryBudget};
 //!
 //! # fn main() -> Result<(), buttress::ConfigError> {
@@ -27,7 +26,7 @@
 //! // Once for each call that ended well:
 //! budget.deposit();
 //! // When a retry is scheduled; kept until it is over:
-//! if let Some(mut paid) = budget.try_withdraw(Kind::Transient) {
+//! if let Some(mut paid) = budget.try_withdraw() {
 //!     // Dropped before this line, it would give its token back.
 //!     paid.started();
 //! }
@@ -44,8 +43,7 @@
 //! | `initial`, `reserve` | 2 | a client that has just started, or is seldom used, can still retry |
 //! | `ttl` | 10 s | a day of good calls must not fund a storm: after 10 s without a retry only `reserve` is left |
 //! | `floor` | none | a floor multiplies with the number of clients: a thousand clients at one a second are a thousand retries a second |
-//! | `cost` | 1 and 1 | |
-//! | `in_flight` | none | it needs two counters on every call |
+//! | `cost` | 1 | |
 //!
 //! In any interval no more is granted than `cap + ratio × deposits`, and with a floor `floor × (ttl + interval)` more. Ratios hold
 //! exactly, as tokens are counted in millionths. The rules beside the bucket are those of [gRPC][a6]
@@ -72,8 +70,8 @@
 //!
 //! # Events
 //!
-//! [`Event::Budget`](crate::Event::Budget) with the balance on every withdrawal and refund,
-//! [`Event::BudgetExhausted`](crate::Event::BudgetExhausted) when a retry was refused.
+//! [`Event::Budget`](crate::event::Event::Budget) with the balance on every withdrawal and refund,
+//! [`Event::BudgetExhausted`](crate::event::Event::BudgetExhausted) when a retry was refused.
 //!
 //! # Cancel safety
 //!
@@ -84,8 +82,8 @@ mod config;
 mod keyed;
 mod machine;
 mod policy;
-mod withdrawal;
+pub(crate) mod withdrawal;
 
-pub use self::config::{BudgetConfig, Cost, InFlight, Rule};
+pub use self::config::{BudgetConfig, Rule};
 pub use self::policy::RetryBudget;
-pub use self::withdrawal::{CallUnderWay, Withdrawal};
+pub use self::withdrawal::Withdrawal;

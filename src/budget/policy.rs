@@ -12,7 +12,7 @@ use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
 use crate::event::{Event, Observe, Refresh, Source, emit, keep_fresh};
 use crate::live_names::register;
-use crate::outcome::{Kind, Outcome, Unprocessed};
+use crate::outcome::{Outcome, Unprocessed};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Pays for retries and hedges. Clones share one balance; the [module's page](super) says how.
@@ -163,7 +163,7 @@ impl RetryBudget {
     }
 
     /// A call begins, and is under way until the guard is dropped. `None`, and free, unless
-    /// [`in_flight`](BudgetConfig::in_flight) is set: else their number does not matter.
+    /// [`Rule::InFlight`](super::Rule::InFlight) limits: else their number does not matter.
     #[inline]
     pub fn begin(&self) -> Option<CallUnderWay> {
         (self.shared.counts_calls.load(Ordering::Relaxed) != 0).then(|| {
@@ -172,13 +172,13 @@ impl RetryBudget {
         })
     }
 
-    /// Pays for a retry after a failure of this kind, or returns `None` if there is nothing left to pay with. To be asked when
+    /// Pays for a retry, or returns `None` if there is nothing left to pay with. To be asked when
     /// the retry is scheduled, not when it starts.
-    pub fn try_withdraw(&self, kind: Kind) -> Option<Withdrawal> {
-        self.withdraw(kind, &Now::unread())
+    pub fn try_withdraw(&self) -> Option<Withdrawal> {
+        self.withdraw(&Now::unread())
     }
 
-    pub(crate) fn withdraw(&self, kind: Kind, now: &Now) -> Option<Withdrawal> {
+    pub(crate) fn withdraw(&self, now: &Now) -> Option<Withdrawal> {
         let shared = &*self.shared;
         let now = now.moment();
         let calls = shared.calls.load(Ordering::Relaxed);
@@ -189,7 +189,7 @@ impl RetryBudget {
             // A deposit may come between; then the machine is asked again, from where it stood.
             let (next, taken) = shared.change(balance, |balance| {
                 let mut next = machine;
-                let (balance, taken) = next.withdraw(&rules, balance, calls, kind, now);
+                let (balance, taken) = next.withdraw(&rules, balance, calls, now);
                 (balance, (next, taken))
             });
             locked.machine = next;
@@ -316,7 +316,7 @@ mod tests {
         let other = one.clone();
         other.deposit();
         assert!((one.balance() - 2.2).abs() < 1e-9);
-        let mut paid = other.try_withdraw(Kind::Transient).expect("two tokens");
+        let mut paid = other.try_withdraw().expect("two tokens");
         paid.started();
         drop(paid);
         assert!((one.balance() - 1.2).abs() < 1e-9);
@@ -325,38 +325,22 @@ mod tests {
     #[test]
     fn what_never_started_comes_back() {
         let budget = budget(BudgetConfig::new());
-        let paid = budget.try_withdraw(Kind::Transient);
+        let paid = budget.try_withdraw();
         assert!(paid.is_some() && budget.balance() < 1.5);
         drop(paid);
         assert!((budget.balance() - 2.0).abs() < 1e-9);
     }
 
     #[test]
-    fn a_retry_is_under_way_from_schedule_to_end_and_counted_once() {
-        let budget = budget(BudgetConfig::concurrent(0.2, 1));
-        let mut waiting = budget.try_withdraw(Kind::Transient).expect("the floor");
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
-        waiting.started();
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
-        drop(waiting);
-        let calls: Vec<_> = (0..25).map(|_| budget.begin()).collect();
-        assert!((budget.balance() - 5.0).abs() < 1e-9);
-        drop(calls);
-        assert!((budget.balance() - 1.0).abs() < 1e-9);
-    }
-
-    #[test]
     fn new_settings_keep_the_balance_and_count_only_what_began_under_them() {
         let budget = budget(BudgetConfig::new());
-        let mut before = budget.try_withdraw(Kind::Transient).expect("two tokens");
+        let mut before = budget.try_withdraw().expect("two tokens");
         before.started();
         let one_retry = BudgetConfig::concurrent(0.001, 1);
         budget.reconfigure(one_retry).unwrap();
-        let during = budget
-            .try_withdraw(Kind::Transient)
-            .expect("the only place");
+        let during = budget.try_withdraw().expect("the only place");
         drop(before);
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
+        assert!(budget.try_withdraw().is_none());
         drop(during);
         assert!((budget.balance() - 1.0).abs() < 1e-9);
 
@@ -388,9 +372,9 @@ mod tests {
                 _ => ("other", f64::NAN),
             });
         });
-        let first = budget.try_withdraw(Kind::Transient);
-        let second = budget.try_withdraw(Kind::Overloaded);
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
+        let first = budget.try_withdraw();
+        let second = budget.try_withdraw();
+        assert!(budget.try_withdraw().is_none());
         drop((first, second));
         budget.deposit();
         drop(subscription);
@@ -413,7 +397,7 @@ mod tests {
                         let mut spent = 0;
                         for round in 0..ROUNDS {
                             budget.deposit();
-                            if let Some(mut paid) = budget.try_withdraw(Kind::Transient) {
+                            if let Some(mut paid) = budget.try_withdraw() {
                                 // Every third one gives its token back.
                                 if round % 3 != 0 {
                                     paid.started();
@@ -450,7 +434,7 @@ mod loom {
     }
 
     fn take(budget: &RetryBudget) -> Option<Withdrawal> {
-        budget.withdraw(Kind::Transient, &Now::at(Moment::START))
+        budget.withdraw(&Now::at(Moment::START))
     }
 
     #[test]

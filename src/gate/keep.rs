@@ -32,11 +32,16 @@ pub trait Forget: Clone {
 
     /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
     /// own to count in.
+    #[doc(hidden)]
     #[must_use]
-    fn near(&self) -> Self {
+    fn near(&self, _: Internal) -> Self {
         self.clone()
     }
 }
+
+/// Seals the methods of public traits that only this crate implements and calls: no other crate can name it.
+#[derive(Clone, Copy, Debug)]
+pub struct Internal;
 
 /// How many keys are kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

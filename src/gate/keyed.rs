@@ -7,7 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::eviction::Entries;
-use super::{Forget, KeyBy, KeyedConfig, Policy};
+use super::{Forget, Internal, KeyBy, KeyedConfig, Policy};
 use crate::clock::Now;
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Observe, Source};
@@ -19,7 +19,7 @@ use crate::sync::{Apart, Mutex, lane_count, lane_index};
 /// key comes to a full map, 16 entries are sampled at random and the best of them is evicted: an idle one first, then one that
 /// remembers nothing, then the least recently used. An open circuit or a policy with calls in flight is never evicted. If none
 /// of the 16 can go, the new key shares one overflow policy with others like it, and
-/// [`Event::KeyOverflow`](crate::Event::KeyOverflow) reports it.
+/// [`Event::KeyOverflow`](crate::event::Event::KeyOverflow) reports it.
 ///
 /// A new key also looks at the next 16 entries in turn and evicts the idle ones among them. So the work for a new key does
 /// not depend on the number of keys, and no call waits while all of them are searched.
@@ -312,7 +312,7 @@ where
     #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
         let entered = self.inner.find(request, now, |used| {
-            let passed = used.near.pass(request);
+            let passed = used.near.pass(request, Internal);
             passed.ok_or_else(|| used.lend())
         });
         entered.or_else(|policy| policy.admit(request, now))

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use super::eviction::{Candidates, Rank, SAMPLE};
 use super::keyed::{All, Inner, LaneMap, Used};
-use super::{Forget, Keeps};
+use super::{Forget, Internal, Keeps};
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::event::{Event, emit};
@@ -87,7 +87,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             let mut lane = lane.lock();
             let used = lane
                 .entry(key.clone())
-                .or_insert_with(|| Used::new(policy.near()));
+                .or_insert_with(|| Used::new(policy.near(Internal)));
             Found::Entered(enter(used))
         };
         let moment = now.moment();
@@ -254,7 +254,8 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
 mod tests {
     use std::sync::{Arc, Mutex as StdMutex};
 
-    use super::super::{By, Keyed, KeyedConfig, by};
+    use super::super::key::By;
+    use super::super::{Keyed, KeyedConfig, by};
     use crate::budget::{BudgetConfig, RetryBudget};
     use crate::clock::Now;
     use crate::error::ConfigError;

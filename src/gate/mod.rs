@@ -64,7 +64,7 @@
 //! # Events
 //!
 //! None of the gate's own: the policy reports what it decides. A [`Keyed`] one reports
-//! [`Event::KeyEvicted`](crate::Event::KeyEvicted) and [`Event::KeyOverflow`](crate::Event::KeyOverflow).
+//! [`Event::KeyEvicted`](crate::event::Event::KeyEvicted) and [`Event::KeyOverflow`](crate::event::Event::KeyOverflow).
 //!
 //! # Cancel safety
 //!
@@ -72,7 +72,8 @@
 //! that panics settles it as a failure, and the panic goes on.
 
 mod eviction;
-mod future;
+mod finish;
+pub mod future;
 mod keep;
 mod key;
 mod keyed;
@@ -80,9 +81,10 @@ mod layer;
 mod miss;
 mod service;
 
-pub use self::future::{AtResult, Finish, GateFuture};
+pub(crate) use self::finish::{AtResult, Finish};
+pub(crate) use self::keep::Internal;
 pub use self::keep::{Forget, Keeps, KeyedConfig};
-pub use self::key::{By, ByStr, KeyBy, StrKey, by, by_str};
+pub use self::key::{KeyBy, by, by_str};
 pub use self::keyed::Keyed;
 pub use self::layer::GateLayer;
 pub use self::service::Gate;
@@ -113,10 +115,10 @@ pub trait Policy<Req: ?Sized> {
     /// The refusal.
     fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected>;
 
-    /// Admits, if that takes neither a clock nor a lock and is certain; `None`: ask [`admit`](Policy::admit). A
-    /// [`Keyed`] policy asks this first, under a lock of its own: it must be quick and must not call back.
-    fn pass(&self, request: &Req) -> Option<Self::Permit> {
-        let _ = request;
+    /// Admits, if that takes neither a clock nor a lock and is certain. A [`Keyed`] policy asks this first, under a lock of
+    /// its own.
+    #[doc(hidden)]
+    fn pass(&self, _request: &Req, _: Internal) -> Option<Self::Permit> {
         None
     }
 

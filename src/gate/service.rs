@@ -4,8 +4,8 @@ use std::task::{Context, Poll};
 
 use tower_service::Service;
 
-use super::future::Unwinding;
-use super::{Finish, GateFuture, Policy};
+use super::future::{GateFuture, Unwinding};
+use super::{Finish, Policy};
 use crate::clock::Now;
 use crate::error::{CallError, Rejected};
 use crate::refused::drop_refused;

@@ -65,7 +65,7 @@
 //!
 //! # Events
 //!
-//! Those of the layers; a body that is cut short is an [`Event::Rejected`](crate::Event::Rejected) of the layer `body`. No event shows a
+//! Those of the layers; a body that is cut short is an [`Event::Rejected`](crate::event::Event::Rejected) of the layer `body`. No event shows a
 //! path or a query.
 //!
 //! # Cancel safety

@@ -93,7 +93,7 @@
 //!
 //! # Events
 //!
-//! [`Event::Retry`](crate::Event::Retry) when an attempt is scheduled; [`Event::RetryStopped`](crate::Event::RetryStopped), with the
+//! [`Event::Retry`](crate::event::Event::Retry) when an attempt is scheduled; [`Event::RetryStopped`](crate::event::Event::RetryStopped), with the
 //! reason, when there is none though the outcome alone would have allowed it. Successes and plain failures are no events.
 //!
 //! # Cancel safety

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::machine::{Finished, Machine, Refusal, Step};
 use super::shared::Rules;
-use crate::budget::{CallUnderWay, RetryBudget, Withdrawal};
+use crate::budget::withdrawal::CallUnderWay;
+use crate::budget::{RetryBudget, Withdrawal};
 use crate::call::{AttemptReason, Call, CallOptions, Marks};
 use crate::chance;
 use crate::clock::Now;
@@ -226,8 +227,8 @@ impl Course {
                 return None;
             }
         };
-        if let (Some(kind), Some(budget)) = (cost, rules.budget) {
-            self.paid = budget.withdraw(kind, now);
+        if let (Some(_), Some(budget)) = (cost, rules.budget) {
+            self.paid = budget.withdraw(now);
             if self.paid.is_none() {
                 self.stop(rules, Some(RetryStop::BudgetExhausted));
                 return None;

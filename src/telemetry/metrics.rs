@@ -1,16 +1,18 @@
 //! Every event as metrics, through the `metrics` facade.
 
-use std::sync::atomic::Ordering;
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{
-    CALLS, EVICTED, EVICTION_POLICY, EXHAUSTED, MOVES, OPERATIONS, OVERFLOW, RECORDED, REJECTED,
-    RETRIES, RETRY_STOPPED, RETRY_WAIT, STORE_FAILURES, Type, WOULD_REJECT,
+    BALANCE, CALLS, CIRCUITS, EVICTED, EVICTION_POLICY, EXHAUSTED, MOVES, OLDEST, OPERATIONS,
+    OVERFLOW, RECORDED, REJECTED, RETRIES, RETRY_STOPPED, RETRY_WAIT, RUNNING, STATE,
+    STORE_FAILURES, Type, WAITING, WOULD_REJECT,
 };
-use super::series::{Handles, Server, with_handles};
-use crate::error::Reason;
-use crate::event::{Event, Observe};
+use super::series::{Labels, Series, Server, with_series};
+use crate::event::{BreakerState, Event, Observe, Source};
+use crate::source::CircuitCounts;
 
 /// The observer of the feature `metrics`.
 #[derive(Debug)]
@@ -19,14 +21,28 @@ pub(crate) struct Metrics;
 impl Observe for Metrics {
     fn on_event(&self, event: &Event<'_>) {
         metrics::with_recorder(|recorder| {
-            with_handles(recorder, event.source(), |handles| {
-                handles.record(recorder, event);
+            describe(recorder);
+            with_series(event.source(), |series| {
+                let source = event.source();
+                Recording {
+                    recorder,
+                    source,
+                    series,
+                }
+                .record(event);
             });
         });
     }
 }
 
-pub(super) fn describe(recorder: &dyn Recorder) {
+/// Describes the metrics once for each recorder.
+fn describe(recorder: &dyn Recorder) {
+    static DESCRIBED: AtomicUsize = AtomicUsize::new(0);
+    let address = std::ptr::from_ref(recorder).cast::<()>().addr();
+    if DESCRIBED.load(Ordering::Relaxed) == address {
+        return;
+    }
+    DESCRIBED.store(address, Ordering::Relaxed);
     for &(name, kind, unit, text) in RECORDED {
         let (name, unit) = (KeyName::from_const_str(name), Some(unit));
         match kind {
@@ -37,142 +53,152 @@ pub(super) fn describe(recorder: &dyn Recorder) {
     }
 }
 
-pub(super) static METADATA: Metadata<'static> =
-    Metadata::new("buttress", Level::INFO, Some(module_path!()));
+static METADATA: Metadata<'static> = Metadata::new("buttress", Level::INFO, Some(module_path!()));
 
-impl Handles {
-    fn record(&self, recorder: &dyn Recorder, event: &Event<'_>) {
-        let source = event.source();
-        let counter = |name, labels: &[(&'static str, &'static str)]| {
-            recorder.register_counter(&self.key(name, source, labels), &METADATA)
-        };
+/// One event on its way to a recorder. Handles are registered for each event and never kept: an exporter may drop a series
+/// that is idle, and a handle that was registered before would go on writing to it.
+struct Recording<'a> {
+    recorder: &'a dyn Recorder,
+    source: &'a Source,
+    series: &'a Series,
+}
+
+impl Recording<'_> {
+    fn record(&self, event: &Event<'_>) {
+        let layer = ("layer", self.source.layer());
         match *event {
             Event::Rejected { rejected, .. } => {
-                let reason = rejected.reason.as_str();
-                let register =
-                    || counter(REJECTED, &[("layer", source.layer()), ("reason", reason)]);
-                match reason_slot(&rejected.reason) {
-                    Some(slot) => self.rejected[slot].get_or_init(register).increment(1),
-                    None => register().increment(1),
-                }
+                self.count(REJECTED, &[layer, ("reason", rejected.reason.as_str())]);
             }
-            Event::WouldReject { rejected, .. } => counter(
-                WOULD_REJECT,
-                &[
-                    ("layer", source.layer()),
-                    ("reason", rejected.reason.as_str()),
-                ],
-            )
-            .increment(1),
+            Event::WouldReject { rejected, .. } => {
+                self.count(WOULD_REJECT, &[layer, ("reason", rejected.reason.as_str())]);
+            }
             Event::BreakerMoved {
                 sequence,
                 moved,
                 dry_run,
                 ..
             } => {
-                counter(
+                let dry_run = if dry_run { "true" } else { "false" };
+                self.count(
                     MOVES,
                     &[
                         ("to", moved.to.as_str()),
                         ("cause", moved.cause.as_str()),
-                        ("dry_run", if dry_run { "true" } else { "false" }),
+                        ("dry_run", dry_run),
                     ],
-                )
-                .increment(1);
-                self.show_state(recorder, source, sequence, moved.to);
+                );
+                self.show_state(sequence, moved.to);
             }
             Event::BreakerState {
                 sequence, state, ..
-            } => self.show_state(recorder, source, sequence, state),
-            Event::Circuits { counts, .. } => self.show_circuits(recorder, source, counts),
+            } => self.show_state(sequence, state),
+            Event::Circuits { counts, .. } => self.show_circuits(counts),
             Event::Retry { wait, outcome, .. } => {
-                counter(RETRIES, &[("outcome", outcome.kind.as_str())]).increment(1);
-                self.wait
-                    .get_or_init(|| {
-                        recorder.register_histogram(&self.key(RETRY_WAIT, source, &[]), &METADATA)
-                    })
-                    .record(wait.as_secs_f64());
+                self.count(RETRIES, &[("outcome", outcome.kind.as_str())]);
+                self.histogram(RETRY_WAIT, &[]).record(wait.as_secs_f64());
             }
-            Event::RetryStopped { why, .. } => {
-                counter(RETRY_STOPPED, &[("why", why.as_str())]).increment(1);
-            }
-            Event::Budget { balance, .. } => self.show_balance(recorder, source, balance),
+            Event::RetryStopped { why, .. } => self.count(RETRY_STOPPED, &[("why", why.as_str())]),
+            Event::Budget { balance, .. } => self.show_balance(balance),
             Event::BudgetExhausted { balance, .. } => {
-                counter(EXHAUSTED, &[]).increment(1);
-                self.show_balance(recorder, source, balance);
+                self.count(EXHAUSTED, &[]);
+                self.show_balance(balance);
             }
             Event::Finished { outcome, took, .. } => {
-                let label = outcome.map_or("abandoned", |outcome| outcome.kind.as_str());
-                let labels = [
-                    ("scope", source.scope().unwrap_or("call")),
-                    ("outcome", label),
-                ];
-                let register =
-                    || recorder.register_histogram(&self.key(CALLS, source, &labels), &METADATA);
-                let took = took.as_secs_f64();
-                match call_slot(label) {
-                    Some(slot) => self.calls[slot].get_or_init(register).record(took),
-                    None => register().record(took),
-                }
+                let outcome = outcome.map_or("abandoned", |outcome| outcome.kind.as_str());
+                let scope = self.source.scope().unwrap_or("call");
+                self.histogram(CALLS, &[("scope", scope), ("outcome", outcome)])
+                    .record(took.as_secs_f64());
             }
-            Event::Operation { step, .. } => {
-                self.operations[step as usize]
-                    .get_or_init(|| counter(OPERATIONS, &[("step", step.as_str())]))
-                    .increment(1);
-            }
+            Event::Operation { step, .. } => self.count(OPERATIONS, &[("step", step.as_str())]),
+            #[expect(clippy::cast_precision_loss, reason = "no process has 2^52 of them")]
             Event::InProgress {
                 running,
                 waiting,
                 oldest,
                 ..
-            } => self.show_in_progress(recorder, source, running, waiting, oldest),
-            Event::StoreFailed { .. } => counter(STORE_FAILURES, &[]).increment(1),
-            Event::EvictionPolicy { policy, .. } => count_policy(recorder, policy),
-            Event::KeyEvicted { .. } => {
-                // Without the name: a flood of keys would leave a series for each.
-                let layer = Label::from_static_parts("layer", source.layer());
-                let key = Key::from_parts(EVICTED, vec![layer]);
-                recorder.register_counter(&key, &METADATA).increment(1);
-                // The facade cannot delete a series: at least it says nothing untrue any more.
-                if let (Server::Own(_), Some(gauge)) = (&self.server, self.gauge.get()) {
-                    gauge.set(0.0);
-                    // If the key comes back, its transitions are numbered from the start.
-                    self.newest.store(0, Ordering::Release);
+            } => {
+                self.gauge(RUNNING, &[]).set(running as f64);
+                self.gauge(WAITING, &[]).set(waiting as f64);
+                self.gauge(OLDEST, &[]).set(oldest.as_secs_f64());
+            }
+            Event::StoreFailed { .. } => self.count(STORE_FAILURES, &[]),
+            Event::EvictionPolicy { policy, .. } => {
+                // Without the name: it is a server that has the policy.
+                if let Some(policy) = policy {
+                    self.count_unnamed(EVICTION_POLICY, Label::new("policy", policy.to_owned()));
                 }
             }
-            Event::KeyOverflow { .. } => {
-                counter(OVERFLOW, &[("layer", source.layer())]).increment(1);
+            Event::KeyEvicted { .. } => {
+                // Without the name: a flood of keys would leave a series for each.
+                self.count_unnamed(EVICTED, Label::from_static_parts("layer", layer.1));
+                // The facade cannot delete a series, but 0 is not wrong.
+                if let Server::Own(_) = self.series.server {
+                    let name = if layer.1 == "budget" { BALANCE } else { STATE };
+                    self.gauge(name, &[]).set(0.0);
+                    // If the key comes back, its transitions are numbered from the start.
+                    self.series.newest.store(0, Ordering::Release);
+                }
             }
+            Event::KeyOverflow { .. } => self.count(OVERFLOW, &[layer]),
             Event::NameInUse { .. } => {}
         }
     }
-}
 
-/// The place of a reason's counter; an application's own have none.
-const fn reason_slot(reason: &Reason) -> Option<usize> {
-    match reason {
-        Reason::CircuitOpen => Some(0),
-        Reason::CircuitProbing => Some(1),
-        Reason::CircuitForcedOpen => Some(2),
-        Reason::CircuitIsolated => Some(3),
-        Reason::AttemptTimeout { .. } => Some(4),
-        Reason::Deadline => Some(5),
-        _ => None,
+    /// Of a keyed breaker, only labeled servers have a state of their own.
+    fn show_state(&self, sequence: u64, state: BreakerState) {
+        if self.source.key().is_none() || matches!(self.series.server, Server::Own(_)) {
+            let gauge = self.gauge(STATE, &[]);
+            self.series.show(&gauge, sequence, state);
+        }
     }
-}
 
-fn call_slot(outcome: &str) -> Option<usize> {
-    ["success", "permanent", "transient"]
-        .iter()
-        .position(|frequent| *frequent == outcome)
-}
+    fn show_balance(&self, balance: f64) {
+        if !matches!(self.series.server, Server::Other) {
+            self.gauge(BALANCE, &[]).set(balance);
+        }
+    }
 
-/// Without the name: it is a server that has the policy.
-fn count_policy(recorder: &dyn Recorder, policy: Option<&str>) {
-    if let Some(policy) = policy {
-        let label = Label::new("policy", policy.to_owned());
-        let key = Key::from_parts(EVICTION_POLICY, vec![label]);
-        recorder.register_counter(&key, &METADATA).increment(1);
+    fn show_circuits(&self, counts: &CircuitCounts) {
+        for state in BreakerState::ALL {
+            let gauge = self.gauge(CIRCUITS, &[("state", state.as_str())]);
+            // The last write must be of the newest count.
+            loop {
+                let count = counts.get(state);
+                #[expect(clippy::cast_precision_loss, reason = "there are at most 2^24 keys")]
+                gauge.set(count as f64);
+                if counts.get(state) == count {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn count(&self, name: &'static str, labels: &Labels) {
+        self.counter(&self.key(name, labels)).increment(1);
+    }
+
+    fn count_unnamed(&self, name: &'static str, label: Label) {
+        self.counter(&Key::from_parts(name, vec![label]))
+            .increment(1);
+    }
+
+    fn counter(&self, key: &Key) -> Counter {
+        self.recorder.register_counter(key, &METADATA)
+    }
+
+    fn gauge(&self, name: &'static str, labels: &Labels) -> Gauge {
+        self.recorder
+            .register_gauge(&self.key(name, labels), &METADATA)
+    }
+
+    fn histogram(&self, name: &'static str, labels: &Labels) -> Histogram {
+        self.recorder
+            .register_histogram(&self.key(name, labels), &METADATA)
+    }
+
+    fn key(&self, name: &'static str, labels: &Labels) -> Cow<'_, Key> {
+        self.series.key(name, self.source, labels)
     }
 }
 

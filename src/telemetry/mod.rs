@@ -1,4 +1,4 @@
-//! Every [`Event`](crate::Event), as metrics (feature `metrics`) and as `tracing` events (feature `tracing`).
+//! Every [`Event`](crate::event::Event), as metrics (feature `metrics`) and as `tracing` events (feature `tracing`).
 //!
 //! Both features are on by default and need nothing more than a recorder or a subscriber in the application. What there is
 //! to see, name by name, is in [`docs/telemetry.md`](https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md).
@@ -9,7 +9,7 @@
 //! - A handle per key has one series for all its keys. [`Keyed::label_servers`](crate::gate::Keyed::label_servers) adds a bounded
 //!   label for the key.
 //! - [`ObserveLayer`] reports calls: put it outermost for what callers see, innermost for what the service sees.
-//! - Handles are registered at the first event after a recorder was installed, so layers may be built before it.
+//! - Each event goes to the recorder that is installed then, so layers may be built before it.
 //!
 //! An observer of your own receives every event too. [`Breaker::observe_with`](crate::breaker::Breaker::observe_with) and its
 //! like attach one to a single handle.
@@ -19,7 +19,7 @@
 //! use std::sync::atomic::{AtomicU32, Ordering};
 //!
 //! use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
-//! use buttress::{Event, subscribe};
+//! use buttress::event::{Event, subscribe};
 //!
 //! static ISOLATED: AtomicU32 = AtomicU32::new(0);
 //! // For as long as the subscription is kept.
@@ -45,5 +45,7 @@ mod series;
 #[cfg(feature = "tracing")]
 pub(crate) mod tracing;
 
-pub use self::observe::{Observation, ObserveLayer, Observed};
-pub use crate::event::refresh;
+#[cfg(feature = "http")]
+pub(crate) use self::observe::Observation;
+pub use self::observe::{ObserveLayer, Observed};
+pub use crate::observe::refresh;

@@ -1,38 +1,39 @@
-//! The series of each source: its handles, its labels, and its gauges.
+//! The series of each source: its labels, and the newest state that its gauge shows.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Duration;
 
 use hashbrown::HashMap;
-use metrics::{Counter, Gauge, Histogram, Key, Label, Recorder};
+use metrics::{Gauge, Key, Label};
 
-use super::metrics::{METADATA, describe};
-use super::names::{BALANCE, CIRCUITS, OLDEST, RUNNING, STATE, WAITING};
-use crate::event::{BreakerState, CircuitCounts, OperationStep, Source};
+use super::names::{CALLS, REJECTED};
+use crate::event::{BreakerState, Source};
 
-/// What is kept for one source and one recorder. Each counter is registered when it is first needed.
+pub(super) type Labels = [(&'static str, &'static str)];
+
+/// What is kept for one source.
 #[derive(Default)]
-pub(super) struct Handles {
-    /// The address of the recorder the handles belong to.
-    recorder: usize,
+pub(super) struct Series {
     pub(super) server: Server,
-    /// Rejections by reason: they come in floods. See [`reason_slot`].
-    pub(super) rejected: [OnceLock<Counter>; 6],
-    pub(super) gauge: OnceLock<Gauge>,
-    pub(super) circuits: [OnceLock<Gauge>; BreakerState::ALL.len()],
-    pub(super) wait: OnceLock<Histogram>,
-    pub(super) calls: [OnceLock<Histogram>; 3],
-    /// By step.
-    pub(super) operations: [OnceLock<Counter>; OperationStep::COUNT],
-    /// Running, waiting, and the age of the oldest.
-    pub(super) in_progress: [OnceLock<Gauge>; 3],
-    /// 0, or one more than: the number of the newest move, and below it, in [`LEVEL_BITS`], the level it led to.
+    /// The keys of [`FREQUENT`].
+    keys: [OnceLock<Key>; FREQUENT.len()],
+    /// 0, or one more than: the number of the newest transition, and below it, in [`LEVEL_BITS`], the level it led to.
     pub(super) newest: AtomicU64,
     /// Those of the keys that have a label of their own.
-    servers: Mutex<HashMap<Box<str>, Arc<Handles>>>,
-    other: OnceLock<Arc<Handles>>,
+    servers: Mutex<HashMap<Box<str>, Arc<Series>>>,
 }
+
+/// The metrics that come with each call, by the value of their last label. Their keys are kept, so that a call that succeeds
+/// allocates nothing.
+const FREQUENT: [(&str, &str); 6] = [
+    (CALLS, "success"),
+    (CALLS, "permanent"),
+    (CALLS, "transient"),
+    (CALLS, "neutral"),
+    (REJECTED, "circuit_open"),
+    (REJECTED, "attempt_timeout"),
+];
 
 /// The label `server` of a series.
 #[derive(Default)]
@@ -43,165 +44,54 @@ pub(super) enum Server {
     Other,
 }
 
-/// What is kept in the place of a key.
-struct OfKey {
-    recorder: usize,
-    handles: Arc<Handles>,
-}
-
-/// Finds the handles of this source, or registers them. All keys of a handle share its handles, unless servers are labeled.
-///
-/// A process sees two recorders: none, and the one it installs. So there are two places, each written once and read without
-/// a lock. A third recorder (a test's local one) works too, without being kept.
-pub(super) fn with_handles(recorder: &dyn Recorder, source: &Source, act: impl FnOnce(&Handles)) {
+/// Finds the series of this source. All keys of a handle share its series, unless servers are labeled.
+pub(super) fn with_series(source: &Source, act: impl FnOnce(&Series)) {
     let Some(parent) = source.parent() else {
-        return with_shared(recorder, source, act);
+        return act(of_handle(source));
     };
     let (max @ 1.., Some(key)) = (parent.labeled_servers(), source.key()) else {
-        return with_shared(recorder, parent, act);
+        return act(of_handle(parent));
     };
-    let address = address(recorder);
     let kept = source
         .cache()
-        .first()
-        .and_then(OnceLock::get)
-        .and_then(|kept| kept.downcast_ref::<OfKey>())
-        .filter(|kept| kept.recorder == address);
-    if let Some(kept) = kept {
-        return act(&kept.handles);
+        .get_or_init(|| Box::new(of_handle(parent).of_server(key, max)));
+    if let Some(series) = kept.downcast_ref::<Arc<Series>>() {
+        act(series);
     }
-    with_shared(recorder, parent, |shared| {
-        let handles = shared.of_server(key, max);
-        act(&handles);
-        if let Some(place) = source.cache().first() {
-            let _ = place.set(Box::new(OfKey {
-                recorder: address,
-                handles,
-            }));
-        }
-    });
 }
 
-fn with_shared(recorder: &dyn Recorder, source: &Source, act: impl FnOnce(&Handles)) {
-    let address = address(recorder);
-    for place in source.cache() {
-        let kept = place.get_or_init(|| {
-            describe(recorder);
-            Box::new(Handles {
-                recorder: address,
-                ..Handles::default()
-            })
-        });
-        match kept.downcast_ref::<Handles>() {
-            Some(handles) if handles.recorder == address => return act(handles),
-            _ => {}
-        }
-    }
-    act(&Handles::default());
+fn of_handle(source: &Source) -> &Series {
+    let kept = source.cache().get_or_init(|| Box::<Series>::default());
+    kept.downcast_ref().expect("only this module writes it")
 }
 
-fn address(recorder: &dyn Recorder) -> usize {
-    std::ptr::from_ref(recorder).cast::<()>().addr()
-}
-
-impl Handles {
-    /// The handles of this server: its own, or those of all beyond `max`.
+impl Series {
+    /// The series of this server: its own, or those of all beyond `max`.
     fn of_server(&self, key: &str, max: usize) -> Arc<Self> {
         let mut servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = servers.get(key) {
             return Arc::clone(known);
         }
-        let new = |server| {
-            Arc::new(Self {
-                recorder: self.recorder,
-                server,
-                ..Self::default()
-            })
-        };
-        if servers.len() >= max {
-            return Arc::clone(self.other.get_or_init(|| new(Server::Other)));
+        let is_full = servers.len() >= max;
+        let series = Arc::new(Self {
+            server: if is_full {
+                Server::Other
+            } else {
+                Server::Own(key.into())
+            },
+            ..Self::default()
+        });
+        if !is_full {
+            servers.insert(key.into(), Arc::clone(&series));
         }
-        let handles = new(Server::Own(key.into()));
-        servers.insert(key.into(), Arc::clone(&handles));
-        handles
-    }
-
-    /// Of a keyed breaker, only labeled servers have a state of their own.
-    pub(super) fn show_state(
-        &self,
-        recorder: &dyn Recorder,
-        source: &Source,
-        sequence: u64,
-        state: BreakerState,
-    ) {
-        if source.key().is_none() || matches!(self.server, Server::Own(_)) {
-            self.show(self.gauge(recorder, STATE, source), sequence, state);
-        }
-    }
-
-    pub(super) fn show_balance(&self, recorder: &dyn Recorder, source: &Source, balance: f64) {
-        if !matches!(self.server, Server::Other) {
-            self.gauge(recorder, BALANCE, source).set(balance);
-        }
-    }
-
-    pub(super) fn show_in_progress(
-        &self,
-        recorder: &dyn Recorder,
-        source: &Source,
-        running: usize,
-        waiting: usize,
-        oldest: Duration,
-    ) {
-        #[expect(clippy::cast_precision_loss, reason = "no process has 2^52 of them")]
-        let values = [
-            (RUNNING, running as f64),
-            (WAITING, waiting as f64),
-            (OLDEST, oldest.as_secs_f64()),
-        ];
-        for (place, (name, value)) in self.in_progress.iter().zip(values) {
-            let register = || recorder.register_gauge(&self.key(name, source, &[]), &METADATA);
-            place.get_or_init(register).set(value);
-        }
-    }
-
-    /// The three common states always, the others once a circuit was in them.
-    pub(super) fn show_circuits(
-        &self,
-        recorder: &dyn Recorder,
-        source: &Source,
-        counts: &CircuitCounts,
-    ) {
-        for state in BreakerState::ALL {
-            let common = matches!(
-                state,
-                BreakerState::Closed | BreakerState::HalfOpen | BreakerState::Open
-            );
-            let place = &self.circuits[state as usize];
-            if !common && place.get().is_none() && counts.get(state) == 0 {
-                continue;
-            }
-            let gauge = place.get_or_init(|| {
-                let key = self.key(CIRCUITS, source, &[("state", state.as_str())]);
-                recorder.register_gauge(&key, &METADATA)
-            });
-            // The last write must be of the newest state.
-            loop {
-                let count = counts.get(state);
-                #[expect(clippy::cast_precision_loss, reason = "there are at most 2^24 keys")]
-                gauge.set(count as f64);
-                if counts.get(state) == count {
-                    break;
-                }
-            }
-        }
+        series
     }
 
     /// Moves are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
-    /// not go back to it.
-    fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
+    /// not go back to it. The same one may be shown again: to another recorder, or to one that has dropped the series.
+    pub(super) fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
         let mut written = (sequence << LEVEL_BITS | u64::from(level(state))) + 1;
-        if self.newest.fetch_max(written, Ordering::AcqRel) >= written {
+        if self.newest.fetch_max(written, Ordering::AcqRel) > written {
             return;
         }
         loop {
@@ -216,33 +106,25 @@ impl Handles {
         }
     }
 
-    pub(super) fn gauge(
-        &self,
-        recorder: &dyn Recorder,
-        name: &'static str,
-        source: &Source,
-    ) -> &Gauge {
-        self.gauge
-            .get_or_init(|| recorder.register_gauge(&self.key(name, source, &[]), &METADATA))
-    }
-
-    pub(super) fn key(
-        &self,
-        name: &'static str,
-        source: &Source,
-        labels: &[(&'static str, &'static str)],
-    ) -> Key {
-        let own = Label::new("name", source.handle_name().to_owned());
-        let server = match &self.server {
-            Server::None => None,
-            Server::Own(server) => Some(Label::new("server", server.to_string())),
-            Server::Other => Some(Label::from_static_parts("server", "other")),
+    pub(super) fn key(&self, name: &'static str, source: &Source, labels: &Labels) -> Cow<'_, Key> {
+        let make = || {
+            let own = Label::new("name", source.handle_name().to_owned());
+            let server = match &self.server {
+                Server::None => None,
+                Server::Own(server) => Some(Label::new("server", server.to_string())),
+                Server::Other => Some(Label::from_static_parts("server", "other")),
+            };
+            let labels = labels
+                .iter()
+                .map(|(key, value)| Label::from_static_parts(key, value));
+            let all: Vec<_> = [own].into_iter().chain(server).chain(labels).collect();
+            Key::from_parts(name, all)
         };
-        let labels = labels
-            .iter()
-            .map(|(key, value)| Label::from_static_parts(key, value));
-        let all: Vec<_> = [own].into_iter().chain(server).chain(labels).collect();
-        Key::from_parts(name, all)
+        let value = labels.last().map_or("", |(_, value)| value);
+        match FREQUENT.iter().position(|&kept| kept == (name, value)) {
+            Some(slot) => Cow::Borrowed(self.keys[slot].get_or_init(make)),
+            None => Cow::Owned(make()),
+        }
     }
 }
 

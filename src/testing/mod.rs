@@ -22,5 +22,5 @@ mod strict;
 
 #[cfg(feature = "idempotency")]
 pub use self::store::{check_lookup, check_store};
-pub use self::strict::{Step, Strict, StrictFuture};
+pub use self::strict::{Step, Strict};
 pub use crate::chance::seed;

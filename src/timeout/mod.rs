@@ -49,7 +49,7 @@
 //!
 //! # Events
 //!
-//! [`Event::Rejected`](crate::Event::Rejected) for each call cut short.
+//! [`Event::Rejected`](crate::event::Event::Rejected) for each call cut short.
 //!
 //! # Cancel safety
 //!

@@ -8,10 +8,11 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use buttress::Error;
 use buttress::backoff::{Backoff, Jitter};
+use buttress::event::{Event, subscribe};
 use buttress::http::{ByStatus, Replay, ReplayBody};
 use buttress::retry::{RetryConfig, RetryLayer};
-use buttress::{Error, Event, subscribe};
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerPermit, Window};
 use buttress::clock::Now;
-use buttress::{Event, Outcome, Rejected, subscribe};
+use buttress::event::{Event, subscribe};
+use buttress::{Outcome, Rejected};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::time::{Instant, advance};

@@ -1,6 +1,6 @@
 //! Rows about retry budgets.
 
-use buttress::budget::{BudgetConfig, CallUnderWay, RetryBudget, Withdrawal};
+use buttress::budget::{BudgetConfig, RetryBudget, Withdrawal};
 use buttress::{Again, Kind, Outcome};
 use serde::Deserialize;
 use std::time::Duration;
@@ -21,7 +21,7 @@ struct Seen {
     /// The answers to the attempts to withdraw.
     answers: Vec<&'static str>,
     held: Vec<Withdrawal>,
-    calls: Vec<CallUnderWay>,
+    calls: Vec<Box<dyn std::any::Any>>,
 }
 
 pub(crate) async fn drive(at: &str, case: Case) {
@@ -47,7 +47,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
 impl Seen {
     fn act(&mut self, budget: &RetryBudget, word: &str) {
         let mut withdraw = || {
-            let withdrawal = budget.try_withdraw(Kind::Transient);
+            let withdrawal = budget.try_withdraw();
             self.granted += u32::from(withdrawal.is_some());
             self.answers
                 .push(if withdrawal.is_some() { "ok" } else { "no" });
@@ -75,7 +75,7 @@ impl Seen {
                 self.held.extend(withdrawal);
             }
             "end" => drop(self.held.remove(0)),
-            "call" => self.calls.extend(budget.begin()),
+            "call" => self.calls.push(Box::new(budget.begin())),
             "hang_up" => drop(self.calls.pop()),
             _ if word.starts_with('+') => {}
             failed => budget.failed(&outcome(failed)),

@@ -130,7 +130,7 @@ fn an_event_with_subscribers_allocates_nothing() {
     let seen = Arc::new(AtomicUsize::new(0));
     let subscriptions = [(); 3].map(|()| {
         let seen = Arc::clone(&seen);
-        buttress::subscribe(move |event: &buttress::Event<'_>| {
+        buttress::event::subscribe(move |event: &buttress::event::Event<'_>| {
             if &**event.source().name() == "subscribed" {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
@@ -139,7 +139,7 @@ fn an_event_with_subscribers_allocates_nothing() {
     let observed = Observed::new("subscribed");
     // Of this handle only.
     let own = Arc::clone(&seen);
-    observed.observe_with(move |_: &buttress::Event<'_>| {
+    observed.observe_with(move |_: &buttress::event::Event<'_>| {
         own.fetch_add(1, Ordering::Relaxed);
     });
     let observe = ObserveLayer::new(observed, ErrorIsTransient);

@@ -7,7 +7,7 @@ use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
-use buttress::gate::{By, Keyed, KeyedConfig, by};
+use buttress::gate::{KeyedConfig, by};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed};
@@ -26,7 +26,6 @@ use crate::common::{
 
 type Stack = BoxCloneSyncService<(), &'static str, Failure>;
 type Call = Pin<Box<dyn Future<Output = Result<&'static str, Failure>>>>;
-type PerRequest = Keyed<u32, By<fn(&()) -> u32>, Breaker>;
 
 /// What a stack may hold.
 struct Held {
@@ -73,9 +72,8 @@ impl Held {
         let retry = retry.unwrap().budget(self.budget.clone());
         let single = BreakerLayer::new(self.breakers[0].clone(), ErrorIsTransient);
 
-        let key: fn(&()) -> u32 = |()| 7;
-        let keyed: PerRequest =
-            Breaker::keyed("cancel", unmoved(), KeyedConfig::default(), by(key)).unwrap();
+        let keys = KeyedConfig::default();
+        let keyed = Breaker::keyed("cancel", unmoved(), keys, by(|(): &()| 7)).unwrap();
         let kept = keyed.get(&(), &Now::unread());
         settle(&kept, 3, Outcome::TRANSIENT);
         advance(2 * SECOND).await;

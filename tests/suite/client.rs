@@ -7,16 +7,15 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Window};
 use buttress::budget::BudgetConfig;
+use buttress::event::Event;
 use buttress::gate::KeyedConfig;
 use buttress::http::client::ClientService;
 use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::{ReplayPolicy, RetryConfig};
 use buttress::testing::{Step, Strict};
-use buttress::{
-    BoxError, Call, CallOptions, Classify, Deadline, Error, Event, Executed, Kind, Outcome, Reason,
-    Rejected,
-};
+use buttress::event::Event;
+use buttress::{BoxError, Call, CallOptions, Classify, Deadline, Error, Executed, Kind, Outcome, Reason, Rejected};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;
@@ -849,7 +848,7 @@ async fn evicting_authorities_creates_no_retries() {
 fn reports(name: &'static str) -> (Arc<Mutex<Vec<Report>>>, buttress::event::Subscription) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
-    let subscription = buttress::subscribe(move |event: &Event<'_>| {
+    let subscription = buttress::event::subscribe(move |event: &Event<'_>| {
         let who = event.source().name().strip_prefix(name);
         if let (Event::Finished { outcome, took, .. }, Some(who)) = (event, who) {
             let kind = outcome.map(|outcome| outcome.kind);

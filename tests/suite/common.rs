@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use buttress::backoff::Backoff;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerState, Cause};
+use buttress::event::{Event, subscribe};
 use buttress::event::{RetryStop, Subscription};
 use buttress::retry::RetryConfig;
 use buttress::testing::{Step, Strict};
-use buttress::{Error, Event, Kind, Outcome, Rejected, subscribe};
+use buttress::{Error, Kind, Outcome, Rejected};
+use tower::Service;
 
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -62,6 +64,11 @@ pub(crate) fn rejection<T: std::fmt::Debug>(result: Result<T, Failure>) -> Rejec
 /// One poll, by nobody who could be woken.
 pub(crate) fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// `poll_ready`, once.
+pub(crate) fn poll_ready<Req, S: Service<Req>>(service: &mut S) -> Poll<Result<(), S::Error>> {
+    service.poll_ready(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Whether this panics, which it may only do as the test has scripted it.

@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerLayer, BreakerState};
-use buttress::gate::{By, Keyed, KeyedConfig, by};
+use buttress::gate::{KeyBy, Keyed, KeyedConfig, by};
 use buttress::http::deadline::{DeadlineInConfig, DeadlineInLayer, Trust};
 use buttress::http::{
     AttemptSpanLayer, ByStatus, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
@@ -30,18 +30,14 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{Failure, Inner, SECOND, bad, breaker, good, poll, rejection, three_in_a_row};
+use crate::common::{
+    Failure, Inner, SECOND, bad, breaker, good, poll, poll_ready, rejection, three_in_a_row,
+};
 
-type PerRequest = Keyed<u32, By<fn(&()) -> u32>, Breaker>;
-
-fn keyed() -> BreakerLayer<ErrorIsTransient, PerRequest> {
-    let key: fn(&()) -> u32 = |()| 7;
-    let keyed = Breaker::keyed(
-        "contract",
-        three_in_a_row(),
-        KeyedConfig::default(),
-        by(key),
-    );
+fn keyed() -> BreakerLayer<ErrorIsTransient, Keyed<u32, impl KeyBy<(), Key = u32> + use<>, Breaker>>
+{
+    let keys = KeyedConfig::default();
+    let keyed = Breaker::keyed("contract", three_in_a_row(), keys, by(|(): &()| 7));
     BreakerLayer::new(keyed.unwrap(), ErrorIsTransient)
 }
 
@@ -80,15 +76,10 @@ where
     assert_eq!(cloned.oneshot(()).await, Ok("good"));
     // Readiness is the inner service's: waited for, and its errors are passed on.
     inner.pend_once();
-    let ready = poll(std::pin::pin!(std::future::poll_fn(
-        |cx| service.poll_ready(cx)
-    )));
-    assert!(ready.is_pending());
+    assert!(poll_ready(&mut service).is_pending());
     inner.fail_ready_once(Error::Inner("gone"));
-    let ready = poll(std::pin::pin!(std::future::poll_fn(
-        |cx| service.poll_ready(cx)
-    )));
-    assert_eq!(ready, Poll::Ready(Err(Error::Inner("gone"))));
+    let gone = Poll::Ready(Err(Error::Inner("gone")));
+    assert_eq!(poll_ready(&mut service), gone);
     assert_eq!(service.ready().await.unwrap().call(()).await, Ok("good"));
     // The service is not cloned needlessly.
     let before = inner.clones();
@@ -101,37 +92,13 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_keeps_the_contract() {
+async fn every_layer_and_the_whole_stack_keep_the_contract() {
     keeps_the_contract(DeadlineLayer::new("contract", SECOND), 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_timeout_keeps_the_contract() {
     keeps_the_contract(TimeoutLayer::new("contract", SECOND), 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_breaker_keeps_the_contract() {
     keeps_the_contract(single(), 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_keyed_breaker_keeps_the_contract() {
     keeps_the_contract(keyed(), 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_observer_keeps_the_contract() {
     keeps_the_contract(observe(), 0).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_retry_keeps_the_contract_and_clones_the_service_once_a_call() {
     keeps_the_contract(retry(), 1).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_whole_stack_keeps_the_contract() {
     let stack = ServiceBuilder::new()
         .layer(observe())
         .layer(DeadlineLayer::new("contract", 3 * SECOND))
@@ -329,26 +296,7 @@ async fn a_layer_outside_does_not_keep_the_readiness_it_has_used() {
     let mut stack = retry().layer(single().layer(limited.clone()));
     assert_eq!(stack.ready().await.unwrap().call(()).await, Ok("good"));
     let mut other = limited;
-    let ready = poll(std::pin::pin!(std::future::poll_fn(|cx| {
-        Service::<()>::poll_ready(&mut other, cx)
-    })));
-    assert!(ready.is_ready());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_open_breaker_takes_no_place_of_a_limit_inside_it() {
-    let handle = breaker("no-place", three_in_a_row());
-    handle.isolate();
-    let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
-    let layer = BreakerLayer::new(handle, ErrorIsTransient);
-    let mut refused: Vec<_> = (0..10).map(|_| layer.layer(limited.clone())).collect();
-    for service in &mut refused {
-        service.ready().await.unwrap();
-    }
-    assert_eq!(limited.oneshot(()).await, Ok("good"));
-    for mut service in refused {
-        rejection(service.call(()).await);
-    }
+    assert!(poll_ready::<(), _>(&mut other).is_ready());
 }
 
 // ── futures that are polled again ──
@@ -552,12 +500,7 @@ async fn gives_the_place_back<L, Req>(
 
 #[tokio::test(start_paused = true)]
 async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
-    let open = |handle: &Breaker| {
-        for _ in 0..3 {
-            let permit = handle.try_acquire().unwrap();
-            permit.settle(buttress::Outcome::TRANSIENT);
-        }
-    };
+    let open = |handle: &Breaker| crate::common::settle(handle, 3, buttress::Outcome::TRANSIENT);
     let handle = breaker("place", three_in_a_row());
     let gate = BreakerLayer::new(handle.clone(), ErrorIsTransient);
     gives_the_place_back("gate", gate.clone(), || (), || open(&handle)).await;
@@ -606,13 +549,11 @@ async fn a_circuit_that_opens_between_two_polls_gives_a_place_back_and_one_that_
     let mut ready = layer.layer(limited.clone());
     let mut waiting = layer.layer(limited.clone());
     ready.ready().await.unwrap();
-    let polled = |service: &mut _| {
-        let cx = &mut std::task::Context::from_waker(std::task::Waker::noop());
-        Service::<()>::poll_ready(service, cx).is_ready()
-    };
-    assert!(!polled(&mut waiting));
+    assert!(poll_ready(&mut waiting).is_pending());
     handle.isolate();
-    assert!(polled(&mut ready) && polled(&mut waiting), "to be refused");
+    for service in [&mut ready, &mut waiting] {
+        assert!(poll_ready(service).is_ready(), "to be refused");
+    }
     let other = tokio::time::timeout(SECOND, limited.oneshot(()));
     assert_eq!(other.await, Ok(Ok("good")));
     rejection(ready.call(()).await);
@@ -654,20 +595,13 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     let stack = client("place", ClientConfig::default()).unwrap();
     let breakers = stack.breakers().unwrap().clone();
     let mut stack = stack.layer(limited.clone());
-    assert!(
-        ServiceExt::<http::Request<String>>::ready(&mut stack)
-            .await
-            .unwrap()
-            .call(post())
-            .await
-            .is_ok()
-    );
+    let mut call = async |request: http::Request<String>| {
+        let ready = ServiceExt::<http::Request<String>>::ready(&mut stack).await;
+        ready.unwrap().call(request).await
+    };
+    assert!(call(post()).await.is_ok());
     breakers.entries()[0].1.isolate();
-    let refused = ServiceExt::<http::Request<String>>::ready(&mut stack)
-        .await
-        .unwrap()
-        .call(post())
-        .await;
+    let refused = call(post()).await;
     assert!(matches!(refused, Err(Io::Rejected(_))));
     let other = tokio::time::timeout(SECOND, limited.clone().oneshot(post())).await;
     assert!(other.is_ok(), "the keyed breaker keeps it");
@@ -675,11 +609,7 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     let mut late = post();
     late.extensions_mut()
         .insert(Deadline::after(std::time::Duration::ZERO));
-    let refused = ServiceExt::<http::Request<String>>::ready(&mut stack)
-        .await
-        .unwrap()
-        .call(late)
-        .await;
+    let refused = call(late).await;
     assert!(matches!(refused, Err(Io::Rejected(_))));
     let other = tokio::time::timeout(SECOND, limited.oneshot(post())).await;
     assert!(other.is_ok(), "the deadline keeps it");

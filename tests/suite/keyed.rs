@@ -6,22 +6,35 @@ use std::sync::Arc;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::clock::Now;
 use buttress::event::Source;
-use buttress::gate::{By, ByStr, Forget, Keeps, Keyed, KeyedConfig, by, by_str};
+use buttress::gate::{Forget, Keeps, KeyBy, Keyed, KeyedConfig, by, by_str};
 use buttress::testing::Step;
 use buttress::{Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
 
-use crate::common::{
-    Failure, Inner, Listener, SECOND, Told, bad, good, rejection, settle, three_in_a_row,
-};
+use crate::common::{Inner, Listener, SECOND, Told, bad, good, rejection, settle, three_in_a_row};
 use BreakerState::{Closed, HalfOpen, Open};
 
-type PerNumber = Keyed<u32, By<fn(&u32) -> u32>, Breaker>;
+/// The key is the request.
+struct Own;
+
+impl KeyBy<u32> for Own {
+    type Key = u32;
+    type Look<'a> = u32;
+
+    fn look(&self, request: &u32) -> u32 {
+        *request
+    }
+
+    fn own(&self, look: &u32) -> u32 {
+        *look
+    }
+}
+
+type PerNumber = Keyed<u32, Own, Breaker>;
 
 fn per_number(name: &str, config: BreakerConfig, keys: KeyedConfig) -> PerNumber {
-    let own: fn(&u32) -> u32 = |key| *key;
-    Breaker::keyed(name, config, keys, by(own)).expect("a configuration that works")
+    Breaker::keyed(name, config, keys, Own).expect("a configuration that works")
 }
 
 fn at_most(max_keys: usize) -> KeyedConfig {
@@ -44,8 +57,8 @@ struct Query {
     shard: &'static str,
 }
 
-fn shard() -> ByStr<fn(&Query) -> &str> {
-    by_str(|query| query.shard)
+fn shard() -> impl KeyBy<Query, Key = Box<str>> {
+    by_str(|query: &Query| query.shard)
 }
 
 // ── which policy a key finds ──
@@ -73,30 +86,12 @@ fn the_same_key_finds_the_same_policy_on_any_thread() {
 
 #[tokio::test(start_paused = true)]
 async fn one_dead_shard_of_three_leaves_the_other_two_untouched() {
-    #[derive(Clone)]
-    struct Shards;
-    impl Service<Query> for Shards {
-        type Response = &'static str;
-        type Error = Failure;
-        type Future = std::future::Ready<Result<&'static str, Failure>>;
-
-        fn poll_ready(
-            &mut self,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Result<(), Failure>> {
-            std::task::Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, query: Query) -> Self::Future {
-            std::future::ready(match query.shard {
-                "dead" => Err(Error::Inner("dead")),
-                alive => Ok(alive),
-            })
-        }
-    }
-
+    let shards = tower::service_fn(async |query: Query| match query.shard {
+        "dead" => Err(Error::Inner("dead")),
+        alive => Ok(alive),
+    });
     let keyed = Breaker::keyed("shards", three_in_a_row(), KeyedConfig::default(), shard());
-    let mut service = BreakerLayer::new(keyed.unwrap(), ErrorIsTransient).layer(Shards);
+    let mut service = BreakerLayer::new(keyed.unwrap(), ErrorIsTransient).layer(shards);
     let mut refused = 0;
     for _ in 0..100 {
         for shard in ["a", "dead", "b"] {
@@ -225,19 +220,6 @@ async fn memory_goes_when_there_is_nothing_less_but_never_an_open_circuit_before
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_with_a_call_in_flight_is_never_forgotten() {
-    let keyed = per_number("in-flight", three_in_a_row(), at_most(2));
-    let permit = get(&keyed, 0).try_acquire().unwrap();
-    settle(&get(&keyed, 0), 2, Outcome::TRANSIENT);
-    advance(3600 * SECOND).await;
-    for key in 1..100 {
-        get(&keyed, key);
-    }
-    permit.settle(Outcome::TRANSIENT);
-    assert_eq!(get(&keyed, 0).state(), Open, "still the same circuit");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_new_key_that_finds_no_room_shares_the_overflow_entry_and_says_so() {
     let listener = Listener::new("overflow");
     let keyed = per_number("overflow", three_in_a_row(), at_most(3));
@@ -305,8 +287,7 @@ async fn a_probing_circuit_with_its_probe_under_way_stays() {
 #[test]
 fn settings_that_cannot_work_are_named() {
     let field = |keys, config| {
-        let own: fn(&u32) -> u32 = |key| *key;
-        let refused: Result<PerNumber, _> = Breaker::keyed("bad", config, keys, by(own));
+        let refused = Breaker::keyed::<u32, _>("bad", config, keys, Own);
         refused.expect_err("it cannot work").field
     };
     assert_eq!(field(at_most(0), three_in_a_row()), "max_keys");
@@ -375,8 +356,7 @@ fn a_new_key_in_a_full_map_looks_at_a_bounded_number_of_entries() {
 
     // All can go, none can, or only the newest.
     for stay in [0, 1600, 1599] {
-        let own: fn(&u32) -> u32 = |key| *key;
-        let keyed = Keyed::new(by(own), at_most(1600), move |key| {
+        let keyed = Keyed::new(Own, at_most(1600), move |key| {
             let stays = key.parse::<u32>().is_ok_and(|key| key < stay);
             let keeps = [Keeps::Nothing, Keeps::Essentials][usize::from(stays)];
             Kept(Arc::new(Source::new("kept", format!("looks/{key}"))), keeps)
@@ -451,8 +431,7 @@ fn what_makes_a_policy_may_ask_the_map() {
 
     let (done, finished) = mpsc::channel();
     std::thread::spawn(move || {
-        let own: fn(&u32) -> u32 = |key| *key;
-        let map = Keyed::new(by(own), at_most(1), |key| {
+        let map = Keyed::new(Own, at_most(1), |key| {
             let map = MAP.get().expect("made before");
             Breaker::new(format!("{key} after {}", map.len()), three_in_a_row()).unwrap()
         });

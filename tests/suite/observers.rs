@@ -3,18 +3,20 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use buttress::breaker::{Breaker, BreakerConfig};
+use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
-use buttress::event::{BreakerState, Subscription};
+use buttress::event::Subscription;
+use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
-use buttress::{Error, Event, Kind, Outcome, subscribe};
+use buttress::event::{Event, subscribe};
+use buttress::{Error, Kind, Outcome};
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::common::{Inner, bad, breaker, settle, three_in_a_row};
+use crate::common::{Inner, SECOND, bad, breaker, settle, three_in_a_row};
 use crate::log::Log;
 
 /// A list that is written by an observer.
@@ -62,11 +64,12 @@ fn a_subscription_ends_when_it_is_dropped_on_every_thread() {
     from_thread.recv().unwrap();
     assert_eq!(seen.load(Ordering::Relaxed), built + 1);
     drop(subscription);
-    assert_eq!(
-        Arc::strong_count(&seen),
-        1,
-        "the observer is dropped, although a thread has called it"
-    );
+    // Events of other tests may be on their way to it.
+    let patience = std::time::Instant::now() + 10 * SECOND;
+    while Arc::strong_count(&seen) > 1 {
+        assert!(std::time::Instant::now() < patience, "it is not dropped");
+        std::thread::yield_now();
+    }
     to_thread.send(()).unwrap();
     thread.join().unwrap();
     breaker.isolate();
@@ -97,7 +100,7 @@ fn an_observer_that_panics_fails_no_call_and_keeps_the_event_from_nobody() {
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         let budget = RetryBudget::new("contained", BudgetConfig::new()).unwrap();
         budget.observe_with(panics);
-        let _refunded = budget.try_withdraw(Kind::Transient);
+        let _refunded = budget.try_withdraw();
         panic!("scripted panic");
     }));
     assert!(unwound.is_err());
@@ -197,7 +200,7 @@ async fn an_observer_of_one_handle_receives_its_events_and_no_others() {
 
     let budget = RetryBudget::new("own", BudgetConfig::new()).unwrap();
     budget.observe_with(notes.observer());
-    drop(budget.try_withdraw(Kind::Transient));
+    drop(budget.try_withdraw());
     assert_eq!(notes.take(), ["budget `own`", "budget `own`"]);
 
     let retry = RetryLayer::new("own", RetryConfig::new(), by_clone()).unwrap();

@@ -114,7 +114,7 @@ fn a_budget_grants_its_ratio_and_not_the_next_round_number() {
         let budget = RetryBudget::new("ratio", config).unwrap();
         let paid = (0..10_000_u32).filter(|_| {
             budget.deposit();
-            let paid = budget.try_withdraw(Kind::Transient);
+            let paid = budget.try_withdraw();
             paid.map(|mut paid| paid.started()).is_some()
         });
         assert_eq!(paid.count().abs_diff(granted), 0, "{ratio}");
@@ -143,10 +143,10 @@ async fn the_largest_budget_does_not_wrap_and_idle_days_cost_nothing() {
     let budget = RetryBudget::new("largest", config).unwrap();
     for _ in 0..10 {
         budget.deposit();
-        assert!(budget.try_withdraw(Kind::Transient).is_some());
+        assert!(budget.try_withdraw().is_some());
     }
     advance(7 * 86_400 * SECOND).await;
-    assert!(budget.try_withdraw(Kind::Transient).is_some());
+    assert!(budget.try_withdraw().is_some());
     assert!(budget.balance() > 4e9);
 }
 

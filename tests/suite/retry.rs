@@ -16,10 +16,8 @@ use buttress::backoff::{Backoff, Jitter};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::event::RetryStop;
 use buttress::retry::{ReplayPolicy, Retry, RetryConfig, RetryLayer, by_clone, by_clone_if};
-use buttress::{
-    Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
-    ErrorIsTransient, Event, Executed, Kind, Outcome, Reason, Rejected, classify_fn, subscribe,
-};
+use buttress::event::{Event, subscribe};
+use buttress::{Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error, ErrorIsTransient, Executed, Kind, Outcome, Reason, Rejected, classify_fn};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
 
@@ -844,7 +842,7 @@ async fn a_retry_counts_against_the_concurrency_cap_from_schedule_to_end() {
     for _ in 0..3 {
         sleep(MS(60)).await;
         assert_eq!(tenths(&budget), 0);
-        assert!(budget.try_withdraw(Kind::Transient).is_none());
+        assert!(budget.try_withdraw().is_none());
     }
     first.abort();
     assert!(first.await.is_err());

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use buttress::backoff::{Backoff, Growth, Jitter};
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window};
-use buttress::budget::{BudgetConfig, Cost, InFlight, RetryBudget, Rule};
+use buttress::budget::{BudgetConfig, RetryBudget, Rule};
 use buttress::clock::Now;
-use buttress::gate::{By, KeyedConfig, by};
+use buttress::gate::{KeyBy, KeyedConfig, by};
 use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer};
 use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
 use buttress::idempotency::store::MemoryStore;
@@ -162,27 +162,15 @@ fn budget() -> impl Strategy<Value = BudgetConfig> {
     let rule = prop_oneof![
         Just(Rule::Bucket),
         Just(Rule::Throttle),
-        Just(Rule::InFlight)
+        (number(), any::<u32>()).prop_map(|(ratio, floor)| Rule::InFlight { ratio, floor })
     ];
-    let in_flight = (number(), any::<u32>()).prop_map(|(ratio, floor)| InFlight::new(ratio, floor));
-    (
-        rule,
-        number(),
-        any::<[u32; 5]>(),
-        time(),
-        maybe(number()),
-        maybe(in_flight),
+    (rule, number(), any::<[u32; 4]>(), time(), maybe(number())).prop_map(
+        |(rule, ratio, [cap, initial, reserve, cost], ttl, floor)| {
+            let config = BudgetConfig::new().rule(rule).ratio(ratio).cap(cap);
+            let config = config.initial(initial).reserve(reserve).ttl(ttl);
+            config.floor(floor).cost(cost)
+        },
     )
-        .prop_map(
-            |(rule, ratio, [cap, initial, reserve, one, other], ttl, floor, in_flight)| {
-                let config = BudgetConfig::new().rule(rule).ratio(ratio).cap(cap);
-                let config = config.initial(initial).reserve(reserve).ttl(ttl);
-                config
-                    .floor(floor)
-                    .cost(Cost::new(one, other))
-                    .in_flight(in_flight)
-            },
-        )
 }
 
 fn breaker() -> impl Strategy<Value = BreakerConfig> {
@@ -271,7 +259,7 @@ proptest! {
     }
 }
 
-fn by_itself() -> By<fn(&String) -> String> {
+fn by_itself() -> impl KeyBy<String, Key = String> {
     by(String::clone)
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause};
-use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::clock::Now;
+use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
@@ -13,7 +13,8 @@ use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
-use buttress::{CallOptions, Error, ErrorIsTransient, Event, Outcome, subscribe};
+use buttress::event::{Event, subscribe};
+use buttress::{CallOptions, Error, ErrorIsTransient, Outcome};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::time::advance;
 use tower::{Layer, ServiceExt};
@@ -29,6 +30,13 @@ struct Series {
     name: String,
     labels: Vec<(String, String)>,
     value: DebugValue,
+}
+
+/// Records the metrics of this thread until the guard is dropped.
+fn record() -> (Snapshotter, metrics::LocalRecorderGuard<'static>) {
+    let recorder: &'static _ = Box::leak(Box::new(DebuggingRecorder::new()));
+    let guard = metrics::set_default_local_recorder(recorder);
+    (recorder.snapshotter(), guard)
 }
 
 /// All series since the last time this was asked.
@@ -136,9 +144,7 @@ async fn every_name_on_the_page_is_recorded_and_nothing_else() {
         .filter_map(|line| line.split('`').next())
         .filter(|name| cfg!(feature = "redis") || !name.ends_with(".eviction_policy"))
         .collect();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, guard) = record();
     everything().await;
     drop(guard);
     let all = series(&snapshotter);
@@ -159,9 +165,7 @@ async fn every_name_on_the_page_is_recorded_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn the_state_gauge_follows_every_move_and_goes_back_to_closed() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let breaker = breaker("gauge", three_in_a_row());
     let level = || state(&series(&snapshotter), "gauge").to_string();
     settle(&breaker, 3, Outcome::TRANSIENT);
@@ -182,26 +186,6 @@ async fn the_state_gauge_follows_every_move_and_goes_back_to_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_breaker_built_before_the_recorder_still_reports() {
-    let breaker = breaker("before", three_in_a_row());
-    settle(&breaker, 3, Outcome::TRANSIENT);
-    breaker.reset();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    settle(&breaker, 3, Outcome::TRANSIENT);
-    breaker.try_acquire().unwrap_err();
-    let all = series(&snapshotter);
-    assert_eq!(state(&all, "before").to_string(), "2");
-    let refused = [
-        ("name", "before"),
-        ("layer", "breaker"),
-        ("reason", "circuit_open"),
-    ];
-    assert_eq!(value(&all, "buttress.rejected", &refused).to_string(), "1");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     // Of a lost probe whose open time is over too, two moves are told, one after the other. Whoever hears of the first moves
     // the circuit again, and that is told before the second.
@@ -210,9 +194,7 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     advance(2 * SECOND).await;
     let lost = breaker.try_acquire().unwrap();
     advance(20 * SECOND).await;
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let told = Arc::new(Mutex::new(Vec::new()));
     let (notes, heard) = (Arc::clone(&told), breaker.clone());
     let subscription = subscribe(move |event: &Event<'_>| {
@@ -254,13 +236,11 @@ fn keyed(
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_exports_its_state_from_its_creation_on() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
     let before = breaker("built-before", three_in_a_row());
     let keyed_before = keyed("built-before", 10);
     settle(&before, 3, Outcome::TRANSIENT);
     keyed_before.get(&"a".to_owned(), &Now::unread());
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let _after = breaker("built-after", three_in_a_row());
     let _keyed_after = keyed("built-after", 10);
     let circuits = |all: &[Series], name, state| {
@@ -283,9 +263,7 @@ async fn a_breaker_exports_its_state_from_its_creation_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_keyed_breaker_counts_its_circuits_by_state() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keyed = keyed("counted", 4);
     let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
     let counts = || {
@@ -336,9 +314,7 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
     use buttress::http::{ClientConfig, client};
 
     let log = Log::install();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keys = KeyedConfig::default().max_keys(100);
     let stack = client("fleet", ClientConfig::default().authorities(keys)).unwrap();
     let stack = stack.layer(tower::service_fn(
@@ -380,9 +356,7 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
 
 #[tokio::test(start_paused = true)]
 async fn servers_are_labeled_by_choice_and_within_a_bound() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let keyed = keyed("labeled", 2);
     keyed.label_servers(2);
     let get = |key: &str| keyed.get(&key.to_owned(), &Now::unread());
@@ -420,9 +394,7 @@ async fn servers_are_labeled_by_choice_and_within_a_bound() {
 
 #[tokio::test(start_paused = true)]
 async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let config = RetryConfig::new().max_attempts(9);
     let retry = RetryLayer::new("wired", config, by_clone()).unwrap();
     let inner: Inner = Inner::new(|_| bad());
@@ -441,27 +413,8 @@ async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_balance_that_successes_have_filled_is_written_on_refresh() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
-    let config = BudgetConfig::new().initial(0).ratio(0.5);
-    let budget = RetryBudget::new("refreshed", config).unwrap();
-    for _ in 0..7 {
-        budget.deposit();
-    }
-    assert!(series(&snapshotter).is_empty(), "a success is no event");
-    refresh();
-    let refreshed = [("name", "refreshed")];
-    let balance = value(&series(&snapshotter), "buttress.budget.balance", &refreshed);
-    assert_eq!(balance.to_string(), "3.5");
-}
-
-#[tokio::test(start_paused = true)]
 async fn observed_calls_are_told_with_what_they_came_to() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _guard = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _guard) = record();
     let observe = ObserveLayer::new(Observed::new("calls"), ErrorIsTransient);
     let inner: Inner = Inner::new(|call| match call {
         0 => Step::After(250 * MS, Ok("late")),
@@ -535,9 +488,7 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
     use buttress::idempotency::IdempotencyKeyLayer;
 
     let log = Log::install();
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _recording = metrics::set_default_local_recorder(&recorder);
+    let (snapshotter, _recording) = record();
     let keyed = Breaker::keyed(
         "discreet",
         three_in_a_row(),
@@ -602,37 +553,50 @@ fn an_observer_may_own_a_subscription() {
     assert!(over.is_ok(), "dropping one drops the other");
 }
 
-#[test]
-fn keys_that_come_and_go_leave_no_series_each() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let _recording = metrics::set_default_local_recorder(&recorder);
-    let keyed = Breaker::keyed(
-        "flood",
-        BreakerConfig::default(),
-        KeyedConfig::default().max_keys(16),
-        by_str(|key: &String| key),
-    );
-    let keyed = keyed.unwrap();
-    for key in 0..1016 {
-        keyed.get(&key.to_string(), &Now::unread());
+/// A recorder whose gauges and counters this makes.
+struct Delegate(Box<dyn Fn(&metrics::Key) -> (metrics::Gauge, metrics::Counter)>);
+
+impl metrics::Recorder for Delegate {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn register_counter(&self, key: &metrics::Key, _: &Metadata<'_>) -> metrics::Counter {
+        self.0(key).1
     }
-    let all = series(&snapshotter);
-    assert_eq!(
-        all.len(),
-        4,
-        "evicted, and circuits in three states: {all:#?}"
-    );
-    assert_eq!(
-        value(&all, "buttress.keys.evicted", &[]).to_string(),
-        "1000"
-    );
+    fn register_gauge(&self, key: &metrics::Key, _: &Metadata<'_>) -> metrics::Gauge {
+        self.0(key).0
+    }
+    fn register_histogram(&self, _: &metrics::Key, _: &Metadata<'_>) -> metrics::Histogram {
+        metrics::Histogram::noop()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_series_that_the_exporter_has_deleted_comes_back() {
+    type Names = Arc<Mutex<BTreeSet<String>>>;
+    let exported = Names::default();
+    let sink = Arc::clone(&exported);
+    let recorder = Delegate(Box::new(move |key| {
+        sink.lock().unwrap().insert(key.name().to_owned());
+        (metrics::Gauge::noop(), metrics::Counter::noop())
+    }));
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let breaker = breaker("deleted", three_in_a_row());
+    breaker.isolate();
+    for _ in 0..2 {
+        exported.lock().unwrap().clear();
+        breaker.try_acquire().unwrap_err();
+        refresh();
+        let exported = exported.lock().unwrap();
+        for name in ["buttress.rejected", "buttress.breaker.state"] {
+            assert!(exported.contains(name), "{name} in {exported:?}");
+        }
+    }
 }
 
 #[test]
 fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
-    use metrics::{Counter, Gauge, GaugeFn, Histogram, Key, KeyName, Metadata, Recorder};
-    use metrics::{SharedString, Unit};
+    use metrics::GaugeFn;
 
     /// Moves the circuit once more before its first value has arrived.
     struct Slow(Breaker, Mutex<Vec<f64>>);
@@ -647,40 +611,17 @@ fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
         }
     }
 
-    struct Only(Arc<Slow>);
-    impl Recorder for Only {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
-            Counter::noop()
-        }
-        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::from_arc(Arc::clone(&self.0))
-        }
-        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-            Histogram::noop()
-        }
-    }
-
     let breaker = breaker("slow-gauge", three_in_a_row());
     let slow = Arc::new(Slow(breaker.clone(), Mutex::new(Vec::new())));
-    let recorder = Only(Arc::clone(&slow));
+    let gauge = Arc::clone(&slow);
+    let recorder = Delegate(Box::new(move |_| {
+        (
+            metrics::Gauge::from_arc(Arc::clone(&gauge)),
+            metrics::Counter::noop(),
+        )
+    }));
     metrics::with_local_recorder(&recorder, || breaker.isolate());
     assert_eq!(breaker.state(), BreakerState::Disabled);
     let last = slow.1.lock().unwrap().last().copied();
     assert_eq!(last.map(|level| level.to_string()).as_deref(), Some("5"));
-}
-
-#[test]
-fn an_observer_may_own_another_ones_subscription() {
-    let (done, finished) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let inner = subscribe(|_: &Event<'_>| {});
-        drop(subscribe(move |_: &Event<'_>| {
-            let _ = &inner;
-        }));
-        done.send(()).unwrap();
-    });
-    finished.recv_timeout(10 * SECOND).expect("no deadlock");
 }

@@ -69,7 +69,7 @@
 //!
 //! # Events
 //!
-//! [`Event::Rejected`](crate::Event::Rejected) of the layer `deadline` for each call refused or cut short.
+//! [`Event::Rejected`](crate::event::Event::Rejected) of the layer `deadline` for each call refused or cut short.
 //!
 //! # Cancel safety
 //!

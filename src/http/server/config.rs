@@ -19,7 +19,7 @@ pub struct ServerConfig {
     /// The paths that skip every part: health checks. Compared as a whole, with the path that the layer sees (inside a nested
     /// router, what is left of it). Default `/livez`, `/readyz`, `/healthz`; each begins with `/` and has no query.
     pub bypass: Vec<String>,
-    /// Whether each call is reported as [`Event::Finished`](crate::Event::Finished). Default: yes.
+    /// Whether each call is reported as [`Event::Finished`](crate::event::Event::Finished). Default: yes.
     pub observe: bool,
     /// How the caller's deadline is read from its headers; `None`: it is not. Default: nobody is believed.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]

@@ -7,13 +7,13 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::request::Parts;
 use axum::routing::post;
+use buttress::event::{Event, subscribe};
 use buttress::http::answer;
 use buttress::idempotency::lookup::{
     Found, ListFilter, OperationState, RecordOf, Repair, RepairError,
 };
 use buttress::idempotency::store::{Claim, Fingerprint, MemoryStore, RecordKey, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
-use buttress::{Event, subscribe};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body::Frame;

@@ -7,7 +7,6 @@ use buttress::event::OperationId;
 use buttress::idempotency::lookup::RecordOf;
 use buttress::idempotency::store::{MemoryStore, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
-use buttress::{Event, subscribe};
 use tokio::time::sleep;
 
 use super::shop::{Fate, KEY, Scripted, Shop, payment, says, with_header};
@@ -197,7 +196,7 @@ async fn an_observer_that_panics_does_not_end_an_operation() {
         let name = event.source().name().as_ref();
         assert_ne!(name, "told to one that panics", "scripted panic");
     };
-    let _subscription = buttress::subscribe(panics);
+    let _subscription = buttress::event::subscribe(panics);
     let (mut shop, _) = shop(
         "told to one that panics",
         MemoryStore::new(),

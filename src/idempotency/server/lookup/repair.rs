@@ -95,7 +95,7 @@ impl IdempotencyLayer {
     /// token is no longer valid. Unless the repair is [forced](Repair::force), the lease must have been over for `max_run`, and a stored
     /// result is not replaced.
     ///
-    /// Reported as [`Event::Operation`](crate::Event::Operation).
+    /// Reported as [`Event::Operation`](crate::event::Event::Operation).
     ///
     /// # Errors
     ///

@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use buttress::event::Subscription;
+use buttress::event::{Event, subscribe};
 use buttress::idempotency::store::{RedisStore, Store as _};
-use buttress::{Event, subscribe};
 use tracing::Level;
 
 use super::private::Private;
