@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::breaker::BreakerState;
+use buttress::event::{Event, subscribe};
 use buttress::http::client::ClientService;
 use buttress::http::{ClientConfig, ClientLayer, client};
 use buttress::reqwest::SendThrough;

@@ -213,6 +213,9 @@ mod tests {
     #[test]
     fn without_the_layer_it_is_told_and_is_no_error() {
         let message = verdict(true, &[(7, 1), (8, 2), (9, 2)]).unwrap();
-        assert!(message.contains("1 payments and 2.50 EUR too many"), "{message}");
+        assert!(
+            message.contains("1 payments and 2.50 EUR too many"),
+            "{message}"
+        );
     }
 }

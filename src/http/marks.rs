@@ -1,7 +1,7 @@
 //! What is said of a failed call beyond its status: in this process, and on the wire.
 
-use ::http::Response;
 use ::http::header::HeaderValue;
+use ::http::{Response, StatusCode};
 
 use crate::call::Call;
 pub(super) use crate::outcome::NotExecuted;
@@ -30,4 +30,25 @@ pub(super) fn mark_passed<B>(response: &mut Response<B>, on_wire: bool) {
     if !on_wire || response.extensions().get() != Some(&NotExecuted::Here) {
         response.headers_mut().remove(NOT_EXECUTED);
     }
+}
+
+/// A retry layer inside has given up: asks the client not to repeat a failure either.
+pub(super) fn veto<B>(response: &mut Response<B>) {
+    if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
+        // An error means that there is no room for another header.
+        if let Ok(entry) = response.headers_mut().try_entry(SHOULD_RETRY) {
+            let _ = entry.or_try_insert(HeaderValue::from_static("false"));
+        }
+    }
+}
+
+/// Runs `act`, and returns whether a retry layer in it has given up. All marks that `act` leaves still reach a layer further
+/// out.
+pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
+    let scope = Call::current().enter();
+    let result = act();
+    let marks = scope.marks();
+    drop(scope);
+    marks.tell();
+    (result, marks.spent_below())
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerLayer};
 use buttress::budget::{BudgetConfig, RetryBudget};
+use buttress::event::{Event, subscribe};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::testing::{Step, Strict};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
-use buttress::event::{Event, subscribe};
 use buttress::{Again, Classify, Error, Outcome, Reason};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};

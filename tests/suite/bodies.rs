@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::budget::BudgetConfig;
+use buttress::event::{Event, subscribe};
 use buttress::http::{AtBodyEnd, ByGrpcStatus, ByStatus, ClientConfig, client, grpc};
 use buttress::retry::RetryConfig;
 use buttress::timeout::DeadlineLayer;
-use buttress::event::{Event, subscribe};
 use buttress::{CallOptions, Error, ErrorIsTransient, Kind, Outcome};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};

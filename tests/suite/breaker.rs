@@ -7,7 +7,6 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Caus
 use buttress::event::{Event, subscribe};
 use buttress::testing::{Step, seed};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
-use buttress::event::{Event, subscribe};
 use buttress::{Error, ErrorIsTransient, Executed, Outcome, Reason, classify_fn};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};

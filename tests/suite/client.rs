@@ -10,12 +10,13 @@ use buttress::budget::BudgetConfig;
 use buttress::event::Event;
 use buttress::gate::KeyedConfig;
 use buttress::http::client::ClientService;
-use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, Keys, client};
 use buttress::retry::{ReplayPolicy, RetryConfig};
 use buttress::testing::{Step, Strict};
-use buttress::event::Event;
-use buttress::{BoxError, Call, CallOptions, Classify, Deadline, Error, Executed, Kind, Outcome, Reason, Rejected};
+use buttress::{
+    BoxError, Call, CallOptions, Classify, Deadline, Error, Executed, Kind, Outcome, Reason,
+    Rejected,
+};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body::Body;

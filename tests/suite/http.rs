@@ -11,7 +11,7 @@ use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ByStatus, ErrorOutcome, answer};
 use buttress::{
-    Again, BoxError, CallError, Error, Executed, Outcome, Reason, Rejected, Unprocessed,
+    Again, BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected, Unprocessed,
 };
 use bytes::Bytes;
 use http_body_util::Empty;

@@ -20,7 +20,7 @@ use buttress::{Again, Error, Executed, Kind, Outcome, Reason, Rejected};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{SECOND, three_in_a_row};
+use crate::common::{Failure, SECOND, three_in_a_row};
 
 const MARK: &str = "x-buttress-not-executed";
 const SHOULD_RETRY: &str = "x-should-retry";
@@ -321,7 +321,7 @@ fn caller(
 
 #[tokio::test(start_paused = true)]
 async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
-    let layers = || answer(RefusesFirst::new(0)).should_retry_header(true);
+    let layers = || answer(refuses(0..0)).should_retry_header(true);
     let spent = |status, headers| caller("spent", status, headers, true);
     let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
     assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
@@ -330,7 +330,7 @@ async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
     assert_eq!(own.as_deref(), Some("true"), "the service's own word");
     let once = caller("not spent", 502, &[], false);
     assert_eq!(says(once).await, None, "nothing was repeated");
-    let silent = ask(answer(RefusesFirst::new(0)), spent(502, &[])).await;
+    let silent = ask(answer(refuses(0..0)), spent(502, &[])).await;
     assert_eq!(header(&silent, SHOULD_RETRY), None);
 }
 
@@ -342,9 +342,7 @@ async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
         counted.fetch_add(1, Ordering::Relaxed);
         request
     });
-    let inner = answer(RefusesFirst::new(0))
-        .should_retry_header(true)
-        .layer(spent);
+    let inner = answer(refuses(0..0)).should_retry_header(true).layer(spent);
     let response = ask(answer(retry("hears", Plain)), inner).await;
     assert_eq!(response.status(), 502);
     assert_eq!(runs.load(Ordering::Relaxed), 1);

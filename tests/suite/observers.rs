@@ -11,8 +11,7 @@ use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
-use buttress::event::{Event, subscribe};
-use buttress::{Error, Kind, Outcome};
+use buttress::{Error, Outcome};
 use http::{Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 

@@ -11,7 +11,7 @@ use buttress::http::Replay;
 use buttress::retry::{RetryLayer, by_clone};
 use buttress::testing::{Step, seed};
 use buttress::timeout::TimeoutLayer;
-use buttress::{CallOptions, Error, ErrorIsTransient, Kind, Outcome};
+use buttress::{CallOptions, Error, ErrorIsTransient, Outcome};
 use tokio::time::{Instant, advance, sleep};
 use tower::{Layer, ServiceExt};
 

@@ -371,7 +371,7 @@ async fn a_failed_responses_connection_is_used_again() {
     let patient = Drain::new().within(Duration::from_secs(60));
     assert_eq!(connections(patient).await, 2);
     assert_eq!(
-        connections(Drain::new().bytes(0)).await,
+        connections(Drain::new().within(Duration::ZERO)).await,
         3,
         "without, it is closed"
     );

@@ -15,9 +15,12 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::event::RetryStop;
-use buttress::retry::{ReplayPolicy, Retry, RetryConfig, RetryLayer, by_clone, by_clone_if};
 use buttress::event::{Event, subscribe};
-use buttress::{Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error, ErrorIsTransient, Executed, Kind, Outcome, Reason, Rejected, classify_fn};
+use buttress::retry::{ReplayPolicy, Retry, RetryConfig, RetryLayer, by_clone, by_clone_if};
+use buttress::{
+    Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
+    ErrorIsTransient, Executed, Outcome, Reason, Rejected, classify_fn,
+};
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
 

@@ -34,6 +34,9 @@ pub struct ServerConfig {
     /// Whether callers are told that a call was not executed:
     /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.
     pub not_executed_header: bool,
+    /// Whether callers are asked not to repeat calls that the handler's own retries have given up on:
+    /// [`should_retry_header`](crate::http::AnswerLayer::should_retry_header). Default: no.
+    pub should_retry_header: bool,
 }
 
 impl Default for ServerConfig {
@@ -45,6 +48,7 @@ impl Default for ServerConfig {
             timeout: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
             not_executed_header: false,
+            should_retry_header: false,
         }
     }
 }
@@ -63,6 +67,7 @@ impl ServerConfig {
         mut timeout: Duration,
         mut body_idle: Duration,
         mut not_executed_header: bool,
+        mut should_retry_header: bool,
     }
 
     /// Checks every setting.

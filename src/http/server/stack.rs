@@ -67,7 +67,7 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 /// | `observe` | yes | rate, errors and duration of what is served |
 /// | `deadline` | the well-known headers, nobody believed | a stranger must not say when work is dropped half-way |
 /// | `timeout` | 30 s | three times what a standard client waits, and less than the 60 s after which proxies give up by custom |
-/// | `not_executed_header` | no | it tells clients how it stands with the service behind this one |
+/// | `not_executed_header`, `should_retry_header` | no | they tell clients about the services behind this one |
 /// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
 ///
 /// `None`, no paths, `false` and `Duration::MAX` leave a part out.
@@ -163,6 +163,7 @@ impl fmt::Debug for ServerLayer {
             .field("name", &self.name)
             .field("bypass", &config.bypass)
             .field("not_executed_header", &config.not_executed_header)
+            .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
             .field("body_idle", &Shown(config.body_idle))
             .field("deadline", &config.deadline)
@@ -175,7 +176,9 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = ServerService<S>;
 
     fn layer(&self, handler: S) -> ServerService<S> {
-        let answers = answer(Parts(self)).not_executed_header(self.config.not_executed_header);
+        let answers = answer(Parts(self))
+            .not_executed_header(self.config.not_executed_header)
+            .should_retry_header(self.config.should_retry_header);
         ServerService {
             stack: answers.layer(handler.clone()),
             handler,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use buttress::event::OperationId;
+use buttress::event::{Event, OperationId, subscribe};
 use buttress::idempotency::lookup::RecordOf;
 use buttress::idempotency::store::{MemoryStore, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
