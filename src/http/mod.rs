@@ -134,6 +134,7 @@ pub(crate) use self::final_outcome::AtFinalOutcome;
 pub use self::grpc::{ByGrpcStatus, answer_grpc, grpc};
 pub use self::header_timeout::HeaderTimeoutLayer;
 pub use self::keys::{Keys, Route};
+pub use self::problem::rejection_response;
 pub use self::redirects::Redirects;
 pub use self::replay::{Replay, ReplayBody};
 pub use self::request::{HttpRequest, HttpResponse};

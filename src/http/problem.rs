@@ -48,6 +48,23 @@ impl<B: From<String>> Respond<B> for Problem {
     }
 }
 
+/// The response to a rejected call, for a handler that forwards the rejection of a call it made: the status, `Retry-After`
+/// and the `application/problem+json` body that [`answer`](super::answer()) gives its own rejections.
+///
+/// The body's `detail` names the layer, and with a keyed one the server behind it. Remove it where strangers read it.
+///
+/// ```
+/// use buttress::http::rejection_response;
+/// use buttress::{Reason, Rejected};
+///
+/// let open = Rejected::new(Reason::CircuitOpen, "stock");
+/// let response: http::Response<String> = rejection_response(&open);
+/// assert_eq!(response.status(), 503);
+/// ```
+pub fn rejection_response<B: From<String>>(rejected: &Rejected) -> Response<B> {
+    Problem.respond(rejected)
+}
+
 fn status(reason: &Reason) -> StatusCode {
     match reason {
         Reason::AttemptTimeout { .. }

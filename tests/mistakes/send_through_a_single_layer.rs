@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use buttress::TimeoutLayer;
+use buttress::timeout::TimeoutLayer;
 use buttress::reqwest::SendThrough;
 use tower::{Layer, ServiceExt};
 

@@ -131,6 +131,6 @@ fn files_stay_small() {
             continue;
         }
         let lines = code.lines().filter(|line| !line.trim().is_empty()).count();
-        assert!(lines <= 260, "{name} has {lines} lines of code");
+        assert!(lines <= 400, "{name} has {lines} lines of code");
     }
 }

@@ -271,7 +271,7 @@ fn its_debug_prints_the_order_and_the_settings() {
     let config = ServerConfig::default().bypass(["/livez"]);
     assert_eq!(
         format!("{:?}", stack("server.debug", config)),
-        "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
+        "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
          headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, most: \
          18446744073709551615.999999999s }), timeout: 30s, .. }"
     );

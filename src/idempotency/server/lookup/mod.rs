@@ -23,9 +23,9 @@
 //!
 //! // … or all that need a decision.
 //! let filter = ListFilter::new().state(OperationState::Unknown);
-//! let mut after = None;
+//! let mut after: Option<String> = None;
 //! loop {
-//!     let page = layer.list(&filter, after.as_ref(), 100).await?;
+//!     let page = layer.list(&filter, after.as_deref(), 100).await?;
 //!     for found in page.operations {
 //!         println!("{} {:?}", found.record().to_hex(), found.age());
 //!     }
