@@ -14,7 +14,7 @@ pub use crate::operation_id::OperationId;
 use crate::outcome::Outcome;
 use crate::source::CircuitCounts;
 pub use crate::source::Source;
-pub(crate) use crate::transition::{BreakerState, Cause, Move};
+pub(crate) use crate::transition::{BreakerState, Cause, StateTransition};
 
 /// Something that happened in a layer.
 #[derive(Clone, Copy, Debug)]
@@ -35,13 +35,13 @@ pub enum Event<'a> {
         rejected: &'a Rejected,
     },
     /// A circuit breaker changed its state.
-    BreakerMoved {
+    BreakerTransition {
         /// The breaker.
         source: &'a Source,
         /// Counts the moves of this breaker. Events may arrive out of order; an older one is to be ignored.
         sequence: u64,
         /// The move.
-        moved: Move,
+        transition: StateTransition,
         /// Whether it is the shadow of a dry run that moved.
         dry_run: bool,
     },
@@ -178,7 +178,7 @@ impl Event<'_> {
         match self {
             Self::Rejected { source, .. }
             | Self::WouldReject { source, .. }
-            | Self::BreakerMoved { source, .. }
+            | Self::BreakerTransition { source, .. }
             | Self::Retry { source, .. }
             | Self::RetryStopped { source, .. }
             | Self::Budget { source, .. }

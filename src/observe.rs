@@ -39,8 +39,8 @@ struct Subscriber {
 /// use buttress::event::{Event, subscribe};
 ///
 /// let subscription = subscribe(|event: &Event<'_>| {
-///     if let Event::BreakerMoved { source, moved, .. } = event {
-///         println!("{source:?}: {:?} because of {:?}", moved.to, moved.cause);
+///     if let Event::BreakerTransition { source, transition, .. } = event {
+///         println!("{source:?}: {:?} because of {:?}", transition.to, transition.cause);
 ///     }
 /// });
 /// # drop(subscription);

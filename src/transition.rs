@@ -44,7 +44,7 @@ impl BreakerState {
 /// A change of a breaker's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Move {
+pub struct StateTransition {
     /// The state it left.
     pub from: BreakerState,
     /// The state it is in now.
@@ -53,7 +53,7 @@ pub struct Move {
     pub cause: Cause,
 }
 
-impl Move {
+impl StateTransition {
     pub(crate) const fn new(from: BreakerState, to: BreakerState, cause: Cause) -> Self {
         Self { from, to, cause }
     }

@@ -43,7 +43,7 @@ impl Protected {
         let opened = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&opened);
         let subscription = subscribe(move |event: &Event<'_>| match event {
-            Event::BreakerMoved { moved, .. } if moved.to == BreakerState::Open => {
+            Event::BreakerTransition { transition, .. } if transition.to == BreakerState::Open => {
                 seen.fetch_add(1, Ordering::Relaxed);
             }
             _ => {}

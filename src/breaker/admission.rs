@@ -95,8 +95,8 @@ impl Breaker {
         let moment = now.moment();
         let shared = self.shared();
         let (verdict, dry_run) = shared.act(|locked, draw| {
-            let (verdict, moves) = locked.machine.admit(moment, draw);
-            ((verdict, locked.dry_run), moves)
+            let (verdict, transitions) = locked.machine.admit(moment, draw);
+            ((verdict, locked.dry_run), transitions)
         });
         match verdict {
             Verdict::Admit(ticket) => Ok(self.permit(ticket, now)),

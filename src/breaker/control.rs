@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Breaker;
 use super::config::BreakerConfig;
 use super::machine::Machine;
-use super::ticket::Moves;
+use super::ticket::Transitions;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
 use crate::event::Observe;
@@ -52,15 +52,15 @@ impl Breaker {
         let dry_run = config.dry_run;
         self.shared()
             .act(|locked, _| match locked.machine.reconfigure(config, now) {
-                Ok(moves) => {
+                Ok(transitions) => {
                     locked.dry_run = dry_run;
-                    (Ok(()), moves)
+                    (Ok(()), transitions)
                 }
-                Err(error) => (Err(error), Moves::default()),
+                Err(error) => (Err(error), Transitions::default()),
             })
     }
 
-    fn by_hand(&self, act: impl FnOnce(&mut Machine, Moment) -> Moves) {
+    fn by_hand(&self, act: impl FnOnce(&mut Machine, Moment) -> Transitions) {
         let now = Now::unread().moment();
         self.shared()
             .act(|locked, _| ((), act(&mut locked.machine, now)));

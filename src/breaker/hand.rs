@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::config::BreakerConfig;
 use super::machine::{Machine, State};
-use super::ticket::{Epoch, Moves};
+use super::ticket::{Epoch, Transitions};
 use super::trip::{Tally, rate};
 use crate::clock::Moment;
 use crate::error::ConfigError;
@@ -13,31 +13,31 @@ use crate::window::Counts;
 
 impl Machine {
     /// Refuses all calls for this time, then probes.
-    pub(crate) fn force_open(&mut self, period: Duration, now: Moment) -> Moves {
+    pub(crate) fn force_open(&mut self, period: Duration, now: Moment) -> Transitions {
         let until = now.after(period);
         self.enter_by_hand(State::ForcedOpen { until })
     }
 
     /// Refuses all calls until released.
-    pub(crate) fn isolate(&mut self) -> Moves {
+    pub(crate) fn isolate(&mut self) -> Transitions {
         self.enter_by_hand(State::Isolated)
     }
 
     /// Ends what was begun by hand: the circuit is closed, as new.
-    pub(crate) fn release(&mut self) -> Moves {
+    pub(crate) fn release(&mut self) -> Transitions {
         match self.state {
             State::ForcedOpen { .. } | State::Isolated | State::Disabled => self.reset(),
-            _ => Moves::default(),
+            _ => Transitions::default(),
         }
     }
 
     /// Admits all calls and counts nothing.
-    pub(crate) fn disable(&mut self) -> Moves {
+    pub(crate) fn disable(&mut self) -> Transitions {
         self.enter_by_hand(State::Disabled)
     }
 
     /// Closes the circuit, whatever state it is in, and forgets what was counted.
-    pub(crate) fn reset(&mut self) -> Moves {
+    pub(crate) fn reset(&mut self) -> Transitions {
         self.enter_by_hand(State::Closed(Tally::new(&self.config)))
     }
 
@@ -46,23 +46,23 @@ impl Machine {
         &mut self,
         config: BreakerConfig,
         now: Moment,
-    ) -> Result<Moves, ConfigError> {
+    ) -> Result<Transitions, ConfigError> {
         config.validate()?;
         self.config = config;
-        let mut moves = Moves::default();
+        let mut transitions = Transitions::default();
         match &mut self.state {
             State::Closed(tally) => tally.reconfigure(&self.config, now),
             // Nobody may be under way to settle it later.
-            State::HalfOpen { .. } => self.decide(None, now, Some(Cause::ByHand), &mut moves),
+            State::HalfOpen { .. } => self.decide(None, now, Some(Cause::ByHand), &mut transitions),
             _ => {}
         }
-        Ok(moves)
+        Ok(transitions)
     }
 
-    fn enter_by_hand(&mut self, state: State) -> Moves {
-        let mut moves = Moves::default();
-        self.enter(state, Cause::ByHand, &mut moves);
-        moves
+    fn enter_by_hand(&mut self, state: State) -> Transitions {
+        let mut transitions = Transitions::default();
+        self.enter(state, Cause::ByHand, &mut transitions);
+        transitions
     }
 
     pub(crate) const fn epoch(&self) -> Epoch {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::config::BreakerConfig;
 use super::lane::{COUNT, Lane, Mode, Published, epoch};
 use super::machine::Machine;
-use super::ticket::{Moves, Ticket};
+use super::ticket::{Ticket, Transitions};
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
 use crate::error::{ConfigError, Reason, Rejected};
@@ -30,7 +30,7 @@ pub(super) struct Shared {
     /// The slow-call limit in nanoseconds, `u64::MAX` if there is none.
     slow_call: AtomicU64,
     locked: Mutex<Locked>,
-    pub(super) moved: Notify,
+    pub(super) transition: Notify,
     /// Made when somebody first watches.
     watch: OnceLock<watch::Sender<BreakerState>>,
 }
@@ -64,7 +64,7 @@ impl Shared {
                 word: published.word,
                 until: published.until,
             }),
-            moved: Notify::new(),
+            transition: Notify::new(),
             watch: OnceLock::new(),
         }))
     }
@@ -111,11 +111,11 @@ impl Shared {
     }
 
     /// Takes the lock and the lanes' counts, lets the machine act, and publishes what calls may do without the lock.
-    pub(super) fn act<R>(&self, act: impl FnOnce(&mut Locked, Draw) -> (R, Moves)) -> R {
+    pub(super) fn act<R>(&self, act: impl FnOnce(&mut Locked, Draw) -> (R, Transitions)) -> R {
         let draw = draw();
         let mut locked = self.locked.lock();
         locked.fold();
-        let (answer, moves) = act(&mut locked, draw);
+        let (answer, transitions) = act(&mut locked, draw);
         let late = self.publish(&mut locked);
         let further = locked.settle(late, draw);
         if !further.is_empty() {
@@ -123,26 +123,26 @@ impl Shared {
         }
         let dry_run = locked.dry_run;
         drop(locked);
-        if !moves.is_empty() || !further.is_empty() {
+        if !transitions.is_empty() || !further.is_empty() {
             // First, so that an observer that panics keeps nobody waiting.
-            self.moved.notify_waiters();
+            self.transition.notify_waiters();
             if let Some(sender) = self.watch.get() {
                 sender
                     .send_modify(|state| *state = self.look(|locked| locked.machine.last_state()));
             }
             let parent = self.source.parent();
-            let all = || moves.into_iter().chain(further);
+            let all = || transitions.into_iter().chain(further);
             if let Some(parent) = parent {
-                for (_, moved) in all() {
-                    parent.circuits().add(moved.to);
-                    parent.circuits().remove(moved.from);
+                for (_, transition) in all() {
+                    parent.circuits().add(transition.to);
+                    parent.circuits().remove(transition.from);
                 }
             }
-            for (sequence, moved) in all() {
-                emit(&Event::BreakerMoved {
+            for (sequence, transition) in all() {
+                emit(&Event::BreakerTransition {
                     source: &self.source,
                     sequence,
-                    moved,
+                    transition,
                     dry_run,
                 });
             }
@@ -164,7 +164,7 @@ impl Shared {
     /// Wakes those who wait until they may probe, after a probe's place was given back: no transition may follow from that.
     pub(super) fn place_is_free(&self, ticket: Ticket) {
         if ticket.is_probe() {
-            self.moved.notify_waiters();
+            self.transition.notify_waiters();
         }
     }
 
@@ -244,13 +244,13 @@ impl Locked {
     }
 
     /// Settles successes that came after the machine was last asked. Without a licence each of them may decide.
-    fn settle(&mut self, late: u64, draw: Draw) -> Moves {
+    fn settle(&mut self, late: u64, draw: Draw) -> Transitions {
         if late == 0 {
-            return Moves::default();
+            return Transitions::default();
         }
         if self.machine.licence().is_some() {
             self.machine.successes(late);
-            return Moves::default();
+            return Transitions::default();
         }
         let (ticket, now) = (Ticket::call(self.machine.epoch()), Now::unread().moment());
         (0..late)
@@ -258,7 +258,7 @@ impl Locked {
                 self.machine
                     .settle(ticket, &Outcome::SUCCESS, None, now, draw)
             })
-            .find(|moves| !moves.is_empty())
+            .find(|transitions| !transitions.is_empty())
             .unwrap_or_default()
     }
 }

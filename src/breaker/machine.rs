@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::config::{Abandoned, BreakerConfig};
 use super::probes::{Answer, Probes};
-use super::ticket::{Epoch, Moves, Ticket, Verdict};
+use super::ticket::{Epoch, Ticket, Transitions, Verdict};
 use super::trip::Tally;
 use crate::allowance::Allowance;
 use crate::chance::Draw;
@@ -74,17 +74,19 @@ impl Machine {
     }
 
     /// A call asks to pass.
-    pub(crate) fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Moves) {
-        let mut moves = Moves::default();
-        self.give_up_lost_probes(now, &mut moves);
+    pub(crate) fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Transitions) {
+        let mut transitions = Transitions::default();
+        self.give_up_lost_probes(now, &mut transitions);
         match self.state {
             State::Open { until, before } if now >= until => {
-                self.half_open(before.saturating_add(1), draw, &mut moves);
+                self.half_open(before.saturating_add(1), draw, &mut transitions);
             }
-            State::ForcedOpen { until } if now >= until => self.half_open(0, draw, &mut moves),
+            State::ForcedOpen { until } if now >= until => {
+                self.half_open(0, draw, &mut transitions)
+            }
             _ => {}
         }
-        (self.verdict(now, draw), moves)
+        (self.verdict(now, draw), transitions)
     }
 
     /// A call that was admitted has a result. `took` is looked at only while the slow rule is on.
@@ -95,7 +97,7 @@ impl Machine {
         took: Option<Duration>,
         now: Moment,
         draw: Draw,
-    ) -> Moves {
+    ) -> Transitions {
         let outcome = self.charge(*outcome);
         let slow = self.is_slow(took);
         let (answer, wait) = match outcome.kind {
@@ -130,7 +132,7 @@ impl Machine {
         waited: Duration,
         now: Moment,
         draw: Draw,
-    ) -> Moves {
+    ) -> Transitions {
         let short = waited < self.config.abandoned_after;
         let answer = match self.config.abandoned {
             Abandoned::Ignore => Answer::Nothing,
@@ -150,24 +152,24 @@ impl Machine {
         ticket: Ticket,
         took: Option<Duration>,
         now: Moment,
-    ) -> (bool, Moves) {
+    ) -> (bool, Transitions) {
         let slow = self.is_slow(took);
         let mut over = true;
-        let mut moves = Moves::default();
+        let mut transitions = Transitions::default();
         if ticket.epoch != self.epoch {
-            return (over, moves);
+            return (over, transitions);
         }
-        self.give_up_lost_probes(now, &mut moves);
+        self.give_up_lost_probes(now, &mut transitions);
         let lease = self.config.probe_lease;
         if let (State::HalfOpen { probes, .. }, Some(place)) = (&mut self.state, ticket.place()) {
             over = probes.progress(place, lease, now);
             if over {
                 let answer = if slow { Answer::Bad } else { Answer::Good };
                 probes.settle(place, answer, now);
-                self.decide(None, now, None, &mut moves);
+                self.decide(None, now, None, &mut transitions);
             }
         }
-        (over, moves)
+        (over, transitions)
     }
 
     fn is_slow(&self, took: Option<Duration>) -> bool {
@@ -227,27 +229,27 @@ impl Machine {
         now: Moment,
         draw: Draw,
         count: impl FnOnce(&mut Tally, &BreakerConfig) -> Option<Cause>,
-    ) -> Moves {
-        let mut moves = Moves::default();
+    ) -> Transitions {
+        let mut transitions = Transitions::default();
         if ticket.epoch != self.epoch {
-            return moves;
+            return transitions;
         }
-        self.give_up_lost_probes(now, &mut moves);
+        self.give_up_lost_probes(now, &mut transitions);
         match (&mut self.state, ticket.place()) {
             (State::Closed(tally), None) => {
                 if let Some(cause) = count(tally, &self.config) {
                     let until = now.after(self.config.open_time(0, draw, wait));
-                    self.enter(State::Open { until, before: 0 }, cause, &mut moves);
+                    self.enter(State::Open { until, before: 0 }, cause, &mut transitions);
                 }
             }
             (State::HalfOpen { probes, .. }, Some(place)) => {
                 probes.settle(place, answer, now);
-                self.decide(wait, now, None, &mut moves);
+                self.decide(wait, now, None, &mut transitions);
             }
             // The probe was lost, and with it the half-open time.
             _ => {}
         }
-        moves
+        transitions
     }
 }
 
@@ -267,7 +269,7 @@ mod tests {
         machine: Machine,
         now: Moment,
         last: Option<Cause>,
-        moves: u64,
+        transitions: u64,
     }
 
     /// No jitter and no spread; three failures in a row unless a test says something else.
@@ -292,7 +294,7 @@ mod tests {
             machine: Machine::new(config).unwrap(),
             now: Moment::START,
             last: None,
-            moves: 0,
+            transitions: 0,
         }
     }
 
@@ -306,7 +308,7 @@ mod tests {
             // What is announced without moving the machine is what a call finds. A call that finds lost probes moves it.
             let announced = self.machine.refuses(self.now);
             let moves_it = self.machine.lost_until(self.now).is_some();
-            let (verdict, moves) = self.machine.admit(self.now, EVEN);
+            let (verdict, transitions) = self.machine.admit(self.now, EVEN);
             let found = match verdict.clone() {
                 Verdict::Refuse {
                     reason: Reason::CircuitRampingUp,
@@ -319,7 +321,7 @@ mod tests {
                 } => Some((reason, retry_after)),
             };
             assert_eq!(announced, found.filter(|_| !moves_it));
-            self.note(moves);
+            self.note(transitions);
             verdict
         }
 
@@ -346,10 +348,10 @@ mod tests {
             outcome: Outcome,
             took: Duration,
         ) -> BreakerState {
-            let moves = self
+            let transitions = self
                 .machine
                 .settle(ticket, &outcome, Some(took), self.now, EVEN);
-            self.note(moves);
+            self.note(transitions);
             self.state()
         }
 
@@ -358,8 +360,8 @@ mod tests {
         }
 
         fn abandon_after(&mut self, ticket: Ticket, waited: Duration) -> BreakerState {
-            let moves = self.machine.abandon(ticket, waited, self.now, EVEN);
-            self.note(moves);
+            let transitions = self.machine.abandon(ticket, waited, self.now, EVEN);
+            self.note(transitions);
             self.state()
         }
 
@@ -369,8 +371,8 @@ mod tests {
 
         /// A part of the response has arrived. Whether the probe is decided.
         fn progress(&mut self, ticket: Ticket) -> bool {
-            let (decided, moves) = self.machine.progress(ticket, None, self.now);
-            self.note(moves);
+            let (decided, transitions) = self.machine.progress(ticket, None, self.now);
+            self.note(transitions);
             decided
         }
 
@@ -397,11 +399,11 @@ mod tests {
             self.machine.state(self.now)
         }
 
-        fn note(&mut self, moves: Moves) {
-            for (sequence, moved) in moves {
-                self.moves += 1;
-                assert_eq!(sequence, self.moves);
-                self.last = Some(moved.cause);
+        fn note(&mut self, transitions: Transitions) {
+            for (sequence, transition) in transitions {
+                self.transitions += 1;
+                assert_eq!(sequence, self.transitions);
+                self.last = Some(transition.cause);
             }
         }
 
@@ -555,7 +557,10 @@ mod tests {
         bench.calls("FF");
         let ticket = bench.ticket();
         bench.settle_slow(ticket, Outcome::TRANSIENT, 5 * S);
-        assert_eq!((bench.last, bench.moves), (Some(Cause::Consecutive), 1));
+        assert_eq!(
+            (bench.last, bench.transitions),
+            (Some(Cause::Consecutive), 1)
+        );
     }
 
     #[test]
@@ -623,10 +628,10 @@ mod tests {
         bench.wait(9999 * MS);
         assert_eq!(bench.refusal(), (Reason::CircuitProbing, Some(MS)));
         bench.wait(MS);
-        assert_eq!((bench.state(), bench.moves), (Open, 2));
+        assert_eq!((bench.state(), bench.transitions), (Open, 2));
         assert_eq!(bench.machine.remaining(bench.now), Some(50 * S));
         assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(50 * S)));
-        assert_eq!((bench.last, bench.moves), (Some(Cause::ProbeLost), 3));
+        assert_eq!((bench.last, bench.transitions), (Some(Cause::ProbeLost), 3));
         assert_eq!(bench.settle(lost, Outcome::SUCCESS), Open);
         bench.wait(49 * S);
         assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(S)));
@@ -908,7 +913,7 @@ mod tests {
         open.wait(S);
         assert_eq!(
             open.machine.reconfigure(plain().open_for(60 * S), open.now),
-            Ok(Moves::default())
+            Ok(Transitions::default())
         );
         assert_eq!(open.refusal(), (Reason::CircuitOpen, Some(S)));
 

@@ -137,7 +137,7 @@
 //!
 //! # Events
 //!
-//! [`Event::BreakerMoved`](crate::event::Event::BreakerMoved) with the cause, [`Event::Rejected`](crate::event::Event::Rejected) for each
+//! [`Event::BreakerTransition`](crate::event::Event::BreakerTransition) with the cause, [`Event::Rejected`](crate::event::Event::Rejected) for each
 //! refusal; in a dry run [`Event::WouldReject`](crate::event::Event::WouldReject) instead. To wait for a transition:
 //! [`Breaker::watch`].
 //!
@@ -169,7 +169,7 @@ pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
 pub use self::policy::Breaker;
 pub use self::view::Snapshot;
-pub use crate::transition::{BreakerState, Cause, Move};
+pub use crate::transition::{BreakerState, Cause, StateTransition};
 
 /// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
 pub type BreakerLayer<C, P = Breaker> = crate::gate::GateLayer<P, C>;

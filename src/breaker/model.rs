@@ -6,11 +6,11 @@ use proptest::prelude::*;
 
 use super::config::{Abandoned, BreakerConfig, Window};
 use super::machine::Machine;
-use super::ticket::{Moves, Ticket, Verdict};
+use super::ticket::{Ticket, Transitions, Verdict};
 use crate::chance::Draw;
 use crate::clock::{Moment, nanos};
 use crate::error::Reason;
-use crate::event::{BreakerState, Cause, Move};
+use crate::event::{BreakerState, Cause, StateTransition};
 use crate::outcome::{Kind, Outcome};
 
 const MS: Duration = Duration::from_millis(1);
@@ -62,7 +62,7 @@ struct Model {
     config: BreakerConfig,
     state: State,
     epoch: u32,
-    moves: Vec<Move>,
+    transitions: Vec<StateTransition>,
 }
 
 /// The epoch and, for a probe, its index.
@@ -85,7 +85,8 @@ impl Model {
         self.state = state;
         self.epoch += 1;
         if from != self.name() {
-            self.moves.push(Move::new(from, self.name(), cause));
+            self.transitions
+                .push(StateTransition::new(from, self.name(), cause));
         }
     }
 
@@ -452,21 +453,21 @@ impl Licensed {
         &mut self.machine
     }
 
-    fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Moves) {
+    fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Transitions) {
         if self.machine.admits_without_asking() {
             let ticket = match self.machine.state(now) {
                 BreakerState::Disabled => Ticket::IGNORED,
                 _ => Ticket::call(self.machine.epoch()),
             };
-            return (Verdict::Admit(ticket), Moves::default());
+            return (Verdict::Admit(ticket), Transitions::default());
         }
         if let Some(until) = self.machine.refused_until().filter(|until| now < *until) {
-            let (verdict, moves) = self.folded().admit(now, draw);
+            let (verdict, transitions) = self.folded().admit(now, draw);
             assert!(
                 matches!(verdict, Verdict::Refuse { .. }),
                 "refused until {until:?}"
             );
-            return (verdict, moves);
+            return (verdict, transitions);
         }
         self.folded().admit(now, draw)
     }
@@ -478,7 +479,7 @@ impl Licensed {
         took: Duration,
         now: Moment,
         draw: Draw,
-    ) -> Moves {
+    ) -> Transitions {
         let config = &self.machine.config;
         let licensed = outcome.is_good()
             && (config.slow_rate.is_none() || took <= config.slow_call)
@@ -486,7 +487,7 @@ impl Licensed {
             && self.machine.licence().is_some_and(|until| now < until);
         if licensed {
             self.pending += 1;
-            return Moves::default();
+            return Transitions::default();
         }
         self.folded().settle(ticket, outcome, Some(took), now, draw)
     }
@@ -562,7 +563,7 @@ impl Trial {
                     ramp: None,
                 },
                 epoch: 0,
-                moves: vec![],
+                transitions: vec![],
             },
             under_way: vec![],
             now: Moment::START,
@@ -630,11 +631,11 @@ impl Trial {
         let now = self.now;
         let state = self.machine.state(now);
         let remaining = self.machine.remaining(now);
-        let (one, moves) = self.machine.admit(now, draw);
-        let (other, other_moves) = self.licensed.admit(now, draw);
-        assert_eq!((&one, moves), (&other, other_moves));
+        let (one, transitions) = self.machine.admit(now, draw);
+        let (other, other_transitions) = self.licensed.admit(now, draw);
+        assert_eq!((&one, transitions), (&other, other_transitions));
         let expected = self.model.admit(now, draw);
-        self.compare_moves(moves);
+        self.compare_transitions(transitions);
         assert_eq!(
             self.machine.state(now),
             state,
@@ -675,14 +676,14 @@ impl Trial {
         if !ticket.is_probe() {
             return;
         }
-        let (decided, moves) = self.machine.progress(ticket, Some(took), now);
+        let (decided, transitions) = self.machine.progress(ticket, Some(took), now);
         let also = self.licensed.folded().progress(other, Some(took), now);
-        assert_eq!((decided, moves), also);
+        assert_eq!((decided, transitions), also);
         assert_eq!(decided, self.model.progress(model_ticket, took, now));
         if decided {
             self.under_way.swap_remove(which);
         }
-        self.compare_moves(moves);
+        self.compare_transitions(transitions);
     }
 
     fn settle(
@@ -695,7 +696,7 @@ impl Trial {
     ) {
         let now = self.now;
         let (ticket, other, model_ticket) = self.under_way.swap_remove(which);
-        let (moves, other_moves) = match kind {
+        let (transitions, other_transitions) = match kind {
             None => (
                 self.machine.abandon(ticket, took, now, draw),
                 self.licensed.folded().abandon(other, took, now, draw),
@@ -708,9 +709,9 @@ impl Trial {
                 )
             }
         };
-        assert_eq!(moves, other_moves);
+        assert_eq!(transitions, other_transitions);
         self.model.settle(model_ticket, kind, wait, took, now, draw);
-        self.compare_moves(moves);
+        self.compare_transitions(transitions);
     }
 
     fn by_hand(&mut self, which: u64) {
@@ -722,8 +723,8 @@ impl Trial {
             4 => machine.disable(),
             _ => machine.reset(),
         };
-        let moves = apply(&mut self.machine);
-        assert_eq!(apply(self.licensed.folded()), moves);
+        let transitions = apply(&mut self.machine);
+        assert_eq!(apply(self.licensed.folded()), transitions);
         match (which % 7, &self.model.state) {
             (0, _) => self.model.enter(State::Forced(now.after(S)), Cause::ByHand),
             (1, _) => self.model.enter(State::Isolated, Cause::ByHand),
@@ -733,23 +734,26 @@ impl Trial {
             }
             _ => {}
         }
-        self.compare_moves(moves);
+        self.compare_transitions(transitions);
     }
 
     fn reconfigure(&mut self, which: u64) {
         let config = config(which * 0x9E37_79B9);
-        let moves = self.machine.reconfigure(config, self.now).unwrap();
+        let transitions = self.machine.reconfigure(config, self.now).unwrap();
         assert_eq!(
             self.licensed.folded().reconfigure(config, self.now),
-            Ok(moves)
+            Ok(transitions)
         );
         self.model.reconfigure(config, self.now);
-        self.compare_moves(moves);
+        self.compare_transitions(transitions);
     }
 
-    fn compare_moves(&mut self, moves: Moves) {
-        let moves: Vec<_> = moves.into_iter().map(|(_, moved)| moved).collect();
-        assert_eq!(moves, std::mem::take(&mut self.model.moves));
+    fn compare_transitions(&mut self, transitions: Transitions) {
+        let transitions: Vec<_> = transitions
+            .into_iter()
+            .map(|(_, transition)| transition)
+            .collect();
+        assert_eq!(transitions, std::mem::take(&mut self.model.transitions));
     }
 
     fn compare(&mut self) {

@@ -171,8 +171,8 @@ fn settle_locked(shared: &Shared, ticket: Ticket, start: Start, outcome: Outcome
     let moment = now.moment();
     let took = start.took(moment);
     shared.act(|locked, draw| {
-        let moves = locked.machine.settle(ticket, &outcome, took, moment, draw);
-        ((), moves)
+        let transitions = locked.machine.settle(ticket, &outcome, took, moment, draw);
+        ((), transitions)
     });
     shared.place_is_free(ticket);
 }
@@ -196,8 +196,8 @@ impl Drop for BreakerPermit {
 #[inline(never)]
 fn abandon(shared: &Shared, ticket: Ticket, waited: Duration, now: Moment) {
     shared.act(|locked, draw| {
-        let moves = locked.machine.abandon(ticket, waited, now, draw);
-        ((), moves)
+        let transitions = locked.machine.abandon(ticket, waited, now, draw);
+        ((), transitions)
     });
     shared.place_is_free(ticket);
 }

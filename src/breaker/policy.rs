@@ -10,7 +10,7 @@ use super::config::BreakerConfig;
 use super::lane::Lane;
 use super::lanes::Shared;
 use super::permit::BreakerPermit;
-use super::ticket::Moves;
+use super::ticket::Transitions;
 use super::view::Snapshot;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
@@ -212,7 +212,7 @@ impl Breaker {
     pub fn snapshot(&self) -> Snapshot {
         let now = Now::unread().moment();
         self.shared()
-            .act(|locked, _| (locked.machine.snapshot(now), Moves::default()))
+            .act(|locked, _| (locked.machine.snapshot(now), Transitions::default()))
     }
 
     /// The state after the last transition, to wait for the next one. Of several transitions only the newest state is

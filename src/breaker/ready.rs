@@ -116,7 +116,7 @@ where
 async fn admits(breaker: Breaker) {
     loop {
         // Registered before the look, so that a transition between the two is not missed.
-        let mut transition = pin!(breaker.shared().moved.notified());
+        let mut transition = pin!(breaker.shared().transition.notified());
         transition.as_mut().enable();
         let Some(rejected) = breaker.refuses(&Now::unread()) else {
             return;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::Reason;
-use crate::event::Move;
+use crate::event::StateTransition;
 
 /// Counts the states a machine has been in. 31 bits; it wraps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,12 +96,12 @@ pub(crate) enum Verdict {
 /// The moves one step made, each with its number: two at most (a probe is found lost, and the open time that follows from
 /// it is over already).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Moves([Option<(u64, Move)>; 2]);
+pub(crate) struct Transitions([Option<(u64, StateTransition)>; 2]);
 
-impl Moves {
-    pub(super) fn push(&mut self, sequence: u64, moved: Move) {
+impl Transitions {
+    pub(super) fn push(&mut self, sequence: u64, transition: StateTransition) {
         if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some((sequence, moved));
+            *free = Some((sequence, transition));
         }
     }
 
@@ -110,9 +110,9 @@ impl Moves {
     }
 }
 
-impl IntoIterator for Moves {
-    type Item = (u64, Move);
-    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<(u64, Move)>, 2>>;
+impl IntoIterator for Transitions {
+    type Item = (u64, StateTransition);
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<(u64, StateTransition)>, 2>>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter().flatten()

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use super::machine::{Machine, State};
 use super::probes::{Decision, Probes};
-use super::ticket::Moves;
+use super::ticket::Transitions;
 use super::trip::Tally;
 use crate::chance::Draw;
 use crate::clock::Moment;
-use crate::event::{Cause, Move};
+use crate::event::{Cause, StateTransition};
 
 impl Machine {
     /// Looks whether a lease is over: there is no timer that would.
-    pub(super) fn give_up_lost_probes(&mut self, now: Moment, moves: &mut Moves) {
+    pub(super) fn give_up_lost_probes(&mut self, now: Moment, transitions: &mut Transitions) {
         let until = self.lost_until(now);
         if let State::HalfOpen { probes, before, .. } = &mut self.state {
             if let Some(until) = until {
                 let before = *before;
-                self.enter(State::Open { until, before }, Cause::ProbeLost, moves);
+                self.enter(State::Open { until, before }, Cause::ProbeLost, transitions);
             } else {
                 probes.expire(self.config.probe_lease, now);
             }
@@ -44,7 +44,7 @@ impl Machine {
         wait: Option<Duration>,
         now: Moment,
         cause: Option<Cause>,
-        moves: &mut Moves,
+        transitions: &mut Transitions,
     ) {
         let State::HalfOpen {
             probes,
@@ -61,7 +61,7 @@ impl Machine {
                 self.enter(
                     State::Closed(tally),
                     cause.unwrap_or(Cause::ProbesSucceeded),
-                    moves,
+                    transitions,
                 );
             }
             Some(decision @ (Decision::Open | Decision::GiveUp)) => {
@@ -74,14 +74,14 @@ impl Machine {
                 self.enter(
                     State::Open { until, before },
                     cause.unwrap_or(opened),
-                    moves,
+                    transitions,
                 );
             }
         }
     }
 
     /// Begins to probe, having opened `before` times since the last close.
-    pub(super) fn half_open(&mut self, before: u32, draw: Draw, moves: &mut Moves) {
+    pub(super) fn half_open(&mut self, before: u32, draw: Draw, transitions: &mut Transitions) {
         let probes = Probes::default();
         self.enter(
             State::HalfOpen {
@@ -90,18 +90,18 @@ impl Machine {
                 draw,
             },
             Cause::OpenForOver,
-            moves,
+            transitions,
         );
     }
 
     /// Every state begins a new epoch: results of calls admitted before it change nothing.
-    pub(super) fn enter(&mut self, state: State, cause: Cause, moves: &mut Moves) {
+    pub(super) fn enter(&mut self, state: State, cause: Cause, transitions: &mut Transitions) {
         let (from, to) = (self.state.name(), state.name());
         self.state = state;
         self.epoch = self.epoch.next();
         if from != to {
             self.sequence += 1;
-            moves.push(self.sequence, Move::new(from, to, cause));
+            transitions.push(self.sequence, StateTransition::new(from, to, cause));
         }
     }
 }

@@ -95,8 +95,8 @@ impl<K: Hash + Eq, P> Entries<K, P> {
         }
         if at < last {
             let hash = self.list[at].hash;
-            if let Some(moved) = self.positions.find_mut(hash, |&other| other == last) {
-                *moved = at;
+            if let Some(transition) = self.positions.find_mut(hash, |&other| other == last) {
+                *transition = at;
             }
         }
         gone
@@ -228,7 +228,7 @@ impl Candidates {
     }
 
     /// The entry at the position `from` is at `to` now.
-    pub(super) fn moved(&mut self, from: usize, to: usize) {
+    pub(super) fn transition(&mut self, from: usize, to: usize) {
         for candidate in &mut self.0 {
             if candidate.at == from {
                 candidate.at = to;

@@ -172,7 +172,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             match self.detach(all, candidate.at, now, candidate.spared) {
                 Detached::Gone => {
                     evicted.push(all.entries.remove(candidate.at).policy);
-                    candidates.moved(all.entries.len(), candidate.at);
+                    candidates.transition(all.entries.len(), candidate.at);
                     surplus -= 1;
                 }
                 Detached::Used => {

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{
-    BALANCE, CALLS, CIRCUITS, EVICTED, EVICTION_POLICY, EXHAUSTED, MOVES, OLDEST, OPERATIONS,
-    OVERFLOW, RECORDED, REJECTED, RETRIES, RETRY_STOPPED, RETRY_WAIT, RUNNING, STATE,
-    STORE_FAILURES, Type, WAITING, WOULD_REJECT,
+    BALANCE, CALLS, CIRCUITS, EVICTED, EVICTION_POLICY, EXHAUSTED, OLDEST, OPERATIONS, OVERFLOW,
+    RECORDED, REJECTED, RETRIES, RETRY_STOPPED, RETRY_WAIT, RUNNING, STATE, STORE_FAILURES,
+    TRANSITIONS, Type, WAITING, WOULD_REJECT,
 };
 use super::series::{Labels, Series, Server, with_series};
 use crate::event::{BreakerState, Event, Observe, Source};
@@ -73,22 +73,22 @@ impl Recording<'_> {
             Event::WouldReject { rejected, .. } => {
                 self.count(WOULD_REJECT, &[layer, ("reason", rejected.reason.as_str())]);
             }
-            Event::BreakerMoved {
+            Event::BreakerTransition {
                 sequence,
-                moved,
+                transition,
                 dry_run,
                 ..
             } => {
                 let dry_run = if dry_run { "true" } else { "false" };
                 self.count(
-                    MOVES,
+                    TRANSITIONS,
                     &[
-                        ("to", moved.to.as_str()),
-                        ("cause", moved.cause.as_str()),
+                        ("to", transition.to.as_str()),
+                        ("cause", transition.cause.as_str()),
                         ("dry_run", dry_run),
                     ],
                 );
-                self.show_state(sequence, moved.to);
+                self.show_state(sequence, transition.to);
             }
             Event::BreakerState {
                 sequence, state, ..

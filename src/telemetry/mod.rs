@@ -24,7 +24,7 @@
 //! static ISOLATED: AtomicU32 = AtomicU32::new(0);
 //! // For as long as the subscription is kept.
 //! let subscription = subscribe(|event: &Event<'_>| {
-//!     if matches!(event, Event::BreakerMoved { moved, .. } if moved.to == BreakerState::Isolated) {
+//!     if matches!(event, Event::BreakerTransition { transition, .. } if transition.to == BreakerState::Isolated) {
 //!         ISOLATED.fetch_add(1, Ordering::Relaxed);
 //!     }
 //! });

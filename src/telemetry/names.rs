@@ -29,7 +29,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "circuits of a keyed breaker in each state; labels name, state",
     ),
     (
-        MOVES,
+        TRANSITIONS,
         Type::Counter,
         Unit::Count,
         "changes of a breaker's state; labels name, to, cause, dry_run",
@@ -124,7 +124,7 @@ pub(super) const REJECTED: &str = "buttress.rejected";
 pub(super) const WOULD_REJECT: &str = "buttress.would_reject";
 pub(super) const STATE: &str = "buttress.breaker.state";
 pub(super) const CIRCUITS: &str = "buttress.breaker.circuits";
-pub(super) const MOVES: &str = "buttress.breaker.moves";
+pub(super) const TRANSITIONS: &str = "buttress.breaker.moves";
 pub(super) const RETRIES: &str = "buttress.retry.attempts";
 pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";
 pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped";

@@ -87,7 +87,7 @@ impl Series {
         series
     }
 
-    /// Moves are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
+    /// Transitions are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
     /// not go back to it. The same one may be shown again: to another recorder, or to one that has dropped the series.
     pub(super) fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
         let mut written = (sequence << LEVEL_BITS | u64::from(level(state))) + 1;

@@ -24,8 +24,8 @@ impl Observe for Tracing {
                 reason = rejected.reason.as_str(),
                 "dry run, admitted: {rejected}"
             ),
-            Event::BreakerMoved {
-                moved,
+            Event::BreakerTransition {
+                transition,
                 sequence,
                 dry_run,
                 ..
@@ -35,10 +35,10 @@ impl Observe for Tracing {
                 name,
                 sequence,
                 dry_run,
-                from = moved.from.as_str(),
-                cause = moved.cause.as_str(),
+                from = transition.from.as_str(),
+                cause = transition.cause.as_str(),
                 "circuit breaker `{name}` is now {}",
-                moved.to.as_str()
+                transition.to.as_str()
             ),
             Event::Retry {
                 attempt,

@@ -66,7 +66,9 @@ pub(crate) async fn drive(at: &str, case: Case) {
         }
         let mut told = sink.lock().unwrap();
         match event {
-            Event::BreakerMoved { moved, .. } => told.causes.push(moved.cause.as_str()),
+            Event::BreakerTransition { transition, .. } => {
+                told.causes.push(transition.cause.as_str())
+            }
             Event::Rejected { .. } => told.rejections += 1,
             Event::WouldReject { .. } => told.would_reject += 1,
             _ => {}

@@ -314,7 +314,7 @@ async fn calls_that_are_only_ever_abandoned_open_it() {
         advance(SECOND).await;
     }
     assert_eq!(breaker.state(), Open);
-    let opened = Told::Moved(1, (Closed, Open, Cause::Abandoned), false);
+    let opened = Told::Transition(1, (Closed, Open, Cause::Abandoned), false);
     assert_eq!(listener.take(), [opened]);
 }
 
@@ -401,7 +401,7 @@ async fn a_slow_answer_is_measured_by_the_clock_and_opens_it_although_it_is_good
         assert_eq!(breaker.state(), state);
     }
     assert_eq!(
-        listener.take_moves(),
+        listener.take_transitions(),
         [(1, (Closed, Open, Cause::SlowRate))]
     );
 }
@@ -458,7 +458,7 @@ async fn many_failures_at_once_make_one_move() {
         permit.settle(Outcome::TRANSIENT);
     }
     assert_eq!(
-        listener.take_moves(),
+        listener.take_transitions(),
         [(1, (Closed, Open, Cause::Consecutive))]
     );
     advance(2 * SECOND).await;
@@ -483,7 +483,7 @@ async fn asking_for_the_state_does_not_move_it() {
     assert_eq!(listener.take(), []);
     let _probe = breaker.try_acquire().unwrap();
     assert_eq!(
-        listener.take_moves(),
+        listener.take_transitions(),
         [(2, (Open, HalfOpen, Cause::OpenForOver))]
     );
     advance(10 * SECOND).await;
@@ -514,7 +514,7 @@ async fn every_move_is_told_with_its_number_and_its_cause() {
         (Closed, Disabled, Cause::ByHand),
     ];
     assert_eq!(
-        listener.take_moves(),
+        listener.take_transitions(),
         (1..).zip(expected).collect::<Vec<_>>()
     );
 }
@@ -574,8 +574,8 @@ async fn an_observer_may_use_the_breaker_it_is_told_of() {
     let breaker = breaker("reentrant", three_in_a_row());
     let seen = breaker.clone();
     let subscription = subscribe(move |event: &Event<'_>| {
-        let moved = matches!(event, Event::BreakerMoved { .. });
-        if moved && &**event.source().name() == "reentrant" {
+        let transition = matches!(event, Event::BreakerTransition { .. });
+        if transition && &**event.source().name() == "reentrant" {
             let _ = (seen.state(), seen.snapshot(), seen.try_acquire().is_ok());
         }
     });
@@ -661,7 +661,7 @@ async fn a_dry_run_refuses_nothing_and_says_what_it_would_have_done() {
     assert!(
         matches!(
             &told[..],
-            [Told::Moved(1, opened, true), Told::WouldReject(first), Told::WouldReject(_)]
+            [Told::Transition(1, opened, true), Told::WouldReject(first), Told::WouldReject(_)]
                 if opened.1 == Open && first.retry_after == Some(2 * SECOND)
         ),
         "{told:?}"

@@ -37,7 +37,7 @@ struct Held {
 }
 
 /// However many calls are abandoned, it stays half-open.
-fn unmoved() -> BreakerConfig {
+fn unchanged() -> BreakerConfig {
     three_in_a_row().abandoned(Abandoned::Ignore)
 }
 
@@ -57,7 +57,7 @@ impl Held {
         Self {
             limit: ConcurrencyLimit::new(inner.clone(), 1),
             inner,
-            breakers: vec![probing("cancel", unmoved()).await],
+            breakers: vec![probing("cancel", unchanged()).await],
             budget: RetryBudget::new("cancel", config).unwrap(),
         }
     }
@@ -73,7 +73,7 @@ impl Held {
         let single = BreakerLayer::new(self.breakers[0].clone(), ErrorIsTransient);
 
         let keys = KeyedConfig::default();
-        let keyed = Breaker::keyed("cancel", unmoved(), keys, by(|(): &()| 7)).unwrap();
+        let keyed = Breaker::keyed("cancel", unchanged(), keys, by(|(): &()| 7)).unwrap();
         let kept = keyed.get(&(), &Now::unread());
         settle(&kept, 3, Outcome::TRANSIENT);
         advance(2 * SECOND).await;

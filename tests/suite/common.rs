@@ -88,14 +88,14 @@ pub(crate) fn panics<T>(act: impl FnOnce() -> T) -> bool {
 }
 
 /// From, to, because of.
-pub(crate) type Moved = (BreakerState, BreakerState, Cause);
+pub(crate) type Transition = (BreakerState, BreakerState, Cause);
 
 /// What was told of one handle.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Told {
     Rejected(Rejected),
     WouldReject(Rejected),
-    Moved(u64, Moved, bool),
+    Transition(u64, Transition, bool),
     Retry(u32, Duration),
     RetryStopped(RetryStop),
     Budget,
@@ -134,12 +134,12 @@ impl Listener {
     }
 
     /// The moves among them.
-    pub(crate) fn take_moves(&self) -> Vec<(u64, Moved)> {
-        let moved = |told| match told {
-            Told::Moved(sequence, moved, _) => Some((sequence, moved)),
+    pub(crate) fn take_transitions(&self) -> Vec<(u64, Transition)> {
+        let transition = |told| match told {
+            Told::Transition(sequence, transition, _) => Some((sequence, transition)),
             _ => None,
         };
-        self.take().into_iter().filter_map(moved).collect()
+        self.take().into_iter().filter_map(transition).collect()
     }
 }
 
@@ -148,12 +148,16 @@ fn tell(event: &Event<'_>) -> Option<Told> {
     Some(match *event {
         Event::Rejected { rejected, .. } => Told::Rejected(rejected.clone()),
         Event::WouldReject { rejected, .. } => Told::WouldReject(rejected.clone()),
-        Event::BreakerMoved {
+        Event::BreakerTransition {
             sequence,
-            moved,
+            transition,
             dry_run,
             ..
-        } => Told::Moved(sequence, (moved.from, moved.to, moved.cause), dry_run),
+        } => Told::Transition(
+            sequence,
+            (transition.from, transition.to, transition.cause),
+            dry_run,
+        ),
         Event::Retry { attempt, wait, .. } => Told::Retry(attempt, wait),
         Event::RetryStopped { why, .. } => Told::RetryStopped(why),
         Event::Budget { .. } => Told::Budget,

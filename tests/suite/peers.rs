@@ -65,11 +65,11 @@ async fn a_fully_slow_backend_does_not_flap_open_and_closed() {
         let _ = service.clone().oneshot(()).await;
         sleep(100 * MS).await;
     }
-    let moves = listener.take_moves();
-    assert!(moves.len() > 2, "it probes");
+    let transitions = listener.take_transitions();
+    assert!(transitions.len() > 2, "it probes");
     assert!(
-        moves.iter().all(|(_, (_, to, _))| *to != Closed),
-        "{moves:?}"
+        transitions.iter().all(|(_, (_, to, _))| *to != Closed),
+        "{transitions:?}"
     );
 }
 

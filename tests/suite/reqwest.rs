@@ -334,15 +334,15 @@ async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
     let page = || Redirect::to("/orders/7");
     let marked = Redirects::Marked;
     assert_eq!(posted(marked, same_server(), page()).await, 1);
-    let moved = || Redirect::temporary("/orders/7");
+    let transition = || Redirect::temporary("/orders/7");
     assert_eq!(
-        posted(marked, same_server(), moved()).await,
+        posted(marked, same_server(), transition()).await,
         2,
         "it belongs elsewhere"
     );
     for (redirect, policy) in [
         (page(), Policy::default()),
-        (moved(), Policy::default()),
+        (transition(), Policy::default()),
         (page(), same_server()),
     ] {
         let unsaid = Redirects::ClientDefault;

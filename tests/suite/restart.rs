@@ -352,7 +352,7 @@ fn judge(
     let failed = &outcomes.failed;
     let moved: Vec<_> = told
         .iter()
-        .filter(|told| matches!(told, Told::Moved(..)))
+        .filter(|told| matches!(told, Told::Transition(..)))
         .collect();
     let repeated = told.iter().filter(|told| matches!(told, Told::Retry(..)));
     let stopped = |by| {

@@ -204,14 +204,14 @@ fn an_attempt_that_moves_to_another_thread_stays_in_its_span() {
     assert!(poll(call.as_mut()).is_pending());
     let entered = log.spans()[0].entered;
     // That thread has opened no span, or others.
-    let moved = std::thread::spawn(move || {
+    let transition = std::thread::spawn(move || {
         let log = Log::install();
         let _other = tracing::info_span!(target: "buttress", "other");
         assert!(poll(call.as_mut()).is_ready());
         drop(call);
         log.spans()
     });
-    let others = moved.join().unwrap();
+    let others = transition.join().unwrap();
     assert_eq!((others.len(), others[0].entered), (1, 0));
     let [span] = &log.spans()[..] else {
         panic!("one span an attempt")

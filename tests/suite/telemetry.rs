@@ -198,10 +198,10 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let (notes, heard) = (Arc::clone(&told), breaker.clone());
     let subscription = subscribe(move |event: &Event<'_>| {
-        let Event::BreakerMoved {
+        let Event::BreakerTransition {
             source,
             sequence,
-            moved,
+            transition,
             ..
         } = event
         else {
@@ -209,7 +209,7 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
         };
         if &**source.name() == "late" {
             notes.lock().unwrap().push(*sequence);
-            if moved.cause == Cause::ProbeLost {
+            if transition.cause == Cause::ProbeLost {
                 heard.isolate();
             }
         }
@@ -598,7 +598,7 @@ async fn a_series_that_the_exporter_has_deleted_comes_back() {
 fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
     use metrics::GaugeFn;
 
-    /// Moves the circuit once more before its first value has arrived.
+    /// Transitions the circuit once more before its first value has arrived.
     struct Slow(Breaker, Mutex<Vec<f64>>);
     impl GaugeFn for Slow {
         fn increment(&self, _: f64) {}
