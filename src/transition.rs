@@ -80,7 +80,7 @@ pub enum Cause {
     /// A probe gave no answer within its lease.
     ProbeLost,
     /// By hand, or by a new configuration.
-    ByHand,
+    Manual,
 }
 
 impl Cause {
@@ -95,7 +95,7 @@ impl Cause {
             Self::ProbesSucceeded => "probes_succeeded",
             Self::ProbeFailed => "probe_failed",
             Self::ProbeLost => "probe_lost",
-            Self::ByHand => "by_hand",
+            Self::Manual => "manual",
         }
     }
 }

@@ -61,7 +61,7 @@ async fn measured(effort: Effort) -> Result<Vec<String>, BoxError> {
     let store = || PostgresStore::connect(&url)?.table(&table);
     store()?.migrate().await?;
     let ways = [
-        ("written by hand", by_hand(&pool, &table)),
+        ("written by hand", manual(&pool, &table)),
         ("joined", joined(store()?, &table)?),
     ];
     let mut rates = ways.each_ref().map(|_| Vec::new());
@@ -125,7 +125,7 @@ async fn rate(payments: &Payments, round: Duration) -> Result<f64, BoxError> {
 }
 
 /// What one would write without this crate.
-fn by_hand(pool: &Pool, table: &str) -> Payments {
+fn manual(pool: &Pool, table: &str) -> Payments {
     let pool = pool.clone();
     let sql = Arc::new([
         format!(

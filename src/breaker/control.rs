@@ -17,28 +17,28 @@ use crate::gate::Keyed;
 impl Breaker {
     /// Opens the circuit by hand for this time, whatever the results say; then it probes.
     pub fn force_open(&self, time: Duration) {
-        self.by_hand(|machine, now| machine.force_open(time, now));
+        self.manual(|machine, now| machine.force_open(time, now));
     }
 
     /// Opens the circuit by hand until [`release`](Self::release).
     pub fn isolate(&self) {
-        self.by_hand(|machine, _| machine.isolate());
+        self.manual(|machine, _| machine.isolate());
     }
 
     /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
     /// circuit is closed and has forgotten everything.
     pub fn release(&self) {
-        self.by_hand(|machine, _| machine.release());
+        self.manual(|machine, _| machine.release());
     }
 
     /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
     pub fn disable(&self) {
-        self.by_hand(|machine, _| machine.disable());
+        self.manual(|machine, _| machine.disable());
     }
 
     /// Closes the circuit, with nothing counted.
     pub fn reset(&self) {
-        self.by_hand(|machine, _| machine.reset());
+        self.manual(|machine, _| machine.reset());
     }
 
     /// Takes new settings over while running: what was counted, the state and its remaining wait are kept; changing
@@ -60,7 +60,7 @@ impl Breaker {
             })
     }
 
-    fn by_hand(&self, act: impl FnOnce(&mut Machine, Moment) -> Transitions) {
+    fn manual(&self, act: impl FnOnce(&mut Machine, Moment) -> Transitions) {
         let now = Now::unread().moment();
         self.shared()
             .act(|locked, _| ((), act(&mut locked.machine, now)));

@@ -272,8 +272,8 @@ mod tests {
     fn only_an_open_circuit_says_until_when_it_refuses() {
         // The mode is read apart from it: who still reads "open" must not find another state's end.
         let breaker = Breaker::new("until", BreakerConfig::default()).expect("a configuration");
-        for by_hand in [Breaker::isolate, Breaker::disable, Breaker::reset] {
-            by_hand(&breaker);
+        for manual in [Breaker::isolate, Breaker::disable, Breaker::reset] {
+            manual(&breaker);
             assert_eq!(breaker.shared().refused_until(), Moment::START);
         }
         breaker.force_open(Duration::MAX);

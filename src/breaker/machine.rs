@@ -894,7 +894,7 @@ mod tests {
     }
 
     #[test]
-    fn with_all_rules_off_it_only_opens_by_hand() {
+    fn with_all_rules_off_it_only_opens_manually() {
         let config = plain()
             .consecutive(None)
             .failure_rate(None)

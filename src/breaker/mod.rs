@@ -148,12 +148,12 @@
 mod admission;
 mod config;
 mod control;
-mod hand;
 mod lane;
 mod lanes;
 #[cfg(all(test, buttress_loom))]
 mod loom;
 mod machine;
+mod manual;
 #[cfg(test)]
 mod model;
 mod permit;

@@ -437,7 +437,7 @@ impl Model {
             }
         }
         self.config = config;
-        self.decide(None, now, Some(Cause::ByHand));
+        self.decide(None, now, Some(Cause::Manual));
     }
 }
 
@@ -622,7 +622,7 @@ impl Trial {
                 self.settle(which, kind, wait, took, draw);
             }
             57..61 => self.reconfigure(which),
-            _ => self.by_hand(which),
+            _ => self.manual(which),
         }
         self.compare();
     }
@@ -714,7 +714,7 @@ impl Trial {
         self.compare_transitions(transitions);
     }
 
-    fn by_hand(&mut self, which: u64) {
+    fn manual(&mut self, which: u64) {
         let now = self.now;
         let apply = |machine: &mut Machine| match which % 7 {
             0 => machine.force_open(S, now),
@@ -726,11 +726,11 @@ impl Trial {
         let transitions = apply(&mut self.machine);
         assert_eq!(apply(self.licensed.folded()), transitions);
         match (which % 7, &self.model.state) {
-            (0, _) => self.model.enter(State::Forced(now.after(S)), Cause::ByHand),
-            (1, _) => self.model.enter(State::Isolated, Cause::ByHand),
-            (4, _) => self.model.enter(State::Disabled, Cause::ByHand),
+            (0, _) => self.model.enter(State::Forced(now.after(S)), Cause::Manual),
+            (1, _) => self.model.enter(State::Isolated, Cause::Manual),
+            (4, _) => self.model.enter(State::Disabled, Cause::Manual),
             (6, _) | (2 | 3 | 5, State::Isolated | State::Forced(_) | State::Disabled) => {
-                self.model.closed(None, Cause::ByHand);
+                self.model.closed(None, Cause::Manual);
             }
             _ => {}
         }

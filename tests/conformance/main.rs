@@ -146,7 +146,7 @@ async fn c_breaker_over_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn d_breaker_half_open_and_by_hand() {
+async fn d_breaker_half_open_and_manual() {
     run(include_str!("d.json")).await;
 }
 

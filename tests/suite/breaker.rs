@@ -509,9 +509,9 @@ async fn every_move_is_told_with_its_number_and_its_cause() {
         (HalfOpen, Open, Cause::ProbeFailed),
         (Open, HalfOpen, Cause::OpenForOver),
         (HalfOpen, Closed, Cause::ProbesSucceeded),
-        (Closed, Isolated, Cause::ByHand),
-        (Isolated, Closed, Cause::ByHand),
-        (Closed, Disabled, Cause::ByHand),
+        (Closed, Isolated, Cause::Manual),
+        (Isolated, Closed, Cause::Manual),
+        (Closed, Disabled, Cause::Manual),
     ];
     assert_eq!(
         listener.take_transitions(),
@@ -632,7 +632,7 @@ async fn disabled_it_admits_everything_and_counts_nothing_until_it_is_released()
 }
 
 #[tokio::test(start_paused = true)]
-async fn release_ends_nothing_but_what_was_done_by_hand() {
+async fn release_ends_only_what_was_done_manually() {
     let breaker = opened("only-by-hand");
     breaker.release();
     assert_eq!(breaker.state(), Open);

@@ -192,11 +192,11 @@ async fn a_stack_over_boxed_errors_returns_boxed_errors() {
     let rejected = refused.downcast_ref::<Rejected>().expect("a rejection");
     assert_eq!(rejected.reason, Reason::CircuitOpen);
     // By hand, with a box inside.
-    let by_hand = tower::service_fn(async |_: Request<String>| {
+    let manual = tower::service_fn(async |_: Request<String>| {
         Err::<Response<String>, _>(Error::Inner(BoxError::from("broken")))
     });
     let breaker = Breaker::new("boxed", BreakerConfig::default()).unwrap();
-    let stack = BreakerLayer::new(breaker, ByStatus::new()).layer(by_hand);
+    let stack = BreakerLayer::new(breaker, ByStatus::new()).layer(manual);
     assert!(matches!(stack.oneshot(get()).await, Err(Error::Inner(_))));
 }
 

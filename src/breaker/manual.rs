@@ -15,12 +15,12 @@ impl Machine {
     /// Refuses all calls for this time, then probes.
     pub(crate) fn force_open(&mut self, period: Duration, now: Moment) -> Transitions {
         let until = now.after(period);
-        self.enter_by_hand(State::ForcedOpen { until })
+        self.enter_manually(State::ForcedOpen { until })
     }
 
     /// Refuses all calls until released.
     pub(crate) fn isolate(&mut self) -> Transitions {
-        self.enter_by_hand(State::Isolated)
+        self.enter_manually(State::Isolated)
     }
 
     /// Ends what was begun by hand: the circuit is closed, as new.
@@ -33,12 +33,12 @@ impl Machine {
 
     /// Admits all calls and counts nothing.
     pub(crate) fn disable(&mut self) -> Transitions {
-        self.enter_by_hand(State::Disabled)
+        self.enter_manually(State::Disabled)
     }
 
     /// Closes the circuit, whatever state it is in, and forgets what was counted.
     pub(crate) fn reset(&mut self) -> Transitions {
-        self.enter_by_hand(State::Closed(Tally::new(&self.config)))
+        self.enter_manually(State::Closed(Tally::new(&self.config)))
     }
 
     /// Goes on in the same state, with what was counted and what is left of a wait, under another configuration.
@@ -53,15 +53,15 @@ impl Machine {
         match &mut self.state {
             State::Closed(tally) => tally.reconfigure(&self.config, now),
             // Nobody may be under way to settle it later.
-            State::HalfOpen { .. } => self.decide(None, now, Some(Cause::ByHand), &mut transitions),
+            State::HalfOpen { .. } => self.decide(None, now, Some(Cause::Manual), &mut transitions),
             _ => {}
         }
         Ok(transitions)
     }
 
-    fn enter_by_hand(&mut self, state: State) -> Transitions {
+    fn enter_manually(&mut self, state: State) -> Transitions {
         let mut transitions = Transitions::default();
-        self.enter(state, Cause::ByHand, &mut transitions);
+        self.enter(state, Cause::Manual, &mut transitions);
         transitions
     }
 
