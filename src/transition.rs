@@ -64,7 +64,7 @@ impl StateTransition {
 #[non_exhaustive]
 pub enum Cause {
     /// Too many failures in a row.
-    Consecutive,
+    ConsecutiveFailures,
     /// Too large a share of failures.
     FailureRate,
     /// Too large a share of slow calls.
@@ -87,7 +87,7 @@ impl Cause {
     /// The cause as a label of metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Consecutive => "consecutive",
+            Self::ConsecutiveFailures => "consecutive_failures",
             Self::FailureRate => "failure_rate",
             Self::SlowRate => "slow_rate",
             Self::Abandoned => "abandoned",

@@ -33,8 +33,8 @@ async fn main() -> Result<(), BoxError> {
     let url = shop.serve().await?;
 
     let breaker = BreakerConfig::default()
-        .consecutive(Some(4))
-        .consecutive_over(Duration::ZERO);
+        .consecutive_failures(Some(4))
+        .consecutive_min_span(Duration::ZERO);
     let config = ClientConfig::default()
         .attempt(unit)
         .total(unit * 5)

@@ -28,11 +28,11 @@ use crate::error::ConfigError;
 pub struct BreakerConfig {
     /// Opens after this many failures in a row, 1 to 1 000 000. Default: 10.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
-    pub consecutive: Option<u32>,
+    pub consecutive_failures: Option<u32>,
     /// The first and the last failure of such a run lie at least so far apart, 0 to 1 day: one dying connection that takes
     /// its calls with it must not close off a whole service. Default: 200 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub consecutive_over: Duration,
+    pub consecutive_min_span: Duration,
     /// Opens when at least this share of the calls in the window failed, above 0, at most 1. Default: 0.5.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub failure_rate: Option<f64>,
@@ -75,7 +75,7 @@ pub struct BreakerConfig {
     /// response arrives, and at every frame of its body. A probe whose body still makes progress this long after a good head
     /// has succeeded. Not shorter than a call may take to its head, nor than a body may pause. Default: 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub probe_lease: Duration,
+    pub probe_idle_timeout: Duration,
     /// After closing, a share of calls that grows to all of them over this time is admitted; it begins with a tenth. Pays
     /// for services that start cold; costs seconds else. 0 to 1 day. Default: 0, off.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -126,8 +126,8 @@ pub enum Abandoned {
 impl Default for BreakerConfig {
     fn default() -> Self {
         Self {
-            consecutive: Some(10),
-            consecutive_over: Duration::from_millis(200),
+            consecutive_failures: Some(10),
+            consecutive_min_span: Duration::from_millis(200),
             failure_rate: Some(0.5),
             slow_rate: None,
             slow_call: Duration::from_secs(1),
@@ -140,7 +140,7 @@ impl Default for BreakerConfig {
             max_server_wait: None,
             probes: 3,
             probes_to_close: None,
-            probe_lease: Duration::from_secs(10),
+            probe_idle_timeout: Duration::from_secs(10),
             ramp_up: Duration::ZERO,
             abandoned: Abandoned::Detect,
             abandoned_after: Duration::from_secs(1),
@@ -151,8 +151,8 @@ impl Default for BreakerConfig {
 
 impl BreakerConfig {
     setters! {
-        consecutive: Option<u32>,
-        consecutive_over: Duration,
+        consecutive_failures: Option<u32>,
+        consecutive_min_span: Duration,
         failure_rate: Option<f64>,
         slow_rate: Option<f64>,
         slow_call: Duration,
@@ -165,7 +165,7 @@ impl BreakerConfig {
         max_server_wait: Option<Duration>,
         probes: u32,
         probes_to_close: Option<u32>,
-        probe_lease: Duration,
+        probe_idle_timeout: Duration,
         ramp_up: Duration,
         abandoned: Abandoned,
         abandoned_after: Duration,
@@ -178,8 +178,16 @@ impl BreakerConfig {
     ///
     /// The first field that cannot, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        number("consecutive", self.consecutive.unwrap_or(1), MAX_CALLS)?;
-        time("consecutive_over", self.consecutive_over, Duration::ZERO)?;
+        number(
+            "consecutive_failures",
+            self.consecutive_failures.unwrap_or(1),
+            MAX_CALLS,
+        )?;
+        time(
+            "consecutive_min_span",
+            self.consecutive_min_span,
+            Duration::ZERO,
+        )?;
         share("failure_rate", self.failure_rate)?;
         share("slow_rate", self.slow_rate)?;
         time("slow_call", self.slow_call, LEAST)?;
@@ -228,7 +236,7 @@ impl BreakerConfig {
             self.probes,
             ", which is `probes`",
         )?;
-        time("probe_lease", self.probe_lease, LEAST)?;
+        time("probe_idle_timeout", self.probe_idle_timeout, LEAST)?;
         time("ramp_up", self.ramp_up, Duration::ZERO)?;
         time("abandoned_after", self.abandoned_after, Duration::ZERO)
     }
@@ -313,8 +321,8 @@ mod tests {
     #[test]
     fn what_may_be_nothing_or_off() {
         let config = BreakerConfig::default()
-            .consecutive(None)
-            .consecutive_over(Duration::ZERO)
+            .consecutive_failures(None)
+            .consecutive_min_span(Duration::ZERO)
             .failure_rate(None)
             .open_jitter(0.0)
             .ramp_up(Duration::ZERO)
@@ -330,9 +338,15 @@ mod tests {
         let good = BreakerConfig::default;
         let day = Duration::from_secs(86_401);
         let mut bad = vec![
-            ("consecutive", good().consecutive(Some(0))),
-            ("consecutive", good().consecutive(Some(u32::MAX))),
-            ("consecutive_over", good().consecutive_over(Duration::MAX)),
+            ("consecutive_failures", good().consecutive_failures(Some(0))),
+            (
+                "consecutive_failures",
+                good().consecutive_failures(Some(u32::MAX)),
+            ),
+            (
+                "consecutive_min_span",
+                good().consecutive_min_span(Duration::MAX),
+            ),
             ("window", good().window(Window::Time(Duration::ZERO))),
             ("window", good().window(Window::Time(9 * MS))),
             ("window", good().window(Window::Time(Duration::MAX))),
@@ -372,7 +386,7 @@ mod tests {
             bad.push(("slow_call", good().slow_call(time)));
             bad.push(("open_for", good().open_for(time)));
             bad.push(("max_server_wait", good().max_server_wait(Some(time))));
-            bad.push(("probe_lease", good().probe_lease(time)));
+            bad.push(("probe_idle_timeout", good().probe_idle_timeout(time)));
         }
         for (field, config) in bad {
             let error = config.validate().expect_err(field);

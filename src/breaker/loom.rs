@@ -17,10 +17,10 @@ fn now() -> Now {
 }
 
 /// Opens after so many failures in a row; counts the last 100 calls.
-fn breaker(consecutive: u32) -> Breaker {
+fn breaker(consecutive_failures: u32) -> Breaker {
     let config = BreakerConfig::default()
-        .consecutive(Some(consecutive))
-        .consecutive_over(Duration::ZERO)
+        .consecutive_failures(Some(consecutive_failures))
+        .consecutive_min_span(Duration::ZERO)
         .failure_rate(Some(1.0))
         .min_calls(100)
         .window(Window::Calls(100));
@@ -128,7 +128,7 @@ fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
 fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
     loom::model(|| {
         let config = BreakerConfig::default()
-            .consecutive(None)
+            .consecutive_failures(None)
             .failure_rate(Some(0.5))
             .min_calls(2)
             .window(Window::Calls(2));

@@ -160,7 +160,7 @@ impl Machine {
             return (over, transitions);
         }
         self.give_up_lost_probes(now, &mut transitions);
-        let lease = self.config.probe_lease;
+        let lease = self.config.probe_idle_timeout;
         if let (State::HalfOpen { probes, .. }, Some(place)) = (&mut self.state, ticket.place()) {
             over = probes.progress(place, lease, now);
             if over {
@@ -275,15 +275,15 @@ mod tests {
     /// No jitter and no spread; three failures in a row unless a test says something else.
     fn plain() -> BreakerConfig {
         BreakerConfig::default()
-            .consecutive(Some(3))
-            .consecutive_over(Duration::ZERO)
+            .consecutive_failures(Some(3))
+            .consecutive_min_span(Duration::ZERO)
             .open_jitter(0.0)
     }
 
     /// Only the failure rate.
     fn by_rate(rate: f64, min_calls: u32, window: Window) -> BreakerConfig {
         plain()
-            .consecutive(None)
+            .consecutive_failures(None)
             .failure_rate(Some(rate))
             .min_calls(min_calls)
             .window(window)
@@ -493,11 +493,11 @@ mod tests {
 
     #[test]
     fn a_run_must_be_spread_over_its_time() {
-        let mut bench = bench(plain().consecutive_over(200 * MS));
+        let mut bench = bench(plain().consecutive_min_span(200 * MS));
         assert_eq!(bench.calls("FFFFF"), Closed);
         assert_eq!(bench.wait(199 * MS).calls("F"), Closed);
         assert_eq!(bench.wait(MS).calls("F"), Open);
-        assert_eq!(bench.last, Some(Cause::Consecutive));
+        assert_eq!(bench.last, Some(Cause::ConsecutiveFailures));
     }
 
     #[test]
@@ -559,7 +559,7 @@ mod tests {
         bench.settle_slow(ticket, Outcome::TRANSIENT, 5 * S);
         assert_eq!(
             (bench.last, bench.transitions),
-            (Some(Cause::Consecutive), 1)
+            (Some(Cause::ConsecutiveFailures), 1)
         );
     }
 
@@ -896,7 +896,7 @@ mod tests {
     #[test]
     fn with_all_rules_off_it_only_opens_manually() {
         let config = plain()
-            .consecutive(None)
+            .consecutive_failures(None)
             .failure_rate(None)
             .abandoned(Abandoned::Ignore);
         let mut bench = bench(config);

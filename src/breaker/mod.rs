@@ -32,8 +32,8 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
 //! // Three failures in a row, however close to one another.
 //! let config = BreakerConfig::default()
-//!     .consecutive(Some(3))
-//!     .consecutive_over(Duration::ZERO);
+//!     .consecutive_failures(Some(3))
+//!     .consecutive_min_span(Duration::ZERO);
 //! let breaker = Breaker::new("payments", config)?;
 //! let service = ServiceBuilder::new()
 //!     .layer(BreakerLayer::new(breaker.clone(), ErrorIsTransient))
@@ -63,7 +63,7 @@
 //!
 //! | rule | trips when |
 //! |---|---|
-//! | `consecutive` | so many failures came in a row, the first and the last at least `consecutive_over` apart |
+//! | `consecutive_failures` | so many failures came in a row, the first and the last at least `consecutive_min_span` apart |
 //! | `failure_rate` | at least this share of the window's calls failed, and there were `min_calls` |
 //! | `slow_rate` | at least this share of the window's calls took longer than `slow_call`, and there were `min_calls` |
 //! | `abandoned` | `min_calls` calls in a row were abandoned after `abandoned_after`, the first and the last at least 1 s apart; or earlier ones too, at least 10 s apart |
@@ -90,7 +90,7 @@
 //! leaves early says more about its own patience than about the service, so early abandoned calls open the circuit only if
 //! no call has a result for 10 s.
 //!
-//! A probe that makes no progress for `probe_lease` has failed, so that a lost call cannot keep the circuit half-open. With
+//! A probe that makes no progress for `probe_idle_timeout` has failed, so that a lost call cannot keep the circuit half-open. With
 //! `http::AtBodyEnd`, the head of a response and every frame of its body are progress, and a body that
 //! still makes progress that long after a good head is a success: a healthy download may take longer than the timeout. No
 //! timer runs: the state changes when a call begins or ends, and [`Breaker::state`] returns what a call would find now.
@@ -107,14 +107,14 @@
 //! | setting | default | why |
 //! |---|---|---|
 //! | `failure_rate` | 0.5 of at least 20 calls (`min_calls`) in 10 s (`window`) | half of the calls lost is an outage; two of three are an accident |
-//! | `consecutive` | 10, over at least 200 ms | a service that answers nothing is found out with little traffic, too; one connection that dies with ten calls on it is no outage |
+//! | `consecutive_failures` | 10, over at least 200 ms | a service that answers nothing is found out with little traffic, too; one connection that dies with ten calls on it is no outage |
 //! | `slow_rate`, `slow_call` | off, 1 s | only you know what is slow |
 //! | `open_for` | 2 s | a dead service gets three calls a turn either way; a longer time only keeps callers away from one that is well again |
 //! | `open_jitter` | 0.2 | many clients do not probe at one instant |
 //! | `open_growth`, `max_open_for` | 1 (off), 60 s | it would pay for a cost that three probes do not have |
 //! | `max_server_wait` | none | a server's wait is about the request it was said to |
 //! | `probes`, `probes_to_close` | 3, all of them | one success may be luck |
-//! | `probe_lease` | 10 s | with less, a healthy service that takes long to respond stays half-open; with more, a probe that hangs blocks its place longer |
+//! | `probe_idle_timeout` | 10 s | with less, a healthy service that takes long to respond stays half-open; with more, a probe that hangs blocks its place longer |
 //! | `ramp_up` | off | it costs seconds, and pays only for services that start cold |
 //! | `abandoned` | [`Detect`](Abandoned::Detect) | a time limit outside the breaker must not blind it; a few impatient callers must not trip it |
 //! | `abandoned_after` | 1 s | with less, users who click on before a healthy service responds open the circuit; with more, a hung service is found later |

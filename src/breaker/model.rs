@@ -115,7 +115,7 @@ impl Model {
     }
 
     fn look_for_lost_probes(&mut self, now: Moment) {
-        let (tolerated, lease) = (self.tolerated(), self.config.probe_lease);
+        let (tolerated, lease) = (self.tolerated(), self.config.probe_idle_timeout);
         let State::HalfOpen {
             probes,
             before,
@@ -193,7 +193,7 @@ impl Model {
                 }
                 let leases = probes.iter().filter_map(|probe| match probe {
                     Probe::UnderWay(since, _) => {
-                        Some(since.after(self.config.probe_lease).since(now))
+                        Some(since.after(self.config.probe_idle_timeout).since(now))
                     }
                     _ => None,
                 });
@@ -224,7 +224,7 @@ impl Model {
             return false;
         };
         let head = head.unwrap_or(now);
-        if now < head.after(self.config.probe_lease) {
+        if now < head.after(self.config.probe_idle_timeout) {
             probes[place] = Probe::UnderWay(now, Some(head));
             return false;
         }
@@ -385,11 +385,11 @@ impl Model {
         if log.last()?.kind == Some(Kind::Transient)
             && self
                 .config
-                .consecutive
+                .consecutive_failures
                 .is_some_and(|n| run.len() >= n as usize)
-            && spread(&run) >= self.config.consecutive_over
+            && spread(&run) >= self.config.consecutive_min_span
         {
-            return Some(Cause::Consecutive);
+            return Some(Cause::ConsecutiveFailures);
         }
         if log.last()?.kind.is_some() {
             let (total, failed, slow) = self.counts(now);
@@ -513,8 +513,8 @@ fn config(seed: u64) -> BreakerConfig {
     let probes = bits.of(&[3, 1, 2, 4]);
     let config = BreakerConfig::default()
         .failure_rate(bits.of(&[Some(0.5), None, Some(0.25), Some(1.0)]))
-        .consecutive(bits.of(&[None, Some(1), Some(3)]))
-        .consecutive_over(bits.of(&[Duration::ZERO, 200 * MS]))
+        .consecutive_failures(bits.of(&[None, Some(1), Some(3)]))
+        .consecutive_min_span(bits.of(&[Duration::ZERO, 200 * MS]))
         .slow_rate(bits.of(&[None, Some(0.5)]))
         .window(bits.of(&[
             Window::Time(10 * S),
@@ -529,7 +529,7 @@ fn config(seed: u64) -> BreakerConfig {
         .max_open_for(5 * S)
         .max_server_wait(bits.of(&[None, Some(3 * S)]))
         .probes(probes)
-        .probe_lease(bits.of(&[S, 10 * S]))
+        .probe_idle_timeout(bits.of(&[S, 10 * S]))
         .ramp_up(bits.of(&[Duration::ZERO, 3 * S]))
         .abandoned(bits.of(&[Abandoned::Detect, Abandoned::Ignore, Abandoned::Failure]))
         .abandoned_after(bits.of(&[S, Duration::ZERO, S + MS]));

@@ -122,7 +122,7 @@ impl Probes {
     pub(super) fn lost(&self, config: &BreakerConfig, now: Moment) -> Option<Moment> {
         let mut over: Vec<Moment> = self
             .waiting_since()
-            .filter(|since| now >= since.after(config.probe_lease))
+            .filter(|since| now >= since.after(config.probe_idle_timeout))
             .collect();
         over.sort_unstable();
         let tolerated = config.tolerated_probes().saturating_sub(self.bad);
@@ -143,7 +143,7 @@ impl Probes {
     /// sooner because its lease is over.
     pub(super) fn wait(&self, config: &BreakerConfig, now: Moment) -> Option<Duration> {
         let oldest = self.waiting_since().min()?;
-        let lease = oldest.after(config.probe_lease).since(now);
+        let lease = oldest.after(config.probe_idle_timeout).since(now);
         Some(lease.min(config.open_for))
     }
 
@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn places_are_used_again_but_lost_ones_are_not() {
         let config = BreakerConfig::default().probes(3).probes_to_close(Some(1));
-        let lease = config.probe_lease;
+        let lease = config.probe_idle_timeout;
         let mut probes = Probes::default();
         assert_eq!(probes.admit(3, Moment::START), Some(0));
         assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(1));

@@ -19,7 +19,7 @@ impl Machine {
                 let before = *before;
                 self.enter(State::Open { until, before }, Cause::ProbeLost, transitions);
             } else {
-                probes.expire(self.config.probe_lease, now);
+                probes.expire(self.config.probe_idle_timeout, now);
             }
         }
     }

@@ -133,12 +133,15 @@ impl Tally {
         if let Some(window) = &mut self.window {
             window.add(failed, slow, now);
         }
-        let consecutive = config
-            .consecutive
+        let consecutive_failures = config
+            .consecutive_failures
             .filter(|_| kind == Kind::Transient)
-            .is_some_and(|length| self.failures.reaches(length, config.consecutive_over, now));
-        if consecutive {
-            return Some(Cause::Consecutive);
+            .is_some_and(|length| {
+                self.failures
+                    .reaches(length, config.consecutive_min_span, now)
+            });
+        if consecutive_failures {
+            return Some(Cause::ConsecutiveFailures);
         }
         config.judge(self.window.as_ref()?.counts())
     }

@@ -26,9 +26,9 @@ pub(crate) struct Case {
 /// The configuration of a row.
 pub(crate) fn config(set: &Map<String, Value>) -> serde_json::Result<BreakerConfig> {
     let mut all = Map::new();
-    all.insert("consecutive".to_owned(), Value::Null);
+    all.insert("consecutive_failures".to_owned(), Value::Null);
     all.insert("failure_rate".to_owned(), Value::Null);
-    all.insert("consecutive_over".to_owned(), "0s".into());
+    all.insert("consecutive_min_span".to_owned(), "0s".into());
     all.insert("open_jitter".to_owned(), 0.0.into());
     all.extend(set.clone());
     serde_json::from_value(Value::Object(all))

@@ -160,7 +160,7 @@ fn a_window_does_not_keep_every_call() {
     let minute = Duration::from_secs(60);
     for window in [Window::Time(minute), Window::Calls(10_000)] {
         let config = BreakerConfig::default()
-            .consecutive(None)
+            .consecutive_failures(None)
             .failure_rate(Some(1.0))
             .window(window);
         let breaker = Breaker::new("window", config).unwrap();

@@ -120,7 +120,7 @@ where
 }
 
 fn half_open_config() -> BreakerConfig {
-    three_in_a_row().consecutive(Some(1)).probes(3)
+    three_in_a_row().consecutive_failures(Some(1)).probes(3)
 }
 
 /// A breaker that has opened and may probe.
@@ -425,7 +425,7 @@ const GRPC: &str = "application/grpc";
 #[tokio::test(start_paused = true)]
 async fn a_grpc_body_that_ends_without_a_status_is_a_failure() {
     let opens = async |content_type, parts: &'static [Part]| {
-        let breaker = breaker("no-status", three_in_a_row().consecutive(Some(1)));
+        let breaker = breaker("no-status", three_in_a_row().consecutive_failures(Some(1)));
         let stack = BreakerLayer::new(breaker.clone(), ByGrpcStatus::new())
             .finish(AtBodyEnd::new("no-status", 10 * SECOND))
             .layer(serves(content_type, || parts.iter().copied()).map_err(Error::Inner));

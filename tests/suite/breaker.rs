@@ -382,7 +382,7 @@ async fn the_classifier_decides_what_a_result_means() {
 async fn a_slow_answer_is_measured_by_the_clock_and_opens_it_although_it_is_good() {
     let listener = Listener::new("slow");
     let config = three_in_a_row()
-        .consecutive(None)
+        .consecutive_failures(None)
         .slow_rate(Some(1.0))
         .slow_call(2 * SECOND)
         .min_calls(2);
@@ -409,7 +409,7 @@ async fn a_slow_answer_is_measured_by_the_clock_and_opens_it_although_it_is_good
 #[tokio::test(start_paused = true)]
 async fn the_snapshot_says_what_was_counted_past_the_lock_too() {
     let config = three_in_a_row()
-        .consecutive(None)
+        .consecutive_failures(None)
         .failure_rate(Some(0.9))
         .min_calls(10);
     let breaker = breaker("snapshot", config);
@@ -459,7 +459,7 @@ async fn many_failures_at_once_make_one_move() {
     }
     assert_eq!(
         listener.take_transitions(),
-        [(1, (Closed, Open, Cause::Consecutive))]
+        [(1, (Closed, Open, Cause::ConsecutiveFailures))]
     );
     advance(2 * SECOND).await;
     assert_eq!(breaker.state(), HalfOpen);
@@ -504,7 +504,7 @@ async fn every_move_is_told_with_its_number_and_its_cause() {
     breaker.release();
     breaker.disable();
     let expected = [
-        (Closed, Open, Cause::Consecutive),
+        (Closed, Open, Cause::ConsecutiveFailures),
         (Open, HalfOpen, Cause::OpenForOver),
         (HalfOpen, Open, Cause::ProbeFailed),
         (Open, HalfOpen, Cause::OpenForOver),
@@ -728,7 +728,10 @@ async fn an_async_function_is_protected_without_tower() {
 
 #[tokio::test(start_paused = true)]
 async fn a_function_that_panics_has_failed_and_one_that_is_dropped_was_abandoned() {
-    let breaker = breaker("function-ends", three_in_a_row().consecutive(Some(1)));
+    let breaker = breaker(
+        "function-ends",
+        three_in_a_row().consecutive_failures(Some(1)),
+    );
     {
         let mut dropped = pin!(breaker.run(async || {
             std::future::pending::<()>().await;
@@ -811,7 +814,7 @@ fn however_many_threads_there_are_exactly_the_allowed_probes_pass() {
 #[test]
 fn results_of_many_threads_are_all_counted() {
     let config = three_in_a_row()
-        .consecutive(None)
+        .consecutive_failures(None)
         .failure_rate(Some(1.0))
         .min_calls(1_000_000)
         .window(Window::Time(3600 * SECOND));

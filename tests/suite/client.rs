@@ -63,8 +63,8 @@ fn serves(bites: &'static [Part]) -> Server {
 /// One failure opens; no jitter; no waits between attempts.
 fn plain() -> ClientConfig {
     let once = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO)
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO)
         .open_jitter(0.0);
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     ClientConfig::default()
@@ -112,7 +112,7 @@ fn reason<T, E>(result: Result<T, Error<E>>) -> (Reason, Executed) {
 
 #[test]
 fn limits_that_contradict_one_another_are_refused_with_their_path() {
-    let short_lease = BreakerConfig::default().probe_lease(SECOND);
+    let short_lease = BreakerConfig::default().probe_idle_timeout(SECOND);
     let short_window = BreakerConfig::default().window(Window::Time(5 * SECOND));
     let config = ClientConfig::default;
     for (config, message) in [
@@ -126,7 +126,7 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
         ),
         (
             config().breaker(short_lease),
-            "`breaker.probe_lease` is 1s, but it must be at least the client's `total`, which is 10s",
+            "`breaker.probe_idle_timeout` is 1s, but it must be at least the client's `total`, which is 10s",
         ),
         (
             config().breaker(short_window),
@@ -222,16 +222,16 @@ fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
         "form: Raw",
         "max_attempts: 3",
         "budget: None",
-        "probe_lease: 10s",
+        "probe_idle_timeout: 10s",
         "attempt: 3s",
     ] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
-    let breaker = BreakerConfig::default().probe_lease(30 * SECOND);
+    let breaker = BreakerConfig::default().probe_idle_timeout(30 * SECOND);
     let slower = layer.config().total(20 * SECOND).breaker(breaker);
     layer.reconfigure(slower).unwrap();
     let shown = format!("{layer:?}");
-    for part in ["deadline: 20s", "probe_lease: 30s"] {
+    for part in ["deadline: 20s", "probe_idle_timeout: 30s"] {
         assert!(shown.contains(part), "{part} in {shown}");
     }
 }
@@ -703,7 +703,11 @@ async fn an_open_circuit_stays_open_for_the_rest_of_its_time() {
 async fn a_server_that_is_first_called_later_has_the_new_settings_too() {
     let server: Server = Strict::new(|_| status(500));
     let (layer, stack) = stack(plain(), &server);
-    let breaker = layer.config().breaker.unwrap().consecutive(Some(3));
+    let breaker = layer
+        .config()
+        .breaker
+        .unwrap()
+        .consecutive_failures(Some(3));
     let budget = BudgetConfig::default().initial(1);
     let config = layer.config().breaker(breaker).budget(budget);
     layer.reconfigure(config).unwrap();
@@ -973,8 +977,8 @@ async fn a_probe_is_decided_when_its_body_ends_and_by_its_head_when_the_body_is_
         _ => Step::Answer(Ok(Response::new(Parts::of([DATA, DATA])))),
     });
     let one_probe = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO)
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO)
         .open_jitter(0.0)
         .probes(2);
     let (layer, stack) = stack(plain().retry(None).breaker(one_probe), &server);
@@ -1021,8 +1025,8 @@ async fn an_error_that_is_taken_for_a_success_is_one() {
     }
     impl ClassifyEnd for AllIsWell {}
     let one_failure = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO)
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO)
         .probes(1)
         .open_jitter(0.0);
     let breaker = Breaker::new("well", one_failure).unwrap();

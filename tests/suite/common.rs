@@ -34,8 +34,8 @@ pub(crate) fn bad() -> Step<&'static str, Failure> {
 /// Three failures in a row open it for two seconds, one good probe closes it.
 pub(crate) fn three_in_a_row() -> BreakerConfig {
     BreakerConfig::default()
-        .consecutive(Some(3))
-        .consecutive_over(Duration::ZERO)
+        .consecutive_failures(Some(3))
+        .consecutive_min_span(Duration::ZERO)
         .failure_rate(None)
         .open_jitter(0.0)
         .probes(1)

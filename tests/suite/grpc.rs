@@ -216,7 +216,7 @@ fn plain() -> ClientConfig {
 fn opens(config: BreakerConfig) -> BreakerConfig {
     config
         .open_for(Duration::from_secs(3600))
-        .probe_lease(Duration::from_secs(3600))
+        .probe_idle_timeout(Duration::from_secs(3600))
         .window(buttress::breaker::Window::Time(Duration::from_secs(3600)))
 }
 
@@ -472,7 +472,10 @@ async fn a_server_answers_its_own_refusals_and_does_not_count_them() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let inner = breaker("inner", opens(three_in_a_row()));
-    let outer = breaker("outer", opens(three_in_a_row().consecutive(Some(4))));
+    let outer = breaker(
+        "outer",
+        opens(three_in_a_row().consecutive_failures(Some(4))),
+    );
     let greeter = tower::service_fn(|request: http::Request<hyper::body::Incoming>| async {
         let mut server = ::tonic::server::Grpc::new(Text);
         Ok::<_, Infallible>(server.unary(Greeter, request).await)

@@ -112,7 +112,7 @@ async fn one_dead_shard_of_three_leaves_the_other_two_untouched() {
 #[tokio::test(start_paused = true)]
 async fn a_keyed_gate_asks_for_readiness_and_refuses_only_in_the_call() {
     let inner: Inner<Query> = Inner::new(|_| bad());
-    let config = three_in_a_row().consecutive(Some(1));
+    let config = three_in_a_row().consecutive_failures(Some(1));
     let keyed = Breaker::keyed("in-call", config, KeyedConfig::default(), shard()).unwrap();
     let mut service = BreakerLayer::new(keyed, ErrorIsTransient).layer(inner.clone());
     let query = Query { shard: "s" };

@@ -357,7 +357,7 @@ async fn open_time(
     headers: &'static [(&'static str, &'static str)],
 ) -> Duration {
     let two_of_two = three_in_a_row()
-        .consecutive(None)
+        .consecutive_failures(None)
         .failure_rate(Some(0.5))
         .min_calls(2)
         .max_server_wait(max_server_wait);

@@ -24,7 +24,7 @@ use BreakerState::{Closed, Open};
 
 #[tokio::test(start_paused = true)]
 async fn after_ten_thousand_healthy_calls_it_opens_within_one_window() {
-    let breaker = breaker("grown", BreakerConfig::default().consecutive(None));
+    let breaker = breaker("grown", BreakerConfig::default().consecutive_failures(None));
     for _ in 0..10_000 {
         advance(MS).await;
         settle(&breaker, 1, Outcome::SUCCESS);
@@ -39,7 +39,7 @@ async fn after_ten_thousand_healthy_calls_it_opens_within_one_window() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_failures_weighs_as_much_as_the_same_failures_spread_out() {
-    let config = BreakerConfig::default().consecutive(None);
+    let config = BreakerConfig::default().consecutive_failures(None);
     for spread in [Duration::ZERO, 400 * MS] {
         let breaker = breaker("burst", config);
         for failure in 1..=20 {
@@ -97,7 +97,9 @@ async fn a_backend_that_is_healthy_again_has_all_its_calls_within_three_seconds(
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_rate_of_one_opens_when_all_calls_have_failed() {
-    let rule = three_in_a_row().consecutive(None).failure_rate(Some(1.0));
+    let rule = three_in_a_row()
+        .consecutive_failures(None)
+        .failure_rate(Some(1.0));
     let all = breaker("ends", rule.min_calls(4));
     settle(&all, 3, Outcome::TRANSIENT);
     assert_eq!(all.state(), Closed);

@@ -34,7 +34,7 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
 
         [breaker]
         open_for = "5s"
-        consecutive = "off"
+        consecutive_failures = "off"
         failure_rate = 1
         max_server_wait = "1m"
         "#,
@@ -43,7 +43,7 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
     let backoff = Backoff::linear(SECOND / 100, SECOND / 200);
     let breaker = BreakerConfig::default()
         .open_for(5 * SECOND)
-        .consecutive(None)
+        .consecutive_failures(None)
         .failure_rate(Some(1.0))
         .max_server_wait(Some(60 * SECOND));
     let expected = ClientConfig::default()
@@ -80,10 +80,10 @@ fn a_server_is_configured_from_a_file_too() {
 #[test]
 fn what_may_be_off_is_off_by_a_word_by_false_or_by_null() {
     for off in [r#""off""#, "false", "null"] {
-        let text = format!(r#"{{"retry": {off}, "breaker": {{"consecutive": {off}}}}}"#);
+        let text = format!(r#"{{"retry": {off}, "breaker": {{"consecutive_failures": {off}}}}}"#);
         let config: ClientConfig = serde_json::from_str(&text).unwrap();
         assert_eq!(config.retry, None, "{off}");
-        assert_eq!(config.breaker.unwrap().consecutive, None, "{off}");
+        assert_eq!(config.breaker.unwrap().consecutive_failures, None, "{off}");
     }
 }
 
@@ -200,7 +200,7 @@ fn breaker() -> impl Strategy<Value = BreakerConfig> {
     (rules, rest).prop_map(
         |((run, failed, slow, window, abandoned), (open, wait, probes, to_close, dry))| {
             let config = BreakerConfig::default()
-                .consecutive(run)
+                .consecutive_failures(run)
                 .failure_rate(failed);
             let config = config.slow_rate(slow).window(window).abandoned(abandoned);
             let config = config.open_for(open).max_server_wait(wait).probes(probes);
@@ -298,8 +298,8 @@ async fn no_handle_and_no_stack_takes_an_empty_name_or_one_with_control_characte
 #[tokio::test(start_paused = true)]
 async fn a_key_with_control_characters_has_a_policy_of_its_own() {
     let config = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO);
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO);
     let breakers =
         Breaker::keyed::<String, _>("rude", config, KeyedConfig::default(), by_itself()).unwrap();
     let [rude, empty] = ["a\nb", ""].map(|key| breakers.get(&key.to_owned(), &Now::unread()));

@@ -65,7 +65,7 @@ fn main() {
     });
     table.service_around::<Plain, _>("bare service", || Plain);
     timeout(&mut table);
-    consecutive(&mut table);
+    consecutive_failures(&mut table);
     window(&mut table);
     rejecting(&mut table);
     retry(&mut table);
@@ -307,7 +307,7 @@ fn timeout(table: &mut Table) {
     table.service_around::<Plain, _>(RESILIENCE, || service.clone());
 }
 
-fn consecutive(table: &mut Table) {
+fn consecutive_failures(table: &mut Table) {
     table.group("breaker, consecutive");
     let layer = buttress_breaker(BreakerConfig::default().failure_rate(None));
     table.service(BUTTRESS, || layer.layer(Noop));

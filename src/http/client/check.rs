@@ -53,8 +53,8 @@ impl ClientConfig {
         breaker.validate()?;
         if self.total != Duration::MAX {
             let least = format!("at least the client's `total`, which is {:?}", self.total);
-            let lease = breaker.probe_lease;
-            ConfigError::unless(lease >= self.total, "probe_lease", &lease, least)?;
+            let lease = breaker.probe_idle_timeout;
+            ConfigError::unless(lease >= self.total, "probe_idle_timeout", &lease, least)?;
         }
         match breaker.window {
             Window::Time(window) if self.attempt != Duration::MAX => {

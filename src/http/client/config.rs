@@ -28,7 +28,7 @@ pub struct ClientConfig {
     /// is one over time: for more than 5 s, set a longer window. `Duration::MAX`, or `"none"` in a file, is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub attempt: Duration,
-    /// The limit of the whole call, its body included. Default 10 s; more than 0, and at most the breaker's `probe_lease`: for
+    /// The limit of the whole call, its body included. Default 10 s; more than 0, and at most the breaker's `probe_idle_timeout`: for
     /// more than 10 s, set a longer lease. `Duration::MAX`, or `"none"` in a file, is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub total: Duration,

@@ -146,7 +146,7 @@ use crate::error::ConfigError;
 ///
 /// # Errors
 ///
-/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_lease`. A name that is empty or has control
+/// A setting that cannot work, alone or together with the others, with its path: `breaker.probe_idle_timeout`. A name that is empty or has control
 /// characters.
 #[track_caller]
 pub fn client(name: &str, config: ClientConfig) -> Result<ClientLayer, ConfigError> {

@@ -98,7 +98,7 @@ fn config() -> ClientConfig {
     config.attempt = minute;
     config.breaker = config.breaker.map(|breaker| {
         breaker
-            .probe_lease(minute)
+            .probe_idle_timeout(minute)
             .window(buttress::breaker::Window::Time(2 * minute))
     });
     config

@@ -57,8 +57,8 @@ const REPLAYED: (&str, &str) = ("idempotent-replayed", "true");
 async fn attempts(status: u16, headers: &[(&'static str, &'static str)]) -> (usize, BreakerState) {
     let (server, asked) = server(status, headers);
     let breaker = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO);
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO);
     // Its breaker would end the retries.
     let config = || ClientConfig::default().keys(Keys::Honoured);
     let retried = client("replayed.retry", config().breaker(None)).unwrap();
@@ -104,8 +104,8 @@ async fn any_value_true_marks_a_stored_response() {
 async fn single_layers_take_a_stored_response_as_final() {
     let (stored, asked) = server(503, &[RETRY_AFTER, REPLAYED]);
     let breaker = BreakerConfig::default()
-        .consecutive(Some(1))
-        .consecutive_over(Duration::ZERO);
+        .consecutive_failures(Some(1))
+        .consecutive_min_span(Duration::ZERO);
     let breaker = Breaker::new("replayed.single", breaker).unwrap();
     let retry = RetryLayer::new(
         "replayed.single",
