@@ -97,7 +97,7 @@ impl Now {
 }
 
 /// Whether there is no more than `time` until `then`.
-pub(crate) fn is_near(then: tokio::time::Instant, time: Duration) -> bool {
+pub(crate) fn is_local(then: tokio::time::Instant, time: Duration) -> bool {
     then.saturating_duration_since(tokio::time::Instant::now()) <= time
 }
 

@@ -32,7 +32,7 @@ impl<T> Mutex<T> {
 }
 
 /// How many lanes a handle has: one a core, at most eight.
-pub(crate) fn lane_count() -> usize {
+pub(crate) fn shard_count() -> usize {
     static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     if cfg!(buttress_loom) {
         return 2;
@@ -46,7 +46,7 @@ pub(crate) fn lane_count() -> usize {
 }
 
 /// The lane of this thread, below `count`.
-pub(crate) fn lane_index(count: usize) -> usize {
+pub(crate) fn shard_index(count: usize) -> usize {
     use std::cell::Cell;
     use std::sync::atomic::{AtomicUsize, Ordering};
     static NEXT: AtomicUsize = AtomicUsize::new(0);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Breaker;
-use super::lane::Mode;
 use super::permit::{BreakerPermit, Start};
+use super::shard::Mode;
 use super::ticket::{Ticket, Verdict};
 use crate::clock::Now;
 use crate::error::{Reason, Rejected};
@@ -22,10 +22,10 @@ impl<Req: ?Sized> Policy<Req> for Breaker {
 
     #[inline(always)]
     fn pass(&self, _request: &Req, _: Internal) -> Option<BreakerPermit> {
-        let lane = self.lane();
-        let epoch = lane.admits()?;
+        let shard = self.shard();
+        let epoch = shard.admits()?;
         Some(BreakerPermit::new(
-            Arc::clone(lane),
+            Arc::clone(shard),
             Ticket::call(epoch),
             Start::UNKNOWN,
         ))
@@ -87,7 +87,7 @@ impl Breaker {
         } else {
             Start::measured(now.moment())
         };
-        BreakerPermit::new(Arc::clone(self.lane()), ticket, start)
+        BreakerPermit::new(Arc::clone(self.shard()), ticket, start)
     }
 
     #[cold]

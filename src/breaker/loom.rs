@@ -28,8 +28,8 @@ fn breaker(consecutive_failures: u32) -> Breaker {
 }
 
 /// Admits as a core with a lane of its own does.
-fn admit(near: &Breaker) -> BreakerPermit {
-    near.admit(&(), &now()).expect("closed")
+fn admit(local: &Breaker) -> BreakerPermit {
+    local.admit(&(), &now()).expect("closed")
 }
 
 fn settle(permit: BreakerPermit, outcome: Outcome) {
@@ -45,14 +45,14 @@ fn counted(breaker: &Breaker) -> (u32, u32) {
 fn successes_and_a_failure_are_each_counted_once() {
     loom::model(|| {
         let breaker = breaker(5);
-        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
+        let (local, other) = (breaker.local(Internal), breaker.local(Internal));
         let good = thread::spawn(move || {
-            settle(admit(&near), Outcome::SUCCESS);
-            settle(admit(&near), Outcome::SUCCESS);
-            near
+            settle(admit(&local), Outcome::SUCCESS);
+            settle(admit(&local), Outcome::SUCCESS);
+            local
         });
         settle(admit(&other), Outcome::TRANSIENT);
-        let _near = good.join().expect("a thread");
+        let _local = good.join().expect("a thread");
         assert_eq!(counted(&breaker), (3, 1));
     });
 }
@@ -61,10 +61,10 @@ fn successes_and_a_failure_are_each_counted_once() {
 fn two_threads_of_one_lane_count_both() {
     loom::model(|| {
         let breaker = breaker(5);
-        let near = Arc::new(breaker.near(Internal));
-        let same = Arc::clone(&near);
+        let local = Arc::new(breaker.local(Internal));
+        let same = Arc::clone(&local);
         let good = thread::spawn(move || settle(admit(&same), Outcome::SUCCESS));
-        settle(admit(&near), Outcome::SUCCESS);
+        settle(admit(&local), Outcome::SUCCESS);
         good.join().expect("a thread");
         assert_eq!(counted(&breaker), (2, 0));
     });
@@ -76,13 +76,13 @@ fn a_lane_that_comes_late_loses_nothing() {
         let breaker = breaker(5);
         let late = breaker.clone();
         let good = thread::spawn(move || {
-            let near = late.near(Internal);
-            settle(admit(&near), Outcome::SUCCESS);
-            near
+            let local = late.local(Internal);
+            settle(admit(&local), Outcome::SUCCESS);
+            local
         });
-        let permit = breaker.near(Internal);
+        let permit = breaker.local(Internal);
         settle(admit(&permit), Outcome::TRANSIENT);
-        let _near = good.join().expect("a thread");
+        let _local = good.join().expect("a thread");
         assert_eq!(counted(&breaker), (2, 1));
     });
 }
@@ -91,8 +91,8 @@ fn a_lane_that_comes_late_loses_nothing() {
 fn a_success_of_an_epoch_that_is_over_changes_nothing() {
     loom::model(|| {
         let breaker = breaker(1);
-        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
-        let (old, bad) = (admit(&near), admit(&other));
+        let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+        let (old, bad) = (admit(&local), admit(&other));
         let good = thread::spawn(move || settle(old, Outcome::SUCCESS));
         settle(bad, Outcome::TRANSIENT);
         // Closed again, as new: the success belongs to the time before, whenever it comes.
@@ -106,15 +106,15 @@ fn a_success_of_an_epoch_that_is_over_changes_nothing() {
 fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
     loom::model(|| {
         let breaker = breaker(2);
-        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
+        let (local, other) = (breaker.local(Internal), breaker.local(Internal));
         settle(admit(&other), Outcome::TRANSIENT);
-        let (old, bad) = (admit(&near), admit(&other));
+        let (old, bad) = (admit(&local), admit(&other));
         let good = thread::spawn(move || {
             settle(old, Outcome::SUCCESS);
-            near
+            local
         });
         settle(bad, Outcome::TRANSIENT);
-        let _near = good.join().expect("a thread");
+        let _local = good.join().expect("a thread");
         match breaker.shared().look(|locked| locked.machine.last_state()) {
             // It came first: one failure since.
             BreakerState::Closed => assert_eq!(counted(&breaker), (3, 2)),
@@ -133,8 +133,8 @@ fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
             .min_calls(2)
             .window(Window::Calls(2));
         let breaker = Breaker::new("loom", config).expect("a valid configuration");
-        let (near, other) = (breaker.near(Internal), breaker.near(Internal));
-        let (good, bad) = (admit(&near), admit(&other));
+        let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+        let (good, bad) = (admit(&local), admit(&other));
         let good = thread::spawn(move || settle(good, Outcome::SUCCESS));
         settle(bad, Outcome::TRANSIENT);
         good.join().expect("a thread");

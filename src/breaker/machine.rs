@@ -178,10 +178,10 @@ impl Machine {
 
     /// Until this moment (exclusive) a good and fast result of this epoch changes nothing but the counts, so that it may be
     /// told later, by [`Machine::successes`]. `None`: each has to be settled.
-    pub(crate) fn licence(&self) -> Option<Moment> {
+    pub(crate) fn grant(&self) -> Option<Moment> {
         match &self.state {
             // While the allowance is not full, every good result restores some of it.
-            State::Closed(tally) if self.allowance.is_full() => tally.licence(&self.config),
+            State::Closed(tally) if self.allowance.is_full() => tally.grant(&self.config),
             _ => None,
         }
     }
@@ -454,7 +454,7 @@ mod tests {
                 assert_eq!(bench.settle(ticket, unprocessed), Closed);
             }
             assert_eq!(bench.machine.counts(bench.now), Counts::default());
-            assert_eq!(bench.machine.licence(), None, "a success is to restore it");
+            assert_eq!(bench.machine.grant(), None, "a success is to restore it");
             for _ in 0..19 {
                 let ticket = bench.ticket();
                 assert_eq!(bench.settle(ticket, unprocessed), Closed);
@@ -475,7 +475,7 @@ mod tests {
                 assert_eq!(bench.settle(ticket, outcome), Closed);
             }
         }
-        assert!(bench.machine.licence().is_some());
+        assert!(bench.machine.grant().is_some());
     }
 
     #[test]
@@ -901,7 +901,7 @@ mod tests {
             .abandoned(Abandoned::Ignore);
         let mut bench = bench(config);
         assert_eq!(bench.calls("FFFFFOOOOAAAASFFFF"), Closed);
-        assert_eq!(bench.machine.licence(), Some(Moment::FAR));
+        assert_eq!(bench.machine.grant(), Some(Moment::FAR));
         bench.machine.isolate();
         assert_eq!(bench.state(), Isolated);
     }
@@ -942,25 +942,25 @@ mod tests {
 
     #[test]
     fn the_licence_ends_where_a_success_could_change_more_than_the_counts() {
-        let licence = |bench: &Bench| bench.machine.licence().map(Moment::as_nanos);
+        let grant = |bench: &Bench| bench.machine.grant().map(Moment::as_nanos);
         let mut timed = bench(by_rate(0.5, 4, Window::Time(10 * S)));
         timed.wait(1500 * MS).calls("S");
-        assert_eq!(licence(&timed), Some(2_000_000_000));
+        assert_eq!(grant(&timed), Some(2_000_000_000));
         timed.calls("F");
-        assert_eq!(licence(&timed), Some(2_000_000_000), "1 of at least 4");
+        assert_eq!(grant(&timed), Some(2_000_000_000), "1 of at least 4");
         timed.calls("F");
         assert_eq!(
-            licence(&timed),
+            grant(&timed),
             None,
             "one success more would complete 2 of 4"
         );
         timed.calls("N");
-        assert_eq!(licence(&timed), None);
+        assert_eq!(grant(&timed), None);
         assert_eq!(timed.calls("S"), Open);
-        assert_eq!(licence(&timed), None);
+        assert_eq!(grant(&timed), None);
 
         let mut counted = bench(by_rate(0.5, 4, Window::Calls(4)));
-        assert_eq!(counted.machine.licence(), Some(Moment::FAR));
+        assert_eq!(counted.machine.grant(), Some(Moment::FAR));
         counted.calls("SSSF");
         counted.machine.successes(3);
         assert_eq!(counted.machine.counts(counted.now).failed, 1);
@@ -969,7 +969,7 @@ mod tests {
 
         let mut in_a_row = bench(plain().failure_rate(None));
         in_a_row.calls("FF");
-        assert_eq!(in_a_row.machine.licence(), Some(Moment::FAR));
+        assert_eq!(in_a_row.machine.grant(), Some(Moment::FAR));
         in_a_row.machine.successes(1);
         assert_eq!(in_a_row.calls("FF"), Closed);
         in_a_row.machine.successes(0);

@@ -148,8 +148,6 @@
 mod admission;
 mod config;
 mod control;
-mod lane;
-mod lanes;
 #[cfg(all(test, buttress_loom))]
 mod loom;
 mod machine;
@@ -160,6 +158,8 @@ mod permit;
 mod policy;
 mod probes;
 mod ready;
+mod shard;
+mod shards;
 mod ticket;
 mod transitions;
 mod trip;

@@ -442,12 +442,12 @@ impl Model {
 }
 
 /// The machine as a handle uses it: it asks only when it must, and counts what has the licence apart.
-struct Licensed {
+struct Granted {
     machine: Machine,
     pending: u64,
 }
 
-impl Licensed {
+impl Granted {
     fn folded(&mut self) -> &mut Machine {
         self.machine.successes(std::mem::take(&mut self.pending));
         &mut self.machine
@@ -481,11 +481,11 @@ impl Licensed {
         draw: Draw,
     ) -> Transitions {
         let config = &self.machine.config;
-        let licensed = outcome.is_good()
+        let granted = outcome.is_good()
             && (config.slow_rate.is_none() || took <= config.slow_call)
             && ticket == Ticket::call(self.machine.epoch())
-            && self.machine.licence().is_some_and(|until| now < until);
-        if licensed {
+            && self.machine.grant().is_some_and(|until| now < until);
+        if granted {
             self.pending += 1;
             return Transitions::default();
         }
@@ -540,7 +540,7 @@ fn config(seed: u64) -> BreakerConfig {
 /// The machine one by one, the machine with a licence, and the model, side by side.
 struct Trial {
     machine: Machine,
-    licensed: Licensed,
+    granted: Granted,
     model: Model,
     under_way: Vec<(Ticket, Ticket, ModelTicket)>,
     now: Moment,
@@ -551,7 +551,7 @@ impl Trial {
         let config = config(seed);
         let machine = Machine::new(config).unwrap();
         Self {
-            licensed: Licensed {
+            granted: Granted {
                 machine: machine.clone(),
                 pending: 0,
             },
@@ -632,7 +632,7 @@ impl Trial {
         let state = self.machine.state(now);
         let remaining = self.machine.remaining(now);
         let (one, transitions) = self.machine.admit(now, draw);
-        let (other, other_transitions) = self.licensed.admit(now, draw);
+        let (other, other_transitions) = self.granted.admit(now, draw);
         assert_eq!((&one, transitions), (&other, other_transitions));
         let expected = self.model.admit(now, draw);
         self.compare_transitions(transitions);
@@ -677,7 +677,7 @@ impl Trial {
             return;
         }
         let (decided, transitions) = self.machine.progress(ticket, Some(took), now);
-        let also = self.licensed.folded().progress(other, Some(took), now);
+        let also = self.granted.folded().progress(other, Some(took), now);
         assert_eq!((decided, transitions), also);
         assert_eq!(decided, self.model.progress(model_ticket, took, now));
         if decided {
@@ -699,13 +699,13 @@ impl Trial {
         let (transitions, other_transitions) = match kind {
             None => (
                 self.machine.abandon(ticket, took, now, draw),
-                self.licensed.folded().abandon(other, took, now, draw),
+                self.granted.folded().abandon(other, took, now, draw),
             ),
             Some(kind) => {
                 let outcome = Outcome::of(kind).wait(wait);
                 (
                     self.machine.settle(ticket, &outcome, Some(took), now, draw),
-                    self.licensed.settle(other, &outcome, took, now, draw),
+                    self.granted.settle(other, &outcome, took, now, draw),
                 )
             }
         };
@@ -724,7 +724,7 @@ impl Trial {
             _ => machine.reset(),
         };
         let transitions = apply(&mut self.machine);
-        assert_eq!(apply(self.licensed.folded()), transitions);
+        assert_eq!(apply(self.granted.folded()), transitions);
         match (which % 7, &self.model.state) {
             (0, _) => self.model.enter(State::Forced(now.after(S)), Cause::Manual),
             (1, _) => self.model.enter(State::Isolated, Cause::Manual),
@@ -741,7 +741,7 @@ impl Trial {
         let config = config(which * 0x9E37_79B9);
         let transitions = self.machine.reconfigure(config, self.now).unwrap();
         assert_eq!(
-            self.licensed.folded().reconfigure(config, self.now),
+            self.granted.folded().reconfigure(config, self.now),
             Ok(transitions)
         );
         self.model.reconfigure(config, self.now);
@@ -757,7 +757,7 @@ impl Trial {
     }
 
     fn compare(&mut self) {
-        let (machine, other) = (&self.machine, &self.licensed.machine);
+        let (machine, other) = (&self.machine, &self.granted.machine);
         assert_eq!(machine.epoch(), other.epoch());
         assert_eq!(machine.state(self.now), other.state(self.now));
         assert_eq!(
@@ -765,7 +765,7 @@ impl Trial {
             other.admits_without_asking()
         );
         let mut folded = other.clone();
-        folded.successes(self.licensed.pending);
+        folded.successes(self.granted.pending);
         assert_eq!(machine.counts(self.now), folded.counts(self.now));
         let counts = machine.counts(self.now);
         let (total, failed, slow) = self.model.counts(self.now);
@@ -831,7 +831,7 @@ proptest! {
                     machine.abandon(tickets.swap_remove(which), waited, now, draw);
                 }
             }
-            let _ = (machine.state(now), machine.remaining(now), machine.licence(), machine.counts(now));
+            let _ = (machine.state(now), machine.remaining(now), machine.grant(), machine.counts(now));
             check(&machine, &tickets)?;
         }
         for ticket in tickets {

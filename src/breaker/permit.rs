@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lane::Lane;
-use super::lanes::{Locked, Shared};
+use super::shard::Shard;
+use super::shards::{Locked, Shared};
 use super::ticket::Ticket;
 use crate::clock::{Moment, Now, nanos};
 use crate::gate::Permit;
@@ -14,7 +14,7 @@ use crate::outcome::{Kind, Outcome};
 /// A call that a breaker has admitted. Dropped unsettled, the call was abandoned.
 #[must_use = "dropping a permit says that the call was abandoned"]
 pub struct BreakerPermit {
-    lane: Arc<Lane>,
+    shard: Arc<Shard>,
     /// The ticket, ignored from when it is settled; above it the [`Start`]. In one number, because two are moved in two
     /// registers, but three through memory, at several times the cost.
     call: u128,
@@ -61,9 +61,9 @@ impl Start {
 
 impl BreakerPermit {
     #[inline]
-    pub(super) fn new(lane: Arc<Lane>, ticket: Ticket, start: Start) -> Self {
+    pub(super) fn new(shard: Arc<Shard>, ticket: Ticket, start: Start) -> Self {
         Self {
-            lane,
+            shard,
             call: u128::from(start.0) << 64 | u128::from(ticket.bits()),
         }
     }
@@ -103,7 +103,7 @@ impl BreakerPermit {
     fn probe_progress(&mut self, now: Moment) {
         let (ticket, took) = (self.ticket(), self.start().took(now));
         let progress = |locked: &mut Locked, _| locked.machine.progress(ticket, took, now);
-        let decided = self.lane.shared.act(progress);
+        let decided = self.shard.shared.act(progress);
         if decided {
             self.ignore();
         }
@@ -120,10 +120,10 @@ impl Permit for BreakerPermit {
         }
         let counted = outcome.is_good()
             && !ticket.is_probe()
-            && (!start.is_measured() || !is_slow(&self.lane.shared, start.waited(now.moment())))
-            && self.lane.count(ticket.epoch, now);
+            && (!start.is_measured() || !is_slow(&self.shard.shared, start.waited(now.moment())))
+            && self.shard.count(ticket.epoch, now);
         if !counted {
-            settle_locked(&self.lane.shared, ticket, start, outcome, now.clone());
+            settle_locked(&self.shard.shared, ticket, start, outcome, now.clone());
         }
     }
 
@@ -145,7 +145,7 @@ impl Permit for BreakerPermit {
         let ticket = self.ticket();
         self.ignore();
         if ticket != Ticket::IGNORED {
-            abandon(&self.lane.shared, ticket, waited, now.moment());
+            abandon(&self.shard.shared, ticket, waited, now.moment());
         }
     }
 }
@@ -183,7 +183,7 @@ impl Drop for BreakerPermit {
         if self.ticket() != Ticket::IGNORED {
             let now = Now::unread().moment();
             abandon(
-                &self.lane.shared,
+                &self.shard.shared,
                 self.ticket(),
                 self.start().waited(now),
                 now,

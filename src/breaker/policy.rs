@@ -1,5 +1,5 @@
 //! The breaker's handle: what a user and a gate can do with it. How calls of a healthy service go round its lock is in
-//! `lanes`.
+//! `shards`.
 
 use std::fmt;
 use std::hash::Hash;
@@ -7,9 +7,9 @@ use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::config::BreakerConfig;
-use super::lane::Lane;
-use super::lanes::Shared;
 use super::permit::BreakerPermit;
+use super::shard::Shard;
+use super::shards::Shared;
 use super::ticket::Transitions;
 use super::view::Snapshot;
 use crate::clock::Now;
@@ -19,20 +19,20 @@ use crate::gate::future::GateFuture;
 use crate::gate::{AtResult, Forget, Internal, Keeps, Keyed, KeyedConfig, Permit};
 use crate::live_names::register;
 use crate::outcome::{Classify, ErrorIsTransient};
-use crate::sync::{lane_count, lane_index};
+use crate::sync::{shard_count, shard_index};
 
 /// A circuit breaker: a named handle, cheap to clone; all clones are the same circuit. See [the page](crate::breaker).
 pub struct Breaker {
     owner: Arc<Owner>,
-    /// A lane of this handle's own: see [`Forget::near`].
-    near: Option<Arc<Lane>>,
+    /// A lane of this handle's own: see [`Forget::local`].
+    local: Option<Arc<Shard>>,
 }
 
 impl Clone for Breaker {
     fn clone(&self) -> Self {
         Self {
             owner: Arc::clone(&self.owner),
-            near: None,
+            local: None,
         }
     }
 }
@@ -40,7 +40,7 @@ impl Clone for Breaker {
 struct Owner {
     shared: Arc<Shared>,
     /// One for each core that has asked.
-    lanes: OnceLock<Box<[OnceLock<Arc<Lane>>]>>,
+    shards: OnceLock<Box<[OnceLock<Arc<Shard>>]>>,
 }
 
 impl Breaker {
@@ -72,9 +72,9 @@ impl Breaker {
         Ok(Self {
             owner: Arc::new(Owner {
                 shared,
-                lanes: OnceLock::new(),
+                shards: OnceLock::new(),
             }),
-            near: None,
+            local: None,
         })
     }
 
@@ -241,17 +241,17 @@ impl Breaker {
 
 impl Breaker {
     #[inline(always)]
-    pub(super) fn lane(&self) -> &Arc<Lane> {
-        if let Some(near) = &self.near {
-            return near;
+    pub(super) fn shard(&self) -> &Arc<Shard> {
+        if let Some(local) = &self.local {
+            return local;
         }
         let owner = &*self.owner;
-        match owner.lanes.get() {
-            Some(lanes) => match lanes[lane_index(lanes.len())].get() {
-                Some(lane) => lane,
-                None => owner.new_lane(),
+        match owner.shards.get() {
+            Some(shards) => match shards[shard_index(shards.len())].get() {
+                Some(shard) => shard,
+                None => owner.new_shard(),
             },
-            None => owner.new_lane(),
+            None => owner.new_shard(),
         }
     }
 }
@@ -259,11 +259,11 @@ impl Breaker {
 impl Owner {
     #[cold]
     #[inline(never)]
-    fn new_lane(&self) -> &Arc<Lane> {
-        let lanes = self
-            .lanes
-            .get_or_init(|| (0..lane_count()).map(|_| OnceLock::new()).collect());
-        lanes[lane_index(lanes.len())].get_or_init(|| self.shared.new_lane())
+    fn new_shard(&self) -> &Arc<Shard> {
+        let shards = self
+            .shards
+            .get_or_init(|| (0..shard_count()).map(|_| OnceLock::new()).collect());
+        shards[shard_index(shards.len())].get_or_init(|| self.shared.new_shard())
     }
 }
 
@@ -287,9 +287,9 @@ impl Forget for Breaker {
         &self.shared().source
     }
 
-    fn near(&self, _: Internal) -> Self {
+    fn local(&self, _: Internal) -> Self {
         Self {
-            near: Some(self.shared().new_lane()),
+            local: Some(self.shared().new_shard()),
             ..self.clone()
         }
     }

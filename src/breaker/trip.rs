@@ -164,7 +164,7 @@ impl Tally {
     }
 
     /// Until when a good and fast result changes nothing but the counts.
-    pub(super) fn licence(&self, config: &BreakerConfig) -> Option<Moment> {
+    pub(super) fn grant(&self, config: &BreakerConfig) -> Option<Moment> {
         let Some(window) = &self.window else {
             return Some(Moment::FAR);
         };

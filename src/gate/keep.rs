@@ -34,7 +34,7 @@ pub trait Forget: Clone {
     /// own to count in.
     #[doc(hidden)]
     #[must_use]
-    fn near(&self, _: Internal) -> Self {
+    fn local(&self, _: Internal) -> Self {
         self.clone()
     }
 }

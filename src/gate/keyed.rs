@@ -11,7 +11,7 @@ use super::{Forget, Internal, KeyBy, KeyedConfig, Policy};
 use crate::clock::Now;
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Observe, Source};
-use crate::sync::{Apart, Mutex, lane_count, lane_index};
+use crate::sync::{Apart, Mutex, shard_count, shard_index};
 
 /// A policy per key, as a policy.
 ///
@@ -66,7 +66,7 @@ pub(super) struct Inner<K, B, P> {
     /// Every key. Locked for a key that its lane has not seen, before any lane.
     pub(super) all: Mutex<All<K, P>>,
     /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
-    pub(super) lanes: Box<[Lane<K, P>]>,
+    pub(super) shards: Box<[Shard<K, P>]>,
 }
 
 pub(super) struct All<K, P> {
@@ -77,21 +77,21 @@ pub(super) struct All<K, P> {
     pub(super) entries: Entries<K, P>,
 }
 
-pub(super) type LaneMap<K, P> = HashMap<K, Used<P>>;
-type Lane<K, P> = Apart<Mutex<LaneMap<K, P>>>;
+pub(super) type ShardMap<K, P> = HashMap<K, Used<P>>;
+type Shard<K, P> = Apart<Mutex<ShardMap<K, P>>>;
 
 pub(super) struct Used<P> {
-    near: P,
-    /// What calls hold that `near` alone cannot serve; a count above one says that such a call is just being admitted.
+    local: P,
+    /// What calls hold that `local` alone cannot serve; a count above one says that such a call is just being admitted.
     lent: Option<Arc<P>>,
     /// Set by a hit, cleared when eviction looks at the key: a hit need not read the clock.
     pub(super) touched: bool,
 }
 
 impl<P: Forget> Used<P> {
-    pub(super) const fn new(near: P) -> Self {
+    pub(super) const fn new(local: P) -> Self {
         Self {
-            near,
+            local,
             lent: None,
             touched: false,
         }
@@ -99,7 +99,7 @@ impl<P: Forget> Used<P> {
 
     fn lend(&mut self) -> Arc<P> {
         let lent = &mut self.lent;
-        Arc::clone(lent.get_or_insert_with(|| Arc::new(self.near.clone())))
+        Arc::clone(lent.get_or_insert_with(|| Arc::new(self.local.clone())))
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -143,7 +143,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
                     changes: 0,
                     entries: Entries::new(),
                 }),
-                lanes: (0..lane_count())
+                shards: (0..shard_count())
                     .map(|_| Apart(Mutex::new(HashMap::new())))
                     .collect(),
             }),
@@ -250,12 +250,12 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         B: KeyBy<Req, Key = K>,
     {
         let look = self.by.look(request);
-        let Apart(lane) = &self.lanes[lane_index(self.lanes.len())];
-        if let Some(used) = lane.lock().get_mut(&look) {
+        let Apart(shard) = &self.shards[shard_index(self.shards.len())];
+        if let Some(used) = shard.lock().get_mut(&look) {
             used.touched = true;
             return enter(used);
         }
-        self.miss(lane, &self.by.own(&look), now, enter)
+        self.miss(shard, &self.by.own(&look), now, enter)
     }
 }
 
@@ -312,7 +312,7 @@ where
     #[inline]
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
         let entered = self.inner.find(request, now, |used| {
-            let passed = used.near.pass(request, Internal);
+            let passed = used.local.pass(request, Internal);
             passed.ok_or_else(|| used.lend())
         });
         entered.or_else(|policy| policy.admit(request, now))

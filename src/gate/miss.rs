@@ -4,7 +4,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use super::eviction::{Candidates, Rank, SAMPLE};
-use super::keyed::{All, Inner, LaneMap, Used};
+use super::keyed::{All, Inner, ShardMap, Used};
 use super::{Forget, Internal, Keeps};
 use crate::chance::draw;
 use crate::clock::Now;
@@ -41,7 +41,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
     #[cold]
     pub(super) fn miss<R>(
         &self,
-        lane: &Mutex<LaneMap<K, P>>,
+        shard: &Mutex<ShardMap<K, P>>,
         key: &K,
         now: &Now,
         enter: impl Fn(&mut Used<P>) -> R,
@@ -49,7 +49,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         let mut evicted = Vec::new();
         let mut made = None;
         let found = loop {
-            let found = self.find_kept(lane, key, made.take(), now, &mut evicted, &enter);
+            let found = self.find_kept(shard, key, made.take(), now, &mut evicted, &enter);
             for gone in evicted.drain(..) {
                 emit(&Event::KeyEvicted {
                     source: gone.source(),
@@ -74,7 +74,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
     /// Looks among all keys, and keeps the policy that was `made` if the key is new.
     fn find_kept<R>(
         &self,
-        lane: &Mutex<LaneMap<K, P>>,
+        shard: &Mutex<ShardMap<K, P>>,
         key: &K,
         made: Option<(P, Room)>,
         now: &Now,
@@ -84,10 +84,10 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
         // clock, so the key's last use is known exactly.
         let remember = |policy: &P| {
-            let mut lane = lane.lock();
-            let used = lane
+            let mut shard = shard.lock();
+            let used = shard
                 .entry(key.clone())
-                .or_insert_with(|| Used::new(policy.near(Internal)));
+                .or_insert_with(|| Used::new(policy.local(Internal)));
             Found::Entered(enter(used))
         };
         let moment = now.moment();
@@ -191,9 +191,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         let entry = all.entries.at(at);
         let mut taken = Vec::new();
         let mut result = Detached::Gone;
-        for (number, Apart(lane)) in self.lanes.iter().enumerate() {
-            let mut lane = lane.lock();
-            let Some(used) = lane.get_mut(&entry.key) else {
+        for (number, Apart(shard)) in self.shards.iter().enumerate() {
+            let mut shard = shard.lock();
+            let Some(used) = shard.get_mut(&entry.key) else {
                 continue;
             };
             if used.is_busy() {
@@ -204,7 +204,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
                 result = Detached::Used;
             }
             if matches!(result, Detached::Gone) {
-                taken.extend(lane.remove_entry(&entry.key).map(|used| (number, used)));
+                taken.extend(shard.remove_entry(&entry.key).map(|used| (number, used)));
             }
         }
         // Nobody can reach it now who does not hold it already.
@@ -213,7 +213,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         }
         if !matches!(result, Detached::Gone) {
             for (number, (key, used)) in taken {
-                self.lanes[number].0.lock().insert(key, used);
+                self.shards[number].0.lock().insert(key, used);
             }
         }
         result

@@ -9,7 +9,7 @@ use pin_project::pin_project;
 use tokio::task::unconstrained;
 use tokio::time::Sleep;
 
-use crate::clock::{Now, is_near, sleep_until};
+use crate::clock::{Now, is_local, sleep_until};
 
 /// A timer that is armed when it is first polled.
 #[pin_project]
@@ -43,7 +43,7 @@ impl Alarm {
 
     /// Whether the armed timer goes off now, as far as timers can tell: another one for the same time may come first.
     pub(crate) fn is_due(&self) -> bool {
-        let near = |sleep: &Sleep| is_near(sleep.deadline(), Duration::from_millis(1));
+        let near = |sleep: &Sleep| is_local(sleep.deadline(), Duration::from_millis(1));
         self.due || self.sleep.as_ref().is_some_and(near)
     }
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::config::BreakerConfig;
-use super::lane::{COUNT, Lane, Mode, Published, epoch};
 use super::machine::Machine;
+use super::shard::{COUNT, Mode, Published, Shard, epoch};
 use super::ticket::{Ticket, Transitions};
 use crate::chance::{Draw, draw};
 use crate::clock::{Moment, Now};
@@ -38,7 +38,7 @@ pub(super) struct Shared {
 pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
-    lanes: Vec<Weak<Lane>>,
+    shards: Vec<Weak<Shard>>,
     /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
     word: u64,
     until: u64,
@@ -60,7 +60,7 @@ impl Shared {
             locked: Mutex::new(Locked {
                 dry_run,
                 machine,
-                lanes: Vec::new(),
+                shards: Vec::new(),
                 word: published.word,
                 until: published.until,
             }),
@@ -87,17 +87,17 @@ impl Shared {
     }
 
     /// A further lane. Its counts are lost if it is dropped before the next fold.
-    pub(super) fn new_lane(self: &Arc<Self>) -> Arc<Lane> {
+    pub(super) fn new_shard(self: &Arc<Self>) -> Arc<Shard> {
         let mut locked = self.locked.lock();
-        let lane = Arc::new(Lane {
+        let shard = Arc::new(Shard {
             word: AtomicU64::new(locked.word),
             until: AtomicU64::new(locked.until),
             shared: Arc::clone(self),
         });
-        locked.lanes.retain(|lane| lane.strong_count() > 0);
-        locked.lanes.reserve_exact(1);
-        locked.lanes.push(Arc::downgrade(&lane));
-        lane
+        locked.shards.retain(|shard| shard.strong_count() > 0);
+        locked.shards.reserve_exact(1);
+        locked.shards.push(Arc::downgrade(&shard));
+        shard
     }
 
     /// Looks at the machine, without what the lanes have counted since it was last asked.
@@ -107,7 +107,7 @@ impl Shared {
 
     /// Whether a permit of this circuit is about.
     pub(super) fn has_calls(&self) -> bool {
-        self.look(|locked| locked.lanes.iter().any(|lane| lane.strong_count() > 1))
+        self.look(|locked| locked.shards.iter().any(|shard| shard.strong_count() > 1))
     }
 
     /// Takes the lock and the lanes' counts, lets the machine act, and publishes what calls may do without the lock.
@@ -188,9 +188,9 @@ impl Shared {
             return 0;
         }
         let mut late = 0;
-        for lane in locked.lanes.iter().filter_map(Weak::upgrade) {
-            lane.until.store(published.until, Ordering::Release);
-            late += lane.word.swap(published.word, Ordering::AcqRel) & COUNT;
+        for shard in locked.shards.iter().filter_map(Weak::upgrade) {
+            shard.until.store(published.until, Ordering::Release);
+            late += shard.word.swap(published.word, Ordering::AcqRel) & COUNT;
         }
         let same_epoch = epoch(before, 33) == locked.machine.epoch();
         if same_epoch { late } else { 0 }
@@ -233,9 +233,9 @@ impl Locked {
     /// Takes the lanes' counts in. Their licence goes on: what is counted while the machine thinks comes after it.
     fn fold(&mut self) {
         let mut count = 0;
-        self.lanes.retain(|lane| match lane.upgrade() {
-            Some(lane) => {
-                count += lane.word.fetch_and(!COUNT, Ordering::AcqRel) & COUNT;
+        self.shards.retain(|shard| match shard.upgrade() {
+            Some(shard) => {
+                count += shard.word.fetch_and(!COUNT, Ordering::AcqRel) & COUNT;
                 true
             }
             None => false,
@@ -248,7 +248,7 @@ impl Locked {
         if late == 0 {
             return Transitions::default();
         }
-        if self.machine.licence().is_some() {
+        if self.machine.grant().is_some() {
             self.machine.successes(late);
             return Transitions::default();
         }

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::lanes::Shared;
 use super::machine::Machine;
+use super::shards::Shared;
 use super::ticket::Epoch;
 use crate::clock::{Moment, Now, nanos};
 use crate::event::BreakerState;
 use crate::sync::{AtomicU64, Ordering};
 
 /// One core's own way to a circuit.
-pub(super) struct Lane {
+pub(super) struct Shard {
     /// The tag, the `ASK` bit, and below them how many successes were counted here since the last fold.
     pub(super) word: AtomicU64,
     /// Until when a success only counts, in nanoseconds; `u64::MAX`: for ever. Written under the lock, before the word.
@@ -21,13 +21,13 @@ pub(super) struct Lane {
 /// The upper half of a lane's word, its tag: the epoch and one bit for the licence. Without that bit nothing goes past the
 /// lock.
 const TAG: u64 = !0 << 32;
-const LICENSED: u64 = 1 << 32;
+const GRANTED: u64 = 1 << 32;
 /// Admission takes more than a look at the lane: a rule asks how long calls take, or calls are let back in step by step.
 const ASK: u64 = 1 << 31;
 pub(super) const COUNT: u64 = ASK - 1;
 
-const fn licensed(epoch: Epoch) -> u64 {
-    (epoch.bits() as u64) << 33 | LICENSED
+const fn granted(epoch: Epoch) -> u64 {
+    (epoch.bits() as u64) << 33 | GRANTED
 }
 
 #[expect(
@@ -38,12 +38,12 @@ pub(super) const fn epoch(word: u64, shift: u32) -> Epoch {
     Epoch::from_bits((word >> shift) as u32)
 }
 
-impl Lane {
+impl Shard {
     /// The epoch in which a call is admitted, if that takes neither clock nor lock.
     #[inline]
     pub(super) fn admits(&self) -> Option<Epoch> {
         let word = self.word.load(Ordering::Acquire);
-        (word & (LICENSED | ASK) == LICENSED).then(|| epoch(word, 33))
+        (word & (GRANTED | ASK) == GRANTED).then(|| epoch(word, 33))
     }
 
     /// Counts a success past the lock, if the licence of this epoch allows it now.
@@ -51,7 +51,7 @@ impl Lane {
     pub(super) fn count(&self, epoch: Epoch, now: &Now) -> bool {
         loop {
             let word = self.word.load(Ordering::Acquire);
-            if word & TAG != licensed(epoch) || word & COUNT == COUNT {
+            if word & TAG != granted(epoch) || word & COUNT == COUNT {
                 return false;
             }
             let until = self.until.load(Ordering::Acquire);
@@ -69,9 +69,9 @@ impl Lane {
     }
 }
 
-impl std::fmt::Debug for Lane {
+impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
+        f.debug_struct("Shard").finish_non_exhaustive()
     }
 }
 
@@ -127,7 +127,7 @@ impl Published {
             _ => Mode::Ask,
         };
         let ask = machine.slow_call().is_some() || !machine.admits_without_asking();
-        let licence = machine.licence();
+        let grant = machine.grant();
         Self {
             mode,
             // Only of a circuit that is open: whoever read that mode a moment ago must not find the end of another state.
@@ -137,11 +137,11 @@ impl Published {
                 .unwrap_or(Moment::START)
                 .as_nanos(),
             slow_call: machine.slow_call().map_or(u64::MAX, nanos),
-            word: match licence {
-                Some(_) => licensed(machine.epoch()) | if ask { ASK } else { 0 },
+            word: match grant {
+                Some(_) => granted(machine.epoch()) | if ask { ASK } else { 0 },
                 None => 0,
             },
-            until: licence.unwrap_or(Moment::START).as_nanos(),
+            until: grant.unwrap_or(Moment::START).as_nanos(),
         }
     }
 }
