@@ -81,7 +81,7 @@ pub use crate::deadline::Deadline;
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
 pub use crate::key_problem::{KeyFault, KeyProblem};
 pub use crate::outcome::{
-    Again, Classify, ErrorIsTransient, Executed, Kind, Outcome, Unprocessed, classify_fn,
+    Classify, ErrorIsTransient, Executed, Kind, Outcome, RetryAdvice, Unprocessed, classify_fn,
 };
 pub use crate::verify::verify;
 

@@ -17,7 +17,7 @@ pub struct Outcome {
     /// How long the server asked us to wait before the next attempt.
     pub wait: Option<Duration>,
     /// Whether trying again is allowed whatever the kind says.
-    pub repeat: Again,
+    pub retry: RetryAdvice,
     /// Whether the service may have acted on the call.
     pub executed: Executed,
     /// Whether the waits of later retries start over, as after a gRPC pushback.
@@ -74,7 +74,7 @@ impl Kind {
 /// Whether a result may be followed by another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Again {
+pub enum RetryAdvice {
     /// As its [`Kind`] has it: transient and overloaded ones.
     ByKind,
     /// No: it would not help, or would not be right.
@@ -112,7 +112,7 @@ impl Outcome {
         Self {
             kind,
             wait: None,
-            repeat: Again::ByKind,
+            retry: RetryAdvice::ByKind,
             executed: Executed::Maybe,
             restarts_backoff: false,
             unprocessed: None,
@@ -121,14 +121,14 @@ impl Outcome {
 
     /// The outcome of a request that never reached a server that is alive: neutral, not executed, may be repeated.
     pub const fn unprocessed(how: Unprocessed) -> Self {
-        let mut outcome = Self::NEUTRAL.not_executed().repeat(Again::Allowed);
+        let mut outcome = Self::NEUTRAL.not_executed().retry(RetryAdvice::Allowed);
         outcome.unprocessed = Some(how);
         outcome
     }
 
     setters! {
         wait: Option<Duration>,
-        repeat: Again,
+        retry: RetryAdvice,
     }
 
     /// The same, and the service certainly did not act on the call.
@@ -269,7 +269,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
         // The handler failed, or the store of its records; and the mistakes of a caller.
         Reason::Key(problem) => Some(Outcome {
             executed: rejected.executed,
-            repeat: Again::Never,
+            retry: RetryAdvice::Never,
             wait: rejected.retry_after,
             ..match problem {
                 KeyProblem::Failed | KeyProblem::NotExecuted | KeyProblem::StoreUnavailable => {
@@ -288,7 +288,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
         _ => Some(Outcome {
             kind: Kind::Neutral,
             wait: rejected.retry_after,
-            repeat: Again::Never,
+            retry: RetryAdvice::Never,
             executed: rejected.executed,
             restarts_backoff: false,
             unprocessed: None,
@@ -335,7 +335,7 @@ mod tests {
             judged(Reason::ConnectTimeout { limit }, Executed::No),
             Some(Outcome::TRANSIENT.not_executed())
         );
-        let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+        let refusal = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
         assert_eq!(judged(Reason::Deadline, Executed::No), Some(refusal));
         assert_eq!(judged(Reason::Deadline, Executed::Maybe), None);
         assert_eq!(judged(Reason::CircuitOpen, Executed::No), Some(refusal));

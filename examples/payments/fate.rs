@@ -22,7 +22,7 @@ pub(crate) enum Fate {
     /// It arrives twice at once, and the first answer is the client's.
     Twice,
     /// It arrives again when all is over.
-    Again(Duration),
+    RetryAdvice(Duration),
 }
 
 /// The fates of all requests: each order has its own row of them, whichever order comes first.
@@ -58,7 +58,7 @@ impl Fates {
             20..26 => Fate::Late(late),
             26..30 => Fate::AnswerLate(late),
             30..42 => Fate::Twice,
-            42..48 => Fate::Again(late),
+            42..48 => Fate::RetryAdvice(late),
             _ => Fate::Delivered,
         }
     }
@@ -93,7 +93,8 @@ mod tests {
     fn what_is_late_is_late_for_its_client() {
         let fates = Fates::new(1, LATE);
         for order in 0..1000 {
-            if let Fate::Late(by) | Fate::AnswerLate(by) | Fate::Again(by) = fates.next(order) {
+            if let Fate::Late(by) | Fate::AnswerLate(by) | Fate::RetryAdvice(by) = fates.next(order)
+            {
                 assert!(by >= LATE);
             }
         }

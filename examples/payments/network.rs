@@ -153,7 +153,7 @@ impl Network {
                     answer = second => answer?,
                 }
             }
-            Fate::Again(after) => {
+            Fate::RetryAdvice(after) => {
                 add(&self.inner.counts.copies);
                 let (network, copy) = (self.clone(), request.clone());
                 self.under_way(async move {

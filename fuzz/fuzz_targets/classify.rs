@@ -2,7 +2,7 @@
 #![no_main]
 
 use buttress::http::ByStatus;
-use buttress::{Again, Kind};
+use buttress::{RetryAdvice, Kind};
 use buttress_fuzz::{lines, response};
 use http::StatusCode;
 use libfuzzer_sys::fuzz_target;
@@ -35,6 +35,6 @@ fuzz_target!(|data: &[u8]| {
     if status.as_u16() < 400 {
         assert_eq!(outcome.kind, Kind::Success);
     } else if vetoed {
-        assert_eq!(outcome.repeat, Again::Vetoed);
+        assert_eq!(outcome.retry, RetryAdvice::Vetoed);
     }
 });

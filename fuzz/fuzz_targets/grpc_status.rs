@@ -3,7 +3,7 @@
 #![no_main]
 
 use buttress::http::{BodyEnd, ByGrpcStatus, ClassifyEnd};
-use buttress::{Again, Kind, Outcome};
+use buttress::{RetryAdvice, Kind, Outcome};
 use buttress_fuzz::{lines, response};
 use http::{HeaderMap, StatusCode};
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +24,7 @@ fn check(headers: &HeaderMap, outcome: Outcome) {
     let number: Option<i64> = first.to_str().ok().and_then(|text| text.parse().ok());
     let is_a_wait = number.is_some_and(|millis| (0..=i64::from(i32::MAX)).contains(&millis));
     if outcome.kind != Kind::Success && (!is_a_wait || pushbacks.next().is_some()) {
-        assert!(matches!(outcome.repeat, Again::Vetoed | Again::Never));
+        assert!(matches!(outcome.retry, RetryAdvice::Vetoed | RetryAdvice::Never));
     }
 }
 

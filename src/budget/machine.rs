@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::config::{BudgetConfig, Rule};
 use crate::clock::{Moment, nanos};
-use crate::outcome::{Again, Kind, Outcome};
+use crate::outcome::{Kind, Outcome, RetryAdvice};
 
 /// One token, in the unit everything is counted in.
 pub(super) const TOKEN: u64 = 1_000_000;
@@ -66,8 +66,8 @@ impl Rules {
     pub(super) fn counts(&self, outcome: &Outcome) -> bool {
         self.rule == Rule::Throttle
             && match outcome.kind {
-                Kind::Transient | Kind::Overloaded => outcome.repeat != Again::Never,
-                Kind::Permanent => outcome.repeat == Again::Vetoed,
+                Kind::Transient | Kind::Overloaded => outcome.retry != RetryAdvice::Never,
+                Kind::Permanent => outcome.retry == RetryAdvice::Vetoed,
                 Kind::Success | Kind::Neutral => false,
             }
     }
@@ -394,11 +394,11 @@ mod tests {
             (Outcome::PERMANENT, false),
             (Outcome::TRANSIENT.wait(hint), true),
             (Outcome::PERMANENT.wait(hint), false),
-            (Outcome::TRANSIENT.repeat(Again::Never), false),
-            (Outcome::TRANSIENT.repeat(Again::Vetoed), true),
-            (Outcome::PERMANENT.repeat(Again::Never), false),
-            (Outcome::PERMANENT.repeat(Again::Vetoed), true),
-            (Outcome::NEUTRAL.repeat(Again::Vetoed), false),
+            (Outcome::TRANSIENT.retry(RetryAdvice::Never), false),
+            (Outcome::TRANSIENT.retry(RetryAdvice::Vetoed), true),
+            (Outcome::PERMANENT.retry(RetryAdvice::Never), false),
+            (Outcome::PERMANENT.retry(RetryAdvice::Vetoed), true),
+            (Outcome::NEUTRAL.retry(RetryAdvice::Vetoed), false),
             (Outcome::SUCCESS, false),
         ] {
             assert_eq!(rules.counts(&outcome), counts, "{outcome:?}");

@@ -284,7 +284,7 @@ mod tests {
     use super::*;
     use crate::error::Reason;
     use crate::http::ByStatus;
-    use crate::outcome::{Again, Outcome};
+    use crate::outcome::{Outcome, RetryAdvice};
 
     #[test]
     fn only_a_call_that_was_not_executed_is_marked_so() {
@@ -292,7 +292,7 @@ mod tests {
         let meaning = |rejected| {
             ByStatus::new().response(&respond::<String, _>(&Problem, &rejected, false, false))
         };
-        let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+        let refused = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
         assert_eq!(meaning(open.clone()), refused);
         assert_eq!(meaning(open.executed(Executed::Maybe)), Outcome::TRANSIENT);
     }

@@ -11,7 +11,7 @@ use super::request::HttpResponse;
 use super::retry_after::{asked, retry_after};
 use crate::call::Call;
 use crate::error::BoxError;
-use crate::outcome::{Again, Classify, Kind, Outcome};
+use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
 /// What an HTTP response or error means: the classifier to use unless you know better.
 ///
@@ -89,7 +89,7 @@ impl ByStatus {
         let mark = response.extensions().get();
         if matches!(mark, Some(NotExecuted::Here | NotExecuted::HereAgain)) {
             let refused = Outcome::NEUTRAL.not_executed();
-            return refused.repeat(Again::Never).wait(wait);
+            return refused.retry(RetryAdvice::Never).wait(wait);
         }
         if is_replayed(response.headers()) {
             return REPLAYED_FAILURE;
@@ -109,8 +109,8 @@ impl ByStatus {
             outcome = refused_there(outcome);
         }
         match word {
-            Some(true) => outcome.repeat(Again::Allowed),
-            Some(false) => outcome.repeat(Again::Vetoed),
+            Some(true) => outcome.retry(RetryAdvice::Allowed),
+            Some(false) => outcome.retry(RetryAdvice::Vetoed),
             None => outcome,
         }
     }
@@ -157,13 +157,13 @@ pub(super) fn refused_there(outcome: Outcome) -> Outcome {
 pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
     let outcome = match status.as_u16() {
         ..400 => Outcome::SUCCESS,
-        409 if wait.is_some() => Outcome::NEUTRAL.repeat(Again::Allowed),
+        409 if wait.is_some() => Outcome::NEUTRAL.retry(RetryAdvice::Allowed),
         425 => too_early(),
         429 => Outcome::OVERLOADED,
         503 if wait.is_some() => Outcome::OVERLOADED,
         408 | 500 | 502 | 503 | 504 | 520..=527 => Outcome::TRANSIENT,
         400..500 | 501 | 505 | 511 => Outcome::PERMANENT,
-        _ => Outcome::TRANSIENT.repeat(Again::Never),
+        _ => Outcome::TRANSIENT.retry(RetryAdvice::Never),
     };
     outcome.wait(wait)
 }
@@ -172,14 +172,16 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 /// never does, so a 425 to a retry would come again and again, and is no reason to believe anything.
 fn too_early() -> Outcome {
     if Call::current().is_repeat() {
-        Outcome::PERMANENT.repeat(Again::Never)
+        Outcome::PERMANENT.retry(RetryAdvice::Never)
     } else {
-        Outcome::PERMANENT.not_executed().repeat(Again::Allowed)
+        Outcome::PERMANENT
+            .not_executed()
+            .retry(RetryAdvice::Allowed)
     }
 }
 
 /// A failure that the server has stored for this idempotency key: a repetition gets it again, and it may be hours old.
-pub(super) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.repeat(Again::Never);
+pub(super) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
 /// Whether the server replays a response that it has stored for the idempotency key of this request.
 pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
@@ -225,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_status_has_its_meaning() {
-        let never = Outcome::TRANSIENT.repeat(Again::Never);
+        let never = Outcome::TRANSIENT.retry(RetryAdvice::Never);
         for (statuses, outcome) in [
             (
                 vec![100, 101, 200, 204, 299, 301, 304, 399],
@@ -268,7 +270,7 @@ mod tests {
         let wait = Some(Duration::from_secs(1));
         assert_eq!(
             meaning(409, &[("retry-after", "1")]),
-            Outcome::NEUTRAL.repeat(Again::Allowed).wait(wait)
+            Outcome::NEUTRAL.retry(RetryAdvice::Allowed).wait(wait)
         );
     }
 
@@ -282,12 +284,12 @@ mod tests {
     #[test]
     fn too_early_is_repeated_once() {
         let outcome = Outcome::PERMANENT;
-        let once = outcome.not_executed().repeat(Again::Allowed);
+        let once = outcome.not_executed().retry(RetryAdvice::Allowed);
         assert_eq!(meaning(425, &[]), once);
         let _second = Call::new(2, false).enter();
-        assert_eq!(meaning(425, &[]), outcome.repeat(Again::Never));
+        assert_eq!(meaning(425, &[]), outcome.retry(RetryAdvice::Never));
         let told = [("x-should-retry", "true")];
-        assert_eq!(meaning(425, &told), outcome.repeat(Again::Allowed));
+        assert_eq!(meaning(425, &told), outcome.retry(RetryAdvice::Allowed));
     }
 
     #[test]
@@ -300,22 +302,22 @@ mod tests {
         ] {
             assert_eq!(
                 meaning(500, &[veto]),
-                Outcome::TRANSIENT.repeat(Again::Vetoed)
+                Outcome::TRANSIENT.retry(RetryAdvice::Vetoed)
             );
             assert_eq!(
-                meaning(429, &[("x-should-retry", "true"), veto]).repeat,
-                Again::Vetoed,
+                meaning(429, &[("x-should-retry", "true"), veto]).retry,
+                RetryAdvice::Vetoed,
                 "a veto outweighs a permission"
             );
         }
         let allowed = [("stripe-should-retry", "true")];
         assert_eq!(
             meaning(400, &allowed),
-            Outcome::PERMANENT.repeat(Again::Allowed)
+            Outcome::PERMANENT.retry(RetryAdvice::Allowed)
         );
         assert_eq!(
             meaning(507, &allowed),
-            Outcome::TRANSIENT.repeat(Again::Allowed)
+            Outcome::TRANSIENT.retry(RetryAdvice::Allowed)
         );
         assert_eq!(meaning(200, &allowed), Outcome::SUCCESS);
         assert_eq!(

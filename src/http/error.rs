@@ -14,7 +14,7 @@ use crate::chain::{Link, links};
 use crate::error::{BoxError, Error, Rejected};
 #[cfg(feature = "hyper")]
 use crate::outcome::Unprocessed;
-use crate::outcome::{Again, Executed, Outcome, judge_rejection};
+use crate::outcome::{Executed, Outcome, RetryAdvice, judge_rejection};
 
 /// An error of an HTTP client that can say what it means for the call.
 ///
@@ -76,7 +76,7 @@ pub trait ErrorOutcome {
 /// The chain is followed through the errors of this crate, of reqwest, hyper-util, tonic's channels and tower's `Buffer`, each
 /// behind its feature. Below any other type, an [`io::Error`] included, lies perhaps the error of another call, which a
 /// service made on its own. Its kind still counts, but it never proves that this call was not executed, and it is repeated at
-/// most [by its kind](Again::ByKind).
+/// most [by its kind](RetryAdvice::ByKind).
 ///
 /// # Redirects
 ///
@@ -101,7 +101,7 @@ pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     if in_failed_buffer {
         return Outcome::of(fallback.kind)
             .not_executed()
-            .repeat(Again::Never);
+            .retry(RetryAdvice::Never);
     }
     fallback
 }
@@ -111,8 +111,8 @@ fn weighed(mut outcome: Outcome, link: Link<'_>) -> Outcome {
     if !link.certain {
         outcome.executed = Executed::Maybe;
         outcome.unprocessed = None;
-        if outcome.repeat == Again::Allowed {
-            outcome.repeat = Again::ByKind;
+        if outcome.retry == RetryAdvice::Allowed {
+            outcome.retry = RetryAdvice::ByKind;
         }
     }
     outcome
@@ -362,7 +362,7 @@ mod tests {
     #[test]
     fn a_rejection_is_judged_as_everywhere() {
         let open = || Rejected::new(Reason::CircuitOpen, "x");
-        let refusal = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+        let refusal = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
         assert_eq!(BoxError::from(open()).outcome(), refusal);
         assert_eq!(Error::<io::Error>::from(open()).outcome(), refusal);
         let anothers: BoxError = Box::new(io::Error::other(open()));

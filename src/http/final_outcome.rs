@@ -11,7 +11,7 @@ use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::CallError;
 use crate::gate::{AtResult, Finish, Permit};
-use crate::outcome::{Again, Classify, Kind, Outcome};
+use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 use crate::sync::Mutex;
 use crate::telemetry::Observation;
 
@@ -95,7 +95,7 @@ pub(crate) fn deposit_later<Res: HttpResponse>(
     budget: &RetryBudget,
 ) -> bool {
     // An open outcome cannot be repeated any more. Looked at first, because it costs nothing.
-    if head.kind != Kind::Success || head.repeat == Again::ByKind {
+    if head.kind != Kind::Success || head.retry == RetryAdvice::ByKind {
         return false;
     }
     let Some(outcome) = response.extensions().get::<FinalOutcome>() else {

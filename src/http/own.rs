@@ -4,10 +4,10 @@
 use std::error::Error as _;
 
 use crate::chain::Dyn;
-use crate::outcome::{Again, Outcome};
+use crate::outcome::{Outcome, RetryAdvice};
 
 /// The request or its body is at fault, or a setting of the client. Another attempt would fail in the same way.
-pub(super) const OWN_FAULT: Outcome = Outcome::NEUTRAL.repeat(Again::Never);
+pub(super) const OWN_FAULT: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
 /// What an error of this type means, if it was made on our own side.
 pub(super) fn of_own(error: &Dyn) -> Option<Outcome> {

@@ -4,11 +4,11 @@ use std::error::Error as _;
 use std::io;
 
 use crate::chain::{Dyn, links};
-use crate::outcome::{Again, Outcome};
+use crate::outcome::{Outcome, RetryAdvice};
 
 /// The runtime that drove the connection has shut down. The server may have acted on the request, so only a request that may
 /// run twice is repeated.
-pub(super) const RUNTIME_GONE: Outcome = Outcome::NEUTRAL.repeat(Again::Allowed);
+pub(super) const RUNTIME_GONE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Allowed);
 
 /// Whether this error of hyper says that the task of its connection was dropped with its runtime.
 ///

@@ -7,7 +7,7 @@ use crate::backoff::Backoff;
 use crate::chance::Draw;
 use crate::error::{Reason, Rejected};
 use crate::event::RetryStop;
-use crate::outcome::{Again, Executed, Kind, Outcome, Unprocessed};
+use crate::outcome::{Executed, Kind, Outcome, RetryAdvice, Unprocessed};
 
 /// How far one call has come.
 #[derive(Clone, Copy, Debug)]
@@ -203,10 +203,10 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     if let Some(refusal) = finished.refusal {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
     }
-    match (finished.outcome.repeat, finished.outcome.kind) {
-        (Again::Never | Again::Vetoed, _) | (_, Kind::Success) => false,
-        (Again::Allowed, _) => true,
-        (Again::ByKind, kind) => matches!(kind, Kind::Transient | Kind::Overloaded),
+    match (finished.outcome.retry, finished.outcome.kind) {
+        (RetryAdvice::Never | RetryAdvice::Vetoed, _) | (_, Kind::Success) => false,
+        (RetryAdvice::Allowed, _) => true,
+        (RetryAdvice::ByKind, kind) => matches!(kind, Kind::Transient | Kind::Overloaded),
     }
 }
 
@@ -382,10 +382,10 @@ mod tests {
             1 => Just(Kind::Neutral),
         ];
         let repeat = prop_oneof![
-            6 => Just(Again::ByKind),
-            1 => Just(Again::Never),
-            1 => Just(Again::Vetoed),
-            2 => Just(Again::Allowed),
+            6 => Just(RetryAdvice::ByKind),
+            1 => Just(RetryAdvice::Never),
+            1 => Just(RetryAdvice::Vetoed),
+            2 => Just(RetryAdvice::Allowed),
         ];
         let refusal = prop_oneof![
             8 => Just(None),
@@ -411,7 +411,7 @@ mod tests {
         )
             .prop_map(
                 |(kind, repeat, refusal, wait, remaining, flags, (how, is_granted))| {
-                    let mut outcome = Outcome::of(kind).repeat(repeat).wait(wait);
+                    let mut outcome = Outcome::of(kind).retry(repeat).wait(wait);
                     if let (Some(how), None) = (how, refusal) {
                         outcome = Outcome::unprocessed(how);
                     }
@@ -469,9 +469,9 @@ mod tests {
             }
             Kind::Success => false,
             Kind::Transient | Kind::Overloaded => {
-                !matches!(outcome.repeat, Again::Never | Again::Vetoed)
+                !matches!(outcome.retry, RetryAdvice::Never | RetryAdvice::Vetoed)
             }
-            Kind::Permanent | Kind::Neutral => outcome.repeat == Again::Allowed,
+            Kind::Permanent | Kind::Neutral => outcome.retry == RetryAdvice::Allowed,
         };
         let counted = |step: &Step| matches!(step, Step::RetryAfter { counted: true, .. });
         let attempts = 1 + history.iter().filter(|(_, step, _)| counted(step)).count();

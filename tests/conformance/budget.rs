@@ -1,7 +1,7 @@
 //! Rows about retry budgets.
 
 use buttress::budget::{BudgetConfig, RetryBudget, Withdrawal};
-use buttress::{Again, Kind, Outcome};
+use buttress::{Kind, Outcome, RetryAdvice};
 use serde::Deserialize;
 use std::time::Duration;
 use tokio::time::advance;
@@ -113,7 +113,7 @@ fn outcome(word: &str) -> Outcome {
     match &word[1..] {
         "" => outcome,
         "w" => outcome.wait(Some(Duration::from_millis(1))),
-        "!" => outcome.repeat(Again::Vetoed),
+        "!" => outcome.retry(RetryAdvice::Vetoed),
         other => panic!("no outcome `{other}`"),
     }
 }

@@ -89,7 +89,7 @@ pub(crate) fn classified(at: &str, case: Classified) {
         assert_eq!(outcome.kind.as_str(), kind, "{at}");
     }
     if let Some(repeat) = case.repeat {
-        assert_eq!(format!("{:?}", outcome.repeat), repeat, "{at}");
+        assert_eq!(format!("{:?}", outcome.retry), repeat, "{at}");
     }
     if let Some(wait) = case.wait {
         let wanted: Option<Duration> = (!wait.is_empty()).then(|| duration(&wait));

@@ -10,7 +10,7 @@ use buttress::event::{Event, subscribe};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::testing::{Step, Strict};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
-use buttress::{Again, Classify, Error, Outcome, Reason};
+use buttress::{Classify, Error, Outcome, Reason, RetryAdvice};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
@@ -236,7 +236,7 @@ fn step(text: &str) -> Step<&'static str, Failure> {
         None | Some("after") => outcome,
         Some("wait") => outcome.wait(time),
         Some("restart") => outcome.wait(time).restarts_backoff(),
-        Some("never") => outcome.repeat(Again::Never),
+        Some("never") => outcome.retry(RetryAdvice::Never),
         Some(other) => panic!("no step `{other}`"),
     };
     let result = if letter == "S" {

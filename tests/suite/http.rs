@@ -11,7 +11,8 @@ use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{ByStatus, ErrorOutcome, answer};
 use buttress::{
-    Again, BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected, Unprocessed,
+    BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected, RetryAdvice,
+    Unprocessed,
 };
 use bytes::Bytes;
 use http_body_util::Empty;
@@ -156,7 +157,7 @@ async fn meaning(does: Does) -> Outcome {
     let deep: BoxError = Box::new(io::Error::other(boxed));
     let deep = deep.outcome();
     assert_eq!((deep.kind, deep.executed), (plain.kind, Executed::Maybe));
-    assert_ne!(deep.repeat, Again::Allowed);
+    assert_ne!(deep.retry, RetryAdvice::Allowed);
     plain
 }
 
@@ -225,10 +226,10 @@ async fn the_failure_of_a_requests_own_body_says_nothing_about_the_service() {
         let request = http::Request::put(uri).body(body).unwrap();
         let client = Client::builder(TokioExecutor::new()).build_http();
         let error = client.request(request).await.unwrap_err();
-        assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+        assert_eq!(error.outcome(), Outcome::NEUTRAL.retry(RetryAdvice::Never));
         let boxed: BoxError = error.into();
         assert!(boxed.rejected().is_none());
-        assert_eq!(boxed.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+        assert_eq!(boxed.outcome(), Outcome::NEUTRAL.retry(RetryAdvice::Never));
     }
 }
 

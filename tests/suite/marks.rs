@@ -16,7 +16,7 @@ use buttress::http::{
     server,
 };
 use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
-use buttress::{Again, Error, Executed, Kind, Outcome, Reason, Rejected};
+use buttress::{Error, Executed, Kind, Outcome, Reason, Rejected, RetryAdvice};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 
@@ -215,7 +215,7 @@ async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() 
         (503, None)
     );
     // Of this attempt it is known, as of any that we refuse.
-    let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+    let refused = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
     assert_eq!(ByStatus::new().response(&response), refused);
 }
 
@@ -285,7 +285,7 @@ async fn a_server_that_is_believed_is_alive_but_limiting() {
     assert_eq!(meaning(503, &[(MARK, "1")]).await, refused);
     assert_eq!(meaning(429, &[(MARK, "1")]).await, refused);
     let veto = meaning(503, &[(MARK, "1"), (SHOULD_RETRY, "false")]).await;
-    assert_eq!(veto, refused.repeat(Again::Vetoed));
+    assert_eq!(veto, refused.retry(RetryAdvice::Vetoed));
     let permanent = meaning(400, &[(MARK, "1")]).await;
     assert_eq!(
         (permanent.kind, permanent.executed),

@@ -14,7 +14,7 @@ use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_server};
 use buttress::retry::RetryConfig;
 use buttress::timeout::TimeoutLayer;
-use buttress::{Again, Classify, Error, Outcome, Reason, Rejected, Unprocessed};
+use buttress::{Classify, Error, Outcome, Reason, Rejected, RetryAdvice, Unprocessed};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -61,7 +61,7 @@ async fn a_request_that_cannot_be_built_is_reqwests_own_error() {
     match client().get("not a url").send_through(&stack).await {
         Err(Error::Inner(error)) => {
             assert!(error.is_builder());
-            assert_eq!(error.outcome(), Outcome::NEUTRAL.repeat(Again::Never));
+            assert_eq!(error.outcome(), Outcome::NEUTRAL.retry(RetryAdvice::Never));
         }
         other => panic!("not an error of reqwest: {other:?}"),
     }

@@ -18,8 +18,8 @@ use buttress::event::RetryStop;
 use buttress::event::{Event, subscribe};
 use buttress::retry::{ReplayPolicy, Retry, RetryConfig, RetryLayer, by_clone, by_clone_if};
 use buttress::{
-    Again, AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error,
-    ErrorIsTransient, Executed, Outcome, Reason, Rejected, classify_fn,
+    AttemptReason, BoxError, Call, CallError, CallOptions, Deadline, Error, ErrorIsTransient,
+    Executed, Outcome, Reason, Rejected, RetryAdvice, classify_fn,
 };
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt};
@@ -312,10 +312,10 @@ async fn permanent_and_neutral_results_are_not_repeated_unless_they_say_so() {
     for (outcome, attempts) in [
         (Outcome::PERMANENT, 1),
         (Outcome::NEUTRAL, 1),
-        (Outcome::PERMANENT.repeat(Again::Allowed), 3),
-        (Outcome::NEUTRAL.repeat(Again::Allowed), 3),
-        (BAD.repeat(Again::Never), 1),
-        (Outcome::OVERLOADED.repeat(Again::Never), 1),
+        (Outcome::PERMANENT.retry(RetryAdvice::Allowed), 3),
+        (Outcome::NEUTRAL.retry(RetryAdvice::Allowed), 3),
+        (BAD.retry(RetryAdvice::Never), 1),
+        (Outcome::OVERLOADED.retry(RetryAdvice::Never), 1),
     ] {
         for answer in [ok(outcome), err(outcome)] {
             let inner = Scripted::new([answer.clone()]);
@@ -602,7 +602,7 @@ async fn a_call_whose_inner_retry_succeeded_is_not_marked() {
 #[tokio::test(start_paused = true)]
 async fn a_call_is_not_unexecuted_because_its_last_attempt_below_was() {
     let unexecuted = err(Outcome::NEUTRAL.not_executed());
-    let always = |result: Result<&Outcome, &Error<Fault>>| says(result).repeat(Again::Allowed);
+    let always = |result: Result<&Outcome, &Error<Fault>>| says(result).retry(RetryAdvice::Allowed);
     for (first, runs) in [(err(BAD), 2), (err(BAD.not_executed()), 3)] {
         let inner = Scripted::new([first, unexecuted.clone(), ok(GOOD)]);
         let nothing = by_clone_if(|_: &u32| false);
@@ -625,7 +625,7 @@ async fn each_attempt_knows_its_number_and_the_caller_sees_none() {
 
 #[tokio::test(start_paused = true)]
 async fn each_attempt_knows_why_it_is_made_and_how_many_were_before_it() {
-    let allowed = Outcome::NEUTRAL.repeat(Again::Allowed);
+    let allowed = Outcome::NEUTRAL.retry(RetryAdvice::Allowed);
     let full = Error::from(Rejected::new(Reason::Policy("full".into()), "inside"));
     let mut results = vec![
         Err(Error::Inner(Fault(BAD.not_executed()))),
@@ -824,7 +824,7 @@ async fn a_call_that_ends_well_deposits_once_however_many_attempts_it_took() {
         (vec![err(Outcome::PERMANENT)], 52),
         (vec![err(BAD), ok(Outcome::PERMANENT)], 42),
         (vec![err(Outcome::NEUTRAL)], 50),
-        (vec![err(BAD.repeat(Again::Never))], 50),
+        (vec![err(BAD.retry(RetryAdvice::Never))], 50),
         (vec![err(BAD)], 30),
     ] {
         let inner = Scripted::new(script.clone());
@@ -892,7 +892,7 @@ async fn grpcs_throttle_runs_its_own_test_through_the_layer() {
 async fn a_failure_that_grpcs_throttle_counts_deposits_nothing() {
     let budget = RetryBudget::new("veto", BudgetConfig::throttle(10, 0.5)).unwrap();
     let layer = layer("veto", plain()).budget(budget.clone());
-    let vetoed = Scripted::new([err(Outcome::PERMANENT.repeat(Again::Vetoed))]);
+    let vetoed = Scripted::new([err(Outcome::PERMANENT.retry(RetryAdvice::Vetoed))]);
     assert!(send(&layer.layer(vetoed), 1).await.is_err());
     assert_eq!(tenths(&budget), 90);
 }

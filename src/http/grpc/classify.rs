@@ -15,7 +15,7 @@ use crate::http::marks::NotExecuted;
 use crate::http::own::OWN_FAULT;
 use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
-use crate::outcome::{Again, Classify, Kind, Outcome};
+use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
 /// What a gRPC response or error means, for every gRPC client and server whose messages are `http` responses, such as tonic's.
 ///
@@ -66,9 +66,9 @@ pub struct ByGrpcStatus {
 }
 
 /// The status is yet to come, and the call cannot be repeated any more.
-const OPEN: Outcome = Outcome::SUCCESS.repeat(Again::Never);
+const OPEN: Outcome = Outcome::SUCCESS.retry(RetryAdvice::Never);
 /// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
-const OPEN_WEB: Outcome = Outcome::SUCCESS.repeat(Again::Vetoed);
+const OPEN_WEB: Outcome = Outcome::SUCCESS.retry(RetryAdvice::Vetoed);
 
 /// The same for a stored response, distinguished by a flag that has no meaning for a success.
 const fn replayed(open: Outcome) -> Outcome {
@@ -117,7 +117,7 @@ impl ByGrpcStatus {
         };
         match response.extensions().get() {
             Some(NotExecuted::Here | NotExecuted::HereAgain) => {
-                let refused = Outcome::NEUTRAL.not_executed().repeat(Again::Never);
+                let refused = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
                 refused.wait(outcome.wait)
             }
             _ if is_replayed => of_replay(outcome),
@@ -189,7 +189,7 @@ impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus
         match result {
             // The server knows the deadline, and gives up when the caller does.
             Ok(response) if is_late(response.headers()) && Deadline::is_current_due() => {
-                Outcome::NEUTRAL.repeat(Again::Never)
+                Outcome::NEUTRAL.retry(RetryAdvice::Never)
             }
             Ok(response) => self.response(response),
             Err(error) => self.error(error),
@@ -255,7 +255,7 @@ mod tests {
         ByGrpcStatus::new().end(head, BodyEnd::Complete(Some(&trailers)))
     }
 
-    const NEVER: Outcome = Outcome::TRANSIENT.repeat(Again::Never);
+    const NEVER: Outcome = Outcome::TRANSIENT.retry(RetryAdvice::Never);
 
     #[test]
     fn a_status_in_the_head_decides_whatever_http_says() {
@@ -276,7 +276,7 @@ mod tests {
         );
         assert_eq!(
             head(429, &[("x-envoy-ratelimited", "1")]),
-            Outcome::TRANSIENT.repeat(Again::Vetoed)
+            Outcome::TRANSIENT.retry(RetryAdvice::Vetoed)
         );
         for (content_type, outcome) in [
             ("application/grpc", OPEN),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, StatusCode};
 
 use crate::http::classify::servers_word;
-use crate::outcome::{Again, Outcome};
+use crate::outcome::{Outcome, RetryAdvice};
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(super) const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -83,7 +83,7 @@ impl Code {
             Self::RESOURCE_EXHAUSTED => Outcome::OVERLOADED,
             // The deadline of a call is that of all its attempts; after the others nobody knows what has happened.
             Self::DEADLINE_EXCEEDED | Self::UNKNOWN | Self::INTERNAL | Self::DATA_LOSS => {
-                Outcome::TRANSIENT.repeat(Again::Never)
+                Outcome::TRANSIENT.retry(RetryAdvice::Never)
             }
             _ => Outcome::PERMANENT,
         }
@@ -101,12 +101,12 @@ pub(super) fn heeding(outcome: Outcome, headers: &HeaderMap) -> Outcome {
         return outcome;
     }
     if servers_word(headers) == Some(false) {
-        return outcome.repeat(Again::Vetoed);
+        return outcome.retry(RetryAdvice::Vetoed);
     }
     match Pushback::of(headers) {
         None => outcome,
         Some(Pushback::Wait(wait)) => outcome.wait(Some(wait)).restarts_backoff(),
-        Some(Pushback::Stop) => outcome.repeat(Again::Vetoed),
+        Some(Pushback::Stop) => outcome.retry(RetryAdvice::Vetoed),
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn every_code_has_its_meaning() {
-        let never = Outcome::TRANSIENT.repeat(Again::Never);
+        let never = Outcome::TRANSIENT.retry(RetryAdvice::Never);
         let permanent = Outcome::PERMANENT;
         for (code, outcome) in [
             ("0", Outcome::SUCCESS),
@@ -314,13 +314,13 @@ mod tests {
         for (code, outcome) in [
             (b"14".as_slice(), Outcome::TRANSIENT),
             (b"8", Outcome::OVERLOADED),
-            (b"13", Outcome::TRANSIENT.repeat(Again::Never)),
+            (b"13", Outcome::TRANSIENT.retry(RetryAdvice::Never)),
             (b"5", Outcome::PERMANENT),
         ] {
             let pushed = outcome.wait(wait).restarts_backoff();
             assert_eq!(meaning(code, b"20"), pushed);
-            assert_eq!(meaning(code, b"-1"), outcome.repeat(Again::Vetoed));
-            assert_eq!(meaning(code, b"?"), outcome.repeat(Again::Vetoed));
+            assert_eq!(meaning(code, b"-1"), outcome.retry(RetryAdvice::Vetoed));
+            assert_eq!(meaning(code, b"?"), outcome.retry(RetryAdvice::Vetoed));
         }
         assert_eq!(meaning(b"0", b"-1"), Outcome::SUCCESS);
     }
@@ -328,10 +328,10 @@ mod tests {
     #[test]
     fn a_proxy_has_its_say_too() {
         let limited = headers(&[("grpc-status", b"14"), ("x-envoy-ratelimited", b"true")]);
-        let vetoed = Outcome::TRANSIENT.repeat(Again::Vetoed);
+        let vetoed = Outcome::TRANSIENT.retry(RetryAdvice::Vetoed);
         assert_eq!(of_headers(&limited), Some(vetoed));
         let retry = headers(&[("grpc-status", b"13"), ("x-should-retry", b"true")]);
-        assert_eq!(of_headers(&retry).unwrap().repeat, Again::Never);
+        assert_eq!(of_headers(&retry).unwrap().retry, RetryAdvice::Never);
     }
 
     proptest! {
@@ -348,7 +348,7 @@ mod tests {
             }
             if let Some(outcome) = of_headers(&headers) {
                 prop_assert!(outcome.kind == Kind::Success || !headers.contains_key(PUSHBACK)
-                    || outcome.wait.is_some() || outcome.repeat == Again::Vetoed);
+                    || outcome.wait.is_some() || outcome.retry == RetryAdvice::Vetoed);
             }
         }
     }

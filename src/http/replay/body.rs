@@ -729,7 +729,7 @@ mod tests {
     enum Act {
         Poll(usize),
         Drop(usize),
-        Again,
+        RetryAdvice,
         /// There will be no further one.
         Done,
     }
@@ -738,7 +738,7 @@ mod tests {
         let act = prop_oneof![
             8 => (0..4_usize).prop_map(Act::Poll),
             1 => (0..4_usize).prop_map(Act::Drop),
-            2 => Just(Act::Again),
+            2 => Just(Act::RetryAdvice),
             1 => Just(Act::Done),
         ];
         proptest::collection::vec(act, 0..60)
@@ -785,7 +785,7 @@ mod tests {
             let mut attempts = vec![Some((first, Vec::new(), false))];
             for act in acts {
                 match act {
-                    Act::Again => {
+                    Act::RetryAdvice => {
                         if let Some(next) = buffer.as_ref().and_then(BodyBuffer::again) {
                             attempts.push(Some((Box::pin(next), Vec::new(), false)));
                         }

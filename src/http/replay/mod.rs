@@ -21,7 +21,7 @@ use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
 use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
-use crate::outcome::{Again, Executed, Kind, Outcome};
+use crate::outcome::{Executed, Kind, Outcome, RetryAdvice};
 use crate::retry::ReplayPolicy;
 use crate::sync::Mutex;
 
@@ -318,7 +318,7 @@ impl<R> Kept<R> {
 /// request without a key it is a conflict like any other.
 fn is_in_progress(outcome: &Outcome) -> bool {
     outcome.kind == Kind::Neutral
-        && outcome.repeat == Again::Allowed
+        && outcome.retry == RetryAdvice::Allowed
         && outcome.wait.is_some()
         && outcome.executed == Executed::Maybe
 }

@@ -202,7 +202,7 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         "the store breaks a promise: each record that exists during the whole scan appears at least once: of {RECORDS}, {missing} \
          are missing"
     );
-    // Again, after some of them were released.
+    // RetryAdvice, after some of them were released.
     for (key, expected) in &before_the_scan {
         if *expected == found(1, Some(0), Running) {
             let said = holders.ask(store, key, Abandon(0)).await;

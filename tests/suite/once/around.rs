@@ -123,9 +123,9 @@ where
 }
 
 #[derive(Clone)]
-struct Again;
+struct RetryAdvice;
 
-impl buttress::retry::ReplayPolicy<Inside> for Again {
+impl buttress::retry::ReplayPolicy<Inside> for RetryAdvice {
     type Attempt = Inside;
     type Saved = ();
 
@@ -153,7 +153,7 @@ async fn a_refused_repetition_was_run_before_and_is_kept() {
                     _ => Outcome::TRANSIENT,
                 }
             });
-        let retry = RetryLayer::new("again", config, Again).unwrap();
+        let retry = RetryLayer::new("again", config, RetryAdvice).unwrap();
         let retry = retry.classify(again);
         let seen = if inside {
             let inner = answer(refuses(&[1])).layer(handler);

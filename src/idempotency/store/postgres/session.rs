@@ -167,11 +167,11 @@ async fn attempt(pool: &Pool, statement: Statement<'_>) -> Result<Rows, Trouble>
 /// What an error leads to, for the statement and for its connection.
 pub(super) fn after(error: Error, connection: InUse) -> Trouble {
     let next = Next::after(&error);
-    if matches!(next, Next::Again | Next::Fail) {
+    if matches!(next, Next::RetryAdvice | Next::Fail) {
         connection.give_back();
     }
     match next {
-        Next::Again | Next::Elsewhere => Trouble::Passing(error),
+        Next::RetryAdvice | Next::Elsewhere => Trouble::Passing(error),
         Next::Fail | Next::FailAndClose => Trouble::Lasting(failed(error)),
     }
 }
@@ -180,7 +180,7 @@ pub(super) fn after(error: Error, connection: InUse) -> Trouble {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// It had no effect, and may have one now.
-    Again,
+    RetryAdvice,
     /// The connection is of no more use. What was executed may be executed again: it is the same holder's.
     Elsewhere,
     /// It will not get better.
@@ -200,7 +200,7 @@ impl Next {
         };
         let code = code.clone();
         if is_conflict(&code) {
-            Self::Again
+            Self::RetryAdvice
         } else if [
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,

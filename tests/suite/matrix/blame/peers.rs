@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
-use buttress::{Again, Outcome};
+use buttress::{Outcome, RetryAdvice};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper_util::client::legacy::Client;
@@ -88,7 +88,7 @@ async fn a_buffer_whose_service_has_failed_counts_as_that_failure_and_is_not_cal
     let buffer = Buffer::new(NotReady, 1);
     let get = server.request("GET", Full::new(Bytes::new()));
     let error = buffer.clone().oneshot(get).await.unwrap_err();
-    let expected = Outcome::TRANSIENT.not_executed().repeat(Again::Never);
+    let expected = Outcome::TRANSIENT.not_executed().retry(RetryAdvice::Never);
     assert_eq!(error.outcome(), expected);
     let buffer = Buffer::new(NotReady, 1);
     let (layer, attempts) = (client("failed", config()).unwrap(), Attempts::default());
