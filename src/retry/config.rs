@@ -26,7 +26,7 @@ pub struct RetryConfig {
     /// How much longer than the backoff's a wait that the server asks for may be. If it is longer still, the call is not
     /// repeated: the caller gets that answer at once. Default 5 s; any.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-    pub max_hint: Duration,
+    pub max_retry_after: Duration,
     /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`, the
     /// default: a refusal ends the retry at once.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off_duration"))]
@@ -42,7 +42,7 @@ impl Default for RetryConfig {
             max_attempts: 3,
             backoff: Backoff::default(),
             overloaded_base: Duration::from_secs(1),
-            max_hint: Duration::from_secs(5),
+            max_retry_after: Duration::from_secs(5),
             retry_rejections: None,
             retry_spent_below: false,
         }
@@ -59,7 +59,7 @@ impl RetryConfig {
         max_attempts: u32,
         backoff: Backoff,
         overloaded_base: Duration,
-        max_hint: Duration,
+        max_retry_after: Duration,
         retry_rejections: Option<Duration>,
         retry_spent_below: bool,
     }
@@ -98,7 +98,7 @@ mod tests {
         let most = RetryConfig::new()
             .max_attempts(u32::MAX)
             .overloaded_base(Duration::MAX)
-            .max_hint(Duration::MAX)
+            .max_retry_after(Duration::MAX)
             .retry_rejections(Some(Duration::MAX));
         assert_eq!(most.validate(), Ok(()));
     }

@@ -148,7 +148,7 @@ impl Machine {
         let computed = self.wait(config, outcome, draw());
         let hint = outcome.wait.unwrap_or_default();
         let (wait, longest, cost) = if finished.refusal.is_none() {
-            let longest = computed.saturating_add(config.max_hint);
+            let longest = computed.saturating_add(config.max_retry_after);
             (hint.max(computed), longest, Some(outcome.kind))
         } else {
             // It never reached the service: there is nothing to pay for.
@@ -442,12 +442,12 @@ mod tests {
             Just(Jitter::Decorrelated)
         ];
         (1_u32..6, any_wait(), any::<bool>(), 0_u64..9000, jitter).prop_map(
-            |(max_attempts, rejections, below, max_hint, jitter)| {
+            |(max_attempts, rejections, below, max_retry_after, jitter)| {
                 RetryConfig::new()
                     .max_attempts(max_attempts)
                     .retry_rejections(rejections)
                     .retry_spent_below(below)
-                    .max_hint(MS(max_hint))
+                    .max_retry_after(MS(max_retry_after))
                     .backoff(Backoff::default().jitter(jitter))
             },
         )
@@ -527,7 +527,7 @@ mod tests {
             let longest = config.retry_rejections.unwrap_or(none);
             (hint.max(computed.min(longest)), hint > longest)
         } else {
-            let longest = computed.saturating_add(config.max_hint);
+            let longest = computed.saturating_add(config.max_retry_after);
             (hint.max(computed), hint > longest)
         };
         let max_attempts = usize::try_from(config.max_attempts).expect("few");

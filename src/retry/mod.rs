@@ -58,7 +58,7 @@
 //! [can](ReplayPolicy::is_replayable): a body that was read in part is gone. A request of which nothing could be kept is sent once.
 //!
 //! A wait the server asks for is never shortened and adds no attempts. One that is longer than the backoff's by more than
-//! [`max_hint`](RetryConfig::max_hint), or that cannot end before the [deadline](crate::Deadline), is not begun: the caller gets that
+//! [`max_retry_after`](RetryConfig::max_retry_after), or that cannot end before the [deadline](crate::Deadline), is not begun: the caller gets that
 //! answer at once.
 //!
 //! # Defaults
@@ -68,7 +68,7 @@
 //! | `max_attempts` | 3 | of failures that pass, nearly all are past by then |
 //! | `backoff` | 50 ms × 2, at most 2 s, full jitter | see [`backoff`](crate::backoff) |
 //! | `overloaded_base` | 1 s | a limit that is lifted in less is rare |
-//! | `max_hint` | 5 s | who waits longer for an answer has better things to do; no server can make a caller sleep for a day |
+//! | `max_retry_after` | 5 s | who waits longer for an answer has better things to do; no server can make a caller sleep for a day |
 //! | `retry_rejections` | no | the refusal was made to keep calls away |
 //! | `retry_spent_below` | no | attempts multiply: three layers of three are 27 |
 //! | budget | its own, of the same name | a retry storm is worse than the failure it answers |

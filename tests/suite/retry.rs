@@ -475,7 +475,7 @@ async fn no_wait_is_begun_that_cannot_end_before_the_deadline_and_what_it_cut_sh
         (refuse(cut), S(30), 1, Duration::ZERO),
     ] {
         let inner = Scripted::new([answer.clone()]);
-        let (layer, budget) = paid(plain().max_hint(S(600)), 5);
+        let (layer, budget) = paid(plain().max_retry_after(S(600)), 5);
         let service = layer.layer(inner.clone());
         let started = Instant::now();
         let result = Deadline::after(deadline).scope(send(&service, 1)).await;

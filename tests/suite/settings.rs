@@ -153,7 +153,7 @@ fn retry() -> impl Strategy<Value = RetryConfig> {
     )
         .prop_map(|(attempts, backoff, base, hint, rejections, below)| {
             let config = RetryConfig::new().max_attempts(attempts).backoff(backoff);
-            let config = config.overloaded_base(base).max_hint(hint);
+            let config = config.overloaded_base(base).max_retry_after(hint);
             config.retry_rejections(rejections).retry_spent_below(below)
         })
 }
