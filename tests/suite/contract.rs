@@ -12,7 +12,7 @@ use std::task::Poll;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Breaker, BreakerLayer, BreakerState};
 use buttress::gate::{KeyBy, Keyed, KeyedConfig, by};
-use buttress::http::deadline::{DeadlineInConfig, DeadlineInLayer, Trust};
+use buttress::http::deadline::{ExtractDeadlineConfig, ExtractDeadlineLayer, Trust};
 use buttress::http::{
     AttemptSpanLayer, ByStatus, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
     ServerConfig, answer, client, server,
@@ -530,8 +530,8 @@ async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
     let call = gives_the_place_back("key", key, post, || ());
     CallOptions::new().key("").scope(call).await;
 
-    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
-    let extract = DeadlineInLayer::new("place", trusting).unwrap();
+    let trusting = ExtractDeadlineConfig::new().trust(Trust::Everyone);
+    let extract = ExtractDeadlineLayer::new("place", trusting).unwrap();
     let late = || {
         let mut request = post();
         let none = http::HeaderValue::from_static("0n");
@@ -579,7 +579,7 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     type Io = Error<std::io::Error>;
     let responds = always_responds::<http::Request<Full<Bytes>>, Full<Bytes>, Infallible>();
     let limited = ConcurrencyLimit::new(responds, 1);
-    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
+    let trusting = ExtractDeadlineConfig::new().trust(Trust::Everyone);
     let config = ServerConfig::default().bypass(["/none"]).deadline(trusting);
     let mut stack = server("place", config).unwrap().layer(limited.clone());
     let mut late = guarded("");

@@ -8,7 +8,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::get;
 use buttress::http::client::ClientService;
-use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineOutLayer, Trust};
+use buttress::http::deadline::{
+    DeadlineHeader, ExtractDeadlineConfig, PropagateDeadlineLayer, Trust,
+};
 use buttress::http::{ClientConfig, ServerConfig, client, server};
 use buttress::reqwest::SendThrough;
 use buttress::{Error, Reason};
@@ -54,7 +56,7 @@ impl Drop for Work {
     }
 }
 
-type Outgoing = ClientService<<DeadlineOutLayer as Layer<reqwest::Client>>::Service>;
+type Outgoing = ClientService<<PropagateDeadlineLayer as Layer<reqwest::Client>>::Service>;
 
 fn plain() -> reqwest::Client {
     let builder = reqwest::Client::builder().retry(reqwest::retry::never());
@@ -67,7 +69,7 @@ fn calls(name: &str, total: Duration) -> Outgoing {
         .attempt(total)
         .total(total)
         .breaker(None);
-    let out = DeadlineOutLayer::new(HEADER).layer(plain());
+    let out = PropagateDeadlineLayer::new(HEADER).layer(plain());
     client(name, config).unwrap().layer(out)
 }
 
@@ -80,7 +82,7 @@ async fn serve(app: Router) -> SocketAddr {
 
 /// The standard stack, which has no limit but the callers'.
 fn stack(name: &str, trust: Trust) -> buttress::http::ServerLayer {
-    let deadline = DeadlineInConfig::new().trust(trust);
+    let deadline = ExtractDeadlineConfig::new().trust(trust);
     let config = ServerConfig::default().timeout(Duration::MAX);
     server(name, config.deadline(deadline)).unwrap()
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use buttress::Error;
 use buttress::http::deadline::{
-    DeadlineHeader, DeadlineInConfig, DeadlineInLayer, DeadlineOutLayer, Trust,
+    DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer, PropagateDeadlineLayer, Trust,
 };
 use buttress::http::{
     AttemptSpanLayer, BelieveLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
@@ -111,9 +111,17 @@ async fn what_stands_next_to_a_client_keeps_the_contract() {
     }
     keeps_the_contract(BelieveLayer::new([]), gone).await;
     keeps_the_contract(AttemptSpanLayer::new(), gone).await;
-    keeps_the_contract(DeadlineOutLayer::new(DeadlineHeader::GrpcTimeout), gone).await;
-    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
-    keeps_the_contract(DeadlineInLayer::new("contract", trusting).unwrap(), gone).await;
+    keeps_the_contract(
+        PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout),
+        gone,
+    )
+    .await;
+    let trusting = ExtractDeadlineConfig::new().trust(Trust::Everyone);
+    keeps_the_contract(
+        ExtractDeadlineLayer::new("contract", trusting).unwrap(),
+        gone,
+    )
+    .await;
 }
 
 /// Of what it does not guard: the rest runs in a task of its own.

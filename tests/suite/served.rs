@@ -10,7 +10,7 @@ use axum::extract::Request;
 use axum::response::Response;
 use axum::routing::{any, get};
 use buttress::Deadline;
-use buttress::http::deadline::{DeadlineInConfig, Trust};
+use buttress::http::deadline::{ExtractDeadlineConfig, Trust};
 use buttress::http::server::ServerBody;
 use buttress::http::{ServerConfig, ServerLayer, server};
 use bytes::Bytes;
@@ -27,7 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tower::{Layer, service_fn};
 
 fn stack(name: &str) -> ServerLayer {
-    let trusting = DeadlineInConfig::new().trust(Trust::Everyone);
+    let trusting = ExtractDeadlineConfig::new().trust(Trust::Everyone);
     server(name, ServerConfig::default().deadline(trusting)).unwrap()
 }
 
@@ -81,7 +81,7 @@ async fn an_upgraded_connection_is_left_alone() {
 async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
     let forever = ServerConfig::default()
         .timeout(Duration::MAX)
-        .deadline(DeadlineInConfig::new().trust(Trust::Everyone));
+        .deadline(ExtractDeadlineConfig::new().trust(Trust::Everyone));
     let panics = async || {
         assert!(Deadline::current().is_none(), "scripted panic");
         "none"
@@ -233,7 +233,7 @@ async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
     });
     let forever = ServerConfig::default()
         .timeout(Duration::MAX)
-        .deadline(DeadlineInConfig::new().trust(Trust::Everyone));
+        .deadline(ExtractDeadlineConfig::new().trust(Trust::Everyone));
     let service = server("served.http2", forever).unwrap().layer(handler);
     let (client, address) = over_http2(service).await;
     let ask = async |timeout: Option<&str>| {

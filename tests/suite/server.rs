@@ -9,7 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use buttress::clock::Now;
-use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, Trust};
+use buttress::http::deadline::{DeadlineHeader, ExtractDeadlineConfig, Trust};
 use buttress::http::{ServerConfig, ServerLayer, server};
 use buttress::testing::{Step, Strict};
 use buttress::{BoxError, CallError, CallOptions, Deadline, Kind, Reason};
@@ -26,7 +26,7 @@ type Text = Full<bytes::Bytes>;
 type Handler = Strict<Request<()>, Response<Text>, Infallible>;
 
 fn config() -> ServerConfig {
-    ServerConfig::default().deadline(DeadlineInConfig::new().trust(Trust::Everyone))
+    ServerConfig::default().deadline(ExtractDeadlineConfig::new().trust(Trust::Everyone))
 }
 
 fn stack(name: &str, config: ServerConfig) -> ServerLayer {
@@ -271,7 +271,7 @@ fn its_debug_prints_the_order_and_the_settings() {
     let config = ServerConfig::default().bypass(["/livez"]);
     assert_eq!(
         format!("{:?}", stack("server.debug", config)),
-        "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(DeadlineInConfig { \
+        "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(ExtractDeadlineConfig { \
          headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, most: \
          18446744073709551615.999999999s }), timeout: 30s, .. }"
     );
@@ -280,7 +280,7 @@ fn its_debug_prints_the_order_and_the_settings() {
 #[test]
 fn a_setting_that_cannot_work_is_named_with_its_path() {
     let error = |config: ServerConfig| server("orders", config).unwrap_err().to_string();
-    let most = DeadlineInConfig::new().most(Duration::ZERO);
+    let most = ExtractDeadlineConfig::new().most(Duration::ZERO);
     assert_eq!(
         error(config().deadline(most)),
         "server `orders`: `deadline.most` is 0ns, but it must be more than 0"
@@ -319,7 +319,7 @@ fn it_is_read_with_serde() {
     )
     .unwrap();
     let own: DeadlineHeader = "x-left-ms".parse().unwrap();
-    let deadline = DeadlineInConfig::new()
+    let deadline = ExtractDeadlineConfig::new()
         .trust(Trust::Everyone)
         .headers([DeadlineHeader::GrpcTimeout, own])
         .most(60 * SECOND);

@@ -7,7 +7,7 @@ use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window}
 use buttress::budget::{BudgetConfig, RetryBudget, Rule};
 use buttress::clock::Now;
 use buttress::gate::{KeyBy, KeyedConfig, by};
-use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer};
+use buttress::http::deadline::{DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer};
 use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
@@ -277,7 +277,7 @@ fn named(name: &str) -> Vec<Option<ConfigError>> {
         buttress::http::client(name, ClientConfig::default()).err(),
         grpc(name, ClientConfig::default()).err(),
         server(name, ServerConfig::default()).err(),
-        DeadlineInLayer::new(name, DeadlineInConfig::default()).err(),
+        ExtractDeadlineLayer::new(name, ExtractDeadlineConfig::default()).err(),
         IdempotencyLayer::new(name, records, Scope::Global, guard).err(),
     ]
 }

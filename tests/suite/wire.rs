@@ -7,7 +7,7 @@ use ::http::{HeaderMap, Request, Response};
 use buttress::backoff::{Backoff, Jitter};
 use buttress::clock::Now;
 use buttress::http::deadline::{
-    DeadlineHeader, DeadlineInConfig, DeadlineInLayer, DeadlineOutLayer, Trust,
+    DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer, PropagateDeadlineLayer, Trust,
 };
 use buttress::http::{ClientConfig, Replay, ServerConfig, client, server};
 use buttress::retry::{RetryConfig, RetryLayer};
@@ -28,7 +28,7 @@ fn echo()
     service_fn(async |request: Request<()>| Ok(request.into_parts().0.headers))
 }
 
-async fn written(layer: &DeadlineOutLayer, request: Request<()>) -> Vec<String> {
+async fn written(layer: &PropagateDeadlineLayer, request: Request<()>) -> Vec<String> {
     let headers = layer.layer(echo()).oneshot(request).await.unwrap();
     let values = headers.get_all("grpc-timeout").iter();
     values
@@ -47,7 +47,7 @@ fn asking(values: &[&'static str]) -> Request<()> {
 
 #[tokio::test(start_paused = true)]
 async fn what_is_left_is_the_least_of_all_limits() {
-    let plain = DeadlineOutLayer::new(GRPC);
+    let plain = PropagateDeadlineLayer::new(GRPC);
     let within = plain.clone().inside(&TimeoutLayer::new("t", 3 * SECOND));
     let none: [&str; 0] = [];
     assert_eq!(written(&plain, asking(&[])).await, none, "no limit");
@@ -74,13 +74,13 @@ async fn what_is_left_is_the_least_of_all_limits() {
     let over = in_time(Duration::ZERO);
     let left = over.scope(written(&plain, asking(&[]))).await;
     assert_eq!(left, ["0n"]);
-    let off = DeadlineOutLayer::new(None);
+    let off = PropagateDeadlineLayer::new(None);
     assert_eq!(over.scope(written(&off, asking(&[]))).await, none);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_the_callers_own_value_and_ours_the_smaller_stands() {
-    let layer = DeadlineOutLayer::new(GRPC);
+    let layer = PropagateDeadlineLayer::new(GRPC);
     for (theirs, sent) in [
         (&["500m"][..], &["500m"][..]),
         (&["1S"], &["1S"]),
@@ -113,8 +113,8 @@ async fn every_attempt_is_told_what_is_left_then_and_never_more() {
     let config = RetryConfig::new().backoff(wait).max_attempts(9);
     let retry = RetryLayer::new("wire.attempts", config, Replay::new()).unwrap();
     let attempt = TimeoutLayer::new("wire.attempts", SECOND);
-    let out =
-        DeadlineOutLayer::new("x-left-ms".parse::<DeadlineHeader>().unwrap()).inside(&attempt);
+    let out = PropagateDeadlineLayer::new("x-left-ms".parse::<DeadlineHeader>().unwrap())
+        .inside(&attempt);
     let stack = ServiceBuilder::new()
         .layer(DeadlineLayer::new("wire.attempts", 2 * SECOND))
         .layer(retry.classify(buttress::http::ByStatus::new()))
@@ -133,7 +133,7 @@ async fn every_attempt_is_told_what_is_left_then_and_never_more() {
 
 /// What a handler behind these settings has left, or why it was not called.
 async fn left(
-    config: DeadlineInConfig,
+    config: ExtractDeadlineConfig,
     headers: &[(&'static str, &'static str)],
 ) -> Result<Option<Duration>, Error<&'static str>> {
     let handler = service_fn(async |_| {
@@ -144,13 +144,13 @@ async fn left(
         let value = ::http::HeaderValue::from_static(value);
         request.headers_mut().append(*name, value);
     }
-    let layer = DeadlineInLayer::new("wire.in", config).unwrap();
+    let layer = ExtractDeadlineLayer::new("wire.in", config).unwrap();
     layer.layer(handler).oneshot(request).await
 }
 
-fn believing() -> DeadlineInConfig {
+fn believing() -> ExtractDeadlineConfig {
     let own = "x-left-ms".parse().unwrap();
-    let mut config = DeadlineInConfig::new().trust(Trust::Everyone);
+    let mut config = ExtractDeadlineConfig::new().trust(Trust::Everyone);
     config.headers.push(own);
     config
 }
@@ -191,8 +191,8 @@ async fn the_earliest_of_all_headers_counts_and_what_is_malformed_does_not() {
 async fn nobody_is_believed_unless_somebody_says_so() {
     let inside = [("grpc-timeout", "3S"), ("x-peer", "inside")];
     let outside = [("grpc-timeout", "3S"), ("x-peer", "outside")];
-    assert_eq!(left(DeadlineInConfig::new(), &inside).await, Ok(None));
-    let config = DeadlineInConfig::new().trust(Trust::when(|request| {
+    assert_eq!(left(ExtractDeadlineConfig::new(), &inside).await, Ok(None));
+    let config = ExtractDeadlineConfig::new().trust(Trust::when(|request| {
         request
             .headers()
             .get("x-peer")
@@ -207,8 +207,8 @@ async fn a_header_never_puts_a_deadline_off() {
     let longer = [("grpc-timeout", "9S")];
     let inside = Deadline::after(SECOND).scope(left(believing(), &longer));
     assert_eq!(inside.await, Ok(Some(SECOND)));
-    let most = DeadlineInConfig::new().most(Duration::ZERO);
-    let error = DeadlineInLayer::new("wire.in", most).unwrap_err();
+    let most = ExtractDeadlineConfig::new().most(Duration::ZERO);
+    let error = ExtractDeadlineLayer::new("wire.in", most).unwrap_err();
     assert_eq!(
         error.to_string(),
         "deadline `wire.in`: `most` is 0ns, but it must be more than 0"

@@ -18,7 +18,7 @@ use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
 use crate::http::Drain;
-use crate::http::deadline::DeadlineOutLayer;
+use crate::http::deadline::PropagateDeadlineLayer;
 use crate::http::lift::Lift;
 use crate::http::replay::{Replay, ReplayAs};
 use crate::http::shown::Shown;
@@ -63,7 +63,7 @@ pub(super) struct Parts {
     #[cfg(feature = "tracing")]
     spans: bool,
     pub(super) timeout: TimeoutLayer,
-    out: DeadlineOutLayer,
+    out: PropagateDeadlineLayer,
 }
 
 impl ClientLayer {
@@ -118,7 +118,7 @@ impl ClientLayer {
                 attempt: observes.then(|| Observed::attempts(format!("{name}.attempt"))),
                 #[cfg(feature = "tracing")]
                 spans: config.spans,
-                out: DeadlineOutLayer::new(config.deadline_header.clone()).inside(&timeout),
+                out: PropagateDeadlineLayer::new(config.deadline_header.clone()).inside(&timeout),
                 timeout,
                 config: Settings::new(config),
             },

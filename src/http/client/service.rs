@@ -10,7 +10,7 @@ use super::layer::{Breakers, Budgets};
 use crate::call_scope::{self, CallScope};
 use crate::deadline::Deadline;
 use crate::gate::Gate;
-use crate::http::deadline::{DeadlineOut, DeadlineOutLayer};
+use crate::http::deadline::{PropagateDeadline, PropagateDeadlineLayer};
 use crate::http::lift::Lift;
 use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Replay};
 use crate::idempotency::IdempotencyKey;
@@ -27,7 +27,7 @@ type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>
 type Attempted<S, C, M> = Watched<crate::http::span::AttemptSpan<Limited<S, M>, C>, C>;
 #[cfg(not(feature = "tracing"))]
 type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
-type Limited<S, M> = Timeout<DeadlineOut<Lift<S, M>>>;
+type Limited<S, M> = Timeout<PropagateDeadline<Lift<S, M>>>;
 type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](crate::http::ClientLayer).
@@ -35,11 +35,11 @@ type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 pub struct ClientService<S, R = Replay, C = ByStatus, M = C> {
     stack: Stack<S, R, C, M>,
     /// Where the caller's deadline is found in a request.
-    out: DeadlineOutLayer,
+    out: PropagateDeadlineLayer,
 }
 
 impl<S, R, C, M> ClientService<S, R, C, M> {
-    pub(super) const fn new(stack: Stack<S, R, C, M>, out: DeadlineOutLayer) -> Self {
+    pub(super) const fn new(stack: Stack<S, R, C, M>, out: PropagateDeadlineLayer) -> Self {
         Self { stack, out }
     }
 }

@@ -13,7 +13,7 @@ use crate::error::ConfigError;
     serde(default, deny_unknown_fields)
 )]
 #[non_exhaustive]
-pub struct DeadlineInConfig {
+pub struct ExtractDeadlineConfig {
     /// The headers that are read; of several the earliest time counts. Default: `grpc-timeout` and
     /// `x-envoy-expected-rq-timeout-ms`.
     pub headers: Vec<DeadlineHeader>,
@@ -24,7 +24,7 @@ pub struct DeadlineInConfig {
     pub most: Duration,
 }
 
-impl Default for DeadlineInConfig {
+impl Default for ExtractDeadlineConfig {
     fn default() -> Self {
         Self {
             headers: vec![
@@ -37,7 +37,7 @@ impl Default for DeadlineInConfig {
     }
 }
 
-impl DeadlineInConfig {
+impl ExtractDeadlineConfig {
     /// The two well-known headers, and nobody is believed.
     pub fn new() -> Self {
         Self::default()

@@ -1,7 +1,7 @@
 //! The time that a call has left, on its way from one process to the next.
 //!
-//! A [`Deadline`](crate::Deadline) is carried with the task. These two layers carry it on over HTTP: [`DeadlineOutLayer`] writes
-//! what is left into a header of every attempt, [`DeadlineInLayer`] reads it and sets the deadline of the call served. So the
+//! A [`Deadline`](crate::Deadline) is carried with the task. These two layers carry it on over HTTP: [`PropagateDeadlineLayer`] writes
+//! what is left into a header of every attempt, [`ExtractDeadlineLayer`] reads it and sets the deadline of the call served. So the
 //! time shrinks from hop to hop, nobody works for a caller who has given up, and no handler has a line of code for it.
 //!
 //! A time that is left, not an instant, travels: clocks need not agree. What the way itself takes is not counted, so the caller
@@ -21,21 +21,21 @@
 //! # use axum::{Router, routing::get};
 //! # use buttress::http::{answer, client, ClientConfig};
 //! # use tower::{Layer, ServiceBuilder, ServiceExt};
-//! use buttress::http::deadline::{DeadlineHeader, DeadlineInConfig, DeadlineInLayer, DeadlineOutLayer, Trust};
+//! use buttress::http::deadline::{DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer, PropagateDeadlineLayer, Trust};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let header: DeadlineHeader = "x-time-left-ms".parse()?;
 //!
 //! // The service believes whoever can connect.
-//! let config = DeadlineInConfig::new().headers([header.clone()]).trust(Trust::Everyone);
+//! let config = ExtractDeadlineConfig::new().headers([header.clone()]).trust(Trust::Everyone);
 //! let orders: Router = Router::new()
 //!     .route("/", get(|| async { format!("{:?}", buttress::Deadline::current().is_some()) }))
-//!     .layer(answer(DeadlineInLayer::new("orders", config)?));
+//!     .layer(answer(ExtractDeadlineLayer::new("orders", config)?));
 //!
 //! // The client says what is left of its 3 s.
 //! let client = ServiceBuilder::new()
 //!     .layer(buttress::timeout::DeadlineLayer::new("orders", Duration::from_secs(3)))
-//!     .layer(DeadlineOutLayer::new(header))
+//!     .layer(PropagateDeadlineLayer::new(header))
 //!     .map_err(buttress::Error::Inner)
 //!     .service(orders);
 //! let response = client.oneshot(http::Request::get("/").body(axum::body::Body::empty())?).await?;
@@ -47,7 +47,7 @@
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | `DeadlineInConfig::headers` | `grpc-timeout`, `x-envoy-expected-rq-timeout-ms` | what gRPC clients and Envoy send |
+//! | `ExtractDeadlineConfig::headers` | `grpc-timeout`, `x-envoy-expected-rq-timeout-ms` | what gRPC clients and Envoy send |
 //! | `trust` | nobody | a stranger must not say when work is dropped half-way |
 //! | `most` | no limit | [`server`](fn@super::server) bounds the wait by its own timeout |
 //!
@@ -76,15 +76,15 @@
 //! Dropping a call drops what is inside, which sees the deadline even then.
 
 mod config;
+mod extract;
 mod header;
-mod incoming;
-mod outgoing;
+mod propagate;
 mod trust;
 mod wire;
 
-pub use self::config::DeadlineInConfig;
+pub use self::config::ExtractDeadlineConfig;
+pub use self::extract::ExtractDeadlineLayer;
 pub use self::header::DeadlineHeader;
-pub use self::incoming::DeadlineInLayer;
-pub(crate) use self::outgoing::DeadlineOut;
-pub use self::outgoing::DeadlineOutLayer;
+pub(crate) use self::propagate::PropagateDeadline;
+pub use self::propagate::PropagateDeadlineLayer;
 pub use self::trust::Trust;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use ::http::uri::PathAndQuery;
 
 use crate::error::ConfigError;
-use crate::http::deadline::DeadlineInConfig;
+use crate::http::deadline::ExtractDeadlineConfig;
 
 /// The settings of the standard [`server`](fn@crate::http::server) stack.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub struct ServerConfig {
     pub observe: bool,
     /// How the caller's deadline is read from its headers; `None`: it is not. Default: nobody is believed.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
-    pub deadline: Option<DeadlineInConfig>,
+    pub deadline: Option<ExtractDeadlineConfig>,
     /// The longest that a caller waits for the head of a response. Default 30 s; more than 0. `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub timeout: Duration,
@@ -44,7 +44,7 @@ impl Default for ServerConfig {
         Self {
             bypass: ["/livez", "/readyz", "/healthz"].map(Into::into).into(),
             observe: true,
-            deadline: Some(DeadlineInConfig::default()),
+            deadline: Some(ExtractDeadlineConfig::default()),
             timeout: Duration::from_secs(30),
             body_idle: Duration::from_secs(30),
             not_executed_header: false,
@@ -63,7 +63,7 @@ impl ServerConfig {
 
     setters! {
         mut observe: bool,
-        into deadline: Option<DeadlineInConfig>,
+        into deadline: Option<ExtractDeadlineConfig>,
         mut timeout: Duration,
         mut body_idle: Duration,
         mut not_executed_header: bool,

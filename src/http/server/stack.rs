@@ -45,11 +45,11 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 /// use std::time::Duration;
 ///
 /// use axum::{Router, routing::get};
-/// use buttress::http::deadline::{DeadlineInConfig, Trust};
+/// use buttress::http::deadline::{ExtractDeadlineConfig, Trust};
 /// use buttress::http::{ServerConfig, server};
 ///
 /// // Only our own services can connect.
-/// let deadline = DeadlineInConfig::new().trust(Trust::Everyone);
+/// let deadline = ExtractDeadlineConfig::new().trust(Trust::Everyone);
 /// let config = ServerConfig::default().timeout(Duration::from_secs(5)).deadline(deadline);
 /// let app: Router = Router::new()
 ///     .route("/orders", get(|| async { "none yet" }))

@@ -30,14 +30,14 @@ use crate::timeout::TimeoutLayer;
 ///
 /// ```
 /// use std::time::Duration;
-/// use buttress::http::deadline::{DeadlineHeader, DeadlineOutLayer};
+/// use buttress::http::deadline::{DeadlineHeader, PropagateDeadlineLayer};
 /// use buttress::Error;
 /// use buttress::timeout::{DeadlineLayer, TimeoutLayer};
 /// use tower::ServiceBuilder;
 ///
 /// # let client = tower::service_fn(async |_: http::Request<()>| Ok::<_, std::io::Error>(http::Response::new(())));
 /// let attempt = TimeoutLayer::new("search", Duration::from_secs(1));
-/// let out = DeadlineOutLayer::new(DeadlineHeader::GrpcTimeout).inside(&attempt);
+/// let out = PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout).inside(&attempt);
 /// let search = ServiceBuilder::new()
 ///     .layer(DeadlineLayer::new("search", Duration::from_secs(3)))
 ///     .layer(attempt)
@@ -48,7 +48,7 @@ use crate::timeout::TimeoutLayer;
 /// # takes(search);
 /// ```
 #[derive(Clone, Debug)]
-pub struct DeadlineOutLayer {
+pub struct PropagateDeadlineLayer {
     /// `None`: nothing is written. Shared, for the service is cloned with every call that may be repeated.
     out: Option<Arc<Out>>,
 }
@@ -61,7 +61,7 @@ struct Out {
     attempt: Option<TimeoutLayer>,
 }
 
-impl DeadlineOutLayer {
+impl PropagateDeadlineLayer {
     /// Writes this header; with `None`, nothing.
     pub fn new(header: impl Into<Option<DeadlineHeader>>) -> Self {
         let out = header.into().map(|header| Out {
@@ -158,25 +158,25 @@ fn shorten<R: HttpRequest>(request: &mut R) {
     }
 }
 
-impl<S> Layer<S> for DeadlineOutLayer {
-    type Service = DeadlineOut<S>;
+impl<S> Layer<S> for PropagateDeadlineLayer {
+    type Service = PropagateDeadline<S>;
 
-    fn layer(&self, inner: S) -> DeadlineOut<S> {
-        DeadlineOut {
+    fn layer(&self, inner: S) -> PropagateDeadline<S> {
+        PropagateDeadline {
             inner,
             layer: self.clone(),
         }
     }
 }
 
-/// A service that is told how much time is left. Made by [`DeadlineOutLayer`].
+/// A service that is told how much time is left. Made by [`PropagateDeadlineLayer`].
 #[derive(Clone, Debug)]
-pub struct DeadlineOut<S> {
+pub struct PropagateDeadline<S> {
     inner: S,
-    layer: DeadlineOutLayer,
+    layer: PropagateDeadlineLayer,
 }
 
-impl<S, Req> Service<Req> for DeadlineOut<S>
+impl<S, Req> Service<Req> for PropagateDeadline<S>
 where
     S: Service<Req>,
     Req: HttpRequest,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::DeadlineInConfig;
+use super::ExtractDeadlineConfig;
 use crate::deadline::Deadline;
 use crate::error::{CallError, ConfigError};
 use crate::http::HttpRequest;
@@ -23,26 +23,29 @@ use crate::timeout::{DeadlineLayer, DeadlineService};
 /// ```
 /// use axum::{Router, routing::get};
 /// use buttress::http::answer;
-/// use buttress::http::deadline::{DeadlineInConfig, DeadlineInLayer, Trust};
+/// use buttress::http::deadline::{ExtractDeadlineConfig, ExtractDeadlineLayer, Trust};
 ///
-/// let read = DeadlineInLayer::new("orders", DeadlineInConfig::new().trust(Trust::Everyone))?;
+/// let read = ExtractDeadlineLayer::new("orders", ExtractDeadlineConfig::new().trust(Trust::Everyone))?;
 /// let app: Router = Router::new().route("/orders", get(|| async { "none yet" })).layer(answer(read));
 /// # let _ = app;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct DeadlineInLayer {
+pub struct ExtractDeadlineLayer {
     deadline: DeadlineLayer,
-    config: Arc<DeadlineInConfig>,
+    config: Arc<ExtractDeadlineConfig>,
 }
 
-impl DeadlineInLayer {
+impl ExtractDeadlineLayer {
     /// Reads the headers of what is called `name`.
     ///
     /// # Errors
     ///
     /// A setting that cannot work, or a name that is empty or has control characters.
-    pub fn new(name: impl Into<Arc<str>>, config: DeadlineInConfig) -> Result<Self, ConfigError> {
+    pub fn new(
+        name: impl Into<Arc<str>>,
+        config: ExtractDeadlineConfig,
+    ) -> Result<Self, ConfigError> {
         let name = name.into();
         ConfigError::check_name("deadline", &name)?;
         config
@@ -55,12 +58,12 @@ impl DeadlineInLayer {
     }
 
     /// The settings it was made with.
-    pub fn config(&self) -> &DeadlineInConfig {
+    pub fn config(&self) -> &ExtractDeadlineConfig {
         &self.config
     }
 }
 
-impl DeadlineInConfig {
+impl ExtractDeadlineConfig {
     /// The deadline that a request brings: its headers', if they are believed, or one in its extensions.
     pub(crate) fn deadline(&self, request: &impl HttpRequest) -> Option<Deadline> {
         let said = self
@@ -77,25 +80,25 @@ impl DeadlineInConfig {
     }
 }
 
-impl<S> Layer<S> for DeadlineInLayer {
-    type Service = DeadlineIn<S>;
+impl<S> Layer<S> for ExtractDeadlineLayer {
+    type Service = ExtractDeadline<S>;
 
-    fn layer(&self, inner: S) -> DeadlineIn<S> {
-        DeadlineIn {
+    fn layer(&self, inner: S) -> ExtractDeadline<S> {
+        ExtractDeadline {
             service: self.deadline.layer(inner),
             config: Arc::clone(&self.config),
         }
     }
 }
 
-/// A service whose callers say how much time is left. Made by [`DeadlineInLayer`].
+/// A service whose callers say how much time is left. Made by [`ExtractDeadlineLayer`].
 #[derive(Clone, Debug)]
-pub struct DeadlineIn<S> {
+pub struct ExtractDeadline<S> {
     service: DeadlineService<S>,
-    config: Arc<DeadlineInConfig>,
+    config: Arc<ExtractDeadlineConfig>,
 }
 
-impl<S, Req> Service<Req> for DeadlineIn<S>
+impl<S, Req> Service<Req> for ExtractDeadline<S>
 where
     S: Service<Req> + Clone,
     S::Error: CallError,
