@@ -92,7 +92,7 @@ type Handler = fn(Request<KeptBody<Asked>>) -> Handled;
 thread_local! {
     static SERVER: (tokio::runtime::Runtime, Idempotency<ServiceFn<Handler>>) = {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let config = IdempotencyConfig::default().shortest_key(1).ttl(Duration::from_millis(1));
+        let config = IdempotencyConfig::default().min_key_len(1).ttl(Duration::from_millis(1));
         let layer = IdempotencyLayer::new("fuzz", MemoryStore::new(), Scope::Global, config).unwrap();
         (runtime, layer.layer(service_fn(handler as Handler)))
     };

@@ -80,7 +80,7 @@ impl<M> IdempotencyKeyLayer<M> {
 
     /// Sends the key without quotes: for Stripe, Adyen and others that count them as part of the key.
     #[must_use]
-    pub fn raw(mut self) -> Self {
+    pub fn unquoted(mut self) -> Self {
         self.form = Form::Raw;
         self
     }

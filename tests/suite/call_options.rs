@@ -322,7 +322,7 @@ async fn of_calls_made_together_in_one_scope_one_gets_the_key() {
 async fn a_key_that_cannot_be_sent_is_refused_and_not_used_up() {
     let server: Server = Strict::new(|_| status(201));
     let lifted = server.clone().map_err(Error::Inner);
-    let raw = IdempotencyKeyLayer::new().raw().layer(lifted.clone());
+    let raw = IdempotencyKeyLayer::new().unquoted().layer(lifted.clone());
     let quoted = IdempotencyKeyLayer::new().layer(lifted);
     let calls = async {
         let refused = raw.oneshot(post()).await;

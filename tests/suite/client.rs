@@ -202,7 +202,7 @@ async fn a_stack_over_boxed_errors_returns_boxed_errors() {
 
 #[test]
 fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
-    let config = ClientConfig::default().raw_key(true).budget(None);
+    let config = ClientConfig::default().unquoted_keys(true).budget(None);
     let layer = client("shop", config).unwrap();
     let fields = |shown: &str| -> Vec<String> {
         let own = |line: &&str| line.starts_with("    ") && !line.starts_with("     ");
@@ -395,7 +395,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
         .breaker(None)
         .keys(Keys::Honoured)
         .key_header("paypal-request-id")
-        .raw_key(true);
+        .unquoted_keys(true);
     let (_, stack) = stack(config, &server);
     assert_eq!(stack.clone().oneshot(post()).await.unwrap().status(), 503);
     let sent = server.take_requests();

@@ -100,7 +100,7 @@ async fn header_and_form_are_configurable() {
     let layer = IdempotencyKeyLayer::new()
         .header("PayPal-Request-Id")
         .unwrap()
-        .raw();
+        .unquoted();
     let sent = sent(&layer, request("POST")).await;
     let key = sent.headers()["paypal-request-id"].to_str().unwrap();
     assert_eq!((key.len(), key.as_bytes()[14]), (36, b'4'));
@@ -125,7 +125,7 @@ async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
     for (layer, bad) in [
         (IdempotencyKeyLayer::new(), ""),
         (IdempotencyKeyLayer::new(), "größe-xyz"),
-        (IdempotencyKeyLayer::new().raw(), "with space-xyz"),
+        (IdempotencyKeyLayer::new().unquoted(), "with space-xyz"),
     ] {
         let call = layer.layer(notes.clone()).oneshot(request("POST"));
         match CallOptions::new().key(bad).scope(call).await {

@@ -235,7 +235,7 @@ fn client() -> impl Strategy<Value = ClientConfig> {
             .breaker(breaker)
             .keys(keys);
         let config = config
-            .raw_key(flags[0])
+            .unquoted_keys(flags[0])
             .proxy(flags[1])
             .observe(flags[2])
             .count_429(flags[3]);

@@ -97,7 +97,7 @@ impl ClientConfig {
         part("budget", self.budget.is_some(), other.budget.is_some())?;
         part("breaker", self.breaker.is_some(), other.breaker.is_some())?;
         stays("key_header", &self.key_header, &other.key_header)?;
-        stays("raw_key", &self.raw_key, &other.raw_key)?;
+        stays("unquoted_keys", &self.unquoted_keys, &other.unquoted_keys)?;
         stays("proxy", &self.proxy, &other.proxy)?;
         stays("redirects", &self.redirects, &other.redirects)?;
         let headers = (&self.deadline_header, &other.deadline_header);

@@ -53,7 +53,7 @@ pub struct ClientConfig {
     /// The header that carries the key. Default `idempotency-key`; any header name.
     pub key_header: Cow<'static, str>,
     /// Whether the key is sent bare, for services that take the quotes of the draft's form for a part of it. Default: no.
-    pub raw_key: bool,
+    pub unquoted_keys: bool,
     /// Whether it forwards for others. Then no key is minted, and a request whose method is not idempotent is sent once,
     /// whatever happens: a proxy does not know what it forwards. Default: no.
     pub proxy: bool,
@@ -84,7 +84,7 @@ impl Default for ClientConfig {
             authorities: KeyedConfig::default(),
             keys: Keys::Unknown,
             key_header: Cow::Borrowed("idempotency-key"),
-            raw_key: false,
+            unquoted_keys: false,
             proxy: false,
             redirects: Redirects::ClientDefault,
             deadline_header: None,
@@ -106,7 +106,7 @@ impl ClientConfig {
         mut authorities: KeyedConfig,
         mut keys: Keys,
         into key_header: Cow<'static, str>,
-        mut raw_key: bool,
+        mut unquoted_keys: bool,
         mut proxy: bool,
         mut redirects: Redirects,
         into deadline_header: Option<DeadlineHeader>,

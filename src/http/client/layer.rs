@@ -85,8 +85,8 @@ impl ClientLayer {
         let mut key = IdempotencyKeyLayer::new()
             .header_name(header)
             .mint(replay.clone());
-        if config.raw_key {
-            key = key.raw();
+        if config.unquoted_keys {
+            key = key.unquoted();
         }
         let keyed = config.authorities;
         let breaker = |config| Breaker::keyed_part(name, config, keyed, ByAuthority);

@@ -80,7 +80,7 @@ use crate::error::ConfigError;
 /// | `retry`, `budget`, `breaker` | their own | see [`retry`](crate::retry), [`budget`](crate::budget), [`breaker`](crate::breaker); `None` leaves one out |
 /// | `authorities` | 10 000, 10 min | how many servers have a breaker and a budget of their own |
 /// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
-/// | `key_header`, `raw_key` | `idempotency-key`, quoted | the draft's form; services with another say so |
+/// | `key_header`, `unquoted_keys` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
 /// | `redirects` | as the client's default | reqwest follows redirects: a POST that was redirected, and cannot be told from one whose connection was refused, is sent once |
 /// | `deadline_header` | none | to a server that does not read it, it is noise |

@@ -26,11 +26,11 @@ pub struct IdempotencyConfig {
     /// Whether a guarded request without a key is refused. If not, it is served without protection. Default: yes.
     pub required: bool,
     /// Whether a key without quotes is accepted too: some visible ASCII, as many clients send it. Default: no.
-    pub lenient: bool,
+    pub accept_unquoted: bool,
     /// The methods that are guarded; all others pass untouched. Default `POST`, `PATCH`; method names, in capitals.
     pub methods: Vec<String>,
     /// The fewest characters of a key. Default 16; from 1 to 255, which is the most.
-    pub shortest_key: usize,
+    pub min_key_len: usize,
     /// How long an answer is kept, counted from when it was given. Default 24 h; more than 0.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub ttl: Duration,
@@ -104,9 +104,9 @@ impl Default for IdempotencyConfig {
         Self {
             header: "idempotency-key".into(),
             required: true,
-            lenient: false,
+            accept_unquoted: false,
             methods: ["POST", "PATCH"].map(Into::into).into(),
-            shortest_key: 16,
+            min_key_len: 16,
             ttl: Duration::from_secs(24 * 3600),
             lease: Duration::from_secs(90),
             max_run: Duration::from_secs(600),
@@ -137,7 +137,7 @@ impl IdempotencyConfig {
 
     setters! {
         mut required: bool,
-        mut lenient: bool,
+        mut accept_unquoted: bool,
     }
 
     /// The methods that are guarded.
@@ -148,7 +148,7 @@ impl IdempotencyConfig {
     }
 
     setters! {
-        mut shortest_key: usize,
+        mut min_key_len: usize,
         mut ttl: Duration,
         mut lease: Duration,
         mut max_run: Duration,
@@ -190,9 +190,9 @@ impl IdempotencyConfig {
             "one method or more",
         )?;
         ConfigError::unless(
-            (1..=LONGEST_KEY).contains(&self.shortest_key),
-            "shortest_key",
-            &self.shortest_key,
+            (1..=LONGEST_KEY).contains(&self.min_key_len),
+            "min_key_len",
+            &self.min_key_len,
             "from 1 to 255",
         )?;
         for (field, time) in [

@@ -80,9 +80,9 @@ use crate::refused::drop_refused;
 /// |---|---|---|
 /// | `header` | `idempotency-key` | the draft of the IETF's HTTP API working group |
 /// | `required` | yes | without a key an operation is silently run as often as it is sent |
-/// | `lenient` | no | the draft wants a string in double quotes; turn it on for clients that send it bare, as many do |
+/// | `accept_unquoted` | no | the draft wants a string in double quotes; turn it on for clients that send it bare, as many do |
 /// | `methods` | POST, PATCH | all others are idempotent by themselves. All of gRPC is POST: name the calls that act by [`guard`](Self::guard) |
-/// | `shortest_key` | 16 | a key that can be guessed is another's answer; a UUID has 36 |
+/// | `min_key_len` | 16 | a key that can be guessed is another's answer; a UUID has 36 |
 /// | `ttl` | 24 h | as most providers; longer than any client repeats by itself |
 /// | `lease` | 90 s | after a crash the key is held for so long. Renewed every third of it, so two renewals may fail |
 /// | `max_run` | 10 min | longer than any handler should take: past it nobody will ever know what it did |
@@ -127,7 +127,7 @@ use crate::refused::drop_refused;
 /// | an empty header, `""`, a key too short or longer than 255 | 400 |
 /// | not ASCII, a tab, an escape that is none | 400 |
 /// | the header twice, even half a key in each; a list; anything else than one string | 400 |
-/// | without quotes | 400; if `lenient`, the key itself, the same as in quotes |
+/// | without quotes | 400; if `accept_unquoted`, the key itself, the same as in quotes |
 /// | with parameters: `"key";v=1` | well-formed ones are ignored |
 /// | no tenant | 403 |
 /// | a body larger than the bound, with a length or without | 413; with a length it is not read at all |

@@ -102,8 +102,8 @@ impl Shared {
         let key = key::received(
             &parts.headers,
             &self.header,
-            config.shortest_key,
-            config.lenient,
+            config.min_key_len,
+            config.accept_unquoted,
         );
         let Some(key) = key.map_err(KeyProblem::Malformed)? else {
             return if config.required {

@@ -55,8 +55,8 @@ impl IdempotencyLayer {
     /// # Ok(()) }
     /// ```
     ///
-    /// The settings of the layer apply, except those about requests and responses: `header`, `required`, `lenient`, `methods`,
-    /// `shortest_key`, `keep`, `headers`, `max_request_body`, `expires_header`. With `fail_open`, the operation is **not** executed
+    /// The settings of the layer apply, except those about requests and responses: `header`, `required`, `accept_unquoted`, `methods`,
+    /// `min_key_len`, `keep`, `headers`, `max_request_body`, `expires_header`. With `fail_open`, the operation is **not** executed
     /// when the store cannot be used: a queue delivers the message again.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ fn with_lines(lines: &[&[u8]]) -> Request<Flow> {
 #[tokio::test(start_paused = true)]
 async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
     let long = format!("\"{}\"", "k".repeat(256));
-    for (lines, lenient) in [
+    for (lines, accept_unquoted) in [
         (&[][..], false),
         (&[&b""[..]], false),
         (&[b""], true),
@@ -49,7 +49,7 @@ async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
         (&[b"\"0123456789\\abcdef\""], true),
     ] {
         let store = Scripted::new(|_, _| Fate::Done);
-        let config = IdempotencyConfig::default().lenient(lenient);
+        let config = IdempotencyConfig::default().accept_unquoted(accept_unquoted);
         let mut shop = Shop::with(store.clone(), config);
         let seen = shop.ask(with_lines(lines)).await;
         let problem = if lines.is_empty() {
@@ -67,7 +67,7 @@ async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
 #[tokio::test(start_paused = true)]
 async fn a_key_is_the_same_however_it_is_written() {
     let longest = format!("\"{}\"", "k".repeat(255));
-    for (line, again, lenient) in [
+    for (line, again, accept_unquoted) in [
         (
             &b"\"0123456789abcdef\""[..],
             &b"\"0123456789abcdef\""[..],
@@ -89,7 +89,7 @@ async fn a_key_is_the_same_however_it_is_written() {
         (longest.as_bytes(), longest.as_bytes(), false),
         (longest.as_bytes(), &longest.as_bytes()[1..256], true),
     ] {
-        let mut shop = Shop::new(IdempotencyConfig::default().lenient(lenient));
+        let mut shop = Shop::new(IdempotencyConfig::default().accept_unquoted(accept_unquoted));
         let first = shop.served(with_lines(&[line]), says(201, "paid")).await;
         assert_eq!(first.of(), (201, false, "paid"), "{line:?}");
         let again = shop.ask(with_lines(&[again])).await;
@@ -261,8 +261,8 @@ fn a_setting_that_cannot_work_names_itself() {
         (config().methods(["a b"]), "methods"),
         // It would guard nothing: methods are in capitals.
         (config().methods(["post"]), "methods"),
-        (config().shortest_key(0), "shortest_key"),
-        (config().shortest_key(256), "shortest_key"),
+        (config().min_key_len(0), "min_key_len"),
+        (config().min_key_len(256), "min_key_len"),
         (config().ttl(zero), "ttl"),
         (config().max_run(zero), "max_run"),
         (config().store_timeout(zero), "store_timeout"),
