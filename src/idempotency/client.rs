@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::key::{self, DEFAULT_HEADER, Form};
-use super::{KeyedRequest, Mint};
+use super::{GenerateKey, KeyedRequest};
 use crate::call::CallOptions;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
@@ -20,7 +20,7 @@ use crate::key_problem::KeyProblem;
 pub struct IdempotencyKeyLayer<M = bool> {
     header: HeaderName,
     form: Form,
-    mint: M,
+    generate: M,
 }
 
 impl Default for IdempotencyKeyLayer {
@@ -35,7 +35,7 @@ impl IdempotencyKeyLayer {
         Self {
             header: DEFAULT_HEADER,
             form: Form::Quoted,
-            mint: true,
+            generate: true,
         }
     }
 }
@@ -49,15 +49,15 @@ impl<M> IdempotencyKeyLayer<M> {
     /// use http::Request;
     ///
     /// let orders_only = IdempotencyKeyLayer::new()
-    ///     .mint(|request: &Request<String>| request.uri().path().starts_with("/orders"));
+    ///     .generate(|request: &Request<String>| request.uri().path().starts_with("/orders"));
     /// # let _ = orders_only;
     /// ```
     #[must_use]
-    pub fn mint<N>(self, mint: N) -> IdempotencyKeyLayer<N> {
+    pub fn generate<N>(self, generate: N) -> IdempotencyKeyLayer<N> {
         IdempotencyKeyLayer {
             header: self.header,
             form: self.form,
-            mint,
+            generate,
         }
     }
 
@@ -109,7 +109,7 @@ where
     S: Service<Req> + Clone,
     S::Error: CallError,
     Req: KeyedRequest,
-    M: Mint<Req>,
+    M: GenerateKey<Req>,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -152,7 +152,7 @@ impl<M> IdempotencyKeyLayer<M> {
     /// Puts a key into the request, unless it wants none or has one.
     fn equip<R: KeyedRequest>(&self, request: &mut R) -> Result<Origin, Reason>
     where
-        M: Mint<R>,
+        M: GenerateKey<R>,
     {
         if !request.wants_key() || request.headers_mut().contains_key(&self.header) {
             return Ok(Origin::Elsewhere);
@@ -166,7 +166,9 @@ impl<M> IdempotencyKeyLayer<M> {
                 }
                 (key, Origin::Options)
             }
-            None if self.mint.mints(request) => (key::minted(self.form), Origin::Elsewhere),
+            None if self.generate.generates(request) => {
+                (key::generated(self.form), Origin::Elsewhere)
+            }
             None => return Ok(Origin::Elsewhere),
         };
         request.headers_mut().insert(self.header.clone(), key);

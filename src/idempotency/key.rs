@@ -32,7 +32,7 @@ pub(crate) fn header_name(field: &'static str, name: &str) -> Result<HeaderName,
 }
 
 /// A new key, unlike any other.
-pub(super) fn minted(form: Form) -> HeaderValue {
+pub(super) fn generated(form: Form) -> HeaderValue {
     let mut bits = [0; 16];
     bits[..8].copy_from_slice(&draw().bits().to_le_bytes());
     bits[8..].copy_from_slice(&draw().bits().to_le_bytes());
@@ -152,8 +152,8 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_is_a_uuid_of_version_4() {
-        let quoted = minted(Form::Quoted);
+    fn a_generated_key_is_a_uuid_of_version_4() {
+        let quoted = generated(Form::Quoted);
         let bare = text(&quoted)
             .strip_prefix('"')
             .unwrap()
@@ -162,8 +162,8 @@ mod tests {
         let uuid = uuid::Uuid::parse_str(bare).unwrap();
         assert_eq!(uuid.get_version_num(), 4);
         assert_eq!(uuid.get_variant(), uuid::Variant::RFC4122);
-        assert_eq!(text(&minted(Form::Raw)).len(), 36);
-        assert_ne!(minted(Form::Raw), minted(Form::Raw));
+        assert_eq!(text(&generated(Form::Raw)).len(), 36);
+        assert_ne!(generated(Form::Raw), generated(Form::Raw));
     }
 
     #[test]
@@ -250,7 +250,10 @@ mod tests {
 
     #[test]
     fn debug_shows_no_key() {
-        for value in [minted(Form::Raw), given("order-4711", Form::Raw).unwrap()] {
+        for value in [
+            generated(Form::Raw),
+            given("order-4711", Form::Raw).unwrap(),
+        ] {
             assert_eq!(format!("{value:?}"), "Sensitive");
         }
     }

@@ -86,7 +86,7 @@ pub mod store;
 
 pub use self::client::{IdempotencyKey, IdempotencyKeyLayer};
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
-pub(crate) use self::request::{KeyedRequest, Mint};
+pub(crate) use self::request::{GenerateKey, KeyedRequest};
 #[cfg(feature = "idempotency")]
 pub use self::server::lookup;
 #[cfg(feature = "idempotency")]

@@ -18,19 +18,19 @@ pub trait KeyedRequest {
 }
 
 /// Says which calls are given a key: a `bool` for all of them, or a function of the request.
-pub trait Mint<Req: ?Sized> {
+pub trait GenerateKey<Req: ?Sized> {
     /// Whether this request, which wants a key and has none, is given one.
-    fn mints(&self, request: &Req) -> bool;
+    fn generates(&self, request: &Req) -> bool;
 }
 
-impl<Req: ?Sized> Mint<Req> for bool {
-    fn mints(&self, _request: &Req) -> bool {
+impl<Req: ?Sized> GenerateKey<Req> for bool {
+    fn generates(&self, _request: &Req) -> bool {
         *self
     }
 }
 
-impl<Req: ?Sized, F: Fn(&Req) -> bool> Mint<Req> for F {
-    fn mints(&self, request: &Req) -> bool {
+impl<Req: ?Sized, F: Fn(&Req) -> bool> GenerateKey<Req> for F {
+    fn generates(&self, request: &Req) -> bool {
         self(request)
     }
 }

@@ -414,7 +414,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proxy_sends_once_what_is_not_idempotent_and_mints_no_key() {
+async fn a_proxy_sends_once_what_is_not_idempotent_and_generates_no_key() {
     let server: Server = Strict::new(|_| status(503));
     let config = plain().breaker(None).proxy(true);
     let (_, stack) = stack(config, &server);

@@ -144,15 +144,15 @@ async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
 }
 
 #[tokio::test]
-async fn a_minted_key_makes_nothing_repeatable_until_it_is_said_to_be_honoured() {
+async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
     let is_safe = |replay: &Replay, request: Sent| {
         let (_, saved) = replay.first(request);
         ReplayPolicy::<Sent>::is_safe(replay, &saved.unwrap(), &Outcome::TRANSIENT)
     };
     let layer = IdempotencyKeyLayer::new();
-    let minted = sent(&layer, request("POST")).await;
-    assert!(!is_safe(&Replay::new(), minted.clone()));
-    assert!(is_safe(&Replay::new().keys(Keys::Honoured), minted));
+    let generated = sent(&layer, request("POST")).await;
+    assert!(!is_safe(&Replay::new(), generated.clone()));
+    assert!(is_safe(&Replay::new().keys(Keys::Honoured), generated));
     // What crosses a buffer is called in a task of its own, and keeps its mark.
     let notes = Notes::default();
     let buffered = tower::buffer::Buffer::new(notes.clone(), 1);

@@ -84,7 +84,7 @@ impl ClientLayer {
         }
         let mut key = IdempotencyKeyLayer::new()
             .header_name(header)
-            .mint(replay.clone());
+            .generate(replay.clone());
         if config.unquoted_keys {
             key = key.unquoted();
         }

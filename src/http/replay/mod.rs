@@ -20,7 +20,7 @@ use super::redirects::Redirects;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
 use crate::error::ConfigError;
-use crate::idempotency::{DEFAULT_HEADER, Mint, found, header_name};
+use crate::idempotency::{DEFAULT_HEADER, GenerateKey, found, header_name};
 use crate::outcome::{Executed, Kind, Outcome, RetryAdvice};
 use crate::retry::ReplayPolicy;
 use crate::sync::Mutex;
@@ -273,12 +273,12 @@ impl Replay {
 /// use buttress::idempotency::IdempotencyKeyLayer;
 ///
 /// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
-/// let keys = IdempotencyKeyLayer::new().mint(replay.clone());
+/// let keys = IdempotencyKeyLayer::new().generate(replay.clone());
 /// # let _ = keys;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
-impl<R: HttpRequest> Mint<R> for Replay {
-    fn mints(&self, request: &R) -> bool {
+impl<R: HttpRequest> GenerateKey<R> for Replay {
+    fn generates(&self, request: &R) -> bool {
         !self.proxy && self.known_keys().honour(request)
     }
 }
@@ -380,10 +380,10 @@ mod tests {
             .unwrap()
     }
 
-    fn with_key(method: &str, minted: bool) -> Sent {
+    fn with_key(method: &str, generated: bool) -> Sent {
         let mut request = request(method);
         let mut key = HeaderValue::from_static("\"a-key-of-enough-letters\"");
-        key.set_sensitive(minted);
+        key.set_sensitive(generated);
         request.headers_mut().insert(KEY, key);
         request
     }
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minted_key_alone_makes_nothing_repeatable() {
+    fn a_generated_key_alone_makes_nothing_repeatable() {
         assert!(!is_safe(&Replay::new(), with_key("POST", true)));
         let honoured = Replay::new().keys(Keys::Honoured);
         assert!(is_safe(&honoured, with_key("POST", true)));

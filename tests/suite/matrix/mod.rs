@@ -55,7 +55,7 @@ struct Class {
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 enum Key {
-    Minted,
+    Generated,
     Own,
 }
 
@@ -184,8 +184,8 @@ impl Case {
     async fn run(self) -> Came {
         let server = server::start(&self.fault, self.http2).await;
         let layer = client("matrix", self.config.clone()).unwrap();
-        // Minted outside, where it says nothing about who honours it.
-        let key = IdempotencyKeyLayer::new().mint(self.key == Some(Key::Minted));
+        // Generated outside, where it says nothing about who honours it.
+        let key = IdempotencyKeyLayer::new().generate(self.key == Some(Key::Generated));
         let order = Full::new(Bytes::from("two apples"));
         let to = if self.streamed {
             let stack = layer
