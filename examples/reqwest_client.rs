@@ -44,7 +44,7 @@ async fn main() -> Result<(), BoxError> {
         .build()?;
     let config = ClientConfig::default()
         .redirects(Redirects::Marked)
-        .keys(Keys::HonouredBy([url.parse()?].into()))
+        .keys(Keys::HonoredBy([url.parse()?].into()))
         .breaker(BreakerConfig::default().open_for(open_for));
     let stack = client("shop", config)?.layer(reqwest.clone());
     let get = |path: &str| reqwest.get(format!("{url}{path}")).send_through(&stack);
@@ -55,7 +55,7 @@ async fn main() -> Result<(), BoxError> {
     println!("  {}, {}", get("/orders").await?.status(), shop.seen());
 
     println!(
-        "So is a POST: this server is known to honour the idempotency key that the stack adds:"
+        "So is a POST: this server is known to honor the idempotency key that the stack adds:"
     );
     shop.fail(1);
     println!("  {}, {}", post("/orders").await?.status(), shop.seen());

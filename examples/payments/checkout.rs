@@ -51,7 +51,7 @@ impl Checkout {
             .attempt(ATTEMPT)
             .total(CALL)
             // The service is known to run a payment once, so one whose answer is lost may be sent again.
-            .keys(Keys::HonouredBy([url.parse()?].into()))
+            .keys(Keys::HonoredBy([url.parse()?].into()))
             // What is ill here is the network, and it stays so.
             .breaker(None);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! The routes on which keys are honoured.
+//! The routes on which keys are honored.
 #![no_main]
 
 use buttress::http::Route;

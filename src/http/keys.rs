@@ -1,4 +1,4 @@
-//! Which servers honour idempotency keys.
+//! Which servers honor idempotency keys.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,36 +14,36 @@ use crate::error::ConfigError;
 ///
 /// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
 ///
-/// In a file it is `"unknown"`, `"honoured"`, or a list of [routes](Route).
+/// In a file it is `"unknown"`, `"honored"`, or a list of [routes](Route).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Keys {
     /// Nothing is known: a key that a layer minted makes nothing repeatable.
     #[default]
     Unknown,
-    /// Every server that this client calls honours keys.
-    Honoured,
+    /// Every server that this client calls honors keys.
+    Honored,
     /// Requests by these routes do.
-    HonouredBy(Arc<[Route]>),
+    HonoredBy(Arc<[Route]>),
 }
 
 impl Keys {
-    /// Requests by these routes are run once: [`HonouredBy`](Self::HonouredBy), from text.
+    /// Requests by these routes are run once: [`HonoredBy`](Self::HonoredBy), from text.
     ///
     /// # Errors
     ///
     /// One of them is no route.
-    pub fn honoured_by<'a>(routes: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
+    pub fn honored_by<'a>(routes: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
         let routes: Result<_, _> = routes.into_iter().map(Route::from_str).collect();
-        Ok(Self::HonouredBy(routes?))
+        Ok(Self::HonoredBy(routes?))
     }
 
     /// Whether the server is known to run this request once, if it carries a key.
-    pub(crate) fn honour<R: HttpRequest>(&self, request: &R) -> bool {
+    pub(crate) fn honor<R: HttpRequest>(&self, request: &R) -> bool {
         match self {
             Self::Unknown => false,
-            Self::Honoured => true,
-            Self::HonouredBy(routes) => routes.iter().any(|route| route.covers(request)),
+            Self::Honored => true,
+            Self::HonoredBy(routes) => routes.iter().any(|route| route.covers(request)),
         }
     }
 }
@@ -59,8 +59,8 @@ impl Keys {
 /// use buttress::http::{Keys, Route};
 ///
 /// let charges: Route = "POST https://api.example.com/v1/charges".parse()?;
-/// let keys = Keys::HonouredBy([charges].into());
-/// assert_eq!(keys, Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = Keys::HonoredBy([charges].into());
+/// assert_eq!(keys, Keys::honored_by(["POST https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -166,8 +166,8 @@ mod text {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             match self {
                 Self::Unknown => serializer.serialize_str("unknown"),
-                Self::Honoured => serializer.serialize_str("honoured"),
-                Self::HonouredBy(routes) => serializer.collect_seq(&**routes),
+                Self::Honored => serializer.serialize_str("honored"),
+                Self::HonoredBy(routes) => serializer.collect_seq(&**routes),
             }
         }
     }
@@ -184,13 +184,13 @@ mod text {
         type Value = Keys;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("\"unknown\", \"honoured\" or a list of routes")
+            f.write_str("\"unknown\", \"honored\" or a list of routes")
         }
 
         fn visit_str<E: Error>(self, word: &str) -> Result<Keys, E> {
             match word {
                 "unknown" => Ok(Keys::Unknown),
-                "honoured" => Ok(Keys::Honoured),
+                "honored" => Ok(Keys::Honored),
                 _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
             }
         }
@@ -200,7 +200,7 @@ mod text {
             while let Some(route) = seq.next_element()? {
                 routes.push(route);
             }
-            Ok(Keys::HonouredBy(routes.into()))
+            Ok(Keys::HonoredBy(routes.into()))
         }
     }
 
@@ -226,8 +226,8 @@ mod tests {
 
     fn covers(route: &str, method: Method, url: &str) -> bool {
         let request = Request::builder().method(method).uri(url).body(());
-        let keys = Keys::honoured_by([route]).unwrap();
-        keys.honour(&request.unwrap())
+        let keys = Keys::honored_by([route]).unwrap();
+        keys.honor(&request.unwrap())
     }
 
     #[test]
@@ -332,12 +332,12 @@ mod tests {
     #[cfg(feature = "serde")]
     #[test]
     fn keys_are_a_word_or_a_list() {
-        let listed = Keys::honoured_by(["POST https://api.example.com/v1"]).unwrap();
+        let listed = Keys::honored_by(["POST https://api.example.com/v1"]).unwrap();
         for (text, keys) in [
             (r#""unknown""#, Keys::Unknown),
-            (r#""honoured""#, Keys::Honoured),
+            (r#""honored""#, Keys::Honored),
             (r#"["POST https://api.example.com/v1"]"#, listed),
-            ("[]", Keys::HonouredBy([].into())),
+            ("[]", Keys::HonoredBy([].into())),
         ] {
             assert_eq!(serde_json::from_str::<Keys>(text).unwrap(), keys);
             assert_eq!(serde_json::to_string(&keys).unwrap(), text);

@@ -1,9 +1,9 @@
-//! Idempotency keys: an operation that is sent twice happens once, if the server honours the key.
+//! Idempotency keys: an operation that is sent twice happens once, if the server honors the key.
 //!
 //! A POST that timed out may have been executed. To send it again is safe only if the server can tell that it is the same
 //! operation: by a key that is the same on every attempt. [`IdempotencyKeyLayer`] mints one for every logical call.
 //!
-//! Use it for a server that documents that it honours keys (Stripe and Adyen do; `PayPal` in a header of its own). Do not
+//! Use it for a server that documents that it honors keys (Stripe and Adyen do; `PayPal` in a header of its own). Do not
 //! count on it elsewhere: a server that does not know the header ignores it, and each attempt is executed.
 //!
 //! A server that acts once is made by [`IdempotencyLayer`](https://docs.rs/buttress/latest/buttress/idempotency/struct.IdempotencyLayer.html)
@@ -39,7 +39,7 @@
 //! alone. An operation that outlives the call, an order that the user may submit again tomorrow, has a key of its own:
 //! [`CallOptions::key`](crate::CallOptions::key) gives it to one call.
 //!
-//! **A minted key alone makes nothing repeatable.** Nobody has said that the server honours it. Say so to the retry
+//! **A minted key alone makes nothing repeatable.** Nobody has said that the server honors it. Say so to the retry
 //! layer: [`Replay::keys`](crate::http::Replay::keys).
 //!
 //! # Defaults

@@ -125,7 +125,7 @@ async fn no_option_of_a_client_reaches_the_calls_of_its_server() {
         let started = Instant::now();
         let _ = own.layer(hangs).oneshot(get()).await;
         let server: Server = Strict::new(|_| status(200));
-        let stack = client("options.own", config().keys(Keys::Honoured)).unwrap();
+        let stack = client("options.own", config().keys(Keys::Honored)).unwrap();
         stack.layer(server.clone()).oneshot(post()).await.unwrap();
         let key = server.take_requests()[0].headers()["idempotency-key"].clone();
         let text = format!("{:?} {}", started.elapsed(), key.to_str().unwrap().len());
@@ -258,7 +258,7 @@ fn key_of(server: &Server) -> Vec<Option<String>> {
 async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_one_is_refused_unsent() {
     let server: Server = Strict::new(|call| status(if call == 0 { 503 } else { 201 }));
     // Whether or not the layer would generate one: the second is not sent with another key either, nor without.
-    for keys in [Keys::Unknown, Keys::Honoured] {
+    for keys in [Keys::Unknown, Keys::Honored] {
         let stack = client("options.key", config().keys(keys)).unwrap();
         let stack = stack.layer(server.clone());
         let calls = async {

@@ -145,8 +145,8 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`key_header` is \"idempotency key\", but it must be a header name",
         ),
         (
-            config().proxy(true).keys(Keys::Honoured),
-            "`keys` is Honoured, but it must be `Keys::Unknown`, as `proxy` is set: \
+            config().proxy(true).keys(Keys::Honored),
+            "`keys` is Honored, but it must be `Keys::Unknown`, as `proxy` is set: \
              a proxy repeats no such request, with a key or without",
         ),
         (
@@ -351,9 +351,9 @@ async fn a_post_whose_answer_was_lost_is_charged_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_keys_are_honoured_a_post_is_repeated_with_the_same_key() {
+async fn where_keys_are_honored_a_post_is_repeated_with_the_same_key() {
     let server: Server = Strict::new(|call| if call < 2 { status(503) } else { status(201) });
-    let (_, stack) = stack(plain().breaker(None).keys(Keys::Honoured), &server);
+    let (_, stack) = stack(plain().breaker(None).keys(Keys::Honored), &server);
     assert_eq!(stack.clone().oneshot(post()).await.unwrap().status(), 201);
     let keys: Vec<_> = server
         .take_requests()
@@ -368,9 +368,9 @@ async fn where_keys_are_honoured_a_post_is_repeated_with_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_routes_that_honour_keys_are_given_one_and_repeated() {
+async fn only_the_routes_that_honor_keys_are_given_one_and_repeated() {
     let server: Server = Strict::new(|_| status(503));
-    let keys = Keys::honoured_by(["POST http://shop.example/orders"]).unwrap();
+    let keys = Keys::honored_by(["POST http://shop.example/orders"]).unwrap();
     let (_, stack) = stack(plain().breaker(None).budget(None).keys(keys), &server);
     for (method, uri, calls, keys) in [
         (Method::POST, "http://shop.example/orders/7", 3, 3),
@@ -393,7 +393,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
     let server: Server = Strict::new(|_| status(503));
     let config = plain()
         .breaker(None)
-        .keys(Keys::Honoured)
+        .keys(Keys::Honored)
         .key_header("paypal-request-id")
         .unquoted_keys(true);
     let (_, stack) = stack(config, &server);
@@ -754,7 +754,7 @@ async fn retries_and_keys_may_change() {
     assert_eq!(call(get()).await, (3, false));
     assert_eq!(call(post()).await, (1, false));
     let retry = layer.config().retry.unwrap().max_attempts(2);
-    let config = layer.config().retry(retry).keys(Keys::Honoured);
+    let config = layer.config().retry(retry).keys(Keys::Honored);
     layer.reconfigure(config.clone()).unwrap();
     assert_eq!(call(get()).await, (2, false));
     assert_eq!(call(post()).await, (2, true));

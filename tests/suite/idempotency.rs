@@ -152,7 +152,7 @@ async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
     let layer = IdempotencyKeyLayer::new();
     let generated = sent(&layer, request("POST")).await;
     assert!(!is_safe(&Replay::new(), generated.clone()));
-    assert!(is_safe(&Replay::new().keys(Keys::Honoured), generated));
+    assert!(is_safe(&Replay::new().keys(Keys::Honored), generated));
     // What crosses a buffer is called in a task of its own, and keeps its mark.
     let notes = Notes::default();
     let buffered = tower::buffer::Buffer::new(notes.clone(), 1);

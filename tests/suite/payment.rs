@@ -125,9 +125,9 @@ async fn so_it_is_through_reqwest() {
     }
 }
 
-/// What keeps the tests above honest: said to honour keys, the same service charges again.
+/// What keeps the tests above honest: said to honor keys, the same service charges again.
 #[tokio::test]
-async fn a_service_that_is_wrongly_said_to_honour_keys_charges_again() {
+async fn a_service_that_is_wrongly_said_to_honor_keys_charges_again() {
     for fails in [
         Fails::With(503),
         Fails::InProgress,
@@ -135,7 +135,7 @@ async fn a_service_that_is_wrongly_said_to_honour_keys_charges_again() {
         Fails::Breaks,
     ] {
         let (uri, ledger) = service(fails).await;
-        pay(&uri, defaults().keys(Keys::Honoured)).await;
+        pay(&uri, defaults().keys(Keys::Honored)).await;
         assert!(ledger.charges.load(Ordering::SeqCst) > 1, "{fails:?}");
     }
 }

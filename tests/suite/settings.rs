@@ -49,7 +49,7 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
     let expected = ClientConfig::default()
         .attempt(SECOND / 4)
         .total(Duration::MAX)
-        .keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"]).unwrap())
+        .keys(Keys::honored_by(["POST https://api.example.com/v1/charges"]).unwrap())
         .key_header("paypal-request-id")
         .deadline_header("grpc-timeout".parse::<DeadlineHeader>().unwrap())
         .budget(None)
@@ -98,7 +98,7 @@ fn an_error_says_where_it_is() {
         ("attempt = \"forever\"", "or \"none\""),
         ("attempt = 3", "invalid type: integer"),
         ("keys = [\"GET /\"]", "`route`"),
-        ("keys = \"honored\"", "\"honoured\""),
+        ("keys = \"honored\"", "\"honored\""),
         ("deadline_header = \"no name\"", "a header name"),
         ("retry = { max_attempts = -1 }", "-1"),
     ] {
@@ -213,9 +213,9 @@ fn keys() -> impl Strategy<Value = Keys> {
     let route = "(POST |PATCH )?(https://[a-z]{1,9}(:8443)?)?/[a-z/]{0,9}";
     prop_oneof![
         Just(Keys::Unknown),
-        Just(Keys::Honoured),
+        Just(Keys::Honored),
         proptest::collection::vec(route, 0..4)
-            .prop_map(|routes| Keys::honoured_by(routes.iter().map(String::as_str)).unwrap()),
+            .prop_map(|routes| Keys::honored_by(routes.iter().map(String::as_str)).unwrap()),
     ]
 }
 

@@ -47,7 +47,7 @@ pub struct ClientConfig {
     pub breaker: Option<BreakerConfig>,
     /// How many authorities are remembered, and for how long.
     pub authorities: KeyedConfig,
-    /// Which servers honour idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
+    /// Which servers honor idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
     /// server must be known to run it once.
     pub keys: Keys,
     /// The header that carries the key. Default `idempotency-key`; any header name.

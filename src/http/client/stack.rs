@@ -12,7 +12,7 @@ use crate::error::ConfigError;
 /// observe call             each call, when its head has come or it has failed
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
 /// idempotency key          the same on every attempt; generated for a POST or PATCH of which `keys` says that the server
-///                          honours it, for no other call
+///                          honors it, for no other call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
 /// observe attempt          each attempt, so that what retries hide is seen

@@ -29,7 +29,7 @@ use crate::sync::Mutex;
 ///
 /// After a failure that the service may have acted on, a request is repeated if
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
-/// - it is a POST or PATCH that carries an idempotency key, and the server is known to honour keys: by
+/// - it is a POST or PATCH that carries an idempotency key, and the server is known to honor keys: by
 ///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
 ///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
 ///   string that is malformed) counts as none. A key minted by
@@ -51,8 +51,8 @@ use crate::sync::Mutex;
 /// use buttress::http::{Keys, Replay};
 ///
 /// let safe_methods = Replay::new();
-/// let payments_too = Replay::new().keys(Keys::Honoured);
-/// let only_there = Replay::new().keys(Keys::honoured_by(["https://api.example.com/v1/charges"])?);
+/// let payments_too = Replay::new().keys(Keys::Honored);
+/// let only_there = Replay::new().keys(Keys::honored_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ impl Replay {
         }
     }
 
-    /// Which servers honour idempotency keys.
+    /// Which servers honor idempotency keys.
     #[must_use]
     pub fn keys(mut self, keys: Keys) -> Self {
         self.keys = Arc::new(Mutex::new(keys));
@@ -204,8 +204,8 @@ impl Replay {
         let safe = if let Some(methods) = &self.grpc {
             methods.contains(request.path())
         } else {
-            let honours = |key| self.honours(key, request);
-            idempotent || found(request.headers(), &self.header).is_some_and(honours)
+            let honors = |key| self.honors(key, request);
+            idempotent || found(request.headers(), &self.header).is_some_and(honors)
         };
         let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;
@@ -217,12 +217,12 @@ impl Replay {
     }
 
     /// Whether this key makes this request safe.
-    fn honours<R: HttpRequest>(&self, key: &HeaderValue, request: &R) -> bool {
+    fn honors<R: HttpRequest>(&self, key: &HeaderValue, request: &R) -> bool {
         if !matches!(*request.method(), Method::POST | Method::PATCH) {
             return false;
         }
         let callers_own = || !key.is_sensitive() || CallOptions::has_key();
-        self.known_keys().honour(request) || callers_own()
+        self.known_keys().honor(request) || callers_own()
     }
 
     /// The head of a first attempt. `kept`: there may be further ones.
@@ -266,20 +266,20 @@ impl Replay {
     }
 }
 
-/// Keys are minted where this strategy takes them to be honoured: nowhere in a proxy.
+/// Keys are minted where this strategy takes them to be honored: nowhere in a proxy.
 ///
 /// ```
 /// use buttress::http::{Keys, Replay};
 /// use buttress::idempotency::IdempotencyKeyLayer;
 ///
-/// let replay = Replay::new().keys(Keys::honoured_by(["POST https://api.example.com/v1/charges"])?);
+/// let replay = Replay::new().keys(Keys::honored_by(["POST https://api.example.com/v1/charges"])?);
 /// let keys = IdempotencyKeyLayer::new().generate(replay.clone());
 /// # let _ = keys;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 impl<R: HttpRequest> GenerateKey<R> for Replay {
     fn generates(&self, request: &R) -> bool {
-        !self.proxy && self.known_keys().honour(request)
+        !self.proxy && self.known_keys().honor(request)
     }
 }
 
@@ -437,23 +437,23 @@ mod tests {
     #[test]
     fn a_generated_key_alone_makes_nothing_repeatable() {
         assert!(!is_safe(&Replay::new(), with_key("POST", true)));
-        let honoured = Replay::new().keys(Keys::Honoured);
-        assert!(is_safe(&honoured, with_key("POST", true)));
-        assert!(is_safe(&honoured, with_key("PATCH", true)));
+        let honored = Replay::new().keys(Keys::Honored);
+        assert!(is_safe(&honored, with_key("POST", true)));
+        assert!(is_safe(&honored, with_key("PATCH", true)));
         assert!(
-            !is_safe(&honoured, request("POST")),
+            !is_safe(&honored, request("POST")),
             "without a key it runs twice"
         );
-        assert!(!is_safe(&honoured, with_key("LOCK", true)));
+        assert!(!is_safe(&honored, with_key("LOCK", true)));
         let mut empty = request("POST");
         empty
             .headers_mut()
             .insert(KEY, HeaderValue::from_static(""));
-        assert!(!is_safe(&honoured, empty));
+        assert!(!is_safe(&honored, empty));
     }
 
     #[test]
-    fn the_callers_own_key_says_that_it_is_honoured() {
+    fn the_callers_own_key_says_that_it_is_honored() {
         assert!(is_safe(&Replay::new(), with_key("POST", false)));
         let elsewhere = Replay::new().key_header("x-key").unwrap();
         assert!(!is_safe(&elsewhere, with_key("POST", false)));
@@ -493,10 +493,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_may_be_honoured_by_some_servers() {
+    fn keys_may_be_honored_by_some_servers() {
         let by = |server: &str| {
             let servers = [server.parse().unwrap()];
-            Replay::new().keys(Keys::HonouredBy(servers.into()))
+            Replay::new().keys(Keys::HonoredBy(servers.into()))
         };
         assert!(is_safe(
             &by("https://API.example.com:443"),
@@ -510,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_proxy_never_repeats_what_is_not_idempotent() {
-        let proxy = Replay::new().keys(Keys::Honoured).proxy();
+        let proxy = Replay::new().keys(Keys::Honored).proxy();
         assert!(is_safe(&proxy, request("GET")));
         for request in [request("POST"), with_key("POST", false)] {
             let (_, saved) = proxy.first(request);

@@ -43,7 +43,7 @@ struct Class {
     methods: Vec<String>,
     key: Option<Key>,
     #[serde(default)]
-    honoured: bool,
+    honored: bool,
     #[serde(default)]
     proxy: bool,
     /// Whether its body cannot be cloned.
@@ -168,8 +168,8 @@ impl Case {
             .attempt(attempt)
             .retry(RetryConfig::default().backoff(at_once))
             .proxy(class.proxy);
-        if class.honoured {
-            config = config.keys(Keys::Honoured);
+        if class.honored {
+            config = config.keys(Keys::Honored);
         }
         Self {
             fault: row.fault.clone(),
@@ -184,7 +184,7 @@ impl Case {
     async fn run(self) -> Came {
         let server = server::start(&self.fault, self.http2).await;
         let layer = client("matrix", self.config.clone()).unwrap();
-        // Generated outside, where it says nothing about who honours it.
+        // Generated outside, where it says nothing about who honors it.
         let key = IdempotencyKeyLayer::new().generate(self.key == Some(Key::Generated));
         let order = Full::new(Bytes::from("two apples"));
         let to = if self.streamed {

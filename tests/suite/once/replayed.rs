@@ -60,7 +60,7 @@ async fn attempts(status: u16, headers: &[(&'static str, &'static str)]) -> (usi
         .consecutive_failures(Some(1))
         .consecutive_min_span(Duration::ZERO);
     // Its breaker would end the retries.
-    let config = || ClientConfig::default().keys(Keys::Honoured);
+    let config = || ClientConfig::default().keys(Keys::Honored);
     let retried = client("replayed.retry", config().breaker(None)).unwrap();
     let response = retried.layer(server.clone()).oneshot(payment()).await;
     assert_eq!(response.unwrap().status(), status);
@@ -110,7 +110,7 @@ async fn single_layers_take_a_stored_response_as_final() {
     let retry = RetryLayer::new(
         "replayed.single",
         RetryConfig::new(),
-        Replay::new().keys(Keys::Honoured),
+        Replay::new().keys(Keys::Honored),
     );
     let service = tower::ServiceBuilder::new()
         .layer(retry.unwrap().classify(ByStatus::new()))

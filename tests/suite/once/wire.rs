@@ -90,7 +90,7 @@ impl Served {
 /// The defaults, but that an attempt is given up sooner.
 fn config() -> ClientConfig {
     let config = ClientConfig::default().attempt(Duration::from_secs(1));
-    config.keys(Keys::Honoured)
+    config.keys(Keys::Honored)
 }
 
 /// By hyper, with a key minted further out: status, whether it was given before, body.
