@@ -17,7 +17,7 @@ use axum::response::Redirect;
 use axum::routing::get;
 use buttress::breaker::BreakerConfig;
 use buttress::http::{ClientConfig, Keys, Redirects, client};
-use buttress::reqwest::{SendThrough, same_server};
+use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::{BoxError, Error};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -40,7 +40,7 @@ async fn main() -> Result<(), BoxError> {
         // Its own retries would multiply with ours.
         .retry(reqwest::retry::never())
         // It would send an idempotency key on to wherever a redirect leads, and hide that a POST was answered.
-        .redirect(same_server())
+        .redirect(same_origin_redirects())
         .build()?;
     let config = ClientConfig::default()
         .redirects(Redirects::Marked)

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use buttress::http::client::ClientService;
 use buttress::http::{ClientConfig, Keys, Redirects, client};
-use buttress::reqwest::{SendThrough, same_server};
+use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::{CallOptions, Error as Failure};
 use reqwest::StatusCode;
 use reqwest::header::RETRY_AFTER;
@@ -44,7 +44,7 @@ impl Checkout {
             // Its own retries would multiply with ours.
             .retry(reqwest::retry::never())
             // It would send the key on to wherever a redirect leads.
-            .redirect(same_server())
+            .redirect(same_origin_redirects())
             .build()?;
         let config = ClientConfig::default()
             .redirects(Redirects::Marked)

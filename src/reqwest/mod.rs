@@ -11,7 +11,7 @@
 //! let client = reqwest::Client::builder()
 //!     // A retry policy of reqwest's own would multiply with ours.
 //!     .retry(reqwest::retry::never())
-//!     .redirect(buttress::reqwest::same_server())
+//!     .redirect(buttress::reqwest::same_origin_redirects())
 //!     .build()?;
 //! let stack = ServiceBuilder::new()
 //!     .layer(TimeoutLayer::new("orders", Duration::from_secs(2)))
@@ -36,7 +36,7 @@ mod replay;
 mod request;
 mod send;
 
-pub use self::redirect::same_server;
+pub use self::redirect::same_origin_redirects;
 pub use self::send::SendThrough;
 
 /// The future of [`SendThrough::send_through`].

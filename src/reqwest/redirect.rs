@@ -20,16 +20,16 @@ use crate::call::Marks;
 ///
 /// ```
 /// # fn main() -> Result<(), reqwest::Error> {
-/// use buttress::reqwest::same_server;
+/// use buttress::reqwest::same_origin_redirects;
 ///
 /// let client = reqwest::Client::builder()
 ///     .retry(reqwest::retry::never())
-///     .redirect(same_server())
+///     .redirect(same_origin_redirects())
 ///     .build()?;
 /// # let _ = client;
 /// # Ok(()) }
 /// ```
-pub fn same_server() -> Policy {
+pub fn same_origin_redirects() -> Policy {
     Policy::custom(|attempt| {
         let from = attempt.previous().last().map(Url::origin);
         if from != Some(attempt.url().origin()) || attempt.previous().len() > 10 {

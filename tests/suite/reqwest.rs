@@ -11,7 +11,7 @@ use axum::response::Redirect;
 use axum::routing::{any, post};
 use buttress::backoff::{Backoff, Jitter};
 use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
-use buttress::reqwest::{SendThrough, same_server};
+use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::retry::RetryConfig;
 use buttress::timeout::TimeoutLayer;
 use buttress::{Classify, Error, Outcome, Reason, Rejected, RetryAdvice, Unprocessed};
@@ -253,7 +253,7 @@ async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
 async fn a_key_goes_wherever_a_redirect_leads_unless_our_policy_stops_it() {
     for (policy, status, reached) in [
         (Policy::default(), StatusCode::OK, 1),
-        (same_server(), StatusCode::TEMPORARY_REDIRECT, 0),
+        (same_origin_redirects(), StatusCode::TEMPORARY_REDIRECT, 0),
     ] {
         let (elsewhere, mut keys_elsewhere) = shop(String::new()).await;
         let (url, mut keys) = shop(format!("{elsewhere}/orders")).await;
@@ -333,17 +333,17 @@ async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usi
 async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
     let page = || Redirect::to("/orders/7");
     let marked = Redirects::Marked;
-    assert_eq!(posted(marked, same_server(), page()).await, 1);
+    assert_eq!(posted(marked, same_origin_redirects(), page()).await, 1);
     let transition = || Redirect::temporary("/orders/7");
     assert_eq!(
-        posted(marked, same_server(), transition()).await,
+        posted(marked, same_origin_redirects(), transition()).await,
         2,
         "it belongs elsewhere"
     );
     for (redirect, policy) in [
         (page(), Policy::default()),
         (transition(), Policy::default()),
-        (page(), same_server()),
+        (page(), same_origin_redirects()),
     ] {
         let unsaid = Redirects::ClientDefault;
         assert_eq!(posted(unsaid, policy, redirect).await, 1);

@@ -106,7 +106,7 @@ async fn a_post_whose_connection_is_refused_is_repeated_if_no_redirect_is_follow
         (Redirects::None, Policy::none(), REPEATED),
         (
             Redirects::Marked,
-            buttress::reqwest::same_server(),
+            buttress::reqwest::same_origin_redirects(),
             REPEATED,
         ),
         (Redirects::ClientDefault, Policy::default(), ONCE),
