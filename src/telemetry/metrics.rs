@@ -98,7 +98,9 @@ impl Recording<'_> {
                 self.count(RETRIES, &[("outcome", outcome.kind.as_str())]);
                 self.histogram(RETRY_WAIT, &[]).record(wait.as_secs_f64());
             }
-            Event::RetryStopped { why, .. } => self.count(RETRY_STOPPED, &[("why", why.as_str())]),
+            Event::RetryStopped { why, .. } => {
+                self.count(RETRY_STOPPED, &[("reason", why.as_str())])
+            }
             Event::Budget { balance, .. } => self.show_balance(balance),
             Event::BudgetExhausted { balance, .. } => {
                 self.count(EXHAUSTED, &[]);

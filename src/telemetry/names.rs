@@ -50,7 +50,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         RETRY_STOPPED,
         Type::Counter,
         Unit::Count,
-        "failed calls that were not repeated; labels name, why",
+        "failed calls that were not repeated; labels name, reason",
     ),
     (
         BALANCE,
@@ -120,25 +120,25 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
     ),
 ];
 
-pub(super) const REJECTED: &str = "buttress.rejected";
-pub(super) const WOULD_REJECT: &str = "buttress.would_reject";
+pub(super) const REJECTED: &str = "buttress.rejections_total";
+pub(super) const WOULD_REJECT: &str = "buttress.dry_run.rejections_total";
 pub(super) const STATE: &str = "buttress.breaker.state";
 pub(super) const CIRCUITS: &str = "buttress.breaker.circuits";
-pub(super) const TRANSITIONS: &str = "buttress.breaker.moves";
-pub(super) const RETRIES: &str = "buttress.retry.attempts";
-pub(super) const RETRY_WAIT: &str = "buttress.retry.wait";
-pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped";
-pub(super) const OPERATIONS: &str = "buttress.idempotency.operations";
+pub(super) const TRANSITIONS: &str = "buttress.breaker.transitions_total";
+pub(super) const RETRIES: &str = "buttress.retries_total";
+pub(super) const RETRY_WAIT: &str = "buttress.retry.wait_seconds";
+pub(super) const RETRY_STOPPED: &str = "buttress.retry.stopped_total";
+pub(super) const OPERATIONS: &str = "buttress.idempotency.operations_total";
 pub(super) const RUNNING: &str = "buttress.idempotency.running";
 pub(super) const WAITING: &str = "buttress.idempotency.waiting";
-pub(super) const OLDEST: &str = "buttress.idempotency.oldest";
-pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures";
-pub(super) const EVICTION_POLICY: &str = "buttress.idempotency.eviction_policy";
+pub(super) const OLDEST: &str = "buttress.idempotency.oldest_seconds";
+pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures_total";
+pub(super) const EVICTION_POLICY: &str = "buttress.idempotency.evicting_servers_total";
 pub(super) const BALANCE: &str = "buttress.budget.balance";
-pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted";
-pub(super) const CALLS: &str = "buttress.call.duration";
-pub(super) const EVICTED: &str = "buttress.keys.evicted";
-pub(super) const OVERFLOW: &str = "buttress.keys.overflow";
+pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted_total";
+pub(super) const CALLS: &str = "buttress.call.duration_seconds";
+pub(super) const EVICTED: &str = "buttress.keyed.evictions_total";
+pub(super) const OVERFLOW: &str = "buttress.keyed.overflow_total";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {

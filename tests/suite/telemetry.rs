@@ -345,13 +345,13 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_servers() {
         ("scope", "call"),
         ("outcome", "transient"),
     ];
-    assert!(value(&all, "buttress.call.duration", &calls) >= 4_990.0);
+    assert!(value(&all, "buttress.call.duration_seconds", &calls) >= 4_990.0);
     let attempts = [
         ("name", "fleet"),
         ("scope", "attempt"),
         ("outcome", "transient"),
     ];
-    assert!(value(&all, "buttress.call.duration", &attempts) >= 4_990.0);
+    assert!(value(&all, "buttress.call.duration_seconds", &attempts) >= 4_990.0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -368,7 +368,7 @@ async fn servers_are_labeled_by_choice_and_within_a_bound() {
     let all = series(&snapshotter);
     let refused = |server| {
         let labels = [("name", "labeled"), ("server", server)];
-        value(&all, "buttress.rejected", &labels).to_string()
+        value(&all, "buttress.rejections_total", &labels).to_string()
     };
     assert_eq!(
         [refused(""), refused("b"), refused("other")],
@@ -405,11 +405,11 @@ async fn a_budget_is_wired_to_the_layer_and_to_its_gauge() {
     let count = |name, labels: &[_]| value(&all, name, labels).to_string();
     let wired = ("name", "wired");
     assert_eq!(count("buttress.budget.balance", &[wired]), "0");
-    assert_eq!(count("buttress.budget.exhausted", &[wired]), "1");
-    assert_eq!(count("buttress.retry.attempts", &[wired]), "2");
-    assert_eq!(count("buttress.retry.wait", &[wired]), "2");
+    assert_eq!(count("buttress.budget.exhausted_total", &[wired]), "1");
+    assert_eq!(count("buttress.retries_total", &[wired]), "2");
+    assert_eq!(count("buttress.retry.wait_seconds", &[wired]), "2");
     let why = ("why", "budget_exhausted");
-    assert_eq!(count("buttress.retry.stopped", &[wired, why]), "1");
+    assert_eq!(count("buttress.retry.stopped_total", &[wired, why]), "1");
 }
 
 #[tokio::test(start_paused = true)]
@@ -431,7 +431,7 @@ async fn observed_calls_are_told_with_what_they_came_to() {
     let all = series(&snapshotter);
     for (outcome, count) in [("success", 1.0), ("transient", 1.0), ("abandoned", 1.0)] {
         let labels = [("name", "calls"), ("outcome", outcome)];
-        let recorded = value(&all, "buttress.call.duration", &labels);
+        let recorded = value(&all, "buttress.call.duration_seconds", &labels);
         assert!((recorded - count).abs() < 1e-9, "{outcome}");
     }
     let durations = all.iter().flat_map(|series| match &series.value {
@@ -588,7 +588,7 @@ async fn a_series_that_the_exporter_has_deleted_comes_back() {
         breaker.try_acquire().unwrap_err();
         refresh();
         let exported = exported.lock().unwrap();
-        for name in ["buttress.rejected", "buttress.breaker.state"] {
+        for name in ["buttress.rejections_total", "buttress.breaker.state"] {
             assert!(exported.contains(name), "{name} in {exported:?}");
         }
     }
