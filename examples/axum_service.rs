@@ -13,7 +13,7 @@ use axum::http::header::RETRY_AFTER;
 use axum::routing::get;
 use buttress::BoxError;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
-use buttress::http::{ByStatus, answer};
+use buttress::http::{ByStatus, handle_rejections};
 use buttress::timeout::TimeoutLayer;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
@@ -31,7 +31,7 @@ async fn main() -> Result<(), BoxError> {
         .layer(TimeoutLayer::new("orders", Duration::from_secs(2)));
     let app = Router::new()
         .route("/orders", get(orders))
-        .layer(answer(protection))
+        .layer(handle_rejections(protection))
         // Outside the breaker: an orchestrator must not restart us because the database is down.
         .route("/health", get(async || "well"))
         .with_state(database.clone());

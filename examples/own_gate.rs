@@ -10,7 +10,7 @@ use axum::Router;
 use axum::routing::get;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
-use buttress::http::{ByStatus, answer};
+use buttress::http::{ByStatus, handle_rejections};
 use buttress::{BoxError, Kind, Outcome, Reason, Rejected};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -75,7 +75,10 @@ async fn main() -> Result<(), BoxError> {
     };
     let app = Router::new()
         .route("/export", get(export))
-        .layer(answer(GateLayer::new(gate.clone(), ByStatus::new())));
+        .layer(handle_rejections(GateLayer::new(
+            gate.clone(),
+            ByStatus::new(),
+        )));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let url = format!("http://{}/export", listener.local_addr()?);
     tokio::spawn(async { axum::serve(listener, app).await });

@@ -28,7 +28,7 @@ pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
 ///
 /// A scope applies to the calls made directly in it, not to the calls that a called service makes itself. So an option is
 /// applied by the outermost layer that knows it, and hidden from everything inside that layer. Only `streams` is applied by
-/// every layer of a stack; the standard stacks and [`http::answer`](crate::http::answer()) hide it from the service inside.
+/// every layer of a stack; the standard stacks and [`http::handle_rejections`](crate::http::handle_rejections()) hide it from the service inside.
 /// The standard server stack [`http::server`](fn@crate::http::server) ignores all options of a caller in the same process.
 ///
 /// ```

@@ -37,7 +37,7 @@ pub use crate::rejected::{Quota, Reason, Rejected};
     label = "this service's error must implement `buttress::CallError`",
     note = "wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`",
     note = "a bare client: put a stack around it, for instance `client(\"name\", ClientConfig::default())?.layer(reqwest_client)`",
-    note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`",
+    note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::handle_rejections(layers)`",
     note = "your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`"
 )]
 pub trait CallError: From<Rejected> {

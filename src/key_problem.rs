@@ -5,7 +5,7 @@ use std::fmt;
 use crate::outcome::Executed;
 
 /// What an [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer) refuses, and why. As a response, by
-/// [`answer`](crate::http::answer), each is a problem (RFC 9457) whose `type` is the address of its variant on this page.
+/// [`answer`](crate::http::handle_rejections), each is a problem (RFC 9457) whose `type` is the address of its variant on this page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyProblem {

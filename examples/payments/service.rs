@@ -6,7 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::{IdempotencyLayer, Operation};
 use tokio::net::TcpListener;
 
@@ -23,7 +23,7 @@ pub(crate) async fn serve(
         .route("/orders/{order}/payment", post(pay))
         .with_state(ledger);
     let app = match layer {
-        Some(layer) => app.layer(answer(layer)),
+        Some(layer) => app.layer(handle_rejections(layer)),
         None => app,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await?;

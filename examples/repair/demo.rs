@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::FileStore;
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
 use clap::Parser;
@@ -61,7 +61,7 @@ pub(crate) async fn serve() -> Result<(), Error> {
     };
     let app = Router::new()
         .route("/payments", post(pay))
-        .layer(answer(layer));
+        .layer(handle_rejections(layer));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{LISTENING}{}", listener.local_addr()?);
     Ok(axum::serve(listener, app).await?)

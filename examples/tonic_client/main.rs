@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use buttress::BoxError;
 use buttress::breaker::BreakerConfig;
-use buttress::http::{ClientConfig, answer_grpc, grpc};
+use buttress::http::{ClientConfig, grpc, handle_grpc_rejections};
 use http::uri::PathAndQuery;
 use tokio::time::Instant;
 use tonic::body::Body;
@@ -49,7 +49,7 @@ async fn main() -> Result<(), BoxError> {
         .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .connect_lazy();
-    let mut orders = OrdersClient::new(answer_grpc(stack).layer(channel));
+    let mut orders = OrdersClient::new(handle_grpc_rejections(stack).layer(channel));
 
     for (what, method, day) in [
         ("It restarts, but Get may run twice:", GET, "a restart"),

@@ -16,8 +16,8 @@ use super::request::{HttpRequest, HttpResponse};
 
 /// Believes some servers when they say that they did not act on a request; put it next to the client.
 ///
-/// They say so by `x-buttress-not-executed: 1` on a response, as [`answer`](super::answer) does with
-/// [`not_executed_header`](super::AnswerLayer::not_executed_header). [`ByStatus`](super::ByStatus) then takes a failure for
+/// They say so by `x-buttress-not-executed: 1` on a response, as [`handle_rejections`](super::handle_rejections) does with
+/// [`not_executed_header`](super::HandleRejectionsLayer::not_executed_header). [`ByStatus`](super::ByStatus) then takes a failure for
 /// overload, and a retry layer may repeat the request whatever its method. From any other server the header counts for
 /// nothing. It is taken off in either case: it is about this hop only.
 ///

@@ -4,7 +4,7 @@
 //! call others, begin with [`client()`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
 //! The parts, for a stack of your own:
 //!
-//! - [`answer`] lets axum use every layer without `HandleErrorLayer`;
+//! - [`handle_rejections`] lets axum use every layer without `HandleErrorLayer`;
 //! - [`deadline`] carries the time that is left from one service to the next;
 //! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
 //! - [`retry_after`] reads the wait that a server asks for;
@@ -12,7 +12,7 @@
 //!   cloned;
 //! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
 //! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`Replay::grpc`] and [`answer_grpc`] are their parts;
+//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`Replay::grpc`] and [`handle_grpc_rejections`] are their parts;
 //! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
 //! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
 //!   once the request was sent;
@@ -73,7 +73,6 @@
 //! Dropping a call or its body gives back all that it held. A body dropped while its caller waits for a frame is
 //! an abandoned call; dropped otherwise, it settles its call as the head said.
 
-mod answer;
 mod authority;
 mod believe;
 mod body;
@@ -88,6 +87,7 @@ mod error;
 mod error_type;
 mod final_outcome;
 mod grpc;
+mod handle_rejections;
 mod header_timeout;
 mod keys;
 mod lift;
@@ -108,17 +108,16 @@ mod span;
 
 /// The futures of this module's services.
 pub mod future {
-    pub use super::answer::AnswerFuture;
     pub use super::believe::BelieveFuture;
     pub use super::connect::ConnectTimeoutFuture;
     pub use super::drain::Draining;
+    pub use super::handle_rejections::HandleRejectionsFuture;
     pub use super::header_timeout::HeaderTimeoutFuture;
     pub use super::server::service::ServerFuture;
     #[cfg(feature = "tracing")]
     pub use super::span::AttemptSpanFuture;
 }
 
-pub use self::answer::{AnswerLayer, answer};
 pub use self::authority::{Authority, ByAuthority};
 pub use self::believe::BelieveLayer;
 pub use self::body::AtBodyEnd;
@@ -131,7 +130,8 @@ pub use self::connect::{ConnectTimeout, ConnectTimeoutLayer};
 pub use self::drain::Drain;
 pub use self::error::{ErrorOutcome, error_outcome};
 pub(crate) use self::final_outcome::AtFinalOutcome;
-pub use self::grpc::{ByGrpcStatus, answer_grpc, grpc};
+pub use self::grpc::{ByGrpcStatus, grpc, handle_grpc_rejections};
+pub use self::handle_rejections::{HandleRejectionsLayer, handle_rejections};
 pub use self::header_timeout::HeaderTimeoutLayer;
 pub use self::keys::{Keys, Route};
 pub use self::problem::rejection_response;

@@ -6,7 +6,7 @@ use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY
 use ::http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
-use super::answer::Respond;
+use super::handle_rejections::Respond;
 use crate::error::{Quota, Reason, Rejected};
 
 /// Answers with `application/problem+json`.
@@ -49,7 +49,7 @@ impl<B: From<String>> Respond<B> for Problem {
 }
 
 /// The response to a rejected call, for a handler that forwards the rejection of a call it made: the status, `Retry-After`
-/// and the `application/problem+json` body that [`answer`](super::answer()) gives its own rejections.
+/// and the `application/problem+json` body that [`handle_rejections`](super::handle_rejections()) gives its own rejections.
 ///
 /// The body's `detail` names the layer, and with a keyed one the server behind it. Remove it where strangers read it.
 ///

@@ -11,7 +11,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, StatusCode};
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::Store;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use tokio::net::TcpListener;
@@ -65,7 +65,7 @@ impl Shop {
             .map_err(io::Error::other)?;
         let router = Router::new()
             .route("/orders", post(pay))
-            .layer(answer(layer))
+            .layer(handle_rejections(layer))
             .with_state(self);
         axum::serve(listener, router).await
     }

@@ -1,6 +1,6 @@
 //! axum wants layers that cannot fail.
 //~ the error `Infallible` cannot hold a rejection of this crate
-//~ an `Infallible` service (axum) is lifted and answered by `buttress::http::answer(layers)`
+//~ an `Infallible` service (axum) is lifted and answered by `buttress::http::handle_rejections(layers)`
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use buttress::timeout::TimeoutLayer;
 pub fn app() -> Router {
     let limit = TimeoutLayer::new("orders", Duration::from_secs(2));
     #[cfg(not(mistake))]
-    let limit = buttress::http::answer(limit);
+    let limit = buttress::http::handle_rejections(limit);
     Router::new()
         .route("/orders", get(async || "none yet"))
         .layer(limit)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, Window};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, client, grpc};
-use buttress::http::{ServerConfig, answer, server};
+use buttress::http::{ServerConfig, handle_rejections, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
@@ -108,7 +108,7 @@ fn a_request_that_is_not_guarded_allocates_nothing() {
     let config = IdempotencyConfig::default();
     let layer = IdempotencyLayer::new("allocations", MemoryStore::new(), Scope::Global, config);
     let layer = layer.unwrap().guard(|parts| parts.uri.path() != "/");
-    let mut service = answer(layer).layer(handler);
+    let mut service = handle_rejections(layer).layer(handler);
     for method in [Method::GET, Method::POST] {
         let call = || {
             let ready = now(std::future::poll_fn(|cx| service.poll_ready(cx)));

@@ -13,7 +13,7 @@ use buttress::breaker::BreakerState;
 use buttress::gate::Keyed;
 use buttress::http::deadline::DeadlineHeader;
 use buttress::http::{
-    Authority, ByAuthority, ClientConfig, ClientLayer, answer_grpc, client, grpc,
+    Authority, ByAuthority, ClientConfig, ClientLayer, client, grpc, handle_grpc_rejections,
 };
 use buttress::reqwest::SendThrough;
 use buttress::retry::RetryConfig;
@@ -467,7 +467,7 @@ async fn over_tonic_a_limit_of_the_caller_makes_one_abandoned_attempt() {
         .unwrap()
         .map_request_body(TonicBody::new);
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
-    let stack = answer_grpc(layer.clone()).layer(endpoint.connect_lazy());
+    let stack = handle_grpc_rejections(layer.clone()).layer(endpoint.connect_lazy());
     for number in 0..TIMES {
         let mut request = ::tonic::Request::new("hello".to_owned());
         let mut client = ::tonic::client::Grpc::new(stack.clone());

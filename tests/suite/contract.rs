@@ -15,7 +15,7 @@ use buttress::gate::{KeyBy, Keyed, KeyedConfig, by};
 use buttress::http::deadline::{ExtractDeadlineConfig, ExtractDeadlineLayer, Trust};
 use buttress::http::{
     AttemptSpanLayer, ByStatus, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
-    ServerConfig, answer, client, server,
+    ServerConfig, client, handle_rejections, server,
 };
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Scope};
@@ -234,7 +234,7 @@ async fn a_breaker_in_axums_router_layer_really_opens() {
     let (router, asked) = failing_router();
     let handle = breaker("axum", three_in_a_row());
     let layer = BreakerLayer::new(handle.clone(), ByStatus::new());
-    let router = router.layer(answer(layer));
+    let router = router.layer(handle_rejections(layer));
     for number in 0..40 {
         let response = get(&router, ["/a", "/b"][number % 2]).await;
         let expected = if number < 3 { 500 } else { 503 };
@@ -266,7 +266,7 @@ async fn every_layer_goes_into_axums_router_layer() {
         .into_inner();
     let router = router
         .route("/hang", axum::routing::get(std::future::pending::<()>))
-        .layer(answer(layers));
+        .layer(handle_rejections(layers));
     assert_eq!(get(&router, "/hang").await.status(), 504);
     for _ in 0..40 {
         get(&router, "/a").await;
@@ -284,7 +284,7 @@ async fn a_service_that_never_fails_needs_no_error_of_its_own() {
         std::future::pending::<()>().await;
         Ok::<http::Response<String>, Infallible>(http::Response::default())
     });
-    let stack = answer(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
+    let stack = handle_rejections(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
     let Ok(response) = stack.oneshot(post()).await;
     assert_eq!(response.status(), 504);
 }
@@ -447,14 +447,14 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn a_future_of_a_server_polled_after_completion_panics() {
-    let answered = answer(TimeoutLayer::new("again", SECOND));
+    let answered = handle_rejections(TimeoutLayer::new("again", SECOND));
     let call = answered
         .layer(always_responds::<_, String, Infallible>())
         .call(post());
     panics_after_completion("answer", call).await;
     let handle = breaker("again.http", three_in_a_row());
     handle.isolate();
-    let refusing = answer(BreakerLayer::new(handle, ByStatus::new()));
+    let refusing = handle_rejections(BreakerLayer::new(handle, ByStatus::new()));
     let mut refused = refusing.layer(always_responds::<_, String, Infallible>());
     let refused = refused.ready().await.unwrap().call(post());
     panics_after_completion("answer, refused", refused).await;

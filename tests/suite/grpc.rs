@@ -13,7 +13,9 @@ use buttress::Error;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{BreakerConfig, BreakerLayer};
 use buttress::budget::BudgetConfig;
-use buttress::http::{ByGrpcStatus, ClientConfig, ClientLayer, Replay, answer_grpc, grpc};
+use buttress::http::{
+    ByGrpcStatus, ClientConfig, ClientLayer, Replay, grpc, handle_grpc_rejections,
+};
 use buttress::retry::RetryConfig;
 use buttress::timeout::TimeoutLayer;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -230,7 +232,7 @@ fn layers(config: ClientConfig) -> Layers {
 
 /// The stack in front of the server.
 fn stack(layers: Layers, channel: Channel) -> Stack {
-    let stack = answer_grpc(layers.map_request_body(Body::new)).layer(channel);
+    let stack = handle_grpc_rejections(layers.map_request_body(Body::new)).layer(channel);
     BoxCloneSyncService::new(stack.map_response(|response| response.map(Body::new)))
 }
 
@@ -485,7 +487,8 @@ async fn a_server_answers_its_own_refusals_and_does_not_count_them() {
         TimeoutLayer::new("server", Duration::from_secs(60)),
     );
     let outer_layer = BreakerLayer::new(outer.clone(), ByGrpcStatus::new());
-    let service = answer_grpc(outer_layer).layer(answer_grpc(limits).layer(greeter));
+    let service =
+        handle_grpc_rejections(outer_layer).layer(handle_grpc_rejections(limits).layer(greeter));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let service = hyper_util::service::TowerToHyperService::new(service.clone());

@@ -9,7 +9,7 @@ use axum::extract::Request;
 use axum::routing::get;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
-use buttress::http::{ByStatus, ErrorOutcome, answer};
+use buttress::http::{ByStatus, ErrorOutcome, handle_rejections};
 use buttress::{
     BoxError, CallError, Classify, Error, Executed, Outcome, Reason, Rejected, RetryAdvice,
     Unprocessed,
@@ -273,7 +273,7 @@ impl Policy<Request> for Refuses {
 async fn axum_answers_a_rejection_without_a_handler_for_errors() {
     let mut app: axum::Router = axum::Router::new()
         .route("/", get(|| async { "hello" }))
-        .layer(answer((
+        .layer(handle_rejections((
             GateLayer::new(Refuses, ByStatus::new()),
             GateLayer::new(Refuses, ByStatus::new()),
         )));
@@ -322,7 +322,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
     }
     // A layer that takes the place of the service.
     let layers = tower::layer::layer_fn(|_| Shut);
-    let mut service = tower::Layer::layer(&answer(layers), ());
+    let mut service = tower::Layer::layer(&handle_rejections(layers), ());
     let ready: Result<_, Infallible> = service.ready().await;
     let ready = ready.unwrap();
     let copy = ready.clone().call(http::Request::new(())).await.unwrap();

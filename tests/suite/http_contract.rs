@@ -11,7 +11,7 @@ use buttress::http::deadline::{
 };
 use buttress::http::{
     AttemptSpanLayer, BelieveLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
-    ServerConfig, answer, client, grpc, server,
+    ServerConfig, client, grpc, handle_rejections, server,
 };
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
@@ -131,7 +131,7 @@ async fn an_idempotency_layer_keeps_the_contract() {
     let layer = IdempotencyLayer::new("contract", MemoryStore::new(), Scope::Global, config);
     let layer = layer.unwrap();
     keeps_the_contract(layer.clone(), gone).await;
-    keeps_the_contract(answer(layer), || "gone").await;
+    keeps_the_contract(handle_rejections(layer), || "gone").await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,8 +12,8 @@ use axum::response::Response;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{
-    AnswerLayer, Authority, BelieveLayer, ByStatus, ClientConfig, Replay, ServerConfig, answer,
-    server,
+    Authority, BelieveLayer, ByStatus, ClientConfig, HandleRejectionsLayer, Replay, ServerConfig,
+    handle_rejections, server,
 };
 use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
 use buttress::{Error, Executed, Kind, Outcome, Reason, Rejected, RetryAdvice};
@@ -89,10 +89,10 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
         .map(|value| value.to_str().unwrap())
 }
 
-async fn ask<L, S>(layers: AnswerLayer<L>, server: S) -> Response
+async fn ask<L, S>(layers: HandleRejectionsLayer<L>, server: S) -> Response
 where
-    AnswerLayer<L>: Layer<S>,
-    <AnswerLayer<L> as Layer<S>>::Service:
+    HandleRejectionsLayer<L>: Layer<S>,
+    <HandleRejectionsLayer<L> as Layer<S>>::Service:
         tower::Service<Request, Response = Response, Error = Infallible>,
 {
     layers.layer(server).oneshot(post()).await.unwrap()
@@ -101,12 +101,12 @@ where
 #[tokio::test]
 async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to() {
     let (server, runs) = handler(200, &[]);
-    let silent = ask(answer(refuses(0..1)), server.clone()).await;
+    let silent = ask(handle_rejections(refuses(0..1)), server.clone()).await;
     assert_eq!(
         (silent.status().as_u16(), header(&silent, MARK)),
         (503, None)
     );
-    let layers = answer(refuses(0..1)).not_executed_header(true);
+    let layers = handle_rejections(refuses(0..1)).not_executed_header(true);
     let marked = ask(layers.clone(), server.clone()).await;
     assert_eq!(
         (marked.status().as_u16(), header(&marked, MARK)),
@@ -121,7 +121,7 @@ async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to()
 async fn the_word_of_a_server_further_on_is_not_passed_on() {
     let (proxy, _) = handler(503, &[(MARK, "1")]);
     for tells in [false, true] {
-        let layers = answer(refuses(0..0)).not_executed_header(tells);
+        let layers = handle_rejections(refuses(0..0)).not_executed_header(tells);
         assert_eq!(header(&ask(layers, proxy.clone()).await, MARK), None);
     }
 }
@@ -130,14 +130,14 @@ async fn the_word_of_a_server_further_on_is_not_passed_on() {
 async fn a_handler_that_proxies_our_own_refusal_passes_no_mark_on_unless_the_layer_marks() {
     // The response of the handler's own client, which was refused, with all that is in it.
     let (server, _) = handler(200, &[]);
-    let refused = answer(refuses(0..1)).not_executed_header(true);
+    let refused = handle_rejections(refuses(0..1)).not_executed_header(true);
     let refused = ask(refused, server).await;
     let refused = Arc::new(std::sync::Mutex::new(Some(refused)));
     let proxy = service_fn(move |_: Request| {
         let refused = refused.lock().unwrap().take().unwrap();
         std::future::ready(Ok::<_, Infallible>(refused))
     });
-    let silent = answer(refuses(0..0));
+    let silent = handle_rejections(refuses(0..0));
     assert_eq!(header(&ask(silent, proxy).await, MARK), None);
 }
 
@@ -157,10 +157,10 @@ async fn the_mark_of_an_upstream_is_removed_on_a_path_that_skips_the_server_stac
 #[tokio::test]
 async fn the_mark_of_an_answer_further_in_stays() {
     let (server, _) = handler(200, &[]);
-    let inner = answer(refuses(0..1))
+    let inner = handle_rejections(refuses(0..1))
         .not_executed_header(true)
         .layer(server);
-    let outer = answer(refuses(0..0)).not_executed_header(true);
+    let outer = handle_rejections(refuses(0..0)).not_executed_header(true);
     assert_eq!(header(&ask(outer, inner).await, MARK), Some("1"));
 }
 
@@ -204,10 +204,10 @@ fn retry<R: Clone>(name: &str, repeat: R) -> RetryLayer<R, Again503> {
 async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() {
     // The first attempt runs and fails, the second is refused.
     let (server, runs) = handler(500, &[]);
-    let inner = answer(refuses(1..2))
+    let inner = handle_rejections(refuses(1..2))
         .not_executed_header(true)
         .layer(server);
-    let outer = answer(retry("repeated refusal", Plain)).not_executed_header(true);
+    let outer = handle_rejections(retry("repeated refusal", Plain)).not_executed_header(true);
     let response = ask(outer, inner).await;
     assert_eq!(runs.load(Ordering::Relaxed), 1);
     assert_eq!(
@@ -238,7 +238,7 @@ async fn call(believed: Vec<Authority>, server: Server) -> (Response, Outcome) {
 /// A server whose door refuses the first call, and says so.
 fn refusing() -> (Server, Arc<AtomicU32>) {
     let (server, runs) = handler(201, &[]);
-    let layers = answer(refuses(0..1)).not_executed_header(true);
+    let layers = handle_rejections(refuses(0..1)).not_executed_header(true);
     // As over the wire: without the extensions.
     let over_the_wire = |mut response: Response| {
         *response.extensions_mut() = http::Extensions::new();
@@ -321,7 +321,7 @@ fn caller(
 
 #[tokio::test(start_paused = true)]
 async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
-    let layers = || answer(refuses(0..0)).should_retry_header(true);
+    let layers = || handle_rejections(refuses(0..0)).should_retry_header(true);
     let spent = |status, headers| caller("spent", status, headers, true);
     let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
     assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
@@ -330,7 +330,7 @@ async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
     assert_eq!(own.as_deref(), Some("true"), "the service's own word");
     let once = caller("not spent", 502, &[], false);
     assert_eq!(says(once).await, None, "nothing was repeated");
-    let silent = ask(answer(refuses(0..0)), spent(502, &[])).await;
+    let silent = ask(handle_rejections(refuses(0..0)), spent(502, &[])).await;
     assert_eq!(header(&silent, SHOULD_RETRY), None);
 }
 
@@ -342,8 +342,10 @@ async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
         counted.fetch_add(1, Ordering::Relaxed);
         request
     });
-    let inner = answer(refuses(0..0)).should_retry_header(true).layer(spent);
-    let response = ask(answer(retry("hears", Plain)), inner).await;
+    let inner = handle_rejections(refuses(0..0))
+        .should_retry_header(true)
+        .layer(spent);
+    let response = ask(handle_rejections(retry("hears", Plain)), inner).await;
     assert_eq!(response.status(), 502);
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }

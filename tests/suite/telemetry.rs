@@ -484,7 +484,7 @@ async fn moves_are_logged_as_warnings_and_the_rest_for_debugging() {
 
 #[tokio::test(start_paused = true)]
 async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
-    use buttress::http::{Replay, answer};
+    use buttress::http::{Replay, handle_rejections};
     use buttress::idempotency::IdempotencyKeyLayer;
 
     let log = Log::install();
@@ -511,7 +511,7 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
             buttress::http::ByStatus::new(),
         ))
         .into_inner();
-    let service = answer(layers).layer(tower::service_fn(
+    let service = handle_rejections(layers).layer(tower::service_fn(
         async |_: http::Request<String>| -> Result<http::Response<String>, std::convert::Infallible> {
             let mut response = http::Response::new(String::new());
             *response.status_mut() = http::StatusCode::BAD_GATEWAY;

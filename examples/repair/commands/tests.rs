@@ -1,4 +1,4 @@
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::{Claim, Fingerprint, MemoryStore, RecordKey, Store};
 use clap::Parser;
 
@@ -144,7 +144,7 @@ async fn a_request_is_found_and_its_repetition_gets_the_recorded_response() {
     let layer = stores::layer(store.clone(), &cli.layer).unwrap();
     let app = Router::new()
         .route("/payments", post(async || "paid"))
-        .layer(answer(layer));
+        .layer(handle_rejections(layer));
     let pay = async || {
         let request = Request::post("/payments").header("idempotency-key", "\"0123456789abcdef\"");
         let request = request.body(Body::empty()).unwrap();

@@ -118,7 +118,7 @@ async fn main() -> Result<(), BoxError> {
             store,
             pool: pool.clone(),
         })
-        .layer(buttress::http::answer(layer));
+        .layer(buttress::http::handle_rejections(layer));
 
     for key in 0..payments {
         let (first, second, third) = tokio::try_join!(

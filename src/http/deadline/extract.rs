@@ -22,11 +22,11 @@ use crate::timeout::{DeadlineLayer, DeadlineService};
 ///
 /// ```
 /// use axum::{Router, routing::get};
-/// use buttress::http::answer;
+/// use buttress::http::handle_rejections;
 /// use buttress::http::deadline::{ExtractDeadlineConfig, ExtractDeadlineLayer, Trust};
 ///
 /// let read = ExtractDeadlineLayer::new("orders", ExtractDeadlineConfig::new().trust(Trust::Everyone))?;
-/// let app: Router = Router::new().route("/orders", get(|| async { "none yet" })).layer(answer(read));
+/// let app: Router = Router::new().route("/orders", get(|| async { "none yet" })).layer(handle_rejections(read));
 /// # let _ = app;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```

@@ -19,7 +19,7 @@
 //! ```
 //! # use std::time::Duration;
 //! # use axum::{Router, routing::get};
-//! # use buttress::http::{answer, client, ClientConfig};
+//! # use buttress::http::{handle_rejections, client, ClientConfig};
 //! # use tower::{Layer, ServiceBuilder, ServiceExt};
 //! use buttress::http::deadline::{DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer, PropagateDeadlineLayer, Trust};
 //!
@@ -30,7 +30,7 @@
 //! let config = ExtractDeadlineConfig::new().headers([header.clone()]).trust(Trust::Everyone);
 //! let orders: Router = Router::new()
 //!     .route("/", get(|| async { format!("{:?}", buttress::Deadline::current().is_some()) }))
-//!     .layer(answer(ExtractDeadlineLayer::new("orders", config)?));
+//!     .layer(handle_rejections(ExtractDeadlineLayer::new("orders", config)?));
 //!
 //! // The client says what is left of its 3 s.
 //! let client = ServiceBuilder::new()
@@ -65,7 +65,7 @@
 //! # Errors
 //!
 //! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over when the call came, which
-//! [`answer`](super::answer) makes a 504. Out has none.
+//! [`handle_rejections`](super::handle_rejections) makes a 504. Out has none.
 //!
 //! # Events
 //!

@@ -10,11 +10,11 @@ use crate::http::{ClientConfig, ClientLayer, client};
 /// [`ByGrpcStatus`], what may run twice at [`Replay::grpc`].
 ///
 /// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::map_request_body),
-/// and its clients want statuses instead of errors: that is [`answer_grpc`](super::super::answer_grpc).
+/// and its clients want statuses instead of errors: that is [`handle_grpc_rejections`](super::super::handle_grpc_rejections).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// use buttress::http::{ClientConfig, answer_grpc, grpc};
+/// use buttress::http::{ClientConfig, handle_grpc_rejections, grpc};
 /// use tonic::body::Body;
 /// use tonic::transport::Endpoint;
 /// use tower::Layer;
@@ -25,7 +25,7 @@ use crate::http::{ClientConfig, ClientLayer, client};
 ///     .idempotent(["/shop.Orders/Get", "/shop.Catalog/"])?
 ///     .map_request_body(Body::new);
 /// let channel = Endpoint::from_static("http://shop.internal:50051").connect_lazy();
-/// let orders = OrdersClient::new(answer_grpc(stack).layer(channel));
+/// let orders = OrdersClient::new(handle_grpc_rejections(stack).layer(channel));
 /// # let _ = orders;
 /// # Ok(()) }
 /// ```

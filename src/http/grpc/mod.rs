@@ -1,13 +1,13 @@
 //! gRPC: what its statuses mean, which calls may run twice, and rejections as statuses.
 
-mod answer;
 mod classify;
 mod client;
+mod handle_rejections;
 pub(super) mod methods;
 mod status;
 
-#[cfg(test)]
-pub(super) use self::answer::GrpcBody;
-pub use self::answer::answer_grpc;
 pub use self::classify::ByGrpcStatus;
 pub use self::client::grpc;
+#[cfg(test)]
+pub(super) use self::handle_rejections::GrpcBody;
+pub use self::handle_rejections::handle_grpc_rejections;

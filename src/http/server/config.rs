@@ -32,10 +32,10 @@ pub struct ServerConfig {
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub body_idle: Duration,
     /// Whether callers are told that a call was not executed:
-    /// [`not_executed_header`](crate::http::AnswerLayer::not_executed_header). Default: no.
+    /// [`not_executed_header`](crate::http::HandleRejectionsLayer::not_executed_header). Default: no.
     pub not_executed_header: bool,
     /// Whether callers are asked not to repeat calls that the handler's own retries have given up on:
-    /// [`should_retry_header`](crate::http::AnswerLayer::should_retry_header). Default: no.
+    /// [`should_retry_header`](crate::http::HandleRejectionsLayer::should_retry_header). Default: no.
     pub should_retry_header: bool,
 }
 

@@ -19,9 +19,9 @@ use crate::clock::Moment;
 use crate::deadline::{Deadline, DeadlineScope};
 use crate::gate::Gate;
 use crate::gate::future::GateFuture;
-use crate::http::answer::{Answer, AnswerFuture};
 use crate::http::body::{AtBodyEnd, GatedBody};
 use crate::http::classify::ByStatus;
+use crate::http::handle_rejections::{HandleRejections, HandleRejectionsFuture};
 use crate::http::lift::{Lift, LiftFuture};
 use crate::http::marks::NOT_EXECUTED;
 use crate::telemetry::{Observation, Observed};
@@ -29,12 +29,12 @@ use crate::timeout::future::{DeadlineFuture, TimeoutFuture};
 use crate::timeout::{DeadlineService, Timeout};
 
 /// What is around a handler, from the outside in.
-type Stack<S> = Answer<Guards<Lift<S>>>;
+type Stack<S> = HandleRejections<Guards<Lift<S>>>;
 
 pub(super) type Guards<S> =
     Gate<DeadlineService<Timeout<Within<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
 
-type Guarded<F> = AnswerFuture<
+type Guarded<F> = HandleRejectionsFuture<
     GateFuture<
         DeadlineFuture<TimeoutFuture<DeadlineScope<LiftFuture<F>>>>,
         Option<Observation>,

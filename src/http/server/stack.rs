@@ -13,9 +13,9 @@ use super::within::Within;
 use crate::error::ConfigError;
 use crate::event::{Observe, Source};
 use crate::gate::GateLayer;
-use crate::http::answer::answer;
 use crate::http::body::AtBodyEnd;
 use crate::http::classify::ByStatus;
+use crate::http::handle_rejections::handle_rejections;
 use crate::http::shown::Shown;
 use crate::live_names::register_stack;
 use crate::telemetry::Observed;
@@ -38,7 +38,7 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 /// The caller's deadline bounds the body, too; the timeout does not, so that a download may take its time. A body that sends
 /// nothing for 30 s while the caller waits for it is cut short.
 ///
-/// The answers are those of [`answer`](super::super::answer()): 504 as `application/problem+json`.
+/// The answers are those of [`handle_rejections`](super::super::handle_rejections()): 504 as `application/problem+json`.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -176,7 +176,7 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = ServerService<S>;
 
     fn layer(&self, handler: S) -> ServerService<S> {
-        let answers = answer(Parts(self))
+        let answers = handle_rejections(Parts(self))
             .not_executed_header(self.config.not_executed_header)
             .should_retry_header(self.config.should_retry_header);
         ServerService {

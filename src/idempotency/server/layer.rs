@@ -54,7 +54,7 @@ use crate::refused::drop_refused;
 ///
 /// // One client, or many that trust each other; else `Scope::by` what authentication found out.
 /// let once = IdempotencyLayer::new("payments", MemoryStore::new(), Scope::Global, IdempotencyConfig::default())?;
-/// let app: Router = Router::new().route("/payments", post(pay)).layer(buttress::http::answer(once.clone()));
+/// let app: Router = Router::new().route("/payments", post(pay)).layer(buttress::http::handle_rejections(once.clone()));
 /// # let _ = app;
 /// // … serve until told to stop, and then let what is under way come to its end:
 /// once.idle().await;
@@ -101,7 +101,7 @@ use crate::refused::drop_refused;
 ///
 /// # Order
 ///
-/// Inside [`answer`](crate::http::answer()) (gRPC: [`answer_grpc`](crate::http::answer_grpc)), and inside the layers that authenticate
+/// Inside [`answer`](crate::http::handle_rejections()) (gRPC: [`handle_grpc_rejections`](crate::http::handle_grpc_rejections)), and inside the layers that authenticate
 /// the caller. Rate limits, load shedding and compression belong further out: a request that they reject does not reach this layer,
 /// and a body that is compressed for one client is not stored for all.
 ///
@@ -226,7 +226,7 @@ impl IdempotencyLayer {
     ///
     /// ```
     /// use axum::{Router, routing::post};
-    /// use buttress::http::answer;
+    /// use buttress::http::handle_rejections;
     /// use buttress::idempotency::store::MemoryStore;
     /// use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
     ///

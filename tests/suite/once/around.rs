@@ -8,7 +8,7 @@ use std::time::Duration;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
 use buttress::retry::{RetryConfig, RetryLayer};
@@ -40,7 +40,7 @@ fn layer(name: &str) -> IdempotencyLayer {
 async fn a_time_limit_around_bounds_the_wait_and_not_the_work() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let limit = TimeoutLayer::new("shop", 2 * SECOND);
-    let limited = answer((limit, shop.layer.clone())).layer(shop.handler.clone());
+    let limited = handle_rejections((limit, shop.layer.clone())).layer(shop.handler.clone());
     let start = Instant::now();
     let sent = send_to(limited.clone(), payment("10 EUR"));
     let called = shop.called().await;
@@ -101,10 +101,14 @@ async fn what_a_gate_inside_refuses_is_not_kept() {
     for inner_answer in [false, true] {
         let (runs, handler) = counting(201);
         let service = if inner_answer {
-            let inner = answer(refuses(&[0])).layer(handler);
-            BoxCloneSyncService::new(answer(layer("gate")).layer(inner).map_response(boxed))
+            let inner = handle_rejections(refuses(&[0])).layer(handler);
+            BoxCloneSyncService::new(
+                handle_rejections(layer("gate"))
+                    .layer(inner)
+                    .map_response(boxed),
+            )
         } else {
-            let service = answer((layer("gate"), refuses(&[0]))).layer(handler);
+            let service = handle_rejections((layer("gate"), refuses(&[0]))).layer(handler);
             BoxCloneSyncService::new(service.map_response(boxed))
         };
         let ask = || send_to(service.clone(), payment("10 EUR"));
@@ -156,13 +160,14 @@ async fn a_refused_repetition_was_run_before_and_is_kept() {
         let retry = RetryLayer::new("again", config, RetryAdvice).unwrap();
         let retry = retry.classify(again);
         let seen = if inside {
-            let inner = answer(refuses(&[1])).layer(handler);
-            let service = answer((layer("repeated"), retry)).layer(inner);
+            let inner = handle_rejections(refuses(&[1])).layer(handler);
+            let service = handle_rejections((layer("repeated"), retry)).layer(inner);
             let ask = || send_to(service.clone(), payment("10 EUR"));
             assert_eq!(ask().await.unwrap().status, 503);
             ask().await.unwrap()
         } else {
-            let service = answer((layer("repeated"), retry, refuses(&[1]))).layer(handler);
+            let service =
+                handle_rejections((layer("repeated"), retry, refuses(&[1]))).layer(handler);
             let ask = || send_to(service.clone(), payment("10 EUR"));
             assert_eq!(ask().await.unwrap().status, 503);
             ask().await.unwrap()
@@ -177,7 +182,7 @@ async fn a_refused_repetition_was_run_before_and_is_kept() {
 async fn a_handler_that_was_never_called_for_lack_of_readiness_has_done_nothing() {
     let strict: Strict<Inside, Response<String>, &'static str> =
         Strict::new(|_| Step::Answer(Ok(Response::new("paid".to_owned()))));
-    let service = answer(layer("unready")).layer(strict.clone());
+    let service = handle_rejections(layer("unready")).layer(strict.clone());
     let mut ready = service.clone();
     ready.ready().await.unwrap();
     // The task's own clone never becomes ready.
@@ -212,7 +217,7 @@ async fn a_handler_that_was_never_called_for_lack_of_readiness_has_done_nothing(
 async fn a_place_is_not_held_while_a_request_is_read_or_refused() {
     let (_, handler) = counting(201);
     let limited = ConcurrencyLimit::new(handler, 1);
-    let service = answer(layer("place")).layer(limited.clone());
+    let service = handle_rejections(layer("place")).layer(limited.clone());
     let (_more, body) = http_body_util::channel::Channel::<bytes::Bytes, BoxError>::new(1);
     let body = body.boxed_unsync();
     let mut reads = service.clone();
@@ -233,7 +238,7 @@ async fn one_place_and_a_queue_inside_and_outside_are_enough() {
     let (runs, handler) = counting(201);
     let inside = ConcurrencyLimit::new(handler, 1);
     let inside = Buffer::new(inside.map_err(BoxError::from), 1);
-    let stack = answer(layer("queue")).layer(inside);
+    let stack = handle_rejections(layer("queue")).layer(inside);
     let stack = Buffer::new(ConcurrencyLimit::new(stack, 1), 1);
     let sends: Vec<_> = (0..20)
         .map(|_| {
@@ -274,7 +279,7 @@ async fn of_a_thousand_at_once_one_is_run() {
             Ok::<_, &'static str>(Response::new(format!("run {run}")))
         }
     });
-    let service = answer(layer("thousand")).layer(handler);
+    let service = handle_rejections(layer("thousand")).layer(handler);
     let all: Vec<_> = (0..1000)
         .map(|_| send_to(service.clone(), payment("10 EUR")))
         .collect();
@@ -298,7 +303,7 @@ fn a_runtime_that_ends_takes_its_operations_with_it_in_peace() {
         told.notify_one();
         pending::<Result<Response<String>, &'static str>>()
     });
-    let service = answer(layer.clone()).layer(handler);
+    let service = handle_rejections(layer.clone()).layer(handler);
     let mut call = Box::pin(service.oneshot(payment("10 EUR")));
     runtime.block_on(async {
         assert!(poll(call.as_mut()).is_pending());

@@ -99,7 +99,7 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
     ] {
         let mut shop = Shop::new(IdempotencyConfig::default().max_response_body(3));
         let (mut more, body) = Channel::<Bytes, BoxError>::new(1);
-        let service = buttress::http::answer(shop.layer.clone());
+        let service = buttress::http::handle_rejections(shop.layer.clone());
         let service = tower::Layer::layer(&service, shop.handler.clone());
         let call = tokio::spawn(tower::ServiceExt::oneshot(service, payment("10 EUR")));
         let response = response.body(body.boxed_unsync()).unwrap();

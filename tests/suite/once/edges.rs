@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{Ended, MemoryStore, RecordKey, Store, Token};
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
@@ -45,7 +45,7 @@ async fn a_handler_that_panics_when_it_is_dropped_is_never_run_again_either() {
         }
     });
     let layer = super::layer(IdempotencyConfig::default());
-    let service = answer(layer).layer(handler);
+    let service = handle_rejections(layer).layer(handler);
     for _ in 0..2 {
         let seen = send_to(service.clone(), payment("10 EUR")).await.unwrap();
         seen.assert_problem(409, "Unknown");
@@ -140,7 +140,7 @@ async fn a_layer_of_routes_keeps_nothing_of_what_has_no_route() {
     let config = IdempotencyConfig::default();
     let layer = || {
         let layer = IdempotencyLayer::new("shop", store.clone(), Scope::Global, config.clone());
-        answer(layer.unwrap())
+        handle_rejections(layer.unwrap())
     };
     let routes = || Router::new().route("/", post(async || "paid"));
     for router in [routes().route_layer(layer()), routes().layer(layer())] {
@@ -162,7 +162,9 @@ async fn trailers_go_over_http_1_as_well_first_and_again() {
         ([("trailer", "x-sum")], axum::body::Body::new(body))
     };
     let layer = super::layer(IdempotencyConfig::default());
-    let router = Router::new().route("/", post(handler)).layer(answer(layer));
+    let router = Router::new()
+        .route("/", post(handler))
+        .layer(handle_rejections(layer));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(axum::serve(listener, router).into_future());
@@ -183,7 +185,7 @@ fn a_call_that_is_not_guarded_does_not_carry_what_only_guarded_ones_need() {
     let handler = service_fn(|_: Request<KeptBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
     let layer = super::layer(IdempotencyConfig::default());
     let passing = ServiceBuilder::new()
-        .layer(answer(layer))
+        .layer(handle_rejections(layer))
         .service(handler)
         .call(Request::new(flow("")));
     let inner = size_of::<Ready<Result<Response<Flow>, &str>>>();

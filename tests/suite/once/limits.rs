@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 use bytes::Bytes;
@@ -137,7 +137,7 @@ async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
         let places = Arc::new(Semaphore::new(1));
         let limit = GlobalConcurrencyLimitLayer::with_semaphore(Arc::clone(&places));
         let layers = ServiceBuilder::new()
-            .layer(answer(layer.clone()))
+            .layer(handle_rejections(layer.clone()))
             .layer(limit);
         let router = Router::new().route("/payments", post(pay)).layer(layers);
         let request = || super::payment("order-4711-00001", "10 EUR");
@@ -211,7 +211,7 @@ async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
     // In one builder, requests wait for a place before the layer reads them.
     let once = super::layer(IdempotencyConfig::default());
     let layers = ServiceBuilder::new()
-        .layer(answer(once.clone()))
+        .layer(handle_rejections(once.clone()))
         .layer(limit());
     let statuses = after_impatient_clients(once, routes.clone().layer(layers), 100).await;
     assert_eq!(statuses.last(), Some(&200), "{statuses:?}");
@@ -223,7 +223,7 @@ async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
 
     // Separate layers of a router are always ready; what proves that nothing happened is the operation that nobody has taken.
     let once = super::layer(IdempotencyConfig::default().handlers_take_operation(true));
-    let router = routes.layer(limit()).layer(answer(once.clone()));
+    let router = routes.layer(limit()).layer(handle_rejections(once.clone()));
     let statuses = after_impatient_clients(once, router, 1_000).await;
     assert_eq!(statuses.last(), Some(&200), "{statuses:?}");
     assert_eq!(

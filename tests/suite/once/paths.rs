@@ -6,7 +6,7 @@ use axum::Router;
 use axum::extract::OriginalUri;
 use axum::http::{StatusCode, Uri};
 use axum::routing::post;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope};
 
@@ -23,7 +23,7 @@ fn layer() -> IdempotencyLayer {
 fn guarded(layer: &IdempotencyLayer) -> Router {
     Router::new()
         .route("/pay", post(pay))
-        .layer(answer(layer.clone()))
+        .layer(handle_rejections(layer.clone()))
 }
 
 /// Status, whether it is a replay, and body.
@@ -60,7 +60,7 @@ async fn nested_routers_and_services_with_the_same_tail_share_no_record() {
     assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
     // Without a router inside.
     let once = layer();
-    let service = || answer(once.clone());
+    let service = || handle_rejections(once.clone());
     let router = Router::new()
         .nest_service("/charges", post(pay).layer(service()))
         .nest_service("/refunds", post(pay).layer(service()));
@@ -98,7 +98,11 @@ async fn merged_routers_share_no_record() {
 #[tokio::test]
 async fn fallbacks_share_no_record() {
     let once = layer();
-    let guarded = || Router::new().fallback(pay).layer(answer(once.clone()));
+    let guarded = || {
+        Router::new()
+            .fallback(pay)
+            .layer(handle_rejections(once.clone()))
+    };
     let router = Router::new()
         .nest("/charges", guarded())
         .nest_service("/refunds", guarded())
@@ -112,17 +116,22 @@ async fn a_layer_outside_the_nest_keeps_the_routers_apart() {
     let nested = Router::new()
         .nest("/charges", inner())
         .nest_service("/refunds", inner());
-    let router = nested.clone().layer(answer(layer()));
+    let router = nested.clone().layer(handle_rejections(layer()));
     assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
     // Outside the whole router, where no router has seen the request yet.
-    let router = Router::new().fallback_service(tower::Layer::layer(&answer(layer()), nested));
+    let router =
+        Router::new().fallback_service(tower::Layer::layer(&handle_rejections(layer()), nested));
     assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
 }
 
 #[tokio::test]
 async fn paths_that_are_written_in_two_ways_stay_different() {
     let once = layer();
-    let fallback = || Router::new().fallback(pay).layer(answer(once.clone()));
+    let fallback = || {
+        Router::new()
+            .fallback(pay)
+            .layer(handle_rejections(once.clone()))
+    };
     let router = Router::new().nest("/charges", fallback());
     let uris = [
         "/charges/pay",
@@ -165,7 +174,7 @@ async fn the_closures_of_a_layer_see_the_full_path() {
     let nested = Router::new()
         // The handler sees the stripped path, as without the layer.
         .route("/pay", post(async |uri: Uri| uri.to_string()))
-        .layer(answer(once));
+        .layer(handle_rejections(once));
     let router = Router::new().nest("/v1", Router::new().nest("/charges", nested));
     let (status, _, body) = sent(&router, "/v1/charges/pay?of=7").await;
     assert_eq!((status, &*body), (200, "/pay?of=7"));
@@ -186,7 +195,7 @@ async fn a_guard_by_prefix_guards_a_nested_router() {
                 "/pay",
                 post(async |operation: Option<Operation>| operation.is_some().to_string()),
             )
-            .layer(answer(once.clone()))
+            .layer(handle_rejections(once.clone()))
     };
     let router = Router::new()
         .nest("/v1/payments", nested())
@@ -207,7 +216,7 @@ async fn a_derived_key_belongs_to_the_full_path() {
         };
         Router::new()
             .route("/pay", post(derived))
-            .layer(answer(once.clone()))
+            .layer(handle_rejections(once.clone()))
     };
     let router = Router::new()
         .nest("/charges", nested())
@@ -234,7 +243,7 @@ async fn a_matched_path_stands_for_all_paths_of_its_route() {
         Router::new()
             .route("/{order}/pay", post(pay))
             .fallback(pay)
-            .layer(answer(once.clone()))
+            .layer(handle_rejections(once.clone()))
     };
     let router = Router::new()
         .nest("/charges", guarded())
@@ -255,7 +264,7 @@ async fn a_matched_path_is_known_to_a_layer_outside_the_nest() {
         .nest("/charges", inner())
         // Its pattern is not known here: the full path stands for it.
         .nest_service("/refunds", inner())
-        .layer(answer(layer().route_by_matched_path()));
+        .layer(handle_rejections(layer().route_by_matched_path()));
     let uris = ["/charges/1/pay", "/refunds/1/pay", "/refunds/2/pay"];
     assert_kept_apart(&router, &uris).await;
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);

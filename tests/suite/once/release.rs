@@ -15,7 +15,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, post};
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 use buttress::clock::Now;
-use buttress::http::{ClientConfig, answer, client};
+use buttress::http::{ClientConfig, client, handle_rejections};
 use buttress::idempotency::{
     AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, StoragePolicy,
 };
@@ -36,7 +36,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const KEY: &str = "order-4711-00001";
 
 fn router(pay: MethodRouter, layer: IdempotencyLayer) -> Router {
-    Router::new().route("/payments", pay).layer(answer(layer))
+    Router::new()
+        .route("/payments", pay)
+        .layer(handle_rejections(layer))
 }
 
 /// The status of each of these requests with one key, one after the other.
@@ -70,7 +72,7 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
             let router = Router::new()
                 .route("/payments", post(pay))
                 .layer(limit)
-                .layer(answer(layer(config)));
+                .layer(handle_rejections(layer(config)));
             assert_eq!(statuses(&router, 3).await, [408, 409, 409]);
             assert_eq!(
                 effects.load(Ordering::SeqCst),
@@ -98,7 +100,7 @@ async fn an_overload_response_is_not_replayed_once_the_service_is_idle() {
     let router = Router::new()
         .route("/payments", post(pay))
         .layer(shed)
-        .layer(answer(layer(IdempotencyConfig::default())));
+        .layer(handle_rejections(layer(IdempotencyConfig::default())));
     let first = router.clone();
     let first = tokio::spawn(async move { sent(&first, payment("order-4711-00000", "")).await });
     settle().await;
@@ -261,7 +263,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     let acts = Arc::clone(&effects);
     let infallible =
         service_fn(async |_: Inside| Ok::<_, Infallible>(Response::new(Body::empty())));
-    let calls = answer(BreakerLayer::new(open(), ErrorIsTransient)).layer(infallible);
+    let calls = handle_rejections(BreakerLayer::new(open(), ErrorIsTransient)).layer(infallible);
     let handler = service_fn(move |_: Inside| {
         acts.fetch_add(1, Ordering::SeqCst);
         let calls = calls.clone();
@@ -379,8 +381,8 @@ async fn a_layer_around_another_one_does_not_release_what_the_inner_one_has_exec
     };
     let router = Router::new()
         .route("/payments", post(pay))
-        .layer(answer(layer(inner)))
-        .layer(answer(layer(takes())));
+        .layer(handle_rejections(layer(inner)))
+        .layer(handle_rejections(layer(takes())));
     let request = || {
         let mut request = payment(KEY, "10 EUR");
         let key = request.headers()["idempotency-key"].clone();

@@ -8,7 +8,7 @@ use axum::body::Body;
 use axum::http::request::Parts;
 use axum::routing::post;
 use buttress::event::{Event, subscribe};
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::lookup::{
     Found, ListFilter, OperationState, RecordOf, Repair, RepairError,
 };
@@ -91,12 +91,12 @@ async fn an_operation_is_found_by_tenant_method_path_and_key() {
     let pay = || post(async || "paid").patch(async || "changed");
     let inner = Router::new()
         .route("/pay", pay())
-        .layer(answer(layer.clone()));
+        .layer(handle_rejections(layer.clone()));
     let app: Router = Router::new()
         .route("/plain%20path", pay())
-        .route("/refunds", pay().layer(answer(routed.clone())))
+        .route("/refunds", pay().layer(handle_rejections(routed.clone())))
         .nest("/charges", inner)
-        .layer(answer(layer.clone()));
+        .layer(handle_rejections(layer.clone()));
     let send = async |method: Method, path: &str, tenant: &str, key: &str| {
         let request = Request::builder()
             .method(method)

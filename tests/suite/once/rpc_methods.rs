@@ -15,7 +15,7 @@ use ::tonic::transport::server::TcpIncoming;
 use ::tonic::transport::{Channel, Endpoint, Server};
 use ::tonic::{Code, Request, Response, Status, Streaming};
 use buttress::BoxError;
-use buttress::http::{ClientConfig, answer_grpc, grpc};
+use buttress::http::{ClientConfig, grpc, handle_grpc_rejections};
 use buttress::idempotency::store::{MemoryStore, Store};
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoragePolicy};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -161,7 +161,7 @@ async fn served_with(store: impl Store, config: IdempotencyConfig) -> (Channel, 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = Server::builder()
-        .layer(answer_grpc(layer))
+        .layer(handle_grpc_rejections(layer))
         .add_service(payments.clone());
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
@@ -433,7 +433,7 @@ async fn the_standard_client_takes_a_stored_failure_as_final() {
         .idempotent([PAY])
         .unwrap()
         .map_request_body(Body::new);
-    let mut client = Grpc::new(answer_grpc(layers).layer(count.layer(channel)));
+    let mut client = Grpc::new(handle_grpc_rejections(layers).layer(count.layer(channel)));
     client.ready().await.unwrap();
     let unavailable = request("14".to_owned(), Some(KEY));
     let path = PathAndQuery::from_static(PAY);

@@ -309,7 +309,7 @@ async fn who_leaves_later_leaves_his_answer_to_the_next() {
 #[tokio::test(start_paused = true)]
 async fn an_operation_is_under_way_from_the_moment_it_is_handed_over() {
     let shop = Shop::new(IdempotencyConfig::default());
-    let service = buttress::http::answer(shop.layer.clone());
+    let service = buttress::http::handle_rejections(shop.layer.clone());
     let service = tower::Layer::layer(&service, shop.handler.clone());
     let mut call = Box::pin(tower::ServiceExt::oneshot(service, payment("10 EUR")));
     assert!(crate::common::poll(call.as_mut()).is_pending());

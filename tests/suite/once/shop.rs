@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use buttress::BoxError;
-use buttress::http::answer;
+use buttress::http::handle_rejections;
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreError, Token,
@@ -233,7 +233,7 @@ impl Shop {
 
     /// Sends it, in a task: to abort it is to leave.
     pub(super) fn send(&self, request: Request<Flow>) -> JoinHandle<Seen> {
-        let service = answer(self.layer.clone()).layer(self.handler.clone());
+        let service = handle_rejections(self.layer.clone()).layer(self.handler.clone());
         send_to(service, request)
     }
 

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::routing::post;
 use buttress::CallOptions;
-use buttress::http::{ClientConfig, Keys, answer, client};
+use buttress::http::{ClientConfig, Keys, client, handle_rejections};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
     IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Operation, Scope,
@@ -69,7 +69,7 @@ impl Served {
         );
         let app = Router::new()
             .route("/payments", post(pay))
-            .layer(answer(layer.unwrap()))
+            .layer(handle_rejections(layer.unwrap()))
             .layer(watch);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let uri = format!("http://{}/payments", listener.local_addr().unwrap());

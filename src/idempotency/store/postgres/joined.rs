@@ -100,7 +100,7 @@ impl PostgresStore {
     /// let app = axum::Router::new()
     ///     .route("/payments", axum::routing::post(pay))
     ///     .with_state(store)
-    ///     .layer(buttress::http::answer(layer));
+    ///     .layer(buttress::http::handle_rejections(layer));
     /// # Ok(app) }
     /// # fn main() {}
     /// ```

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use buttress::Error;
-use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
+use buttress::http::{ErrorOutcome, client, grpc, handle_grpc_rejections};
 use bytes::Bytes;
 use http::Uri;
 use http_body::{Body, Frame};
@@ -116,7 +116,7 @@ async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
         .map_request_body(tonic::body::Body::new);
     let attempts = Attempts::default();
     let channel = attempts.of(endpoint.unwrap().connect_lazy());
-    let stack = answer_grpc(layer.clone()).layer(channel);
+    let stack = handle_grpc_rejections(layer.clone()).layer(channel);
     for _ in 0..10 {
         let mut greeter = tonic::client::Grpc::new(stack.clone()).max_encoding_message_size(4);
         greeter.ready().await.unwrap();

@@ -3,7 +3,7 @@
 use std::io;
 use std::task::{Context, Poll};
 
-use buttress::http::{ErrorOutcome, answer_grpc, client, grpc};
+use buttress::http::{ErrorOutcome, client, grpc, handle_grpc_rejections};
 use buttress::{Outcome, RetryAdvice};
 use bytes::Bytes;
 use http_body_util::Full;
@@ -119,7 +119,7 @@ async fn an_interceptor_that_refuses_says_nothing_about_the_server() {
             .map_request_body(tonic::body::Body::new);
         let attempts = Attempts::default();
         let channel = attempts.of(InterceptedService::new(channel, refuses));
-        let stack = answer_grpc(layer.clone()).layer(channel);
+        let stack = handle_grpc_rejections(layer.clone()).layer(channel);
         for _ in 0..10 {
             let mut greeter = tonic::client::Grpc::new(stack.clone());
             greeter.ready().await.unwrap();

@@ -26,7 +26,7 @@ use crate::outcome::Executed;
 ///
 /// let app: Router = Router::new()
 ///     .route("/orders", get(|| async { "none yet" }))
-///     .layer(buttress::http::answer(TimeoutLayer::new("orders", Duration::from_secs(2))));
+///     .layer(buttress::http::handle_rejections(TimeoutLayer::new("orders", Duration::from_secs(2))));
 /// # let _ = app;
 /// ```
 ///
@@ -47,15 +47,15 @@ use crate::outcome::Executed;
 ///
 /// A rejection that kept the call from being executed is marked as such in the response's extensions, where
 /// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients
-/// are told only by choice: [`AnswerLayer::not_executed_header`].
+/// are told only by choice: [`HandleRejectionsLayer::not_executed_header`].
 ///
 /// An error of the service's own, if it can have one, is passed on untouched.
 ///
 /// # Cancel safety
 ///
 /// Dropping the future drops the call inside.
-pub const fn answer<L>(layers: L) -> AnswerLayer<L> {
-    AnswerLayer::new(layers, Problem)
+pub const fn handle_rejections<L>(layers: L) -> HandleRejectionsLayer<L> {
+    HandleRejectionsLayer::new(layers, Problem)
 }
 
 /// How a rejection becomes a response. What each responder answers is told where it is made.
@@ -75,9 +75,9 @@ pub trait Respond<B> {
     fn pass(&self, response: Response<B>) -> Response<Self::Body>;
 }
 
-/// Made by [`answer`].
+/// Made by [`handle_rejections`].
 #[derive(Clone, Copy, Debug, Default)]
-pub struct AnswerLayer<L, R = Problem> {
+pub struct HandleRejectionsLayer<L, R = Problem> {
     layers: L,
     respond: R,
     /// Whether a refusal says on the wire that nothing was executed.
@@ -86,7 +86,7 @@ pub struct AnswerLayer<L, R = Problem> {
     should_retry: bool,
 }
 
-impl<L, R> AnswerLayer<L, R> {
+impl<L, R> HandleRejectionsLayer<L, R> {
     pub(super) const fn new(layers: L, respond: R) -> Self {
         Self {
             layers,
@@ -118,11 +118,11 @@ impl<L, R> AnswerLayer<L, R> {
     }
 }
 
-impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
-    type Service = Answer<L::Service, R>;
+impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for HandleRejectionsLayer<L, R> {
+    type Service = HandleRejections<L::Service, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        Answer {
+        HandleRejections {
             inner: self.layers.layer(Lift::new(inner)),
             respond: self.respond.clone(),
             marks: self.marks,
@@ -132,9 +132,9 @@ impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for AnswerLayer<L, R> {
     }
 }
 
-/// Answers the rejections of the layers inside. Made by [`answer`].
+/// Answers the rejections of the layers inside. Made by [`handle_rejections`].
 #[derive(Debug)]
-pub struct Answer<S, R = Problem> {
+pub struct HandleRejections<S, R = Problem> {
     inner: S,
     respond: R,
     /// Whether a refusal says on the wire that nothing was executed.
@@ -146,7 +146,7 @@ pub struct Answer<S, R = Problem> {
 }
 
 /// A clone was not polled, so it inherits no answer.
-impl<S: Clone, R: Clone> Clone for Answer<S, R> {
+impl<S: Clone, R: Clone> Clone for HandleRejections<S, R> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
@@ -158,7 +158,7 @@ impl<S: Clone, R: Clone> Clone for Answer<S, R> {
     }
 }
 
-impl<S, Req, B, E, R> Service<Req> for Answer<S, R>
+impl<S, Req, B, E, R> Service<Req> for HandleRejections<S, R>
 where
     S: Service<Req, Response = Response<B>, Error = Error<E>>,
     R: Respond<B> + Clone,
@@ -166,7 +166,7 @@ where
 {
     type Response = Response<R::Body>;
     type Error = E;
-    type Future = AnswerFuture<S::Future, R>;
+    type Future = HandleRejectionsFuture<S::Future, R>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), E>> {
         self.refused = match ready!(self.inner.poll_ready(cx)) {
@@ -179,7 +179,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let is_head = *request.method() == Method::HEAD;
-        AnswerFuture {
+        HandleRejectionsFuture {
             state: match self.refused.take() {
                 Some(rejected) => State::Refused(Some(rejected)),
                 None => State::Running(self.inner.call(request)),
@@ -193,11 +193,11 @@ where
     }
 }
 
-/// The future of a service of [`AnswerLayer`].
+/// The future of a service of [`HandleRejectionsLayer`].
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct AnswerFuture<F, R = Problem> {
+pub struct HandleRejectionsFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
     respond: R,
@@ -219,7 +219,7 @@ enum State<F> {
     Refused(Option<Rejected>),
 }
 
-impl<F, B, E, R> Future for AnswerFuture<F, R>
+impl<F, B, E, R> Future for HandleRejectionsFuture<F, R>
 where
     F: Future<Output = Result<Response<B>, Error<E>>>,
     R: Respond<B>,
@@ -233,7 +233,7 @@ where
         let mut response = match this.state.as_mut().project() {
             Projected::Refused(rejected) => {
                 let rejected = rejected.take();
-                to(&rejected.expect("`AnswerFuture` polled after completion"))
+                to(&rejected.expect("`HandleRejectionsFuture` polled after completion"))
             }
             Projected::Running(future) => {
                 let polled = if *this.should_retry {

@@ -12,7 +12,7 @@ use pin_project::pin_project;
 
 use super::status::{Code, MESSAGE, PUSHBACK, STATUS};
 use crate::error::{BoxError, CallError, Reason, Rejected};
-use crate::http::answer::{AnswerLayer, Respond};
+use crate::http::handle_rejections::{HandleRejectionsLayer, Respond};
 use crate::key_problem::KeyProblem;
 
 /// Puts layers of this crate around a gRPC client or server, and answers their rejections as gRPC does: by a status, not by an
@@ -24,7 +24,7 @@ use crate::key_problem::KeyProblem;
 /// use std::time::Duration;
 ///
 /// use buttress::timeout::TimeoutLayer;
-/// use buttress::http::answer_grpc;
+/// use buttress::http::handle_grpc_rejections;
 /// use tonic::transport::Endpoint;
 /// use tower::Layer;
 ///
@@ -32,7 +32,7 @@ use crate::key_problem::KeyProblem;
 /// let channel = Endpoint::from_static("http://greeter.internal:50051").connect_lazy();
 /// let limit = TimeoutLayer::new("greeter", Duration::from_secs(2));
 /// // For instance `GreeterClient::new(service)`.
-/// let client = tonic::client::Grpc::new(answer_grpc(limit).layer(channel));
+/// let client = tonic::client::Grpc::new(handle_grpc_rejections(limit).layer(channel));
 /// # let _ = client;
 /// # }
 /// ```
@@ -52,13 +52,13 @@ use crate::key_problem::KeyProblem;
 ///
 /// If the wait is known, it is told as `grpc-retry-pushback-ms`, rounded up. A response that has not begun is one of headers only. One that is cut short ends with its status in the trailers. The
 /// `grpc-message` is the rejection's: it names the layer and its wait. A rejection that kept the call from being executed is
-/// marked as such in the response's extensions, as with [`answer`](super::super::answer).
+/// marked as such in the response's extensions, as with [`handle_rejections`](super::super::handle_rejections).
 ///
 /// # Cancel safety
 ///
 /// Dropping the future drops the call inside.
-pub const fn answer_grpc<L>(layers: L) -> AnswerLayer<L, GrpcStatus> {
-    AnswerLayer::new(layers, GrpcStatus)
+pub const fn handle_grpc_rejections<L>(layers: L) -> HandleRejectionsLayer<L, GrpcStatus> {
+    HandleRejectionsLayer::new(layers, GrpcStatus)
 }
 
 /// Answers with a gRPC status.
@@ -144,7 +144,7 @@ fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// The body of a response, or none; a rejection in the middle of it becomes trailers with a status. Made by [`answer_grpc`].
+/// The body of a response, or none; a rejection in the middle of it becomes trailers with a status. Made by [`handle_grpc_rejections`].
 #[pin_project]
 #[derive(Debug)]
 pub struct GrpcBody<B> {
