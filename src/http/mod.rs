@@ -150,7 +150,7 @@ pub(crate) use self::{
     drain::Draining,
     final_outcome::deposit_later,
     header_timeout::{HeaderTimeout, HeaderTimeoutFuture, watch},
-    replay::{BodyBuffer, Kept},
+    replay::{BodyBuffer, Saved},
 };
 
 #[cfg(test)]

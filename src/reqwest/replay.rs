@@ -4,21 +4,21 @@ use std::fmt;
 
 use ::reqwest::{Body, Request};
 
-use crate::http::{BodyBuffer, Kept, Replay, ReplayBody};
+use crate::http::{BodyBuffer, Replay, ReplayBody, Saved};
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
 /// What [`Replay`] keeps of a reqwest request.
-pub struct KeptRequest {
-    kept: Kept<Request>,
+pub struct SavedRequest {
+    saved: Saved<Request>,
     /// The body, if it is a stream: reqwest clones all others.
     body: Option<BodyBuffer<Body>>,
 }
 
-impl fmt::Debug for KeptRequest {
+impl fmt::Debug for SavedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeptRequest")
-            .field("kept", &self.kept)
+        f.debug_struct("SavedRequest")
+            .field("kept", &self.saved)
             .field("body", &self.body)
             .finish()
     }
@@ -27,25 +27,28 @@ impl fmt::Debug for KeptRequest {
 /// A body that is a stream is kept while it is sent, up to the [limit](Replay::buffer_limit).
 impl ReplayPolicy<Request> for Replay {
     type Attempt = Request;
-    type Saved = KeptRequest;
+    type Saved = SavedRequest;
 
-    fn first(&self, mut request: Request) -> (Request, Option<KeptRequest>) {
+    fn first(&self, mut request: Request) -> (Request, Option<SavedRequest>) {
         let is_stream = |body: &Body| body.as_bytes().is_none();
         let stream = match request.body() {
             Some(body) if is_stream(body) => request.body_mut().take(),
             _ => None,
         };
-        let kept = self.keep(&request, Request::try_clone);
+        let saved = self.keep(&request, Request::try_clone);
         let mut buffer = None;
         if let Some(mut stream) = stream {
-            if kept.is_some() {
-                let (first, kept) = ReplayBody::new(stream, self.buffers());
+            if saved.is_some() {
+                let (first, saved) = ReplayBody::new(stream, self.buffers());
                 stream = Body::wrap(first);
-                buffer = Some(kept);
+                buffer = Some(saved);
             }
             *request.body_mut() = Some(stream);
         }
-        let saved = kept.map(|kept| KeptRequest { kept, body: buffer });
+        let saved = saved.map(|saved| SavedRequest {
+            saved,
+            body: buffer,
+        });
         (request, saved)
     }
 
@@ -53,8 +56,8 @@ impl ReplayPolicy<Request> for Replay {
         request
     }
 
-    fn again(&self, saved: &mut KeptRequest) -> Option<Request> {
-        let mut request = saved.kept.request().try_clone()?;
+    fn again(&self, saved: &mut SavedRequest) -> Option<Request> {
+        let mut request = saved.saved.request().try_clone()?;
         if let Some(buffer) = &saved.body {
             *request.body_mut() = Some(Body::wrap(buffer.again()?));
         }
@@ -62,15 +65,15 @@ impl ReplayPolicy<Request> for Replay {
         Some(request)
     }
 
-    fn is_safe(&self, saved: &KeptRequest, outcome: &Outcome) -> bool {
-        self.may_repeat_kept(&saved.kept, outcome)
+    fn is_safe(&self, saved: &SavedRequest, outcome: &Outcome) -> bool {
+        self.may_repeat_kept(&saved.saved, outcome)
     }
 
-    fn trusts_not_executed(&self, saved: &KeptRequest) -> bool {
-        saved.kept.trusts_not_executed()
+    fn trusts_not_executed(&self, saved: &SavedRequest) -> bool {
+        saved.saved.trusts_not_executed()
     }
 
-    fn is_replayable(&self, saved: &KeptRequest) -> bool {
+    fn is_replayable(&self, saved: &SavedRequest) -> bool {
         saved.body.as_ref().is_none_or(BodyBuffer::is_replayable)
     }
 }
@@ -95,7 +98,7 @@ mod tests {
         request
     }
 
-    fn again(replay: &Replay, saved: &mut KeptRequest) -> Option<Request> {
+    fn again(replay: &Replay, saved: &mut SavedRequest) -> Option<Request> {
         ReplayPolicy::<Request>::again(replay, saved)
     }
 

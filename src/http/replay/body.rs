@@ -140,7 +140,10 @@ impl<B> ReplayBody<B> {
             Source::Buffer => Reads::Buffer(0),
             Source::Nowhere => Reads::Nothing,
         };
-        if matches!(source, Source::Nowhere | Source::Original { kept: false }) {
+        if matches!(
+            source,
+            Source::Nowhere | Source::Original { buffered: false }
+        ) {
             *this.shared = None;
         }
         this.original.set(original);
@@ -210,7 +213,7 @@ where
     fn keep(&mut self, frame: Option<&Frame<Bytes>>) {
         let Some(shared) = &self.shared else { return };
         let frame = frame.map(|frame| (frame.data_ref(), frame.trailers_ref()));
-        let kept = {
+        let buffered = {
             let buffer = &mut shared.lock().buffer;
             match frame {
                 Some((Some(data), _)) => buffer.data(data),
@@ -218,7 +221,7 @@ where
                 _ => Err(buffer.lose()),
             }
         };
-        if kept.is_err() {
+        if buffered.is_err() {
             *self.shared = None;
         }
     }

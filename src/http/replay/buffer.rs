@@ -13,7 +13,7 @@ pub(super) struct Buffer {
     state: State,
     /// The number of the newest attempt.
     newest: u32,
-    kept: Kept,
+    buffered: Buffered,
     /// The bytes in it.
     size: usize,
 }
@@ -23,7 +23,7 @@ enum State {
     /// Nothing was read: the newest attempt may read the original, and what it reads is kept.
     Unread,
     /// The same, but nothing will be kept.
-    UnreadAndUnkept,
+    UnreadAndUnbuffered,
     /// An attempt reads the original.
     Filling,
     /// All of it is here.
@@ -34,7 +34,7 @@ enum State {
 
 /// The pieces of a body. What is taken out of a buffer is to be dropped outside its lock.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+pub(super) struct Buffered {
     pieces: Vec<Bytes>,
     trailers: Option<HeaderMap>,
 }
@@ -42,8 +42,8 @@ pub(super) struct Kept {
 /// Where an attempt reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// The original; `kept`: what it reads is to be told.
-    Original { kept: bool },
+    /// The original; `buffered`: what it reads is to be told.
+    Original { buffered: bool },
     /// The buffer, from its start.
     Buffer,
     /// Nowhere: the body is another attempt's.
@@ -67,10 +67,10 @@ impl Buffer {
             state: if fits {
                 State::Unread
             } else {
-                State::UnreadAndUnkept
+                State::UnreadAndUnbuffered
             },
             newest: 1,
-            kept: Kept::default(),
+            buffered: Buffered::default(),
             size: 0,
         }
     }
@@ -78,7 +78,7 @@ impl Buffer {
     /// Whether a new attempt could read the body from its start.
     pub(super) const fn is_replayable(&self) -> bool {
         match self.state {
-            State::Unread | State::UnreadAndUnkept | State::Whole => true,
+            State::Unread | State::UnreadAndUnbuffered | State::Whole => true,
             State::Filling | State::Gone => false,
         }
     }
@@ -96,10 +96,10 @@ impl Buffer {
     pub(super) fn begin(&mut self, attempt: u32) -> Source {
         let (state, source) = match self.state {
             State::Unread if attempt == self.newest => {
-                (State::Filling, Source::Original { kept: true })
+                (State::Filling, Source::Original { buffered: true })
             }
-            State::UnreadAndUnkept if attempt == self.newest => {
-                (State::Gone, Source::Original { kept: false })
+            State::UnreadAndUnbuffered if attempt == self.newest => {
+                (State::Gone, Source::Original { buffered: false })
             }
             State::Whole => (State::Whole, Source::Buffer),
             state => (state, Source::Nowhere),
@@ -109,25 +109,25 @@ impl Buffer {
     }
 
     /// The attempt that reads the original came to these bytes. Whether they were kept; if not, nothing is any more.
-    pub(super) fn data(&mut self, data: &Bytes) -> Result<(), Kept> {
+    pub(super) fn data(&mut self, data: &Bytes) -> Result<(), Buffered> {
         if data.is_empty() && self.state == State::Filling {
             return Ok(());
         }
         self.grow(data.len())?;
-        if self.kept.pieces.len() == MOST_PIECES {
+        if self.buffered.pieces.len() == MOST_PIECES {
             return Err(self.lose());
         }
-        self.kept.pieces.push(data.clone());
+        self.buffered.pieces.push(data.clone());
         Ok(())
     }
 
     /// It came to these trailers, after which there is nothing.
-    pub(super) fn trailers(&mut self, trailers: &HeaderMap) -> Result<(), Kept> {
+    pub(super) fn trailers(&mut self, trailers: &HeaderMap) -> Result<(), Buffered> {
         let size = |(name, value): (&::http::HeaderName, &::http::HeaderValue)| {
             name.as_str().len() + value.len()
         };
         self.grow(trailers.iter().map(size).sum())?;
-        self.kept.trailers = Some(trailers.clone());
+        self.buffered.trailers = Some(trailers.clone());
         self.end();
         Ok(())
     }
@@ -140,27 +140,27 @@ impl Buffer {
     }
 
     /// It failed, or left before the end.
-    pub(super) fn lose(&mut self) -> Kept {
+    pub(super) fn lose(&mut self) -> Buffered {
         self.state = State::Gone;
         self.size = 0;
-        std::mem::take(&mut self.kept)
+        std::mem::take(&mut self.buffered)
     }
 
     /// There will be no further attempt: only those that were begun may still read.
-    pub(super) fn unneeded(&mut self) -> Kept {
+    pub(super) fn unneeded(&mut self) -> Buffered {
         match self.state {
             State::Unread => {
-                self.state = State::UnreadAndUnkept;
-                Kept::default()
+                self.state = State::UnreadAndUnbuffered;
+                Buffered::default()
             }
             State::Filling => self.lose(),
-            State::UnreadAndUnkept | State::Whole | State::Gone => Kept::default(),
+            State::UnreadAndUnbuffered | State::Whole | State::Gone => Buffered::default(),
         }
     }
 
     /// The piece at this place, and whether it is the last.
     pub(super) fn piece(&self, at: usize) -> (Piece, bool) {
-        let Kept { pieces, trailers } = &self.kept;
+        let Buffered { pieces, trailers } = &self.buffered;
         match (pieces.get(at), trailers) {
             (Some(data), None) => (Piece::Data(data.clone()), at + 1 == pieces.len()),
             (Some(data), Some(_)) => (Piece::Data(data.clone()), false),
@@ -171,7 +171,7 @@ impl Buffer {
         }
     }
 
-    fn grow(&mut self, by: usize) -> Result<(), Kept> {
+    fn grow(&mut self, by: usize) -> Result<(), Buffered> {
         match self.size.checked_add(by) {
             Some(size) if size <= self.limit && self.state == State::Filling => {
                 self.size = size;
@@ -303,7 +303,7 @@ mod tests {
                             Source::Buffer
                         } else if naive.begun().is_none() && attempt == naive.attempts {
                             let wanted = !naive.unneeded_before(naive.happened.len());
-                            Source::Original { kept: wanted && least <= limit }
+                            Source::Original { buffered: wanted && least <= limit }
                         } else {
                             Source::Nowhere
                         };
@@ -342,8 +342,8 @@ mod tests {
                     }
                     prop_assert!(rest.is_empty());
                 } else if buffer.state != State::Filling {
-                    prop_assert!(buffer.kept.pieces.is_empty(), "what nobody can need is let go");
-                    prop_assert!(buffer.kept.trailers.is_none());
+                    prop_assert!(buffer.buffered.pieces.is_empty(), "what nobody can need is let go");
+                    prop_assert!(buffer.buffered.trailers.is_none());
                 } else {
                     prop_assert!(buffer.size <= limit);
                 }

@@ -196,7 +196,7 @@ impl Replay {
         &self,
         request: &R,
         copy: impl FnOnce(&R) -> Option<K>,
-    ) -> Option<Kept<K>> {
+    ) -> Option<Saved<K>> {
         let idempotent = is_idempotent(request.method());
         if self.proxy && (!idempotent || request.headers().contains_key(EARLY_DATA)) {
             return None;
@@ -209,7 +209,7 @@ impl Replay {
         };
         let certain = safe || !self.redirects.may_be_hidden(request.follows_redirects());
         let request = copy(request)?;
-        Some(Kept {
+        Some(Saved {
             request,
             safe,
             certain,
@@ -225,11 +225,11 @@ impl Replay {
         self.known_keys().honor(request) || callers_own()
     }
 
-    /// The head of a first attempt. `kept`: there may be further ones.
-    fn begin<B>(request: &mut Request<B>, kept: bool) {
+    /// The head of a first attempt. `saved`: there may be further ones.
+    fn begin<B>(request: &mut Request<B>, saved: bool) {
         // Set only where a retry further out has set its own: a first insertion allocates.
         if let Some(call) = request.extensions_mut().get_mut::<Call>() {
-            *call = Call::new(1, !kept);
+            *call = Call::new(1, !saved);
         }
     }
 
@@ -255,14 +255,14 @@ impl Replay {
     /// key is looked for only now: most requests do not fail.
     pub(crate) fn may_repeat_kept<R: HttpRequest>(
         &self,
-        kept: &Kept<R>,
+        saved: &Saved<R>,
         outcome: &Outcome,
     ) -> bool {
         if self.grpc.is_some() {
-            return kept.safe && (outcome.kind != Kind::Overloaded || outcome.wait.is_some());
+            return saved.safe && (outcome.kind != Kind::Overloaded || outcome.wait.is_some());
         }
-        let keyed = || found(kept.request.headers(), &self.header).is_some();
-        kept.safe && (!is_in_progress(outcome) || keyed())
+        let keyed = || found(saved.request.headers(), &self.header).is_some();
+        saved.safe && (!is_in_progress(outcome) || keyed())
     }
 }
 
@@ -295,14 +295,14 @@ fn is_idempotent(method: &Method) -> bool {
 }
 
 /// What [`Replay`] keeps of a request.
-pub struct Kept<R> {
+pub struct Saved<R> {
     request: R,
     safe: bool,
     /// Whether "not executed" can be trusted, or does not matter.
     certain: bool,
 }
 
-impl<R> Kept<R> {
+impl<R> Saved<R> {
     /// Whether an error that says "not executed" is about this request: no redirect was followed unseen.
     pub(crate) const fn trusts_not_executed(&self) -> bool {
         self.certain
@@ -324,9 +324,9 @@ fn is_in_progress(outcome: &Outcome) -> bool {
 }
 
 /// Without the request, whose headers hold secrets.
-impl<R> fmt::Debug for Kept<R> {
+impl<R> fmt::Debug for Saved<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept")
+        f.debug_struct("Saved")
             .field("safe", &self.safe)
             .finish_non_exhaustive()
     }
@@ -335,9 +335,9 @@ impl<R> fmt::Debug for Kept<R> {
 #[diagnostic::do_not_recommend]
 impl<B: Clone> ReplayPolicy<Request<B>> for Replay {
     type Attempt = Request<B>;
-    type Saved = Kept<Request<B>>;
+    type Saved = Saved<Request<B>>;
 
-    fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Kept<Request<B>>>) {
+    fn first(&self, mut request: Request<B>) -> (Request<B>, Option<Saved<Request<B>>>) {
         let saved = self.keep(&request, |request| Some(request.clone()));
         Self::begin(&mut request, saved.is_some());
         (request, saved)
@@ -348,17 +348,17 @@ impl<B: Clone> ReplayPolicy<Request<B>> for Replay {
         request
     }
 
-    fn again(&self, saved: &mut Kept<Request<B>>) -> Option<Request<B>> {
+    fn again(&self, saved: &mut Saved<Request<B>>) -> Option<Request<B>> {
         let mut request = saved.request().clone();
         self.repeat(&mut request);
         Some(request)
     }
 
-    fn is_safe(&self, saved: &Kept<Request<B>>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &Saved<Request<B>>, outcome: &Outcome) -> bool {
         self.may_repeat_kept(saved, outcome)
     }
 
-    fn trusts_not_executed(&self, saved: &Kept<Request<B>>) -> bool {
+    fn trusts_not_executed(&self, saved: &Saved<Request<B>>) -> bool {
         saved.trusts_not_executed()
     }
 }
@@ -396,7 +396,7 @@ mod tests {
             .is_some_and(|saved| ReplayPolicy::<Sent>::is_safe(replay, &saved, &Outcome::TRANSIENT))
     }
 
-    fn again(replay: &Replay, saved: Option<Kept<Sent>>) -> Sent {
+    fn again(replay: &Replay, saved: Option<Saved<Sent>>) -> Sent {
         let _second = Call::new(2, false).enter();
         ReplayPolicy::<Sent>::again(replay, &mut saved.unwrap()).unwrap()
     }

@@ -6,7 +6,7 @@ use ::http::Request;
 use http_body::Body;
 
 use super::body::{BodyBuffer, ReplayBody};
-use super::{Kept, Replay};
+use super::{Replay, Saved};
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
@@ -57,8 +57,8 @@ impl<W> fmt::Debug for ReplayAs<W> {
 
 /// What [`ReplayAs`] keeps of a request.
 #[derive(Debug)]
-pub struct KeptAs<B> {
-    head: Kept<Request<()>>,
+pub struct SavedAs<B> {
+    head: Saved<Request<()>>,
     body: BodyBuffer<B>,
 }
 
@@ -68,16 +68,16 @@ where
     W: Fn(ReplayBody<B>) -> B2,
 {
     type Attempt = Request<B2>;
-    type Saved = KeptAs<B>;
+    type Saved = SavedAs<B>;
 
-    fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<KeptAs<B>>) {
+    fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<SavedAs<B>>) {
         let head = self.replay.keep(&request, |request| Some(head_of(request)));
         Replay::begin(&mut request, head.is_some());
         let (parts, body) = request.into_parts();
         let (body, saved) = match head {
             Some(head) => {
                 let (first, body) = ReplayBody::new(body, self.replay.buffers());
-                (first, Some(KeptAs { head, body }))
+                (first, Some(SavedAs { head, body }))
             }
             None => (ReplayBody::without_buffer(body), None),
         };
@@ -89,22 +89,22 @@ where
         request.map(|body| (self.wrap)(ReplayBody::without_buffer(body)))
     }
 
-    fn again(&self, saved: &mut KeptAs<B>) -> Option<Request<B2>> {
+    fn again(&self, saved: &mut SavedAs<B>) -> Option<Request<B2>> {
         let body = saved.body.again()?;
         let mut head = head_of(saved.head.request());
         self.replay.repeat(&mut head);
         Some(head.map(|()| (self.wrap)(body)))
     }
 
-    fn is_safe(&self, saved: &KeptAs<B>, outcome: &Outcome) -> bool {
+    fn is_safe(&self, saved: &SavedAs<B>, outcome: &Outcome) -> bool {
         self.replay.may_repeat_kept(&saved.head, outcome)
     }
 
-    fn trusts_not_executed(&self, saved: &KeptAs<B>) -> bool {
+    fn trusts_not_executed(&self, saved: &SavedAs<B>) -> bool {
         saved.head.trusts_not_executed()
     }
 
-    fn is_replayable(&self, saved: &KeptAs<B>) -> bool {
+    fn is_replayable(&self, saved: &SavedAs<B>) -> bool {
         saved.body.is_replayable()
     }
 }
