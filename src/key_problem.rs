@@ -30,7 +30,7 @@ pub enum KeyProblem {
     /// 409, with `Retry-After`. The operation is under way. Send the same request again later, for its answer.
     InProgress,
     /// 409. The operation is done, but its answer was not kept: it was too large. It will not be done again.
-    NotKept,
+    NotStored,
     /// 409. Whether the operation was done is not known: it was given up half-way. It will not be done again under this key.
     Unknown,
     /// 500. The handler failed, and it is not known how far it came. It is not done again under this key, but by a policy that frees it.
@@ -74,7 +74,7 @@ impl KeyProblem {
                 No,
             ),
             Self::InProgress => ("key_in_progress", 409, "Operation in progress", Maybe),
-            Self::NotKept => ("key_answer_not_kept", 409, "Answer not kept", Maybe),
+            Self::NotStored => ("key_response_not_stored", 409, "Answer not kept", Maybe),
             Self::Unknown => ("key_outcome_unknown", 409, "Outcome unknown", Maybe),
             Self::Failed => ("key_failed", 500, "Operation failed", Maybe),
             Self::NotExecuted => ("key_not_executed", 503, "Operation not executed", No),
@@ -141,7 +141,7 @@ impl fmt::Display for KeyProblem {
             }
             Self::Reused => "this idempotency key was used for another request",
             Self::InProgress => "the operation with this idempotency key is under way",
-            Self::NotKept => "the operation is done, but its answer was too large to be kept",
+            Self::NotStored => "the operation is done, but its answer was too large to be kept",
             Self::Unknown => "it is not known whether the operation was done",
             Self::Failed => "the handler failed, and it is not known how far it came",
             Self::NotExecuted => "the handler failed, and nothing has happened",

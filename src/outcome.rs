@@ -277,7 +277,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
                 }
                 KeyProblem::TooManyOperations => Outcome::OVERLOADED,
                 KeyProblem::InProgress
-                | KeyProblem::NotKept
+                | KeyProblem::NotStored
                 | KeyProblem::Unknown
                 | KeyProblem::SecondCall => Outcome::NEUTRAL,
                 _ => Outcome::PERMANENT,

@@ -7,7 +7,7 @@ use std::future::ready;
 use std::time::Duration;
 
 use buttress::http::Replay;
-use buttress::idempotency::{Idempotency, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::idempotency::{Idempotency, IdempotencyConfig, IdempotencyLayer, StoredBody, Operation, Scope};
 use buttress::idempotency::store::MemoryStore;
 use buttress::{Error, KeyProblem, Outcome, Reason};
 use buttress::retry::ReplayPolicy;
@@ -87,7 +87,7 @@ fn string(text: &[u8]) -> Option<String> {
 }
 
 type Handled = std::future::Ready<Result<Response<Answered>, Error<Infallible>>>;
-type Handler = fn(Request<KeptBody<Asked>>) -> Handled;
+type Handler = fn(Request<StoredBody<Asked>>) -> Handled;
 
 thread_local! {
     static SERVER: (tokio::runtime::Runtime, Idempotency<ServiceFn<Handler>>) = {
@@ -99,7 +99,7 @@ thread_local! {
 }
 
 /// Answers with the key.
-fn handler(request: Request<KeptBody<Asked>>) -> Handled {
+fn handler(request: Request<StoredBody<Asked>>) -> Handled {
     let key = Operation::of(request.extensions())
         .unwrap()
         .key()

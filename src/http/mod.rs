@@ -157,7 +157,7 @@ pub(crate) use self::{
 mod tests {
     use super::*;
     use crate::breaker::BreakerPermit;
-    use crate::idempotency::KeptBody;
+    use crate::idempotency::StoredBody;
 
     type Gated<B> = body::GatedBody<B, Option<BreakerPermit>, ByStatus>;
 
@@ -169,7 +169,7 @@ mod tests {
         is_unpin::<header_timeout::WatchedBody<()>>();
         is_unpin::<ReplayBody<()>>();
         is_unpin::<grpc::GrpcBody<()>>();
-        is_unpin::<KeptBody<()>>();
+        is_unpin::<StoredBody<()>>();
     }
 
     #[test]

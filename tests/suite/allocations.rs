@@ -10,7 +10,7 @@ use buttress::gate::{KeyedConfig, by_str};
 use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, client, grpc};
 use buttress::http::{ServerConfig, handle_rejections, server};
 use buttress::idempotency::store::MemoryStore;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope, StoredBody};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
@@ -102,7 +102,7 @@ fn a_call_that_is_served_allocates_nothing() {
 
 #[test]
 fn a_request_that_is_not_guarded_allocates_nothing() {
-    let handler = service_fn(|_: Request<KeptBody<String>>| {
+    let handler = service_fn(|_: Request<StoredBody<String>>| {
         std::future::ready(Ok::<_, Infallible>(Response::new(String::new())))
     });
     let config = IdempotencyConfig::default();

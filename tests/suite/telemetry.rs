@@ -8,7 +8,7 @@ use buttress::clock::Now;
 use buttress::event::{Event, subscribe};
 use buttress::gate::{KeyedConfig, by_str};
 use buttress::idempotency::store::MemoryStore;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope, StoredBody};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::{ObserveLayer, Observed, refresh};
 use buttress::testing::Step;
@@ -119,7 +119,7 @@ async fn everything() {
     // Room for one record: the second is refused.
     let store = MemoryStore::with_max_bytes(512).unwrap();
     let once = IdempotencyLayer::new("all", store, Scope::Global, IdempotencyConfig::default());
-    let served = tower::service_fn(async |_: http::Request<KeptBody<String>>| {
+    let served = tower::service_fn(async |_: http::Request<StoredBody<String>>| {
         Ok::<_, Error<&str>>(http::Response::new(String::new()))
     });
     let once = once.unwrap();

@@ -195,7 +195,7 @@ fn verdict(order: &str, error: &BoxError) -> Verdict {
     let later = Verdict::Later(rejected.retry_after.unwrap_or(LATER));
     match rejected.reason {
         // The operation was executed, but its result was too large to be stored.
-        Reason::Key(KeyProblem::NotKept) => Verdict::Done,
+        Reason::Key(KeyProblem::NotStored) => Verdict::Done,
         // Nobody knows how far it came, or the id was used for another order: another delivery would change nothing.
         Reason::Key(KeyProblem::Unknown | KeyProblem::Failed | KeyProblem::Reused) => {
             Verdict::Dead(format!("{order}: {error}"))

@@ -107,7 +107,7 @@ fn code(reason: &Reason) -> Code {
             KeyProblem::InProgress => Code::ABORTED,
             KeyProblem::TooSlow => Code::DEADLINE_EXCEEDED,
             KeyProblem::Failed | KeyProblem::SecondCall => Code::INTERNAL,
-            KeyProblem::NotKept | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
+            KeyProblem::NotStored | KeyProblem::Unknown => Code::FAILED_PRECONDITION,
             KeyProblem::NoTenant => Code::PERMISSION_DENIED,
             KeyProblem::StoreUnavailable
             | KeyProblem::TooManyOperations

@@ -13,7 +13,7 @@ use pin_project::pin_project;
 /// A body that is whole, or passes: of a guarded request whole, as it was read; of an answer that is kept whole, too; all
 /// others pass through frame by frame.
 #[pin_project]
-pub struct KeptBody<B> {
+pub struct StoredBody<B> {
     /// What comes first: all that there is, or what was read of a body before it turned out to be too large.
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
@@ -29,7 +29,7 @@ enum Rest<B> {
     Begun(Pin<Box<B>>),
 }
 
-impl<B> KeptBody<B> {
+impl<B> StoredBody<B> {
     pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         let data = if data.is_empty() {
             VecDeque::new()
@@ -61,35 +61,35 @@ impl<B> KeptBody<B> {
     }
 }
 
-impl<B> fmt::Debug for KeptBody<B> {
+impl<B> fmt::Debug for StoredBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes: usize = self.data.iter().map(Bytes::len).sum();
-        f.debug_struct("KeptBody")
+        f.debug_struct("StoredBody")
             .field("bytes", &bytes)
             .field("passes", &!matches!(self.rest, Rest::None))
             .finish_non_exhaustive()
     }
 }
 
-impl<B> From<String> for KeptBody<B> {
+impl<B> From<String> for StoredBody<B> {
     fn from(text: String) -> Self {
         Self::whole(text.into(), None)
     }
 }
 
-impl<B> From<Bytes> for KeptBody<B> {
+impl<B> From<Bytes> for StoredBody<B> {
     fn from(data: Bytes) -> Self {
         Self::whole(data, None)
     }
 }
 
-impl<B> Default for KeptBody<B> {
+impl<B> Default for StoredBody<B> {
     fn default() -> Self {
         Self::whole(Bytes::new(), None)
     }
 }
 
-impl<B: Body<Data = Bytes>> Body for KeptBody<B> {
+impl<B: Body<Data = Bytes>> Body for StoredBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 

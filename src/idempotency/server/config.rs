@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::Method;
 
-use super::keep::{HeaderPolicy, StoragePolicy};
+use super::storage::{HeaderPolicy, StoragePolicy};
 use crate::error::ConfigError;
 use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
 
@@ -55,7 +55,7 @@ pub struct IdempotencyConfig {
     /// is kept. Default 1 MiB.
     pub max_response_body: usize,
     /// Which answers are kept. Default [`StoragePolicy::Definitive`].
-    pub keep: StoragePolicy,
+    pub storage: StoragePolicy,
     /// Which of an answer's headers are kept. Default [`HeaderPolicy::All`].
     pub headers: HeaderPolicy,
     /// Whether a request is served without protection when the store cannot be used. Default: no, it is refused. Its handler then
@@ -114,7 +114,7 @@ impl Default for IdempotencyConfig {
             store_timeout: Duration::from_secs(1),
             max_request_body: 1 << 20,
             max_response_body: 1 << 20,
-            keep: StoragePolicy::default(),
+            storage: StoragePolicy::default(),
             headers: HeaderPolicy::default(),
             fail_open: false,
             after_crash: AfterCrash::default(),
@@ -156,7 +156,7 @@ impl IdempotencyConfig {
         mut store_timeout: Duration,
         mut max_request_body: usize,
         mut max_response_body: usize,
-        mut keep: StoragePolicy,
+        mut storage: StoragePolicy,
         mut headers: HeaderPolicy,
         mut fail_open: bool,
         mut after_crash: AfterCrash,

@@ -7,14 +7,14 @@ use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::answer::{Kept, word};
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::claim::{SOON, give_up, limited, longer};
 use super::config::IdempotencyConfig;
 use super::handler::{Came, was_never_taken};
-use super::keep::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use super::operation::Operation;
+use super::recorded::{StoredResponse, word};
 use super::shared::Shared;
+use super::storage::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use super::telling::{REPLAYED, Telling};
 use crate::chance::draw;
 use crate::clock::{Now, wall};
@@ -27,7 +27,7 @@ use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
 
 /// What the caller is told once the record is written: the handler's result, or what is wrong.
-type First<Res, E> = Result<Result<Response<KeptBody<Res>>, E>, KeyProblem>;
+type First<Res, E> = Result<Result<Response<StoredBody<Res>>, E>, KeyProblem>;
 
 /// Records what the handler came to, or forgets the operation, and then tells the caller.
 pub(super) async fn close<Res, E: CallError>(
@@ -76,8 +76,8 @@ async fn complete<Res, E: CallError>(
             Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
             Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
-            Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotKept).len() => {
-                record = word(KeyProblem::NotKept);
+            Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotStored).len() => {
+                record = word(KeyProblem::NotStored);
             }
             Err(error) => {
                 shared.store_failed(&error);
@@ -238,7 +238,7 @@ fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Endin
             } else {
                 (stored == Stored::Unknown).then(|| word(KeyProblem::Unknown))
             };
-            let response = Response::from_parts(head, KeptBody::whole(body, trailers));
+            let response = Response::from_parts(head, StoredBody::whole(body, trailers));
             (record, Ok(Ok(response)))
         }
         Came::Unbuffered(response) => {
@@ -247,7 +247,7 @@ fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Endin
             // How it ends is not known yet. If it succeeded, it must not be done again.
             let grpc = grpc_status(&head, None, OK);
             let record = match stored(&head, grpc) {
-                Stored::Response => Some(word(KeyProblem::NotKept)),
+                Stored::Response => Some(word(KeyProblem::NotStored)),
                 Stored::Unknown => Some(word(KeyProblem::Unknown)),
                 Stored::Nothing => None,
             };
@@ -266,12 +266,12 @@ fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Endin
             let record = failed().filter(|_| happened || !is_refusal);
             (record, Ok(Err(error)))
         }
-        Came::Word(KeyProblem::Failed) if is_released && !happened => {
+        Came::Problem(KeyProblem::Failed) if is_released && !happened => {
             (None, Err(KeyProblem::NotExecuted))
         }
-        Came::Word(KeyProblem::Failed) => (failed(), Err(KeyProblem::Failed)),
+        Came::Problem(KeyProblem::Failed) => (failed(), Err(KeyProblem::Failed)),
         // It may yet have its effect, whatever the policy.
-        Came::Word(problem) => return (Ending::Stored(word(problem)), Err(problem)),
+        Came::Problem(problem) => return (Ending::Stored(word(problem)), Err(problem)),
     };
     let ending = match record {
         Some(record) if happened || !is_released => Ending::Stored(record),
@@ -293,7 +293,7 @@ pub(super) fn recorded(
         headers.insert(EXPIRES, expires.clone());
         head.headers.insert(EXPIRES, expires);
     }
-    let kept = Kept {
+    let kept = StoredResponse {
         status: head.status,
         headers,
         trailers: trailers.cloned().unwrap_or_default(),

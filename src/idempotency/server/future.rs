@@ -16,7 +16,7 @@ use pin_project::pin_project;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::progress::Running;
 use super::run::{Asked, run};
 use super::shared::Shared;
@@ -36,7 +36,7 @@ use crate::key_problem::KeyProblem;
 #[must_use = "futures do nothing unless polled"]
 pub struct IdempotencyFuture<S, B, Res>
 where
-    S: Service<Request<KeptBody<B>>>,
+    S: Service<Request<StoredBody<B>>>,
 {
     #[pin]
     state: State<S, B, Res, S::Future, S::Error>,
@@ -50,7 +50,7 @@ enum State<S, B, Res, F, E> {
     /// In a box, so that a call that is not guarded does not carry it about.
     Reading(Pin<Box<Reading<S, B>>>),
     Waiting(
-        oneshot::Receiver<Result<Response<KeptBody<Res>>, E>>,
+        oneshot::Receiver<Result<Response<StoredBody<Res>>, E>>,
         Arc<Shared>,
     ),
 }
@@ -67,7 +67,7 @@ struct Reading<S, B> {
 
 impl<S, B, Res> IdempotencyFuture<S, B, Res>
 where
-    S: Service<Request<KeptBody<B>>>,
+    S: Service<Request<StoredBody<B>>>,
 {
     pub(super) fn passing(future: S::Future) -> Self {
         let state = State::Passing(future);
@@ -100,7 +100,7 @@ where
 
 impl<S, B, Res> fmt::Debug for IdempotencyFuture<S, B, Res>
 where
-    S: Service<Request<KeptBody<B>>>,
+    S: Service<Request<StoredBody<B>>>,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyFuture").finish_non_exhaustive()
@@ -109,13 +109,13 @@ where
 
 impl<S, B, Res> Future for IdempotencyFuture<S, B, Res>
 where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>> + Send + 'static,
     S::Error: CallError + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
-    type Output = Result<Response<KeptBody<Res>>, S::Error>;
+    type Output = Result<Response<StoredBody<Res>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.project().state;
@@ -124,7 +124,7 @@ where
                 Projected::Passing(future) => {
                     let result = ready!(future.poll(cx));
                     state.set(State::Refused(None));
-                    return Poll::Ready(result.map(|response| response.map(KeptBody::passing)));
+                    return Poll::Ready(result.map(|response| response.map(StoredBody::passing)));
                 }
                 Projected::Refused(rejected) => {
                     let rejected = rejected.take();
@@ -152,10 +152,10 @@ where
                                 key,
                                 record,
                                 fingerprint: shared.fingerprint(&mut parts, &data),
-                                keep: shared.config.keep,
+                                storage: shared.config.storage,
                                 fail_open: shared.config.fail_open,
                             };
-                            let body = KeptBody::whole(data, trailers.take());
+                            let body = StoredBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);
                             let telling = Telling::new(telling);
                             let shared_by_run = Arc::clone(&shared);

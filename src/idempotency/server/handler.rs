@@ -17,7 +17,7 @@ use pin_project::pin_project;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::config::IdempotencyConfig;
 use super::operation::Operation;
 use super::shared::Shared;
@@ -35,25 +35,25 @@ pub(super) enum Came<Res, E> {
         trailers: Option<HeaderMap>,
     },
     /// A response that is passed on and cannot be stored: it streams, or it is too large.
-    Unbuffered(Response<KeptBody<Res>>),
+    Unbuffered(Response<StoredBody<Res>>),
     /// It was not called.
     Refused(E),
     /// Its caller left before it was called.
     CallerLeft,
     Failed(E),
     /// No answer: it panicked or its body broke off, or it took too long.
-    Word(KeyProblem),
+    Problem(KeyProblem),
 }
 
 /// Runs the handler, in its own time.
 pub(super) async fn handle<S, B, Res>(
     operation: &Operation,
     inner: S,
-    request: Request<KeptBody<B>>,
+    request: Request<StoredBody<B>>,
     telling: &mut Telling<Res, S::Error>,
 ) -> Came<Res, S::Error>
 where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
@@ -69,7 +69,7 @@ where
             let name = Arc::clone(shared.source.name());
             Came::Refused(Rejected::new(Reason::Deadline, name).into())
         }
-        Err(problem) => Came::Word(problem),
+        Err(problem) => Came::Problem(problem),
     }
 }
 
@@ -77,10 +77,10 @@ where
 pub(super) async fn unprotected<S, B, Res>(
     shared: &Shared,
     mut inner: S,
-    request: Request<KeptBody<B>>,
-) -> Result<Response<KeptBody<Res>>, S::Error>
+    request: Request<StoredBody<B>>,
+) -> Result<Response<StoredBody<Res>>, S::Error>
 where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
 {
     let work = async {
@@ -88,7 +88,7 @@ where
         inner.call(request).await
     };
     match bounded(&shared.config, work).await {
-        Ok(result) => Ok(result?.map(KeptBody::passing)),
+        Ok(result) => Ok(result?.map(StoredBody::passing)),
         Err(problem) => Err(shared.refuse(problem).into()),
     }
 }
@@ -117,12 +117,12 @@ pub(super) fn was_never_taken(operation: &Operation) -> bool {
 async fn answer<S, B, Res>(
     operation: &Operation,
     mut inner: S,
-    request: Request<KeptBody<B>>,
+    request: Request<StoredBody<B>>,
     telling: &mut Telling<Res, S::Error>,
     called: &AtomicBool,
 ) -> Came<Res, S::Error>
 where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>>,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
@@ -167,7 +167,7 @@ pub(super) async fn read<Res: Body<Data = Bytes>, E>(
     most: usize,
 ) -> Came<Res, E> {
     if streams(&response) {
-        return Came::Unbuffered(response.map(KeptBody::passing));
+        return Came::Unbuffered(response.map(StoredBody::passing));
     }
     let (head, body) = response.into_parts();
     // In a box, because it may have to be handed on half-read.
@@ -185,7 +185,7 @@ pub(super) async fn read<Res: Body<Data = Bytes>, E>(
             };
         };
         let Ok(frame) = frame else {
-            return Came::Word(KeyProblem::Failed);
+            return Came::Problem(KeyProblem::Failed);
         };
         match frame.into_data() {
             Ok(part) => {
@@ -198,7 +198,7 @@ pub(super) async fn read<Res: Body<Data = Bytes>, E>(
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Came::Unbuffered(Response::from_parts(head, KeptBody::resumed(data, body)))
+    Came::Unbuffered(Response::from_parts(head, StoredBody::resumed(data, body)))
 }
 
 fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {

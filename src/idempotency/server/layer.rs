@@ -12,7 +12,7 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::config::IdempotencyConfig;
 use super::future::IdempotencyFuture;
 use super::normalize::Normalize;
@@ -63,8 +63,8 @@ use crate::refused::drop_refused;
 ///
 /// Clones, and the services they make, share the store and the settings.
 ///
-/// The service inside is called with `Request<KeptBody<B>>` in place of `Request<B>`. Routers and handlers of axum take it as it is; a
-/// service of your own is generic in its body, or takes [`KeptBody`](super::KeptBody).
+/// The service inside is called with `Request<StoredBody<B>>` in place of `Request<B>`. Routers and handlers of axum take it as it is; a
+/// service of your own is generic in its body, or takes [`StoredBody`](super::StoredBody).
 ///
 /// # What it guarantees
 ///
@@ -89,7 +89,7 @@ use crate::refused::drop_refused;
 /// | `wait` | 0 | a client that knows 409 with `Retry-After` needs none |
 /// | `store_timeout` | 1 s | what cannot be looked up soon is refused soon |
 /// | `max_request_body`, `max_response_body` | 1 MiB | both are held in memory, and the latter in the store |
-/// | `keep` | [`Definitive`](super::StoragePolicy::Definitive) | a 500 does not say how far the handler came, so it is not run again |
+/// | `storage` | [`Definitive`](super::StoragePolicy::Definitive) | a 500 does not say how far the handler came, so it is not run again |
 /// | `headers` | all that are not about one exchange | what a client saw first it sees again |
 /// | `fail_open` | no | without the store nobody knows what was done |
 /// | `after_crash` | [`RunAgain`](super::AfterCrash::RunAgain) | the handler sees by [`run`](super::Operation::run) that it may have happened, and can look |
@@ -145,7 +145,7 @@ use crate::refused::drop_refused;
 /// | no room for an answer | the answer; 409 from then on |
 /// | garbage, or a record of a newer version | 503, even if `fail_open`: the operation may have been done. Older versions are read |
 /// | clocks that step | leases and times are the store's own; see there |
-/// | the handler panics or returns an error, or its body breaks off | 500 from then on, by `keep` |
+/// | the handler panics or returns an error, or its body breaks off | 500 from then on, by `storage` |
 /// | the handler never ends | dropped after `max_run`: 409 from then on |
 /// | a time limit inside answers 408 | 408 first, 409 from then on: the handler may have acted |
 /// | the handler asks to come back: 401, 407, 425, 429, 503 with `Retry-After` | not stored: the next request is run 2, or 409 by `after_crash` |
@@ -351,13 +351,13 @@ pub struct Idempotency<S> {
 
 impl<S, B, Res> Service<Request<B>> for Idempotency<S>
 where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Clone + Send + 'static,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>> + Clone + Send + 'static,
     S::Error: CallError + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
-    type Response = Response<KeptBody<Res>>;
+    type Response = Response<StoredBody<Res>>;
     type Error = S::Error;
     type Future = IdempotencyFuture<S, B, Res>;
 
@@ -367,7 +367,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         if !self.shared.methods.contains(request.method()) {
-            return IdempotencyFuture::passing(self.inner.call(request.map(KeptBody::passing)));
+            return IdempotencyFuture::passing(self.inner.call(request.map(StoredBody::passing)));
         }
         let (mut parts, body) = request.into_parts();
         let key = if self.shared.guards(&mut parts) {
@@ -377,7 +377,7 @@ where
         };
         match key {
             Ok(None) => {
-                let request = Request::from_parts(parts, KeptBody::passing(body));
+                let request = Request::from_parts(parts, StoredBody::passing(body));
                 IdempotencyFuture::passing(self.inner.call(request))
             }
             Ok(Some((key, record, tenant))) => {

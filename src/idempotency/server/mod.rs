@@ -11,7 +11,6 @@
 //! answer, keep, body what of a response is kept, and how it is written
 //! ```
 
-mod answer;
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
@@ -22,26 +21,27 @@ mod future;
 mod handler;
 #[cfg(feature = "postgres")]
 mod joined;
-mod keep;
 mod layer;
 pub mod lookup;
 mod normalize;
 mod operation;
 mod progress;
+mod recorded;
 mod run;
 mod scope;
 mod shared;
+mod storage;
 mod telling;
 mod without_http;
 
-pub use self::body::KeptBody;
+pub use self::body::StoredBody;
 pub use self::config::{AfterCrash, IdempotencyConfig};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
 pub(in crate::idempotency) use self::joined::finish;
-pub use self::keep::{HeaderPolicy, StoragePolicy};
 pub use self::layer::{Idempotency, IdempotencyLayer};
 pub use self::normalize::Normalize;
 pub(crate) use self::operation::remove_ticket;
 pub use self::operation::{Operation, OperationRejection};
 pub use self::scope::Scope;
+pub use self::storage::{HeaderPolicy, StoragePolicy};

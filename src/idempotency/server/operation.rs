@@ -10,9 +10,9 @@ use ::http::Extensions;
 use bytes::Bytes;
 use uuid::Builder;
 
-use super::keep::StoragePolicy;
 use super::run::Asked;
 use super::shared::{Shared, digest};
+use super::storage::StoragePolicy;
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
 use crate::refused::is_refusing;
@@ -49,7 +49,7 @@ struct Inner {
     shared: Arc<Shared>,
     key: String,
     record: RecordKey,
-    keep: StoragePolicy,
+    storage: StoragePolicy,
     token: Token,
     run: u32,
     /// One of [`FREE`], [`TAKEN`], [`REVOKED`].
@@ -151,7 +151,7 @@ impl Operation {
                 shared,
                 key: asked.key,
                 record: asked.record,
-                keep: asked.keep,
+                storage: asked.storage,
                 token,
                 run,
                 state: AtomicU8::new(FREE),
@@ -232,7 +232,7 @@ impl Operation {
     }
 
     pub(super) fn keep(&self) -> StoragePolicy {
-        self.inner.keep
+        self.inner.storage
     }
 
     pub(super) fn has_happened(&self) -> bool {

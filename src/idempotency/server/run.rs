@@ -7,15 +7,15 @@ use bytes::Bytes;
 use http_body::Body;
 use tower_service::Service;
 
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::claim::{ClaimError, claim, give_up, hold};
 use super::config::AfterCrash;
 use super::ending::close;
 use super::handler::{Came, handle, unprotected};
-use super::keep::StoragePolicy;
 use super::operation::{Operation, Ticket};
 use super::progress::Running;
 use super::shared::Shared;
+use super::storage::StoragePolicy;
 use super::telling::Telling;
 use crate::error::CallError;
 use crate::event::OperationStep;
@@ -29,7 +29,7 @@ pub(super) struct Asked {
     pub(super) record: RecordKey,
     pub(super) fingerprint: Fingerprint,
     /// Which responses are stored.
-    pub(super) keep: StoragePolicy,
+    pub(super) storage: StoragePolicy,
     /// Whether it runs without protection when the store cannot be used.
     pub(super) fail_open: bool,
 }
@@ -37,12 +37,12 @@ pub(super) struct Asked {
 pub(super) async fn run<S, B, Res>(
     shared: Arc<Shared>,
     inner: S,
-    mut request: Request<KeptBody<B>>,
+    mut request: Request<StoredBody<B>>,
     asked: Asked,
     mut running: Running,
     mut telling: Telling<Res, S::Error>,
 ) where
-    S: Service<Request<KeptBody<B>>, Response = Response<Res>> + Send + 'static,
+    S: Service<Request<StoredBody<B>>, Response = Response<Res>> + Send + 'static,
     S::Error: CallError + Send + 'static,
     S::Future: Send + 'static,
     B: Body<Data = Bytes> + Send + 'static,
@@ -69,7 +69,7 @@ pub(super) async fn run<S, B, Res>(
     };
     let operation = Operation::new(Arc::clone(&shared), asked, wish.token, run);
     let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
-        Came::Word(KeyProblem::Unknown)
+        Came::Problem(KeyProblem::Unknown)
     } else {
         operation.report(if run > 1 {
             OperationStep::TakenOver

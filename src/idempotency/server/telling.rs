@@ -4,8 +4,8 @@ use ::http::{HeaderValue, Response};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::answer::Answer;
-use super::body::KeptBody;
+use super::body::StoredBody;
+use super::recorded::Recorded;
 use super::shared::Shared;
 use crate::error::CallError;
 use crate::event::OperationStep;
@@ -13,7 +13,7 @@ use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
 /// What the caller waits for.
-type Told<Res, E> = Result<Response<KeptBody<Res>>, E>;
+type Told<Res, E> = Result<Response<StoredBody<Res>>, E>;
 
 /// The way to the caller, if he is still there. He is told once.
 pub(super) struct Telling<Res, E>(Option<oneshot::Sender<Told<Res, E>>>);
@@ -46,8 +46,8 @@ impl<Res, E: CallError> Telling<Res, E> {
         record: &Bytes,
         replay_of: Option<&RecordKey>,
     ) {
-        match Answer::decode(record) {
-            Ok(Answer::Kept(kept)) => {
+        match Recorded::decode(record) {
+            Ok(Recorded::Response(kept)) => {
                 let mut response = kept.into_response();
                 if let Some(key) = replay_of {
                     shared.report(OperationStep::Replayed, key, None);
@@ -56,7 +56,7 @@ impl<Res, E: CallError> Telling<Res, E> {
                 }
                 self.tell(Ok(response));
             }
-            Ok(Answer::Word(problem)) => self.refuse(shared, problem),
+            Ok(Recorded::Problem(problem)) => self.refuse(shared, problem),
             Err(error) => {
                 shared.store_failed(&error);
                 self.refuse(shared, KeyProblem::StoreUnavailable);

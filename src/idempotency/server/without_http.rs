@@ -11,13 +11,13 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::KeptBody;
-use super::keep::StoragePolicy;
+use super::body::StoredBody;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
 use super::run::{Asked, run};
 use super::shared::digest;
+use super::storage::StoragePolicy;
 use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
@@ -56,7 +56,7 @@ impl IdempotencyLayer {
     /// ```
     ///
     /// The settings of the layer apply, except those about requests and responses: `header`, `required`, `accept_unquoted`, `methods`,
-    /// `min_key_len`, `keep`, `headers`, `max_request_body`, `expires_header`. With `fail_open`, the operation is **not** executed
+    /// `min_key_len`, `storage`, `headers`, `max_request_body`, `expires_header`. With `fail_open`, the operation is **not** executed
     /// when the store cannot be used: a queue delivers the message again.
     ///
     /// # Errors
@@ -66,7 +66,7 @@ impl IdempotencyLayer {
     ///   [`did_not_happen`](Operation::did_not_happen) before to release the key, or [`happened`](Operation::happened) to store the
     ///   failure.
     /// - A [`Rejected`] with [`Reason::Key`]: `InProgress` while another call executes the operation (leave the message in the queue),
-    ///   `Reused` for another fingerprint, `NotKept`, `Unknown`, `Failed`, `TooManyOperations`, `StoreUnavailable`, and `Missing` for
+    ///   `Reused` for another fingerprint, `NotStored`, `Unknown`, `Failed`, `TooManyOperations`, `StoreUnavailable`, and `Missing` for
     ///   an empty key.
     ///
     /// # Cancel safety
@@ -95,11 +95,11 @@ impl IdempotencyLayer {
             key: key.to_owned(),
             record: self.record(&RecordOf::run(scope, key)),
             fingerprint: Fingerprint(digest([fingerprint.as_ref()])),
-            keep: StoragePolicy::SuccessOnly,
+            storage: StoragePolicy::SuccessOnly,
             fail_open: false,
         };
         let (telling, told) = oneshot::channel();
-        let request = Request::new(KeptBody::<Empty<Bytes>>::default());
+        let request = Request::new(StoredBody::<Empty<Bytes>>::default());
         detach(run(
             Arc::clone(shared),
             Once(Some(operation)),

@@ -10,7 +10,7 @@ use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::handle_rejections;
 use buttress::idempotency::store::MemoryStore;
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoredBody};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::testing::{Step, Strict};
 use buttress::timeout::TimeoutLayer;
@@ -28,7 +28,7 @@ use super::shop::{Flow, Shop, at, payment, says, send_to, settle};
 use crate::common::poll;
 
 const SECOND: Duration = Duration::from_secs(1);
-type Inside = Request<KeptBody<Flow>>;
+type Inside = Request<StoredBody<Flow>>;
 type Counting = BoxCloneSyncService<Inside, Response<String>, &'static str>;
 
 fn layer(name: &str) -> IdempotencyLayer {
@@ -138,7 +138,7 @@ impl buttress::retry::ReplayPolicy<Inside> for RetryAdvice {
     }
 
     fn again(&self, (): &mut ()) -> Option<Inside> {
-        Some(Request::new(KeptBody::default()))
+        Some(Request::new(StoredBody::default()))
     }
 }
 

@@ -111,7 +111,7 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
         // The stream has not ended, but the operation has.
         settle().await;
         assert_eq!(shop.layer.running(), 0);
-        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotKept");
+        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotStored");
         shop.calls_nobody().await;
         more.send_data("5".into()).await.unwrap();
         assert_eq!(next().await.unwrap(), "5");
@@ -211,7 +211,7 @@ async fn an_answer_that_is_too_large_streams_through_and_is_not_given_again() {
         let first = shop.served(payment("10 EUR"), answer).await;
         assert_eq!(first.of(), (200, false, "12345678901"));
         let again = shop.ask(payment("10 EUR")).await;
-        again.assert_problem(409, "NotKept");
+        again.assert_problem(409, "NotStored");
         assert!(
             !again.headers.contains_key("retry-after"),
             "it would not help"

@@ -10,7 +10,7 @@ use axum::routing::post;
 use buttress::http::handle_rejections;
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{Ended, MemoryStore, RecordKey, Store, Token};
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope, StoredBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Frame;
@@ -37,7 +37,7 @@ impl Drop for PanicsWhenDropped {
 async fn a_handler_that_panics_when_it_is_dropped_is_never_run_again_either() {
     let calls = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&calls);
-    let handler = service_fn(move |_: Request<KeptBody<Flow>>| {
+    let handler = service_fn(move |_: Request<StoredBody<Flow>>| {
         count.fetch_add(1, Ordering::SeqCst);
         async {
             let _guard = PanicsWhenDropped;
@@ -104,7 +104,7 @@ async fn an_answer_whose_record_was_written_twice_is_given_whole() {
     let mut shop = Shop::with(Resends::default(), config.clone());
     let first = shop.served(payment("10 EUR"), says(201, "large")).await;
     assert_eq!(first.of(), (201, false, "large"));
-    shop.refuses(payment("10 EUR"), 409, "NotKept").await;
+    shop.refuses(payment("10 EUR"), 409, "NotStored").await;
 
     let mut shop = Shop::with(Resends::default(), config);
     let mut answer = says(201, "paid");
@@ -182,7 +182,8 @@ async fn trailers_go_over_http_1_as_well_first_and_again() {
 
 #[test]
 fn a_call_that_is_not_guarded_does_not_carry_what_only_guarded_ones_need() {
-    let handler = service_fn(|_: Request<KeptBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
+    let handler =
+        service_fn(|_: Request<StoredBody<Flow>>| ready(Ok::<_, &str>(says(200, "paid"))));
     let layer = super::layer(IdempotencyConfig::default());
     let passing = ServiceBuilder::new()
         .layer(handle_rejections(layer))

@@ -188,7 +188,7 @@ async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
     let config = IdempotencyConfig::default()
         .ttl(Duration::from_secs(TTL))
         .max_run(Duration::from_secs(MAX_RUN))
-        .keep(StoragePolicy::Definitive)
+        .storage(StoragePolicy::Definitive)
         .after_crash(after_crash);
     let mut shop = Shop::new(config);
     let mut model = Model {

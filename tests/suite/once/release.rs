@@ -17,7 +17,7 @@ use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
 use buttress::clock::Now;
 use buttress::http::{ClientConfig, client, handle_rejections};
 use buttress::idempotency::{
-    AfterCrash, IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, StoragePolicy,
+    AfterCrash, IdempotencyConfig, IdempotencyLayer, Operation, StoragePolicy, StoredBody,
 };
 use buttress::timeout::TimeoutLayer;
 use buttress::{BoxError, ErrorIsTransient};
@@ -66,7 +66,7 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
                 pending::<&'static str>().await
             };
             let config = IdempotencyConfig::default()
-                .keep(keep)
+                .storage(keep)
                 .after_crash(after_crash);
             let limit = HttpTimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, SECOND);
             let router = Router::new()
@@ -166,7 +166,7 @@ async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) 
     let runs = Arc::new(std::sync::Mutex::new(Vec::new()));
     let gate = Arc::new(Semaphore::new(0));
     let (acts, wait, ran) = (Arc::clone(&effects), Arc::clone(&gate), Arc::clone(&runs));
-    let handler = service_fn(move |request: http::Request<KeptBody<Body>>| {
+    let handler = service_fn(move |request: http::Request<StoredBody<Body>>| {
         let (acts, wait, ran) = (Arc::clone(&acts), Arc::clone(&wait), Arc::clone(&ran));
         async move {
             if request.uri().path() == "/block" {
@@ -184,7 +184,7 @@ async fn effects_behind_a_queue(config: IdempotencyConfig) -> (usize, Vec<u32>) 
         .service(handler);
     let mut blocked = queue.clone();
     let block = http::Request::post("/block")
-        .body(KeptBody::default())
+        .body(StoredBody::default())
         .unwrap();
     tokio::spawn(blocked.ready().await.unwrap().call(block));
     settle().await;
@@ -222,7 +222,7 @@ fn open() -> Breaker {
     breaker
 }
 
-type Inside = http::Request<KeptBody<Body>>;
+type Inside = http::Request<StoredBody<Body>>;
 
 /// The effects of two requests to this handler, which acts and then passes on the refusal of a call of its own.
 async fn effects_of_two<S>(config: IdempotencyConfig, effects: &AtomicUsize, handler: S) -> usize
@@ -244,7 +244,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     let provider = service_fn(async |_: Inside| Ok::<_, BoxError>(Response::new(Body::empty())));
     let call = || {
         http::Request::post("/charges")
-            .body(KeptBody::default())
+            .body(StoredBody::default())
             .unwrap()
     };
 
@@ -312,7 +312,7 @@ async fn a_handler_that_says_that_it_has_acted_is_never_called_again() {
                 let status = StatusCode::from_u16(status).unwrap();
                 (status, [("retry-after", "1")])
             };
-            let config = IdempotencyConfig::default().keep(keep);
+            let config = IdempotencyConfig::default().storage(keep);
             let router = router(post(pay), layer(config));
             assert_eq!(statuses(&router, 2).await, [status, status]);
             assert_eq!(effects.load(Ordering::SeqCst), 1);
@@ -349,7 +349,7 @@ async fn a_function_decides_before_the_policy_what_is_stored() {
 #[tokio::test(start_paused = true)]
 async fn an_operation_that_has_ended_cannot_be_taken() {
     let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
-    let handler = service_fn(move |request: http::Request<KeptBody<Body>>| {
+    let handler = service_fn(move |request: http::Request<StoredBody<Body>>| {
         keep.send(request).unwrap();
         ready(Ok::<_, BoxError>(Response::new(Body::empty())))
     });

@@ -322,7 +322,7 @@ async fn what_is_kept_follows_from_the_code() {
             &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16],
         ),
     ] {
-        let config = IdempotencyConfig::default().keep(policy);
+        let config = IdempotencyConfig::default().storage(policy);
         let (channel, payments) = served_with(MemoryStore::new(), config).await;
         for code in 1..=16 {
             let key = format!("\"key-of-the-code-{code}\"");
@@ -351,7 +351,7 @@ async fn what_is_kept_follows_from_the_code() {
 async fn without_a_response_the_second_call_follows_from_how_the_first_ended() {
     let config = IdempotencyConfig::default()
         .max_response_body(3)
-        .keep(StoragePolicy::SuccessOnly);
+        .storage(StoragePolicy::SuccessOnly);
     for (config, text, first, second, runs) in [
         // Too large to be stored, and a success as far as is known.
         (

@@ -50,7 +50,7 @@ async fn what_is_kept_follows_from_the_policy() {
         ),
     ] {
         for end in ends.into_iter().chain([Panics, Fails]) {
-            let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
+            let mut shop = Shop::new(IdempotencyConfig::default().storage(policy));
             let (sent, called) = shop.running(payment("10 EUR")).await;
             let (code, first, again) = match end {
                 // A time limit inside has cut the handler off.
@@ -128,7 +128,7 @@ async fn what_could_not_be_forgotten_at_once_is_forgotten_later() {
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_never_ends_is_dropped_and_never_run_again() {
     for policy in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
-        let mut shop = Shop::new(IdempotencyConfig::default().keep(policy));
+        let mut shop = Shop::new(IdempotencyConfig::default().storage(policy));
         let start = Instant::now();
         let (sent, mut called) = shop.running(payment("10 EUR")).await;
         assert_eq!(called.left, Some(600 * SECOND), "its deadline");
@@ -394,7 +394,7 @@ async fn cut_off(second: Fate) -> Shop {
     });
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
-    first.assert_problem(409, "NotKept");
+    first.assert_problem(409, "NotStored");
     sleep(91 * SECOND).await;
     shop
 }

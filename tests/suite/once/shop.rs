@@ -14,7 +14,7 @@ use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
     Begun, Claim, Ended, MemoryStore, RecordKey, Store, StoreError, Token,
 };
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoredBody};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame};
@@ -114,7 +114,7 @@ impl Called {
 #[derive(Clone)]
 pub(super) struct Handler(mpsc::UnboundedSender<Called>);
 
-impl Service<Request<KeptBody<Flow>>> for Handler {
+impl Service<Request<StoredBody<Flow>>> for Handler {
     type Response = Response<Flow>;
     type Error = &'static str;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Flow>, &'static str>> + Send>>;
@@ -123,7 +123,7 @@ impl Service<Request<KeptBody<Flow>>> for Handler {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<KeptBody<Flow>>) -> Self::Future {
+    fn call(&mut self, request: Request<StoredBody<Flow>>) -> Self::Future {
         let calls = self.0.clone();
         Box::pin(async move {
             let operation = Operation::take(request.extensions()).unwrap();

@@ -85,7 +85,7 @@ async fn an_answer_for_which_there_is_no_room_is_given_and_that_it_is_done_is_ke
     let store = Scripted::first("complete", 1, Fate::Full);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     shop.pays(payment("10 EUR")).await;
-    shop.refuses(payment("10 EUR"), 409, "NotKept").await;
+    shop.refuses(payment("10 EUR"), 409, "NotStored").await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +168,7 @@ async fn a_store_that_takes_no_answers_but_holds_leases_lets_nothing_run_twice()
     sleep(Duration::from_secs(150)).await;
     assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
     shop.layer.idle().await;
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotKept");
+    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotStored");
 }
 
 #[tokio::test(start_paused = true)]

@@ -153,5 +153,5 @@ async fn an_operation_that_never_ends_is_unknown_and_a_large_result_is_not_store
     let large = async |_: Operation| Ok::<Bytes, Failure>("large".into());
     let first = layer.run("orders", "2", "10 EUR", large).await.unwrap();
     assert_eq!(first, "large");
-    assert_eq!(ran(&layer, "2").await, Err(KeyProblem::NotKept));
+    assert_eq!(ran(&layer, "2").await, Err(KeyProblem::NotStored));
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::event::OperationId;
 use crate::idempotency::record::RecordKey;
-use crate::idempotency::server::answer::{Answer, Kept, peek};
+use crate::idempotency::server::recorded::{Recorded, StoredResponse, peek};
 use crate::idempotency::store::{Entry, EntryState};
 
 /// An operation, as its record shows it.
@@ -20,7 +20,7 @@ pub struct Found {
     pub(super) entry: Entry,
     state: OperationState,
     status: Option<StatusCode>,
-    response: Option<Box<Kept>>,
+    response: Option<Box<StoredResponse>>,
 }
 
 /// How far an operation is.
@@ -69,9 +69,9 @@ impl Found {
     pub(super) fn whole(entry: Entry) -> Self {
         let mut found = Self::listed(entry);
         if let EntryState::Done { answer } = &found.entry.state {
-            match Answer::decode(answer) {
-                Ok(Answer::Kept(kept)) => found.response = Some(Box::new(kept)),
-                Ok(Answer::Word(_)) => {}
+            match Recorded::decode(answer) {
+                Ok(Recorded::Response(kept)) => found.response = Some(Box::new(kept)),
+                Ok(Recorded::Problem(_)) => {}
                 Err(_) => found.state = OperationState::Unreadable,
             }
         }

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use super::found::{Found, OperationState};
 use crate::event::OperationStep;
-use crate::idempotency::server::answer::Kept;
 use crate::idempotency::server::claim::limited;
-use crate::idempotency::server::keep::HeaderPolicy;
-use crate::idempotency::server::keep::headers;
 use crate::idempotency::server::layer::IdempotencyLayer;
+use crate::idempotency::server::recorded::StoredResponse;
+use crate::idempotency::server::storage::HeaderPolicy;
+use crate::idempotency::server::storage::headers;
 use crate::idempotency::store::{Resolved, StoreError};
 
 /// A decision about an operation: see [`IdempotencyLayer::repair`].
@@ -173,7 +173,7 @@ fn encode(response: Response<Bytes>) -> Bytes {
     let mut headers = headers(&head.headers, &HeaderPolicy::All, false);
     // The layer in front writes the length of the body that it sends.
     headers.remove(header::CONTENT_LENGTH);
-    let kept = Kept {
+    let kept = StoredResponse {
         status: head.status,
         headers,
         trailers: HeaderMap::new(),

@@ -11,7 +11,7 @@ use super::PostgresStore;
 use super::commit_error::CommitError;
 use super::rows::micros;
 use super::statements::Statements;
-use crate::idempotency::server::{KeptBody, Operation, finish};
+use crate::idempotency::server::{Operation, StoredBody, finish};
 
 impl PostgresStore {
     /// The completion of this operation's record with this response, to be executed by another client (sqlx, diesel) as the
@@ -24,7 +24,7 @@ impl PostgresStore {
     /// # struct Sql; impl Sql { fn bind<T>(self, _: T) -> Self { self } async fn execute(self, _: &mut Transaction) -> Result<Row, BoxError> { Ok(Row) } }
     /// # mod sqlx { pub fn query(_: &str) -> super::Sql { super::Sql } }
     /// # struct Transaction; impl Transaction { async fn commit(self) -> Result<(), BoxError> { Ok(()) } }
-    /// use buttress::idempotency::{KeptBody, Operation};
+    /// use buttress::idempotency::{StoredBody, Operation};
     /// use buttress::idempotency::store::PostgresStore;
     /// use http::Response;
     ///
@@ -33,7 +33,7 @@ impl PostgresStore {
     ///     mut transaction: Transaction, // sqlx::Transaction<'_, Postgres>
     ///     operation: &Operation,
     ///     response: Response<String>,
-    /// ) -> Result<Response<KeptBody<String>>, BoxError> {
+    /// ) -> Result<Response<StoredBody<String>>, BoxError> {
     ///     let completion = store.completion(operation, response).await?;
     ///     let rows = sqlx::query(completion.statement())
     ///         .bind(completion.key())
@@ -144,14 +144,14 @@ impl<B> fmt::Debug for Completion<B> {
 pub struct Written<B> {
     operation: Operation,
     record: Bytes,
-    response: Response<KeptBody<B>>,
+    response: Response<StoredBody<B>>,
 }
 
 impl<B> Written<B> {
     /// The transaction was committed: the response, for the handler to return. The layer gives the caller what was recorded.
     ///
     /// Where it is not known whether it was committed, drop this, and return an error: the layer finds out.
-    pub fn committed(self) -> Response<KeptBody<B>> {
+    pub fn committed(self) -> Response<StoredBody<B>> {
         self.operation.commit(self.record);
         self.response
     }

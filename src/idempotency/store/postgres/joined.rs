@@ -25,7 +25,7 @@ use crate::chance::draw;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::BoxError;
-use crate::idempotency::server::{KeptBody, Operation, finish};
+use crate::idempotency::server::{Operation, StoredBody, finish};
 use crate::idempotency::store::StoreError;
 
 /// How often a transaction is repeated that was rolled back because of a concurrent one.
@@ -135,7 +135,7 @@ impl PostgresStore {
         &self,
         operation: &Operation,
         mut work: F,
-    ) -> Result<Response<KeptBody<B>>, CommitError>
+    ) -> Result<Response<StoredBody<B>>, CommitError>
     where
         B: Body<Data = Bytes>,
         F: FnMut(JoinedTransaction) -> Fut,
@@ -160,7 +160,7 @@ impl PostgresStore {
         &self,
         operation: &Operation,
         work: &mut F,
-    ) -> Result<Response<KeptBody<B>>, Failure>
+    ) -> Result<Response<StoredBody<B>>, Failure>
     where
         B: Body<Data = Bytes>,
         F: FnMut(JoinedTransaction) -> Fut,

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 
 use buttress::idempotency::store::{CommitError, PostgresStore, RecordKey, Token};
-use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, KeptBody, Operation, Scope};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoredBody};
 use buttress::{Error, Reason};
 use bytes::Bytes;
 use deadpool_postgres::Pool;
@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::Table;
 
-pub(super) type Body = KeptBody<Full<Bytes>>;
+pub(super) type Body = StoredBody<Full<Bytes>>;
 
 /// An operation whose handler waits for the test.
 pub(super) struct Handler {
@@ -98,7 +98,7 @@ impl Payments {
     pub(super) fn call(&self) -> JoinHandle<Told> {
         let handle = self.handle.clone();
         let service = self.layer.layer(service_fn(
-            move |request: Request<KeptBody<Full<Bytes>>>| {
+            move |request: Request<StoredBody<Full<Bytes>>>| {
                 let handle = handle.clone();
                 async move {
                     let operation = Operation::take(request.extensions()).unwrap();

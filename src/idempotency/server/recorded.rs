@@ -15,7 +15,7 @@ use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
-use super::body::KeptBody;
+use super::body::StoredBody;
 use super::lookup::OperationState;
 use crate::idempotency::record::ByLength;
 use crate::idempotency::store::StoreError;
@@ -26,7 +26,7 @@ const VERSION: u8 = b'1';
 
 /// A response that is kept.
 #[derive(Clone)]
-pub(super) struct Kept {
+pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) trailers: HeaderMap,
@@ -39,10 +39,10 @@ pub(super) struct Kept {
     clippy::large_enum_variant,
     reason = "it is taken apart where it is made"
 )]
-pub(super) enum Answer {
-    Kept(Kept),
+pub(super) enum Recorded {
+    Response(StoredResponse),
     /// There is no response.
-    Word(KeyProblem),
+    Problem(KeyProblem),
 }
 
 /// What the first 16 bytes of a record show, or all of it: its state, and the status of a stored response.
@@ -67,9 +67,9 @@ pub(super) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
 }
 
 /// Without its bytes and the values of its headers.
-impl fmt::Debug for Kept {
+impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Kept")
+        f.debug_struct("StoredResponse")
             .field("status", &self.status)
             .field("body", &ByLength(&self.body))
             .finish_non_exhaustive()
@@ -79,13 +79,13 @@ impl fmt::Debug for Kept {
 /// The record of an operation that has no response to be given again.
 pub(super) fn word(problem: KeyProblem) -> Bytes {
     Bytes::from_static(match problem {
-        KeyProblem::NotKept => b"1N",
+        KeyProblem::NotStored => b"1N",
         KeyProblem::Failed => b"1F",
         _ => b"1U",
     })
 }
 
-impl Kept {
+impl StoredResponse {
     pub(super) fn encode(&self) -> Bytes {
         let mut text = vec![VERSION, b'A'];
         text.extend_from_slice(b"HTTP/1.1 ");
@@ -105,23 +105,23 @@ impl Kept {
     }
 
     /// The response, as it was given.
-    pub(super) fn into_response<B>(self) -> Response<KeptBody<B>> {
+    pub(super) fn into_response<B>(self) -> Response<StoredBody<B>> {
         let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
-        let mut response = Response::new(KeptBody::whole(self.body, trailers));
+        let mut response = Response::new(StoredBody::whole(self.body, trailers));
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
         response
     }
 }
 
-impl Answer {
+impl Recorded {
     pub(super) fn decode(record: &Bytes) -> Result<Self, StoreError> {
         match &record[..] {
-            b"1N" => Ok(Self::Word(KeyProblem::NotKept)),
-            b"1F" => Ok(Self::Word(KeyProblem::Failed)),
-            b"1U" => Ok(Self::Word(KeyProblem::Unknown)),
+            b"1N" => Ok(Self::Problem(KeyProblem::NotStored)),
+            b"1F" => Ok(Self::Problem(KeyProblem::Failed)),
+            b"1U" => Ok(Self::Problem(KeyProblem::Unknown)),
             [VERSION, b'A', ..] => kept(record, 2)
-                .map(Self::Kept)
+                .map(Self::Response)
                 .ok_or_else(|| unreadable("its response is damaged")),
             [version @ (b'2'..=b'9'), ..] => Err(unreadable(&format!(
                 "it was written by a newer version, {}",
@@ -136,7 +136,7 @@ fn unreadable(why: &str) -> StoreError {
     StoreError::Unreadable(why.into())
 }
 
-fn kept(record: &Bytes, mut at: usize) -> Option<Kept> {
+fn kept(record: &Bytes, mut at: usize) -> Option<StoredResponse> {
     let line = record.get(at..)?;
     let end = line.windows(2).position(|two| two == b"\r\n")?;
     let status = line.get(..end)?.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
@@ -144,7 +144,7 @@ fn kept(record: &Bytes, mut at: usize) -> Option<Kept> {
     at += end + 2;
     let headers = fields(record, &mut at)?;
     let trailers = fields(record, &mut at)?;
-    Some(Kept {
+    Some(StoredResponse {
         status,
         headers,
         trailers,
@@ -176,10 +176,10 @@ mod tests {
 
     use super::*;
 
-    fn decoded(record: &[u8]) -> Kept {
-        match Answer::decode(&Bytes::copy_from_slice(record)).unwrap() {
-            Answer::Kept(kept) => kept,
-            Answer::Word(word) => panic!("{word:?}"),
+    fn decoded(record: &[u8]) -> StoredResponse {
+        match Recorded::decode(&Bytes::copy_from_slice(record)).unwrap() {
+            Recorded::Response(kept) => kept,
+            Recorded::Problem(word) => panic!("{word:?}"),
         }
     }
 
@@ -194,10 +194,14 @@ mod tests {
         assert_eq!(both, [&b"\xe9"[..], b"2"]);
         assert_eq!(kept.trailers["grpc-status"], "0");
         assert_eq!(&kept.body[..], b"paid\r\n\0\xff");
-        for problem in [KeyProblem::NotKept, KeyProblem::Failed, KeyProblem::Unknown] {
-            match Answer::decode(&word(problem)).unwrap() {
-                Answer::Word(read) => assert_eq!(read, problem),
-                Answer::Kept(kept) => panic!("{kept:?}"),
+        for problem in [
+            KeyProblem::NotStored,
+            KeyProblem::Failed,
+            KeyProblem::Unknown,
+        ] {
+            match Recorded::decode(&word(problem)).unwrap() {
+                Recorded::Problem(read) => assert_eq!(read, problem),
+                Recorded::Response(kept) => panic!("{kept:?}"),
             }
         }
     }
@@ -217,7 +221,7 @@ mod tests {
             (b"1AHTTP/1.1 200 \r\nno colon\r\n\r\n\r\n", "damaged"),
             (b"1AHTTP/1.1 200 \r\na: \x01\r\n\r\n\r\n", "damaged"),
         ] {
-            let error = Answer::decode(&Bytes::from_static(record)).unwrap_err();
+            let error = Recorded::decode(&Bytes::from_static(record)).unwrap_err();
             assert!(error.to_string().contains(why), "{record:?}: {error}");
         }
     }
@@ -229,7 +233,7 @@ mod tests {
         let stored = (OperationState::Stored, Some(StatusCode::CREATED));
         assert_eq!((peek(&record), peek(&record[..16])), (stored, stored));
         for (problem, expected) in [
-            (KeyProblem::NotKept, OperationState::NotStored),
+            (KeyProblem::NotStored, OperationState::NotStored),
             (KeyProblem::Failed, OperationState::Failed),
             (KeyProblem::Unknown, OperationState::Unknown),
         ] {
@@ -250,7 +254,7 @@ mod tests {
                 "{record:?}"
             );
         }
-        let shown = format!("{kept:?} {:?}", Answer::Kept(kept.clone()));
+        let shown = format!("{kept:?} {:?}", Recorded::Response(kept.clone()));
         assert!(!shown.contains("secret"), "{shown}");
         assert!(shown.contains("6 bytes"), "{shown}");
     }
@@ -266,7 +270,7 @@ mod tests {
             for (name, value) in fields {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
             }
-            let kept = Kept {
+            let kept = StoredResponse {
                 status: StatusCode::from_u16(status).unwrap(),
                 trailers: headers.clone(),
                 headers,
@@ -281,9 +285,9 @@ mod tests {
 
         #[test]
         fn whatever_is_read_nothing_panics(record in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = Answer::decode(&record.clone().into());
+            let _ = Recorded::decode(&record.clone().into());
             let ours = [&b"1AHTTP/1.1 200 \r\n"[..], &record].concat();
-            let _ = Answer::decode(&ours.into());
+            let _ = Recorded::decode(&ours.into());
         }
     }
 }
