@@ -9,7 +9,7 @@ use super::permit::BreakerPermit;
 use super::{Breaker, BreakerConfig, Window};
 use crate::clock::{Moment, Now};
 use crate::event::BreakerState;
-use crate::gate::{Forget, Internal, Permit, Policy};
+use crate::gate::{Evict, Internal, Permit, Policy};
 use crate::outcome::Outcome;
 
 fn now() -> Now {

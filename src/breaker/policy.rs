@@ -16,7 +16,7 @@ use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
 use crate::event::{BreakerState, Observe, Refresh, Source, keep_fresh};
 use crate::gate::future::GateFuture;
-use crate::gate::{AtResult, Forget, Internal, Keeps, Keyed, KeyedConfig, Permit};
+use crate::gate::{AtResult, Evict, EvictionCost, Internal, Keyed, KeyedConfig, Permit};
 use crate::live_names::register;
 use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{shard_count, shard_index};
@@ -24,7 +24,7 @@ use crate::sync::{shard_count, shard_index};
 /// A circuit breaker: a named handle, cheap to clone; all clones are the same circuit. See [the page](crate::breaker).
 pub struct Breaker {
     owner: Arc<Owner>,
-    /// A lane of this handle's own: see [`Forget::local`].
+    /// A lane of this handle's own: see [`Evict::local`].
     local: Option<Arc<Shard>>,
 }
 
@@ -267,19 +267,19 @@ impl Owner {
     }
 }
 
-impl Forget for Breaker {
-    fn keeps(&self, now: &Now) -> Keeps {
+impl Evict for Breaker {
+    fn eviction_cost(&self, now: &Now) -> EvictionCost {
         if self.shared().has_calls() {
-            return Keeps::Essentials;
+            return EvictionCost::Essentials;
         }
         let now = now.moment();
         self.shared()
             .look(|locked| match locked.machine.state(now) {
                 // Its time is over and nobody has asked: what it knew is out of date.
-                BreakerState::HalfOpen => Keeps::Memory,
-                BreakerState::Closed if locked.machine.remembers(now) => Keeps::Memory,
-                BreakerState::Closed => Keeps::Nothing,
-                _ => Keeps::Essentials,
+                BreakerState::HalfOpen => EvictionCost::Memory,
+                BreakerState::Closed if locked.machine.remembers(now) => EvictionCost::Memory,
+                BreakerState::Closed => EvictionCost::Nothing,
+                _ => EvictionCost::Essentials,
             })
     }
 

@@ -10,7 +10,7 @@ use super::config::BudgetConfig;
 use crate::clock::Now;
 use crate::error::ConfigError;
 use crate::event::{Observe, Source};
-use crate::gate::{Forget, Keeps, Keyed, KeyedConfig};
+use crate::gate::{Evict, EvictionCost, Keyed, KeyedConfig};
 use crate::live_names::register;
 use crate::sync::Ordering;
 
@@ -81,18 +81,18 @@ where
 
 /// A budget without tokens goes first: a new one starts without tokens too while the map is full. One that counts calls
 /// stays while there are some, because a new one would allow as many retries again.
-impl Forget for RetryBudget {
-    fn keeps(&self, now: &Now) -> Keeps {
+impl Evict for RetryBudget {
+    fn eviction_cost(&self, now: &Now) -> EvictionCost {
         let shared = &*self.shared;
         let locked = *shared.locked.lock();
         let calls = shared.calls.load(Ordering::Relaxed);
         if locked.rules.counts_calls() && (calls > 0 || locked.machine.has_retries()) {
-            return Keeps::Essentials;
+            return EvictionCost::Essentials;
         }
         if shared.balance(&locked, now.moment()) > 0.0 {
-            Keeps::Memory
+            EvictionCost::Memory
         } else {
-            Keeps::Nothing
+            EvictionCost::Nothing
         }
     }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::eviction::Entries;
-use super::{Forget, Internal, KeyBy, KeyedConfig, Policy};
+use super::entries::Entries;
+use super::{Evict, Internal, KeyBy, KeyedConfig, Policy};
 use crate::clock::Now;
 use crate::error::{ConfigError, Rejected};
 use crate::event::{Observe, Source};
@@ -88,7 +88,7 @@ pub(super) struct Used<P> {
     pub(super) touched: bool,
 }
 
-impl<P: Forget> Used<P> {
+impl<P: Evict> Used<P> {
     pub(super) const fn new(local: P) -> Self {
         Self {
             local,
@@ -109,7 +109,7 @@ impl<P: Forget> Used<P> {
     }
 }
 
-impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
+impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Keyed<K, B, P> {
     /// A policy per key, made by `make` from the key's text when the key is new.
     ///
     /// # Errors
@@ -242,7 +242,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Keyed<K, B, P> {
     }
 }
 
-impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
+impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
     /// Enters the lane's own entry of this request's key, made if need be. `enter` runs under the lane's lock.
     #[inline]
     fn find<Req: ?Sized, R>(&self, request: &Req, now: &Now, enter: impl Fn(&mut Used<P>) -> R) -> R
@@ -255,7 +255,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             used.touched = true;
             return enter(used);
         }
-        self.miss(shard, &self.by.own(&look), now, enter)
+        self.insert_missing(shard, &self.by.own(&look), now, enter)
     }
 }
 
@@ -305,7 +305,7 @@ impl<Req: ?Sized, K, B, P> Policy<Req> for Keyed<K, B, P>
 where
     K: Hash + Eq + Clone + fmt::Display,
     B: KeyBy<Req, Key = K>,
-    P: Policy<Req> + Forget,
+    P: Policy<Req> + Evict,
 {
     type Permit = P::Permit;
 

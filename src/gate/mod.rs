@@ -71,19 +71,19 @@
 //! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
 //! that panics settles it as a failure, and the panic goes on.
 
+mod entries;
 mod eviction;
 mod finish;
 pub mod future;
-mod keep;
+mod insert;
 mod key;
 mod keyed;
 mod layer;
-mod miss;
 mod service;
 
+pub(crate) use self::eviction::Internal;
+pub use self::eviction::{Evict, EvictionCost, KeyedConfig};
 pub(crate) use self::finish::{AtResult, Finish};
-pub(crate) use self::keep::Internal;
-pub use self::keep::{Forget, Keeps, KeyedConfig};
 pub use self::key::{KeyBy, by, by_str};
 pub use self::keyed::Keyed;
 pub use self::layer::GateLayer;

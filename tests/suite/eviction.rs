@@ -7,7 +7,7 @@ use buttress::Outcome;
 use buttress::breaker::{Breaker, BreakerConfig};
 use buttress::clock::Now;
 use buttress::event::Source;
-use buttress::gate::{Forget, Keeps, Keyed, KeyedConfig, Policy, by};
+use buttress::gate::{Evict, EvictionCost, Keyed, KeyedConfig, Policy, by};
 use proptest::prelude::*;
 use tokio::time::advance;
 
@@ -15,10 +15,10 @@ use crate::common::SECOND;
 
 /// A policy whose importance is set from outside.
 #[derive(Clone)]
-struct Important(Arc<Source>, Arc<Mutex<Keeps>>);
+struct Important(Arc<Source>, Arc<Mutex<EvictionCost>>);
 
-impl Forget for Important {
-    fn keeps(&self, _: &Now) -> Keeps {
+impl Evict for Important {
+    fn eviction_cost(&self, _: &Now) -> EvictionCost {
         *self.1.lock().unwrap()
     }
     fn source(&self) -> &Source {
@@ -30,7 +30,7 @@ impl Forget for Important {
 enum Step {
     /// A key is used, and is new perhaps.
     Use(u32),
-    Keep(u32, Keeps),
+    Keep(u32, EvictionCost),
     Hold(u32),
     Release,
     Wait(u64),
@@ -44,19 +44,19 @@ struct Naive {
     /// Counts the uses.
     last_use: u64,
     touched: bool,
-    keeps: Keeps,
+    eviction_cost: EvictionCost,
     held: u32,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let keeps = prop_oneof![
-        3 => Just(Keeps::Nothing),
-        2 => Just(Keeps::Memory),
-        1 => Just(Keeps::Essentials),
+    let eviction_cost = prop_oneof![
+        3 => Just(EvictionCost::Nothing),
+        2 => Just(EvictionCost::Memory),
+        1 => Just(EvictionCost::Essentials),
     ];
     prop_oneof![
         6 => (0_u32..20).prop_map(Step::Use),
-        3 => ((0_u32..20), keeps).prop_map(|(key, keeps)| Step::Keep(key, keeps)),
+        3 => ((0_u32..20), eviction_cost).prop_map(|(key, eviction_cost)| Step::Keep(key, eviction_cost)),
         1 => (0_u32..20).prop_map(Step::Hold),
         1 => Just(Step::Release),
         2 => (1_u64..40).prop_map(Step::Wait),
@@ -88,7 +88,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
         .idle(Duration::from_secs(IDLE));
     let keyed = Keyed::new(by(own), keys, |key| {
         let source = Arc::new(Source::new("naive", key));
-        Important(source, Arc::new(Mutex::new(Keeps::Nothing)))
+        Important(source, Arc::new(Mutex::new(EvictionCost::Nothing)))
     })
     .unwrap();
     let kept = || {
@@ -118,7 +118,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
                             last_used: now,
                             last_use: uses,
                             touched: false,
-                            keeps: Keeps::Nothing,
+                            eviction_cost: EvictionCost::Nothing,
                             held: 0,
                         });
                     }
@@ -133,12 +133,12 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
                     held.push((key, policy));
                 }
             }
-            Step::Keep(key, keeps) => {
+            Step::Keep(key, eviction_cost) => {
                 if let Some(known) = model.iter_mut().find(|one| one.key == key) {
-                    known.keeps = keeps;
+                    known.eviction_cost = eviction_cost;
                     let entries = keyed.entries();
                     let (_, policy) = entries.iter().find(|(of, _)| *of == key).unwrap();
-                    *policy.1.lock().unwrap() = keeps;
+                    *policy.1.lock().unwrap() = eviction_cost;
                 }
             }
             Step::Release => {
@@ -158,7 +158,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
 
 /// Makes room for one more. A key that was used since it was looked at last counts as used now, once.
 fn evict(model: &mut Vec<Naive>, uses: &mut u64, max_keys: usize, idle: u64, now: u64) {
-    let may_go = |one: &Naive| one.held == 0 && one.keeps < Keeps::Essentials;
+    let may_go = |one: &Naive| one.held == 0 && one.eviction_cost < EvictionCost::Essentials;
     let is_idle = |one: &Naive| now - one.last_used >= idle;
     let mut is_spared = |one: &mut Naive| {
         let spared = std::mem::take(&mut one.touched);
@@ -179,7 +179,8 @@ fn evict(model: &mut Vec<Naive>, uses: &mut u64, max_keys: usize, idle: u64, now
     let mut spared = Vec::new();
     while model.len() >= max_keys {
         let candidates = model.iter().enumerate().filter(|(_, one)| may_go(one));
-        let first = candidates.min_by_key(|(_, one)| (!is_idle(one), one.keeps, one.last_use));
+        let first =
+            candidates.min_by_key(|(_, one)| (!is_idle(one), one.eviction_cost, one.last_use));
         let Some((at, _)) = first else {
             return;
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
 use buttress::clock::Now;
 use buttress::event::Source;
-use buttress::gate::{Forget, Keeps, KeyBy, Keyed, KeyedConfig, by, by_str};
+use buttress::gate::{Evict, EvictionCost, KeyBy, Keyed, KeyedConfig, by, by_str};
 use buttress::testing::Step;
 use buttress::{Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
@@ -343,9 +343,9 @@ fn a_new_key_in_a_full_map_looks_at_a_bounded_number_of_entries() {
 
     /// The keys below the given one must stay.
     #[derive(Clone)]
-    struct Kept(Arc<Source>, Keeps);
-    impl Forget for Kept {
-        fn keeps(&self, _: &Now) -> Keeps {
+    struct Kept(Arc<Source>, EvictionCost);
+    impl Evict for Kept {
+        fn eviction_cost(&self, _: &Now) -> EvictionCost {
             LOOKS.fetch_add(1, Ordering::Relaxed);
             self.1
         }
@@ -358,8 +358,12 @@ fn a_new_key_in_a_full_map_looks_at_a_bounded_number_of_entries() {
     for stay in [0, 1600, 1599] {
         let keyed = Keyed::new(Own, at_most(1600), move |key| {
             let stays = key.parse::<u32>().is_ok_and(|key| key < stay);
-            let keeps = [Keeps::Nothing, Keeps::Essentials][usize::from(stays)];
-            Kept(Arc::new(Source::new("kept", format!("looks/{key}"))), keeps)
+            let eviction_cost =
+                [EvictionCost::Nothing, EvictionCost::Essentials][usize::from(stays)];
+            Kept(
+                Arc::new(Source::new("kept", format!("looks/{key}"))),
+                eviction_cost,
+            )
         })
         .unwrap();
         for key in 0..1600 {

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::hash::Hash;
 
-use super::eviction::{Candidates, Rank, SAMPLE};
+use super::entries::{Candidates, Rank, SAMPLE};
 use super::keyed::{All, Inner, ShardMap, Used};
-use super::{Forget, Internal, Keeps};
+use super::{Evict, EvictionCost, Internal};
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::event::{Event, emit};
@@ -37,9 +37,9 @@ enum Detached {
     Busy,
 }
 
-impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
+impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
     #[cold]
-    pub(super) fn miss<R>(
+    pub(super) fn insert_missing<R>(
         &self,
         shard: &Mutex<ShardMap<K, P>>,
         key: &K,
@@ -49,7 +49,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
         let mut evicted = Vec::new();
         let mut made = None;
         let found = loop {
-            let found = self.find_kept(shard, key, made.take(), now, &mut evicted, &enter);
+            let found = self.find_or_insert(shard, key, made.take(), now, &mut evicted, &enter);
             for gone in evicted.drain(..) {
                 emit(&Event::KeyEvicted {
                     source: gone.source(),
@@ -72,7 +72,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
     }
 
     /// Looks among all keys, and keeps the policy that was `made` if the key is new.
-    fn find_kept<R>(
+    fn find_or_insert<R>(
         &self,
         shard: &Mutex<ShardMap<K, P>>,
         key: &K,
@@ -133,7 +133,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             };
             let entry = all.entries.at(at);
             let is_idle = moment.since(entry.last_used) >= all.config.idle;
-            if is_idle && entry.policy.keeps(now) < Keeps::Essentials {
+            if is_idle && entry.policy.eviction_cost(now) < EvictionCost::Essentials {
                 match self.detach(all, at, now, false) {
                     Detached::Gone => {
                         evicted.push(all.entries.remove(at).policy);
@@ -159,7 +159,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             let entry = all.entries.at(at);
             let rank = Rank {
                 in_use: moment.since(entry.last_used) < all.config.idle,
-                keeps: entry.policy.keeps(now),
+                eviction_cost: entry.policy.eviction_cost(now),
                 last_use: entry.last_use,
             };
             (at, rank)
@@ -208,7 +208,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Forget> Inner<K, B, P> {
             }
         }
         // Nobody can reach it now who does not hold it already.
-        if matches!(result, Detached::Gone) && entry.policy.keeps(now) == Keeps::Essentials {
+        if matches!(result, Detached::Gone)
+            && entry.policy.eviction_cost(now) == EvictionCost::Essentials
+        {
             result = Detached::Busy;
         }
         if !matches!(result, Detached::Gone) {
