@@ -98,7 +98,7 @@ impl<L, R> HandleRejectionsLayer<L, R> {
 
     /// Whether an answer to a call that was not executed says so to the client, as `x-buttress-not-executed: 1`. Default: no.
     ///
-    /// Then a client that believes it ([`BelieveLayer`](super::BelieveLayer)) may repeat even a POST. The header is about one
+    /// Then a client that believes it ([`TrustNotExecutedLayer`](super::TrustNotExecutedLayer)) may repeat even a POST. The header is about one
     /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off in any case.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {

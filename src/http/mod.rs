@@ -18,7 +18,7 @@
 //!   once the request was sent;
 //! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
 //! - [`Redirects`] says which redirects the client inside follows, so that an error is not taken for that of another request;
-//! - [`BelieveLayer`] believes servers that say that they did not act on a request.
+//! - [`TrustNotExecutedLayer`] believes servers that say that they did not act on a request.
 //!
 //! ```text
 //!  a call made                                         a call served
@@ -74,7 +74,6 @@
 //! an abandoned call; dropped otherwise, it settles its call as the head said.
 
 mod authority;
-mod believe;
 mod body;
 mod body_end;
 mod body_limits;
@@ -105,10 +104,10 @@ pub mod server;
 mod shown;
 #[cfg(feature = "tracing")]
 mod span;
+mod trust_not_executed;
 
 /// The futures of this module's services.
 pub mod future {
-    pub use super::believe::BelieveFuture;
     pub use super::connect::ConnectTimeoutFuture;
     pub use super::drain::Draining;
     pub use super::handle_rejections::HandleRejectionsFuture;
@@ -116,10 +115,10 @@ pub mod future {
     pub use super::server::service::ServerFuture;
     #[cfg(feature = "tracing")]
     pub use super::span::AttemptSpanFuture;
+    pub use super::trust_not_executed::TrustNotExecutedFuture;
 }
 
 pub use self::authority::{Authority, ByAuthority};
-pub use self::believe::BelieveLayer;
 pub use self::body::AtBodyEnd;
 pub use self::body_end::{BodyEnd, ClassifyEnd};
 pub use self::classify::ByStatus;
@@ -143,6 +142,7 @@ pub use self::server::config::ServerConfig;
 pub use self::server::stack::{ServerLayer, server};
 #[cfg(feature = "tracing")]
 pub use self::span::AttemptSpanLayer;
+pub use self::trust_not_executed::TrustNotExecutedLayer;
 
 #[cfg(feature = "reqwest")]
 pub(crate) use self::{

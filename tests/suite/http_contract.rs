@@ -10,8 +10,8 @@ use buttress::http::deadline::{
     DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer, PropagateDeadlineLayer, Trust,
 };
 use buttress::http::{
-    AttemptSpanLayer, BelieveLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer,
-    ServerConfig, client, grpc, handle_rejections, server,
+    AttemptSpanLayer, ClientConfig, ConnectTimeoutLayer, HeaderTimeoutLayer, ServerConfig,
+    TrustNotExecutedLayer, client, grpc, handle_rejections, server,
 };
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
@@ -109,7 +109,7 @@ async fn what_stands_next_to_a_client_keeps_the_contract() {
         keeps_the_contract(HeaderTimeoutLayer::new("contract", limit), gone).await;
         keeps_the_contract(ConnectTimeoutLayer::new("contract").limit(limit), gone).await;
     }
-    keeps_the_contract(BelieveLayer::new([]), gone).await;
+    keeps_the_contract(TrustNotExecutedLayer::new([]), gone).await;
     keeps_the_contract(AttemptSpanLayer::new(), gone).await;
     keeps_the_contract(
         PropagateDeadlineLayer::new(DeadlineHeader::GrpcTimeout),

@@ -12,8 +12,8 @@ use axum::response::Response;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{
-    Authority, BelieveLayer, ByStatus, ClientConfig, HandleRejectionsLayer, Replay, ServerConfig,
-    handle_rejections, server,
+    Authority, ByStatus, ClientConfig, HandleRejectionsLayer, Replay, ServerConfig,
+    TrustNotExecutedLayer, handle_rejections, server,
 };
 use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
 use buttress::{Error, Executed, Kind, Outcome, Reason, Rejected, RetryAdvice};
@@ -220,12 +220,12 @@ async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() 
 }
 
 /// What a client that believes these servers comes to, and what it makes of the last response.
-async fn call(believed: Vec<Authority>, server: Server) -> (Response, Outcome) {
+async fn call(trusted: Vec<Authority>, server: Server) -> (Response, Outcome) {
     let config = RetryConfig::new();
     let retry = RetryLayer::new("believes", config, Replay::new()).unwrap();
     let client = ServiceBuilder::new()
         .layer(retry.classify(ByStatus::new()))
-        .layer(BelieveLayer::new(believed))
+        .layer(TrustNotExecutedLayer::new(trusted))
         .map_err(Error::Inner)
         .map_request(|request: http::Request<_>| request.map(Body::new))
         .service(server);
@@ -249,7 +249,7 @@ fn refusing() -> (Server, Arc<AtomicU32>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_post_is_repeated_if_a_server_that_is_believed_says_it_was_not_executed() {
+async fn a_post_is_retried_if_a_trusted_server_did_not_execute_it() {
     let (server, runs) = refusing();
     let (response, _) = call(vec![orders()], server).await;
     assert_eq!(
@@ -260,9 +260,9 @@ async fn a_post_is_repeated_if_a_server_that_is_believed_says_it_was_not_execute
 
 #[tokio::test(start_paused = true)]
 async fn the_word_of_any_other_server_counts_for_nothing_and_is_taken_off() {
-    for believed in [vec![], vec!["http://orders.internal:8081".parse().unwrap()]] {
+    for trusted in [vec![], vec!["http://orders.internal:8081".parse().unwrap()]] {
         let (server, runs) = refusing();
-        let (response, outcome) = call(believed, server).await;
+        let (response, outcome) = call(trusted, server).await;
         assert_eq!(
             (response.status().as_u16(), runs.load(Ordering::Relaxed)),
             (503, 0)
@@ -273,10 +273,10 @@ async fn the_word_of_any_other_server_counts_for_nothing_and_is_taken_off() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_believed_is_alive_but_limiting() {
+async fn a_trusted_server_is_alive_but_limiting() {
     let meaning = async |status, headers| {
         let (server, _) = handler(status, headers);
-        let client = BelieveLayer::new([orders()]).layer(server);
+        let client = TrustNotExecutedLayer::new([orders()]).layer(server);
         let response = client.oneshot(post()).await.unwrap();
         assert_eq!(header(&response, MARK), None);
         ByStatus::new().response(&response)

@@ -148,7 +148,7 @@ async fn left(
     layer.layer(handler).oneshot(request).await
 }
 
-fn believing() -> ExtractDeadlineConfig {
+fn trusting() -> ExtractDeadlineConfig {
     let own = "x-left-ms".parse().unwrap();
     let mut config = ExtractDeadlineConfig::new().trust(Trust::Everyone);
     config.headers.push(own);
@@ -178,17 +178,17 @@ async fn the_earliest_of_all_headers_counts_and_what_is_malformed_does_not() {
             Some(2 * SECOND),
         ),
     ] {
-        assert_eq!(left(believing(), headers).await, Ok(time), "{headers:?}");
+        assert_eq!(left(trusting(), headers).await, Ok(time), "{headers:?}");
     }
-    let most = believing().most(SECOND);
+    let most = trusting().most(SECOND);
     let longer = &[("grpc-timeout", "99999999H")];
     assert_eq!(left(most, longer).await, Ok(Some(SECOND)));
-    let none = believing().headers([]);
+    let none = trusting().headers([]);
     assert_eq!(left(none, longer).await, Ok(None));
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_is_believed_unless_somebody_says_so() {
+async fn no_caller_is_trusted_by_default() {
     let inside = [("grpc-timeout", "3S"), ("x-peer", "inside")];
     let outside = [("grpc-timeout", "3S"), ("x-peer", "outside")];
     assert_eq!(left(ExtractDeadlineConfig::new(), &inside).await, Ok(None));
@@ -205,7 +205,7 @@ async fn nobody_is_believed_unless_somebody_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_header_never_puts_a_deadline_off() {
     let longer = [("grpc-timeout", "9S")];
-    let inside = Deadline::after(SECOND).scope(left(believing(), &longer));
+    let inside = Deadline::after(SECOND).scope(left(trusting(), &longer));
     assert_eq!(inside.await, Ok(Some(SECOND)));
     let most = ExtractDeadlineConfig::new().most(Duration::ZERO);
     let error = ExtractDeadlineLayer::new("wire.in", most).unwrap_err();

@@ -25,19 +25,19 @@ use super::request::{HttpRequest, HttpResponse};
 /// them executed before another was refused.
 ///
 /// ```
-/// use buttress::http::{Authority, BelieveLayer};
+/// use buttress::http::{Authority, TrustNotExecutedLayer};
 ///
 /// let orders: Authority = "http://orders.internal:8080".parse()?;
-/// let layer = BelieveLayer::new([orders]);
+/// let layer = TrustNotExecutedLayer::new([orders]);
 /// # let _ = layer;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct BelieveLayer {
+pub struct TrustNotExecutedLayer {
     servers: Arc<[Authority]>,
 }
 
-impl BelieveLayer {
+impl TrustNotExecutedLayer {
     /// Believes these servers, and no others.
     pub fn new(servers: impl Into<Arc<[Authority]>>) -> Self {
         Self {
@@ -46,25 +46,25 @@ impl BelieveLayer {
     }
 }
 
-impl<S> Layer<S> for BelieveLayer {
-    type Service = Believe<S>;
+impl<S> Layer<S> for TrustNotExecutedLayer {
+    type Service = TrustNotExecuted<S>;
 
-    fn layer(&self, inner: S) -> Believe<S> {
-        Believe {
+    fn layer(&self, inner: S) -> TrustNotExecuted<S> {
+        TrustNotExecuted {
             inner,
             servers: Arc::clone(&self.servers),
         }
     }
 }
 
-/// A client that believes some servers. Made by [`BelieveLayer`].
+/// A client that believes some servers. Made by [`TrustNotExecutedLayer`].
 #[derive(Clone, Debug)]
-pub struct Believe<S> {
+pub struct TrustNotExecuted<S> {
     inner: S,
     servers: Arc<[Authority]>,
 }
 
-impl<S, Req> Service<Req> for Believe<S>
+impl<S, Req> Service<Req> for TrustNotExecuted<S>
 where
     S: Service<Req>,
     S::Response: HttpResponse,
@@ -72,7 +72,7 @@ where
 {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = BelieveFuture<S::Future>;
+    type Future = TrustNotExecutedFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -80,16 +80,16 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let server = request.authority();
-        let believed = self.servers.iter().any(|one| server.equivalent(one));
-        BelieveFuture {
+        let trusted = self.servers.iter().any(|one| server.equivalent(one));
+        TrustNotExecutedFuture {
             inner: self.inner.call(request),
-            believed,
+            trusted,
             done: false,
         }
     }
 }
 
-/// The future of a service of [`BelieveLayer`].
+/// The future of a service of [`TrustNotExecutedLayer`].
 ///
 /// # Cancel safety
 ///
@@ -97,14 +97,14 @@ where
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct BelieveFuture<F> {
+pub struct TrustNotExecutedFuture<F> {
     #[pin]
     inner: F,
-    believed: bool,
+    trusted: bool,
     done: bool,
 }
 
-impl<F, Res, E> Future for BelieveFuture<F>
+impl<F, Res, E> Future for TrustNotExecutedFuture<F>
 where
     F: Future<Output = Result<Res, E>>,
     Res: HttpResponse,
@@ -113,14 +113,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        assert!(!*this.done, "`BelieveFuture` polled after completion");
+        assert!(
+            !*this.done,
+            "`TrustNotExecutedFuture` polled after completion"
+        );
         let result = ready!(this.inner.poll(cx));
         *this.done = true;
         let mut response = result?;
         // Twice is said by more than the one server: no word to rely on.
         let mut said = response.headers().get_all(NOT_EXECUTED).iter();
         let one = said.next().is_some_and(|value| value == "1") && said.next().is_none();
-        if one && *this.believed {
+        if one && *this.trusted {
             response.extensions_mut().insert(NotExecuted::There);
         }
         response.headers_mut().remove(NOT_EXECUTED);
