@@ -208,7 +208,7 @@ impl Marks {
     }
 
     /// Tells the next retry layer outwards.
-    pub(crate) fn tell(self) {
+    pub(crate) fn publish(self) {
         let mut scope = SCOPE.get();
         scope.marks |= self;
         SCOPE.set(scope);
@@ -236,9 +236,9 @@ mod tests {
                 assert_eq!(Call::current().attempt, 3);
                 assert!(!inner.marks().spent_below());
             }
-            Marks::SPENT.tell();
+            Marks::SPENT.publish();
             assert!(outer.marks().spent_below() && !outer.marks().acted());
-            Marks::ACTED.tell();
+            Marks::ACTED.publish();
             assert!(outer.marks().spent_below() && outer.marks().acted());
         }
         assert!(!outermost.marks().spent_below());

@@ -174,14 +174,14 @@ impl Shared {
     fn publish(&self, locked: &mut Locked) -> u64 {
         let published = Published::of(&locked.machine, locked.dry_run);
         // Only this, under the lock, writes them; to write what they are already would still pull them from other cores.
-        let tell = |told: &AtomicU64, now| {
-            if told.load(Ordering::Relaxed) != now {
-                told.store(now, Ordering::Release);
+        let publish = |field: &AtomicU64, now| {
+            if field.load(Ordering::Relaxed) != now {
+                field.store(now, Ordering::Release);
             }
         };
-        tell(&self.slow_call, published.slow_call);
-        tell(&self.refused_until, published.refused_until);
-        tell(&self.mode, published.mode.pack());
+        publish(&self.slow_call, published.slow_call);
+        publish(&self.refused_until, published.refused_until);
+        publish(&self.mode, published.mode.pack());
         let before = std::mem::replace(&mut locked.word, published.word);
         let until = std::mem::replace(&mut locked.until, published.until);
         if (before, until) == (locked.word, locked.until) {

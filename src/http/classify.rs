@@ -288,8 +288,8 @@ mod tests {
         assert_eq!(meaning(425, &[]), once);
         let _second = Call::new(2, false).enter();
         assert_eq!(meaning(425, &[]), outcome.retry(RetryAdvice::Never));
-        let told = [("x-should-retry", "true")];
-        assert_eq!(meaning(425, &told), outcome.retry(RetryAdvice::Allowed));
+        let sent = [("x-should-retry", "true")];
+        assert_eq!(meaning(425, &sent), outcome.retry(RetryAdvice::Allowed));
     }
 
     #[test]

@@ -49,6 +49,6 @@ pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
     let result = act();
     let marks = scope.marks();
     drop(scope);
-    marks.tell();
+    marks.publish();
     (result, marks.spent_below())
 }

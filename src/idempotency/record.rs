@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_lease_and_a_time_to_live_end_at_their_moment_not_before() {
-        for (now, told) in [
+        for (now, expected) in [
             (9, Begun::Running),
             (10, Begun::Started { run: 2 }),
             (29, Begun::Started { run: 2 }),
@@ -369,9 +369,9 @@ mod tests {
             let mut place = None;
             begin(&mut place, &claim(1, 1, 10, 20), at(0));
             let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
-            assert_eq!(begun, told, "at {now}");
+            assert_eq!(begun, expected, "at {now}");
         }
-        for (now, told) in [
+        for (now, expected) in [
             (24, Begun::Done("answer".into())),
             (25, Begun::Started { run: 1 }),
         ] {
@@ -380,7 +380,7 @@ mod tests {
             let ttl = Duration::from_secs(20);
             complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
             let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
-            assert_eq!(begun, told, "at {now}");
+            assert_eq!(begun, expected, "at {now}");
         }
     }
 

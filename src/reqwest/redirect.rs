@@ -41,7 +41,7 @@ pub fn same_origin_redirects() -> Policy {
             StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
         );
         if !is_moved {
-            Marks::ACTED.tell();
+            Marks::ACTED.publish();
         }
         attempt.follow()
     })

@@ -254,7 +254,7 @@ impl Course {
         self.paid = None;
         // The last result may say that it was not executed; of the call that is not true.
         if self.executed == Executed::Maybe {
-            Marks::ACTED.tell();
+            Marks::ACTED.publish();
         }
         if self.good {
             rules.deposit();
@@ -268,7 +268,7 @@ impl Course {
             _ => false,
         };
         if spent {
-            Marks::SPENT.tell();
+            Marks::SPENT.publish();
         }
         emit(&Event::RetryStopped {
             source: rules.source(),

@@ -36,7 +36,7 @@ pub(crate) fn config(set: &Map<String, Value>) -> serde_json::Result<BreakerConf
 
 /// What was told of the breaker.
 #[derive(Default)]
-struct Told {
+struct Reported {
     causes: Vec<&'static str>,
     rejections: usize,
     would_reject: usize,
@@ -58,19 +58,19 @@ pub(crate) async fn drive(at: &str, case: Case) {
         advance(window.saturating_sub(Duration::from_nanos(since))).await;
     }
     let name: Arc<str> = format!("row {at}").into();
-    let told = Arc::new(Mutex::new(Told::default()));
-    let (sink, own) = (Arc::clone(&told), Arc::clone(&name));
+    let reported = Arc::new(Mutex::new(Reported::default()));
+    let (sink, own) = (Arc::clone(&reported), Arc::clone(&name));
     let _subscription = subscribe(move |event: &Event<'_>| {
         if *event.source().name() != own {
             return;
         }
-        let mut told = sink.lock().unwrap();
+        let mut reported = sink.lock().unwrap();
         match event {
             Event::BreakerTransition { transition, .. } => {
-                told.causes.push(transition.cause.as_str())
+                reported.causes.push(transition.cause.as_str())
             }
-            Event::Rejected { .. } => told.rejections += 1,
-            Event::WouldReject { .. } => told.would_reject += 1,
+            Event::Rejected { .. } => reported.rejections += 1,
+            Event::WouldReject { .. } => reported.would_reject += 1,
             _ => {}
         }
     });
@@ -84,7 +84,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
         let step = format!("{at}, step {number}: {events}");
         bench.act(&step, events).await;
         for fact in expected.split(", ").filter(|fact| !fact.is_empty()) {
-            bench.check(&step, fact, &told.lock().unwrap());
+            bench.check(&step, fact, &reported.lock().unwrap());
         }
     }
 }
@@ -155,7 +155,7 @@ impl Bench {
             .unwrap_or_else(|rejected| panic!("{at}: {rejected}"))
     }
 
-    fn check(&self, at: &str, fact: &str, told: &Told) {
+    fn check(&self, at: &str, fact: &str, reported: &Reported) {
         let seen = self.breaker.snapshot();
         let (what, value) = fact.split_once(' ').unwrap_or((fact, ""));
         let rate = |rate: Option<f64>| match rate {
@@ -175,13 +175,17 @@ impl Bench {
             "slow" => seen.slow.to_string() == value,
             "rate" => rate(seen.failure_rate) == value,
             "slow_rate" => rate(seen.slow_rate) == value,
-            "cause" => told.causes.last() == Some(&value),
-            "moves" => told.causes.len().to_string() == value,
-            "rejected" => told.rejections.to_string() == value,
-            "would_reject" => told.would_reject.to_string() == value,
+            "cause" => reported.causes.last() == Some(&value),
+            "moves" => reported.causes.len().to_string() == value,
+            "rejected" => reported.rejections.to_string() == value,
+            "would_reject" => reported.would_reject.to_string() == value,
             state => seen.state.as_str() == state && self.breaker.state() == seen.state,
         };
-        assert!(holds, "{at}: not {fact}, but {seen:?}, {:?}", told.causes);
+        assert!(
+            holds,
+            "{at}: not {fact}, but {seen:?}, {:?}",
+            reported.causes
+        );
     }
 }
 

@@ -67,7 +67,7 @@ impl Classify<&'static str, Failure> for Says {
 }
 
 #[derive(Default)]
-struct Told {
+struct Reported {
     waits: Vec<Duration>,
     stopped: Vec<&'static str>,
     timeouts: usize,
@@ -76,20 +76,20 @@ struct Told {
 pub(crate) async fn drive(at: &str, case: Case) {
     static NAMES: AtomicU32 = AtomicU32::new(0);
     let name = format!("stack {}", NAMES.fetch_add(1, Ordering::Relaxed));
-    let told = Arc::new(Mutex::new(Told::default()));
-    let (sink, own) = (Arc::clone(&told), name.clone());
+    let reported = Arc::new(Mutex::new(Reported::default()));
+    let (sink, own) = (Arc::clone(&reported), name.clone());
     let _subscription = subscribe(move |event: &Event<'_>| {
         if **event.source().name() != *own {
             return;
         }
-        let mut told = sink.lock().unwrap();
+        let mut reported = sink.lock().unwrap();
         match event {
-            Event::Retry { wait, .. } => told.waits.push(*wait),
-            Event::RetryStopped { why, .. } => told.stopped.push(why.as_str()),
+            Event::Retry { wait, .. } => reported.waits.push(*wait),
+            Event::RetryStopped { why, .. } => reported.stopped.push(why.as_str()),
             Event::Rejected { rejected, .. }
                 if matches!(rejected.reason, Reason::AttemptTimeout { .. }) =>
             {
-                told.timeouts += 1;
+                reported.timeouts += 1;
             }
             _ => {}
         }
@@ -107,7 +107,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
 
     for (number, call) in case.calls.iter().enumerate() {
         let at = format!("{at}, call {number}");
-        *told.lock().unwrap() = Told::default();
+        *reported.lock().unwrap() = Reported::default();
         let (before, began) = (inner.calls(), Instant::now());
         let result = made(&service, call.get("leaves")).await;
         let took = began.elapsed();
@@ -116,13 +116,13 @@ pub(crate) async fn drive(at: &str, case: Case) {
             tokio::time::sleep(Duration::from_secs(3600)).await;
         }
         assert_eq!(inner.live(), 0, "{at}: something still runs");
-        let told = told.lock().unwrap();
+        let reported = reported.lock().unwrap();
         let of_each = |of: fn(&Breaker) -> Value| breakers.iter().map(of).collect::<Vec<_>>();
         let seen = json!({
             "result": result,
             "runs": inner.calls() - before,
-            "timeouts": told.timeouts,
-            "stopped": told.stopped.last(),
+            "timeouts": reported.timeouts,
+            "stopped": reported.stopped.last(),
             "breakers": of_each(|breaker| breaker.state().as_str().into()),
             "counts": of_each(|breaker| {
                 let seen = breaker.snapshot();
@@ -142,7 +142,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
                 "waits" => {
                     let wanted: Vec<String> = crate::read(&at, wanted.clone());
                     let wanted: Vec<_> = wanted.iter().map(|wait| duration(wait)).collect();
-                    assert_eq!(told.waits, wanted, "{at}: waits");
+                    assert_eq!(reported.waits, wanted, "{at}: waits");
                 }
                 _ => assert_eq!(seen[what], *wanted, "{at}: {what}"),
             }

@@ -12,7 +12,7 @@ use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::common::{
-    Failure, Inner, Listener, MS, SECOND, Told, bad, breaker, good, panics, poll, rejection,
+    Failure, Inner, Listener, MS, Reported, SECOND, bad, breaker, good, panics, poll, rejection,
     settle, three_in_a_row,
 };
 use BreakerState::{Closed, Disabled, ForcedOpen, HalfOpen, Isolated, Open};
@@ -97,9 +97,9 @@ async fn each_refusal_is_told_once_and_none_for_readiness_that_nobody_used() {
     }
     assert_eq!(listener.take(), []);
     let rejected = rejection(service.call(()).await);
-    assert_eq!(listener.take(), [Told::Rejected(rejected)]);
+    assert_eq!(listener.take(), [Reported::Rejected(rejected)]);
     let rejected = breaker.try_acquire().unwrap_err();
-    assert_eq!(listener.take(), [Told::Rejected(rejected)]);
+    assert_eq!(listener.take(), [Reported::Rejected(rejected)]);
 }
 
 // ── readiness ──
@@ -314,7 +314,7 @@ async fn calls_that_are_only_ever_abandoned_open_it() {
         advance(SECOND).await;
     }
     assert_eq!(breaker.state(), Open);
-    let opened = Told::Transition(1, (Closed, Open, Cause::Abandoned), false);
+    let opened = Reported::Transition(1, (Closed, Open, Cause::Abandoned), false);
     assert_eq!(listener.take(), [opened]);
 }
 
@@ -657,14 +657,14 @@ async fn a_dry_run_refuses_nothing_and_says_what_it_would_have_done() {
         assert_eq!(result, Err(Error::Inner("bad")));
     }
     assert_eq!((inner.calls(), breaker.state()), (5, Open));
-    let told = listener.take();
+    let reported = listener.take();
     assert!(
         matches!(
-            &told[..],
-            [Told::Transition(1, opened, true), Told::WouldReject(first), Told::WouldReject(_)]
+            &reported[..],
+            [Reported::Transition(1, opened, true), Reported::WouldReject(first), Reported::WouldReject(_)]
                 if opened.1 == Open && first.retry_after == Some(2 * SECOND)
         ),
-        "{told:?}"
+        "{reported:?}"
     );
     // Its shadow probes: of two calls at once the second would have been refused, so its result is ignored.
     advance(2 * SECOND).await;

@@ -31,16 +31,16 @@ async fn the_balance_is_what_a_withdrawal_would_find_now() {
     use std::sync::{Arc, Mutex};
 
     let check = |budget: &RetryBudget, tokens: f64| {
-        let told = Arc::new(Mutex::new(f64::NAN));
-        let sink = Arc::clone(&told);
+        let reported = Arc::new(Mutex::new(f64::NAN));
+        let sink = Arc::clone(&reported);
         budget.observe_with(move |event: &buttress::event::Event<'_>| {
             if let buttress::event::Event::Budget { balance, .. } = event {
                 *sink.lock().unwrap() = *balance;
             }
         });
         buttress::telemetry::refresh();
-        let told = *told.lock().unwrap();
-        assert!((told - tokens).abs() < 1e-6, "{told} told");
+        let reported = *reported.lock().unwrap();
+        assert!((reported - tokens).abs() < 1e-6, "{reported} told");
         assert!(
             (budget.balance() - tokens).abs() < 1e-6,
             "{}",

@@ -335,9 +335,10 @@ async fn a_key_that_cannot_be_sent_is_refused_and_not_used_up() {
 
 #[tokio::test]
 async fn a_reqwest_request_gets_its_options_as_an_argument() {
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(move |request: reqwest::Request| {
-        tell.send(request.headers()["idempotency-key"].clone())
+        report
+            .send(request.headers()["idempotency-key"].clone())
             .unwrap();
         std::future::ready(Ok::<_, Error<reqwest::Error>>(()))
     });
@@ -345,5 +346,5 @@ async fn a_reqwest_request_gets_its_options_as_an_argument() {
     let order = reqwest::Client::new().post("http://api.example.com/orders");
     let options = CallOptions::new().key("order-7");
     order.send_through_with(&stack, options).await.unwrap();
-    assert_eq!(told.recv().await.unwrap(), "\"order-7\"");
+    assert_eq!(reported.recv().await.unwrap(), "\"order-7\"");
 }

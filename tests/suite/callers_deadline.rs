@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::common::{Listener, MS, Told};
+use crate::common::{Listener, MS, Reported};
 use crate::text::Text;
 
 type Breakers = Keyed<Authority, ByAuthority, buttress::breaker::Breaker>;
@@ -88,14 +88,14 @@ impl Heard {
     /// Every call and every attempt since the last time has ended as abandoned; so many attempts were made.
     fn abandoned(&self, calls: usize) {
         for listener in [&self.calls, &self.attempts] {
-            let told = listener.take();
-            let abandoned = |told: &&Told| matches!(told, Told::Finished(None, _));
+            let reported = listener.take();
+            let abandoned = |reported: &&Reported| matches!(reported, Reported::Finished(None, _));
             assert_eq!(
-                told.iter().filter(abandoned).count(),
-                told.len(),
-                "{told:?}"
+                reported.iter().filter(abandoned).count(),
+                reported.len(),
+                "{reported:?}"
             );
-            assert_eq!(told.len(), calls);
+            assert_eq!(reported.len(), calls);
         }
     }
 }

@@ -20,7 +20,7 @@ use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt};
 
 use crate::common::{
-    Failure, Inner, Listener, MS, SECOND, Told, at_once, bad, breaker, panics, poll, settle,
+    Failure, Inner, Listener, MS, Reported, SECOND, at_once, bad, breaker, panics, poll, settle,
     three_in_a_row,
 };
 
@@ -284,8 +284,8 @@ async fn an_observed_call_is_told_once_however_it_ends() {
     let listener = Listener::new("ends");
     let observe = ObserveLayer::new(Observed::new("ends"), ErrorIsTransient);
     end_in_four_ways(observe.layer(ends()), || ()).await;
-    let ends = listener.take().into_iter().map(|told| match told {
-        Told::Finished(kind, _) => kind,
+    let ends = listener.take().into_iter().map(|reported| match reported {
+        Reported::Finished(kind, _) => kind,
         other => panic!("{other:?}"),
     });
     let failed = Some(buttress::Kind::Transient);

@@ -458,10 +458,10 @@ async fn a_request_that_came_too_early_is_repeated_once() {
 #[tokio::test(start_paused = true)]
 async fn the_number_in_the_extensions_is_that_of_the_call() {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&seen);
+    let reported = Arc::clone(&seen);
     // Not executed, so repeated uncounted; then a failure that counts.
     let server: Server = Strict::new(move |call| {
-        told.lock().unwrap().push(Call::current());
+        reported.lock().unwrap().push(Call::current());
         status([425, 503, 200][call])
     });
     let (_, stack) = stack(plain().breaker(None), &server);

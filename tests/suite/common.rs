@@ -92,7 +92,7 @@ pub(crate) type Transition = (BreakerState, BreakerState, Cause);
 
 /// What was told of one handle.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Told {
+pub(crate) enum Reported {
     Rejected(Rejected),
     WouldReject(Rejected),
     Transition(u64, Transition, bool),
@@ -108,35 +108,35 @@ pub(crate) enum Told {
 /// Listens to all events of the handle of this name, and of the keys below it. Tests run side by side in one process, so
 /// each must use names of its own.
 pub(crate) struct Listener {
-    told: Arc<Mutex<Vec<Told>>>,
+    reported: Arc<Mutex<Vec<Reported>>>,
     _subscription: Subscription,
 }
 
 impl Listener {
     pub(crate) fn new(name: &'static str) -> Self {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&told);
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&reported);
         let subscription = subscribe(move |event: &Event<'_>| {
             let source = &**event.source().name();
             if source.split('/').next() == Some(name) {
-                sink.lock().unwrap().extend(tell(event));
+                sink.lock().unwrap().extend(report(event));
             }
         });
         Self {
-            told,
+            reported,
             _subscription: subscription,
         }
     }
 
     /// All since the last time it was asked.
-    pub(crate) fn take(&self) -> Vec<Told> {
-        std::mem::take(&mut *self.told.lock().unwrap())
+    pub(crate) fn take(&self) -> Vec<Reported> {
+        std::mem::take(&mut *self.reported.lock().unwrap())
     }
 
     /// The moves among them.
     pub(crate) fn take_transitions(&self) -> Vec<(u64, Transition)> {
-        let transition = |told| match told {
-            Told::Transition(sequence, transition, _) => Some((sequence, transition)),
+        let transition = |reported| match reported {
+            Reported::Transition(sequence, transition, _) => Some((sequence, transition)),
             _ => None,
         };
         self.take().into_iter().filter_map(transition).collect()
@@ -144,29 +144,29 @@ impl Listener {
 }
 
 /// `None` for events that repeat what others have reported.
-fn tell(event: &Event<'_>) -> Option<Told> {
+fn report(event: &Event<'_>) -> Option<Reported> {
     Some(match *event {
-        Event::Rejected { rejected, .. } => Told::Rejected(rejected.clone()),
-        Event::WouldReject { rejected, .. } => Told::WouldReject(rejected.clone()),
+        Event::Rejected { rejected, .. } => Reported::Rejected(rejected.clone()),
+        Event::WouldReject { rejected, .. } => Reported::WouldReject(rejected.clone()),
         Event::BreakerTransition {
             sequence,
             transition,
             dry_run,
             ..
-        } => Told::Transition(
+        } => Reported::Transition(
             sequence,
             (transition.from, transition.to, transition.cause),
             dry_run,
         ),
-        Event::Retry { attempt, wait, .. } => Told::Retry(attempt, wait),
-        Event::RetryStopped { why, .. } => Told::RetryStopped(why),
-        Event::Budget { .. } => Told::Budget,
-        Event::BudgetExhausted { .. } => Told::BudgetExhausted,
+        Event::Retry { attempt, wait, .. } => Reported::Retry(attempt, wait),
+        Event::RetryStopped { why, .. } => Reported::RetryStopped(why),
+        Event::Budget { .. } => Reported::Budget,
+        Event::BudgetExhausted { .. } => Reported::BudgetExhausted,
         Event::Finished { outcome, took, .. } => {
-            Told::Finished(outcome.map(|outcome| outcome.kind), took)
+            Reported::Finished(outcome.map(|outcome| outcome.kind), took)
         }
-        Event::KeyEvicted { source } => Told::Evicted(source.name().to_string()),
-        Event::KeyOverflow { source, .. } => Told::Overflow(source.name().to_string()),
+        Event::KeyEvicted { source } => Reported::Evicted(source.name().to_string()),
+        Event::KeyOverflow { source, .. } => Reported::Overflow(source.name().to_string()),
         Event::BreakerState { .. } | Event::Circuits { .. } | Event::NameInUse { .. } => {
             return None;
         }

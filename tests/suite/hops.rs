@@ -36,10 +36,11 @@ enum Happened {
 struct Work(&'static str, UnboundedSender<Happened>, bool);
 
 impl Work {
-    fn begin(who: &'static str, tell: &UnboundedSender<Happened>, headers: &HeaderMap) -> Self {
-        tell.send(Happened::Began(who, HEADER.read(headers)))
+    fn begin(who: &'static str, report: &UnboundedSender<Happened>, headers: &HeaderMap) -> Self {
+        report
+            .send(Happened::Began(who, HEADER.read(headers)))
             .unwrap();
-        Self(who, tell.clone(), false)
+        Self(who, report.clone(), false)
     }
 
     fn end(mut self) {
@@ -92,12 +93,12 @@ fn stack(name: &str, trust: Trust) -> buttress::http::ServerLayer {
 struct First {
     outgoing: Outgoing,
     second: String,
-    tell: UnboundedSender<Happened>,
+    report: UnboundedSender<Happened>,
 }
 
 /// A handler without a line of code for deadlines.
 async fn first(State(own): State<First>, headers: HeaderMap) -> Result<String, StatusCode> {
-    let work = Work::begin("first", &own.tell, &headers);
+    let work = Work::begin("first", &own.report, &headers);
     let request = plain().get(&own.second);
     let answer = request.send_through(&own.outgoing).await;
     let answer = answer.map_err(|_| StatusCode::GATEWAY_TIMEOUT)?;
@@ -106,13 +107,19 @@ async fn first(State(own): State<First>, headers: HeaderMap) -> Result<String, S
 }
 
 /// The last one: answers at `/`, hangs at `/hangs`.
-async fn second(State(tell): State<UnboundedSender<Happened>>, headers: HeaderMap) -> &'static str {
-    Work::begin("second", &tell, &headers).end();
+async fn second(
+    State(report): State<UnboundedSender<Happened>>,
+    headers: HeaderMap,
+) -> &'static str {
+    Work::begin("second", &report, &headers).end();
     "done"
 }
 
-async fn hangs(State(tell): State<UnboundedSender<Happened>>, headers: HeaderMap) -> &'static str {
-    let work = Work::begin("second", &tell, &headers);
+async fn hangs(
+    State(report): State<UnboundedSender<Happened>>,
+    headers: HeaderMap,
+) -> &'static str {
+    let work = Work::begin("second", &report, &headers);
     std::future::pending::<()>().await;
     work.end();
     "done"
@@ -120,16 +127,16 @@ async fn hangs(State(tell): State<UnboundedSender<Happened>>, headers: HeaderMap
 
 /// The two services; the first one believes these callers and calls this path of the second.
 async fn services(trust: Trust, path: &str) -> (String, UnboundedReceiver<Happened>) {
-    let (tell, happened) = unbounded_channel();
+    let (report, happened) = unbounded_channel();
     let last = Router::new()
         .route("/", get(second))
         .route("/hangs", get(hangs))
         .layer(stack("hops.second", Trust::Everyone))
-        .with_state(tell.clone());
+        .with_state(report.clone());
     let own = First {
         outgoing: calls("hops.first", Duration::MAX),
         second: format!("http://{}{path}", serve(last).await),
-        tell,
+        report,
     };
     let app = Router::new()
         .route("/", get(first))

@@ -12,7 +12,9 @@ use buttress::{Error, ErrorIsTransient, Outcome};
 use tokio::time::advance;
 use tower::{Layer, Service, ServiceExt};
 
-use crate::common::{Inner, Listener, SECOND, Told, bad, good, rejection, settle, three_in_a_row};
+use crate::common::{
+    Inner, Listener, Reported, SECOND, bad, good, rejection, settle, three_in_a_row,
+};
 use BreakerState::{Closed, HalfOpen, Open};
 
 /// The key is the request.
@@ -192,7 +194,7 @@ async fn at_the_cap_the_longest_idle_key_that_keeps_nothing_goes_first() {
     listener.take();
     get(&keyed, 6);
     assert_eq!(kept(&keyed), [0, 1, 2, 4, 5, 6]);
-    assert_eq!(listener.take(), [Told::Evicted("cap/3".to_owned())]);
+    assert_eq!(listener.take(), [Reported::Evicted("cap/3".to_owned())]);
     for key in 7..10 {
         advance(SECOND).await;
         get(&keyed, key);
@@ -229,7 +231,7 @@ async fn a_new_key_that_finds_no_room_shares_the_overflow_entry_and_says_so() {
     listener.take();
     let shared = get(&keyed, 3);
     assert_eq!(&**shared.name(), "overflow/overflow");
-    let overflowed = Told::Overflow("overflow/overflow".to_owned());
+    let overflowed = Reported::Overflow("overflow/overflow".to_owned());
     assert_eq!(listener.take(), [overflowed]);
     settle(&shared, 1, Outcome::TRANSIENT);
     settle(&get(&keyed, 4), 1, Outcome::TRANSIENT);
@@ -264,10 +266,10 @@ async fn an_idle_key_is_forgotten_when_the_next_new_one_comes() {
     advance(10 * SECOND).await;
     get(&keyed, 4);
     assert_eq!(kept(&keyed), [2, 3, 4, 1000]);
-    let mut told = listener.take();
-    told.sort_by_key(|told| format!("{told:?}"));
-    let evicted = ["idle/0", "idle/1"].map(|name| Told::Evicted(name.to_owned()));
-    assert_eq!(told, evicted);
+    let mut reported = listener.take();
+    reported.sort_by_key(|reported| format!("{reported:?}"));
+    let evicted = ["idle/0", "idle/1"].map(|name| Reported::Evicted(name.to_owned()));
+    assert_eq!(reported, evicted);
     settle(&get(&keyed, 0), 2, Outcome::TRANSIENT);
     assert_eq!(get(&keyed, 0).state(), Closed, "it was forgotten");
 }

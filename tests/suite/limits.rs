@@ -32,7 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{Listener, MS, SECOND, Told};
+use crate::common::{Listener, MS, Reported, SECOND};
 use crate::http::{Does, NOT_CONNECTED, server};
 
 // ── the connection ──
@@ -70,7 +70,7 @@ async fn a_connection_has_one_second_and_its_error_says_so() {
         rejected.to_string(),
         "connect timeout `connects`: no connection within 1s"
     );
-    assert_eq!(listener.take(), [Told::Rejected(rejected)]);
+    assert_eq!(listener.take(), [Reported::Rejected(rejected)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -462,9 +462,9 @@ async fn the_limit_between_frames_counts_from_the_last_one() {
 async fn a_body_has_a_limit_between_its_frames_and_one_in_total() {
     let listener = Listener::new("bodies");
     let finished = || {
-        let told = listener.take().into_iter();
-        let ends = told.filter_map(|told| match told {
-            Told::Finished(kind, took) => Some((kind, took)),
+        let reported = listener.take().into_iter();
+        let ends = reported.filter_map(|reported| match reported {
+            Reported::Finished(kind, took) => Some((kind, took)),
             _ => None,
         });
         ends.collect::<Vec<_>>()
@@ -533,8 +533,8 @@ async fn a_body_that_always_has_more_ends_with_the_deadline_which_it_sees() {
     assert_eq!(rejected.reason, Reason::Deadline);
     assert!(body.is_end_stream());
     assert!(body.frame().await.is_none());
-    let finished = Told::Finished(None, 5 * SECOND);
-    assert_eq!(listener.take(), [Told::Rejected(rejected), finished]);
+    let finished = Reported::Finished(None, 5 * SECOND);
+    assert_eq!(listener.take(), [Reported::Rejected(rejected), finished]);
 
     let mut body = endless(5 * SECOND, true).await;
     tokio::time::sleep(9 * SECOND).await;

@@ -32,7 +32,7 @@ use tokio::sync::{Barrier, Notify};
 use tower::util::BoxService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::common::{Listener, Told};
+use crate::common::{Listener, Reported};
 use crate::http::nobody;
 
 type Sent = UnsyncBoxBody<Bytes, BoxError>;
@@ -145,7 +145,7 @@ async fn answering(answers: &'static [&'static [u8]]) -> (SocketAddr, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let log = Log::default();
-    let told = log.clone();
+    let reported = log.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let log = log.clone();
@@ -163,7 +163,7 @@ async fn answering(answers: &'static [&'static [u8]]) -> (SocketAddr, Log) {
             });
         }
     });
-    (address, told)
+    (address, reported)
 }
 
 #[tokio::test]
@@ -197,7 +197,7 @@ async fn a_body_larger_than_the_limit_is_sent_once() {
     let sent = body(Frames::new(&["one ", "of each"]));
     let answer = service.oneshot(put(address, sent)).await.unwrap();
     assert_eq!(answer.status(), 503);
-    let stopped = Told::RetryStopped(RetryStop::BodyNotReplayable);
+    let stopped = Reported::RetryStopped(RetryStop::BodyNotReplayable);
     assert_eq!(listener.take(), [stopped]);
     let (_, whole) = log.requests().pop().unwrap();
     assert_eq!(
@@ -384,8 +384,8 @@ async fn the_standard_client_drains_a_failed_response_once_the_next_attempt_has_
         Called(usize),
         Read(usize),
     }
-    struct Told(usize, VecDeque<Frame<Bytes>>, Arc<Mutex<Vec<Did>>>);
-    impl Body for Told {
+    struct Reported(usize, VecDeque<Frame<Bytes>>, Arc<Mutex<Vec<Did>>>);
+    impl Body for Reported {
         type Data = Bytes;
         type Error = Infallible;
         fn poll_frame(
@@ -398,11 +398,11 @@ async fn the_standard_client_drains_a_failed_response_once_the_next_attempt_has_
         }
     }
     let did = Arc::new(Mutex::new(Vec::new()));
-    let told = Arc::clone(&did);
-    let server: Strict<Request<String>, Response<Told>, io::Error> = Strict::new(move |call| {
-        told.lock().unwrap().push(Did::Called(call));
+    let reported = Arc::clone(&did);
+    let server: Strict<Request<String>, Response<Reported>, io::Error> = Strict::new(move |call| {
+        reported.lock().unwrap().push(Did::Called(call));
         let frames = Frames::new(&["busy"]).0;
-        let mut response = Response::new(Told(call, frames, Arc::clone(&told)));
+        let mut response = Response::new(Reported(call, frames, Arc::clone(&reported)));
         if call == 0 {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }

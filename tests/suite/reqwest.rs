@@ -234,9 +234,9 @@ async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
 
 /// A server whose `/orders` sends on the key it was given; whose other paths redirect.
 async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
-    let (tell, keys) = unbounded_channel();
+    let (report, keys) = unbounded_channel();
     let orders = async move |headers: HeaderMap| {
-        tell.send(headers["idempotency-key"].clone()).unwrap();
+        report.send(headers["idempotency-key"].clone()).unwrap();
         "one of each"
     };
     let app = Router::new()

@@ -32,7 +32,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
 
-use crate::common::{Listener, MS, SECOND, Told};
+use crate::common::{Listener, MS, Reported, SECOND};
 use crate::http::frame;
 
 /// How long a server lives.
@@ -348,16 +348,21 @@ fn judge(
     listener: &Listener,
     outcomes: &Outcomes,
 ) {
-    let told = listener.take();
+    let reported = listener.take();
     let failed = &outcomes.failed;
-    let moved: Vec<_> = told
+    let moved: Vec<_> = reported
         .iter()
-        .filter(|told| matches!(told, Told::Transition(..)))
+        .filter(|reported| matches!(reported, Reported::Transition(..)))
         .collect();
-    let repeated = told.iter().filter(|told| matches!(told, Told::Retry(..)));
+    let repeated = reported
+        .iter()
+        .filter(|reported| matches!(reported, Reported::Retry(..)));
     let stopped = |by| {
-        let stopped = Told::RetryStopped(by);
-        told.iter().filter(|told| **told == stopped).count()
+        let stopped = Reported::RetryStopped(by);
+        reported
+            .iter()
+            .filter(|reported| **reported == stopped)
+            .count()
     };
     let no_budget = stopped(RetryStop::BudgetExhausted);
     // On a busy machine three attempts in a row may find their connection closed.
@@ -683,9 +688,9 @@ async fn a_goaway_that_asks_for_calm_counts_as_overload_and_is_not_repeated_at_o
         results.contains(&false),
         "an overloaded server gets a second"
     );
-    let told = listener.take();
-    let waits = told.iter().filter_map(|told| match told {
-        Told::Retry(_, wait) => Some(*wait),
+    let reported = listener.take();
+    let waits = reported.iter().filter_map(|reported| match reported {
+        Reported::Retry(_, wait) => Some(*wait),
         _ => None,
     });
     assert_eq!(waits.filter(Duration::is_zero).count(), 0);
@@ -713,8 +718,11 @@ async fn attempts_over_refusals(name: &'static str, refused: usize) -> (usize, u
         let _ = burst(&stack, server.address, &format!("{round}"), 20).await;
     }
     let attempts = server.arrived() - arrived;
-    let told = listener.take();
-    let paid = told.iter().filter(|told| **told == Told::Budget).count();
+    let reported = listener.take();
+    let paid = reported
+        .iter()
+        .filter(|reported| **reported == Reported::Budget)
+        .count();
     assert_eq!(server.executed_twice(), 0);
     (attempts, attempts.saturating_sub(CALLS + paid))
 }

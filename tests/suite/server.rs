@@ -20,7 +20,7 @@ use tower::buffer::Buffer;
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::common::{Listener, SECOND, Told, panics, poll};
+use crate::common::{Listener, Reported, SECOND, panics, poll};
 
 type Text = Full<bytes::Bytes>;
 type Handler = Strict<Request<()>, Response<Text>, Infallible>;
@@ -58,7 +58,7 @@ where
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_hangs_is_answered_for_and_dropped() {
-    let told = Listener::new("server.hangs");
+    let reported = Listener::new("server.hangs");
     let handler: Handler = Strict::new(|_| Step::Hang);
     let service = stack("server.hangs", config()).layer(handler.clone());
     let started = Instant::now();
@@ -75,9 +75,13 @@ async fn a_handler_that_hangs_is_answered_for_and_dropped() {
         "{text}"
     );
     assert_eq!(handler.live(), 0);
-    let told = told.take();
-    let [Told::Rejected(rejected), Told::Finished(Some(kind), took)] = &told[..] else {
-        panic!("{told:?}")
+    let reported = reported.take();
+    let [
+        Reported::Rejected(rejected),
+        Reported::Finished(Some(kind), took),
+    ] = &reported[..]
+    else {
+        panic!("{reported:?}")
     };
     assert_eq!(
         rejected.reason,
@@ -88,7 +92,7 @@ async fn a_handler_that_hangs_is_answered_for_and_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
-    let told = Listener::new("server.late");
+    let reported = Listener::new("server.late");
     let handler: Handler = Strict::new(|_| Step::Hang);
     let service = stack("server.late", config()).layer(handler.clone());
     let started = Instant::now();
@@ -99,8 +103,8 @@ async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
     );
     assert_eq!(handler.live(), 0);
     assert!(matches!(
-        told.take()[..],
-        [Told::Rejected(_), Told::Finished(None, _)]
+        reported.take()[..],
+        [Reported::Rejected(_), Reported::Finished(None, _)]
     ));
     let response = service.oneshot(within("0n")).await.unwrap();
     assert_eq!(response.status(), 504);
@@ -110,8 +114,11 @@ async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
     assert_eq!(response.headers()["x-buttress-not-executed"], "1");
     assert_eq!(handler.calls(), 1, "what comes too late is not executed");
     assert!(matches!(
-        told.take()[..],
-        [Told::Rejected(_), Told::Finished(Some(Kind::Neutral), _)]
+        reported.take()[..],
+        [
+            Reported::Rejected(_),
+            Reported::Finished(Some(Kind::Neutral), _)
+        ]
     ));
 }
 
@@ -185,7 +192,7 @@ async fn the_body_may_take_longer_than_the_timeout_but_not_stall_nor_outlive_its
 
 #[tokio::test(start_paused = true)]
 async fn a_health_check_skips_every_part() {
-    let told = Listener::new("server.health");
+    let reported = Listener::new("server.health");
     let slow = || Step::After(90 * SECOND, Ok(Response::new("fine".into())));
     let handler: Handler = Strict::new(move |_| slow());
     let service = stack("server.health", config()).layer(handler.clone());
@@ -196,7 +203,7 @@ async fn a_health_check_skips_every_part() {
         let response = service.clone().oneshot(request).await.unwrap();
         assert_eq!(read(response).await, (200, "fine".into()), "{path}");
     }
-    assert_eq!(told.take(), []);
+    assert_eq!(reported.take(), []);
     let nested = service.oneshot(to("/orders/livez")).await.unwrap();
     assert_eq!(nested.status(), 504);
     let own = stack("server.health", config().bypass(["/ping"])).layer(handler);
@@ -227,7 +234,7 @@ async fn the_instance_that_was_polled_ready_is_called_and_a_health_check_gives_i
 
 #[tokio::test(start_paused = true)]
 async fn every_part_can_be_left_out() {
-    let told = Listener::new("server.bare");
+    let reported = Listener::new("server.bare");
     let bare = ServerConfig::default()
         .bypass([""; 0])
         .observe(false)
@@ -239,7 +246,7 @@ async fn every_part_can_be_left_out() {
     let service = stack("server.bare", bare).layer(handler);
     let response = service.oneshot(within("1S")).await.unwrap();
     assert_eq!(read(response).await, (200, "fine".into()));
-    assert_eq!(told.take(), []);
+    assert_eq!(reported.take(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -336,7 +343,7 @@ fn it_is_read_with_serde() {
 #[tokio::test(start_paused = true)]
 async fn services_made_by_one_layer_share_nothing_but_their_name() {
     fn is_shared<S: Clone + Send + Sync + 'static>(_: &S) {}
-    let told = Arc::new(Listener::new("server.twice"));
+    let reported = Arc::new(Listener::new("server.twice"));
     let layer = stack("server.twice", config());
     let handler: Handler = Strict::new(|_| fine());
     let (one, other) = (layer.layer(handler.clone()), layer.layer(handler));
@@ -345,7 +352,7 @@ async fn services_made_by_one_layer_share_nothing_but_their_name() {
         let response = service.oneshot(to("/orders")).await.unwrap();
         assert_eq!(read(response).await.0, 200);
     }
-    assert_eq!(told.take().len(), 2);
+    assert_eq!(reported.take().len(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -394,7 +401,7 @@ async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
-    let told = Listener::new("server.proxy");
+    let reported = Listener::new("server.proxy");
     let upstream = service_fn(async |_: Request<()>| {
         Ok::<_, Infallible>(Response::new(Body::new(stalls(SECOND))))
     });
@@ -408,12 +415,12 @@ async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
         .oneshot(within("5S"));
     let body = response.await.unwrap().into_body();
     body.collect().await.unwrap_err();
-    assert_eq!(told.take(), [Told::Finished(None, 5 * SECOND)]);
+    assert_eq!(reported.take(), [Reported::Finished(None, 5 * SECOND)]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_leaves_takes_everything_with_it() {
-    let told = Listener::new("server.leaves");
+    let reported = Listener::new("server.leaves");
     let handler: Handler = Strict::new(|call| match call {
         0..3 => Step::Hang,
         3 => Step::Panic,
@@ -429,10 +436,10 @@ async fn a_caller_that_leaves_takes_everything_with_it() {
         timeout(time, call).await.map(drop).unwrap_err();
     }
     assert_eq!(handler.live(), 0);
-    let finished = |kind| move |took| Told::Finished(kind, took);
+    let finished = |kind| move |took| Reported::Finished(kind, took);
     let (left, failed) = (finished(None), finished(Some(Kind::Transient)));
     assert_eq!(
-        told.take(),
+        reported.take(),
         [left(Duration::ZERO), left(Duration::ZERO), left(SECOND)]
     );
 
@@ -445,7 +452,7 @@ async fn a_caller_that_leaves_takes_everything_with_it() {
         .unwrap();
     assert!(panics(|| ready.call(within("9S"))));
     assert_eq!(
-        told.take(),
+        reported.take(),
         [failed(Duration::ZERO), failed(Duration::ZERO)]
     );
     assert_eq!(Deadline::current(), None);

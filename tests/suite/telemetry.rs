@@ -195,8 +195,8 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     let lost = breaker.try_acquire().unwrap();
     advance(20 * SECOND).await;
     let (snapshotter, _guard) = record();
-    let told = Arc::new(Mutex::new(Vec::new()));
-    let (notes, heard) = (Arc::clone(&told), breaker.clone());
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let (notes, heard) = (Arc::clone(&reported), breaker.clone());
     let subscription = subscribe(move |event: &Event<'_>| {
         let Event::BreakerTransition {
             source,
@@ -217,7 +217,7 @@ async fn a_move_that_is_told_late_does_not_turn_the_gauge_back() {
     let _ = breaker.try_acquire();
     drop(subscription);
     drop(lost);
-    assert_eq!(*told.lock().unwrap(), [3, 5, 4]);
+    assert_eq!(*reported.lock().unwrap(), [3, 5, 4]);
     assert_eq!(breaker.state(), BreakerState::Isolated);
     assert_eq!(state(&series(&snapshotter), "late").to_string(), "4");
 }
@@ -531,10 +531,10 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
                 .unwrap();
         }
     }
-    let told = format!("{:?} {:?}", log.take(), series(&snapshotter));
-    assert!(told.contains("host"), "the authority may be told");
+    let reported = format!("{:?} {:?}", log.take(), series(&snapshotter));
+    assert!(reported.contains("host"), "the authority may be told");
     for secret in ["secret", "u:p"] {
-        assert!(!told.contains(secret), "{secret} is in {told}");
+        assert!(!reported.contains(secret), "{secret} is in {reported}");
     }
 }
 

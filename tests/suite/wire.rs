@@ -100,10 +100,10 @@ async fn of_the_callers_own_value_and_ours_the_smaller_stands() {
 
 #[tokio::test(start_paused = true)]
 async fn every_attempt_is_told_what_is_left_then_and_never_more() {
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let failing = service_fn(move |request: Request<()>| {
         let left = request.headers()["x-left-ms"].to_str().unwrap().to_owned();
-        tell.send(left).unwrap();
+        report.send(left).unwrap();
         async {
             sleep(700 * MS + Duration::from_micros(1)).await;
             Ok::<_, Infallible>(Response::builder().status(503).body(()).unwrap())
@@ -124,7 +124,7 @@ async fn every_attempt_is_told_what_is_left_then_and_never_more() {
         .service(failing);
     let _ = stack.oneshot(Request::new(())).await;
     let mut all = Vec::new();
-    while let Ok(left) = told.try_recv() {
+    while let Ok(left) = reported.try_recv() {
         all.push(left);
     }
     // tokio's timer counts in milliseconds, rounded up: 701 + 100 for each attempt before.

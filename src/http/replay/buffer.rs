@@ -290,7 +290,7 @@ mod tests {
             for act in acts {
                 let whole = naive.is_whole(limit, least);
                 let replayable = naive.begun().is_none() || whole;
-                let told = naive.is_read() && buffer.state == State::Filling;
+                let sent = naive.is_read() && buffer.state == State::Filling;
                 match act {
                     Act::Attempt => {
                         let attempt = buffer.attempt();
@@ -313,10 +313,10 @@ mod tests {
                         }
                     }
                     // The reader tells for as long as anything is kept.
-                    Act::Data(size) if told => drop(buffer.data(&Bytes::from(vec![7; size]))),
-                    Act::Trailers if told => drop(buffer.trailers(&trailers())),
-                    Act::End if told => buffer.end(),
-                    Act::Leave if told => drop(buffer.lose()),
+                    Act::Data(size) if sent => drop(buffer.data(&Bytes::from(vec![7; size]))),
+                    Act::Trailers if sent => drop(buffer.trailers(&trailers())),
+                    Act::End if sent => buffer.end(),
+                    Act::Leave if sent => drop(buffer.lose()),
                     Act::Unneeded => drop(buffer.unneeded()),
                     _ if naive.is_read() => {}
                     _ => continue,

@@ -487,9 +487,9 @@ mod tests {
             assert!(!repeats(request(method), &in_progress));
         }
         assert!(!repeats(with_key("POST", true), &in_progress));
-        let told = conflict(&[("retry-after", "1"), ("x-should-retry", "true")]);
-        assert!(repeats(request("PUT"), &told), "the server says so");
-        assert!(!repeats(request("POST"), &told), "which makes nothing safe");
+        let sent = conflict(&[("retry-after", "1"), ("x-should-retry", "true")]);
+        assert!(repeats(request("PUT"), &sent), "the server says so");
+        assert!(!repeats(request("POST"), &sent), "which makes nothing safe");
     }
 
     #[test]
@@ -574,8 +574,8 @@ mod tests {
         for (number, previous) in [(1, None), (2, Some("1")), (3, Some("2"))] {
             let _attempt = Call::new(number, false).enter();
             let again = ReplayPolicy::<Sent>::again(&replay, &mut saved).unwrap();
-            let told = again.headers().get(PREVIOUS_ATTEMPTS);
-            assert_eq!(told.map(|told| told.to_str().unwrap()), previous);
+            let sent = again.headers().get(PREVIOUS_ATTEMPTS);
+            assert_eq!(sent.map(|sent| sent.to_str().unwrap()), previous);
         }
     }
 

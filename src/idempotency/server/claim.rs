@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use super::caller::Caller;
 use super::operation::Operation;
 use super::progress::Running;
 use super::shared::Shared;
-use super::telling::Telling;
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::deadline::Deadline;
@@ -41,7 +41,7 @@ pub(super) async fn claim<Res, E: CallError>(
     record: RecordKey,
     claim: Claim,
     running: &mut Running,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) -> Result<Begun, ClaimError> {
     let mut begun = begin(shared, record, claim).await?;
     if begun != Begun::Running || shared.config.wait.is_zero() || !running.wait(&shared.config) {
@@ -61,7 +61,7 @@ pub(super) async fn claim<Res, E: CallError>(
         let pause_now = draw().spread(pause, 0.2).min(left);
         tokio::select! {
             () = sleep(pause_now) => {}
-            () = telling.left() => return Ok(begun),
+            () = caller.left() => return Ok(begun),
         }
         pause = longer(pause);
         begun = match begin(shared, record, claim).await {

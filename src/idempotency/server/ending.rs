@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::body::StoredBody;
+use super::caller::{Caller, REPLAYED};
 use super::claim::{SOON, give_up, limited, longer};
 use super::config::IdempotencyConfig;
 use super::handler::{Came, was_never_taken};
@@ -15,7 +16,6 @@ use super::operation::Operation;
 use super::recorded::{StoredResponse, word};
 use super::shared::Shared;
 use super::storage::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
-use super::telling::{REPLAYED, Telling};
 use crate::chance::draw;
 use crate::clock::{Now, wall};
 use crate::deadline::Deadline;
@@ -34,20 +34,20 @@ pub(super) async fn close<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
     came: Came<Res, E>,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) {
     let shared = operation.shared();
     if let Some(record) = operation.committed() {
         operation.report(OperationStep::Completed);
-        return telling.answer(shared, record, None);
+        return caller.answer(shared, record, None);
     }
     let (ending, first) = judge(operation, came);
     // A request that is still queued inside must not act any more.
     operation.revoke();
     match ending {
-        Ending::Stored(record) => complete(operation, claim, record, first, telling).await,
-        Ending::Released => release(operation, first, telling).await,
-        Ending::NotStored => end_lease(operation, claim, first, telling).await,
+        Ending::Stored(record) => complete(operation, claim, record, first, caller).await,
+        Ending::Released => release(operation, first, caller).await,
+        Ending::NotStored => end_lease(operation, claim, first, caller).await,
     }
 }
 
@@ -56,7 +56,7 @@ async fn complete<Res, E: CallError>(
     claim: Claim,
     mut record: Bytes,
     first: First<Res, E>,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) {
     let shared = operation.shared();
     let give_up = Deadline::after(shared.config.max_run);
@@ -66,15 +66,15 @@ async fn complete<Res, E: CallError>(
         match completed(operation, &claim, &record).await {
             Ok(Ended::Taken) => {
                 operation.report(OperationStep::Completed);
-                return tell(operation, first, telling);
+                return send_result(operation, first, caller);
             }
             // A store that asks twice is told what it wrote the first time.
             Ok(Ended::Already(stored)) if stored == record => {
                 operation.report(OperationStep::Completed);
-                return tell(operation, first, telling);
+                return send_result(operation, first, caller);
             }
-            Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
-            Ok(Ended::Lost) => return telling.refuse(shared, KeyProblem::InProgress),
+            Ok(Ended::Already(record)) => return caller.answer(shared, &record, None),
+            Ok(Ended::Lost) => return caller.refuse(shared, KeyProblem::InProgress),
             // For this word there is room.
             Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotStored).len() => {
                 record = word(KeyProblem::NotStored);
@@ -82,7 +82,7 @@ async fn complete<Res, E: CallError>(
             Err(error) => {
                 shared.store_failed(&error);
                 // It has happened, so the caller may know. The record follows as soon as the store takes it.
-                tell(operation, first.take(), telling);
+                send_result(operation, first.take(), caller);
                 if give_up.is_over(&Now::unread()) {
                     return operation.report(OperationStep::NotRecorded);
                 }
@@ -133,21 +133,21 @@ async fn completed(
 async fn release<Res, E: CallError>(
     operation: &Operation,
     first: First<Res, E>,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) {
     let shared = operation.shared();
     let abandon = shared.store.abandon(operation.record(), operation.token());
     match limited(shared, abandon).await {
         // A commit whose outcome was not known did happen.
-        Ok(Ended::Already(record)) => return telling.answer(shared, &record, None),
+        Ok(Ended::Already(record)) => return caller.answer(shared, &record, None),
         Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Forgotten),
         Err(error) => {
             shared.store_failed(&error);
-            tell(operation, Some(first), telling);
+            send_result(operation, Some(first), caller);
             return give_up(shared, operation.record(), operation.token()).await;
         }
     }
-    tell(operation, Some(first), telling);
+    send_result(operation, Some(first), caller);
 }
 
 /// Ends the lease without a record: the next request is the next run, at once.
@@ -155,7 +155,7 @@ async fn end_lease<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
     first: First<Res, E>,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) {
     let shared = operation.shared();
     let until = Deadline::after(claim.lease);
@@ -169,11 +169,11 @@ async fn end_lease<Res, E: CallError>(
         match limited(shared, renewal).await {
             Ok(_) => {
                 operation.report(OperationStep::NotStored);
-                return tell(operation, first, telling);
+                return send_result(operation, first, caller);
             }
             Err(error) => {
                 shared.store_failed(&error);
-                tell(operation, first.take(), telling);
+                send_result(operation, first.take(), caller);
                 // By then the lease has ended by itself.
                 if until.is_over(&Now::unread()) {
                     return;
@@ -185,14 +185,14 @@ async fn end_lease<Res, E: CallError>(
     }
 }
 
-fn tell<Res, E: CallError>(
+fn send_result<Res, E: CallError>(
     operation: &Operation,
     first: Option<First<Res, E>>,
-    telling: &mut Telling<Res, E>,
+    caller: &mut Caller<Res, E>,
 ) {
     match first {
-        Some(Ok(result)) => telling.tell(result),
-        Some(Err(problem)) => telling.refuse(operation.shared(), problem),
+        Some(Ok(result)) => caller.send(result),
+        Some(Err(problem)) => caller.refuse(operation.shared(), problem),
         None => {}
     }
 }

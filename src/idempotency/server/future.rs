@@ -17,10 +17,10 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::StoredBody;
+use super::caller::Caller;
 use super::progress::Running;
 use super::run::{Asked, run};
 use super::shared::Shared;
-use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
@@ -146,7 +146,7 @@ where
                     };
                     let next = match whole {
                         Ok(()) => {
-                            let (telling, told) = oneshot::channel();
+                            let (caller, result) = oneshot::channel();
                             let data = std::mem::take(read).freeze();
                             let asked = Asked {
                                 key,
@@ -157,22 +157,22 @@ where
                             };
                             let body = StoredBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);
-                            let telling = Telling::new(telling);
+                            let caller = Caller::new(caller);
                             let shared_by_run = Arc::clone(&shared);
-                            detach(run(shared_by_run, inner, request, asked, running, telling));
-                            State::Waiting(told, shared)
+                            detach(run(shared_by_run, inner, request, asked, running, caller));
+                            State::Waiting(result, shared)
                         }
                         Err(problem) => State::Refused(Some(shared.refuse(problem))),
                     };
                     state.set(next);
                 }
-                Projected::Waiting(told, shared) => {
-                    let told = ready!(Pin::new(told).poll(cx));
+                Projected::Waiting(result, shared) => {
+                    let result = ready!(Pin::new(result).poll(cx));
                     // The task is gone without a word: the runtime ends, or a store has panicked.
-                    let told =
-                        told.unwrap_or_else(|_| Err(shared.refuse(KeyProblem::InProgress).into()));
+                    let result = result
+                        .unwrap_or_else(|_| Err(shared.refuse(KeyProblem::InProgress).into()));
                     state.set(State::Refused(None));
-                    return Poll::Ready(told);
+                    return Poll::Ready(result);
                 }
             }
         }

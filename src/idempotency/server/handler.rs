@@ -18,10 +18,10 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::body::StoredBody;
+use super::caller::Caller;
 use super::config::IdempotencyConfig;
 use super::operation::Operation;
 use super::shared::Shared;
-use super::telling::Telling;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
@@ -50,7 +50,7 @@ pub(super) async fn handle<S, B, Res>(
     operation: &Operation,
     inner: S,
     request: Request<StoredBody<B>>,
-    telling: &mut Telling<Res, S::Error>,
+    caller: &mut Caller<Res, S::Error>,
 ) -> Came<Res, S::Error>
 where
     S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
@@ -59,7 +59,7 @@ where
 {
     let shared = operation.shared();
     let called = AtomicBool::new(false);
-    let work = answer(operation, inner, request, telling, &called);
+    let work = answer(operation, inner, request, caller, &called);
     match bounded(&shared.config, work).await {
         Ok(came) => came,
         // It was waited for all the time, and never called.
@@ -118,7 +118,7 @@ async fn answer<S, B, Res>(
     operation: &Operation,
     mut inner: S,
     request: Request<StoredBody<B>>,
-    telling: &mut Telling<Res, S::Error>,
+    caller: &mut Caller<Res, S::Error>,
     called: &AtomicBool,
 ) -> Came<Res, S::Error>
 where
@@ -128,14 +128,14 @@ where
 {
     tokio::select! {
         biased;
-        () = telling.left() => return Came::CallerLeft,
+        () = caller.left() => return Came::CallerLeft,
         ready = poll_fn(|cx| inner.poll_ready(cx)) => if let Err(error) = ready {
             return Came::Refused(error);
         },
     }
     called.store(true, Ordering::Relaxed);
     let left_before_taken = async {
-        telling.left().await;
+        caller.left().await;
         if !was_never_taken(operation) {
             pending::<()>().await;
         }

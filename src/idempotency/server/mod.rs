@@ -5,7 +5,7 @@
 //! shared             the settings, and what follows from them for a request: guarded? which key, whose, what print
 //! future             the caller's side: reads the body, hands the request to a task, waits
 //! progress           how many are in progress, and the limits on them
-//! run                the task: claim ─► handler, with its lease beside it ─► ending; telling leads back to the caller
+//! run                the task: claim ─► handler, with its lease beside it ─► ending; caller leads back to the caller
 //! ending             stored, released or neither, and how the store is told
 //! without_http       the same without HTTP: `IdempotencyLayer::run`
 //! answer, keep, body what of a response is kept, and how it is written
@@ -14,6 +14,7 @@
 #[cfg(feature = "axum")]
 mod axum;
 mod body;
+mod caller;
 mod claim;
 mod config;
 mod ending;
@@ -31,7 +32,6 @@ mod run;
 mod scope;
 mod shared;
 mod storage;
-mod telling;
 mod without_http;
 
 pub use self::body::StoredBody;

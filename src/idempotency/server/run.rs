@@ -8,6 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::StoredBody;
+use super::caller::Caller;
 use super::claim::{ClaimError, claim, give_up, hold};
 use super::config::AfterCrash;
 use super::ending::close;
@@ -16,7 +17,6 @@ use super::operation::{Operation, Ticket};
 use super::progress::Running;
 use super::shared::Shared;
 use super::storage::StoragePolicy;
-use super::telling::Telling;
 use crate::error::CallError;
 use crate::event::OperationStep;
 use crate::idempotency::record::{Begun, Claim, Fingerprint, RecordKey};
@@ -40,7 +40,7 @@ pub(super) async fn run<S, B, Res>(
     mut request: Request<StoredBody<B>>,
     asked: Asked,
     mut running: Running,
-    mut telling: Telling<Res, S::Error>,
+    mut caller: Caller<Res, S::Error>,
 ) where
     S: Service<Request<StoredBody<B>>, Response = Response<Res>> + Send + 'static,
     S::Error: CallError + Send + 'static,
@@ -50,21 +50,21 @@ pub(super) async fn run<S, B, Res>(
 {
     let config = &shared.config;
     let wish = Claim::new(asked.fingerprint, config.lease, config.ttl);
-    let run = match claim(&shared, asked.record, wish, &mut running, &mut telling).await {
+    let run = match claim(&shared, asked.record, wish, &mut running, &mut caller).await {
         Ok(Begun::Started { run }) => run,
-        Ok(Begun::Running) => return telling.refuse(&shared, KeyProblem::InProgress),
-        Ok(Begun::Done(record)) => return telling.replay(&shared, &asked.record, &record),
-        Ok(Begun::Mismatch) => return telling.refuse(&shared, KeyProblem::Reused),
+        Ok(Begun::Running) => return caller.refuse(&shared, KeyProblem::InProgress),
+        Ok(Begun::Done(record)) => return caller.replay(&shared, &asked.record, &record),
+        Ok(Begun::Mismatch) => return caller.refuse(&shared, KeyProblem::Reused),
         Err(ClaimError::TooMany) => {
-            telling.refuse(&shared, KeyProblem::TooManyOperations);
+            caller.refuse(&shared, KeyProblem::TooManyOperations);
             return give_up(&shared, &asked.record, wish.token).await;
         }
         Err(ClaimError::Store(error)) => {
             shared.store_failed(&error);
             if asked.fail_open && !matches!(error, StoreError::Unreadable(_)) {
-                return telling.tell(unprotected(&shared, inner, request).await);
+                return caller.send(unprotected(&shared, inner, request).await);
             }
-            return telling.refuse(&shared, KeyProblem::StoreUnavailable);
+            return caller.refuse(&shared, KeyProblem::StoreUnavailable);
         }
     };
     let operation = Operation::new(Arc::clone(&shared), asked, wish.token, run);
@@ -83,9 +83,9 @@ pub(super) async fn run<S, B, Res>(
         }
         tokio::select! {
             biased;
-            came = handle(&operation, inner, request, &mut telling) => came,
+            came = handle(&operation, inner, request, &mut caller) => came,
             never = hold(&operation, &wish) => match never {},
         }
     };
-    close(&operation, wish, came, &mut telling).await;
+    close(&operation, wish, came, &mut caller).await;
 }

@@ -12,13 +12,13 @@ use tokio::sync::oneshot;
 use tower_service::Service;
 
 use super::body::StoredBody;
+use super::caller::Caller;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
 use super::run::{Asked, run};
 use super::shared::digest;
 use super::storage::StoragePolicy;
-use super::telling::Telling;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
 use crate::idempotency::record::Fingerprint;
@@ -98,7 +98,7 @@ impl IdempotencyLayer {
             storage: StoragePolicy::SuccessOnly,
             fail_open: false,
         };
-        let (telling, told) = oneshot::channel();
+        let (caller, told) = oneshot::channel();
         let request = Request::new(StoredBody::<Empty<Bytes>>::default());
         detach(run(
             Arc::clone(shared),
@@ -106,7 +106,7 @@ impl IdempotencyLayer {
             request,
             asked,
             running,
-            Telling::new(telling),
+            Caller::new(caller),
         ));
         // Without a response, the runtime is shutting down, or a store has panicked.
         let response = match told.await {

@@ -298,9 +298,9 @@ fn a_runtime_that_ends_takes_its_operations_with_it_in_peace() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let layer = layer("ends");
     let begun = Arc::new(Notify::new());
-    let told = Arc::clone(&begun);
+    let reported = Arc::clone(&begun);
     let handler = service_fn(move |_: Inside| {
-        told.notify_one();
+        reported.notify_one();
         pending::<Result<Response<String>, &'static str>>()
     });
     let service = handle_rejections(layer.clone()).layer(handler);

@@ -11,11 +11,11 @@ mod paths;
 mod release;
 mod repair;
 mod replayed;
+mod reported;
 mod rpc_methods;
 mod runs;
 mod shop;
 mod stores;
-mod told;
 mod wire;
 mod without_http;
 

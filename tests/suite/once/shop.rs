@@ -133,7 +133,7 @@ impl Service<Request<StoredBody<Flow>>> for Handler {
                 return Err("the body broke off");
             };
             let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-            let (does, told) = oneshot::channel();
+            let (does, reported) = oneshot::channel();
             let called = Called {
                 operation,
                 left,
@@ -141,7 +141,7 @@ impl Service<Request<StoredBody<Flow>>> for Handler {
                 does,
             };
             calls.send(called).unwrap();
-            match told.await {
+            match reported.await {
                 Ok(Does::Answers(response)) => Ok(response),
                 Ok(Does::Fails(failure)) => Err(failure),
                 Ok(Does::Panics) => panic!("scripted panic"),

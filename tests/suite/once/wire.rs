@@ -37,9 +37,9 @@ impl Served {
     async fn new(slow: bool) -> Self {
         let came = Came::default();
         let runs = Arc::new(Mutex::new(Vec::new()));
-        let told = Arc::new(Notify::new());
-        let (log, tell) = (Arc::clone(&came), Arc::clone(&told));
-        let (count, wait) = (Arc::clone(&runs), Arc::clone(&told));
+        let reported = Arc::new(Notify::new());
+        let (log, report) = (Arc::clone(&came), Arc::clone(&reported));
+        let (count, wait) = (Arc::clone(&runs), Arc::clone(&reported));
         let pay = async move |operation: Operation, body: String| {
             count.lock().unwrap().push(operation.key().to_owned());
             if slow {
@@ -48,7 +48,7 @@ impl Served {
             (StatusCode::CREATED, format!("paid {body}"))
         };
         let watch = from_fn(move |request: Request, next: Next| {
-            let (log, tell) = (Arc::clone(&log), Arc::clone(&tell));
+            let (log, report) = (Arc::clone(&log), Arc::clone(&report));
             async move {
                 let key = request.headers()["idempotency-key"].to_str().unwrap();
                 let key = key.trim_matches('"').to_owned();
@@ -56,7 +56,7 @@ impl Served {
                 let status = response.status().as_u16();
                 log.lock().unwrap().push((key, status));
                 if status == 409 {
-                    tell.notify_one();
+                    report.notify_one();
                 }
                 response
             }
@@ -132,9 +132,9 @@ async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
             by_reqwest(&served.uri, "10 EUR").await
         };
         assert_eq!(paid, (201, true, "paid 10 EUR".into()));
-        let told = served.told_of_one();
-        assert_eq!(told.last(), Some(&201));
-        assert!(told.contains(&409), "{told:?}");
+        let reported = served.told_of_one();
+        assert_eq!(reported.last(), Some(&201));
+        assert!(reported.contains(&409), "{reported:?}");
     }
 }
 

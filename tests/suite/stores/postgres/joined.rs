@@ -105,7 +105,7 @@ async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
     }
 }
 
-type Second = (tokio::task::JoinHandle<super::payments::Told>, Handler);
+type Second = (tokio::task::JoinHandle<super::payments::Reported>, Handler);
 
 async fn take_over(payments: &mut Payments) -> Second {
     payments.expire().await;

@@ -37,7 +37,7 @@ impl Handler {
 }
 
 /// What a caller was told: status, body, and whether it is said to be a repetition.
-pub(super) type Told = Result<(u16, Bytes, bool), Reason>;
+pub(super) type Reported = Result<(u16, Bytes, bool), Reason>;
 
 /// A layer over a store, over handlers that wait for the test.
 pub(super) struct Payments {
@@ -68,7 +68,7 @@ impl Payments {
     }
 
     /// With a call whose handler waits.
-    pub(super) async fn called() -> (Self, JoinHandle<Told>, Handler) {
+    pub(super) async fn called() -> (Self, JoinHandle<Reported>, Handler) {
         let mut payments = Self::new().await;
         let call = payments.call();
         let handler = payments.handler().await;
@@ -81,21 +81,21 @@ impl Payments {
     }
 
     /// The handler pays, and its caller gets its response.
-    pub(super) async fn succeeds(&self, call: JoinHandle<Told>, handler: Handler) {
+    pub(super) async fn succeeds(&self, call: JoinHandle<Reported>, handler: Handler) {
         let response = self.pay(&handler).await;
         handler.ends(response.expect("committed"));
         assert_eq!(end(call).await, PAID);
     }
 
     /// The handler fails, and there is neither an effect nor a record.
-    pub(super) async fn fails(&self, call: JoinHandle<Told>, handler: Handler) {
+    pub(super) async fn fails(&self, call: JoinHandle<Reported>, handler: Handler) {
         handler.fails();
         assert_eq!(end(call).await, FAILED);
         assert!(self.effects().await.is_empty());
         assert_eq!(self.table.rows().await, 0);
     }
 
-    pub(super) fn call(&self) -> JoinHandle<Told> {
+    pub(super) fn call(&self) -> JoinHandle<Reported> {
         let handle = self.handle.clone();
         let service = self.layer.layer(service_fn(
             move |request: Request<StoredBody<Full<Bytes>>>| {
@@ -184,14 +184,14 @@ pub(super) fn paid() -> Response<Full<Bytes>> {
     response
 }
 
-pub(super) const PAID: Told = Ok((201, Bytes::from_static(b"paid"), false));
-pub(super) const AGAIN: Told = Ok((201, Bytes::from_static(b"paid"), true));
-pub(super) const FAILED: Told = Ok((503, Bytes::new(), false));
+pub(super) const PAID: Reported = Ok((201, Bytes::from_static(b"paid"), false));
+pub(super) const AGAIN: Reported = Ok((201, Bytes::from_static(b"paid"), true));
+pub(super) const FAILED: Reported = Ok((503, Bytes::new(), false));
 
-pub(super) async fn end(call: JoinHandle<Told>) -> Told {
+pub(super) async fn end(call: JoinHandle<Reported>) -> Reported {
     call.await.expect("no panic")
 }
 
-pub(super) fn is_in_progress(told: &Told) -> bool {
-    matches!(told, Err(Reason::Key(problem)) if format!("{problem:?}") == "InProgress")
+pub(super) fn is_in_progress(reported: &Reported) -> bool {
+    matches!(reported, Err(Reason::Key(problem)) if format!("{problem:?}") == "InProgress")
 }

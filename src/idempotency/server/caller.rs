@@ -13,25 +13,25 @@ use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
 /// What the caller waits for.
-type Told<Res, E> = Result<Response<StoredBody<Res>>, E>;
+type CallerResult<Res, E> = Result<Response<StoredBody<Res>>, E>;
 
 /// The way to the caller, if he is still there. He is told once.
-pub(super) struct Telling<Res, E>(Option<oneshot::Sender<Told<Res, E>>>);
+pub(super) struct Caller<Res, E>(Option<oneshot::Sender<CallerResult<Res, E>>>);
 
-impl<Res, E: CallError> Telling<Res, E> {
-    pub(super) const fn new(caller: oneshot::Sender<Told<Res, E>>) -> Self {
+impl<Res, E: CallError> Caller<Res, E> {
+    pub(super) const fn new(caller: oneshot::Sender<CallerResult<Res, E>>) -> Self {
         Self(Some(caller))
     }
 
-    pub(super) fn tell(&mut self, told: Told<Res, E>) {
+    pub(super) fn send(&mut self, result: CallerResult<Res, E>) {
         if let Some(caller) = self.0.take() {
             // He may have left; the record has what he asked for.
-            let _ = caller.send(told);
+            let _ = caller.send(result);
         }
     }
 
     pub(super) fn refuse(&mut self, shared: &Shared, problem: KeyProblem) {
-        self.tell(Err(shared.refuse(problem).into()));
+        self.send(Err(shared.refuse(problem).into()));
     }
 
     /// Gives the answer of an operation that was done before.
@@ -54,7 +54,7 @@ impl<Res, E: CallError> Telling<Res, E> {
                     let yes = HeaderValue::from_static("true");
                     response.headers_mut().insert(REPLAYED, yes);
                 }
-                self.tell(Ok(response));
+                self.send(Ok(response));
             }
             Ok(Recorded::Problem(problem)) => self.refuse(shared, problem),
             Err(error) => {

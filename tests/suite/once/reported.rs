@@ -17,15 +17,15 @@ type Runs = Vec<(OperationId, Option<u32>)>;
 
 /// The steps, refusals and failures of the layer of this name.
 struct Steps {
-    told: Arc<Mutex<Vec<String>>>,
+    reported: Arc<Mutex<Vec<String>>>,
     operations: Arc<Mutex<Runs>>,
     _subscription: buttress::event::Subscription,
 }
 
 impl Steps {
     fn new(name: &'static str) -> Self {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&told);
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&reported);
         let operations = Arc::new(Mutex::new(Vec::new()));
         let ids = Arc::clone(&operations);
         let subscription = subscribe(move |event: &Event<'_>| {
@@ -52,21 +52,21 @@ impl Steps {
             });
         });
         Self {
-            told,
+            reported,
             operations,
             _subscription: subscription,
         }
     }
 
     fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.told.lock().unwrap())
+        std::mem::take(&mut *self.reported.lock().unwrap())
     }
 
     /// Without the failures of the store.
     fn of_the_operation(&self) -> Vec<String> {
-        let mut told = self.take();
-        told.retain(|step| step != "store_failed");
-        told
+        let mut reported = self.take();
+        reported.retain(|step| step != "store_failed");
+        reported
     }
 }
 
@@ -135,9 +135,9 @@ async fn a_lost_lease_is_told_once_by_whoever_notices_first() {
         sleep(Duration::from_secs(60)).await;
         stale.finish(first, says(200, "")).await;
         fresh.finish(second, says(201, "")).await;
-        let told = steps.of_the_operation().join(" ");
+        let reported = steps.of_the_operation().join(" ");
         let expected = "begun taken_over lease_lost key_in_progress completed";
-        assert_eq!(told, expected);
+        assert_eq!(reported, expected);
     }
 }
 
