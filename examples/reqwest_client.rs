@@ -16,7 +16,7 @@ use axum::http::StatusCode;
 use axum::response::Redirect;
 use axum::routing::get;
 use buttress::breaker::BreakerConfig;
-use buttress::http::{ClientConfig, Keys, Redirects, client};
+use buttress::http::{ClientConfig, IdempotencyKeys, Redirects, client};
 use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::{BoxError, Error};
 use tokio::net::TcpListener;
@@ -44,7 +44,7 @@ async fn main() -> Result<(), BoxError> {
         .build()?;
     let config = ClientConfig::default()
         .redirects(Redirects::Marked)
-        .keys(Keys::HonoredBy([url.parse()?].into()))
+        .idempotency_keys(IdempotencyKeys::HonoredBy([url.parse()?].into()))
         .breaker(BreakerConfig::default().open_for(open_for));
     let stack = client("shop", config)?.layer(reqwest.clone());
     let get = |path: &str| reqwest.get(format!("{url}{path}")).send_through(&stack);

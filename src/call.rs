@@ -126,7 +126,7 @@ impl CallOptions {
     /// The key is put into the request when the service is called. A tower `Buffer` calls its service in another task,
     /// where a scope is not in force: put the options into the extensions of the request there, or set the header yourself.
     #[must_use]
-    pub fn key(mut self, key: impl Into<Arc<str>>) -> Self {
+    pub fn idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
     }
@@ -224,7 +224,7 @@ mod tests {
             .timeout(limit)
             .attempt_timeout(2 * limit)
             .retry(false)
-            .key("k")
+            .idempotency_key("k")
             .scope(async {
                 assert_eq!(CallOptions::current_timeout(), Some(limit));
                 assert_eq!(CallOptions::current_attempt_timeout(), Some(2 * limit));
@@ -241,9 +241,9 @@ mod tests {
     #[tokio::test]
     async fn a_key_is_taken_once_and_a_scope_inside_has_its_own() {
         CallOptions::new()
-            .key("outer")
+            .idempotency_key("outer")
             .scope(async {
-                let inner = CallOptions::new().key("inner");
+                let inner = CallOptions::new().idempotency_key("inner");
                 inner
                     .scope(async { assert_eq!(takes_key().as_deref(), Some("inner")) })
                     .await;

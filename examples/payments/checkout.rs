@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use buttress::http::client::ClientService;
-use buttress::http::{ClientConfig, Keys, Redirects, client};
+use buttress::http::{ClientConfig, IdempotencyKeys, Redirects, client};
 use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::{CallOptions, Error as Failure};
 use reqwest::StatusCode;
@@ -51,7 +51,7 @@ impl Checkout {
             .attempt(ATTEMPT)
             .total(CALL)
             // The service is known to run a payment once, so one whose answer is lost may be sent again.
-            .keys(Keys::HonoredBy([url.parse()?].into()))
+            .idempotency_keys(IdempotencyKeys::HonoredBy([url.parse()?].into()))
             // What is ill here is the network, and it stays so.
             .breaker(None);
         Ok(Self {
@@ -117,7 +117,7 @@ impl Checkout {
             let (status, wait) = (response.status(), wait(&response));
             Ok::<_, Failure<reqwest::Error>>((status, wait, response.bytes().await?))
         };
-        let (status, wait, body) = match CallOptions::new().key(key).scope(call).await {
+        let (status, wait, body) = match CallOptions::new().idempotency_key(key).scope(call).await {
             Ok(answer) => answer,
             // The payment may have been executed or not.
             Err(error) => return Ok(Err(Unanswered::new(error.to_string(), PAUSE))),

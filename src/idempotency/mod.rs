@@ -37,10 +37,10 @@
 //!
 //! The key is 128 bits, 122 of them random, as a UUID of version 4. A key that stands in the request already is left
 //! alone. An operation that outlives the call, an order that the user may submit again tomorrow, has a key of its own:
-//! [`CallOptions::key`](crate::CallOptions::key) gives it to one call.
+//! [`CallOptions::idempotency_key`](crate::CallOptions::idempotency_key) gives it to one call.
 //!
 //! **A minted key alone makes nothing repeatable.** Nobody has said that the server honors it. Say so to the retry
-//! layer: [`Replay::keys`](crate::http::Replay::keys).
+//! layer: [`Replay::idempotency_keys`](crate::http::Replay::idempotency_keys).
 //!
 //! # Defaults
 //!
@@ -68,7 +68,7 @@
 //!
 //! # Events
 //!
-//! None. Keys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.
+//! None. IdempotencyKeys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.
 //!
 //! # Cancel safety
 //!

@@ -4,7 +4,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use buttress::gate::GateLayer;
-use buttress::http::{AtBodyEnd, ByStatus, ClientConfig, Keys, ServerConfig, client, server};
+use buttress::http::{
+    AtBodyEnd, ByStatus, ClientConfig, IdempotencyKeys, ServerConfig, client, server,
+};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::reqwest::SendThrough;
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
@@ -125,7 +127,11 @@ async fn no_option_of_a_client_reaches_the_calls_of_its_server() {
         let started = Instant::now();
         let _ = own.layer(hangs).oneshot(get()).await;
         let server: Server = Strict::new(|_| status(200));
-        let stack = client("options.own", config().keys(Keys::Honored)).unwrap();
+        let stack = client(
+            "options.own",
+            config().idempotency_keys(IdempotencyKeys::Honored),
+        )
+        .unwrap();
         stack.layer(server.clone()).oneshot(post()).await.unwrap();
         let key = server.take_requests()[0].headers()["idempotency-key"].clone();
         let text = format!("{:?} {}", started.elapsed(), key.to_str().unwrap().len());
@@ -138,7 +144,7 @@ async fn no_option_of_a_client_reaches_the_calls_of_its_server() {
         .attempt_timeout(hour)
         .retry(false)
         .streams(true)
-        .key("order-7");
+        .idempotency_key("order-7");
     let in_scope = options.clone().scope(stack.clone().oneshot(post())).await;
     let mut carrying = post();
     carrying.extensions_mut().insert(options);
@@ -258,8 +264,8 @@ fn key_of(server: &Server) -> Vec<Option<String>> {
 async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_one_is_refused_unsent() {
     let server: Server = Strict::new(|call| status(if call == 0 { 503 } else { 201 }));
     // Whether or not the layer would generate one: the second is not sent with another key either, nor without.
-    for keys in [Keys::Unknown, Keys::Honored] {
-        let stack = client("options.key", config().keys(keys)).unwrap();
+    for keys in [IdempotencyKeys::Unknown, IdempotencyKeys::Honored] {
+        let stack = client("options.key", config().idempotency_keys(keys)).unwrap();
         let stack = stack.layer(server.clone());
         let calls = async {
             let first = stack.clone().oneshot(post()).await.unwrap();
@@ -273,7 +279,7 @@ async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_one_is_refused_unse
             assert_eq!(stack.clone().oneshot(own).await.unwrap().status(), 201);
             stack.clone().oneshot(post()).await
         };
-        let options = CallOptions::new().key("order-4711-of-ada");
+        let options = CallOptions::new().idempotency_key("order-4711-of-ada");
         let second = options.scope(calls).await;
         let Err(Error::Rejected(rejected)) = second else {
             panic!("it was sent: {second:?}")
@@ -305,13 +311,13 @@ async fn of_calls_made_together_in_one_scope_one_gets_the_key() {
             stack.clone().oneshot(post())
         )
     };
-    let (a, b, c) = CallOptions::new().key("k").scope(calls).await;
+    let (a, b, c) = CallOptions::new().idempotency_key("k").scope(calls).await;
     let sent = [a, b, c].iter().flatten().count();
     assert_eq!((sent, server.calls()), (1, 1));
     // Every call in a scope of its own has its key.
     for _ in 0..2 {
         let call = CallOptions::new()
-            .key("k")
+            .idempotency_key("k")
             .scope(stack.clone().oneshot(post()));
         assert!(call.await.is_ok());
     }
@@ -329,7 +335,10 @@ async fn a_key_that_cannot_be_sent_is_refused_and_not_used_up() {
         assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
         quoted.oneshot(post()).await.unwrap();
     };
-    CallOptions::new().key("order 7").scope(calls).await;
+    CallOptions::new()
+        .idempotency_key("order 7")
+        .scope(calls)
+        .await;
     assert_eq!(key_of(&server), [Some("\"order 7\"".to_owned())]);
 }
 
@@ -344,7 +353,7 @@ async fn a_reqwest_request_gets_its_options_as_an_argument() {
     });
     let stack = IdempotencyKeyLayer::new().layer(service);
     let order = reqwest::Client::new().post("http://api.example.com/orders");
-    let options = CallOptions::new().key("order-7");
+    let options = CallOptions::new().idempotency_key("order-7");
     order.send_through_with(&stack, options).await.unwrap();
     assert_eq!(reported.recv().await.unwrap(), "\"order-7\"");
 }

@@ -322,8 +322,11 @@ fn a_call_that_lives_as_long_as_its_thread_is_dropped_without_a_panic() {
     let thread = std::thread::spawn(|| {
         // Touched first, so it goes last: after what the crate itself keeps for this thread.
         KEPT.set(None);
-        let mut call: Pin<Box<dyn Future<Output = ()>>> =
-            Box::pin(CallOptions::new().key("k").scope(std::future::pending()));
+        let mut call: Pin<Box<dyn Future<Output = ()>>> = Box::pin(
+            CallOptions::new()
+                .idempotency_key("k")
+                .scope(std::future::pending()),
+        );
         assert!(poll(call.as_mut()).is_pending());
         KEPT.set(Some(call));
     });

@@ -10,7 +10,9 @@ use buttress::budget::BudgetConfig;
 use buttress::event::Event;
 use buttress::gate::KeyedConfig;
 use buttress::http::client::ClientService;
-use buttress::http::{AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, Keys, client};
+use buttress::http::{
+    AtBodyEnd, ByStatus, ClassifyEnd, ClientConfig, ClientLayer, IdempotencyKeys, client,
+};
 use buttress::retry::{ReplayPolicy, RetryConfig};
 use buttress::testing::{Step, Strict};
 use buttress::{
@@ -145,8 +147,10 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
             "`key_header` is \"idempotency key\", but it must be a header name",
         ),
         (
-            config().proxy(true).keys(Keys::Honored),
-            "`keys` is Honored, but it must be `Keys::Unknown`, as `proxy` is set: \
+            config()
+                .proxy(true)
+                .idempotency_keys(IdempotencyKeys::Honored),
+            "`idempotency_keys` is Honored, but it must be `IdempotencyKeys::Unknown`, as `proxy` is set: \
              a proxy repeats no such request, with a key or without",
         ),
         (
@@ -353,7 +357,12 @@ async fn a_post_whose_answer_was_lost_is_charged_once() {
 #[tokio::test(start_paused = true)]
 async fn where_keys_are_honored_a_post_is_repeated_with_the_same_key() {
     let server: Server = Strict::new(|call| if call < 2 { status(503) } else { status(201) });
-    let (_, stack) = stack(plain().breaker(None).keys(Keys::Honored), &server);
+    let (_, stack) = stack(
+        plain()
+            .breaker(None)
+            .idempotency_keys(IdempotencyKeys::Honored),
+        &server,
+    );
     assert_eq!(stack.clone().oneshot(post()).await.unwrap().status(), 201);
     let keys: Vec<_> = server
         .take_requests()
@@ -370,8 +379,11 @@ async fn where_keys_are_honored_a_post_is_repeated_with_the_same_key() {
 #[tokio::test(start_paused = true)]
 async fn only_the_routes_that_honor_keys_are_given_one_and_repeated() {
     let server: Server = Strict::new(|_| status(503));
-    let keys = Keys::honored_by(["POST http://shop.example/orders"]).unwrap();
-    let (_, stack) = stack(plain().breaker(None).budget(None).keys(keys), &server);
+    let keys = IdempotencyKeys::honored_by(["POST http://shop.example/orders"]).unwrap();
+    let (_, stack) = stack(
+        plain().breaker(None).budget(None).idempotency_keys(keys),
+        &server,
+    );
     for (method, uri, calls, keys) in [
         (Method::POST, "http://shop.example/orders/7", 3, 3),
         (Method::POST, "http://shop.example/refunds", 1, 0),
@@ -393,7 +405,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
     let server: Server = Strict::new(|_| status(503));
     let config = plain()
         .breaker(None)
-        .keys(Keys::Honored)
+        .idempotency_keys(IdempotencyKeys::Honored)
         .key_header("paypal-request-id")
         .unquoted_keys(true);
     let (_, stack) = stack(config, &server);
@@ -404,7 +416,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
     assert_eq!(key.len(), 36);
     assert!(!sent[0].headers().contains_key("idempotency-key"));
     let call = CallOptions::new()
-        .key("order-7")
+        .idempotency_key("order-7")
         .scope(stack.oneshot(post()));
     assert_eq!(call.await.unwrap().status(), 503);
     assert_eq!(
@@ -754,12 +766,17 @@ async fn retries_and_keys_may_change() {
     assert_eq!(call(get()).await, (3, false));
     assert_eq!(call(post()).await, (1, false));
     let retry = layer.config().retry.unwrap().max_attempts(2);
-    let config = layer.config().retry(retry).keys(Keys::Honored);
+    let config = layer
+        .config()
+        .retry(retry)
+        .idempotency_keys(IdempotencyKeys::Honored);
     layer.reconfigure(config.clone()).unwrap();
     assert_eq!(call(get()).await, (2, false));
     assert_eq!(call(post()).await, (2, true));
     assert_eq!(layer.config(), config);
-    layer.reconfigure(config.keys(Keys::Unknown)).unwrap();
+    layer
+        .reconfigure(config.idempotency_keys(IdempotencyKeys::Unknown))
+        .unwrap();
     assert_eq!(call(post()).await, (1, false));
 }
 

@@ -361,7 +361,7 @@ async fn a_future_polled_after_completion_panics() {
     panics_after_completion("retry, once", once.unwrap().layer(failing()).call(())).await;
     let hour = std::time::Duration::from_secs(3600);
     panics_after_completion("scope", Deadline::after(hour).scope(ready().call(()))).await;
-    let options = CallOptions::new().key("k");
+    let options = CallOptions::new().idempotency_key("k");
     panics_after_completion("options", options.scope(ready().call(()))).await;
 }
 
@@ -418,7 +418,7 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
     panics_after_completion("key", call).await;
     let mut refusing = key.layer(always_responds::<_, String, Own>());
     let call = std::future::poll_fn(|_| Poll::Ready(refusing.call(post())));
-    let call = CallOptions::new().key("").scope(call).await;
+    let call = CallOptions::new().idempotency_key("").scope(call).await;
     panics_after_completion("key, refused", call).await;
     let span = AttemptSpanLayer::new();
     let call = span.layer(always_responds::<_, String, Own>()).call(post());
@@ -528,7 +528,7 @@ async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
 
     let key = IdempotencyKeyLayer::new();
     let call = gives_the_place_back("key", key, post, || ());
-    CallOptions::new().key("").scope(call).await;
+    CallOptions::new().idempotency_key("").scope(call).await;
 
     let trusting = ExtractDeadlineConfig::new().trust(Trust::Everyone);
     let extract = ExtractDeadlineLayer::new("place", trusting).unwrap();

@@ -5,7 +5,7 @@ use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use buttress::http::{Keys, Replay};
+use buttress::http::{IdempotencyKeys, Replay};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::ReplayPolicy;
 use buttress::{CallOptions, Error, Executed, Outcome, Reason};
@@ -114,7 +114,7 @@ async fn header_and_form_are_configurable() {
 #[tokio::test]
 async fn the_key_of_the_call_options_is_used() {
     let layer = IdempotencyKeyLayer::new();
-    let options = CallOptions::new().key("order \"7\"");
+    let options = CallOptions::new().idempotency_key("order \"7\"");
     let with_key = options.scope(sent(&layer, request("POST"))).await;
     assert_eq!(key(with_key.headers()), r#""order \"7\"""#);
 }
@@ -128,7 +128,7 @@ async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
         (IdempotencyKeyLayer::new().unquoted(), "with space-xyz"),
     ] {
         let call = layer.layer(notes.clone()).oneshot(request("POST"));
-        match CallOptions::new().key(bad).scope(call).await {
+        match CallOptions::new().idempotency_key(bad).scope(call).await {
             Err(Error::Rejected(rejected)) => {
                 assert!(matches!(rejected.reason, Reason::Policy(_)));
                 assert_eq!(rejected.executed, Executed::No);
@@ -152,7 +152,10 @@ async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
     let layer = IdempotencyKeyLayer::new();
     let generated = sent(&layer, request("POST")).await;
     assert!(!is_safe(&Replay::new(), generated.clone()));
-    assert!(is_safe(&Replay::new().keys(Keys::Honored), generated));
+    assert!(is_safe(
+        &Replay::new().idempotency_keys(IdempotencyKeys::Honored),
+        generated
+    ));
     // What crosses a buffer is called in a task of its own, and keeps its mark.
     let notes = Notes::default();
     let buffered = tower::buffer::Buffer::new(notes.clone(), 1);
@@ -166,7 +169,7 @@ async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
 
 #[tokio::test]
 async fn the_options_of_a_call_show_no_key() {
-    let options = CallOptions::new().key("order-4711");
+    let options = CallOptions::new().idempotency_key("order-4711");
     let shown = format!("{options:?}");
     assert!(!shown.contains("4711"), "{shown}");
     let scope = options.scope(std::future::ready(()));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
-use buttress::http::{ClientConfig, Keys, client};
+use buttress::http::{ClientConfig, IdempotencyKeys, client};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::reqwest::SendThrough;
 use bytes::Bytes;
@@ -135,7 +135,7 @@ async fn a_service_that_is_wrongly_said_to_honor_keys_charges_again() {
         Fails::Breaks,
     ] {
         let (uri, ledger) = service(fails).await;
-        pay(&uri, defaults().keys(Keys::Honored)).await;
+        pay(&uri, defaults().idempotency_keys(IdempotencyKeys::Honored)).await;
         assert!(ledger.charges.load(Ordering::SeqCst) > 1, "{fails:?}");
     }
 }

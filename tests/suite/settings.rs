@@ -8,7 +8,7 @@ use buttress::budget::{BudgetConfig, RetryBudget, Rule};
 use buttress::clock::Now;
 use buttress::gate::{KeyBy, KeyedConfig, by};
 use buttress::http::deadline::{DeadlineHeader, ExtractDeadlineConfig, ExtractDeadlineLayer};
-use buttress::http::{ClientConfig, Keys, ServerConfig, grpc, server};
+use buttress::http::{ClientConfig, IdempotencyKeys, ServerConfig, grpc, server};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Scope};
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
@@ -49,7 +49,9 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
     let expected = ClientConfig::default()
         .attempt(SECOND / 4)
         .total(Duration::MAX)
-        .keys(Keys::honored_by(["POST https://api.example.com/v1/charges"]).unwrap())
+        .idempotency_keys(
+            IdempotencyKeys::honored_by(["POST https://api.example.com/v1/charges"]).unwrap(),
+        )
         .key_header("paypal-request-id")
         .deadline_header("grpc-timeout".parse::<DeadlineHeader>().unwrap())
         .budget(None)
@@ -209,13 +211,15 @@ fn breaker() -> impl Strategy<Value = BreakerConfig> {
     )
 }
 
-fn keys() -> impl Strategy<Value = Keys> {
+fn keys() -> impl Strategy<Value = IdempotencyKeys> {
     let route = "(POST |PATCH )?(https://[a-z]{1,9}(:8443)?)?/[a-z/]{0,9}";
     prop_oneof![
-        Just(Keys::Unknown),
-        Just(Keys::Honored),
+        Just(IdempotencyKeys::Unknown),
+        Just(IdempotencyKeys::Honored),
         proptest::collection::vec(route, 0..4)
-            .prop_map(|routes| Keys::honored_by(routes.iter().map(String::as_str)).unwrap()),
+            .prop_map(
+                |routes| IdempotencyKeys::honored_by(routes.iter().map(String::as_str)).unwrap()
+            ),
     ]
 }
 
@@ -233,7 +237,7 @@ fn client() -> impl Strategy<Value = ClientConfig> {
             .retry(retry)
             .budget(budget)
             .breaker(breaker)
-            .keys(keys);
+            .idempotency_keys(keys);
         let config = config
             .unquoted_keys(flags[0])
             .proxy(flags[1])

@@ -525,7 +525,7 @@ async fn neither_a_key_nor_a_path_or_query_is_ever_logged_or_recorded() {
             *request.uri_mut() = "http://u:p@host/secret-path?secret-query".parse().unwrap();
             let call = service.clone().oneshot(request);
             CallOptions::new()
-                .key("secret-key")
+                .idempotency_key("secret-key")
                 .scope(call)
                 .await
                 .unwrap();

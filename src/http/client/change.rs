@@ -36,7 +36,7 @@ impl<R, C, M> ClientLayer<R, C, M> {
     /// call goes by the new settings. A call under way keeps its limits; its retries go by the new settings from its next
     /// failure on, and its body by the idle limit that was in force when it began.
     ///
-    /// `attempt`, `total`, `body_idle`, `authorities`, `keys` and the settings of `retry`, `budget` and `breaker` may change.
+    /// `attempt`, `total`, `body_idle`, `authorities`, `idempotency_keys` and the settings of `retry`, `budget` and `breaker` may change.
     /// What a part is and whether it is there may not: make another client for that.
     ///
     /// ```
@@ -73,7 +73,9 @@ impl<R, C, M> ClientLayer<R, C, M> {
         parts.deadline.set_total(config.total);
         parts.timeout.set_limit(config.attempt);
         parts.body.set_idle(config.body_idle);
-        parts.replay.set_keys(config.keys.clone());
+        parts
+            .replay
+            .set_idempotency_keys(config.idempotency_keys.clone());
         if let Some(retry) = config.retry {
             self.retry.reconfigure(retry)?;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::config::ClientConfig;
 use crate::breaker::{BreakerConfig, Window};
 use crate::error::ConfigError;
-use crate::http::Keys;
+use crate::http::IdempotencyKeys;
 use crate::http::shown::Shown;
 use crate::idempotency::header_name;
 
@@ -25,10 +25,10 @@ impl ClientConfig {
         }
         header_name("key_header", &self.key_header)?;
         ConfigError::unless(
-            !self.proxy || self.keys == Keys::Unknown,
-            "keys",
-            &self.keys,
-            "`Keys::Unknown`, as `proxy` is set: a proxy repeats no such request, with a key or without",
+            !self.proxy || self.idempotency_keys == IdempotencyKeys::Unknown,
+            "idempotency_keys",
+            &self.idempotency_keys,
+            "`IdempotencyKeys::Unknown`, as `proxy` is set: a proxy repeats no such request, with a key or without",
         )?;
         let most = format!("at most `total`, which is {:?}", self.total);
         let attempt = Shown(self.attempt);

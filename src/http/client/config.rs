@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::breaker::BreakerConfig;
 use crate::budget::BudgetConfig;
 use crate::gate::KeyedConfig;
-use crate::http::Keys;
+use crate::http::IdempotencyKeys;
 use crate::http::Redirects;
 use crate::http::deadline::DeadlineHeader;
 use crate::retry::RetryConfig;
@@ -49,7 +49,7 @@ pub struct ClientConfig {
     pub authorities: KeyedConfig,
     /// Which servers honor idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
     /// server must be known to run it once.
-    pub keys: Keys,
+    pub idempotency_keys: IdempotencyKeys,
     /// The header that carries the key. Default `idempotency-key`; any header name.
     pub key_header: Cow<'static, str>,
     /// Whether the key is sent bare, for services that take the quotes of the draft's form for a part of it. Default: no.
@@ -82,7 +82,7 @@ impl Default for ClientConfig {
             budget: Some(BudgetConfig::default()),
             breaker: Some(BreakerConfig::default()),
             authorities: KeyedConfig::default(),
-            keys: Keys::Unknown,
+            idempotency_keys: IdempotencyKeys::Unknown,
             key_header: Cow::Borrowed("idempotency-key"),
             unquoted_keys: false,
             proxy: false,
@@ -104,7 +104,7 @@ impl ClientConfig {
         into budget: Option<BudgetConfig>,
         into breaker: Option<BreakerConfig>,
         mut authorities: KeyedConfig,
-        mut keys: Keys,
+        mut idempotency_keys: IdempotencyKeys,
         into key_header: Cow<'static, str>,
         mut unquoted_keys: bool,
         mut proxy: bool,

@@ -76,7 +76,7 @@ impl ClientLayer {
             .map_err(|error| error.of("client", name))?;
         let header = header_name("key_header", &config.key_header)?;
         let mut replay = Replay::new()
-            .keys(config.keys.clone())
+            .idempotency_keys(config.idempotency_keys.clone())
             .key_header_name(header.clone())
             .redirects(config.redirects);
         if config.proxy {
@@ -128,7 +128,7 @@ impl ClientLayer {
 
 impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
     /// Sends requests again in the way that `make` makes of the one it has: wraps it, or puts another in its place. What may
-    /// run twice is then for that one to say; [`keys`](ClientConfig::keys) is known to the one that is wrapped.
+    /// run twice is then for that one to say; [`idempotency_keys`](ClientConfig::idempotency_keys) is known to the one that is wrapped.
     ///
     /// ```
     /// use buttress::http::{ClientConfig, client};

@@ -11,7 +11,7 @@ use crate::error::ConfigError;
 /// ```text
 /// observe call             each call, when its head has come or it has failed
 /// deadline          10 s   what a caller waits at most, retries, waits and the body included
-/// idempotency key          the same on every attempt; generated for a POST or PATCH of which `keys` says that the server
+/// idempotency key          the same on every attempt; generated for a POST or PATCH of which `idempotency_keys` says that the server
 ///                          honors it, for no other call
 /// retry             3 ×    full jitter from 50 ms; a budget per authority, so that retries never become a storm
 /// breaker                  per authority: a dead server is not called, and the others are left alone
@@ -79,7 +79,7 @@ use crate::error::ConfigError;
 /// | `body_idle` | 10 s | a body that sends nothing for so long has stalled |
 /// | `retry`, `budget`, `breaker` | their own | see [`retry`](crate::retry), [`budget`](crate::budget), [`breaker`](crate::breaker); `None` leaves one out |
 /// | `authorities` | 10 000, 10 min | how many servers have a breaker and a budget of their own |
-/// | `keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
+/// | `idempotency_keys` | unknown | it takes more than a key to repeat a POST: the server must be known to run it once |
 /// | `key_header`, `unquoted_keys` | `idempotency-key`, quoted | the draft's form; services with another say so |
 /// | `proxy` | no | most clients know what they send |
 /// | `redirects` | as the client's default | reqwest follows redirects: a POST that was redirected, and cannot be told from one whose connection was refused, is sent once |

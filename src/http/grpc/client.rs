@@ -41,7 +41,7 @@ use crate::http::{ClientConfig, ClientLayer, client};
 ///
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
 /// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
-/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `keys` and `count_429` play no part. The server is told how much
+/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `idempotency_keys` and `count_429` play no part. The server is told how much
 /// time is left in `grpc-timeout`, unless the settings name another header. A `grpc-timeout` in the request, which
 /// `tonic::Request::set_timeout` sets, shortens `total` in either case, and each attempt carries what is left of it.
 ///

@@ -15,7 +15,7 @@ pub use self::body::ReplayBody;
 pub(crate) use self::wrap::ReplayAs;
 
 use super::grpc::methods::Methods;
-use super::keys::Keys;
+use super::idempotency_keys::IdempotencyKeys;
 use super::redirects::Redirects;
 use super::request::HttpRequest;
 use crate::call::{Call, CallOptions};
@@ -30,8 +30,8 @@ use crate::sync::Mutex;
 /// After a failure that the service may have acted on, a request is repeated if
 /// - its method is GET, HEAD, OPTIONS, TRACE, PUT or DELETE; or
 /// - it is a POST or PATCH that carries an idempotency key, and the server is known to honor keys: by
-///   [`keys`](Replay::keys), or because the caller chose the key himself, in the header or by
-///   [`CallOptions::key`](crate::CallOptions::key). A header that is no key (empty, there twice, or a structured-field
+///   [`idempotency_keys`](Replay::idempotency_keys), or because the caller chose the key himself, in the header or by
+///   [`CallOptions::idempotency_key`](crate::CallOptions::idempotency_key). A header that is no key (empty, there twice, or a structured-field
 ///   string that is malformed) counts as none. A key minted by
 ///   [`IdempotencyKeyLayer`](crate::idempotency::IdempotencyKeyLayer) alone makes nothing repeatable. It is told from the
 ///   caller's own by being marked as sensitive; a key that you mark so yourself counts as minted.
@@ -48,17 +48,17 @@ use crate::sync::Mutex;
 /// request carries its number as a [`Call`] in its extensions; a first attempt, which has none, is spared the allocations.
 ///
 /// ```
-/// use buttress::http::{Keys, Replay};
+/// use buttress::http::{IdempotencyKeys, Replay};
 ///
 /// let safe_methods = Replay::new();
-/// let payments_too = Replay::new().keys(Keys::Honored);
-/// let only_there = Replay::new().keys(Keys::honored_by(["https://api.example.com/v1/charges"])?);
+/// let payments_too = Replay::new().idempotency_keys(IdempotencyKeys::Honored);
+/// let only_there = Replay::new().idempotency_keys(IdempotencyKeys::honored_by(["https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// Shared with all clones, which go by another value from the next call on.
-    keys: Arc<Mutex<Keys>>,
+    idempotency_keys: Arc<Mutex<IdempotencyKeys>>,
     header: HeaderName,
     proxy: bool,
     buffer_limit: usize,
@@ -77,7 +77,7 @@ impl Replay {
     /// Nothing is known about keys.
     pub fn new() -> Self {
         Self {
-            keys: Arc::default(),
+            idempotency_keys: Arc::default(),
             header: DEFAULT_HEADER,
             proxy: false,
             buffer_limit: 64 * 1024,
@@ -88,20 +88,20 @@ impl Replay {
 
     /// Which servers honor idempotency keys.
     #[must_use]
-    pub fn keys(mut self, keys: Keys) -> Self {
-        self.keys = Arc::new(Mutex::new(keys));
+    pub fn idempotency_keys(mut self, keys: IdempotencyKeys) -> Self {
+        self.idempotency_keys = Arc::new(Mutex::new(keys));
         self
     }
 
     /// Changes the keys of all clones.
-    pub(crate) fn set_keys(&self, keys: Keys) {
+    pub(crate) fn set_idempotency_keys(&self, keys: IdempotencyKeys) {
         // The former ones are dropped out of the lock.
-        let former = std::mem::replace(&mut *self.keys.lock(), keys);
+        let former = std::mem::replace(&mut *self.idempotency_keys.lock(), keys);
         drop(former);
     }
 
-    fn known_keys(&self) -> Keys {
-        self.keys.lock().clone()
+    fn known_keys(&self) -> IdempotencyKeys {
+        self.idempotency_keys.lock().clone()
     }
 
     /// The name of the header that carries the key. Default: `idempotency-key`.
@@ -266,13 +266,13 @@ impl Replay {
     }
 }
 
-/// Keys are minted where this strategy takes them to be honored: nowhere in a proxy.
+/// IdempotencyKeys are minted where this strategy takes them to be honored: nowhere in a proxy.
 ///
 /// ```
-/// use buttress::http::{Keys, Replay};
+/// use buttress::http::{IdempotencyKeys, Replay};
 /// use buttress::idempotency::IdempotencyKeyLayer;
 ///
-/// let replay = Replay::new().keys(Keys::honored_by(["POST https://api.example.com/v1/charges"])?);
+/// let replay = Replay::new().idempotency_keys(IdempotencyKeys::honored_by(["POST https://api.example.com/v1/charges"])?);
 /// let keys = IdempotencyKeyLayer::new().generate(replay.clone());
 /// # let _ = keys;
 /// # Ok::<(), buttress::ConfigError>(())
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_generated_key_alone_makes_nothing_repeatable() {
         assert!(!is_safe(&Replay::new(), with_key("POST", true)));
-        let honored = Replay::new().keys(Keys::Honored);
+        let honored = Replay::new().idempotency_keys(IdempotencyKeys::Honored);
         assert!(is_safe(&honored, with_key("POST", true)));
         assert!(is_safe(&honored, with_key("PATCH", true)));
         assert!(
@@ -462,7 +462,7 @@ mod tests {
     #[tokio::test]
     async fn so_does_the_key_in_the_options_of_the_call() {
         CallOptions::new()
-            .key("order-1")
+            .idempotency_key("order-1")
             .scope(async { assert!(is_safe(&Replay::new(), with_key("POST", true))) })
             .await;
     }
@@ -496,7 +496,7 @@ mod tests {
     fn keys_may_be_honored_by_some_servers() {
         let by = |server: &str| {
             let servers = [server.parse().unwrap()];
-            Replay::new().keys(Keys::HonoredBy(servers.into()))
+            Replay::new().idempotency_keys(IdempotencyKeys::HonoredBy(servers.into()))
         };
         assert!(is_safe(
             &by("https://API.example.com:443"),
@@ -510,7 +510,9 @@ mod tests {
 
     #[test]
     fn a_proxy_never_repeats_what_is_not_idempotent() {
-        let proxy = Replay::new().keys(Keys::Honored).proxy();
+        let proxy = Replay::new()
+            .idempotency_keys(IdempotencyKeys::Honored)
+            .proxy();
         assert!(is_safe(&proxy, request("GET")));
         for request in [request("POST"), with_key("POST", false)] {
             let (_, saved) = proxy.first(request);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use buttress::Error;
 use buttress::backoff::{Backoff, Jitter};
-use buttress::http::{ClientConfig, Keys, client};
+use buttress::http::{ClientConfig, IdempotencyKeys, client};
 use buttress::idempotency::IdempotencyKeyLayer;
 use buttress::retry::RetryConfig;
 use bytes::Bytes;
@@ -169,7 +169,7 @@ impl Case {
             .retry(RetryConfig::default().backoff(at_once))
             .proxy(class.proxy);
         if class.honored {
-            config = config.keys(Keys::Honored);
+            config = config.idempotency_keys(IdempotencyKeys::Honored);
         }
         Self {
             fault: row.fault.clone(),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState};
-use buttress::http::{ByStatus, ClientConfig, Keys, Replay, client};
+use buttress::http::{ByStatus, ClientConfig, IdempotencyKeys, Replay, client};
 use buttress::retry::{RetryConfig, RetryLayer};
 use buttress::{BoxError, CallOptions, Error};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
@@ -60,7 +60,7 @@ async fn attempts(status: u16, headers: &[(&'static str, &'static str)]) -> (usi
         .consecutive_failures(Some(1))
         .consecutive_min_span(Duration::ZERO);
     // Its breaker would end the retries.
-    let config = || ClientConfig::default().keys(Keys::Honored);
+    let config = || ClientConfig::default().idempotency_keys(IdempotencyKeys::Honored);
     let retried = client("replayed.retry", config().breaker(None)).unwrap();
     let response = retried.layer(server.clone()).oneshot(payment()).await;
     assert_eq!(response.unwrap().status(), status);
@@ -110,7 +110,7 @@ async fn single_layers_take_a_stored_response_as_final() {
     let retry = RetryLayer::new(
         "replayed.single",
         RetryConfig::new(),
-        Replay::new().keys(Keys::Honored),
+        Replay::new().idempotency_keys(IdempotencyKeys::Honored),
     );
     let service = tower::ServiceBuilder::new()
         .layer(retry.unwrap().classify(ByStatus::new()))

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::middleware::{Next, from_fn};
 use axum::routing::post;
 use buttress::CallOptions;
-use buttress::http::{ClientConfig, Keys, client, handle_rejections};
+use buttress::http::{ClientConfig, IdempotencyKeys, client, handle_rejections};
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{
     IdempotencyConfig, IdempotencyKeyLayer, IdempotencyLayer, Operation, Scope,
@@ -90,7 +90,7 @@ impl Served {
 /// The defaults, but that an attempt is given up sooner.
 fn config() -> ClientConfig {
     let config = ClientConfig::default().attempt(Duration::from_secs(1));
-    config.keys(Keys::Honored)
+    config.idempotency_keys(IdempotencyKeys::Honored)
 }
 
 /// By hyper, with a key minted further out: status, whether it was given before, body.
@@ -142,7 +142,7 @@ async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
 async fn a_key_of_ones_own_pays_once_over_several_calls() {
     let served = Served::new(false).await;
     let pay = |body| {
-        let options = CallOptions::new().key("order-4711-of-2026");
+        let options = CallOptions::new().idempotency_key("order-4711-of-2026");
         options.scope(by_hyper(&served.uri, body))
     };
     assert_eq!(pay("10 EUR").await, (201, false, "paid 10 EUR".into()));

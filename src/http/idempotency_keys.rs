@@ -17,7 +17,7 @@ use crate::error::ConfigError;
 /// In a file it is `"unknown"`, `"honored"`, or a list of [routes](Route).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Keys {
+pub enum IdempotencyKeys {
     /// Nothing is known: a key that a layer minted makes nothing repeatable.
     #[default]
     Unknown,
@@ -27,7 +27,7 @@ pub enum Keys {
     HonoredBy(Arc<[Route]>),
 }
 
-impl Keys {
+impl IdempotencyKeys {
     /// Requests by these routes are run once: [`HonoredBy`](Self::HonoredBy), from text.
     ///
     /// # Errors
@@ -56,11 +56,11 @@ impl Keys {
 /// any other.
 ///
 /// ```
-/// use buttress::http::{Keys, Route};
+/// use buttress::http::{IdempotencyKeys, Route};
 ///
 /// let charges: Route = "POST https://api.example.com/v1/charges".parse()?;
-/// let keys = Keys::HonoredBy([charges].into());
-/// assert_eq!(keys, Keys::honored_by(["POST https://api.example.com/v1/charges"])?);
+/// let keys = IdempotencyKeys::HonoredBy([charges].into());
+/// assert_eq!(keys, IdempotencyKeys::honored_by(["POST https://api.example.com/v1/charges"])?);
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,9 +160,9 @@ mod text {
     use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
     use serde::ser::{Serialize, Serializer};
 
-    use super::{Keys, Route};
+    use super::{IdempotencyKeys, Route};
 
-    impl Serialize for Keys {
+    impl Serialize for IdempotencyKeys {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
             match self {
                 Self::Unknown => serializer.serialize_str("unknown"),
@@ -172,7 +172,7 @@ mod text {
         }
     }
 
-    impl<'de> Deserialize<'de> for Keys {
+    impl<'de> Deserialize<'de> for IdempotencyKeys {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
             deserializer.deserialize_any(WordOrRoutes)
         }
@@ -181,26 +181,26 @@ mod text {
     struct WordOrRoutes;
 
     impl<'de> Visitor<'de> for WordOrRoutes {
-        type Value = Keys;
+        type Value = IdempotencyKeys;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str("\"unknown\", \"honored\" or a list of routes")
         }
 
-        fn visit_str<E: Error>(self, word: &str) -> Result<Keys, E> {
+        fn visit_str<E: Error>(self, word: &str) -> Result<IdempotencyKeys, E> {
             match word {
-                "unknown" => Ok(Keys::Unknown),
-                "honored" => Ok(Keys::Honored),
+                "unknown" => Ok(IdempotencyKeys::Unknown),
+                "honored" => Ok(IdempotencyKeys::Honored),
                 _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
             }
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Keys, A::Error> {
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<IdempotencyKeys, A::Error> {
             let mut routes = Vec::new();
             while let Some(route) = seq.next_element()? {
                 routes.push(route);
             }
-            Ok(Keys::HonoredBy(routes.into()))
+            Ok(IdempotencyKeys::HonoredBy(routes.into()))
         }
     }
 
@@ -226,7 +226,7 @@ mod tests {
 
     fn covers(route: &str, method: Method, url: &str) -> bool {
         let request = Request::builder().method(method).uri(url).body(());
-        let keys = Keys::honored_by([route]).unwrap();
+        let keys = IdempotencyKeys::honored_by([route]).unwrap();
         keys.honor(&request.unwrap())
     }
 
@@ -332,18 +332,21 @@ mod tests {
     #[cfg(feature = "serde")]
     #[test]
     fn keys_are_a_word_or_a_list() {
-        let listed = Keys::honored_by(["POST https://api.example.com/v1"]).unwrap();
+        let listed = IdempotencyKeys::honored_by(["POST https://api.example.com/v1"]).unwrap();
         for (text, keys) in [
-            (r#""unknown""#, Keys::Unknown),
-            (r#""honored""#, Keys::Honored),
+            (r#""unknown""#, IdempotencyKeys::Unknown),
+            (r#""honored""#, IdempotencyKeys::Honored),
             (r#"["POST https://api.example.com/v1"]"#, listed),
-            ("[]", Keys::HonoredBy([].into())),
+            ("[]", IdempotencyKeys::HonoredBy([].into())),
         ] {
-            assert_eq!(serde_json::from_str::<Keys>(text).unwrap(), keys);
+            assert_eq!(serde_json::from_str::<IdempotencyKeys>(text).unwrap(), keys);
             assert_eq!(serde_json::to_string(&keys).unwrap(), text);
         }
         for wrong in [r#""honored""#, r#"["GET /"]"#, "true", "{}"] {
-            assert!(serde_json::from_str::<Keys>(wrong).is_err(), "{wrong}");
+            assert!(
+                serde_json::from_str::<IdempotencyKeys>(wrong).is_err(),
+                "{wrong}"
+            );
         }
     }
 }
