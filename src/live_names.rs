@@ -24,7 +24,7 @@ pub struct BuiltAt<'a> {
     pub settings: &'a (dyn fmt::Debug + Send + Sync),
 }
 
-type Settings = Arc<dyn fmt::Debug + Send + Sync>;
+type ShownConfig = Arc<dyn fmt::Debug + Send + Sync>;
 
 #[derive(Eq, PartialEq)]
 struct Name {
@@ -53,7 +53,7 @@ struct Live {
     /// request does not warn again and again.
     warned: bool,
     location: &'static Location<'static>,
-    settings: Settings,
+    settings: ShownConfig,
 }
 
 static LIVE: LazyLock<Mutex<HashMap<Name, Live>>> = LazyLock::new(Mutex::default);
@@ -82,7 +82,7 @@ pub(crate) fn register_stack(
     location: &'static Location<'static>,
     settings: impl fmt::Debug + Send + Sync + 'static,
 ) {
-    let settings: Settings = Arc::new(settings);
+    let settings: ShownConfig = Arc::new(settings);
     let (kind, name) = (source.layer(), source.name());
     let existing = {
         let mut names = LIVE.lock().unwrap_or_else(PoisonError::into_inner);

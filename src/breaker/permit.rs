@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::shard::Shard;
-use super::shards::{Locked, Shared};
+use super::shards::{Inner, Locked};
 use super::ticket::Ticket;
 use crate::clock::{Moment, Now, nanos};
 use crate::gate::Permit;
@@ -157,7 +157,7 @@ fn is_ignored(outcome: &Outcome) -> bool {
 }
 
 #[inline(never)]
-fn is_slow(shared: &Shared, took: Duration) -> bool {
+fn is_slow(shared: &Inner, took: Duration) -> bool {
     nanos(took) > shared.slow_call()
 }
 
@@ -167,7 +167,7 @@ fn is_slow(shared: &Shared, took: Duration) -> bool {
 )]
 #[cold]
 #[inline(never)]
-fn settle_locked(shared: &Shared, ticket: Ticket, start: Start, outcome: Outcome, now: Now) {
+fn settle_locked(shared: &Inner, ticket: Ticket, start: Start, outcome: Outcome, now: Now) {
     let moment = now.moment();
     let took = start.took(moment);
     shared.act(|locked, draw| {
@@ -194,7 +194,7 @@ impl Drop for BreakerPermit {
 
 #[cold]
 #[inline(never)]
-fn abandon(shared: &Shared, ticket: Ticket, waited: Duration, now: Moment) {
+fn abandon(shared: &Inner, ticket: Ticket, waited: Duration, now: Moment) {
     shared.act(|locked, draw| {
         let transitions = locked.machine.abandon(ticket, waited, now, draw);
         ((), transitions)

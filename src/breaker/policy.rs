@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use super::config::BreakerConfig;
 use super::permit::BreakerPermit;
 use super::shard::Shard;
-use super::shards::Shared;
+use super::shards::Inner;
 use super::ticket::Transitions;
 use super::view::Snapshot;
 use crate::clock::Now;
@@ -38,7 +38,7 @@ impl Clone for Breaker {
 }
 
 struct Owner {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
     /// One for each core that has asked.
     shards: OnceLock<Box<[OnceLock<Arc<Shard>>]>>,
 }
@@ -57,7 +57,7 @@ impl Breaker {
         let breaker = Self::of_source(Source::new("breaker", name), config)?;
         let shared = breaker.shared();
         register(&shared.source, location, config);
-        let weak: Weak<Shared> = Arc::downgrade(shared);
+        let weak: Weak<Inner> = Arc::downgrade(shared);
         keep_fresh(weak);
         shared.refresh();
         Ok(breaker)
@@ -68,7 +68,7 @@ impl Breaker {
         config
             .validate()
             .map_err(|error| error.of("circuit breaker", source.name()))?;
-        let shared = Shared::new(source, config)?;
+        let shared = Inner::new(source, config)?;
         Ok(Self {
             owner: Arc::new(Owner {
                 shared,
@@ -234,7 +234,7 @@ impl Breaker {
     }
 
     #[inline]
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<Inner> {
         &self.owner.shared
     }
 }

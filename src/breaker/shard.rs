@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::machine::Machine;
-use super::shards::Shared;
+use super::shards::Inner;
 use super::ticket::Epoch;
 use crate::clock::{Moment, Now, nanos};
 use crate::event::BreakerState;
@@ -15,7 +15,7 @@ pub(super) struct Shard {
     pub(super) word: AtomicU64,
     /// Until when a success only counts, in nanoseconds; `u64::MAX`: for ever. Written under the lock, before the word.
     pub(super) until: AtomicU64,
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Inner>,
 }
 
 /// The upper half of a lane's word, its tag: the epoch and one bit for the licence. Without that bit nothing goes past the

@@ -21,7 +21,7 @@ use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// What all handles and permits of a circuit have in common.
-pub(super) struct Shared {
+pub(super) struct Inner {
     pub(super) source: Source,
     /// How the next call is admitted: [`Mode`], written under the lock only.
     mode: AtomicU64,
@@ -44,7 +44,7 @@ pub(super) struct Locked {
     until: u64,
 }
 
-impl Shared {
+impl Inner {
     pub(super) fn new(source: Source, config: BreakerConfig) -> Result<Arc<Self>, ConfigError> {
         let dry_run = config.dry_run;
         let machine = Machine::new(config)?;
@@ -208,7 +208,7 @@ impl Shared {
     }
 }
 
-impl Refresh for Shared {
+impl Refresh for Inner {
     fn refresh(&self) {
         let (sequence, state) =
             self.look(|locked| (locked.machine.sequence, locked.machine.last_state()));
@@ -220,7 +220,7 @@ impl Refresh for Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(parent) = self.source.parent() {
             let state = self.look(|locked| locked.machine.last_state());

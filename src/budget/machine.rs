@@ -13,7 +13,7 @@ pub(super) const TOKEN: u64 = 1_000_000;
 
 /// The settings, in micro-tokens.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct Limits {
     rule: Rule,
     /// What a good call adds.
     pub(super) ratio: u64,
@@ -25,7 +25,7 @@ pub(super) struct Rules {
     cost: u64,
 }
 
-impl Rules {
+impl Limits {
     pub(super) fn new(config: &BudgetConfig) -> Self {
         let per_second = config.floor.map_or(0, micro);
         let bucket = config.rule == Rule::Bucket;
@@ -108,7 +108,7 @@ pub(super) struct Taken {
 }
 
 impl Machine {
-    pub(super) const fn new(rules: &Rules, now: Moment) -> Self {
+    pub(super) const fn new(rules: &Limits, now: Moment) -> Self {
         Self {
             last: now,
             floor: rules.floor.1,
@@ -123,7 +123,7 @@ impl Machine {
     /// them, and never grow.
     pub(super) fn withdraw(
         &mut self,
-        rules: &Rules,
+        rules: &Limits,
         balance: u64,
         calls: u64,
         now: Moment,
@@ -154,7 +154,7 @@ impl Machine {
     }
 
     /// A granted retry that never started gives back what the floor paid. It [ends](Self::end) as well.
-    pub(super) fn refund(&mut self, rules: &Rules, taken: &Taken) {
+    pub(super) fn refund(&mut self, rules: &Limits, taken: &Taken) {
         self.floor = self.floor.saturating_add(taken.floor).min(rules.floor.1);
     }
 
@@ -162,8 +162,8 @@ impl Machine {
     /// another meaning.
     pub(super) fn reconfigure(
         &mut self,
-        old: &Rules,
-        new: &Rules,
+        old: &Limits,
+        new: &Limits,
         config: &BudgetConfig,
         balance: u64,
     ) -> u64 {
@@ -198,7 +198,7 @@ impl Machine {
     }
 
     /// What a withdrawal would find now, in micro-tokens; the number of retries, if only that is limited.
-    pub(super) fn balance(&self, rules: &Rules, balance: u64, calls: u64, now: Moment) -> u64 {
+    pub(super) fn balance(&self, rules: &Limits, balance: u64, calls: u64, now: Moment) -> u64 {
         match rules.rule {
             Rule::Bucket => {
                 let mut then = *self;
@@ -214,7 +214,7 @@ impl Machine {
     }
 
     /// A long healthy time must not fund a storm. (And a deposit under rules of a moment ago may be above the cap.)
-    fn cut(&mut self, rules: &Rules, balance: u64, now: Moment) -> u64 {
+    fn cut(&mut self, rules: &Limits, balance: u64, now: Moment) -> u64 {
         let balance = balance.min(rules.cap);
         let idle = now.since(self.last);
         self.last = self.last.max(now);
@@ -225,7 +225,7 @@ impl Machine {
         }
     }
 
-    fn refill(&mut self, rules: &Rules, now: Moment) {
+    fn refill(&mut self, rules: &Limits, now: Moment) {
         let (per_second, most) = rules.floor;
         let gained = earned(per_second, now.since(self.filled));
         // Else the rest below one micro-token would be lost each time, and frequent refusals would keep the floor empty.
@@ -271,7 +271,7 @@ mod tests {
 
     /// A budget as one number and one machine, driven on one thread.
     struct Budget {
-        rules: Rules,
+        rules: Limits,
         machine: Machine,
         balance: u64,
     }
@@ -279,7 +279,7 @@ mod tests {
     impl Budget {
         fn new(config: BudgetConfig) -> Self {
             assert_eq!(config.validate(), Ok(()));
-            let rules = Rules::new(&config);
+            let rules = Limits::new(&config);
             Self {
                 machine: Machine::new(&rules, Moment::START),
                 balance: rules.initial(&config),
@@ -317,7 +317,7 @@ mod tests {
     fn a_floor_that_is_looked_at_often_fills_as_fast() {
         // One micro-token a millisecond.
         let config = BudgetConfig::new().floor(Some(0.001));
-        let (rules, half) = (Rules::new(&config), Duration::from_micros(500));
+        let (rules, half) = (Limits::new(&config), Duration::from_micros(500));
         let mut often = Machine::new(&rules, Moment::START);
         often.empty(Moment::START);
         let mut once = often;
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_floor_that_was_emptied() {
         let config = BudgetConfig::new().floor(Some(1.0));
-        let rules = Rules::new(&config);
+        let rules = Limits::new(&config);
         let mut machine = Machine::new(&rules, Moment::START);
         let later = Moment::START.after(Duration::from_secs(3600));
         assert!(machine.balance(&rules, 0, 0, later) > 0);
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn the_throttle_counts_what_grpc_counts() {
-        let rules = Rules::new(&BudgetConfig::throttle(4, 0.8));
+        let rules = Limits::new(&BudgetConfig::throttle(4, 0.8));
         let hint = Some(S(1));
         for (outcome, counts) in [
             (Outcome::TRANSIENT, true),
@@ -403,7 +403,7 @@ mod tests {
         ] {
             assert_eq!(rules.counts(&outcome), counts, "{outcome:?}");
         }
-        assert!(!Rules::new(&BudgetConfig::new()).counts(&Outcome::TRANSIENT));
+        assert!(!Limits::new(&BudgetConfig::new()).counts(&Outcome::TRANSIENT));
     }
 
     #[test]

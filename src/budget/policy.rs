@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 
 use super::config::BudgetConfig;
-use super::machine::{Machine, Rules, TOKEN, deposited};
+use super::machine::{Limits, Machine, TOKEN, deposited};
 use super::withdrawal::{CallUnderWay, Withdrawal};
 use crate::allowance::SharedAllowance;
 use crate::clock::{Moment, Now};
@@ -18,10 +18,10 @@ use crate::sync::{AtomicU64, Mutex, Ordering};
 /// Pays for retries and hedges. Clones share one balance; the [module's page](super) says how.
 #[derive(Clone)]
 pub struct RetryBudget {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Inner>,
 }
 
-pub(super) struct Shared {
+pub(super) struct Inner {
     /// Micro-tokens. Good calls change it without the lock, and at the cap only read it.
     pub(super) balance: AtomicU64,
     /// For requests that never reached the server. A good call restores some of it; a full one is only read.
@@ -41,7 +41,7 @@ pub(super) struct Shared {
 #[derive(Clone, Copy)]
 pub(super) struct Locked {
     pub(super) machine: Machine,
-    pub(super) rules: Rules,
+    pub(super) rules: Limits,
     config: BudgetConfig,
 }
 
@@ -67,7 +67,7 @@ impl RetryBudget {
         let name = name.into();
         ConfigError::check_name("retry budget", &name)?;
         let budget = Self::of_source(Source::new("budget", name), config)?;
-        let weak: Weak<Shared> = Arc::downgrade(&budget.shared);
+        let weak: Weak<Inner> = Arc::downgrade(&budget.shared);
         keep_fresh(weak);
         Ok(budget)
     }
@@ -76,8 +76,8 @@ impl RetryBudget {
         config
             .validate()
             .map_err(|error| error.of("retry budget", source.name()))?;
-        let rules = Rules::new(&config);
-        let shared = Arc::new(Shared {
+        let rules = Limits::new(&config);
+        let shared = Arc::new(Inner {
             balance: AtomicU64::new(rules.initial(&config)),
             allowance: SharedAllowance::full(),
             cap: AtomicU64::new(rules.cap),
@@ -152,7 +152,7 @@ impl RetryBudget {
         let shared = &*self.shared;
         if self.counts(outcome) {
             let balance = shared.balance.load(Ordering::Relaxed);
-            shared.change(balance, |balance| (Rules::failed(balance), ()));
+            shared.change(balance, |balance| (Limits::failed(balance), ()));
             shared.report();
         }
     }
@@ -215,7 +215,7 @@ impl RetryBudget {
     }
 }
 
-impl Refresh for Shared {
+impl Refresh for Inner {
     fn refresh(&self) {
         self.report();
     }
@@ -230,7 +230,7 @@ impl fmt::Debug for RetryBudget {
     }
 }
 
-impl Shared {
+impl Inner {
     #[cold]
     fn deposit(&self, seen: u64) {
         let ratio = self.ratio.load(Ordering::Relaxed);
@@ -240,7 +240,7 @@ impl Shared {
     }
 
     fn reconfigure(&self, config: BudgetConfig) {
-        let rules = Rules::new(&config);
+        let rules = Limits::new(&config);
         let mut locked = self.locked.lock();
         self.cap.store(rules.cap, Ordering::Relaxed);
         self.ratio.store(rules.ratio, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::machine::Taken;
-use super::policy::Shared;
+use super::policy::Inner;
 use crate::sync::Ordering;
 
 /// A retry that is paid for. To be kept until the retry is over.
@@ -12,7 +12,7 @@ use crate::sync::Ordering;
 /// Dropped before it [`started`](Self::started), it gives back what it took.
 #[must_use = "dropped before the retry started, it gives back what it took"]
 pub struct Withdrawal {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
     taken: Taken,
     /// Whether it counts as under way.
     counted: bool,
@@ -20,7 +20,7 @@ pub struct Withdrawal {
 }
 
 impl Withdrawal {
-    pub(super) const fn new(shared: Arc<Shared>, taken: Taken, counted: bool) -> Self {
+    pub(super) const fn new(shared: Arc<Inner>, taken: Taken, counted: bool) -> Self {
         Self {
             shared,
             taken,
@@ -76,12 +76,12 @@ impl fmt::Debug for Withdrawal {
 /// A call that is under way, until this is dropped.
 #[must_use = "the call is under way until this is dropped"]
 pub struct CallUnderWay {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
 }
 
 impl CallUnderWay {
     /// Of a call that was counted.
-    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+    pub(super) const fn new(shared: Arc<Inner>) -> Self {
         Self { shared }
     }
 }

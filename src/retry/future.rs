@@ -15,7 +15,7 @@ use super::discard::Discard;
 use super::machine::Refusal;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
-use super::shared::Shared;
+use super::shared::Inner;
 use crate::budget::RetryBudget;
 use crate::call::{Call, Marks};
 use crate::error::CallError;
@@ -31,7 +31,7 @@ where
     S: Service<R::Attempt>,
     D: Discard<S::Response>,
 {
-    shared: Arc<Shared<R, C, K, D>>,
+    shared: Arc<Inner<R, C, K, D>>,
     progress: Progress,
     /// The budget of this request's key, if it is not the layer's that pays.
     budget: Option<RetryBudget>,
@@ -65,7 +65,7 @@ where
 {
     #[inline]
     pub(super) const fn new(
-        shared: Arc<Shared<R, C, K, D>>,
+        shared: Arc<Inner<R, C, K, D>>,
         progress: Progress,
         budget: Option<RetryBudget>,
         first: Attempt<S::Future>,
@@ -196,7 +196,7 @@ where
         failed: Option<(Of<S, R::Attempt>, Outcome)>,
     ) -> Poll<Option<Of<S, R::Attempt>>> {
         let mut this = self.project();
-        let Shared {
+        let Inner {
             terms,
             repeat,
             discard,

@@ -12,7 +12,7 @@ use super::config::RetryConfig;
 use super::progress::Progress;
 use super::replay::ByClone;
 use super::service::Retry;
-use super::shared::{Shared, Terms};
+use super::shared::{Inner, Terms};
 use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
@@ -25,7 +25,7 @@ use crate::sync::Mutex;
 /// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
 #[derive(Debug)]
 pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = ()> {
-    shared: Arc<Shared<R, C, K, D>>,
+    shared: Arc<Inner<R, C, K, D>>,
 }
 
 impl<R> RetryLayer<R> {
@@ -63,7 +63,7 @@ impl<R> RetryLayer<R> {
             .validate()
             .map_err(|error| error.of("retry", &name))?;
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Inner {
                 terms: Terms {
                     config: Arc::new(Mutex::new(config)),
                     budget,
@@ -84,7 +84,7 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// What results mean is for `classify` to say.
     #[must_use]
     pub fn classify<N>(self, classify: N) -> RetryLayer<R, N, K, D> {
-        self.change(|of| Shared {
+        self.change(|of| Inner {
             terms: of.terms,
             repeat: of.repeat,
             classify,
@@ -96,7 +96,7 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// Repeats in the way that `make` makes of the one it has: wraps it, or puts another in its place.
     #[must_use]
     pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K, D> {
-        self.change(|of| Shared {
+        self.change(|of| Inner {
             terms: of.terms,
             repeat: make(of.repeat),
             classify: of.classify,
@@ -114,7 +114,7 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
     #[must_use]
     pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L, D> {
-        self.without_budget().change(|of| Shared {
+        self.without_budget().change(|of| Inner {
             terms: of.terms,
             repeat: of.repeat,
             classify: of.classify,
@@ -126,7 +126,7 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
     /// What becomes of a failed response once the next attempt has begun. Default: it is dropped.
     #[must_use]
     pub fn discard<N>(self, discard: N) -> RetryLayer<R, C, K, N> {
-        self.change(|of| Shared {
+        self.change(|of| Inner {
             terms: of.terms,
             repeat: of.repeat,
             classify: of.classify,
@@ -166,7 +166,7 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
 
     fn change<R2, C2, K2, D2>(
         self,
-        change: impl FnOnce(Shared<R, C, K, D>) -> Shared<R2, C2, K2, D2>,
+        change: impl FnOnce(Inner<R, C, K, D>) -> Inner<R2, C2, K2, D2>,
     ) -> RetryLayer<R2, C2, K2, D2> {
         RetryLayer {
             shared: Arc::new(change(Arc::unwrap_or_clone(self.shared))),

@@ -11,7 +11,7 @@ use super::discard::Discard;
 use super::future::{Further, RetryFuture};
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
-use super::shared::Shared;
+use super::shared::Inner;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
 
@@ -19,11 +19,11 @@ use crate::outcome::{Classify, ErrorIsTransient};
 #[derive(Debug)]
 pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = ()> {
     inner: S,
-    shared: Arc<Shared<R, C, K, D>>,
+    shared: Arc<Inner<R, C, K, D>>,
 }
 
 impl<S, R, C, K, D> Retry<S, R, C, K, D> {
-    pub(super) const fn new(inner: S, shared: Arc<Shared<R, C, K, D>>) -> Self {
+    pub(super) const fn new(inner: S, shared: Arc<Inner<R, C, K, D>>) -> Self {
         Self { inner, shared }
     }
 }

@@ -12,7 +12,7 @@ use crate::sync::Mutex;
 
 /// Everything a call needs of its layer, behind one reference count.
 #[derive(Clone, Debug)]
-pub(super) struct Shared<R, C, K, D> {
+pub(super) struct Inner<R, C, K, D> {
     pub(super) terms: Terms,
     pub(super) repeat: R,
     pub(super) classify: C,

@@ -36,13 +36,13 @@ pub enum Step<Res, E> {
 ///
 /// Each call runs the step that the script gives for its number, counted from 0 over all clones. Its futures are `!Unpin`.
 pub struct Strict<Req, Res, E> {
-    shared: Arc<Shared<Req, Res, E>>,
+    shared: Arc<Inner<Req, Res, E>>,
     ready: bool,
 }
 
 type Script<Res, E> = Box<dyn Fn(usize) -> Step<Res, E> + Send + Sync>;
 
-struct Shared<Req, Res, E> {
+struct Inner<Req, Res, E> {
     script: Script<Res, E>,
     /// What `poll_ready` does before the service becomes ready: a pending poll, or an error.
     readiness: Mutex<VecDeque<Option<E>>>,
@@ -57,7 +57,7 @@ impl<Req, Res, E> Strict<Req, Res, E> {
     /// A service that is always ready and follows the script.
     pub fn new(script: impl Fn(usize) -> Step<Res, E> + Send + Sync + 'static) -> Self {
         Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Inner {
                 script: Box::new(script),
                 readiness: Mutex::new(VecDeque::new()),
                 requests: Mutex::new(Vec::new()),
@@ -156,7 +156,7 @@ impl<Req, Res, E> Service<Req> for Strict<Req, Res, E> {
 #[pin_project(PinnedDrop)]
 #[must_use = "futures do nothing unless polled"]
 pub struct StrictFuture<Req, Res, E> {
-    shared: Arc<Shared<Req, Res, E>>,
+    shared: Arc<Inner<Req, Res, E>>,
     step: Option<Step<Res, E>>,
     #[pin]
     alarm: Alarm,

@@ -10,9 +10,9 @@ use crate::sync::Mutex;
 
 /// The settings in force, and how often they have changed.
 #[derive(Clone)]
-pub(super) struct Settings(Arc<Mutex<(ClientConfig, u64)>>);
+pub(super) struct LiveConfig(Arc<Mutex<(ClientConfig, u64)>>);
 
-impl Settings {
+impl LiveConfig {
     pub(super) fn new(config: ClientConfig) -> Self {
         Self(Arc::new(Mutex::new((config, 0))))
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::change::Settings;
+use super::change::LiveConfig;
 use super::config::ClientConfig;
 use super::service::ClientService;
 use crate::breaker::Breaker;
@@ -40,7 +40,7 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// maps any other error to [`Error::Inner`](crate::Error::Inner).
 #[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
-    pub(super) parts: Parts,
+    pub(super) parts: Inner,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     /// What results mean for all others.
     classify: C,
@@ -49,9 +49,9 @@ pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
 
 /// What does not depend on how requests are sent again, and on what results mean.
 #[derive(Clone)]
-pub(super) struct Parts {
+pub(super) struct Inner {
     pub(super) name: Arc<str>,
-    pub(super) config: Settings,
+    pub(super) config: LiveConfig,
     call: Option<Observed>,
     pub(super) deadline: DeadlineLayer,
     key: IdempotencyKeyLayer<Replay>,
@@ -106,7 +106,7 @@ impl ClientLayer {
             retry,
             classify: ByStatus::new().count_429(config.count_429),
             error: PhantomData,
-            parts: Parts {
+            parts: Inner {
                 name: name.into(),
                 call: observes.then(|| Observed::new(format!("{name}.call"))),
                 deadline: DeadlineLayer::new(name, config.total),
@@ -120,7 +120,7 @@ impl ClientLayer {
                 spans: config.spans,
                 out: PropagateDeadlineLayer::new(config.deadline_header.clone()).inside(&timeout),
                 timeout,
-                config: Settings::new(config),
+                config: LiveConfig::new(config),
             },
         })
     }

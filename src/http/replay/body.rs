@@ -35,7 +35,7 @@ pub struct ReplayBody<B> {
     ahead: Option<Box<Read>>,
     reads: Reads,
     /// `None` once neither this attempt needs it nor it this attempt.
-    shared: Option<Arc<Mutex<Shared<B>>>>,
+    shared: Option<Arc<Mutex<Inner<B>>>>,
     /// Of what is not the original.
     hint: SizeHint,
 }
@@ -292,12 +292,12 @@ impl<B> fmt::Debug for ReplayBody<B> {
 /// Makes further attempts of a body. Made by [`ReplayBody::new`]; when it is dropped, nothing more is kept.
 pub(crate) struct BodyBuffer<B> {
     /// `None` if the body is empty.
-    shared: Option<Arc<Mutex<Shared<B>>>>,
+    shared: Option<Arc<Mutex<Inner<B>>>>,
     hint: SizeHint,
 }
 
 /// What all attempts of a body share.
-struct Shared<B> {
+struct Inner<B> {
     buffer: Buffer,
     /// Until it is read.
     original: Option<B>,
@@ -307,7 +307,7 @@ impl<B: Body> BodyBuffer<B> {
     fn new(body: B, limit: usize) -> Self {
         let hint = body.size_hint();
         let shared = (!body.is_end_stream()).then(|| {
-            Arc::new(Mutex::new(Shared {
+            Arc::new(Mutex::new(Inner {
                 buffer: Buffer::new(limit, hint.lower()),
                 original: Some(body),
             }))

@@ -57,7 +57,7 @@ use crate::sync::Mutex;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// Shared with all clones, which go by another value from the next call on.
+    /// Inner with all clones, which go by another value from the next call on.
     idempotency_keys: Arc<Mutex<IdempotencyKeys>>,
     header: HeaderName,
     proxy: bool,

@@ -176,7 +176,7 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = ServerService<S>;
 
     fn layer(&self, handler: S) -> ServerService<S> {
-        let answers = handle_rejections(Parts(self))
+        let answers = handle_rejections(Guarding(self))
             .not_executed_header(self.config.not_executed_header)
             .should_retry_header(self.config.should_retry_header);
         ServerService {
@@ -188,9 +188,9 @@ impl<S: Clone> Layer<S> for ServerLayer {
 }
 
 /// What is between the answers and the handler.
-struct Parts<'a>(&'a ServerLayer);
+struct Guarding<'a>(&'a ServerLayer);
 
-impl<S> Layer<S> for Parts<'_> {
+impl<S> Layer<S> for Guarding<'_> {
     type Service = Guards<S>;
 
     fn layer(&self, handler: S) -> Guards<S> {

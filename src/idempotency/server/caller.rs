@@ -5,8 +5,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::body::StoredBody;
+use super::engine::Engine;
 use super::recorded::Recorded;
-use super::shared::Shared;
 use crate::error::CallError;
 use crate::event::OperationStep;
 use crate::idempotency::record::RecordKey;
@@ -30,19 +30,19 @@ impl<Res, E: CallError> Caller<Res, E> {
         }
     }
 
-    pub(super) fn refuse(&mut self, shared: &Shared, problem: KeyProblem) {
+    pub(super) fn refuse(&mut self, shared: &Engine, problem: KeyProblem) {
         self.send(Err(shared.refuse(problem).into()));
     }
 
     /// Gives the answer of an operation that was done before.
-    pub(super) fn replay(&mut self, shared: &Shared, key: &RecordKey, record: &Bytes) {
+    pub(super) fn replay(&mut self, shared: &Engine, key: &RecordKey, record: &Bytes) {
         self.answer(shared, record, Some(key));
     }
 
     /// Gives a recorded answer. `replay_of`: the operation was done for an earlier request.
     pub(super) fn answer(
         &mut self,
-        shared: &Shared,
+        shared: &Engine,
         record: &Bytes,
         replay_of: Option<&RecordKey>,
     ) {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::caller::Caller;
+use super::engine::Engine;
 use super::operation::Operation;
 use super::progress::Running;
-use super::shared::Shared;
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::deadline::Deadline;
@@ -37,7 +37,7 @@ impl From<StoreError> for ClaimError {
 
 /// Claims the key; while another runs under it, asks again for as long as it may.
 pub(super) async fn claim<Res, E: CallError>(
-    shared: &Arc<Shared>,
+    shared: &Arc<Engine>,
     record: RecordKey,
     claim: Claim,
     running: &mut Running,
@@ -80,7 +80,7 @@ pub(super) fn longer(pause: Duration) -> Duration {
 }
 
 /// One claim. Where its fate is not known, it is given up behind the caller's back: nobody would run under it.
-async fn begin(shared: &Arc<Shared>, record: RecordKey, claim: Claim) -> Result<Begun, StoreError> {
+async fn begin(shared: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<Begun, StoreError> {
     let store = Arc::clone(&shared.store);
     let mut begin = Box::pin(async move { store.begin(&record, &claim).await });
     let limit = shared.config.store_timeout;
@@ -112,7 +112,7 @@ async fn begin(shared: &Arc<Shared>, record: RecordKey, claim: Claim) -> Result<
 }
 
 /// Abandons a claim, as soon as the store can be asked; its lease ends it if nothing else does.
-pub(super) async fn give_up(shared: &Shared, record: &RecordKey, token: Token) {
+pub(super) async fn give_up(shared: &Engine, record: &RecordKey, token: Token) {
     let until = Deadline::after(shared.config.lease);
     let mut pause = SOON;
     while limited(shared, shared.store.abandon(record, token))
@@ -130,7 +130,7 @@ pub(super) async fn give_up(shared: &Shared, record: &RecordKey, token: Token) {
 
 /// Asks the store, for no longer than it may take.
 pub(super) async fn limited<T>(
-    shared: &Shared,
+    shared: &Engine,
     question: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
     let limit = shared.config.store_timeout;

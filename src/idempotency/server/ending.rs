@@ -11,10 +11,10 @@ use super::body::StoredBody;
 use super::caller::{Caller, REPLAYED};
 use super::claim::{SOON, give_up, limited, longer};
 use super::config::IdempotencyConfig;
+use super::engine::Engine;
 use super::handler::{Came, was_never_taken};
 use super::operation::Operation;
 use super::recorded::{StoredResponse, word};
-use super::shared::Shared;
 use super::storage::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use crate::chance::draw;
 use crate::clock::{Now, wall};
@@ -209,7 +209,7 @@ enum Ending {
 
 /// How the operation ends, and what the caller receives.
 fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Ending, First<Res, E>) {
-    let Shared {
+    let Engine {
         config, store_when, ..
     } = &**operation.shared();
     let happened = operation.has_happened();

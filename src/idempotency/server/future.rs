@@ -18,9 +18,9 @@ use tower_service::Service;
 
 use super::body::StoredBody;
 use super::caller::Caller;
+use super::engine::Engine;
 use super::progress::Running;
 use super::run::{Asked, run};
-use super::shared::Shared;
 use crate::detach::detach;
 use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
@@ -51,7 +51,7 @@ enum State<S, B, Res, F, E> {
     Reading(Pin<Box<Reading<S, B>>>),
     Waiting(
         oneshot::Receiver<Result<Response<StoredBody<Res>>, E>>,
-        Arc<Shared>,
+        Arc<Engine>,
     ),
 }
 
@@ -62,7 +62,7 @@ struct Reading<S, B> {
     read: BytesMut,
     trailers: Option<HeaderMap>,
     /// `None` once it was handed over.
-    request: Option<(Arc<Shared>, S, Parts, String, RecordKey, Running)>,
+    request: Option<(Arc<Engine>, S, Parts, String, RecordKey, Running)>,
 }
 
 impl<S, B, Res> IdempotencyFuture<S, B, Res>
@@ -80,7 +80,7 @@ where
     }
 
     pub(super) fn reading(
-        shared: Arc<Shared>,
+        shared: Arc<Engine>,
         inner: S,
         parts: Parts,
         body: B,

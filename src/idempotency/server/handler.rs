@@ -20,8 +20,8 @@ use tower_service::Service;
 use super::body::StoredBody;
 use super::caller::Caller;
 use super::config::IdempotencyConfig;
+use super::engine::Engine;
 use super::operation::Operation;
-use super::shared::Shared;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
@@ -75,7 +75,7 @@ where
 
 /// Runs the handler without a record, in its own time all the same.
 pub(super) async fn unprotected<S, B, Res>(
-    shared: &Shared,
+    shared: &Engine,
     mut inner: S,
     request: Request<StoredBody<B>>,
 ) -> Result<Response<StoredBody<Res>>, S::Error>

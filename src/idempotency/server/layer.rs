@@ -14,10 +14,10 @@ use tower_service::Service;
 
 use super::body::StoredBody;
 use super::config::IdempotencyConfig;
+use super::engine::{Compared, Engine};
 use super::future::IdempotencyFuture;
 use super::normalize::Normalize;
 use super::scope::Scope;
-use super::shared::{Compared, Shared};
 use crate::error::{BoxError, CallError, ConfigError};
 use crate::idempotency::store::Store;
 use crate::key_problem::KeyProblem;
@@ -172,7 +172,7 @@ use crate::refused::drop_refused;
 /// next request with its key gets the answer. When the runtime ends, what is under way ends with it, as in a crash: wait for [`idle`](Self::idle) before.
 #[derive(Clone)]
 pub struct IdempotencyLayer {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<Engine>,
 }
 
 impl IdempotencyLayer {
@@ -189,7 +189,7 @@ impl IdempotencyLayer {
         config: IdempotencyConfig,
     ) -> Result<Self, ConfigError> {
         ConfigError::check_name("idempotency", name)?;
-        match Shared::new(name, Arc::new(store), scope, config) {
+        match Engine::new(name, Arc::new(store), scope, config) {
             Ok(shared) => Ok(Self {
                 shared: Arc::new(shared),
             }),
@@ -346,7 +346,7 @@ impl<S> Layer<S> for IdempotencyLayer {
 #[derive(Clone, Debug)]
 pub struct Idempotency<S> {
     inner: S,
-    shared: Arc<Shared>,
+    shared: Arc<Engine>,
 }
 
 impl<S, B, Res> Service<Request<B>> for Idempotency<S>

@@ -18,6 +18,7 @@ mod caller;
 mod claim;
 mod config;
 mod ending;
+mod engine;
 mod future;
 mod handler;
 #[cfg(feature = "postgres")]
@@ -30,7 +31,6 @@ mod progress;
 mod recorded;
 mod run;
 mod scope;
-mod shared;
 mod storage;
 mod without_http;
 

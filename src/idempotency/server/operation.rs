@@ -10,8 +10,8 @@ use ::http::Extensions;
 use bytes::Bytes;
 use uuid::Builder;
 
+use super::engine::{Engine, digest};
 use super::run::Asked;
-use super::shared::{Shared, digest};
 use super::storage::StoragePolicy;
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
@@ -46,7 +46,7 @@ pub struct Operation {
 }
 
 struct Inner {
-    shared: Arc<Shared>,
+    shared: Arc<Engine>,
     key: String,
     record: RecordKey,
     storage: StoragePolicy,
@@ -70,7 +70,7 @@ const REVOKED: u8 = 2;
 /// The operation in the extensions of its request.
 pub(super) struct Ticket {
     inner: Arc<Inner>,
-    /// Shared by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
+    /// Engine by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
     copies: Arc<AtomicBool>,
 }
 
@@ -145,7 +145,7 @@ pub enum OperationRejection {
 }
 
 impl Operation {
-    pub(super) fn new(shared: Arc<Shared>, asked: Asked, token: Token, run: u32) -> Self {
+    pub(super) fn new(shared: Arc<Engine>, asked: Asked, token: Token, run: u32) -> Self {
         Self {
             inner: Arc::new(Inner {
                 shared,
@@ -284,7 +284,7 @@ impl Operation {
         self.inner.shared.config.ttl
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
+    pub(super) fn shared(&self) -> &Arc<Engine> {
         &self.inner.shared
     }
 }

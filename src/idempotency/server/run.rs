@@ -12,10 +12,10 @@ use super::caller::Caller;
 use super::claim::{ClaimError, claim, give_up, hold};
 use super::config::AfterCrash;
 use super::ending::close;
+use super::engine::Engine;
 use super::handler::{Came, handle, unprotected};
 use super::operation::{Operation, Ticket};
 use super::progress::Running;
-use super::shared::Shared;
 use super::storage::StoragePolicy;
 use crate::error::CallError;
 use crate::event::OperationStep;
@@ -35,7 +35,7 @@ pub(super) struct Asked {
 }
 
 pub(super) async fn run<S, B, Res>(
-    shared: Arc<Shared>,
+    shared: Arc<Engine>,
     inner: S,
     mut request: Request<StoredBody<B>>,
     asked: Asked,

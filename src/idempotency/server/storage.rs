@@ -4,7 +4,7 @@ use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName};
 use ::http::response::Parts;
 
-use super::shared::StoreWhen;
+use super::engine::StoreWhen;
 
 /// Which responses are stored, to be replayed.
 ///

@@ -13,11 +13,11 @@ use tower_service::Service;
 
 use super::body::StoredBody;
 use super::caller::Caller;
+use super::engine::digest;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
 use super::run::{Asked, run};
-use super::shared::digest;
 use super::storage::StoragePolicy;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};

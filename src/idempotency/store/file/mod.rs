@@ -91,10 +91,10 @@ const MAX_BYTES: u64 = 1 << 30;
 /// that is dropped before its turn may not be made. Clones share the file. When the last one is dropped, all that was asked is finished and the file closed: that waits for the disk.
 #[derive(Clone)]
 pub struct FileStore {
-    shared: Arc<Shared>,
+    shared: Arc<Inner>,
 }
 
-struct Shared {
+struct Inner {
     path: PathBuf,
     max_bytes: u64,
     /// None only while this is dropped.
@@ -154,7 +154,7 @@ impl FileStore {
             .spawn(move || writer.run(&asked))
             .map_err(StoreError::unavailable)?;
         Ok(Self {
-            shared: Arc::new(Shared {
+            shared: Arc::new(Inner {
                 path,
                 max_bytes,
                 commands: Some(commands),
@@ -290,7 +290,7 @@ impl Store for FileStore {
     }
 }
 
-impl Drop for Shared {
+impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.commands.take());
         if let Some(thread) = self.thread.take() {

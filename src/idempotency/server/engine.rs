@@ -31,7 +31,7 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What all services of a layer share.
 #[derive(Clone)]
-pub(super) struct Shared {
+pub(super) struct Engine {
     pub(super) source: Arc<Source>,
     pub(super) store: Arc<dyn Store>,
     pub(super) scope: Scope,
@@ -60,7 +60,7 @@ pub(super) enum Compared {
     Custom(Arc<Print>),
 }
 
-impl Shared {
+impl Engine {
     pub(super) fn new(
         name: &str,
         store: Arc<dyn Store>,
@@ -177,7 +177,7 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdempotencyLayer")
             .field("name", self.source.name())
