@@ -2,17 +2,16 @@
 //!
 //! Clients that failed together would come back together. Jitter spreads them; of its forms *full* jitter costs a
 //! contended service the fewest calls. Everything here is a pure function of the retry's number, the wait before it and a
-//! random [`Draw`].
+//! random number.
 //!
 //! ```
 //! use std::time::Duration;
-//! use buttress::Draw;
 //! use buttress::backoff::{Backoff, Jitter};
 //!
 //! let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
 //!     .cap(Duration::from_secs(1))
 //!     .jitter(Jitter::None);
-//! let waits = [1, 2, 3, 4, 5, u32::MAX].map(|retry| backoff.delay(retry, None, Draw::new(0)).as_millis());
+//! let waits = [1, 2, 3, 4, 5, u32::MAX].map(|retry| backoff.delay(retry, None, 0.5).as_millis());
 //! assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
 //! ```
 //!
@@ -34,6 +33,7 @@ use std::time::Duration;
 use crate::chance::Draw;
 use crate::clock::nanos;
 use crate::error::ConfigError;
+use crate::growth::Growth;
 
 /// A schedule of waits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,7 +44,9 @@ use crate::error::ConfigError;
 )]
 #[non_exhaustive]
 pub struct Backoff {
-    /// How the waits grow from one retry to the next. Default: twice as long each time.
+    /// How the waits grow from one retry to the next: [`constant`](Self::constant), [`linear`](Self::linear) or
+    /// [`exponential`](Self::exponential). In a file: `"constant"`, `{ linear = { step = "1s" } }` or
+    /// `{ exponential = { factor = 2.0 } }`. Default: twice as long each time.
     pub growth: Growth,
     /// The wait before the first retry, jitter aside. From 0 to `cap`. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -55,30 +57,6 @@ pub struct Backoff {
     pub cap: Duration,
     /// How the waits are spread. Default: [`Jitter::Full`].
     pub jitter: Jitter,
-}
-
-/// How waits grow from one retry to the next.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[cfg_attr(
-    feature = "serde",
-    derive(serde::Serialize, serde::Deserialize),
-    serde(rename_all = "snake_case")
-)]
-#[non_exhaustive]
-pub enum Growth {
-    /// They do not: always `base`.
-    Constant,
-    /// By the same step each time: `base + (n − 1) · step`.
-    Linear {
-        /// What each wait is longer than the one before it.
-        #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
-        step: Duration,
-    },
-    /// By the same factor each time: `base · factor^(n − 1)`.
-    Exponential {
-        /// How many times the wait before it each wait is. At least 1.
-        factor: f64,
-    },
 }
 
 /// How waits are spread, so that clients that failed together do not come back together.
@@ -172,7 +150,14 @@ impl Backoff {
     ///
     /// At most [`cap`](Self::cap), for any input; takes the same time for any `retry`. `previous` matters to decorrelated
     /// jitter only. Zero counts as the first retry.
-    pub fn delay(&self, retry: u32, previous: Option<Duration>, draw: Draw) -> Duration {
+    ///
+    /// `draw` is a random number from 0 to 1 that places the wait inside its jitter.
+    pub fn delay(&self, retry: u32, previous: Option<Duration>, draw: f64) -> Duration {
+        self.drawn(retry, previous, Draw::part(draw))
+    }
+
+    /// [`delay`](Self::delay) with a draw of this crate.
+    pub(crate) fn drawn(&self, retry: u32, previous: Option<Duration>, draw: Draw) -> Duration {
         let window = nanos(self.window(retry));
         Duration::from_nanos(match self.jitter {
             Jitter::None => window,
@@ -229,7 +214,7 @@ mod tests {
         let backoff = backoff.jitter(Jitter::None);
         retries
             .iter()
-            .map(|&n| backoff.delay(n, None, Draw::new(0)))
+            .map(|&n| backoff.drawn(n, None, Draw::new(0)))
             .collect()
     }
 
@@ -313,7 +298,7 @@ mod tests {
             draw in prop_oneof![any::<u64>(), Just(0), Just(u64::MAX)].prop_map(Draw::new),
         ) {
             let backoff = Backoff { growth, base, cap, jitter };
-            let delay = backoff.delay(retry, previous, draw);
+            let delay = backoff.drawn(retry, previous, draw);
             prop_assert!(delay <= cap);
             let window = backoff.window(retry).min(Duration::from_nanos(u64::MAX));
             prop_assert!(window <= backoff.window(retry.saturating_add(1)));
@@ -343,7 +328,7 @@ mod tests {
                 jitter: Jitter::None,
             };
             let naive = naive_window(&backoff, retry);
-            let ours = backoff.delay(retry, None, Draw::new(0)).as_secs_f64();
+            let ours = backoff.drawn(retry, None, Draw::new(0)).as_secs_f64();
             prop_assert!((ours - naive).abs() <= naive * 1e-9 + 2e-9, "{ours} {naive}");
         }
     }

@@ -12,17 +12,17 @@ use crate::clock::nanos;
 
 /// One random draw, uniform over all 64-bit values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw(u64);
+pub(crate) struct Draw(u64);
 
 impl Draw {
     /// The draw with this value: for tests of machines. `0` is the lowest draw, `u64::MAX` the highest.
-    pub const fn new(value: u64) -> Self {
+    pub(crate) const fn new(value: u64) -> Self {
         Self(value)
     }
 
     /// The draw that scales to `part` of any range: `0.0` the lower end, `1.0` (just below) the upper one.
     #[must_use]
-    pub fn part(part: f64) -> Self {
+    pub(crate) fn part(part: f64) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,

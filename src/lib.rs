@@ -37,6 +37,7 @@ mod deadline;
 mod detach;
 mod error;
 pub mod event;
+mod growth;
 mod key_problem;
 mod live_names;
 mod observe;
@@ -76,10 +77,9 @@ pub mod testing;
 mod verify;
 
 pub use crate::call::{AttemptReason, Call, CallOptions};
-pub use crate::chance::Draw;
 pub use crate::deadline::Deadline;
 pub use crate::error::{BoxError, CallError, ConfigError, Error, Quota, Reason, Rejected};
-pub use crate::key_problem::{KeyFault, KeyProblem};
+pub use crate::key_problem::KeyProblem;
 pub use crate::outcome::{
     Classify, ErrorIsTransient, Executed, Kind, Outcome, RetryAdvice, Unprocessed, classify_fn,
 };

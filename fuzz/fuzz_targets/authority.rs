@@ -1,7 +1,8 @@
 //! The server of a setting, and that of a request.
 #![no_main]
 
-use buttress::http::{Authority, HttpRequest};
+use buttress::gate::KeyBy;
+use buttress::http::{Authority, ByAuthority};
 use http::{Request, Uri};
 use libfuzzer_sys::fuzz_target;
 
@@ -14,7 +15,7 @@ fuzz_target!(|text: &str| {
     };
     let mut request = Request::new(());
     *request.uri_mut() = uri.clone();
-    let of_request = Authority::from(request.authority());
+    let of_request = ByAuthority.own(&ByAuthority.look(&request));
     if let Ok(setting) = setting {
         assert_eq!(setting, of_request);
         assert_eq!(setting.host(), uri.host().unwrap().to_ascii_lowercase());

@@ -169,7 +169,7 @@ pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
 pub use self::policy::Breaker;
 pub use self::view::Snapshot;
-pub use crate::transition::{BreakerState, Cause, StateTransition};
+pub use crate::transition::{BreakerState, Cause};
 
 /// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
 pub type BreakerLayer<C, P = Breaker> = crate::gate::GateLayer<P, C>;

@@ -75,7 +75,7 @@
 //!
 //! # Cancel safety
 //!
-//! A retry is paid for when it is scheduled, and the [`Withdrawal`] is a value: if the caller leaves before the retry started,
+//! A retry is paid for when it is scheduled, and the withdrawal is a value: if the caller leaves before the retry started,
 //! dropping it gives the token back.
 
 mod config;
@@ -86,4 +86,3 @@ pub(crate) mod withdrawal;
 
 pub use self::config::{BudgetConfig, Rule};
 pub use self::policy::RetryBudget;
-pub use self::withdrawal::Withdrawal;

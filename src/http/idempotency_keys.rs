@@ -14,7 +14,19 @@ use crate::error::ConfigError;
 ///
 /// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
 ///
-/// In a file it is `"unknown"`, `"honored"`, or a list of [routes](Route).
+/// In a file it is `"unknown"`, `"honored"`, or a list of routes. A route is `[method] [server][path]`:
+/// `https://api.example.com` is all of that server, `POST https://api.example.com/v1/charges` a POST to `/v1/charges` and all
+/// below it (`/v1/charges/42`, not `/v1/chargesheets`), and `/v1/charges` that path on every server of the client. Paths are
+/// compared as they are written. One with a dot segment (`..`) belongs to no route but a whole server, for it may lead out of
+/// any other.
+///
+/// ```
+/// use buttress::http::IdempotencyKeys;
+///
+/// let keys = IdempotencyKeys::honored_by(["POST https://api.example.com/v1/charges"])?;
+/// assert_eq!(keys, IdempotencyKeys::HonoredBy(["POST https://api.example.com/v1/charges".parse()?].into()));
+/// # Ok::<(), buttress::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdempotencyKeys {
@@ -49,20 +61,6 @@ impl IdempotencyKeys {
 }
 
 /// Requests to a server, below a path, by a method: `[method] [server][path]`.
-///
-/// `https://api.example.com` is all of that server, `POST https://api.example.com/v1/charges` a POST to `/v1/charges` and all
-/// below it (`/v1/charges/42`, not `/v1/chargesheets`), and `/v1/charges` that path on every server of the client. Paths are
-/// compared as they are written. One with a dot segment (`..`) belongs to no route but a whole server, for it may lead out of
-/// any other.
-///
-/// ```
-/// use buttress::http::{IdempotencyKeys, Route};
-///
-/// let charges: Route = "POST https://api.example.com/v1/charges".parse()?;
-/// let keys = IdempotencyKeys::HonoredBy([charges].into());
-/// assert_eq!(keys, IdempotencyKeys::honored_by(["POST https://api.example.com/v1/charges"])?);
-/// # Ok::<(), buttress::ConfigError>(())
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     method: Option<Method>,

@@ -132,11 +132,11 @@ pub(crate) use self::final_outcome::AtFinalOutcome;
 pub use self::grpc::{ByGrpcStatus, grpc, handle_grpc_rejections};
 pub use self::handle_rejections::{HandleRejectionsLayer, handle_rejections};
 pub use self::header_timeout::HeaderTimeoutLayer;
-pub use self::idempotency_keys::{IdempotencyKeys, Route};
+pub use self::idempotency_keys::IdempotencyKeys;
 pub use self::problem::rejection_response;
 pub use self::redirects::Redirects;
 pub use self::replay::{Replay, ReplayBody};
-pub use self::request::{HttpRequest, HttpResponse};
+pub(crate) use self::request::{HttpRequest, HttpResponse};
 pub use self::retry_after::retry_after;
 pub use self::server::config::ServerConfig;
 pub use self::server::stack::{ServerLayer, server};
@@ -165,7 +165,7 @@ mod tests {
     fn bodies_are_unpin_where_their_inner_body_is() {
         fn is_unpin<B: Unpin>() {}
         is_unpin::<Gated<()>>();
-        is_unpin::<server::ServerBody<()>>();
+        is_unpin::<server::service::ServerBody<()>>();
         is_unpin::<header_timeout::WatchedBody<()>>();
         is_unpin::<ReplayBody<()>>();
         is_unpin::<grpc::GrpcBody<()>>();

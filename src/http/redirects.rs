@@ -21,7 +21,7 @@ pub enum Redirects {
     /// The client follows none: hyper and tonic, and reqwest with `redirect::Policy::none()`.
     None,
     /// The client follows some, and reports each to the layers around it: reqwest with the policy
-    /// [`same_server`](crate::reqwest::same_server).
+    /// [`same_origin_redirects`](crate::reqwest::same_origin_redirects).
     Marked,
     /// The client follows some without reporting them: reqwest with any other policy, or tower-http's `FollowRedirect` inside
     /// the stack.

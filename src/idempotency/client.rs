@@ -176,7 +176,7 @@ impl<M> IdempotencyKeyLayer<M> {
     }
 }
 
-/// The future of [`IdempotencyKey`].
+/// The future of the service of [`IdempotencyKeyLayer`].
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]

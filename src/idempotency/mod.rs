@@ -11,7 +11,7 @@
 //!
 //! ```text
 //!               one key a call                 the same key on every attempt
-//! request ──► IdempotencyKey ──► retry ──┬──► attempt 1: Idempotency-Key: "0195…"  ✗ timed out
+//! request ──► IdempotencyKeyLayer ──► retry ──┬──► attempt 1: Idempotency-Key: "0195…"  ✗ timed out
 //!                                        └──► attempt 2: Idempotency-Key: "0195…"  ✓ answered from the first
 //! ```
 //!
@@ -47,7 +47,7 @@
 //! | setting | default | why |
 //! |---|---|---|
 //! | header | `idempotency-key` | the draft of the IETF's HTTP API working group, and most services |
-//! | form | quoted: `"8e03…"` | the draft wants a structured-field string; [`raw`](IdempotencyKeyLayer::raw) for services that want it bare |
+//! | form | quoted: `"8e03…"` | the draft wants a structured-field string; [`unquoted`](IdempotencyKeyLayer::unquoted) for services that want it bare |
 //! | methods | POST, PATCH | all others are idempotent by themselves |
 //!
 //! # Order
@@ -55,7 +55,7 @@
 //! Outside retry and hedge. Inside, every attempt would get a key of its own, which is worse than none: each is executed.
 //!
 //! reqwest sends the key on to wherever a redirect leads: let its redirect policy stop at another server, as
-//! [`same_server`](crate::reqwest::same_server) does.
+//! [`same_origin_redirects`](crate::reqwest::same_origin_redirects) does.
 //!
 //! # Errors
 //!
@@ -74,7 +74,7 @@
 //!
 //! The layer holds nothing. Dropping its future drops the call.
 
-mod client;
+pub(crate) mod client;
 mod key;
 #[cfg(feature = "idempotency")]
 pub(crate) mod record;
@@ -84,7 +84,7 @@ mod server;
 #[cfg(feature = "idempotency")]
 pub mod store;
 
-pub use self::client::{IdempotencyKey, IdempotencyKeyLayer};
+pub use self::client::IdempotencyKeyLayer;
 pub(crate) use self::key::{DEFAULT_HEADER, found, header_name};
 pub(crate) use self::request::{GenerateKey, KeyedRequest};
 #[cfg(feature = "idempotency")]

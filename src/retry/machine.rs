@@ -189,10 +189,10 @@ impl Machine {
         if outcome.restarts_backoff {
             self.waits = 0;
             self.previous = None;
-            return backoff.delay(1, None, draw);
+            return backoff.drawn(1, None, draw);
         }
         self.waits = self.waits.saturating_add(1);
-        let wait = backoff.delay(self.waits, self.previous, draw);
+        let wait = backoff.drawn(self.waits, self.previous, draw);
         self.previous = Some(wait);
         wait
     }
@@ -506,10 +506,10 @@ mod tests {
             backoff.base = S(1);
         }
         let computed = if outcome.restarts_backoff {
-            backoff.delay(1, None, draw)
+            backoff.drawn(1, None, draw)
         } else {
             let retry = u32::try_from(earlier.len()).expect("few") + 1;
-            backoff.delay(retry, earlier.last().copied(), draw)
+            backoff.drawn(retry, earlier.last().copied(), draw)
         };
         let hint = outcome.wait.unwrap_or(none);
         let (wait, too_long) = if free {

@@ -46,7 +46,7 @@
 //! |---|---|
 //! | transient | after the backoff's wait |
 //! | overloaded | after the wait it names, else after a backoff that starts from [`overloaded_base`](RetryConfig::overloaded_base) |
-//! | permanent, neutral | none, unless the outcome's [`repeat`](crate::Outcome::repeat) says `Allowed` |
+//! | permanent, neutral | none, unless the outcome's [`retry`](crate::Outcome::retry) says `Allowed` |
 //! | not executed | the first of a call at once: no wait, no token, not counted; later ones like a transient |
 //! | the connection was closing before the request was processed | while the [allowance](crate::Unprocessed) lasts: no token, not counted, ten times a call; three times at once, then after 1, 2, 4 … ms. With none left, like a transient |
 //! | the server refused the stream | while the [allowance](crate::Unprocessed) lasts: once a call at once, no token, not counted. Else like a transient |

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::machine::{Finished, Machine, Refusal, Step};
 use super::shared::Rules;
+use crate::budget::RetryBudget;
 use crate::budget::withdrawal::CallUnderWay;
-use crate::budget::{RetryBudget, Withdrawal};
+use crate::budget::withdrawal::Withdrawal;
 use crate::call::{AttemptReason, Call, CallOptions, Marks};
 use crate::chance;
 use crate::clock::Now;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use buttress::Draw;
 use buttress::backoff::Backoff;
 use serde::Deserialize;
 
@@ -29,7 +28,7 @@ pub(crate) fn drive(at: &str, case: &Case) {
     assert_eq!(backoff.validate(), Ok(()), "{at}");
     let previous = case.previous.as_deref().map(duration);
     if let Some(waits) = &case.waits {
-        let draw = case.draw.map_or(Draw::new(u64::MAX), Draw::part);
+        let draw = case.draw.unwrap_or(1.0);
         let retries = case
             .retries
             .clone()
@@ -45,7 +44,7 @@ pub(crate) fn drive(at: &str, case: &Case) {
     }
     if let Some([low, high]) = &case.within {
         let range = duration(low)..=duration(high);
-        let parts = (0..=1000_u32).map(|part| Draw::part(f64::from(part) / 1000.0));
+        let parts = (0..=1000_u32).map(|part| f64::from(part) / 1000.0);
         let mut waits: Vec<_> = parts.map(|draw| backoff.delay(1, previous, draw)).collect();
         assert!(
             waits.iter().all(|wait| range.contains(wait)),

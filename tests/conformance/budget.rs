@@ -1,6 +1,6 @@
 //! Rows about retry budgets.
 
-use buttress::budget::{BudgetConfig, RetryBudget, Withdrawal};
+use buttress::budget::{BudgetConfig, RetryBudget};
 use buttress::{Kind, Outcome, RetryAdvice};
 use serde::Deserialize;
 use std::time::Duration;
@@ -20,7 +20,8 @@ struct Seen {
     granted: u32,
     /// The answers to the attempts to withdraw.
     answers: Vec<&'static str>,
-    held: Vec<Withdrawal>,
+    /// Withdrawals, each of which is given back when it is dropped.
+    held: Vec<Box<dyn std::any::Any>>,
     calls: Vec<Box<dyn std::any::Any>>,
 }
 
@@ -66,13 +67,13 @@ impl Seen {
             "hold" => {
                 if let Some(mut withdrawal) = withdraw() {
                     withdrawal.started();
-                    self.held.push(withdrawal);
+                    self.held.push(Box::new(withdrawal));
                 }
             }
             // One that is scheduled, and waits.
             "schedule" => {
                 let withdrawal = withdraw();
-                self.held.extend(withdrawal);
+                self.held.extend(withdrawal.map(|held| Box::new(held) as _));
             }
             "end" => drop(self.held.remove(0)),
             "call" => self.calls.push(Box::new(budget.begin())),

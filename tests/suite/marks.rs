@@ -12,8 +12,8 @@ use axum::response::Response;
 use buttress::clock::Now;
 use buttress::gate::{GateLayer, Permit, Policy};
 use buttress::http::{
-    Authority, ByStatus, ClientConfig, HandleRejectionsLayer, Replay, ServerConfig,
-    TrustNotExecutedLayer, handle_rejections, server,
+    Authority, ByStatus, ClientConfig, Replay, ServerConfig, TrustNotExecutedLayer,
+    handle_rejections, server,
 };
 use buttress::retry::{RetryConfig, RetryLayer, by_clone_if};
 use buttress::{Error, Executed, Kind, Outcome, Reason, Rejected, RetryAdvice};
@@ -89,11 +89,9 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
         .map(|value| value.to_str().unwrap())
 }
 
-async fn ask<L, S>(layers: HandleRejectionsLayer<L>, server: S) -> Response
+async fn ask<L, S>(layers: L, server: S) -> Response
 where
-    HandleRejectionsLayer<L>: Layer<S>,
-    <HandleRejectionsLayer<L> as Layer<S>>::Service:
-        tower::Service<Request, Response = Response, Error = Infallible>,
+    L: Layer<S, Service: tower::Service<Request, Response = Response, Error = Infallible>>,
 {
     layers.layer(server).oneshot(post()).await.unwrap()
 }

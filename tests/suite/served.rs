@@ -11,7 +11,6 @@ use axum::response::Response;
 use axum::routing::{any, get};
 use buttress::Deadline;
 use buttress::http::deadline::{ExtractDeadlineConfig, Trust};
-use buttress::http::server::ServerBody;
 use buttress::http::{ServerConfig, ServerLayer, server};
 use bytes::Bytes;
 use http::StatusCode;
@@ -200,16 +199,17 @@ async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
 }
 
 /// Serves one connection, and a client for it.
-async fn over_http2<S>(service: S) -> (Client<HttpConnector, Empty<Bytes>>, SocketAddr)
+async fn over_http2<S, B>(service: S) -> (Client<HttpConnector, Empty<Bytes>>, SocketAddr)
 where
     S: tower::Service<
             http::Request<Incoming>,
-            Response = http::Response<ServerBody<Full<Bytes>>>,
+            Response = http::Response<B>,
             Error = Infallible,
             Future: Send,
         > + Clone
         + Send
         + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<buttress::BoxError>> + Send + 'static,
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

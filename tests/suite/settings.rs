@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::backoff::{Backoff, Growth, Jitter};
+use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{Abandoned, Breaker, BreakerConfig, BreakerState, Window};
 use buttress::budget::{BudgetConfig, RetryBudget, Rule};
 use buttress::clock::Now;
@@ -131,9 +131,9 @@ fn maybe<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Valu
 
 fn retry() -> impl Strategy<Value = RetryConfig> {
     let growth = prop_oneof![
-        Just(Growth::Constant),
-        time().prop_map(|step| Growth::Linear { step }),
-        number().prop_map(|factor| Growth::Exponential { factor }),
+        Just(Backoff::constant(Duration::ZERO).growth),
+        time().prop_map(|step| Backoff::linear(Duration::ZERO, step).growth),
+        number().prop_map(|factor| Backoff::exponential(Duration::ZERO, factor).growth),
     ];
     let jitter = prop_oneof![
         Just(Jitter::None),

@@ -13,7 +13,7 @@ use crate::gate::Gate;
 use crate::http::deadline::{PropagateDeadline, PropagateDeadlineLayer};
 use crate::http::lift::Lift;
 use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Replay};
-use crate::idempotency::IdempotencyKey;
+use crate::idempotency::client::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
 use crate::timeout::{DeadlineService, Timeout};

@@ -5,4 +5,4 @@ pub(super) mod service;
 pub(super) mod stack;
 mod within;
 
-pub use self::service::{ServerBody, ServerService};
+pub use self::service::ServerService;

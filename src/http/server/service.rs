@@ -44,7 +44,7 @@ type Guarded<F> = HandleRejectionsFuture<
 >;
 
 /// The body of a response of [`ServerService`]: the handler's, within its limits, or the text of an answer.
-pub type ServerBody<B> = GatedBody<B, Option<Observation>, ByStatus>;
+pub(crate) type ServerBody<B> = GatedBody<B, Option<Observation>, ByStatus>;
 
 /// A service behind the standard server stack. Made by [`ServerLayer`](crate::http::ServerLayer).
 #[derive(Clone)]

@@ -90,9 +90,9 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 ///
 /// # Events
 ///
-/// [`Event::Finished`](crate::Event::Finished) of each call, at the end of its body; as abandoned if the caller left before the
+/// [`Event::Finished`](crate::event::Event::Finished) of each call, at the end of its body; as abandoned if the caller left before the
 /// head, or its time was over;
-/// [`Event::Rejected`](crate::Event::Rejected) of the layers `deadline`, `timeout` and `body`.
+/// [`Event::Rejected`](crate::event::Event::Rejected) of the layers `deadline`, `timeout` and `body`.
 ///
 /// # Cancel safety
 ///

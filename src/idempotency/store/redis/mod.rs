@@ -62,7 +62,7 @@ const LONGEST_PREFIX: usize = 100;
 ///
 /// | setting | value | otherwise |
 /// |---|---|---|
-/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; reported as [`Event::EvictionPolicy`](crate::Event::EvictionPolicy) |
+/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; reported as [`Event::EvictionPolicy`](crate::event::Event::EvictionPolicy) |
 /// | `appendonly` | `yes` | a restart loses the records since the last snapshot, or all of them |
 /// | `appendfsync` | `always` | a crash of the machine loses the records of the last second (`everysec`) |
 /// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off continues to accept records that a failover loses |
