@@ -57,7 +57,7 @@ pub fn subscribe(observer: impl Observe + 'static) -> Subscription {
     Subscription { id }
 }
 
-/// EvictionCost an observer subscribed; dropping it removes and drops the observer, or lets the events that
+/// Keeps an observer subscribed; dropping it removes and drops the observer, or lets the events that
 /// are on their way to it arrive first.
 #[derive(Debug)]
 pub struct Subscription {

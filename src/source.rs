@@ -168,7 +168,7 @@ impl Source {
         self.handle().labeled_servers.load(Ordering::Relaxed)
     }
 
-    /// EvictionCost the name registered for as long as this source lives.
+    /// Registers the name for as long as this source lives.
     pub(crate) fn hold(&self, name: Arc<LiveName>) {
         let _ = self.handle().live_name.set(name);
     }

@@ -186,9 +186,8 @@ where
             },
             respond: self.respond.clone(),
             marks: self.marks,
-            should_retry: self.should_retry,
             is_head,
-            spent_below: false,
+            spent_below: self.should_retry.then_some(false),
         }
     }
 }
@@ -203,12 +202,10 @@ pub struct HandleRejectionsFuture<F, R = Problem> {
     respond: R,
     /// Whether a refusal says on the wire that nothing was executed.
     marks: bool,
-    /// Whether a failure whose retries are spent asks the client not to retry.
-    should_retry: bool,
     /// Whether it is the response to a HEAD request.
     is_head: bool,
-    /// Whether a retry layer inside has given up.
-    spent_below: bool,
+    /// Whether a retry layer inside has given up, if the client is to be asked not to retry then.
+    spent_below: Option<bool>,
 }
 
 #[pin_project(project = Projected)]
@@ -236,9 +233,9 @@ where
                 to(&rejected.expect("`HandleRejectionsFuture` polled after completion"))
             }
             Projected::Running(future) => {
-                let polled = if *this.should_retry {
+                let polled = if let Some(spent_below) = this.spent_below {
                     let (polled, spent) = watch_spent(|| future.poll(cx));
-                    *this.spent_below |= spent;
+                    *spent_below |= spent;
                     polled
                 } else {
                     future.poll(cx)
@@ -255,7 +252,7 @@ where
                 }
             }
         };
-        if *this.spent_below {
+        if *this.spent_below == Some(true) {
             veto(&mut response);
         }
         Poll::Ready(Ok(response))

@@ -68,7 +68,7 @@
 //!
 //! # Events
 //!
-//! None. IdempotencyKeys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.
+//! None. Keys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.
 //!
 //! # Cancel safety
 //!

@@ -32,7 +32,7 @@ impl Witness {
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) replays: u64,
-    /// IdempotencyKeys whose answer is that of a handler that panicked.
+    /// Keys whose answer is that of a handler that panicked.
     pub(crate) panics: u64,
     /// Runs after the first one.
     pub(crate) taken_over: u64,
@@ -42,7 +42,7 @@ pub(crate) struct Verdict {
     pub(crate) doubles: Vec<String>,
     /// Answers that differ, are damaged, or tell of what never happened.
     pub(crate) torn: Vec<String>,
-    /// IdempotencyKeys without an answer, effects without an answer that nothing explains, and whatever else nobody should hear.
+    /// Keys without an answer, effects without an answer that nothing explains, and whatever else nobody should hear.
     pub(crate) lost: Vec<String>,
 }
 

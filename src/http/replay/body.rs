@@ -209,7 +209,7 @@ where
         self.original.as_ref().get_ref().as_ref().is_some_and(is)
     }
 
-    /// EvictionCost a frame. What is none, an error, loses all.
+    /// Buffers a frame. An error loses the whole buffer.
     fn keep(&mut self, frame: Option<&Frame<Bytes>>) {
         let Some(shared) = &self.shared else { return };
         let frame = frame.map(|frame| (frame.data_ref(), frame.trailers_ref()));

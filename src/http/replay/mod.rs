@@ -57,7 +57,7 @@ use crate::sync::Mutex;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// Inner with all clones, which go by another value from the next call on.
+    /// Shared with all clones, which use a new value from the next call on.
     idempotency_keys: Arc<Mutex<IdempotencyKeys>>,
     header: HeaderName,
     proxy: bool,
@@ -266,7 +266,7 @@ impl Replay {
     }
 }
 
-/// IdempotencyKeys are minted where this strategy takes them to be honored: nowhere in a proxy.
+/// Keys are minted where this strategy takes them to be honored: nowhere in a proxy.
 ///
 /// ```
 /// use buttress::http::{IdempotencyKeys, Replay};

@@ -163,7 +163,7 @@ use crate::refused::drop_refused;
 /// [`Event::Operation`](crate::event::Event::Operation) for each step of an operation, [`Event::Rejected`](crate::event::Event::Rejected) for
 /// each request that is refused, [`Event::StoreFailed`](crate::event::Event::StoreFailed), and
 /// [`Event::InProgress`](crate::event::Event::InProgress) at each [`refresh`](crate::telemetry::refresh). Steps carry the
-/// [id](super::Operation::id) of their operation, by which [`lookup`](super::lookup) finds its record. IdempotencyKeys and stored responses
+/// [id](super::Operation::id) of their operation, by which [`lookup`](super::lookup) finds its record. Keys and stored responses
 /// never appear in events, logs or `Debug`.
 ///
 /// # Cancel safety

@@ -70,7 +70,7 @@ const REVOKED: u8 = 2;
 /// The operation in the extensions of its request.
 pub(super) struct Ticket {
     inner: Arc<Inner>,
-    /// Engine by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
+    /// Shared by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
     copies: Arc<AtomicBool>,
 }
 
