@@ -57,7 +57,7 @@ impl Rolling {
         }
     }
 
-    /// Counts `n` calls that were neither failed nor slow and ended before [`Rolling::unmoved_until`].
+    /// Counts `n` calls that were neither failed nor slow and ended before [`Rolling::unchanged_until`].
     pub(crate) fn add_good(&mut self, n: u64) {
         match self {
             Self::Time(window) => window.add(Counts::good(n)),
@@ -81,8 +81,8 @@ impl Rolling {
         }
     }
 
-    /// Until then no time that passes takes anything out of the counts.
-    pub(crate) fn unmoved_until(&self) -> Moment {
+    /// Until when the counts lose nothing by the passage of time.
+    pub(crate) fn unchanged_until(&self) -> Moment {
         match self {
             Self::Time(window) => window.end(),
             Self::Calls(_) => Moment::FAR,
@@ -254,8 +254,8 @@ impl CallWindow {
     /// A window of another size with the newest of the same calls.
     pub(crate) fn resized(&self, size: u32) -> Self {
         let mut new = Self::new(size);
-        let kept = self.sum.total.min(new.size);
-        for age in (1..=kept).rev() {
+        let copied = self.sum.total.min(new.size);
+        for age in (1..=copied).rev() {
             let place = (self.next + self.size - age) % self.size;
             let [failed, slow] =
                 self.bits[place as usize / 64].map(|word| word >> (place % 64) & 1 == 1);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_later_finds_less_and_moves_nothing() {
+    fn a_later_read_finds_less_and_changes_nothing() {
         let mut window = TimeWindow::<10>::new(10_000 * MS);
         for second in 0..10 {
             settle(&mut window, 1, 0, at(second * 1000));

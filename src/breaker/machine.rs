@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::config::{Abandoned, BreakerConfig};
-use super::probes::{Answer, Probes};
+use super::probes::{ProbeResult, Probes};
 use super::ticket::{Epoch, Ticket, Transitions, Verdict};
 use super::trip::Tally;
 use crate::allowance::Allowance;
@@ -13,19 +13,19 @@ use crate::error::{ConfigError, Reason};
 use crate::event::{BreakerState, Cause};
 use crate::outcome::{Kind, Outcome};
 
-/// What the machine does with calls, and what it remembers for it.
+/// The state of the circuit, with its counts.
 #[derive(Clone, Debug)]
 pub(super) enum State {
     Closed(Tally),
     Open {
         until: Moment,
-        /// How often it has opened since it was last closed, this time not counted.
+        /// How often it had opened before, since it was last closed.
         before: u32,
     },
     HalfOpen {
         probes: Probes,
         before: u32,
-        /// For the time it opens again: drawn beforehand, so that whoever only looks sees what a call would find.
+        /// For the next open time. Drawn beforehand, so that a read shows what a call would find.
         draw: Draw,
     },
     ForcedOpen {
@@ -54,7 +54,7 @@ pub(crate) struct Machine {
     pub(super) config: BreakerConfig,
     pub(super) state: State,
     pub(super) epoch: Epoch,
-    /// The number of the last move.
+    /// The number of the last state transition.
     pub(super) sequence: u64,
     /// For requests that never reached the server.
     pub(super) allowance: Allowance,
@@ -73,7 +73,7 @@ impl Machine {
         })
     }
 
-    /// A call asks to pass.
+    /// Admits or rejects a call.
     pub(crate) fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Transitions) {
         let mut transitions = Transitions::default();
         self.give_up_lost_probes(now, &mut transitions);
@@ -100,13 +100,13 @@ impl Machine {
     ) -> Transitions {
         let outcome = self.charge(*outcome);
         let slow = self.is_slow(took);
-        let (answer, wait) = match outcome.kind {
-            Kind::Neutral => (Answer::Nothing, None),
-            Kind::Transient | Kind::Overloaded => (Answer::Bad, outcome.wait),
-            Kind::Success | Kind::Permanent if slow => (Answer::Bad, None),
-            Kind::Success | Kind::Permanent => (Answer::Good, None),
+        let (result, wait) = match outcome.kind {
+            Kind::Neutral => (ProbeResult::Neutral, None),
+            Kind::Transient | Kind::Overloaded => (ProbeResult::Bad, outcome.wait),
+            Kind::Success | Kind::Permanent if slow => (ProbeResult::Bad, None),
+            Kind::Success | Kind::Permanent => (ProbeResult::Good, None),
         };
-        self.receive(ticket, answer, wait, now, draw, |tally, config| {
+        self.receive(ticket, result, wait, now, draw, |tally, config| {
             tally.settle(config, outcome.kind, slow, now)
         })
     }
@@ -134,12 +134,12 @@ impl Machine {
         draw: Draw,
     ) -> Transitions {
         let short = waited < self.config.abandoned_after;
-        let answer = match self.config.abandoned {
-            Abandoned::Ignore => Answer::Nothing,
-            Abandoned::Detect if short => Answer::Abandoned,
-            Abandoned::Detect | Abandoned::Failure => Answer::Bad,
+        let result = match self.config.abandoned {
+            Abandoned::Ignore => ProbeResult::Neutral,
+            Abandoned::Detect if short => ProbeResult::Abandoned,
+            Abandoned::Detect | Abandoned::Failure => ProbeResult::Bad,
         };
-        self.receive(ticket, answer, None, now, draw, |tally, config| {
+        self.receive(ticket, result, None, now, draw, |tally, config| {
             tally.abandon(config, short, now)
         })
     }
@@ -164,8 +164,12 @@ impl Machine {
         if let (State::HalfOpen { probes, .. }, Some(place)) = (&mut self.state, ticket.place()) {
             over = probes.progress(place, lease, now);
             if over {
-                let answer = if slow { Answer::Bad } else { Answer::Good };
-                probes.settle(place, answer, now);
+                let result = if slow {
+                    ProbeResult::Bad
+                } else {
+                    ProbeResult::Good
+                };
+                probes.settle(place, result, now);
                 self.decide(None, now, None, &mut transitions);
             }
         }
@@ -176,8 +180,8 @@ impl Machine {
         self.config.slow_rate.is_some() && took.is_some_and(|took| took > self.config.slow_call)
     }
 
-    /// Until this moment (exclusive) a good and fast result of this epoch changes nothing but the counts, so that it may be
-    /// told later, by [`Machine::successes`]. `None`: each has to be settled.
+    /// Until this moment (exclusive) a good and fast result of this epoch changes only the counts, and may be reported later
+    /// with [`Machine::successes`]. `None`: each has to be settled.
     pub(crate) fn grant(&self) -> Option<Moment> {
         match &self.state {
             // While the allowance is not full, every good result restores some of it.
@@ -186,7 +190,7 @@ impl Machine {
         }
     }
 
-    /// There were `n` good and fast results of this epoch under the licence.
+    /// Counts `n` good and fast results of this epoch under the grant.
     pub(crate) fn successes(&mut self, n: u64) {
         if let State::Closed(tally) = &mut self.state {
             tally.successes(n);
@@ -220,11 +224,11 @@ impl Machine {
         }
     }
 
-    /// Takes a result of this epoch: a probe's `answer`, or, while closed, what it does to the tally.
+    /// Counts a result of this epoch: the `result` of a probe, or, while closed, what `count` does to the tally.
     fn receive(
         &mut self,
         ticket: Ticket,
-        answer: Answer,
+        result: ProbeResult,
         wait: Option<Duration>,
         now: Moment,
         draw: Draw,
@@ -243,10 +247,10 @@ impl Machine {
                 }
             }
             (State::HalfOpen { probes, .. }, Some(place)) => {
-                probes.settle(place, answer, now);
+                probes.settle(place, result, now);
                 self.decide(wait, now, None, &mut transitions);
             }
-            // The probe was lost, and with it the half-open time.
+            // The probe was lost, and the half-open state ended with it.
             _ => {}
         }
         transitions
@@ -264,7 +268,7 @@ mod tests {
     const S: Duration = Duration::from_secs(1);
     const EVEN: Draw = Draw::new(u64::MAX / 2);
 
-    /// A machine, the time, and the last move made.
+    /// A machine, the time, and the last transition.
     struct Bench {
         machine: Machine,
         now: Moment,
@@ -272,7 +276,7 @@ mod tests {
         transitions: u64,
     }
 
-    /// No jitter and no spread; three failures in a row unless a test says something else.
+    /// No jitter and no spread; three failures in a row unless a test sets something else.
     fn plain() -> BreakerConfig {
         BreakerConfig::default()
             .consecutive_failures(Some(3))
@@ -305,9 +309,9 @@ mod tests {
         }
 
         fn admit(&mut self) -> Verdict {
-            // What is announced without moving the machine is what a call finds. A call that finds lost probes moves it.
+            // A read shows what a call finds. A call that finds lost probes causes the transition.
             let announced = self.machine.refuses(self.now);
-            let moves_it = self.machine.lost_until(self.now).is_some();
+            let changes_state = self.machine.lost_until(self.now).is_some();
             let (verdict, transitions) = self.machine.admit(self.now, EVEN);
             let found = match verdict.clone() {
                 Verdict::Refuse {
@@ -320,7 +324,7 @@ mod tests {
                     retry_after,
                 } => Some((reason, retry_after)),
             };
-            assert_eq!(announced, found.filter(|_| !moves_it));
+            assert_eq!(announced, found.filter(|_| !changes_state));
             self.note(transitions);
             verdict
         }
@@ -552,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn when_several_rules_trip_the_first_of_them_is_named_and_it_moves_once() {
+    fn when_several_rules_trip_the_first_is_named_and_there_is_one_transition() {
         let mut bench = bench(plain().min_calls(3).slow_rate(Some(0.5)));
         bench.calls("FF");
         let ticket = bench.ticket();
@@ -655,12 +659,12 @@ mod tests {
 
     #[test]
     fn a_servers_wait_prolongs_the_open_time() {
-        let asked = |wait| Outcome::TRANSIENT.wait(Some(wait));
+        let failure = |wait| Outcome::TRANSIENT.wait(Some(wait));
         for (wait, expected) in [(S, 2 * S), (7 * S, 7 * S), (Duration::MAX, 30 * S)] {
             let mut bench = bench(plain().max_server_wait(Some(30 * S)).probes(1));
             bench.calls("FF");
             let ticket = bench.ticket();
-            bench.settle(ticket, asked(wait));
+            bench.settle(ticket, failure(wait));
             assert_eq!(bench.refusal().1, Some(expected));
             bench.wait(expected);
             let probe = bench.ticket();
@@ -791,7 +795,7 @@ mod tests {
         bench.wait(MS);
         assert_eq!(bench.refusal(), (Reason::CircuitOpen, Some(50 * S)));
         assert_eq!(bench.last, Some(Cause::ProbeLost));
-        assert!(bench.progress(probe), "it was lost: nobody asks any more");
+        assert!(bench.progress(probe), "it was lost and is decided");
         assert_eq!(bench.settle(probe, Outcome::SUCCESS), Open);
     }
 
@@ -941,7 +945,7 @@ mod tests {
     }
 
     #[test]
-    fn the_licence_ends_where_a_success_could_change_more_than_the_counts() {
+    fn the_grant_ends_where_a_success_could_change_more_than_the_counts() {
         let grant = |bench: &Bench| bench.machine.grant().map(Moment::as_nanos);
         let mut timed = bench(by_rate(0.5, 4, Window::Time(10 * S)));
         timed.wait(1500 * MS).calls("S");

@@ -419,10 +419,10 @@ impl Model {
     }
 
     fn reconfigure(&mut self, config: BreakerConfig, now: Moment) {
-        let kept = self.in_window(now);
+        let counted = self.in_window(now);
         if let State::Closed { log, .. } = &mut self.state {
             for (place, entry) in log.iter_mut().enumerate() {
-                entry.counted_at = entry.counted_at.filter(|_| kept.contains(&place));
+                entry.counted_at = entry.counted_at.filter(|_| counted.contains(&place));
                 entry.counted_at = match (self.config.window, config.window) {
                     _ if config.failure_rate.is_none() && config.slow_rate.is_none() => None,
                     (Window::Time(length), Window::Time(_)) => {
@@ -441,7 +441,7 @@ impl Model {
     }
 }
 
-/// The machine as a handle uses it: it asks only when it must, and counts what has the licence apart.
+/// The machine as a handle uses it: successes under the grant are counted separately.
 struct Granted {
     machine: Machine,
     pending: u64,
@@ -537,7 +537,7 @@ fn config(seed: u64) -> BreakerConfig {
     config.probes_to_close(Some(needed).filter(|needed| *needed > 0))
 }
 
-/// The machine one by one, the machine with a licence, and the model, side by side.
+/// The plain machine, the machine with grants, and the model, side by side.
 struct Trial {
     machine: Machine,
     granted: Granted,
@@ -639,7 +639,7 @@ impl Trial {
         assert_eq!(
             self.machine.state(now),
             state,
-            "`state` says what a call finds"
+            "`state` is what a call finds"
         );
         match (one, other, expected) {
             (Verdict::Admit(one), Verdict::Admit(other), Ok(expected)) => {
@@ -784,7 +784,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_is_decided_as_the_model_and_the_licensed_machine_decide_it(
+    fn every_history_is_decided_as_by_the_model_and_by_the_machine_with_grants(
         seed: u64,
         steps in proptest::collection::vec(any::<u64>(), 1..40),
     ) {

@@ -22,14 +22,14 @@ struct Own;
 
 impl KeyBy<u32> for Own {
     type Key = u32;
-    type Look<'a> = u32;
+    type Lookup<'a> = u32;
 
-    fn look(&self, request: &u32) -> u32 {
+    fn lookup(&self, request: &u32) -> u32 {
         *request
     }
 
-    fn own(&self, look: &u32) -> u32 {
-        *look
+    fn to_key(&self, lookup: &u32) -> u32 {
+        *lookup
     }
 }
 
