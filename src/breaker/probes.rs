@@ -186,19 +186,4 @@ mod tests {
             (1, 0, 3)
         );
     }
-
-    #[test]
-    fn lost_probes_count_once_they_make_closing_impossible() {
-        let config = BreakerConfig::default().probes(4).probes_to_close(Some(3));
-        let second = |n| Moment::START.after(Duration::from_secs(n));
-        let mut probes = Probes::default();
-        for admitted in [3, 1, 2] {
-            probes.admit(4, second(admitted));
-        }
-        assert_eq!(probes.lost(&config, second(11)), None);
-        assert_eq!(probes.lost(&config, second(12)), Some(second(2)));
-        assert_eq!(probes.lost(&config, second(99)), Some(second(2)));
-        probes.settle(0, ProbeResult::Bad, second(99));
-        assert_eq!(probes.lost(&config, second(99)), Some(second(1)));
-    }
 }

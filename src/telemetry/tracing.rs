@@ -55,7 +55,7 @@ impl Observe for Tracing {
                 "retry scheduled as attempt {attempt}"
             ),
             Event::RetryStopped { attempts, why, .. } => {
-                debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "no retry after attempt {attempts}: {}", why.as_str());
+                debug!(target: "buttress", layer, name, attempts, reason = why.as_str(), "no retry after attempt {attempts}");
             }
             Event::Budget { .. }
             | Event::BreakerState { .. }

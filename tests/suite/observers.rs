@@ -76,7 +76,7 @@ fn a_subscription_ends_when_it_is_dropped_on_every_thread() {
 }
 
 #[test]
-fn an_observer_that_panics_fails_no_call_and_keeps_the_event_from_nobody() {
+fn an_observer_that_panics_fails_no_call_and_hides_the_event_from_no_observer() {
     let panics = |event: &Event<'_>| {
         let name = &**event.source().name();
         assert!(name != "contained", "scripted panic");
@@ -106,9 +106,9 @@ fn an_observer_that_panics_fails_no_call_and_keeps_the_event_from_nobody() {
 }
 
 #[test]
-fn an_observer_may_subscribe_unsubscribe_and_emit() {
-    let inner: Arc<Mutex<Option<Subscription>>> = Arc::default();
-    let slot = Arc::clone(&inner);
+fn an_observer_may_subscribe_unsubscribe_emit_and_own_a_subscription() {
+    // At the end it holds a subscription, which is dropped with its owner.
+    let slot: Arc<Mutex<Option<Subscription>>> = Arc::default();
     let notes = Notes::default();
     let observer = notes.observer();
     let emits = breaker("emits", three_in_a_row());
@@ -132,7 +132,7 @@ fn an_observer_may_subscribe_unsubscribe_and_emit() {
     drop(outer);
     let notes = notes.take();
     let count = |name: &str| notes.iter().filter(|note| note.contains(name)).count();
-    // Built, and moved six times; each time the other one has moved twice.
+    // One event of its creation and six transitions; each causes two transitions of the other breaker.
     assert_eq!((count("`subscribes`"), count("`emits`")), (7, 14));
 }
 
@@ -204,7 +204,7 @@ async fn an_observer_of_one_handle_receives_its_events_and_no_others() {
 
     let retry = RetryLayer::new("own", RetryConfig::new(), by_clone()).unwrap();
     retry.observe_with(notes.observer());
-    // A layer that is changed afterwards keeps its observers.
+    // A layer that is changed afterwards has the same observers.
     let retry = retry.without_budget();
     let inner: Inner = Inner::new(|_| bad());
     retry.layer(inner).oneshot(()).await.unwrap_err();
