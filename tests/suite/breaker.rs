@@ -560,20 +560,6 @@ async fn forced_open_it_refuses_for_its_time_and_then_probes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn isolated_it_refuses_until_it_is_released() {
-    let inner = Inner::new(|_| good());
-    let breaker = breaker("isolated", three_in_a_row());
-    let service = layer(&breaker).layer(inner.clone());
-    breaker.isolate();
-    advance(60 * 86_400 * SECOND).await;
-    let rejected = rejection(service.clone().oneshot(()).await);
-    assert_eq!(rejected.reason, Reason::CircuitIsolated);
-    assert_eq!((rejected.retry_after, inner.calls()), (None, 0));
-    breaker.release();
-    assert_eq!(service.oneshot(()).await, Ok("good"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn disabled_it_admits_everything_and_counts_nothing_until_it_is_released() {
     let breaker = opened("disabled");
     breaker.disable();
@@ -585,19 +571,6 @@ async fn disabled_it_admits_everything_and_counts_nothing_until_it_is_released()
     assert_eq!(breaker.state(), Closed, "nothing of before is counted");
     settle(&breaker, 1, Outcome::TRANSIENT);
     assert_eq!(breaker.state(), Open);
-}
-
-#[tokio::test(start_paused = true)]
-async fn release_ends_only_what_was_done_manually() {
-    let breaker = opened("only-manual");
-    breaker.release();
-    assert_eq!(breaker.state(), Open);
-    breaker.reset();
-    assert_eq!(breaker.state(), Closed);
-    settle(&breaker, 2, Outcome::TRANSIENT);
-    breaker.reset();
-    settle(&breaker, 2, Outcome::TRANSIENT);
-    assert_eq!(breaker.state(), Closed, "a reset ends the run");
 }
 
 // ── dry run and new settings ──

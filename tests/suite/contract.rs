@@ -279,17 +279,6 @@ async fn every_layer_goes_into_axums_router_layer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_never_fails_needs_no_error_of_its_own() {
-    let hangs = service_fn(async |_: http::Request<String>| {
-        std::future::pending::<()>().await;
-        Ok::<http::Response<String>, Infallible>(http::Response::default())
-    });
-    let stack = handle_rejections(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
-    let Ok(response) = stack.oneshot(post()).await;
-    assert_eq!(response.status(), 504);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_layer_outside_releases_the_readiness_it_has_used() {
     // What a call has taken of the limit is free again when the call is over, though the stack lives on.
     let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
@@ -558,20 +547,6 @@ async fn a_circuit_that_opens_between_two_polls_releases_a_place_and_a_pending_o
     assert_eq!(other.await, Ok(Ok("good")));
     rejection(ready.call(()).await);
     rejection(waiting.call(()).await);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_service_is_cloned_for_its_readiness_only_when_a_call_is_refused() {
-    let inner: Inner = Inner::new(|_| good());
-    let handle = breaker("cloned", three_in_a_row());
-    let mut service = BreakerLayer::new(handle.clone(), ErrorIsTransient).layer(inner.clone());
-    service.ready().await.unwrap().call(()).await.unwrap();
-    assert_eq!(inner.clones(), 1, "ours");
-    handle.isolate();
-    for _ in 0..9 {
-        rejection(service.ready().await.unwrap().call(()).await);
-    }
-    assert_eq!(inner.clones(), 1, "it was not polled, so it holds nothing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -261,15 +261,6 @@ async fn the_time_counts_from_the_last_byte_of_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_a_body_is_sent_at_once() {
-    let inner = service_fn(|request| takes_all(request, None));
-    let request = Request::new(Empty::<Bytes>::new());
-    let (result, took) = timed(headers().layer(inner).oneshot(request)).await;
-    is_late(result);
-    assert_eq!(took, LIMIT);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_body_that_knows_its_end_need_not_be_polled_again() {
     // Takes one frame, as a client does that knows the length.
     async fn inner(request: Request<impl Body + Unpin>) -> Result<Response<()>, Failing> {
