@@ -31,14 +31,14 @@ struct Own;
 
 impl KeyBy<u64> for Own {
     type Key = u64;
-    type Look<'a> = u64;
+    type Lookup<'a> = u64;
 
-    fn look(&self, request: &u64) -> u64 {
+    fn lookup(&self, request: &u64) -> u64 {
         *request
     }
 
-    fn own(&self, look: &u64) -> u64 {
-        *look
+    fn to_key(&self, lookup: &u64) -> u64 {
+        *lookup
     }
 }
 

@@ -1,8 +1,8 @@
-//! How many requests that never reached the server may be repeated for free.
+//! How many requests that never reached the server may be retried for free.
 //!
 //! A server that restarts closes its connections, and the requests on their way to it come back unprocessed. That is no
-//! failure, so the requests are repeated at once. An allowance bounds them: a server that closes or refuses everything would
-//! otherwise be sent requests without end. [`Unprocessed`] names the two kinds and their numbers.
+//! failure, and the requests are retried at once. The allowance bounds these retries, in case a server closes or refuses
+//! everything. [`Unprocessed`] names the two kinds and their numbers.
 
 use crate::outcome::Unprocessed;
 use crate::sync::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ const CLOSING: u32 = 100;
 const CLOSING_RESTORED: u32 = 4;
 /// How many streams may be refused.
 const REFUSED: u32 = 10;
-/// How many successful calls restore one refused stream: free repetitions add at most a tenth to the load.
+/// How many successful calls restore one refused stream: free retries add at most a tenth to the load.
 const CALLS_PER_REFUSED: u32 = 10;
 
 /// What is left of both allowances. Zero bits mean that both are full.
@@ -45,7 +45,7 @@ impl Allowance {
         true
     }
 
-    /// Restores what `n` successful calls restore.
+    /// Restores units for `n` successful calls.
     pub(crate) fn restore(&mut self, n: u64) {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         let restored = n.saturating_mul(CLOSING_RESTORED);
@@ -106,7 +106,7 @@ impl SharedAllowance {
         self.0.load(Ordering::Relaxed) == 0
     }
 
-    /// Restores what a successful call restores.
+    /// Restores units for a successful call.
     #[inline(always)]
     pub(crate) fn restore(&self) {
         if !self.is_full() {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_one_never_grants_more_than_there_is() {
+    fn a_shared_allowance_never_grants_more_than_it_has() {
         let shared = SharedAllowance::full();
         let granted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
@@ -197,7 +197,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn free_repetitions_add_at_most_a_tenth_whatever_share_is_refused(
+        fn free_retries_add_at_most_a_tenth_whatever_share_is_refused(
             refused in proptest::collection::vec(any::<bool>(), 1..4000),
         ) {
             let mut allowance = Allowance::default();

@@ -1,4 +1,4 @@
-//! The one place that draws. Machines are handed a [`Draw`]; they never ask for one.
+//! Random draws. Machines get a [`Draw`] as an argument and never draw themselves.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Draw {
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             clippy::cast_precision_loss,
-            reason = "a float cast saturates, which is what is meant"
+            reason = "a float cast saturates, as intended"
         )]
         Self((part.clamp(0.0, 1.0) * u64::MAX as f64) as u64)
     }
@@ -43,7 +43,7 @@ impl Draw {
         ((self.0 as u128 * bound as u128) >> 64) as u64
     }
 
-    /// `duration`, moved by up to `part` of itself to either side: `[d − part·d, d + part·d]`.
+    /// `duration`, changed by up to `part` of itself in either direction: `[d − part·d, d + part·d]`.
     #[must_use]
     pub(crate) fn spread(self, duration: Duration, part: f64) -> Duration {
         if part <= 0.0 {
@@ -82,7 +82,7 @@ thread_local! {
     static OWN: RefCell<ThreadRng> = RefCell::new(rand::rng());
 }
 
-/// While a thread ends, its generator may be gone before what still draws, such as a permit that is dropped.
+/// Used while a thread ends: its generator may be gone before a permit that still draws is dropped.
 const WITHOUT_GENERATOR: Draw = Draw(u64::MAX / 2);
 
 /// Draws: from this thread's generator, or from the seeded one of a test.
@@ -96,13 +96,13 @@ pub(crate) fn draw() -> Draw {
     }
 }
 
-/// A draw that no seed repeats: what runs against a server that keeps things must not find there what the last run left.
+/// A draw that no seed determines: a test against a persistent server must not find the data of an earlier run.
 #[cfg(all(feature = "idempotency", feature = "test-util"))]
 pub(crate) fn unseeded() -> Draw {
     Draw(rand::rng().next_u64())
 }
 
-/// From now on this thread draws from a generator with this seed: jitter, shares and keys repeat.
+/// Seeds the generator of this thread: jitter, shares and keys become reproducible.
 #[cfg(any(test, feature = "test-util"))]
 pub fn seed(seed: u64) {
     SEEDED.set(Some(StdRng::seed_from_u64(seed)));
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_repeats_its_draws() {
+    fn a_seed_makes_draws_reproducible() {
         seed(7);
         let first = [draw(), draw()];
         seed(7);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_with_the_last_of_its_thread_may_draw() {
+    fn a_value_dropped_at_the_end_of_its_thread_may_draw() {
         // As a permit does that a thread holds to its end. What a thread touched last is destroyed first.
         struct Draws;
         impl Drop for Draws {

@@ -1,4 +1,4 @@
-//! The one place that reads the clock, and it reads tokio's: `tokio::time::pause` and `advance` drive every layer.
+//! The clock, which is tokio's: `tokio::time::pause` and `advance` drive every layer.
 #![expect(
     clippy::disallowed_methods,
     reason = "this is the module that may read the clock"
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::Sleep;
 
-/// A point in time, in nanoseconds since some moment before this process asked for the first time.
+/// A point in time, in nanoseconds since some moment before this process read the clock for the first time.
 ///
 /// Moments only compare with moments of the same process. Arithmetic saturates: [`Moment::FAR`] is later than
 /// anything that happens.
@@ -61,7 +61,7 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
     }
 }
 
-/// The time of one call or one poll: read at most once, and only if somebody asks.
+/// The time of one call or one poll: read at most once, and only when it is needed.
 ///
 /// Reading a clock costs more than everything else in a gate, and a closed circuit does not need it.
 #[derive(Clone, Debug, Default)]
@@ -70,7 +70,7 @@ pub struct Now {
 }
 
 impl Now {
-    /// A time that is read when it is first asked for.
+    /// A time that is read at the first use.
     pub const fn unread() -> Self {
         Self {
             read: Cell::new(None),
@@ -84,7 +84,7 @@ impl Now {
         }
     }
 
-    /// The time. All later calls give the same answer.
+    /// The time. All later calls return the same one.
     #[inline]
     pub fn moment(&self) -> Moment {
         if let Some(moment) = self.read.get() {
@@ -110,8 +110,8 @@ pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
 
-/// What moments count from. It is a real instant, not tokio's, and an hour back: a paused clock may stand anywhere after
-/// the start of its runtime, and another one may have been advanced by days before we are first asked.
+/// The origin of all moments: a real instant, not tokio's, and an hour back. A paused clock may show any time after
+/// the start of its runtime, and another one may have been advanced by days before the first use.
 fn anchor() -> Instant {
     static ANCHOR: OnceLock<Instant> = OnceLock::new();
     *ANCHOR.get_or_init(|| {
@@ -134,7 +134,7 @@ pub(crate) fn sleep_until(moment: Moment) -> Sleep {
 fn read() -> Moment {
     let now = tokio::time::Instant::now().into_std();
     let passed = now.saturating_duration_since(anchor());
-    // Not `nanos`: 128 bits take longer, and this is most of what a call costs that needs the time.
+    // Not `nanos`: 128 bits take longer, and this is most of the cost of a call that needs the time.
     let seconds = passed.as_secs().saturating_mul(1_000_000_000);
     Moment(seconds.saturating_add(u64::from(passed.subsec_nanos())))
 }

@@ -1,6 +1,6 @@
-//! Everything that can be observed, in one enum.
+//! The events of all layers, as one enum.
 //!
-//! Everything is reported after every lock is released, on the task it happened in. The observers of the features
+//! Events are reported after every lock is released, on the task they happened in. The observers of the features
 //! `metrics` and `tracing` see every event; your own see them after [`subscribe`].
 
 use std::error::Error as StdError;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::Rejected;
 use crate::live_names::BuiltAt;
 pub use crate::observe::{Observe, Subscription, subscribe};
-pub(crate) use crate::observe::{Refresh, emit, keep_fresh};
+pub(crate) use crate::observe::{Refresh, emit, register_refresh};
 pub use crate::operation_id::OperationId;
 use crate::outcome::Outcome;
 use crate::source::CircuitCounts;
@@ -20,29 +20,29 @@ pub(crate) use crate::transition::{BreakerState, Cause, StateTransition};
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// A call was refused, or cut short by a time limit.
+    /// A call was rejected, or ended by a time limit.
     Rejected {
         /// The layer it happened in.
         source: &'a Source,
-        /// What the caller gets.
+        /// The error that the caller gets.
         rejected: &'a Rejected,
     },
-    /// A dry run admitted a call that would have been refused.
+    /// A dry run admitted a call that would have been rejected.
     WouldReject {
         /// The layer it happened in.
         source: &'a Source,
-        /// What the caller would have got.
+        /// The error that the caller would have got.
         rejected: &'a Rejected,
     },
     /// A circuit breaker changed its state.
     BreakerTransition {
         /// The breaker.
         source: &'a Source,
-        /// Counts the moves of this breaker. Events may arrive out of order; an older one is to be ignored.
+        /// The number of this transition. Events may arrive out of order: ignore an older one.
         sequence: u64,
-        /// The move.
+        /// The transition.
         transition: StateTransition,
-        /// Whether it is the shadow of a dry run that moved.
+        /// Whether the breaker is in a dry run.
         dry_run: bool,
     },
     /// The state of a circuit breaker, reported when it is built and by [`refresh`](crate::telemetry::refresh). For a keyed breaker, [`refresh`](crate::telemetry::refresh) reports
@@ -70,10 +70,10 @@ pub enum Event<'a> {
         attempt: u32,
         /// The time until it starts.
         wait: Duration,
-        /// What the attempt before it came to.
+        /// The outcome of the attempt before.
         outcome: Outcome,
     },
-    /// A failed call is not repeated, though its outcome alone would have allowed it.
+    /// A failed call is not retried, although its outcome alone would have allowed it.
     RetryStopped {
         /// The retry layer.
         source: &'a Source,
@@ -96,11 +96,11 @@ pub enum Event<'a> {
         /// The tokens that a withdrawal would find now.
         balance: f64,
     },
-    /// A call ended that is observed for the four golden signals.
+    /// An observed call ended.
     Finished {
         /// The observing layer.
         source: &'a Source,
-        /// What it came to; `None` if its caller left.
+        /// Its outcome; `None` if it was abandoned.
         outcome: Option<Outcome>,
         /// How long it took.
         took: Duration,
@@ -128,7 +128,7 @@ pub enum Event<'a> {
         /// How long ago the oldest one began; zero if there is none.
         oldest: Duration,
     },
-    /// The store of an idempotency layer could not do what it was asked for.
+    /// An operation of an idempotency store failed.
     StoreFailed {
         /// The idempotency layer.
         source: &'a Source,
@@ -145,22 +145,22 @@ pub enum Event<'a> {
         /// Its policy, such as `"allkeys-lru"`; `None` if the server does not report it.
         policy: Option<&'a str>,
     },
-    /// A key was forgotten to make room or because it was idle.
+    /// A key was evicted to make room or because it was idle.
     KeyEvicted {
-        /// What was kept for that key.
+        /// The policy of that key.
         source: &'a Source,
     },
-    /// No key could be forgotten, so a new one shares the overflow entry.
+    /// No key could be evicted, and a new one shares the overflow policy.
     KeyOverflow {
-        /// What is shared.
+        /// The overflow policy.
         source: &'a Source,
-        /// The most keys that may be kept.
+        /// The maximum number of keys.
         max_keys: usize,
     },
     /// Two live handles of one kind have the same name, so metrics and logs mix them up. Reported once per kind and name.
     ///
-    /// Build a handle once and clone it: clones share their state, and a handle that is built for each request forgets
-    /// what it has counted. Two handles for two purposes need two names.
+    /// Build a handle once and clone it: clones share their state, and a handle that is built for each request starts
+    /// without counts. Two handles for two purposes need two names.
     NameInUse {
         /// The new handle. Its [`layer`](Source::layer) is the kind: `"breaker"`, `"budget"`, `"retry"`, `"client"`,
         /// `"server"`.
@@ -197,7 +197,7 @@ impl Event<'_> {
     }
 }
 
-/// Why a failed call is not repeated.
+/// Why a failed call is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryStop {
@@ -206,15 +206,15 @@ pub enum RetryStop {
     /// The retry budget is empty.
     BudgetExhausted,
     /// The request cannot, or must not, be sent again.
-    NotRepeatable,
-    /// The request's body cannot be sent again: it was not read to its end when the answer came, was too large to keep, or
-    /// failed.
+    NotRetryable,
+    /// The request's body cannot be sent again: it was not read to its end when the response came, was larger than
+    /// the replay buffer, or failed.
     BodyNotReplayable,
     /// The server asked for a longer wait than is allowed.
     WaitTooLong,
     /// The wait could not end before the deadline.
     Deadline,
-    /// A retry layer nearer to the failure has already repeated it.
+    /// A retry layer closer to the failure has already retried it.
     SpentBelow,
     /// The service failed before it was ready for another attempt.
     NotReady,
@@ -228,7 +228,7 @@ impl RetryStop {
         match self {
             Self::AttemptsUsed => "attempts_used",
             Self::BudgetExhausted => "budget_exhausted",
-            Self::NotRepeatable => "not_repeatable",
+            Self::NotRetryable => "not_retryable",
             Self::BodyNotReplayable => "body_not_replayable",
             Self::WaitTooLong => "wait_too_long",
             Self::Deadline => "deadline",
@@ -239,25 +239,25 @@ impl RetryStop {
     }
 }
 
-/// A step of an operation with an idempotency key. What is refused is [`Event::Rejected`].
+/// A step of an operation with an idempotency key. A rejected request is reported as [`Event::Rejected`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OperationStep {
-    /// It is run for the first time.
+    /// It is executed for the first time.
     Begun,
-    /// It is run again: the lease of the run before was over without a word from it.
+    /// It is executed again: the lease of the run before ended without a result.
     TakenOver,
-    /// Its answer is recorded.
+    /// Its response is recorded.
     Completed,
-    /// It did not happen: the key is free.
-    Forgotten,
+    /// It was not executed: the key is free again.
+    Released,
     /// Its response is not stored: the next request with its key is the next run.
     NotStored,
-    /// Its answer was given again.
+    /// Its response was replayed.
     Replayed,
-    /// Its lease was over before it was, and another took it over: it ran twice, at least in part.
+    /// Its lease ended before it did, and another run took it over: it was executed twice, at least in part.
     LeaseLost,
-    /// Its answer was given, but the store did not take its record: it may be run again.
+    /// Its response was sent, but the store did not record it: it may be executed again.
     NotRecorded,
     /// An operator released its key.
     ReleasedByOperator,
@@ -272,7 +272,7 @@ impl OperationStep {
             Self::Begun => "begun",
             Self::TakenOver => "taken_over",
             Self::Completed => "completed",
-            Self::Forgotten => "forgotten",
+            Self::Released => "released",
             Self::NotStored => "not_stored",
             Self::Replayed => "replayed",
             Self::LeaseLost => "lease_lost",

@@ -1,4 +1,4 @@
-//! The names of all live handles, to warn of two that nothing distinguishes.
+//! The names of all live handles, to report two handles with the same name.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -39,9 +39,9 @@ impl Hash for Name {
 }
 
 #[derive(Hash)]
-struct Look<'a>(&'static str, &'a str);
+struct NameRef<'a>(&'static str, &'a str);
 
-impl Equivalent<Name> for Look<'_> {
+impl Equivalent<Name> for NameRef<'_> {
     fn equivalent(&self, key: &Name) -> bool {
         self.0 == key.kind && self.1 == &*key.name
     }
@@ -49,8 +49,8 @@ impl Equivalent<Name> for Look<'_> {
 
 struct Live {
     handles: usize,
-    /// One warning is enough. Such a name stays registered when no handle is left, so that a stack which is built for each
-    /// request does not warn again and again.
+    /// Each name is reported once. After that it stays registered without handles: a stack that is built for each request must
+    /// not be reported again and again.
     warned: bool,
     location: &'static Location<'static>,
     settings: ShownConfig,
@@ -87,7 +87,7 @@ pub(crate) fn register_stack(
     let existing = {
         let mut names = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
         let is_full = names.len() >= MAX_NAMES;
-        if let Some(live) = names.get_mut(&Look(kind, name)) {
+        if let Some(live) = names.get_mut(&NameRef(kind, name)) {
             live.handles += 1;
             let warns = live.handles > 1 && !live.warned;
             live.warned |= warns;
@@ -129,14 +129,14 @@ pub(crate) fn register_stack(
 
 impl Drop for LiveName {
     fn drop(&mut self) {
-        let look = Look(self.kind, &self.name);
+        let name = NameRef(self.kind, &self.name);
         let mut names = LIVE.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_free = names.get_mut(&look).is_some_and(|live| {
+        let is_free = names.get_mut(&name).is_some_and(|live| {
             live.handles = live.handles.saturating_sub(1);
             live.handles == 0 && !live.warned
         });
         // Outside of the lock: the settings are dropped with it.
-        let gone = is_free.then(|| names.remove(&look));
+        let gone = is_free.then(|| names.remove(&name));
         drop(names);
         drop(gone);
     }

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use crate::event::Event;
 
 /// Receives events. Called after every lock is released, on the task the event happened in: it must be quick and must not
-/// block. If it panics, the panic is reported by the panic hook and goes no further, so it fails no call.
+/// block. A panic of an observer reaches the panic hook only and fails no call.
 pub trait Observe: Send + Sync {
-    /// This happened.
+    /// Handles an event.
     fn on_event(&self, event: &Event<'_>);
 }
 
@@ -22,7 +22,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync> Observe for F {
 
 /// A list is never changed, only replaced, so that no lock is held while observers are called.
 static SUBSCRIBERS: RwLock<Option<Arc<[Subscriber]>>> = RwLock::new(None);
-/// Whether there is one: most processes have none.
+/// Whether there is a subscriber: most processes have none.
 static IS_SUBSCRIBED: AtomicBool = AtomicBool::new(false);
 
 #[derive(Clone)]
@@ -57,8 +57,8 @@ pub fn subscribe(observer: impl Observe + 'static) -> Subscription {
     Subscription { id }
 }
 
-/// Keeps an observer subscribed; dropping it removes and drops the observer, or lets the events that
-/// are on their way to it arrive first.
+/// Keeps an observer subscribed. Dropping it removes the observer, which is dropped after the events that are on their way
+/// to it.
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
@@ -76,7 +76,7 @@ fn replace_subscribers(change: impl FnOnce(&[Subscriber]) -> Arc<[Subscriber]>) 
     let new = change(subscribers.as_deref().unwrap_or_default());
     IS_SUBSCRIBED.store(!new.is_empty(), Ordering::Release);
     let gone = subscribers.replace(new);
-    // First the lock: what an observer owns may be a subscription too, or something that emits.
+    // First the lock: an observer may own a subscription or something that emits.
     drop(subscribers);
     drop(gone);
 }
@@ -104,7 +104,7 @@ pub(crate) fn emit(event: &Event<'_>) {
     }
 }
 
-/// A panic of an observer must neither fail the call that is observed nor keep the event from other observers.
+/// A panic of an observer must neither fail the call that is observed nor hide the event from other observers.
 fn contain(observe: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(observe)) {
         // Dropping it could panic again.
@@ -137,16 +137,16 @@ impl ObserverList {
         }
     }
 
-    pub(crate) fn for_each(&self, mut act: impl FnMut(&dyn Observe)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(&dyn Observe)) {
         let mut at = self;
         while let Some(node) = at.0.get() {
-            act(&*node.observer);
+            visit(&*node.observer);
             at = &node.next;
         }
     }
 }
 
-/// The same observers, and from then on its own.
+/// A copy with the same observers, which later changes do not share.
 impl Clone for ObserverList {
     fn clone(&self) -> Self {
         let copy = Self::default();
@@ -172,12 +172,12 @@ pub(crate) trait Refresh: Send + Sync {
     fn refresh(&self);
 }
 
-static FRESH: Mutex<Vec<Weak<dyn Refresh>>> = Mutex::new(Vec::new());
+static REFRESHABLE: Mutex<Vec<Weak<dyn Refresh>>> = Mutex::new(Vec::new());
 
-/// From now on `refresh` reaches this handle, for as long as it lives.
-pub(crate) fn keep_fresh(handle: Weak<dyn Refresh>) {
-    let mut fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner);
-    // Forgets the dead whenever the list would grow, so that it is never longer than twice the living.
+/// Registers a handle for `refresh`, for as long as it lives.
+pub(crate) fn register_refresh(handle: Weak<dyn Refresh>) {
+    let mut fresh = REFRESHABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Dropped handles are removed whenever the list would grow. It is never longer than twice the live handles.
     if fresh.len() == fresh.capacity() {
         fresh.retain(|handle| handle.strong_count() > 0);
     }
@@ -188,7 +188,10 @@ pub(crate) fn keep_fresh(handle: Weak<dyn Refresh>) {
 /// budget. Call it once after a recorder is installed, and before metrics are collected: successes fill a budget without an
 /// event.
 pub fn refresh() {
-    let fresh = FRESH.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let fresh = REFRESHABLE
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     for handle in fresh.iter().filter_map(Weak::upgrade) {
         handle.refresh();
     }

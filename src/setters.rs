@@ -3,7 +3,7 @@
 /// Generates a setter for each public field of a configuration, with the name of the field. The field has the docs.
 ///
 /// `mut` in front of a field makes its setter a `fn` that is not `const`, for a type with a destructor; `into` one that takes
-/// what converts into the type.
+/// any value that converts into the type.
 macro_rules! setters {
     () => {};
     (mut $field:ident: $type:ty, $($rest:tt)*) => {

@@ -9,7 +9,7 @@ use crate::event::{BreakerState, Event};
 use crate::live_names::LiveName;
 use crate::observe::{Observe, ObserverList, Refresh, emit};
 
-/// Where an event comes from: the kind of layer, the name of the handle, and the key if the handle keeps an entry per key.
+/// Where an event comes from: the kind of layer, the name of the handle, and the key if the handle has an entry per key.
 pub struct Source {
     layer: &'static str,
     name: Arc<str>,
@@ -37,7 +37,7 @@ struct Handle {
     live_name: OnceLock<Arc<LiveName>>,
 }
 
-/// What the metrics observer keeps for a source.
+/// The cache of the metrics observer for a source.
 type Cached = Box<dyn Any + Send + Sync>;
 
 impl Source {
@@ -107,7 +107,7 @@ impl Source {
     }
 
     /// The full name, as it appears in errors and logs: the name its user gave the handle, followed by `/` and the key if
-    /// the handle keeps an entry per key.
+    /// the handle has an entry per key.
     pub const fn name(&self) -> &Arc<str> {
         &self.name
     }
@@ -123,7 +123,7 @@ impl Source {
         }
     }
 
-    /// The key, if the handle keeps an entry per key: for the standard client stack the authority.
+    /// The key, if the handle has an entry per key: for the standard client stack the authority.
     pub fn key(&self) -> Option<&str> {
         match &self.origin {
             Origin::Handle(_) => None,
@@ -136,7 +136,7 @@ impl Source {
         self.handle().scope
     }
 
-    /// The source of the handle that keeps this key's entry.
+    /// The source of the handle that has this key's entry.
     pub(crate) const fn parent(&self) -> Option<&Arc<Self>> {
         match &self.origin {
             Origin::Handle(_) => None,
@@ -144,7 +144,7 @@ impl Source {
         }
     }
 
-    /// From now on `observer` receives the events of this handle, for as long as the handle lives.
+    /// Attaches an observer that receives the events of this handle, for as long as the handle lives.
     pub(crate) fn observe_with(&self, observer: Arc<dyn Observe>) {
         self.handle().observers.push(observer);
     }
@@ -158,7 +158,7 @@ impl Source {
         &self.handle().circuits
     }
 
-    /// From now on at most `max` keys have a label of their own.
+    /// Limits how many keys have a label of their own.
     pub(crate) fn label_servers(&self, max: usize) {
         self.handle().labeled_servers.store(max, Ordering::Relaxed);
     }
@@ -168,14 +168,14 @@ impl Source {
         self.handle().labeled_servers.load(Ordering::Relaxed)
     }
 
-    /// Registers the name for as long as this source lives.
+    /// Keeps the name registered for as long as this source lives.
     pub(crate) fn hold(&self, name: Arc<LiveName>) {
         let _ = self.handle().live_name.set(name);
     }
 
     #[cfg_attr(
         not(feature = "metrics"),
-        expect(dead_code, reason = "the metrics observer keeps its series here")
+        expect(dead_code, reason = "the metrics observer caches its series here")
     )]
     pub(crate) const fn cache(&self) -> &OnceLock<Cached> {
         match &self.origin {
@@ -192,7 +192,7 @@ impl Source {
     }
 }
 
-/// Writes the counts of a keyed breaker again.
+/// Emits the counts of a keyed breaker again.
 impl Refresh for Source {
     fn refresh(&self) {
         emit(&Event::Circuits {
@@ -214,7 +214,7 @@ impl fmt::Debug for Source {
 pub struct CircuitCounts([AtomicI64; BreakerState::ALL.len()]);
 
 impl CircuitCounts {
-    /// How many circuits are in this state. A circuit that is open counts as open until a call asks for it.
+    /// How many circuits are in this state. An open circuit counts as open until the next call to it.
     pub fn get(&self, state: BreakerState) -> u64 {
         // A transition may be counted before the one that led to it.
         let count = self.0[state as usize].load(Ordering::Acquire);

@@ -1,4 +1,4 @@
-//! Locks, atomics and lanes: std's, or loom's under `--cfg buttress_loom`.
+//! Locks, atomics and shards: std's, or loom's under `--cfg buttress_loom`.
 
 #[cfg(buttress_loom)]
 pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +15,7 @@ pub(crate) use loom::sync::MutexGuard;
 #[cfg(not(buttress_loom))]
 pub(crate) use std::sync::MutexGuard;
 
-/// A mutex that a panic does not poison: what it guards are machines, which are never left half-way.
+/// A mutex without poisoning: it guards machines, which are never left in an inconsistent state.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(imp::Mutex<T>);
 
@@ -31,7 +31,7 @@ impl<T> Mutex<T> {
     }
 }
 
-/// How many lanes a handle has: one a core, at most eight.
+/// The number of shards of a handle: one per core, at most eight.
 pub(crate) fn shard_count() -> usize {
     static COUNT: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     if cfg!(buttress_loom) {
@@ -45,7 +45,7 @@ pub(crate) fn shard_count() -> usize {
     })
 }
 
-/// The lane of this thread, below `count`.
+/// The shard of this thread, below `count`.
 pub(crate) fn shard_index(count: usize) -> usize {
     use std::cell::Cell;
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,8 +65,7 @@ pub(crate) fn shard_index(count: usize) -> usize {
     mine & (count - 1)
 }
 
-/// In cache lines of its own, so that cores do not pull it from one another with what lies beside it. Two lines, because
-/// they are fetched in pairs.
+/// A value in cache lines of its own, to avoid false sharing. Two lines, because they are fetched in pairs.
 #[derive(Debug)]
 #[repr(align(128))]
 pub(crate) struct Apart<T>(pub(crate) T);

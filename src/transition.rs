@@ -1,4 +1,4 @@
-//! The states of a circuit breaker, and why it changes them.
+//! The states of a circuit breaker, and the causes of its transitions.
 
 /// What a circuit breaker does with the next call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -6,13 +6,13 @@
 pub enum BreakerState {
     /// Calls pass and are counted.
     Closed,
-    /// Calls are refused for a time.
+    /// Calls are rejected for a time.
     Open,
-    /// A few probes pass, the rest is refused.
+    /// A few probes pass, the rest is rejected.
     HalfOpen,
-    /// Opened by hand for a time.
+    /// Opened manually for a time.
     ForcedOpen,
-    /// Opened by hand until it is released.
+    /// Opened manually until it is released.
     Isolated,
     /// Switched off: all calls pass, nothing is counted.
     Disabled,
@@ -41,7 +41,7 @@ impl BreakerState {
     }
 }
 
-/// A change of a breaker's state.
+/// A state transition of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateTransition {
@@ -59,7 +59,7 @@ impl StateTransition {
     }
 }
 
-/// Why a breaker changed its state. When several rules trip at once, the first of this list is named.
+/// The cause of a state transition. If several rules trip at once, the first of this list is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
@@ -69,17 +69,17 @@ pub enum Cause {
     FailureRate,
     /// Too large a share of slow calls.
     SlowRate,
-    /// Too many calls in a row whose callers left before an answer.
+    /// Too many abandoned calls in a row.
     Abandoned,
-    /// The time it was to stay open is over.
+    /// The open time is over.
     OpenForOver,
     /// Enough probes succeeded.
     ProbesSucceeded,
     /// Too many probes failed.
     ProbeFailed,
-    /// A probe gave no answer within its lease.
+    /// A probe made no progress within `probe_idle_timeout`.
     ProbeLost,
-    /// By hand, or by a new configuration.
+    /// A manual transition, or a new configuration.
     Manual,
 }
 

@@ -1,4 +1,4 @@
-//! May a call pass? As a gate asks it.
+//! Admission: `Policy` for a breaker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,12 +51,12 @@ impl Breaker {
         }
     }
 
-    /// The refusal that any call would get now.
+    /// The rejection that any call would get now.
     #[inline(always)]
     pub(super) fn refuses(&self, now: &Now) -> Option<Rejected> {
         match self.shared().mode() {
             Mode::Closed(_) | Mode::Disabled => None,
-            Mode::Open | Mode::Ask => self.would_refuse(now),
+            Mode::Open | Mode::Decide => self.would_refuse(now),
         }
     }
 
@@ -68,13 +68,13 @@ impl Breaker {
             Mode::Disabled => Ok(self.permit(Ticket::IGNORED, now)),
             Mode::Open => match self.left_open(now) {
                 Some(left) => Err(self.reject(Reason::CircuitOpen, Some(left))),
-                None => self.ask(now),
+                None => self.decide(now),
             },
-            Mode::Ask => self.ask(now),
+            Mode::Decide => self.decide(now),
         }
     }
 
-    /// How long the circuit will stay open for certain.
+    /// The remaining time for which the circuit is certainly open.
     #[inline]
     fn left_open(&self, now: &Now) -> Option<Duration> {
         let (until, moment) = (self.shared().refused_until(), now.moment());
@@ -91,10 +91,10 @@ impl Breaker {
     }
 
     #[cold]
-    fn ask(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
+    fn decide(&self, now: &Now) -> Result<BreakerPermit, Rejected> {
         let moment = now.moment();
         let shared = self.shared();
-        let (verdict, dry_run) = shared.act(|locked, draw| {
+        let (verdict, dry_run) = shared.with_state_mut(|locked, draw| {
             let (verdict, transitions) = locked.machine.admit(moment, draw);
             ((verdict, locked.dry_run), transitions)
         });
@@ -132,7 +132,7 @@ impl Breaker {
             }
         }
         let moment = now.moment();
-        let (reason, retry_after) = shared.look(|locked| {
+        let (reason, retry_after) = shared.with_state(|locked| {
             if locked.dry_run {
                 return None;
             }

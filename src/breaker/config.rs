@@ -1,14 +1,14 @@
-//! What a breaker can be told.
+//! The settings of a breaker.
 
 use std::time::Duration;
 
 use crate::chance::Draw;
 use crate::error::ConfigError;
 
-/// When a circuit opens, for how long, and what closes it again.
+/// Settings: when a circuit opens, for how long, and when it closes.
 ///
 /// The rules combine with *or*: the first that trips opens the circuit. A rule set to `None` is off; with all of them off,
-/// and [`Abandoned::Ignore`], the circuit only opens by hand, which is allowed. In a file, `None` is `"off"`.
+/// and [`Abandoned::Ignore`], the circuit only opens manually, which is allowed. In a file, `None` is `"off"`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -43,18 +43,18 @@ pub struct BreakerConfig {
     /// A call is slow if it took longer than this, above 0, at most 1 day. Default: 1 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub slow_call: Duration,
-    /// Which calls the two rates are about. Default: those of the last 10 s. In a file, `window = { time = "10s" }` or
+    /// The calls that both rates are computed over. Default: those of the last 10 s. In a file, `window = { time = "10s" }` or
     /// `window = { calls = 100 }`.
     pub window: Window,
     /// No rate is judged before the window holds this many calls; nor does a shorter run of abandoned calls open the
     /// circuit. 1 to 1 000 000, and not more than a window of calls holds. Default: 20.
     pub min_calls: u32,
-    /// How long the circuit stays open, above 0, at most 1 day. Default: 2 s. A longer time spares a dead service nothing
-    /// (it gets three calls a turn either way), but keeps callers away from a healthy one.
+    /// How long the circuit stays open, above 0, at most 1 day. Default: 2 s. A longer time only delays callers
+    /// after the service has recovered: a dead service gets three calls per probe round either way.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub open_for: Duration,
-    /// The open time is moved at random by up to this part of itself to either side, 0 to 1, so that many clients do not
-    /// probe at one instant. Default: 0.2.
+    /// Varies the open time at random by up to this share in either direction, 0 to 1. Default: 0.2. With 0, many clients
+    /// probe at the same instant.
     pub open_jitter: f64,
     /// Each further open time without a close between is this many times longer, 1 to 100. Default: 1, they are all alike.
     pub open_growth: f64,
@@ -62,8 +62,8 @@ pub struct BreakerConfig {
     /// Default: 60 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_open_for: Duration,
-    /// If the failure that opens the circuit names a wait, the circuit stays open at least so long, but no longer than this
-    /// for its sake. Above 0, at most 1 day. Default: `None`, such waits play no part.
+    /// If the failure that opens the circuit carries a server's wait (`Retry-After`), the circuit stays open at least that
+    /// long, up to this limit. Above 0, at most 1 day. Default: `None`, such waits are ignored.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off_duration"))]
     pub max_server_wait: Option<Duration>,
     /// How many calls a half-open circuit admits as probes, 1 to 1000. Default: 3.
@@ -73,14 +73,14 @@ pub struct BreakerConfig {
     pub probes_to_close: Option<u32>,
     /// A probe that makes no progress for this time has failed, above 0, at most 1 day. It restarts when the head of the
     /// response arrives, and at every frame of its body. A probe whose body still makes progress this long after a good head
-    /// has succeeded. Not shorter than a call may take to its head, nor than a body may pause. Default: 10 s.
+    /// has succeeded. Set it no shorter than a call may take to its head, or than a body may pause. Default: 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub probe_idle_timeout: Duration,
-    /// After closing, a share of calls that grows to all of them over this time is admitted; it begins with a tenth. Pays
-    /// for services that start cold; costs seconds else. 0 to 1 day. Default: 0, off.
+    /// After closing, a share of calls that grows to all of them over this time is admitted; it begins with a tenth. It
+    /// helps services that start cold; others lose seconds. 0 to 1 day. Default: 0, off.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub ramp_up: Duration,
-    /// What calls mean whose callers left before an answer. Default: [`Abandoned::Detect`].
+    /// How abandoned calls count. Default: [`Abandoned::Detect`].
     pub abandoned: Abandoned,
     /// An abandoned call is short if its caller waited less than this for the response, or for the next frame of its body.
     /// 0 to 1 day. Default: 1 s. Impatient callers do not open the circuit of a service that responds: short calls open it
@@ -88,11 +88,11 @@ pub struct BreakerConfig {
     /// before a healthy service had time to respond. Only [`Abandoned::Detect`] reads it.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub abandoned_after: Duration,
-    /// Decides and reports, but refuses nothing. Default: no.
+    /// Reports decisions but rejects no call. Default: no.
     pub dry_run: bool,
 }
 
-/// Which calls a rate is about.
+/// The calls that a rate is computed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -104,7 +104,7 @@ pub enum Window {
     Calls(u32),
 }
 
-/// What calls mean whose callers left before an answer.
+/// How abandoned calls count: those whose callers cancelled before a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[cfg_attr(feature = "serde", serde(rename_all = "snake_case"))]
@@ -172,11 +172,11 @@ impl BreakerConfig {
         dry_run: bool,
     }
 
-    /// Whether all of this can work.
+    /// Checks every setting.
     ///
     /// # Errors
     ///
-    /// The first field that cannot, its value, and what is allowed.
+    /// The first invalid field, its value, and what is allowed.
     pub fn validate(&self) -> Result<(), ConfigError> {
         number(
             "consecutive_failures",
@@ -190,8 +190,8 @@ impl BreakerConfig {
         )?;
         share("failure_rate", self.failure_rate)?;
         share("slow_rate", self.slow_rate)?;
-        time("slow_call", self.slow_call, LEAST)?;
-        let (most_calls, whose) = match self.window {
+        time("slow_call", self.slow_call, MIN_TIME)?;
+        let (max_calls, reason) = match self.window {
             Window::Time(length) => {
                 let holds =
                     (Duration::from_millis(10)..=Duration::from_secs(3600)).contains(&length);
@@ -200,11 +200,11 @@ impl BreakerConfig {
             }
             Window::Calls(calls) => {
                 number("window", calls, 10_000)?;
-                (calls, ", all that `window` holds")
+                (calls, ", the calls that `window` holds")
             }
         };
-        number_of("min_calls", self.min_calls, most_calls, whose)?;
-        time("open_for", self.open_for, LEAST)?;
+        number_of("min_calls", self.min_calls, max_calls, reason)?;
+        time("open_for", self.open_for, MIN_TIME)?;
         let jitter = self.open_jitter;
         ConfigError::unless(
             (0.0..=1.0).contains(&jitter),
@@ -226,17 +226,17 @@ impl BreakerConfig {
         }
         time(
             "max_server_wait",
-            self.max_server_wait.unwrap_or(LEAST),
-            LEAST,
+            self.max_server_wait.unwrap_or(MIN_TIME),
+            MIN_TIME,
         )?;
         number("probes", self.probes, 1000)?;
         number_of(
             "probes_to_close",
             self.probes_to_close.unwrap_or(1),
             self.probes,
-            ", which is `probes`",
+            ", the value of `probes`",
         )?;
-        time("probe_idle_timeout", self.probe_idle_timeout, LEAST)?;
+        time("probe_idle_timeout", self.probe_idle_timeout, MIN_TIME)?;
         time("ramp_up", self.ramp_up, Duration::ZERO)?;
         time("abandoned_after", self.abandoned_after, Duration::ZERO)
     }
@@ -251,8 +251,7 @@ impl BreakerConfig {
         self.probes.saturating_sub(self.needed_probes())
     }
 
-    /// How long the circuit stays open that was opened `before` times since it was last closed, by a failure that named
-    /// this wait.
+    /// The open time after `before` earlier openings since the circuit was last closed, by a failure that named this wait.
     pub(super) fn open_time(&self, before: u32, draw: Draw, wait: Option<Duration>) -> Duration {
         let mut open_for = self.open_for;
         if self.open_growth > 1.0 {
@@ -260,41 +259,41 @@ impl BreakerConfig {
                 .open_growth
                 .powi(i32::try_from(before).unwrap_or(i32::MAX));
             let grown = Duration::try_from_secs_f64(open_for.as_secs_f64() * factor);
-            // What is too long for a duration is too long for the limit.
+            // A time that overflows a `Duration` is above the limit too.
             open_for = grown.unwrap_or(Duration::MAX).min(self.max_open_for);
         }
-        let asked = wait
+        let server_wait = wait
             .unwrap_or_default()
             .min(self.max_server_wait.unwrap_or_default());
-        draw.spread(open_for, self.open_jitter).max(asked)
+        draw.spread(open_for, self.open_jitter).max(server_wait)
     }
 }
 
 const MAX_CALLS: u32 = 1_000_000;
-const LEAST: Duration = Duration::from_nanos(1);
+const MIN_TIME: Duration = Duration::from_nanos(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn number(field: &'static str, value: u32, most: u32) -> Result<(), ConfigError> {
-    number_of(field, value, most, "")
+fn number(field: &'static str, value: u32, max: u32) -> Result<(), ConfigError> {
+    number_of(field, value, max, "")
 }
 
-/// `whose` says where `most` comes from, if that is another setting.
-fn number_of(field: &'static str, value: u32, most: u32, whose: &str) -> Result<(), ConfigError> {
+/// `reason` explains `max` if it depends on another setting.
+fn number_of(field: &'static str, value: u32, max: u32, reason: &str) -> Result<(), ConfigError> {
     ConfigError::unless(
-        (1..=most).contains(&value),
+        (1..=max).contains(&value),
         field,
         &value,
-        format!("from 1 to {most}{whose}"),
+        format!("from 1 to {max}{reason}"),
     )
 }
 
-fn time(field: &'static str, value: Duration, least: Duration) -> Result<(), ConfigError> {
-    let allowed = if least.is_zero() {
+fn time(field: &'static str, value: Duration, min: Duration) -> Result<(), ConfigError> {
+    let allowed = if min.is_zero() {
         "from 0 to 1 day"
     } else {
-        "longer than 0 and at most 1 day"
+        "more than 0 and at most 1 day"
     };
-    ConfigError::unless((least..=DAY).contains(&value), field, &value, allowed)
+    ConfigError::unless((min..=DAY).contains(&value), field, &value, allowed)
 }
 
 fn share(field: &'static str, value: Option<f64>) -> Result<(), ConfigError> {
@@ -303,7 +302,7 @@ fn share(field: &'static str, value: Option<f64>) -> Result<(), ConfigError> {
         value > 0.0 && value <= 1.0,
         field,
         &value,
-        "above 0 and at most 1",
+        "more than 0 and at most 1",
     )
 }
 
@@ -319,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_nothing_or_off() {
+    fn rules_and_times_may_be_zero_or_off() {
         let config = BreakerConfig::default()
             .consecutive_failures(None)
             .consecutive_min_span(Duration::ZERO)
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_that_cannot_work_is_named() {
+    fn every_invalid_value_is_named() {
         let good = BreakerConfig::default;
         let day = Duration::from_secs(86_401);
         let mut bad = vec![
@@ -399,7 +398,7 @@ mod tests {
         let error = BreakerConfig::default().probes_to_close(Some(4)).validate();
         assert_eq!(
             error.map_err(|error| error.to_string()),
-            Err("`probes_to_close` is 4, but it must be from 1 to 3, which is `probes`".to_owned())
+            Err("`probes_to_close` is 4, but it must be from 1 to 3, the value of `probes`".to_owned())
         );
     }
 

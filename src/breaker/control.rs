@@ -1,4 +1,4 @@
-//! What a person can do to a breaker while it runs.
+//! Manual control and new settings while a breaker runs.
 
 use std::fmt;
 use std::hash::Hash;
@@ -15,18 +15,18 @@ use crate::event::Observe;
 use crate::gate::Keyed;
 
 impl Breaker {
-    /// Opens the circuit by hand for this time, whatever the results say; then it probes.
+    /// Opens the circuit for this time, whatever the results are. Then it probes.
     pub fn force_open(&self, time: Duration) {
         self.manual(|machine, now| machine.force_open(time, now));
     }
 
-    /// Opens the circuit by hand until [`release`](Self::release).
+    /// Opens the circuit until [`release`](Self::release).
     pub fn isolate(&self) {
         self.manual(|machine, _| machine.isolate());
     }
 
-    /// Ends what [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable) began: the
-    /// circuit is closed and has forgotten everything.
+    /// Ends [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable): the circuit is closed,
+    /// with nothing counted.
     pub fn release(&self) {
         self.manual(|machine, _| machine.release());
     }
@@ -41,17 +41,17 @@ impl Breaker {
         self.manual(|machine, _| machine.reset());
     }
 
-    /// Takes new settings over while running: what was counted, the state and its remaining wait are kept; changing
-    /// between a window over time and one over calls starts the window anew.
+    /// Changes the settings while running. The counts, the state and its remaining wait stay; a change between a window over
+    /// time and one over calls empties the window.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing was changed then.
     pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
         let now = Now::unread().moment();
         let dry_run = config.dry_run;
         self.shared()
-            .act(|locked, _| match locked.machine.reconfigure(config, now) {
+            .with_state_mut(|locked, _| match locked.machine.reconfigure(config, now) {
                 Ok(transitions) => {
                     locked.dry_run = dry_run;
                     (Ok(()), transitions)
@@ -60,10 +60,10 @@ impl Breaker {
             })
     }
 
-    fn manual(&self, act: impl FnOnce(&mut Machine, Moment) -> Transitions) {
+    fn manual(&self, transition: impl FnOnce(&mut Machine, Moment) -> Transitions) {
         let now = Now::unread().moment();
         self.shared()
-            .act(|locked, _| ((), act(&mut locked.machine, now)));
+            .with_state_mut(|locked, _| ((), transition(&mut locked.machine, now)));
     }
 }
 
@@ -71,18 +71,18 @@ impl<K, B> Keyed<K, B, Breaker>
 where
     K: Hash + Eq + Clone + fmt::Display,
 {
-    /// Takes new settings over while running, for every key there is: see [`Breaker::reconfigure`]. Those of
-    /// [`Breaker::keyed`] hold for every key to come, too.
+    /// Changes the settings of all keys while running: see [`Breaker::reconfigure`]. On a handle of [`Breaker::keyed`], new
+    /// keys get them too.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing was changed then.
     pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
         self.change_each(|breaker| breaker.reconfigure(config))
     }
 
-    /// Sends the events of the circuits of all keys to `observer` too, for as long as this handle lives. Of a handle that
-    /// was made with [`Keyed::new`], attach it to each breaker instead: see [`Breaker::observe_with`].
+    /// Sends the events of the circuits of all keys to `observer` too, for as long as this handle lives. For a handle of
+    /// [`Keyed::new`], attach it to each breaker instead: see [`Breaker::observe_with`].
     pub fn observe_with(&self, observer: impl Observe + 'static) {
         self.observe_all(Arc::new(observer));
     }

@@ -27,7 +27,7 @@ fn breaker(consecutive_failures: u32) -> Breaker {
     Breaker::new("loom", config).expect("a valid configuration")
 }
 
-/// Admits as a core with a lane of its own does.
+/// Admits through a shard of its own.
 fn admit(local: &Breaker) -> BreakerPermit {
     local.admit(&(), &now()).expect("closed")
 }
@@ -58,7 +58,7 @@ fn successes_and_a_failure_are_each_counted_once() {
 }
 
 #[test]
-fn two_threads_of_one_lane_count_both() {
+fn two_threads_of_one_shard_count_both() {
     loom::model(|| {
         let breaker = breaker(5);
         let local = Arc::new(breaker.local(Internal));
@@ -71,7 +71,7 @@ fn two_threads_of_one_lane_count_both() {
 }
 
 #[test]
-fn a_lane_that_comes_late_loses_nothing() {
+fn a_shard_added_late_loses_nothing() {
     loom::model(|| {
         let breaker = breaker(5);
         let late = breaker.clone();
@@ -115,7 +115,10 @@ fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
         });
         settle(bad, Outcome::TRANSIENT);
         let _local = good.join().expect("a thread");
-        match breaker.shared().look(|locked| locked.machine.last_state()) {
+        match breaker
+            .shared()
+            .with_state(|locked| locked.machine.last_state())
+        {
             // It came first: one failure since.
             BreakerState::Closed => assert_eq!(counted(&breaker), (3, 2)),
             // It came too late: it belongs to an epoch that is over.
@@ -125,7 +128,7 @@ fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
 }
 
 #[test]
-fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
+fn a_success_counted_as_its_grant_ends_is_still_judged() {
     loom::model(|| {
         let config = BreakerConfig::default()
             .consecutive_failures(None)
@@ -139,7 +142,9 @@ fn a_success_that_slips_in_as_its_licence_ends_is_judged_all_the_same() {
         settle(bad, Outcome::TRANSIENT);
         good.join().expect("a thread");
         // In either order one of two has failed.
-        let state = breaker.shared().look(|locked| locked.machine.last_state());
+        let state = breaker
+            .shared()
+            .with_state(|locked| locked.machine.last_state());
         assert_eq!(state, BreakerState::Open);
     });
 }

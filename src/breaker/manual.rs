@@ -1,4 +1,4 @@
-//! What is done to a machine by hand, and what can be seen of it.
+//! Manual state transitions of a machine, and its present state.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ impl Machine {
         self.enter_manually(State::Isolated)
     }
 
-    /// Ends what was begun by hand: the circuit is closed, as new.
+    /// Ends a manual state: the circuit is closed, with nothing counted.
     pub(crate) fn release(&mut self) -> Transitions {
         match self.state {
             State::ForcedOpen { .. } | State::Isolated | State::Disabled => self.reset(),
@@ -36,12 +36,12 @@ impl Machine {
         self.enter_manually(State::Disabled)
     }
 
-    /// Closes the circuit, whatever state it is in, and forgets what was counted.
+    /// Closes the circuit, whatever state it is in, and drops all counts.
     pub(crate) fn reset(&mut self) -> Transitions {
         self.enter_manually(State::Closed(Tally::new(&self.config)))
     }
 
-    /// Goes on in the same state, with what was counted and what is left of a wait, under another configuration.
+    /// Changes the configuration. The state, its counts and its remaining wait stay.
     pub(crate) fn reconfigure(
         &mut self,
         config: BreakerConfig,
@@ -52,7 +52,7 @@ impl Machine {
         let mut transitions = Transitions::default();
         match &mut self.state {
             State::Closed(tally) => tally.reconfigure(&self.config, now),
-            // Nobody may be under way to settle it later.
+            // There may be no probe under way that would decide it later.
             State::HalfOpen { .. } => self.decide(None, now, Some(Cause::Manual), &mut transitions),
             _ => {}
         }
@@ -82,7 +82,7 @@ impl Machine {
         }
     }
 
-    /// How long a call would still find the circuit open; `None` if it is not, or not for a certain time.
+    /// The remaining open time; `None` if the circuit is not open, or not for a known time.
     pub(crate) fn remaining(&self, now: Moment) -> Option<Duration> {
         let until = match &self.state {
             State::Open { until, .. } | State::ForcedOpen { until } => *until,
@@ -92,7 +92,7 @@ impl Machine {
         Some(until.since(now)).filter(|left| !left.is_zero())
     }
 
-    /// Until when every call is certainly refused, if that is so without asking.
+    /// Until when every call is certainly rejected; `None` if the machine has to decide.
     pub(crate) const fn refused_until(&self) -> Option<Moment> {
         match self.state {
             State::Open { until, .. } | State::ForcedOpen { until } => Some(until),
@@ -101,9 +101,9 @@ impl Machine {
         }
     }
 
-    /// Whether every call is certainly admitted without asking: while closed, with a ticket of this epoch; while disabled,
-    /// with one that is ignored.
-    pub(crate) const fn admits_without_asking(&self) -> bool {
+    /// Whether every call is admitted without a decision of the machine: while closed, with a ticket of this epoch; while
+    /// disabled, with one that is ignored.
+    pub(crate) const fn admits_all(&self) -> bool {
         match &self.state {
             State::Closed(tally) => !tally.is_ramping_up(),
             State::Disabled => true,
@@ -119,13 +119,13 @@ impl Machine {
         }
     }
 
-    /// The share of failures, once there were `min_calls`.
+    /// The failure rate; `None` below `min_calls`.
     pub(crate) fn failure_rate(&self, now: Moment) -> Option<f64> {
         let counts = self.counts(now);
         (counts.total >= self.config.min_calls).then(|| rate(counts.failed, counts.total))
     }
 
-    /// The share of slow calls, once there were `min_calls`; `None` too while the slow rule is off.
+    /// The slow rate; `None` below `min_calls` and while the slow rule is off.
     pub(crate) fn slow_rate(&self, now: Moment) -> Option<f64> {
         let counts = self.counts(now);
         let known = self.config.slow_rate.is_some() && counts.total >= self.config.min_calls;

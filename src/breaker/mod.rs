@@ -1,22 +1,21 @@
-//! Circuit breaker: a service that keeps failing is not called for a while, and then probed with a few calls.
+//! Circuit breaker: stops calls to a failing service for a while, then probes it with a few calls.
 //!
 //! # When to use it
 //!
-//! In front of every service that is called over a network. It answers at once what would fail late, so that callers do not
-//! pile up behind a dead service; and it takes the load away, which is what lets a service come back that would otherwise
-//! never get to the end of its queue.
+//! Put a breaker in front of every service that is called over a network. It rejects at once the calls that would fail late,
+//! and callers do not pile up behind a dead service. It also takes the load off a service that could not recover otherwise.
 //!
-//! Not for what fails because of the request: a classifier says that such a result is [permanent](crate::Kind::Permanent),
-//! and it counts as a success. Not one for several servers: one dead shard of three must not close off the other two, so
-//! keep [a circuit per key](Breaker::keyed).
+//! A result that fails because of the request is [permanent](crate::Kind::Permanent) and counts as a success. Do not share one
+//! breaker between several servers: one dead shard of three must not close off the other two. Use
+//! [a circuit per key](Breaker::keyed).
 //!
 //! ```text
 //!              a rule trips                    open_for is over
 //!  ┌────────┐ ───────────────▶ ┌────────┐ ─────────────────────▶ ┌───────────┐
 //!  │ closed │                  │  open  │                        │ half-open │ three probes pass,
-//!  │        │                  │        │ ◀───────────────────── │           │ the rest is refused
+//!  │        │                  │        │ ◀───────────────────── │           │ the rest is rejected
 //!  └────────┘                  └────────┘   a probe failed,      └───────────┘
-//!       ▲                                   or its lease ran out       │
+//!       ▲                                   or made no progress        │
 //!       └──────────────────── enough probes succeeded ─────────────────┘
 //! ```
 //!
@@ -53,13 +52,13 @@
 //! ```
 //!
 //! The [`Breaker`] is a handle: clone it into as many layers as you like, all of them are the same circuit. Without tower:
-//! [`Breaker::run`], or [`Breaker::try_acquire`] and a permit. By hand: [`force_open`](Breaker::force_open),
+//! [`Breaker::run`], or [`Breaker::try_acquire`] and a permit. Manual control: [`force_open`](Breaker::force_open),
 //! [`isolate`](Breaker::isolate), [`disable`](Breaker::disable), [`release`](Breaker::release), [`reset`](Breaker::reset),
 //! [`reconfigure`](Breaker::reconfigure).
 //!
 //! # The rules
 //!
-//! They combine with *or*; the event says which one tripped.
+//! They combine with *or*; the event names the one that tripped.
 //!
 //! | rule | trips when |
 //! |---|---|
@@ -83,14 +82,14 @@
 //!
 //! The window over time is ten cells, the running one and the nine before it, with exact counts: a result older than the
 //! window never counts, and a burst weighs as much as the same failures spread out. It takes the same memory and the same
-//! time whatever the traffic. A result that comes in after the circuit has moved on changes nothing.
+//! time whatever the traffic. A result that arrives after a state transition changes nothing.
 //!
 //! A call is abandoned when its future is dropped before it has a result, or the body of its response while the caller
-//! waits for a frame. What counts is how long the caller has waited: for the response, or for the next frame. A caller who
-//! leaves early says more about its own patience than about the service, so early abandoned calls open the circuit only if
+//! waits for a frame. What counts is how long the caller has waited: for the response, or for the next frame. An early
+//! cancel shows more about the caller's patience than about the service, so early abandoned calls open the circuit only if
 //! no call has a result for 10 s.
 //!
-//! A probe that makes no progress for `probe_idle_timeout` has failed, so that a lost call cannot keep the circuit half-open. With
+//! A probe that makes no progress for `probe_idle_timeout` has failed, and a lost call cannot leave the circuit half-open. With
 //! `http::AtBodyEnd`, the head of a response and every frame of its body are progress, and a body that
 //! still makes progress that long after a good head is a success: a healthy download may take longer than the timeout. No
 //! timer runs: the state changes when a call begins or ends, and [`Breaker::state`] returns what a call would find now.
@@ -106,18 +105,18 @@
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | `failure_rate` | 0.5 of at least 20 calls (`min_calls`) in 10 s (`window`) | half of the calls lost is an outage; two of three are an accident |
-//! | `consecutive_failures` | 10, over at least 200 ms | a service that answers nothing is found out with little traffic, too; one connection that dies with ten calls on it is no outage |
-//! | `slow_rate`, `slow_call` | off, 1 s | only you know what is slow |
-//! | `open_for` | 2 s | a dead service gets three calls a turn either way; a longer time only keeps callers away from one that is well again |
-//! | `open_jitter` | 0.2 | many clients do not probe at one instant |
-//! | `open_growth`, `max_open_for` | 1 (off), 60 s | it would pay for a cost that three probes do not have |
-//! | `max_server_wait` | none | a server's wait is about the request it was said to |
+//! | `failure_rate` | 0.5 of at least 20 calls (`min_calls`) in 10 s (`window`) | half of the calls failing is an outage; two of three may be an accident |
+//! | `consecutive_failures` | 10, over at least 200 ms | detects a dead service with little traffic, too; one connection that dies with ten calls on it is no outage |
+//! | `slow_rate`, `slow_call` | off, 1 s | slow is specific to the service |
+//! | `open_for` | 2 s | a longer open time only delays callers after the service has recovered; a dead service gets three calls per probe round either way |
+//! | `open_jitter` | 0.2 | without it, many clients probe at the same instant |
+//! | `open_growth`, `max_open_for` | 1 (off), 60 s | backing off further saves little: a probe round is three calls |
+//! | `max_server_wait` | none | a server's wait is meant for the one request |
 //! | `probes`, `probes_to_close` | 3, all of them | one success may be luck |
 //! | `probe_idle_timeout` | 10 s | with less, a healthy service that takes long to respond stays half-open; with more, a probe that hangs blocks its place longer |
-//! | `ramp_up` | off | it costs seconds, and pays only for services that start cold |
-//! | `abandoned` | [`Detect`](Abandoned::Detect) | a time limit outside the breaker must not blind it; a few impatient callers must not trip it |
-//! | `abandoned_after` | 1 s | with less, users who click on before a healthy service responds open the circuit; with more, a hung service is found later |
+//! | `ramp_up` | off | it delays recovery by seconds and helps only services that start cold |
+//! | `abandoned` | [`Detect`](Abandoned::Detect) | a time limit outside the breaker must not hide failures from it; a few impatient callers must not open it |
+//! | `abandoned_after` | 1 s | with less, users who click on before a healthy service responds open the circuit; with more, a hung service is detected later |
 //! | `dry_run` | no | |
 //!
 //! # Order
@@ -125,7 +124,7 @@
 //! Inside retry, so that every attempt is judged and an open circuit ends the retries. Outside the attempt's timeout, so that
 //! a timeout is a result that it counts. The timeout outside the breaker would drop its calls before they have a result.
 //!
-//! While the circuit is open, the inner service is not even polled ready, so a dead connection is not waited for. A breaker
+//! While the circuit is open, the inner service is not even polled ready, and no call waits for a dead connection. A breaker
 //! per key learns its key in the call: the inner service is polled ready, but not called.
 //!
 //! # Errors
@@ -143,7 +142,8 @@
 //!
 //! # Cancel safety
 //!
-//! The permit is a value. Dropping a call drops it unsettled: the call was abandoned. A panic in the inner service counts as a failure and goes on.
+//! The permit is a value. Dropping a call drops its permit unsettled, which counts as *abandoned*. A panic in the inner service
+//! counts as a failure and propagates.
 
 mod admission;
 mod config;

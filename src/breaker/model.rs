@@ -1,4 +1,4 @@
-//! A breaker that remembers everything and counts anew each time, and random histories that the machine must decide alike.
+//! A model that stores every result and recounts each time, compared with the machine over random histories.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ struct Entry {
     /// Abandoned early.
     short: bool,
     at: Moment,
-    /// Where the window has it: at its cell's begin, once the cells have changed. `None`: not in it.
+    /// When the window counts it: at the start of its cell, once the cells have changed. `None`: not in it.
     counted_at: Option<Moment>,
 }
 
@@ -105,7 +105,7 @@ impl Model {
         }
         let time = draw.spread(time, self.config.open_jitter);
         match (wait, self.config.max_server_wait) {
-            (Some(wait), Some(most)) => time.max(wait.min(most)),
+            (Some(wait), Some(max)) => time.max(wait.min(max)),
             _ => time,
         }
     }
@@ -114,7 +114,7 @@ impl Model {
         (self.config.probes - self.config.probes_to_close.unwrap_or(self.config.probes)) as usize
     }
 
-    fn look_for_lost_probes(&mut self, now: Moment) {
+    fn expire_lost_probes(&mut self, now: Moment) {
         let (tolerated, lease) = (self.tolerated(), self.config.probe_idle_timeout);
         let State::HalfOpen {
             probes,
@@ -151,7 +151,7 @@ impl Model {
         now: Moment,
         draw: Draw,
     ) -> Result<ModelTicket, (Reason, Option<Duration>)> {
-        self.look_for_lost_probes(now);
+        self.expire_lost_probes(now);
         let half_open = |before| State::HalfOpen {
             probes: vec![],
             short: vec![],
@@ -211,7 +211,7 @@ impl Model {
     /// Whether the probe is decided.
     fn progress(&mut self, ticket: ModelTicket, took: Duration, now: Moment) -> bool {
         if ticket.0 == self.epoch {
-            self.look_for_lost_probes(now);
+            self.expire_lost_probes(now);
         }
         let (true, Some(place)) = (ticket.0 == self.epoch, ticket.1) else {
             return true;
@@ -247,7 +247,7 @@ impl Model {
         if ticket.0 != self.epoch {
             return;
         }
-        self.look_for_lost_probes(now);
+        self.expire_lost_probes(now);
         if ticket.0 != self.epoch {
             return;
         }
@@ -419,10 +419,10 @@ impl Model {
     }
 
     fn reconfigure(&mut self, config: BreakerConfig, now: Moment) {
-        let kept = self.in_window(now);
+        let counted = self.in_window(now);
         if let State::Closed { log, .. } = &mut self.state {
             for (place, entry) in log.iter_mut().enumerate() {
-                entry.counted_at = entry.counted_at.filter(|_| kept.contains(&place));
+                entry.counted_at = entry.counted_at.filter(|_| counted.contains(&place));
                 entry.counted_at = match (self.config.window, config.window) {
                     _ if config.failure_rate.is_none() && config.slow_rate.is_none() => None,
                     (Window::Time(length), Window::Time(_)) => {
@@ -441,7 +441,7 @@ impl Model {
     }
 }
 
-/// The machine as a handle uses it: it asks only when it must, and counts what has the licence apart.
+/// The machine as a handle uses it: successes under the grant are counted separately.
 struct Granted {
     machine: Machine,
     pending: u64,
@@ -454,7 +454,7 @@ impl Granted {
     }
 
     fn admit(&mut self, now: Moment, draw: Draw) -> (Verdict, Transitions) {
-        if self.machine.admits_without_asking() {
+        if self.machine.admits_all() {
             let ticket = match self.machine.state(now) {
                 BreakerState::Disabled => Ticket::IGNORED,
                 _ => Ticket::call(self.machine.epoch()),
@@ -537,7 +537,7 @@ fn config(seed: u64) -> BreakerConfig {
     config.probes_to_close(Some(needed).filter(|needed| *needed > 0))
 }
 
-/// The machine one by one, the machine with a licence, and the model, side by side.
+/// The plain machine, the machine with grants, and the model, side by side.
 struct Trial {
     machine: Machine,
     granted: Granted,
@@ -639,7 +639,7 @@ impl Trial {
         assert_eq!(
             self.machine.state(now),
             state,
-            "`state` says what a call finds"
+            "`state` is what a call finds"
         );
         match (one, other, expected) {
             (Verdict::Admit(one), Verdict::Admit(other), Ok(expected)) => {
@@ -760,10 +760,7 @@ impl Trial {
         let (machine, other) = (&self.machine, &self.granted.machine);
         assert_eq!(machine.epoch(), other.epoch());
         assert_eq!(machine.state(self.now), other.state(self.now));
-        assert_eq!(
-            machine.admits_without_asking(),
-            other.admits_without_asking()
-        );
+        assert_eq!(machine.admits_all(), other.admits_all());
         let mut folded = other.clone();
         folded.successes(self.granted.pending);
         assert_eq!(machine.counts(self.now), folded.counts(self.now));
@@ -784,7 +781,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn every_history_is_decided_as_the_model_and_the_licensed_machine_decide_it(
+    fn every_history_is_decided_as_by_the_model_and_by_the_machine_with_grants(
         seed: u64,
         steps in proptest::collection::vec(any::<u64>(), 1..40),
     ) {

@@ -1,4 +1,4 @@
-//! What a call carries that a breaker has admitted.
+//! The permit of an admitted call.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,23 +11,23 @@ use crate::clock::{Moment, Now, nanos};
 use crate::gate::Permit;
 use crate::outcome::{Kind, Outcome};
 
-/// A call that a breaker has admitted. Dropped unsettled, the call was abandoned.
-#[must_use = "dropping a permit says that the call was abandoned"]
+/// A call that a breaker has admitted. Dropping it unsettled counts the call as abandoned.
+#[must_use = "dropping a permit counts the call as abandoned"]
 pub struct BreakerPermit {
     shard: Arc<Shard>,
-    /// The ticket, ignored from when it is settled; above it the [`Start`]. In one number, because two are moved in two
-    /// registers, but three through memory, at several times the cost.
+    /// The ticket, ignored from when it is settled; above it the [`Start`]. In one number: two fields are passed in
+    /// registers, three through memory, at several times the cost.
     call: u128,
 }
 
 /// When a call began: nanoseconds, and above them whether no rule measures how long calls take. Then it is noted only for
-/// a call that is pending, in case that it is abandoned.
+/// a pending call, which may be abandoned.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Start(u64);
 
 impl Start {
     const UNMEASURED: u64 = 1 << 63;
-    /// Nobody has read the clock.
+    /// The clock was not read.
     pub(super) const UNKNOWN: Self = Self(u64::MAX);
 
     /// For a rule that measures how long the call takes.
@@ -68,7 +68,7 @@ impl BreakerPermit {
         }
     }
 
-    /// The call came to this.
+    /// Records the outcome of the call.
     pub fn settle(self, outcome: Outcome) {
         Permit::settle(self, outcome, &Now::unread());
     }
@@ -103,7 +103,7 @@ impl BreakerPermit {
     fn probe_progress(&mut self, now: Moment) {
         let (ticket, took) = (self.ticket(), self.start().took(now));
         let progress = |locked: &mut Locked, _| locked.machine.progress(ticket, took, now);
-        let decided = self.shard.shared.act(progress);
+        let decided = self.shard.shared.with_state_mut(progress);
         if decided {
             self.ignore();
         }
@@ -163,14 +163,14 @@ fn is_slow(shared: &Inner, took: Duration) -> bool {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "a time whose address is not taken stays in a register, on the way of a good call too"
+    reason = "a time whose address is not taken stays in a register, also on the success path"
 )]
 #[cold]
 #[inline(never)]
 fn settle_locked(shared: &Inner, ticket: Ticket, start: Start, outcome: Outcome, now: Now) {
     let moment = now.moment();
     let took = start.took(moment);
-    shared.act(|locked, draw| {
+    shared.with_state_mut(|locked, draw| {
         let transitions = locked.machine.settle(ticket, &outcome, took, moment, draw);
         ((), transitions)
     });
@@ -195,7 +195,7 @@ impl Drop for BreakerPermit {
 #[cold]
 #[inline(never)]
 fn abandon(shared: &Inner, ticket: Ticket, waited: Duration, now: Moment) {
-    shared.act(|locked, draw| {
+    shared.with_state_mut(|locked, draw| {
         let transitions = locked.machine.abandon(ticket, waited, now, draw);
         ((), transitions)
     });

@@ -1,5 +1,4 @@
-//! The breaker's handle: what a user and a gate can do with it. How calls of a healthy service go round its lock is in
-//! `shards`.
+//! The breaker's handle. The fast path that avoids its lock is in `shards`.
 
 use std::fmt;
 use std::hash::Hash;
@@ -14,7 +13,7 @@ use super::ticket::Transitions;
 use super::view::Snapshot;
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError, Rejected};
-use crate::event::{BreakerState, Observe, Refresh, Source, keep_fresh};
+use crate::event::{BreakerState, Observe, Refresh, Source, register_refresh};
 use crate::gate::future::GateFuture;
 use crate::gate::{AtResult, Evict, EvictionCost, Internal, Keyed, KeyedConfig, Permit};
 use crate::live_names::register;
@@ -24,7 +23,7 @@ use crate::sync::{shard_count, shard_index};
 /// A circuit breaker: a named handle, cheap to clone; all clones are the same circuit. See [the page](crate::breaker).
 pub struct Breaker {
     owner: Arc<Owner>,
-    /// A lane of this handle's own: see [`Evict::local`].
+    /// A shard of this handle's own: see [`Evict::local`].
     local: Option<Arc<Shard>>,
 }
 
@@ -39,16 +38,16 @@ impl Clone for Breaker {
 
 struct Owner {
     shared: Arc<Inner>,
-    /// One for each core that has asked.
+    /// One for each core that has used the handle.
     shards: OnceLock<Box<[OnceLock<Arc<Shard>>]>>,
 }
 
 impl Breaker {
-    /// A closed circuit of this name, which appears in its errors, logs and metrics.
+    /// A closed circuit. The name appears in its errors, logs and metrics.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work, or a name that is empty or has control characters.
+    /// The first invalid setting, or a name that is empty or has control characters.
     #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BreakerConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
@@ -58,12 +57,12 @@ impl Breaker {
         let shared = breaker.shared();
         register(&shared.source, location, config);
         let weak: Weak<Inner> = Arc::downgrade(shared);
-        keep_fresh(weak);
+        register_refresh(weak);
         shared.refresh();
         Ok(breaker)
     }
 
-    /// Neither registered nor reported: an entry of a keyed breaker.
+    /// An entry of a keyed breaker, which is neither registered nor reported.
     fn of_source(source: Source, config: BreakerConfig) -> Result<Self, ConfigError> {
         config
             .validate()
@@ -78,11 +77,11 @@ impl Breaker {
         })
     }
 
-    /// A circuit per key: the same settings for each, the key's text behind the name.
+    /// A circuit per key, all with the same settings. The name of each is `name/key`.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work.
+    /// The first invalid setting.
     #[track_caller]
     pub fn keyed<K, B>(
         name: &str,
@@ -115,7 +114,7 @@ impl Breaker {
         let first = Self::of_source(Source::new("breaker", name), config)?;
         let source = Arc::new(Source::new("breaker", name));
         let weak: Weak<Source> = Arc::downgrade(&source);
-        keep_fresh(weak);
+        register_refresh(weak);
         source.refresh();
         Keyed::named(source, by, keys, first, |source, like| {
             let breaker = Self::of_source(source, like.config())?;
@@ -140,24 +139,24 @@ impl Breaker {
 
     /// Its settings.
     pub fn config(&self) -> BreakerConfig {
-        self.shared().look(|locked| locked.machine.config)
+        self.shared().with_state(|locked| locked.machine.config)
     }
 
-    /// Admits a call without tower, or refuses it. Settle the permit with the call's outcome; dropping it says that the
-    /// call was abandoned, by a caller who has waited since this call.
+    /// Admits or rejects a call, without tower. Settle the permit with the call's outcome. Dropping it counts the call as
+    /// abandoned, by a caller that has waited since it was admitted.
     ///
     /// # Errors
     ///
-    /// The refusal, with the time until the next probe.
+    /// The rejection, with the time until the next probe.
     pub fn try_acquire(&self) -> Result<BreakerPermit, Rejected> {
         let now = Now::unread();
         let mut permit = self.admit_at(&now)?;
-        // Nobody reports that this call is pending.
+        // No gate polls this call, so nothing else reports that it is pending.
         permit.pending(&now);
         Ok(permit)
     }
 
-    /// Runs a call without tower: refused while the circuit is open; an `Err` counts as a failure, and so does a panic.
+    /// Runs a call without tower. It is rejected while the circuit is open. An `Err` counts as a failure, and so does a panic.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -166,14 +165,14 @@ impl Breaker {
     /// use buttress::breaker::{Breaker, BreakerConfig};
     ///
     /// let breaker = Breaker::new("database", BreakerConfig::default())?;
-    /// let answer = breaker.run(async || query().await.map_err(Error::Inner)).await?;
-    /// # assert_eq!(answer, 42);
+    /// let value = breaker.run(async || query().await.map_err(Error::Inner)).await?;
+    /// # assert_eq!(value, 42);
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// A [`Rejected`] if it was refused, else the call's own error.
+    /// A [`Rejected`] while the circuit is open, else the call's own error.
     pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
     where
         F: Future<Output = Result<T, E>>,
@@ -182,11 +181,11 @@ impl Breaker {
         self.run_classified(ErrorIsTransient, call).await
     }
 
-    /// Runs a call without tower, whose results mean what `classify` says.
+    /// Runs a call without tower, with a classifier for its results.
     ///
     /// # Errors
     ///
-    /// A [`Rejected`] if it was refused, else the call's own error.
+    /// A [`Rejected`] while the circuit is open, else the call's own error.
     pub async fn run_classified<T, E, F>(
         &self,
         classify: impl Classify<T, E>,
@@ -202,17 +201,17 @@ impl Breaker {
         GateFuture::running(future, Some(permit), classify, AtResult).await
     }
 
-    /// What a call would find now. Asking does not move the circuit.
+    /// The state that a call would find now. Reading it causes no state transition.
     pub fn state(&self) -> BreakerState {
         let now = Now::unread().moment();
-        self.shared().look(|locked| locked.machine.state(now))
+        self.shared().with_state(|locked| locked.machine.state(now))
     }
 
-    /// What it has counted, and where it stands.
+    /// Its state and its counts.
     pub fn snapshot(&self) -> Snapshot {
         let now = Now::unread().moment();
         self.shared()
-            .act(|locked, _| (locked.machine.snapshot(now), Transitions::default()))
+            .with_state_mut(|locked, _| (locked.machine.snapshot(now), Transitions::default()))
     }
 
     /// The state after the last transition, to wait for the next one. Of several transitions only the newest state is
@@ -274,8 +273,8 @@ impl Evict for Breaker {
         }
         let now = now.moment();
         self.shared()
-            .look(|locked| match locked.machine.state(now) {
-                // Its time is over and nobody has asked: what it knew is out of date.
+            .with_state(|locked| match locked.machine.state(now) {
+                // Its open time is over and no call has come since: its counts are out of date.
                 BreakerState::HalfOpen => EvictionCost::Memory,
                 BreakerState::Closed if locked.machine.remembers(now) => EvictionCost::Memory,
                 BreakerState::Closed => EvictionCost::Nothing,

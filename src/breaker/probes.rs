@@ -1,4 +1,4 @@
-//! The probes of one half-open time.
+//! The probes of one half-open state.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::config::BreakerConfig;
 use super::trip::SHORT_ABANDONED_OVER;
 use crate::clock::Moment;
 
-/// Who is under way, and what came back.
+/// The probes under way, and the results so far.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Probes {
     /// Never more than twice the probes allowed: a lost place is not given out again, but it is counted.
@@ -15,7 +15,7 @@ pub(super) struct Probes {
     bad: u32,
     /// When the first of the short abandoned probes came back, with no result since.
     abandoned: Option<Moment>,
-    /// Short abandoned probes and nothing else came back for [`SHORT_ABANDONED_OVER`].
+    /// Set after only short abandoned probes for [`SHORT_ABANDONED_OVER`].
     gave_up: bool,
 }
 
@@ -28,22 +28,22 @@ enum Place {
         /// When the head of its response arrived.
         head: Option<Moment>,
     },
-    /// Its probe has outlived its lease; the late result must not be taken for another probe's.
+    /// Its idle timeout has passed. The place is not reused: a late result must not be taken for another probe's.
     Lost,
 }
 
-/// What a probe came to.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
+pub(super) enum ProbeResult {
     Good,
     Bad,
-    /// Says nothing: the place is given back.
-    Nothing,
-    /// Its caller left early: the place is given back, for a while.
+    /// No verdict: the place is given back.
+    Neutral,
+    /// Its caller cancelled early: the place is given back, for a while.
     Abandoned,
 }
 
-/// What the answers so far decide.
+/// The decision that the results so far allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Decision {
     Close,
@@ -75,15 +75,15 @@ impl Probes {
         self.good + self.bad + self.under_way() >= probes
     }
 
-    /// Takes a probe's answer, unless it was given up for lost.
-    pub(super) fn settle(&mut self, place: u16, answer: Answer, now: Moment) {
+    /// Counts a probe's result, unless the probe is lost.
+    pub(super) fn settle(&mut self, place: u16, result: ProbeResult, now: Moment) {
         if let Some(place @ Place::Taken { .. }) = self.places.get_mut(usize::from(place)) {
             *place = Place::Free;
-            match answer {
-                Answer::Good => self.good += 1,
-                Answer::Bad => self.bad += 1,
-                Answer::Nothing => return,
-                Answer::Abandoned => {
+            match result {
+                ProbeResult::Good => self.good += 1,
+                ProbeResult::Bad => self.bad += 1,
+                ProbeResult::Neutral => return,
+                ProbeResult::Abandoned => {
                     let first = *self.abandoned.get_or_insert(now);
                     self.gave_up |= now.since(first) >= SHORT_ABANDONED_OVER;
                     return;
@@ -94,13 +94,13 @@ impl Probes {
     }
 
     /// A probe has made progress: the head of its response has arrived, or a frame of its body. Returns whether the head
-    /// came at least one `lease` ago.
-    pub(super) fn progress(&mut self, place: u16, lease: Duration, now: Moment) -> bool {
+    /// came at least `idle` ago.
+    pub(super) fn progress(&mut self, place: u16, idle: Duration, now: Moment) -> bool {
         match self.places.get_mut(usize::from(place)) {
             Some(Place::Taken { since, head }) => {
                 // Times may come out of order.
                 *since = now.max(*since);
-                now >= head.get_or_insert(now).after(lease)
+                now >= head.get_or_insert(now).after(idle)
             }
             _ => false,
         }
@@ -118,7 +118,7 @@ impl Probes {
         }
     }
 
-    /// When the probe last made progress whose loss, found at `now`, puts closing out of reach.
+    /// When the probe last made progress whose loss, as of `now`, makes closing impossible.
     pub(super) fn lost(&self, config: &BreakerConfig, now: Moment) -> Option<Moment> {
         let mut over: Vec<Moment> = self
             .waiting_since()
@@ -129,22 +129,22 @@ impl Probes {
         over.get(tolerated as usize).copied()
     }
 
-    /// Counts the probes as failed whose lease is over.
-    pub(super) fn expire(&mut self, lease: Duration, now: Moment) {
+    /// Counts probes as failed whose idle timeout has passed.
+    pub(super) fn expire(&mut self, idle: Duration, now: Moment) {
         for place in &mut self.places {
-            if matches!(place, Place::Taken { since, .. } if now >= since.after(lease)) {
+            if matches!(place, Place::Taken { since, .. } if now >= since.after(idle)) {
                 *place = Place::Lost;
                 self.bad += 1;
             }
         }
     }
 
-    /// When to ask again if all places are taken: the open time that would follow now, unless the oldest probe is decided
-    /// sooner because its lease is over.
+    /// When to retry if all places are taken: after the open time that would follow now, or sooner if the oldest probe reaches
+    /// its idle timeout.
     pub(super) fn wait(&self, config: &BreakerConfig, now: Moment) -> Option<Duration> {
         let oldest = self.waiting_since().min()?;
-        let lease = oldest.after(config.probe_idle_timeout).since(now);
-        Some(lease.min(config.open_for))
+        let idle = oldest.after(config.probe_idle_timeout).since(now);
+        Some(idle.min(config.open_for))
     }
 
     fn under_way(&self) -> u32 {
@@ -166,39 +166,24 @@ mod tests {
     #[test]
     fn places_are_used_again_but_lost_ones_are_not() {
         let config = BreakerConfig::default().probes(3).probes_to_close(Some(1));
-        let lease = config.probe_idle_timeout;
+        let idle = config.probe_idle_timeout;
         let mut probes = Probes::default();
         assert_eq!(probes.admit(3, Moment::START), Some(0));
-        assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(1));
-        probes.expire(lease, Moment::START.after(lease));
+        assert_eq!(probes.admit(3, Moment::START.after(idle)), Some(1));
+        probes.expire(idle, Moment::START.after(idle));
         assert_eq!((probes.bad, probes.under_way()), (1, 1));
         for _ in 0..100 {
-            assert_eq!(probes.admit(3, Moment::START.after(lease)), Some(2));
-            assert_eq!(probes.admit(3, Moment::START.after(lease)), None);
-            probes.settle(0, Answer::Good, Moment::START);
-            probes.settle(2, Answer::Nothing, Moment::START);
+            assert_eq!(probes.admit(3, Moment::START.after(idle)), Some(2));
+            assert_eq!(probes.admit(3, Moment::START.after(idle)), None);
+            probes.settle(0, ProbeResult::Good, Moment::START);
+            probes.settle(2, ProbeResult::Neutral, Moment::START);
         }
         assert_eq!(probes.decision(&config), None);
-        probes.settle(1, Answer::Good, Moment::START);
+        probes.settle(1, ProbeResult::Good, Moment::START);
         assert_eq!(probes.decision(&config), Some(Decision::Close));
         assert_eq!(
             (probes.good, probes.under_way(), probes.places.len()),
             (1, 0, 3)
         );
-    }
-
-    #[test]
-    fn the_loss_counts_that_puts_closing_out_of_reach() {
-        let config = BreakerConfig::default().probes(4).probes_to_close(Some(3));
-        let second = |n| Moment::START.after(Duration::from_secs(n));
-        let mut probes = Probes::default();
-        for admitted in [3, 1, 2] {
-            probes.admit(4, second(admitted));
-        }
-        assert_eq!(probes.lost(&config, second(11)), None);
-        assert_eq!(probes.lost(&config, second(12)), Some(second(2)));
-        assert_eq!(probes.lost(&config, second(99)), Some(second(2)));
-        probes.settle(0, Answer::Bad, second(99));
-        assert_eq!(probes.lost(&config, second(99)), Some(second(1)));
     }
 }

@@ -1,4 +1,4 @@
-//! One core's way round the lock, and what it is told.
+//! Per-thread fast path that avoids the lock, and the state published to it.
 
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use crate::clock::{Moment, Now, nanos};
 use crate::event::BreakerState;
 use crate::sync::{AtomicU64, Ordering};
 
-/// One core's own way to a circuit.
+/// The fast path of one core.
 pub(super) struct Shard {
-    /// The tag, the `ASK` bit, and below them how many successes were counted here since the last fold.
+    /// The tag, the [`DECIDE`] bit, and below them how many successes were counted here since the last fold.
     pub(super) word: AtomicU64,
-    /// Until when a success only counts, in nanoseconds; `u64::MAX`: for ever. Written under the lock, before the word.
+    /// When the grant ends, in nanoseconds; `u64::MAX`: never. Written under the lock, before the word.
     pub(super) until: AtomicU64,
     pub(super) shared: Arc<Inner>,
 }
 
-/// The upper half of a lane's word, its tag: the epoch and one bit for the licence. Without that bit nothing goes past the
+/// The upper half of a shard's word, its tag: the epoch and one bit for the grant. Without that bit every call takes the
 /// lock.
 const TAG: u64 = !0 << 32;
 const GRANTED: u64 = 1 << 32;
-/// Admission takes more than a look at the lane: a rule asks how long calls take, or calls are let back in step by step.
-const ASK: u64 = 1 << 31;
-pub(super) const COUNT: u64 = ASK - 1;
+/// Set if admission needs more than the shard: a rule measures how long calls take, or a ramp-up admits a share of them.
+const DECIDE: u64 = 1 << 31;
+pub(super) const COUNT: u64 = DECIDE - 1;
 
 const fn granted(epoch: Epoch) -> u64 {
     (epoch.bits() as u64) << 33 | GRANTED
@@ -43,10 +43,10 @@ impl Shard {
     #[inline]
     pub(super) fn admits(&self) -> Option<Epoch> {
         let word = self.word.load(Ordering::Acquire);
-        (word & (GRANTED | ASK) == GRANTED).then(|| epoch(word, 33))
+        (word & (GRANTED | DECIDE) == GRANTED).then(|| epoch(word, 33))
     }
 
-    /// Counts a success past the lock, if the licence of this epoch allows it now.
+    /// Counts a success without the lock, if the grant of this epoch allows it now.
     #[inline]
     pub(super) fn count(&self, epoch: Epoch, now: &Now) -> bool {
         loop {
@@ -75,7 +75,7 @@ impl std::fmt::Debug for Shard {
     }
 }
 
-/// What is told to those who go round the lock.
+/// The state published to calls that avoid the lock.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Published {
     pub(super) mode: Mode,
@@ -85,23 +85,23 @@ pub(super) struct Published {
     pub(super) until: u64,
 }
 
-/// What the mode word says: in the lowest two bits how a call is admitted, above them, while closed, the epoch.
+/// How a call is admitted: the lowest two bits of the mode word. While closed, the epoch is above them.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
-    /// Ask the machine.
-    Ask,
+    /// The machine decides, under the lock.
+    Decide,
     /// Admit, in this epoch.
     Closed(Epoch),
     /// Admit, and ignore the result.
     Disabled,
-    /// Refuse until `refused_until`, then ask.
+    /// Reject until `refused_until`, then let the machine decide.
     Open,
 }
 
 impl Mode {
     pub(super) fn pack(self) -> u64 {
         match self {
-            Self::Ask => 0,
+            Self::Decide => 0,
             Self::Closed(epoch) => 1 | u64::from(epoch.bits()) << 32,
             Self::Disabled => 2,
             Self::Open => 3,
@@ -110,7 +110,7 @@ impl Mode {
 
     pub(super) fn unpack(word: u64) -> Self {
         match word & 3 {
-            0 => Self::Ask,
+            0 => Self::Decide,
             1 => Self::Closed(epoch(word, 32)),
             2 => Self::Disabled,
             _ => Self::Open,
@@ -122,15 +122,15 @@ impl Published {
     pub(super) fn of(machine: &Machine, dry_run: bool) -> Self {
         let mode = match machine.last_state() {
             BreakerState::Disabled => Mode::Disabled,
-            _ if machine.admits_without_asking() => Mode::Closed(machine.epoch()),
+            _ if machine.admits_all() => Mode::Closed(machine.epoch()),
             BreakerState::Open if !dry_run => Mode::Open,
-            _ => Mode::Ask,
+            _ => Mode::Decide,
         };
-        let ask = machine.slow_call().is_some() || !machine.admits_without_asking();
+        let decide = machine.slow_call().is_some() || !machine.admits_all();
         let grant = machine.grant();
         Self {
             mode,
-            // Only of a circuit that is open: whoever read that mode a moment ago must not find the end of another state.
+            // Only for an open circuit: a call that read that mode a moment ago must not find the end of another state.
             refused_until: machine
                 .refused_until()
                 .filter(|_| mode == Mode::Open)
@@ -138,7 +138,7 @@ impl Published {
                 .as_nanos(),
             slow_call: machine.slow_call().map_or(u64::MAX, nanos),
             word: match grant {
-                Some(_) => granted(machine.epoch()) | if ask { ASK } else { 0 },
+                Some(_) => granted(machine.epoch()) | if decide { DECIDE } else { 0 },
                 None => 0,
             },
             until: grant.unwrap_or(Moment::START).as_nanos(),

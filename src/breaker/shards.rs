@@ -1,8 +1,8 @@
-//! The machine behind a lock, and the way round the lock for calls of a healthy service.
+//! The machine behind a lock, and the fast path of a healthy service that avoids the lock.
 //!
-//! Each core has a lane of its own. While the circuit is closed, the lane's word says so: admission reads it, and a success
-//! under the machine's *licence* only counts it up. Everything else takes the lock, takes the lanes' counts in first and
-//! then asks the machine, so each verdict is the one the plain machine would have given.
+//! Each core has a shard of its own. While the circuit is closed, admission reads the shard's word, and a success under the
+//! machine's *grant* increments it. Everything else takes the lock and adds the counts of all shards before the machine
+//! decides. Each verdict equals that of a machine without shards.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
@@ -20,18 +20,18 @@ use crate::event::{BreakerState, Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-/// What all handles and permits of a circuit have in common.
+/// The state that all handles and permits of a circuit share.
 pub(super) struct Inner {
     pub(super) source: Source,
     /// How the next call is admitted: [`Mode`], written under the lock only.
     mode: AtomicU64,
-    /// Until when an open circuit certainly refuses, in nanoseconds; written under the lock only.
+    /// Until when an open circuit certainly rejects, in nanoseconds; written under the lock only.
     refused_until: AtomicU64,
     /// The slow-call limit in nanoseconds, `u64::MAX` if there is none.
     slow_call: AtomicU64,
     locked: Mutex<Locked>,
     pub(super) transition: Notify,
-    /// Made when somebody first watches.
+    /// Created by the first call of `watch`.
     watch: OnceLock<watch::Sender<BreakerState>>,
 }
 
@@ -39,7 +39,7 @@ pub(super) struct Locked {
     pub(super) machine: Machine,
     pub(super) dry_run: bool,
     shards: Vec<Weak<Shard>>,
-    /// What the lanes were told last, so that nothing is written that other cores read while it stays the same.
+    /// The values published last. An unchanged value is not written again, because other cores read it.
     word: u64,
     until: u64,
 }
@@ -74,7 +74,7 @@ impl Inner {
         Mode::unpack(self.mode.load(Ordering::Acquire))
     }
 
-    /// Until when an open circuit certainly refuses.
+    /// Until when an open circuit certainly rejects.
     #[inline]
     pub(super) fn refused_until(&self) -> Moment {
         Moment::from_nanos(self.refused_until.load(Ordering::Acquire))
@@ -86,7 +86,7 @@ impl Inner {
         self.slow_call.load(Ordering::Relaxed)
     }
 
-    /// A further lane. Its counts are lost if it is dropped before the next fold.
+    /// Adds a shard. Its counts are lost if it is dropped before the next fold.
     pub(super) fn new_shard(self: &Arc<Self>) -> Arc<Shard> {
         let mut locked = self.locked.lock();
         let shard = Arc::new(Shard {
@@ -100,22 +100,26 @@ impl Inner {
         shard
     }
 
-    /// Looks at the machine, without what the lanes have counted since it was last asked.
-    pub(super) fn look<R>(&self, look: impl FnOnce(&Locked) -> R) -> R {
-        look(&self.locked.lock())
+    /// Reads the state, without the counts that the shards have not folded yet.
+    pub(super) fn with_state<R>(&self, read: impl FnOnce(&Locked) -> R) -> R {
+        read(&self.locked.lock())
     }
 
-    /// Whether a permit of this circuit is about.
+    /// Whether there is a permit of this circuit.
     pub(super) fn has_calls(&self) -> bool {
-        self.look(|locked| locked.shards.iter().any(|shard| shard.strong_count() > 1))
+        self.with_state(|locked| locked.shards.iter().any(|shard| shard.strong_count() > 1))
     }
 
-    /// Takes the lock and the lanes' counts, lets the machine act, and publishes what calls may do without the lock.
-    pub(super) fn act<R>(&self, act: impl FnOnce(&mut Locked, Draw) -> (R, Transitions)) -> R {
+    /// Changes the state under the lock, with the counts of all shards folded in. Then publishes what calls may do without the
+    /// lock, and reports the transitions.
+    pub(super) fn with_state_mut<R>(
+        &self,
+        change: impl FnOnce(&mut Locked, Draw) -> (R, Transitions),
+    ) -> R {
         let draw = draw();
         let mut locked = self.locked.lock();
         locked.fold();
-        let (answer, transitions) = act(&mut locked, draw);
+        let (result, transitions) = change(&mut locked, draw);
         let late = self.publish(&mut locked);
         let further = locked.settle(late, draw);
         if !further.is_empty() {
@@ -124,11 +128,12 @@ impl Inner {
         let dry_run = locked.dry_run;
         drop(locked);
         if !transitions.is_empty() || !further.is_empty() {
-            // First, so that an observer that panics keeps nobody waiting.
+            // First, because an observer may panic.
             self.transition.notify_waiters();
             if let Some(sender) = self.watch.get() {
-                sender
-                    .send_modify(|state| *state = self.look(|locked| locked.machine.last_state()));
+                sender.send_modify(|state| {
+                    *state = self.with_state(|locked| locked.machine.last_state())
+                });
             }
             let parent = self.source.parent();
             let all = || transitions.into_iter().chain(further);
@@ -150,30 +155,30 @@ impl Inner {
                 parent.refresh();
             }
         }
-        answer
+        result
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<BreakerState> {
-        let last = || self.look(|locked| locked.machine.last_state());
+        let last = || self.with_state(|locked| locked.machine.last_state());
         let sender = self.watch.get_or_init(|| watch::Sender::new(last()));
-        // A transition while it was being made was not sent.
+        // A transition while the channel was being created was not sent.
         sender.send_if_modified(|state| std::mem::replace(state, last()) != *state);
         sender.subscribe()
     }
 
-    /// Wakes those who wait until they may probe, after a probe's place was given back: no transition may follow from that.
+    /// Wakes services that wait for a place of a probe: giving one back may cause no transition.
     pub(super) fn place_is_free(&self, ticket: Ticket) {
         if ticket.is_probe() {
             self.transition.notify_waiters();
         }
     }
 
-    /// Tells those who go round the lock what has changed, and returns how many successes of the epoch that still is came
-    /// under a licence that has ended with this. The order does not matter to those who read: each reads a word that was
-    /// true at some moment during its call.
+    /// Publishes the state to the shards. Returns how many successes of the current epoch were counted under a grant that
+    /// ends with this. The order of the writes does not matter: each reader gets a word that was valid at some moment during
+    /// its call.
     fn publish(&self, locked: &mut Locked) -> u64 {
         let published = Published::of(&locked.machine, locked.dry_run);
-        // Only this, under the lock, writes them; to write what they are already would still pull them from other cores.
+        // Only this writes them, under the lock. Writing an unchanged value would still invalidate the caches of other cores.
         let publish = |field: &AtomicU64, now| {
             if field.load(Ordering::Relaxed) != now {
                 field.store(now, Ordering::Release);
@@ -211,7 +216,7 @@ impl Inner {
 impl Refresh for Inner {
     fn refresh(&self) {
         let (sequence, state) =
-            self.look(|locked| (locked.machine.sequence, locked.machine.last_state()));
+            self.with_state(|locked| (locked.machine.sequence, locked.machine.last_state()));
         emit(&Event::BreakerState {
             source: &self.source,
             sequence,
@@ -223,14 +228,15 @@ impl Refresh for Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(parent) = self.source.parent() {
-            let state = self.look(|locked| locked.machine.last_state());
+            let state = self.with_state(|locked| locked.machine.last_state());
             parent.circuits().remove(state);
         }
     }
 }
 
 impl Locked {
-    /// Takes the lanes' counts in. Their licence goes on: what is counted while the machine thinks comes after it.
+    /// Adds the counts of all shards to the machine. Their grants stay valid: a success that is counted while the machine
+    /// decides is folded in the next time.
     fn fold(&mut self) {
         let mut count = 0;
         self.shards.retain(|shard| match shard.upgrade() {
@@ -243,7 +249,7 @@ impl Locked {
         self.machine.successes(count);
     }
 
-    /// Settles successes that came after the machine was last asked. Without a licence each of them may decide.
+    /// Settles successes that were counted after the fold. Without a grant each of them may cause a transition.
     fn settle(&mut self, late: u64, draw: Draw) -> Transitions {
         if late == 0 {
             return Transitions::default();
@@ -269,8 +275,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_an_open_circuit_says_until_when_it_refuses() {
-        // The mode is read apart from it: who still reads "open" must not find another state's end.
+    fn only_an_open_circuit_publishes_the_end_of_its_rejections() {
+        // The mode is read separately: a call that still reads "open" must not find the end of another state.
         let breaker = Breaker::new("until", BreakerConfig::default()).expect("a configuration");
         for manual in [Breaker::isolate, Breaker::disable, Breaker::reset] {
             manual(&breaker);

@@ -1,4 +1,4 @@
-//! What a machine hands out: tickets, verdicts, moves.
+//! Tickets, verdicts and state transitions of a machine.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Epoch {
     }
 }
 
-/// Goes with an admitted call, and comes back with its result.
+/// Identifies an admitted call to the machine when it is settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(super) epoch: Epoch,
@@ -41,7 +41,7 @@ pub(crate) struct Ticket {
 const NOT_A_PROBE: u32 = u32::MAX;
 
 impl Ticket {
-    /// Of a call whose result is not asked for.
+    /// Of a call whose result is ignored.
     pub(crate) const IGNORED: Self = Self::call(Epoch::NONE);
 
     /// Of a call admitted by a circuit that was closed in this epoch.
@@ -83,7 +83,7 @@ impl Ticket {
     }
 }
 
-/// May a call pass?
+/// Whether a call may pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Admit(Ticket),
@@ -93,8 +93,8 @@ pub(crate) enum Verdict {
     },
 }
 
-/// The moves one step made, each with its number: two at most (a probe is found lost, and the open time that follows from
-/// it is over already).
+/// The state transitions of one step, each with its number. There are two at most: a probe is found lost, and the open time
+/// that follows is already over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Transitions([Option<(u64, StateTransition)>; 2]);
 
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_comes_back_from_its_number() {
+    fn a_ticket_is_restored_from_its_bits() {
         let later = Epoch::from_bits(0x7fff_fff0);
         let mut numbers = vec![];
         for epoch in [Epoch::FIRST, Epoch::FIRST.next(), later] {

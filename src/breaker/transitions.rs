@@ -1,4 +1,4 @@
-//! How a machine comes from one state into another.
+//! The state transitions of a machine.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::clock::Moment;
 use crate::event::{Cause, StateTransition};
 
 impl Machine {
-    /// Looks whether a lease is over: there is no timer that would.
+    /// Fails the probes whose idle timeout has passed: there is no timer that would.
     pub(super) fn give_up_lost_probes(&mut self, now: Moment, transitions: &mut Transitions) {
         let until = self.lost_until(now);
         if let State::HalfOpen { probes, before, .. } = &mut self.state {
@@ -24,7 +24,7 @@ impl Machine {
         }
     }
 
-    /// Until when the circuit opens again because it will be found to have lost its probes.
+    /// Until when the circuit is open again because its probes are lost.
     pub(super) fn lost_until(&self, now: Moment) -> Option<Moment> {
         match &self.state {
             State::HalfOpen {
@@ -38,7 +38,7 @@ impl Machine {
         }
     }
 
-    /// Ends the half-open time if the answers so far decide it.
+    /// Ends the half-open state if the results so far decide it.
     pub(super) fn decide(
         &mut self,
         wait: Option<Duration>,

@@ -1,4 +1,4 @@
-//! What a closed circuit counts, and the rules that open it.
+//! The counts of a closed circuit, and the rules that open it.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) const SHORT_ABANDONED_OVER: Duration = Duration::from_secs(10);
 /// The share admitted when the circuit has just closed; Envoy's slow start begins with 10 % too.
 const FIRST_SHARE: f64 = 0.1;
 
-/// What a closed circuit remembers.
+/// The counts of a closed circuit.
 #[derive(Clone, Debug)]
 pub(super) struct Tally {
     /// `None` while both rates are off.
@@ -41,7 +41,7 @@ struct Abandonments {
 }
 
 impl Abandonments {
-    /// Counts one more; whether they open the circuit.
+    /// Counts one more and returns whether they open the circuit.
     fn extend(&mut self, min_calls: u32, short: bool, now: Moment) -> bool {
         self.all.extend(now);
         let all = self.all.reaches(min_calls, SHORT_ABANDONED_OVER, now);
@@ -107,7 +107,7 @@ impl Tally {
         draw.happens(passed.div_duration_f64(config.ramp_up).max(FIRST_SHARE))
     }
 
-    /// Counts a result; the rule that it trips.
+    /// Counts a result and returns the rule that it trips.
     pub(super) fn settle(
         &mut self,
         config: &BreakerConfig,
@@ -146,7 +146,7 @@ impl Tally {
         config.judge(self.window.as_ref()?.counts())
     }
 
-    /// Counts a call that has no result; the rule that it trips.
+    /// Counts an abandoned call and returns the rule that it trips.
     pub(super) fn abandon(
         &mut self,
         config: &BreakerConfig,
@@ -163,7 +163,7 @@ impl Tally {
         }
     }
 
-    /// Until when a good and fast result changes nothing but the counts.
+    /// Until when a good and fast result changes only the counts.
     pub(super) fn grant(&self, config: &BreakerConfig) -> Option<Moment> {
         let Some(window) = &self.window else {
             return Some(Moment::FAR);
@@ -172,12 +172,12 @@ impl Tally {
         let mut counts = window.counts();
         counts.total = counts.total.max(config.min_calls);
         match config.judge(counts) {
-            None => Some(window.unmoved_until()),
+            None => Some(window.unchanged_until()),
             Some(_) => None,
         }
     }
 
-    /// Counts `n` good and fast results that had the licence.
+    /// Counts `n` good and fast results under the grant.
     pub(super) fn successes(&mut self, n: u64) {
         if n > 0 {
             self.failures = Run::default();
@@ -188,7 +188,7 @@ impl Tally {
         }
     }
 
-    /// Whether a new tally would behave otherwise, the mere number of calls aside.
+    /// Whether a new tally would behave differently, apart from the number of calls.
     pub(super) fn remembers(&self, now: Moment) -> bool {
         let counts = self.counts_at(now);
         counts.failed > 0
@@ -204,7 +204,7 @@ impl Tally {
             .map_or_else(Counts::default, |window| window.counts_at(now))
     }
 
-    /// Goes on under another configuration with what was counted under the one before.
+    /// Changes the configuration and preserves the counts.
     pub(super) fn reconfigure(&mut self, config: &BreakerConfig, now: Moment) {
         self.window = match (self.window.take(), config.new_window(), config.window) {
             (Some(Rolling::Time(old)), Some(_), Window::Time(length)) => {

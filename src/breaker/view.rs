@@ -1,4 +1,4 @@
-//! What a machine shows without being moved: to its handle, and to users.
+//! Reads of a machine that cause no state transition.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::clock::Moment;
 use crate::error::Reason;
 use crate::event::BreakerState;
 
-/// What a breaker has counted, and where it stands.
+/// The state and the counts of a breaker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Snapshot {
-    /// What a call would find now.
+    /// The state that a call would find now.
     pub state: BreakerState,
     /// The time until the next probe, if the circuit is open.
     pub remaining: Option<Duration>,
@@ -41,12 +41,12 @@ impl Machine {
         }
     }
 
-    /// The state after the last move, whatever the time is.
+    /// The state after the last transition, whatever the time is.
     pub(super) fn last_state(&self) -> BreakerState {
         self.state.name()
     }
 
-    /// Whether a closed circuit knows of anything but good results.
+    /// Whether a closed circuit has counted anything but good results.
     pub(super) fn remembers(&self, now: Moment) -> bool {
         match &self.state {
             State::Closed(tally) => !self.allowance.is_full() || tally.remembers(now),
@@ -54,7 +54,7 @@ impl Machine {
         }
     }
 
-    /// How a call would be refused now for certain; `None` if it might pass.
+    /// The rejection that every call would get now; `None` if a call may pass.
     pub(super) fn refuses(&self, now: Moment) -> Option<(Reason, Option<Duration>)> {
         let reason = match (&self.state, self.state(now)) {
             (State::Open { .. }, BreakerState::Open) => Reason::CircuitOpen,
@@ -70,7 +70,7 @@ impl Machine {
         Some((reason, self.remaining(now)))
     }
 
-    /// Over which time a call is slow; `None` while nobody asks.
+    /// The limit above which a call is slow; `None` while the rule is off.
     pub(super) fn slow_call(&self) -> Option<Duration> {
         self.config.slow_rate.map(|_| self.config.slow_call)
     }

@@ -1,13 +1,13 @@
-//! Plain settings of a retry budget.
+//! The settings of a retry budget.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::error::ConfigError;
 
-/// What a [`RetryBudget`](super::RetryBudget) grants.
+/// Settings of a [`RetryBudget`](super::RetryBudget).
 ///
-/// The default is a token bucket that pays one retry for five calls that went well. [`throttle`](Self::throttle) and
+/// The default is a token bucket: five successful calls pay for one retry. [`throttle`](Self::throttle) and
 /// [`concurrent`](Self::concurrent) are the rules of gRPC and of Envoy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(
@@ -19,14 +19,13 @@ use crate::error::ConfigError;
 pub struct BudgetConfig {
     /// What a retry must be paid with. Default: [`Rule::Bucket`].
     pub rule: Rule,
-    /// The tokens that a call which went well adds: with 0.2, five calls pay a retry. From 0.001 to 10. Default 0.2.
+    /// The tokens that a successful call adds: with 0.2, five calls pay for a retry. From 0.001 to 10. Default: 0.2.
     pub ratio: f64,
-    /// The most tokens that are kept. From 1. Default 10.
+    /// The maximum number of tokens. From 1. Default: 10.
     pub cap: u32,
     /// The tokens at the start. At most `cap`. Default 2. [`Rule::Throttle`] always starts with all.
     pub initial: u32,
-    /// What is left of the tokens, at most, when nothing was withdrawn for longer than `ttl`. At most `cap`.
-    /// Default 2.
+    /// The maximum number of tokens after a time longer than `ttl` without a withdrawal. At most `cap`. Default: 2.
     pub reserve: u32,
     /// How long a healthy time may fund retries: see `reserve`. Above zero. Default 10 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
@@ -48,16 +47,16 @@ pub struct BudgetConfig {
 )]
 #[non_exhaustive]
 pub enum Rule {
-    /// Tokens, which calls that went well put into a bucket.
+    /// Tokens, which successful calls add to a bucket.
     #[default]
     Bucket,
     /// gRPC's throttle ([A6]): a failed attempt costs a token, retries are free, but there are none unless more than
-    /// half of `cap` is there. `initial`, `reserve`, `ttl`, `floor` and `cost` play no part.
+    /// half of `cap` is there. `initial`, `reserve`, `ttl`, `floor` and `cost` are ignored.
     ///
     /// [A6]: https://github.com/grpc/proposal/blob/master/A6-client-retries.md#throttling-retry-attempts-and-hedged-rpcs
     Throttle,
     /// Nothing, but at most `max(floor, ratio × calls under way)` retries may be under way at once, as in Envoy's retry
-    /// budget. A retry is under way from the moment it is scheduled until it ends. No other setting plays a part.
+    /// budget. A retry is under way from the moment it is scheduled until it ends. All other settings are ignored.
     InFlight {
         /// Retries for each call under way. From 0.001 to 10.
         ratio: f64,
@@ -82,7 +81,7 @@ impl Default for BudgetConfig {
 }
 
 impl BudgetConfig {
-    /// A token bucket: calls that went well pay for retries.
+    /// A token bucket: successful calls pay for retries.
     pub fn new() -> Self {
         Self::default()
     }
@@ -113,11 +112,11 @@ impl BudgetConfig {
         cost: u32,
     }
 
-    /// Whether the settings can work.
+    /// Checks every setting.
     ///
     /// # Errors
     ///
-    /// If a field is outside the range that its page names.
+    /// The first field that is outside its documented range.
     pub fn validate(&self) -> Result<(), ConfigError> {
         ConfigError::unless(
             RATIOS.contains(&self.ratio),
@@ -147,19 +146,19 @@ impl BudgetConfig {
                 (from..=self.cap).contains(&value),
                 field,
                 &value,
-                format!("from {from} to `cap`, which is {}", self.cap),
+                format!("from {from} to {}, the value of `cap`", self.cap),
             )
         };
         below_cap("initial", self.initial, 0)?;
         below_cap("reserve", self.reserve, 0)?;
         below_cap("cost", self.cost, 1)?;
-        ConfigError::unless(!self.ttl.is_zero(), "ttl", &self.ttl, "above zero")?;
+        ConfigError::unless(!self.ttl.is_zero(), "ttl", &self.ttl, "more than 0")?;
         let floor = self.floor.unwrap_or(1.0);
         ConfigError::unless(
             (0.001..=1e6).contains(&floor),
             "floor",
             &floor,
-            "`None`, or from 0.001 to 1000000",
+            "from 0.001 to 1000000, or `None`",
         )
     }
 }
@@ -172,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_nonsense_is_refused_with_the_name_of_its_field() {
+    fn every_invalid_value_is_named() {
         let ok = BudgetConfig::default();
         let mut rows = vec![
             (ok.cap(0), "cap"),
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_every_range_are_ordinary() {
+    fn the_ends_of_every_range_are_valid() {
         let most = BudgetConfig::new()
             .ratio(10.0)
             .cap(u32::MAX)

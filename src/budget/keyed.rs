@@ -15,12 +15,12 @@ use crate::live_names::register;
 use crate::sync::Ordering;
 
 impl RetryBudget {
-    /// A budget per key: the same settings for each, the key's text behind the name. A key that is new while
-    /// [`max_keys`](KeyedConfig::max_keys) are kept starts without tokens, so that evicting keys creates none.
+    /// A budget per key, all with the same settings. The name of each is `name/key`. While there are
+    /// [`max_keys`](KeyedConfig::max_keys), a new key starts without tokens: evictions create no tokens.
     ///
     /// # Errors
     ///
-    /// If a setting cannot work.
+    /// The first invalid setting.
     #[track_caller]
     pub fn keyed<K, B>(
         name: &str,
@@ -62,25 +62,25 @@ impl<K, B> Keyed<K, B, RetryBudget>
 where
     K: Hash + Eq + Clone + fmt::Display,
 {
-    /// Takes new settings over while running, for every key there is: see [`RetryBudget::reconfigure`]. Those of
-    /// [`RetryBudget::keyed`] hold for every key to come, too.
+    /// Changes the settings of all keys while running: see [`RetryBudget::reconfigure`]. On a handle of
+    /// [`RetryBudget::keyed`], new keys get them too.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing was changed then.
     pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
         self.change_each(|budget| budget.reconfigure(config))
     }
 
-    /// Sends the events of the budgets of all keys to `observer` too, for as long as this handle lives. Of a handle that was
-    /// made with [`Keyed::new`], attach it to each budget instead: see [`RetryBudget::observe_with`].
+    /// Sends the events of the budgets of all keys to `observer` too, for as long as this handle lives. For a handle of
+    /// [`Keyed::new`], attach it to each budget instead: see [`RetryBudget::observe_with`].
     pub fn observe_with(&self, observer: impl Observe + 'static) {
         self.observe_all(Arc::new(observer));
     }
 }
 
-/// A budget without tokens goes first: a new one starts without tokens too while the map is full. One that counts calls
-/// stays while there are some, because a new one would allow as many retries again.
+/// A budget without tokens is evicted first: a new one starts without tokens too while the map is full. One that counts calls
+/// is not evicted while there are some, because a new one would allow as many retries again.
 impl Evict for RetryBudget {
     fn eviction_cost(&self, now: &Now) -> EvictionCost {
         let shared = &*self.shared;

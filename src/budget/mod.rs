@@ -1,15 +1,15 @@
-//! Retry budget: calls that went well pay for retries, so that retries cannot multiply the load of a service that fails.
+//! Retry budget: successful calls pay for retries, which bounds the load that retries add to a failing service.
 //!
 //! # When to use it
 //!
-//! Always: a [`RetryLayer`](crate::retry::RetryLayer) has one from the start. Make one yourself to share it, between layers or with code of
-//! your own, or to change its numbers. One budget a service that is called: a service that fails must not use up what the others
-//! may need.
+//! Always: every [`RetryLayer`](crate::retry::RetryLayer) has a budget. Make one yourself to share it between layers or with
+//! code of your own, or to change its numbers. Use one budget per service: a failing service must not use up the budget of the
+//! others.
 //!
-//! It does not replace a limit of attempts, which bounds one call; nor a breaker, which stops first attempts too.
+//! A budget does not replace the limit of attempts, which bounds one call, nor a breaker, which stops first attempts too.
 //!
 //! ```text
-//!    call ended well ──deposit 0.2──▶ ┌────────┐
+//!    call succeeded  ──deposit 0.2──▶ ┌────────┐
 //!                                     │ ≤ cap  │ ──try_withdraw 1──▶ a retry ──started──▶ spent
 //!            never started ◀──refund──│        │                        └────dropped───▶ refunded
 //!                                     └────────┘ ──empty──▶ no retry: the caller gets the real result
@@ -23,9 +23,9 @@
 //! # fn main() -> Result<(), buttress::ConfigError> {
 //! let budget = RetryBudget::new("payments", BudgetConfig::new().ratio(0.1).cap(20))?;
 //!
-//! // Once for each call that ended well:
+//! // Once for each successful call:
 //! budget.deposit();
-//! // When a retry is scheduled; kept until it is over:
+//! // When a retry is scheduled; hold it until the retry has ended:
 //! if let Some(mut paid) = budget.try_withdraw() {
 //!     // Dropped before this line, it would give its token back.
 //!     paid.started();
@@ -37,10 +37,10 @@
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | `rule` | `Bucket` | bounds the load even when nothing succeeds; needs no clock when all is well |
+//! | `rule` | `Bucket` | bounds the load even when nothing succeeds; needs no clock while calls succeed |
 //! | `ratio` | 0.2 | enough for one failure in six; at most a fifth more load |
 //! | `cap` | 10 | a burst of ten: what a blip of a healthy service takes |
-//! | `initial`, `reserve` | 2 | a client that has just started, or is seldom used, can still retry |
+//! | `initial`, `reserve` | 2 | with less, a client that has just started or is seldom used cannot retry |
 //! | `ttl` | 10 s | a day of good calls must not fund a storm: after 10 s without a retry only `reserve` is left |
 //! | `floor` | none | a floor multiplies with the number of clients: a thousand clients at one a second are a thousand retries a second |
 //! | `cost` | 1 | |
@@ -56,13 +56,13 @@
 //!
 //! # Requests that never reached the server
 //!
-//! A budget also keeps the [allowance](crate::Unprocessed) for requests that came back unprocessed because their connection was
-//! closing or their stream was refused. While it lasts, their repetition costs no token, so a rolling restart does not use
-//! the budget up. Deposits restore it.
+//! A budget also holds the [allowance](crate::Unprocessed) for requests that came back unprocessed because their connection was
+//! closing or their stream was refused. While it lasts, retrying them costs no token, and a rolling restart does not use up
+//! the budget. Deposits restore it.
 //!
 //! # Order
 //!
-//! It is no layer; retries and hedges hold it. Give both the same one.
+//! A budget is not a layer; retries and hedges hold it. Give both the same one.
 //!
 //! # Errors
 //!
@@ -71,12 +71,12 @@
 //! # Events
 //!
 //! [`Event::Budget`](crate::event::Event::Budget) with the balance on every withdrawal and refund,
-//! [`Event::BudgetExhausted`](crate::event::Event::BudgetExhausted) when a retry was refused.
+//! [`Event::BudgetExhausted`](crate::event::Event::BudgetExhausted) when a retry was denied.
 //!
 //! # Cancel safety
 //!
-//! A retry is paid for when it is scheduled, and the withdrawal is a value: if the caller leaves before the retry started,
-//! dropping it gives the token back.
+//! A retry is paid for when it is scheduled. The withdrawal is a value: if the call is dropped before the retry started,
+//! its token is given back.
 
 mod config;
 mod keyed;

@@ -1,4 +1,4 @@
-//! The shared handle.
+//! The handle of a retry budget.
 
 use std::fmt;
 use std::panic::Location;
@@ -10,12 +10,12 @@ use super::withdrawal::{CallUnderWay, Withdrawal};
 use crate::allowance::SharedAllowance;
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::event::{Event, Observe, Refresh, Source, emit, keep_fresh};
+use crate::event::{Event, Observe, Refresh, Source, emit, register_refresh};
 use crate::live_names::register;
 use crate::outcome::{Outcome, Unprocessed};
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
-/// Pays for retries and hedges. Clones share one balance; the [module's page](super) says how.
+/// Pays for retries and hedges. Clones share one balance. See the [module documentation](super).
 #[derive(Clone)]
 pub struct RetryBudget {
     pub(super) shared: Arc<Inner>,
@@ -26,14 +26,14 @@ pub(super) struct Inner {
     pub(super) balance: AtomicU64,
     /// For requests that never reached the server. A good call restores some of it; a full one is only read.
     pub(super) allowance: SharedAllowance,
-    /// What good calls need of the rules; written under the lock only.
+    /// The rules that good calls need; written under the lock only.
     cap: AtomicU64,
     ratio: AtomicU64,
     /// Whether the number of calls under way matters: 1 if it does.
     counts_calls: AtomicU64,
     /// Calls under way, as far as their number matters.
     pub(super) calls: AtomicU64,
-    /// What only retries touch.
+    /// Used only by retries.
     pub(super) locked: Mutex<Locked>,
     pub(super) source: Source,
 }
@@ -46,11 +46,11 @@ pub(super) struct Locked {
 }
 
 impl RetryBudget {
-    /// A budget of this name.
+    /// A budget with this name.
     ///
     /// # Errors
     ///
-    /// If a setting cannot work, or the name is empty or has control characters.
+    /// The first invalid setting, or a name that is empty or has control characters.
     #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, config: BudgetConfig) -> Result<Self, ConfigError> {
         let location = Location::caller();
@@ -68,7 +68,7 @@ impl RetryBudget {
         ConfigError::check_name("retry budget", &name)?;
         let budget = Self::of_source(Source::new("budget", name), config)?;
         let weak: Weak<Inner> = Arc::downgrade(&budget.shared);
-        keep_fresh(weak);
+        register_refresh(weak);
         Ok(budget)
     }
 
@@ -110,12 +110,12 @@ impl RetryBudget {
         self.shared.locked.lock().config
     }
 
-    /// Takes new settings over while running. The balance is kept, up to the new cap; under another [rule](BudgetConfig::rule)
-    /// it starts anew.
+    /// Changes the settings while running. The balance stays, up to the new cap; a change of the [rule](BudgetConfig::rule)
+    /// resets it.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing was changed then.
     pub fn reconfigure(&self, config: BudgetConfig) -> Result<(), ConfigError> {
         config
             .validate()
@@ -125,10 +125,10 @@ impl RetryBudget {
         Ok(())
     }
 
-    /// A call ended well: with a success, or with an error that was the request's own fault. To be told once a call, however
-    /// many attempts it took.
+    /// Adds tokens for a call that ended with a success, or with an error that was the request's own fault. Call it once per
+    /// call, however many attempts it took.
     ///
-    /// Reads no clock and takes no lock. A full budget is only read, so that cores do not hinder one another.
+    /// Reads no clock and takes no lock. A full budget is only read, and cores do not contend for it.
     #[inline(always)]
     pub fn deposit(&self) {
         let shared = &*self.shared;
@@ -145,7 +145,7 @@ impl RetryBudget {
         self.shared.allowance.take(how)
     }
 
-    /// An attempt came to this. Only [`Rule::Throttle`](super::Rule::Throttle) counts it, if it is a failure; to be told of
+    /// Counts the outcome of an attempt. Only [`Rule::Throttle`](super::Rule::Throttle) uses it, for failures. Call it for
     /// every attempt, before [`try_withdraw`](Self::try_withdraw).
     #[inline]
     pub fn failed(&self, outcome: &Outcome) {
@@ -162,8 +162,8 @@ impl RetryBudget {
         self.shared.locked.lock().rules.counts(outcome)
     }
 
-    /// A call begins, and is under way until the guard is dropped. `None`, and free, unless
-    /// [`Rule::InFlight`](super::Rule::InFlight) limits: else their number does not matter.
+    /// Counts a call as under way until the guard is dropped. `None`, at no cost, unless the rule is
+    /// [`Rule::InFlight`](super::Rule::InFlight).
     #[inline]
     pub fn begin(&self) -> Option<CallUnderWay> {
         (self.shared.counts_calls.load(Ordering::Relaxed) != 0).then(|| {
@@ -172,8 +172,8 @@ impl RetryBudget {
         })
     }
 
-    /// Pays for a retry, or returns `None` if there is nothing left to pay with. To be asked when
-    /// the retry is scheduled, not when it starts.
+    /// Pays for a retry, or returns `None` if the budget is exhausted. Call it when the retry is scheduled, not when it
+    /// starts.
     pub fn try_withdraw(&self) -> Option<Withdrawal> {
         self.withdraw(&Now::unread())
     }
@@ -186,7 +186,7 @@ impl RetryBudget {
             let mut locked = shared.locked.lock();
             let Locked { machine, rules, .. } = *locked;
             let balance = shared.balance.load(Ordering::Relaxed);
-            // A deposit may come between; then the machine is asked again, from where it stood.
+            // If a deposit comes between, the machine decides again, from the same state.
             let (next, taken) = shared.change(balance, |balance| {
                 let mut next = machine;
                 let (balance, taken) = next.withdraw(&rules, balance, calls, now);
@@ -261,7 +261,7 @@ impl Inner {
         locked.config = config;
     }
 
-    /// Replaces the balance, which was `seen` a moment ago, by what `to` makes of it.
+    /// Replaces the balance, last read as `seen`, by the result of `to`.
     pub(super) fn change<T>(&self, mut seen: u64, mut to: impl FnMut(u64) -> (u64, T)) -> T {
         loop {
             let (next, result) = to(seen);
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_started_comes_back() {
+    fn a_withdrawal_that_never_started_is_refunded() {
         let budget = budget(BudgetConfig::new());
         let paid = budget.try_withdraw();
         assert!(paid.is_some() && budget.balance() < 1.5);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn new_settings_keep_the_balance_and_count_only_what_began_under_them() {
+    fn new_settings_preserve_the_balance_and_count_only_retries_begun_under_them() {
         let budget = budget(BudgetConfig::new());
         let mut before = budget.try_withdraw().expect("two tokens");
         before.started();
@@ -365,7 +365,7 @@ mod tests {
             if *event.source().name() != name {
                 return;
             }
-            // The lock is free: an observer may look.
+            // The lock is free: an observer may read the budget.
             log.lock().expect("not poisoned").push(match event {
                 Event::Budget { balance, .. } => ("budget", *balance),
                 Event::BudgetExhausted { balance, .. } => ("exhausted", *balance),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn any_number_of_threads_never_overdraws_it_and_loses_nothing() {
+    fn threads_never_overdraw_it_and_lose_nothing() {
         const THREADS: u64 = 8;
         const ROUNDS: u64 = 2000;
         let cap = 1_000_000;
@@ -490,7 +490,7 @@ mod loom {
                 .reconfigure(BudgetConfig::new().cap(1).initial(0).reserve(0));
             thread.join().expect("no panic");
             let paid = take(&budget);
-            assert!(paid.is_some(), "what was earned is kept");
+            assert!(paid.is_some(), "earned tokens stay");
             assert!(take(&budget).is_none());
         });
     }

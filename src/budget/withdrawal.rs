@@ -1,4 +1,4 @@
-//! What a retry, and a call, hold of a budget while they are under way.
+//! The guards that retries and calls hold while they are under way.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,14 +7,14 @@ use super::machine::Taken;
 use super::policy::Inner;
 use crate::sync::Ordering;
 
-/// A retry that is paid for. To be kept until the retry is over.
+/// A retry that is paid for. Hold it until the retry has ended.
 ///
 /// Dropped before it [`started`](Self::started), it gives back what it took.
 #[must_use = "dropped before the retry started, it gives back what it took"]
 pub struct Withdrawal {
     shared: Arc<Inner>,
     taken: Taken,
-    /// Whether it counts as under way.
+    /// Whether the retry is counted as under way.
     counted: bool,
     started: bool,
 }
@@ -29,12 +29,12 @@ impl Withdrawal {
         }
     }
 
-    /// The retry has started: what it cost is spent.
+    /// Marks the retry as started: its tokens are spent.
     pub const fn started(&mut self) {
         self.started = true;
     }
 
-    /// The retry did not reach the service after all: what it cost goes back.
+    /// Marks the retry as not started after all: its tokens are given back.
     pub(crate) const fn refused(&mut self) {
         self.started = false;
     }

@@ -1,4 +1,4 @@
-//! Which keys a [`Keyed`](super::Keyed) policy evicts: the entries, and the order in which they go.
+//! The entries of a [`Keyed`](super::Keyed) policy, and the order in which they are evicted.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -8,7 +8,7 @@ use super::EvictionCost;
 use crate::chance::Draw;
 use crate::clock::Moment;
 
-/// How many entries a new key looks at, at most, to find one that can go.
+/// How many entries a new key checks, at most, to find one to evict.
 pub(super) const SAMPLE: usize = 16;
 
 /// The entries of all keys: found by key, and by position, so that a sample of them takes no search.
@@ -17,7 +17,7 @@ pub(super) struct Entries<K, P> {
     /// The position of each key in the list.
     positions: HashTable<usize>,
     list: Vec<Entry<K, P>>,
-    /// Where the next look for idle keys begins.
+    /// Where the next scan for idle keys begins.
     next: usize,
     /// Counts the uses: the order in which entries were last used, also of two at the same time.
     uses: u64,
@@ -95,21 +95,21 @@ impl<K: Hash + Eq, P> Entries<K, P> {
         }
         if at < last {
             let hash = self.list[at].hash;
-            if let Some(transition) = self.positions.find_mut(hash, |&other| other == last) {
-                *transition = at;
+            if let Some(position) = self.positions.find_mut(hash, |&other| other == last) {
+                *position = at;
             }
         }
         gone
     }
 
-    /// A map that is looked at as a whole is looked at from its first entry on.
-    pub(super) fn start_look(&mut self) {
+    /// Scans a map of up to [`SAMPLE`] entries from its first entry on.
+    pub(super) fn restart_small_scan(&mut self) {
         if self.list.len() <= SAMPLE {
             self.next = 0;
         }
     }
 
-    /// The position to look at for an idle key, or `None` if there is no entry. Positions come in turn, so that each
+    /// The next position to check for an idle key, or `None` if there is no entry. Positions come in turn, so that each
     /// idle key is found after a bounded number of new ones.
     pub(super) fn next_position(&mut self) -> Option<usize> {
         if self.next >= self.list.len() {
@@ -170,8 +170,7 @@ const fn mix(bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// An entry that may go. The lowest rank goes first: an idle one, then one that remembers nothing, then the least recently
-/// used.
+/// The order of eviction. The lowest rank goes first: an idle entry, then one without state, then the least recently used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     pub(super) in_use: bool,
@@ -179,7 +178,7 @@ pub(super) struct Rank {
     pub(super) last_use: u64,
 }
 
-/// The entries of a sample that may go.
+/// The entries of a sample that may be evicted.
 pub(super) struct Candidates(Vec<Candidate>);
 
 #[derive(Clone, Copy)]
@@ -203,7 +202,7 @@ impl Candidates {
         )
     }
 
-    /// Takes the one out that goes first.
+    /// Removes and returns the entry to evict first.
     pub(super) fn pop(&mut self) -> Option<Candidate> {
         let (first, _) = self
             .0
@@ -213,7 +212,7 @@ impl Candidates {
         Some(self.0.swap_remove(first))
     }
 
-    /// It was used since it was last looked at: it goes after the others.
+    /// Puts a candidate that was used since it was last checked behind the others.
     pub(super) fn spare(&mut self, candidate: Candidate, last_use: u64) {
         let rank = Rank {
             in_use: true,
@@ -227,8 +226,8 @@ impl Candidates {
         });
     }
 
-    /// The entry at the position `from` is at `to` now.
-    pub(super) fn transition(&mut self, from: usize, to: usize) {
+    /// Notes that the entry at the position `from` is at `to` now.
+    pub(super) fn relocate(&mut self, from: usize, to: usize) {
         for candidate in &mut self.0 {
             if candidate.at == from {
                 candidate.at = to;
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_map_is_sampled_whole_and_a_large_one_at_sixteen_places() {
+    fn a_small_map_is_sampled_whole_and_a_large_one_at_sixteen_positions() {
         for (len, expected) in [(0, 0), (1, 1), (16, 16), (17, 16), (1 << 24, 16)] {
             let sample = Sample::of(len, Draw::new(7));
             let different: BTreeSet<_> = sample.as_slice().iter().copied().collect();
@@ -261,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_is_sampled_equally_often() {
+    fn every_position_is_sampled_equally_often() {
         let mut counts = [0_u32; 100];
         for draw in 0..10_000 {
             for at in Sample::of(100, Draw::new(mix(draw))).as_slice() {
@@ -276,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_idle_go_first_then_those_that_remember_nothing_then_the_least_recently_used() {
+    fn idle_entries_go_first_then_those_without_state_then_the_least_recently_used() {
         let rank = |in_use, eviction_cost, last_use| Rank {
             in_use,
             eviction_cost,

@@ -1,4 +1,4 @@
-//! What a [`Keyed`](super::Keyed) policy keeps, and for how long.
+//! Eviction of keys from a [`Keyed`](super::Keyed) policy.
 
 use std::time::Duration;
 
@@ -6,32 +6,31 @@ use crate::clock::Now;
 use crate::error::ConfigError;
 use crate::event::Source;
 
-/// What a policy would lose if its key were forgotten.
+/// What an eviction would lose. Cheaper entries are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EvictionCost {
-    /// Nothing: a new one would behave the same.
+    /// Nothing: a new policy would behave the same.
     Nothing,
-    /// Something that may be lost when room is short.
+    /// Counts and history, which may be lost when the map is full.
     Memory,
-    /// Calls in flight, an open circuit: it must stay.
+    /// Calls in flight or an open circuit: never evicted.
     Essentials,
 }
 
-/// A policy that a [`Keyed`](super::Keyed) can keep and forget: a handle whose clones share their state.
+/// A policy that a [`Keyed`](super::Keyed) can store and evict: a handle whose clones share their state.
 pub trait Evict: Clone {
-    /// What forgetting it would lose. Called under a lock of the map: it must be quick and must not call back.
+    /// What evicting this policy would lose. Called under a lock of the map: it must be quick and must not call back.
     fn eviction_cost(&self, now: &Now) -> EvictionCost;
 
-    /// Whom its events come from.
+    /// The source of its events.
     fn source(&self) -> &Source;
 
     /// Called on a policy that was created while the map was full, before its first use. A policy that grants something from
-    /// the start, such as the tokens of a budget, must start with nothing. Otherwise each eviction would create grants: the
-    /// evicted key comes back with new ones. Called under a lock of the map: it must not call back.
+    /// the start, such as the tokens of a budget, must start with nothing. Otherwise each eviction would create tokens: the
+    /// evicted key returns with new ones. Called under a lock of the map: it must not call back.
     fn start_empty(&self) {}
 
-    /// A handle to the same state that only one core uses, and that is kept as long as the key: it may hold a place of its
-    /// own to count in.
+    /// A handle to the same state that only one core uses and that lives as long as the key. It may have counters of its own.
     #[doc(hidden)]
     #[must_use]
     fn local(&self, _: Internal) -> Self {
@@ -39,11 +38,11 @@ pub trait Evict: Clone {
     }
 }
 
-/// Seals the methods of public traits that only this crate implements and calls: no other crate can name it.
+/// Seals methods of public traits: no other crate can name it.
 #[derive(Clone, Copy, Debug)]
 pub struct Internal;
 
-/// How many keys are kept, and for how long.
+/// Limits the number of keys and their idle time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -52,11 +51,11 @@ pub struct Internal;
 )]
 #[non_exhaustive]
 pub struct KeyedConfig {
-    /// The most keys kept, from 1 to 16 777 216. Default 10 000.
+    /// The maximum number of keys, from 1 to 16 777 216. Default: 10 000. With fewer, busy keys share the overflow policy; with
+    /// more, a flood of keys takes more memory.
     pub max_keys: usize,
-    /// A key not used for this long is evicted when new keys come: each new key looks at 16 others. The time of the last use
-    /// is not exact: a use counts until the key is looked at next, so a key may stay for two times this long. Default
-    /// 10 min; more than zero.
+    /// A key that was not used for this long is evicted when new keys arrive: each new key checks 16 others. The time of the
+    /// last use is not exact, so a key may stay for up to twice this long. More than zero. Default: 10 min.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub idle: Duration,
 }

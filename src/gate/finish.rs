@@ -5,8 +5,8 @@ use crate::clock::Now;
 use crate::error::CallError;
 use crate::outcome::{Classify, judge_error};
 
-/// What becomes of a permit when the inner future is ready: it is settled with the result ([`AtResult`]), or goes on with
-/// the response's body (`http::AtBodyEnd`).
+/// Settles a permit when the inner future is ready ([`AtResult`]), or hands it to the response's body
+/// (`http::AtBodyEnd`).
 pub trait Finish<Res, E, P, C> {
     /// What the caller gets.
     type Response;

@@ -15,7 +15,7 @@ use crate::outcome::Outcome;
 ///
 /// # Cancel safety
 ///
-/// Dropped while it runs, it drops the inner future, then the permit: the call was abandoned.
+/// Dropping it drops the inner future, then the permit: the call was abandoned.
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
@@ -79,14 +79,14 @@ where
                 classify,
                 finish,
             } => {
-                // Looked at here too, so that no result can be lost to a panic below.
+                // Checked here too, so that no result is lost to a panic below.
                 assert!(permit.is_some(), "`GateFuture` polled after completion");
                 let unwinding = Unwinding(permit);
                 let polled = future.poll(cx);
                 std::mem::forget(unwinding);
                 match polled {
                     Poll::Ready(result) => {
-                        let permit = permit.take().expect("looked at before");
+                        let permit = permit.take().expect("checked above");
                         Poll::Ready(finish.finish(result, permit, classify))
                     }
                     Poll::Pending => {
@@ -110,9 +110,9 @@ fn refusal<E: CallError>(rejected: &mut Option<Rejected>) -> E {
         .into()
 }
 
-/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Forgotten when they return.
+/// Settles the permit as a failure when `inner.call` or `inner.poll` unwinds. Disarmed with `mem::forget` when they return.
 ///
-/// Not `thread::panicking()`, which is also true while a permit is dropped by somebody else's unwinding.
+/// Not `thread::panicking()`, which is also true while a permit is dropped by an unrelated unwinding.
 pub(super) struct Unwinding<'a, P: Permit>(pub(super) &'a mut Option<P>);
 
 impl<P: Permit> Drop for Unwinding<'_, P> {

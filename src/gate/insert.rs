@@ -1,4 +1,4 @@
-//! A key that its lane has not seen: looked for among all keys, made, or sent to the overflow.
+//! Inserts a key that is not in its shard: finds it among all keys, makes a policy, or uses the overflow policy.
 
 use std::fmt;
 use std::hash::Hash;
@@ -11,10 +11,10 @@ use crate::clock::Now;
 use crate::event::{Event, emit};
 use crate::sync::{Apart, Mutex};
 
-/// What was found for a key that its lane has not seen.
+/// The result of a search among all keys.
 enum Found<R> {
     Entered(R),
-    /// Nothing yet, but room for it.
+    /// The key is new and there is room for it.
     Room(Room),
     Full,
 }
@@ -22,18 +22,18 @@ enum Found<R> {
 /// Room for a new key.
 #[derive(Clone, Copy)]
 struct Room {
-    /// After so many changes of the settings.
+    /// How many changes of the settings there had been.
     changes: u64,
     /// Whether the map was full.
     was_full: bool,
 }
 
-/// What became of an entry that was to be evicted.
+/// Whether an entry could be removed from all shards.
 enum Detached {
     Gone,
-    /// It was used since it was last looked at.
+    /// It was used since it was last checked.
     Used,
-    /// Calls are in flight, or it keeps essentials.
+    /// Calls are in flight, or its cost is [`EvictionCost::Essentials`].
     Busy,
 }
 
@@ -56,7 +56,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
                 });
             }
             match found {
-                // Out of the lock, for `make` is not ours.
+                // Without the lock: `make` may be user code.
                 Found::Room(room) => {
                     let policy = (self.make)(&key.to_string());
                     if room.was_full {
@@ -71,7 +71,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
         found.unwrap_or_else(|| self.overflow(enter))
     }
 
-    /// Looks among all keys, and keeps the policy that was `made` if the key is new.
+    /// Searches all keys, and inserts the policy that was `made` if the key is new.
     fn find_or_insert<R>(
         &self,
         shard: &Mutex<ShardMap<K, P>>,
@@ -81,9 +81,9 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
         evicted: &mut Vec<P>,
         enter: impl Fn(&mut Used<P>) -> R,
     ) -> Found<R> {
-        // The entry may have been made meanwhile by another thread of the same lane. It is not touched: a miss has read the
+        // Another thread of the same shard may have made the entry meanwhile. `touched` stays unset: this path has read the
         // clock, so the key's last use is known exactly.
-        let remember = |policy: &P| {
+        let enter_shard = |policy: &P| {
             let mut shard = shard.lock();
             let used = shard
                 .entry(key.clone())
@@ -94,7 +94,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
         let mut all = self.all.lock();
         if let Some(at) = all.entries.find(key) {
             all.entries.touch(at, moment);
-            return remember(&all.entries.at(at).policy);
+            return enter_shard(&all.entries.at(at).policy);
         }
         let was_full = all.entries.len() >= all.config.max_keys;
         if made.is_none() {
@@ -118,15 +118,15 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
                 });
             }
         };
-        let entered = remember(&policy);
+        let entered = enter_shard(&policy);
         all.entries.insert(key.clone(), policy, moment);
         entered
     }
 
-    /// Evicts the idle ones among the next few entries.
+    /// Evicts idle entries among the next [`SAMPLE`].
     fn evict_idle(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
         let moment = now.moment();
-        all.entries.start_look();
+        all.entries.restart_small_scan();
         for _ in 0..SAMPLE.min(all.entries.len()) {
             let Some(at) = all.entries.next_position() else {
                 return;
@@ -147,7 +147,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
         }
     }
 
-    /// Makes room for one more key, if an entry of a sample can go. Above a bound that was lowered, more of them go.
+    /// Evicts an entry of a sample to make room for one key; more entries if `max_keys` was lowered.
     fn make_room(&self, all: &mut All<K, P>, now: &Now, evicted: &mut Vec<P>) {
         let mut surplus = (all.entries.len() + 1).saturating_sub(all.config.max_keys);
         if surplus == 0 {
@@ -172,7 +172,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
             match self.detach(all, candidate.at, now, candidate.spared) {
                 Detached::Gone => {
                     evicted.push(all.entries.remove(candidate.at).policy);
-                    candidates.transition(all.entries.len(), candidate.at);
+                    candidates.relocate(all.entries.len(), candidate.at);
                     surplus -= 1;
                 }
                 Detached::Used => {
@@ -185,8 +185,8 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
         }
     }
 
-    /// Takes an entry out of every lane, if no call uses it. Called under the lock of all keys: a call that finds it gone from
-    /// its lane waits there, so it cannot come back meanwhile, and each lane is locked for one look-up only.
+    /// Removes an entry from every shard, unless a call uses it. Called under the lock of all keys: a call that does not find
+    /// the entry in its shard waits for that lock, so the entry cannot return meanwhile. Each shard is locked for one lookup.
     fn detach(&self, all: &All<K, P>, at: usize, now: &Now, was_spared: bool) -> Detached {
         let entry = all.entries.at(at);
         let mut taken = Vec::new();
@@ -207,7 +207,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
                 taken.extend(shard.remove_entry(&entry.key).map(|used| (number, used)));
             }
         }
-        // Nobody can reach it now who does not hold it already.
+        // No further call can reach it now.
         if matches!(result, Detached::Gone)
             && entry.policy.eviction_cost(now) == EvictionCost::Essentials
         {

@@ -1,36 +1,36 @@
-//! How the key of a request is found.
+//! Finds the key of a request.
 
 use std::fmt;
 use std::hash::Hash;
 
 use hashbrown::Equivalent;
 
-/// Finds the key of a request without allocating; the key is made to be kept only when it is new.
+/// Finds the key of a request without allocating. An owned key is made only when the key is new.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` finds no key in requests of the type `{Req}`",
     note = "a key that is cheap to make: `buttress::gate::by(|request: &Req| …)`; text of the request: `buttress::gate::by_str(|request: &Req| …)`",
     note = "the server that an HTTP request is addressed to: `buttress::http::ByAuthority`"
 )]
 pub trait KeyBy<Req: ?Sized> {
-    /// What is kept for as long as the key is.
+    /// The owned key, as stored in the map.
     type Key: Hash + Eq + Clone + fmt::Display;
-    /// What a look-up needs: it hashes and compares like the key.
-    type Look<'a>: Hash + Equivalent<Self::Key>
+    /// A key to look up. It hashes and compares like [`Key`](Self::Key).
+    type Lookup<'a>: Hash + Equivalent<Self::Key>
     where
         Req: 'a;
 
-    /// What to look for.
-    fn look<'a>(&self, request: &'a Req) -> Self::Look<'a>;
+    /// The key of this request.
+    fn lookup<'a>(&self, request: &'a Req) -> Self::Lookup<'a>;
 
-    /// The key to keep.
-    fn own(&self, look: &Self::Look<'_>) -> Self::Key;
+    /// The owned key to store.
+    fn to_key(&self, lookup: &Self::Lookup<'_>) -> Self::Key;
 }
 
 /// A key that a closure computes: [`by`].
 #[derive(Clone, Copy, Debug)]
 pub struct By<F>(F);
 
-/// The key is what the closure returns: for keys that are cheap to make, such as a number.
+/// Uses the closure's return value as the key, for keys that are cheap to make, such as a number.
 ///
 /// ```
 /// # struct Query { shard: u32 }
@@ -47,17 +47,17 @@ where
     K: Hash + Eq + Clone + fmt::Display,
 {
     type Key = K;
-    type Look<'a>
+    type Lookup<'a>
         = K
     where
         Req: 'a;
 
-    fn look(&self, request: &Req) -> K {
+    fn lookup(&self, request: &Req) -> K {
         (self.0)(request)
     }
 
-    fn own(&self, look: &K) -> K {
-        look.clone()
+    fn to_key(&self, lookup: &K) -> K {
+        lookup.clone()
     }
 }
 
@@ -65,7 +65,7 @@ where
 #[derive(Clone, Copy, Debug)]
 pub struct ByStr<F>(F);
 
-/// The key is a string that the closure borrows from the request; it is copied only when it is new.
+/// Uses a string that the closure borrows from the request as the key. The string is copied only when the key is new.
 ///
 /// ```
 /// # struct Query { tenant: String }
@@ -88,16 +88,16 @@ impl Equivalent<Box<str>> for StrKey<'_> {
 
 impl<Req: ?Sized, F: Fn(&Req) -> &str> KeyBy<Req> for ByStr<F> {
     type Key = Box<str>;
-    type Look<'a>
+    type Lookup<'a>
         = StrKey<'a>
     where
         Req: 'a;
 
-    fn look<'a>(&self, request: &'a Req) -> StrKey<'a> {
+    fn lookup<'a>(&self, request: &'a Req) -> StrKey<'a> {
         StrKey((self.0)(request))
     }
 
-    fn own(&self, look: &StrKey<'_>) -> Box<str> {
-        look.0.into()
+    fn to_key(&self, lookup: &StrKey<'_>) -> Box<str> {
+        lookup.0.into()
     }
 }

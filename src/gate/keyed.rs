@@ -15,16 +15,16 @@ use crate::sync::{Apart, Mutex, shard_count, shard_index};
 
 /// A policy per key, as a policy.
 ///
-/// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are kept. When a new
-/// key comes to a full map, 16 entries are sampled at random and the best of them is evicted: an idle one first, then one that
-/// remembers nothing, then the least recently used. An open circuit or a policy with calls in flight is never evicted. If none
+/// The same key always finds the same policy, on any thread. At most [`max_keys`](KeyedConfig::max_keys) are stored. When the map
+/// is full and a new key arrives, 16 entries are sampled at random and one of them is evicted: an idle one first, then one
+/// without state, then the least recently used. An open circuit or a policy with calls in flight is never evicted. If none
 /// of the 16 can go, the new key shares one overflow policy with others like it, and
 /// [`Event::KeyOverflow`](crate::event::Event::KeyOverflow) reports it.
 ///
-/// A new key also looks at the next 16 entries in turn and evicts the idle ones among them. So the work for a new key does
-/// not depend on the number of keys, and no call waits while all of them are searched.
+/// A new key also checks the next 16 entries in turn and evicts the idle ones among them. The work for a new key does not
+/// depend on the number of keys.
 ///
-/// A hit costs a lock that only this core takes, one hash, and no allocation.
+/// A hit takes a lock that only this core uses, one hash, and no allocation.
 ///
 /// Keys are found in `call`, which has the request, so a `Keyed` policy never refuses before the inner service is polled
 /// ready.
@@ -61,18 +61,18 @@ pub(super) struct Inner<K, B, P> {
     /// The handle whose name all keys share; `None` if `make` was given by a user.
     source: Option<Arc<Source>>,
     pub(super) make: Box<dyn Fn(&str) -> P + Send + Sync>,
-    /// What new ones are made like, if `make` was not given by a user.
+    /// The template of new policies; `None` if `make` was given by a user.
     first: Option<P>,
-    /// Every key. Locked for a key that its lane has not seen, before any lane.
+    /// Every key. Locked for a key that is not in its shard, before any shard is locked.
     pub(super) all: Mutex<All<K, P>>,
-    /// What each core has used: a map and an entry of its own, so that a hit shares nothing.
+    /// The keys that each core has used: a map and an entry of its own, so that a hit shares nothing.
     pub(super) shards: Box<[Shard<K, P>]>,
 }
 
 pub(super) struct All<K, P> {
     pub(super) config: KeyedConfig,
     pub(super) overflow: Option<P>,
-    /// Counts the changes of all policies: one that was made before such a change is not kept.
+    /// Counts the changes of all policies. A policy that was made before a change is not inserted after it.
     pub(super) changes: u64,
     pub(super) entries: Entries<K, P>,
 }
@@ -82,8 +82,8 @@ type Shard<K, P> = Apart<Mutex<ShardMap<K, P>>>;
 
 pub(super) struct Used<P> {
     local: P,
-    /// What calls hold that `local` alone cannot serve; a count above one says that such a call is just being admitted.
-    lent: Option<Arc<P>>,
+    /// Held by calls that `local` alone cannot serve. A count above one means that such a call is being admitted.
+    shared: Option<Arc<P>>,
     /// Set by a hit, cleared when eviction looks at the key: a hit need not read the clock.
     pub(super) touched: bool,
 }
@@ -92,20 +92,20 @@ impl<P: Evict> Used<P> {
     pub(super) const fn new(local: P) -> Self {
         Self {
             local,
-            lent: None,
+            shared: None,
             touched: false,
         }
     }
 
-    fn lend(&mut self) -> Arc<P> {
-        let lent = &mut self.lent;
-        Arc::clone(lent.get_or_insert_with(|| Arc::new(self.local.clone())))
+    fn share(&mut self) -> Arc<P> {
+        let shared = &mut self.shared;
+        Arc::clone(shared.get_or_insert_with(|| Arc::new(self.local.clone())))
     }
 
     pub(super) fn is_busy(&self) -> bool {
-        self.lent
+        self.shared
             .as_ref()
-            .is_some_and(|lent| Arc::strong_count(lent) > 1)
+            .is_some_and(|shared| Arc::strong_count(shared) > 1)
     }
 }
 
@@ -114,7 +114,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Keyed<K, B, P> {
     ///
     /// # Errors
     ///
-    /// A setting that cannot work.
+    /// The first invalid setting.
     pub fn new(
         by: B,
         config: KeyedConfig,
@@ -170,7 +170,7 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Keyed<K, B, P> {
         Self::made(Some(source), by, config, make, Some(first))
     }
 
-    /// What each new one is made like.
+    /// The template of new policies.
     #[cfg_attr(
         not(feature = "http"),
         expect(
@@ -182,49 +182,49 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Keyed<K, B, P> {
         self.inner.first.as_ref()
     }
 
-    /// Changes every policy there is, and those to come. Stops at the first error, which must be that of the first.
+    /// Changes every policy and the template of new ones. Stops at the first error.
     pub(crate) fn change_each(
         &self,
         change: impl Fn(&P) -> Result<(), ConfigError>,
     ) -> Result<(), ConfigError> {
-        // Those to come are made like this one; one that was made before and is not kept yet is made again.
+        // A policy that was made before this change and is not inserted yet is made again.
         self.inner.first.as_ref().map_or(Ok(()), &change)?;
         let policies: Vec<P> = {
             let mut all = self.inner.all.lock();
             all.changes += 1;
-            let kept = all.entries.iter().map(|entry| &entry.policy);
-            kept.chain(&all.overflow).cloned().collect()
+            let entries = all.entries.iter().map(|entry| &entry.policy);
+            entries.chain(&all.overflow).cloned().collect()
         };
         policies.iter().try_for_each(change)
     }
 
-    /// How many keys are kept, and for how long.
+    /// The limits of this map.
     pub fn config(&self) -> KeyedConfig {
         self.inner.all.lock().config
     }
 
-    /// Takes other bounds over while running. Keys above a smaller number go when the next new key comes.
+    /// Changes the limits while running. Keys above a lower `max_keys` are evicted when the next new key arrives.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing was changed then.
     pub fn bound(&self, config: KeyedConfig) -> Result<(), ConfigError> {
         config.validate()?;
         self.inner.all.lock().config = config;
         Ok(())
     }
 
-    /// How many keys are kept now.
+    /// The number of keys.
     pub fn len(&self) -> usize {
         self.inner.all.lock().entries.len()
     }
 
-    /// Whether no key is kept now.
+    /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The keys kept now, with their policies: for a page of states, or to act on one by hand.
+    /// All keys with their policies, for example to show their states or to change one manually.
     pub fn entries(&self) -> Vec<(K, P)> {
         let all = self.inner.all.lock();
         all.entries
@@ -238,30 +238,31 @@ impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Keyed<K, B, P> {
     where
         B: KeyBy<Req, Key = K>,
     {
-        self.inner.find(request, now, Used::lend)
+        self.inner.find(request, now, Used::share)
     }
 }
 
 impl<K: Hash + Eq + Clone + fmt::Display, B, P: Evict> Inner<K, B, P> {
-    /// Enters the lane's own entry of this request's key, made if need be. `enter` runs under the lane's lock.
+    /// Runs `enter` on the shard's entry of this request's key, which is inserted if it is missing. `enter` runs under the
+    /// shard's lock.
     #[inline]
     fn find<Req: ?Sized, R>(&self, request: &Req, now: &Now, enter: impl Fn(&mut Used<P>) -> R) -> R
     where
         B: KeyBy<Req, Key = K>,
     {
-        let look = self.by.look(request);
+        let lookup = self.by.lookup(request);
         let Apart(shard) = &self.shards[shard_index(self.shards.len())];
-        if let Some(used) = shard.lock().get_mut(&look) {
+        if let Some(used) = shard.lock().get_mut(&lookup) {
             used.touched = true;
             return enter(used);
         }
-        self.insert_missing(shard, &self.by.own(&look), now, enter)
+        self.insert_missing(shard, &self.by.to_key(&lookup), now, enter)
     }
 }
 
 impl<K, B, P> Keyed<K, B, P> {
-    /// Adds the label `server` to the metrics of this handle, for at most `max` keys; later ones share `server="other"`. A key
-    /// keeps its label, also after it was evicted. Call it before the first request. Default 0: no label, so that the number
+    /// Adds the label `server` to the metrics of this handle, for at most `max` keys; later ones share `server="other"`. The
+    /// label of a key stays the same after an eviction. Call it before the first request. Default 0: no label, so that the number
     /// of series does not depend on the number of keys.
     ///
     /// It has no effect on a `Keyed` of [`Keyed::new`], whose policies report under names that the user gave them.
@@ -313,7 +314,7 @@ where
     fn admit(&self, request: &Req, now: &Now) -> Result<P::Permit, Rejected> {
         let entered = self.inner.find(request, now, |used| {
             let passed = used.local.pass(request, Internal);
-            passed.ok_or_else(|| used.lend())
+            passed.ok_or_else(|| used.share())
         });
         entered.or_else(|policy| policy.admit(request, now))
     }

@@ -4,7 +4,8 @@ use tower_layer::Layer;
 
 use super::{AtResult, Gate};
 
-/// Puts a [`Policy`](super::Policy) in front of a service. `C` says what results mean, `H` when a permit is settled.
+/// Puts a [`Policy`](super::Policy) in front of a service. `C` classifies results; `H` decides when a permit is
+/// settled.
 ///
 /// Stateless: all state lives in the policy's handle, which every service this layer makes shares.
 #[derive(Clone, Debug)]
@@ -15,7 +16,7 @@ pub struct GateLayer<P, C = crate::ErrorIsTransient, H = AtResult> {
 }
 
 impl<P, C> GateLayer<P, C> {
-    /// A gate with this policy; results mean what `classify` says, and a permit is settled with the result.
+    /// A gate with this policy and classifier. A permit is settled with the result.
     pub const fn new(policy: P, classify: C) -> Self {
         Self {
             policy,
@@ -30,7 +31,7 @@ impl<P, C, H> GateLayer<P, C, H> {
         &self.policy
     }
 
-    /// The same gate, whose permits are settled by `finish`.
+    /// Replaces how permits are settled.
     pub fn finish<G>(self, finish: G) -> GateLayer<P, C, G> {
         GateLayer {
             policy: self.policy,
@@ -39,7 +40,7 @@ impl<P, C, H> GateLayer<P, C, H> {
         }
     }
 
-    /// The same gate with another classifier.
+    /// Replaces the classifier.
     pub fn classify<D>(self, classify: D) -> GateLayer<P, D, H> {
         GateLayer {
             policy: self.policy,

@@ -1,9 +1,9 @@
-//! Admit, call, settle: the one shape of breaker, bulkhead, rate limit, adaptive limit and load shedding, written once.
+//! Admit, call, settle: the service that breakers, bulkheads, rate limits and load shedding have in common.
 //!
-//! A [`Policy`] says whether a call may pass and hands out a [`Permit`]; the [`Gate`] asks it, calls the inner service,
+//! A [`Policy`] admits or rejects a call and hands out a [`Permit`]. The [`Gate`] consults the policy, calls the inner service,
 //! classifies the result and settles the permit. Everything asynchronous is here; a policy is plain, synchronous code.
 //!
-//! Write one for a rule of your own about which calls may pass now. Not for what waits, repeats or changes a call: that takes
+//! Write a policy for a rule of your own about which calls may pass now. A pattern that delays, replays or changes a call needs
 //! a service of its own.
 //!
 //! ```text
@@ -53,23 +53,23 @@
 //!
 //! # Order
 //!
-//! A policy is asked in `call`, so its permit is held for as long as the call takes that is inside the gate: put a gate that
-//! judges attempts inside the retry, one that limits callers outside. What it refuses is seen by all layers further out.
+//! A policy admits in `call`, and its permit is held until the inner call has ended. Put a gate that judges attempts inside the
+//! retry layer, and one that limits callers outside. All layers further out see its rejections.
 //!
 //! # Errors
 //!
-//! The policy's refusals, as [`Rejected`]; those of [`Reason::Policy`](crate::Reason::Policy) say why in words of yours. The
-//! inner service's own results pass unchanged, its errors of readiness too, uncounted.
+//! The policy's rejections, as [`Rejected`]. [`Reason::Policy`](crate::Reason::Policy) carries a reason of your own. The inner
+//! service's results pass unchanged. Its errors from `poll_ready` pass too and are not counted.
 //!
 //! # Events
 //!
-//! None of the gate's own: the policy reports what it decides. A [`Keyed`] one reports
+//! The gate has none of its own: the policy reports its decisions. A [`Keyed`] one reports
 //! [`Event::KeyEvicted`](crate::event::Event::KeyEvicted) and [`Event::KeyOverflow`](crate::event::Event::KeyOverflow).
 //!
 //! # Cancel safety
 //!
-//! A permit is a value. A call that is dropped at any point drops its permit unsettled, which means *abandoned*; a call
-//! that panics settles it as a failure, and the panic goes on.
+//! A permit is a value. Dropping a call at any point drops its permit unsettled, which counts as *abandoned*. A panic of the
+//! inner service settles the permit as a failure and propagates.
 
 mod entries;
 mod eviction;
@@ -95,7 +95,7 @@ use crate::clock::Now;
 use crate::error::Rejected;
 use crate::outcome::Outcome;
 
-/// Says whether a call may pass.
+/// Admits or rejects calls.
 ///
 /// A policy is a handle: cloning it must give another handle to the same state, because a layer is applied more than
 /// once (axum does so once a route, and once a request).
@@ -108,34 +108,34 @@ pub trait Policy<Req: ?Sized> {
     /// What an admitted call carries until it is settled.
     type Permit: Permit;
 
-    /// Asked in `call`, with the request: the permit, or the refusal the caller gets.
+    /// Admits or rejects this request. Called in `call`.
     ///
     /// # Errors
     ///
-    /// The refusal.
+    /// The rejection, which the caller gets.
     fn admit(&self, request: &Req, now: &Now) -> Result<Self::Permit, Rejected>;
 
-    /// Admits, if that takes neither a clock nor a lock and is certain. A [`Keyed`] policy asks this first, under a lock of
-    /// its own.
+    /// Admits a call if that is certain and needs neither a clock nor a lock. A [`Keyed`] policy calls this first, under a
+    /// lock of its own.
     #[doc(hidden)]
     fn pass(&self, _request: &Req, _: Internal) -> Option<Self::Permit> {
         None
     }
 
-    /// Asked before the inner service is polled ready: would *any* call be refused now? If so, the inner service is not
-    /// polled and the next call gets this refusal, so that an open circuit never waits for a dead connection.
+    /// Returns a rejection if *any* call would be rejected now. Called before the inner service is polled ready: if there is a
+    /// rejection, the inner service is not polled and the next call gets it. An open circuit never waits for a dead connection.
     fn refuse(&self, now: &Now) -> Option<Rejected> {
         let _ = now;
         None
     }
 
-    /// A refusal of [`refuse`](Policy::refuse) was given to a call: the moment to report it.
+    /// Reports a rejection from [`refuse`](Policy::refuse) when a call gets it.
     fn refused(&self, rejected: &Rejected) {
         let _ = rejected;
     }
 }
 
-/// A gate that may have been left out: `None` admits every call.
+/// An optional policy: `None` admits every call.
 impl<Req: ?Sized, P: Policy<Req>> Policy<Req> for Option<P> {
     type Permit = Option<P::Permit>;
 
@@ -184,26 +184,26 @@ impl<P: Permit> Permit for Option<P> {
     }
 }
 
-/// What an admitted call carries. Dropped unsettled, the call was abandoned: its caller left before there was a result.
+/// Held by an admitted call. Dropping it unsettled means that the call was abandoned: it was cancelled before it had a result.
 pub trait Permit {
-    /// The call came to this.
+    /// Records the outcome of the call.
     fn settle(self, outcome: Outcome, now: &Now);
 
-    /// The call was polled and is pending. Called at every such poll: a permit that measures how long its caller waits reads
-    /// the clock at the first one, so that a call that is ready at once costs nothing.
+    /// Called at every poll that is pending. A permit that measures how long its caller waits reads the clock at the first one:
+    /// a call that is ready at once does not read it.
     #[inline]
     fn pending(&mut self, now: &Now) {
         let _ = now;
     }
 
-    /// Part of the response has arrived: its head, which is good but does not settle the call yet, or a frame of its body.
+    /// Part of the response has arrived: its head, which is a success but does not settle the call yet, or a frame of its body.
     #[inline]
     fn progress(&mut self, now: &Now) {
         let _ = now;
     }
 
-    /// The caller left while it was waiting for the next frame of the response's body, after it had `waited` this long for
-    /// that frame. The same as dropping the permit, unless the permit distinguishes callers by their patience.
+    /// The caller cancelled while it was waiting for the next frame of the response's body, after it had `waited` this long for
+    /// that frame. The default drops the permit.
     fn abandon(self, waited: Duration, now: &Now)
     where
         Self: Sized,

@@ -17,9 +17,9 @@ pub struct Gate<S, P, C, H> {
     policy: P,
     classify: C,
     finish: H,
-    /// What `poll_ready` was refused. The inner service was not polled then, so the next call gets this refusal,
-    /// whatever the policy says by that time.
-    kept: Option<Rejected>,
+    /// The rejection that `poll_ready` found. The inner service was not polled then, so the next call gets this rejection,
+    /// even if the policy would admit it by that time.
+    rejection: Option<Rejected>,
     /// Whether the inner service was polled ready since the last call: it may hold a place for the next one.
     polled: bool,
 }
@@ -31,13 +31,13 @@ impl<S, P, C, H> Gate<S, P, C, H> {
             policy,
             classify,
             finish,
-            kept: None,
+            rejection: None,
             polled: false,
         }
     }
 }
 
-/// A clone was not polled ready, so it inherits no refusal either.
+/// A clone was not polled ready, so it has no rejection either.
 impl<S: Clone, P: Clone, C: Clone, H: Clone> Clone for Gate<S, P, C, H> {
     fn clone(&self) -> Self {
         Self::new(
@@ -63,18 +63,18 @@ where
 
     #[inline(always)]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        // Not `self.kept = …`: that would drop and write on every call.
+        // Not `self.rejection = …`: that would drop and write on every call.
         match self.policy.refuse(&Now::unread()) {
             None => {
-                if self.kept.is_some() {
-                    self.kept = None;
+                if self.rejection.is_some() {
+                    self.rejection = None;
                 }
                 self.polled = true;
                 self.inner.poll_ready(cx)
             }
             refused => {
                 self.give_readiness_back();
-                self.kept = refused;
+                self.rejection = refused;
                 Poll::Ready(Ok(()))
             }
         }
@@ -82,9 +82,9 @@ where
 
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
-        if self.kept.is_some() {
+        if self.rejection.is_some() {
             drop_refused(request);
-            return self.refuse_kept::<Req, S::Future>();
+            return self.reject_saved::<Req, S::Future>();
         }
         match self.policy.admit(&request, &Now::unread()) {
             Ok(permit) => {
@@ -122,11 +122,11 @@ impl<S: Clone, P, C, H> Gate<S, P, C, H> {
 
 impl<S, P, C, H> Gate<S, P, C, H> {
     #[cold]
-    fn refuse_kept<Req, F>(&mut self) -> GateFuture<F, P::Permit, C, H>
+    fn reject_saved<Req, F>(&mut self) -> GateFuture<F, P::Permit, C, H>
     where
         P: Policy<Req>,
     {
-        let rejected = self.kept.take().expect("looked at by `call`");
+        let rejected = self.rejection.take().expect("`call` has checked it");
         self.policy.refused(&rejected);
         GateFuture::refused(rejected)
     }

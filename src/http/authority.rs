@@ -244,17 +244,17 @@ pub struct ByAuthority;
 #[diagnostic::do_not_recommend]
 impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
     type Key = Authority;
-    type Look<'a>
+    type Lookup<'a>
         = AuthorityRef<'a>
     where
         Req: 'a;
 
-    fn look<'a>(&self, request: &'a Req) -> AuthorityRef<'a> {
+    fn lookup<'a>(&self, request: &'a Req) -> AuthorityRef<'a> {
         request.authority()
     }
 
-    fn own(&self, look: &AuthorityRef<'_>) -> Authority {
-        (*look).into()
+    fn to_key(&self, lookup: &AuthorityRef<'_>) -> Authority {
+        (*lookup).into()
     }
 }
 

@@ -224,7 +224,7 @@ where
                 {
                     (!repeat.is_replayable(saved)).then_some(RetryStop::BodyNotReplayable)
                 }
-                _ => Some(RetryStop::NotRepeatable),
+                _ => Some(RetryStop::NotRetryable),
             };
             let progress = &mut *this.progress;
             match progress.failed(rules, outcome, &result, marks, barred) {
@@ -263,7 +263,7 @@ where
                 let why = match stopped {
                     Err(why) => why,
                     Ok(_) if !repeat.is_replayable(saved) => RetryStop::BodyNotReplayable,
-                    Ok(_) => RetryStop::NotRepeatable,
+                    Ok(_) => RetryStop::NotRetryable,
                 };
                 // A readiness that is not used is given back at once.
                 *this.further = None;

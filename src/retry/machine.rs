@@ -423,7 +423,7 @@ mod tests {
                     }
                     Finished {
                         outcome,
-                        barred: (!flags.0).then_some(RetryStop::NotRepeatable),
+                        barred: (!flags.0).then_some(RetryStop::NotRetryable),
                         refusal,
                         is_granted: is_granted && outcome.unprocessed.is_some(),
                         spent_below: !flags.1,

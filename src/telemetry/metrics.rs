@@ -55,8 +55,8 @@ fn describe(recorder: &dyn Recorder) {
 
 static METADATA: Metadata<'static> = Metadata::new("buttress", Level::INFO, Some(module_path!()));
 
-/// One event on its way to a recorder. Handles are registered for each event and never kept: an exporter may drop a series
-/// that is idle, and a handle that was registered before would go on writing to it.
+/// One event on its way to a recorder. Handles are registered for each event and not cached: an exporter may drop an idle
+/// series, and a handle registered before would still write to the dropped series.
 struct Recording<'a> {
     recorder: &'a dyn Recorder,
     source: &'a Source,

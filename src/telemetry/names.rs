@@ -1,20 +1,20 @@
-//! The metrics there are. The same list is in `docs/telemetry.md`.
+//! The list of all metrics, which is also in `docs/telemetry.md`.
 
 use metrics::Unit;
 
-/// What is recorded: name, kind, unit, and what it says. The same list is in `docs/telemetry.md`.
+/// Name, kind, unit and description of each metric. The same list is in `docs/telemetry.md`.
 pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
     (
         REJECTED,
         Type::Counter,
         Unit::Count,
-        "calls refused or cut short; labels layer, name, reason",
+        "calls rejected or ended by a time limit; labels layer, name, reason",
     ),
     (
         WOULD_REJECT,
         Type::Counter,
         Unit::Count,
-        "calls a dry run would have refused; labels layer, name, reason",
+        "calls that a dry run would have rejected; labels layer, name, reason",
     ),
     (
         STATE,
@@ -32,7 +32,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         TRANSITIONS,
         Type::Counter,
         Unit::Count,
-        "changes of a breaker's state; labels name, to, cause, dry_run",
+        "state transitions of a breaker; labels name, to, cause, dry_run",
     ),
     (
         RETRIES,
@@ -50,7 +50,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         RETRY_STOPPED,
         Type::Counter,
         Unit::Count,
-        "failed calls that were not repeated; labels name, reason",
+        "failed calls that were not retried; labels name, reason",
     ),
     (
         BALANCE,
@@ -62,7 +62,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         EXHAUSTED,
         Type::Counter,
         Unit::Count,
-        "retries refused by an empty budget; label name",
+        "retries denied by an exhausted budget; label name",
     ),
     (
         CALLS,
@@ -86,7 +86,7 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         WAITING,
         Type::Gauge,
         Unit::Count,
-        "requests that wait for the result of another one with their key; label name",
+        "requests that wait for the result of another request with the same key; label name",
     ),
     (
         OLDEST,
@@ -98,19 +98,19 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         STORE_FAILURES,
         Type::Counter,
         Unit::Count,
-        "times that an idempotency store could not do what it was asked for; label name",
+        "failed operations of an idempotency store; label name",
     ),
     (
         EVICTION_POLICY,
         Type::Counter,
         Unit::Count,
-        "servers found that evict idempotency records when their memory is full; label policy",
+        "servers that evict idempotency records when their memory is full; label policy",
     ),
     (
         EVICTED,
         Type::Counter,
         Unit::Count,
-        "keys forgotten; label layer",
+        "keys evicted; label layer",
     ),
     (
         OVERFLOW,

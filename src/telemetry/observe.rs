@@ -1,5 +1,5 @@
-//! Reports each call: rate, errors and duration, three of the four golden signals. (The fourth, saturation, is what the
-//! rejections say.)
+//! Reports each call: rate, errors and duration, three of the four golden signals. (The fourth, saturation, is shown by the
+//! rejections.)
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::outcome::Outcome;
 /// ```
 pub type ObserveLayer<C> = GateLayer<Observed, C>;
 
-/// A gate that is always open, and watches.
+/// A policy that admits and reports every call.
 #[derive(Clone, Debug)]
 pub struct Observed {
     source: Arc<Source>,
@@ -71,9 +71,9 @@ impl<Req: ?Sized> Policy<Req> for Observed {
     }
 }
 
-/// A call that is being observed. Dropped unsettled, it is reported as a call whose caller left.
+/// The permit of an observed call. Dropping it unsettled reports the call as abandoned.
 #[derive(Debug)]
-#[must_use = "dropping it reports a call whose caller left"]
+#[must_use = "dropping it reports the call as abandoned"]
 pub struct Observation {
     source: Option<Arc<Source>>,
     started: Moment,

@@ -1,4 +1,4 @@
-//! The series of each source: its labels, and the newest state that its gauge shows.
+//! The series of each source: its labels, and the newest state in its gauge.
 
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use crate::event::{BreakerState, Source};
 
 pub(super) type Labels = [(&'static str, &'static str)];
 
-/// What is kept for one source.
+/// The cached state of one source.
 #[derive(Default)]
 pub(super) struct Series {
     pub(super) server: Server,
@@ -20,11 +20,11 @@ pub(super) struct Series {
     keys: [OnceLock<Key>; FREQUENT.len()],
     /// 0, or one more than: the number of the newest transition, and below it, in [`LEVEL_BITS`], the level it led to.
     pub(super) newest: AtomicU64,
-    /// Those of the keys that have a label of their own.
+    /// The series of the keys with a label of their own.
     servers: Mutex<HashMap<Box<str>, Arc<Series>>>,
 }
 
-/// The metrics that come with each call, by the value of their last label. Their keys are kept, so that a call that succeeds
+/// The metrics that come with each call, by the value of their last label. Their keys are cached: a successful call
 /// allocates nothing.
 const FREQUENT: [(&str, &str); 6] = [
     (CALLS, "success"),
@@ -45,24 +45,24 @@ pub(super) enum Server {
 }
 
 /// Finds the series of this source. All keys of a handle share its series, unless servers are labeled.
-pub(super) fn with_series(source: &Source, act: impl FnOnce(&Series)) {
+pub(super) fn with_series(source: &Source, record: impl FnOnce(&Series)) {
     let Some(parent) = source.parent() else {
-        return act(of_handle(source));
+        return record(of_handle(source));
     };
     let (max @ 1.., Some(key)) = (parent.labeled_servers(), source.key()) else {
-        return act(of_handle(parent));
+        return record(of_handle(parent));
     };
-    let kept = source
+    let cached = source
         .cache()
         .get_or_init(|| Box::new(of_handle(parent).of_server(key, max)));
-    if let Some(series) = kept.downcast_ref::<Arc<Series>>() {
-        act(series);
+    if let Some(series) = cached.downcast_ref::<Arc<Series>>() {
+        record(series);
     }
 }
 
 fn of_handle(source: &Source) -> &Series {
-    let kept = source.cache().get_or_init(|| Box::<Series>::default());
-    kept.downcast_ref().expect("only this module writes it")
+    let cached = source.cache().get_or_init(|| Box::<Series>::default());
+    cached.downcast_ref().expect("only this module writes it")
 }
 
 impl Series {
@@ -87,8 +87,8 @@ impl Series {
         series
     }
 
-    /// Transitions are emitted after the lock, so an older one may come later, or be slower on its way into the gauge, which must
-    /// not go back to it. The same one may be shown again: to another recorder, or to one that has dropped the series.
+    /// Sets the gauge unless a newer transition was shown. Transitions are emitted after the lock, and an older one may arrive
+    /// later. The same one may be shown again: to another recorder, or to one that has dropped the series.
     pub(super) fn show(&self, gauge: &Gauge, sequence: u64, state: BreakerState) {
         let mut written = (sequence << LEVEL_BITS | u64::from(level(state))) + 1;
         if self.newest.fetch_max(written, Ordering::AcqRel) > written {
@@ -121,7 +121,10 @@ impl Series {
             Key::from_parts(name, all)
         };
         let value = labels.last().map_or("", |(_, value)| value);
-        match FREQUENT.iter().position(|&kept| kept == (name, value)) {
+        match FREQUENT
+            .iter()
+            .position(|&frequent| frequent == (name, value))
+        {
             Some(slot) => Cow::Borrowed(self.keys[slot].get_or_init(make)),
             None => Cow::Owned(make()),
         }

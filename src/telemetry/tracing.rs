@@ -22,7 +22,7 @@ impl Observe for Tracing {
                 layer,
                 name,
                 reason = rejected.reason.as_str(),
-                "dry run, admitted: {rejected}"
+                "dry run, call admitted: {rejected}"
             ),
             Event::BreakerTransition {
                 transition,
@@ -52,17 +52,17 @@ impl Observe for Tracing {
                 attempt,
                 wait_ms = wait.as_secs_f64() * 1e3,
                 outcome = outcome.kind.as_str(),
-                "another attempt is scheduled"
+                "retry scheduled as attempt {attempt}"
             ),
             Event::RetryStopped { attempts, why, .. } => {
-                debug!(target: "buttress", layer, name, attempts, why = why.as_str(), "not repeated");
+                debug!(target: "buttress", layer, name, attempts, reason = why.as_str(), "no retry after attempt {attempts}");
             }
             Event::Budget { .. }
             | Event::BreakerState { .. }
             | Event::Circuits { .. }
             | Event::InProgress { .. } => {}
             Event::BudgetExhausted { balance, .. } => {
-                debug!(target: "buttress", layer, name, balance, "the retry budget is exhausted");
+                debug!(target: "buttress", layer, name, balance, "retry budget `{name}` is exhausted: the call gets its last result");
             }
             Event::Finished { outcome, took, .. } => debug!(
                 target: "buttress",
@@ -79,18 +79,18 @@ impl Observe for Tracing {
                 ..
             } => log_step(layer, name, step, operation, run),
             Event::StoreFailed { error, .. } => {
-                warn!(target: "buttress", layer, name, error, "idempotency store: {error}");
+                warn!(target: "buttress", layer, name, error, "idempotency store `{name}` failed: {error}");
             }
             Event::EvictionPolicy { server, policy, .. } => {
                 log_policy(layer, name, server, policy);
             }
             Event::KeyEvicted { .. } => {
-                debug!(target: "buttress", layer, name, "the key was forgotten");
+                debug!(target: "buttress", layer, name, "key `{name}` was evicted");
             }
             Event::KeyOverflow { max_keys, .. } => warn!(
                 target: "buttress",
                 layer,
-                name, max_keys, "no key could be forgotten: a new one shares the overflow entry"
+                name, max_keys, "no key could be evicted at {max_keys} keys: new keys share the policy `{name}`; raise `max_keys`"
             ),
             Event::NameInUse { existing, new, .. } => log_name_in_use(layer, name, existing, new),
         }
@@ -114,7 +114,7 @@ fn log_policy(layer: &str, name: &str, server: &str, policy: Option<&str>) {
             layer,
             name,
             server,
-            "server `{server}` does not report its `maxmemory-policy`: make sure that it is `noeviction`"
+            "server `{server}` does not report its `maxmemory-policy`: check that it is `noeviction`"
         );
     }
 }
@@ -148,7 +148,7 @@ fn log_step(
             step = step.as_str(),
             %operation,
             run,
-            "an operation may have been run twice, or may be"
+            "an operation may have been executed twice, or may be executed again"
         ),
         OperationStep::ReleasedByOperator | OperationStep::RecordedByOperator => info!(
             target: "buttress",
@@ -157,7 +157,7 @@ fn log_step(
             step = step.as_str(),
             %operation,
             run,
-            "an operator has ended an operation"
+            "an operator released or recorded an operation"
         ),
         _ => debug!(
             target: "buttress",

@@ -1,5 +1,5 @@
-//! For tests of layers, and of what is built with them: a strict service that is scripted, a seeded generator, and the
-//! contract of stores.
+//! Test utilities: a scripted service that checks tower's contract, a seeded random generator, and the contract tests of
+//! stores.
 //!
 //! ```
 //! # use tower::{Service, ServiceExt};

@@ -1,4 +1,4 @@
-//! An inner service that holds a layer to tower's contract.
+//! An inner service that checks that a layer follows tower's contract.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,11 +20,11 @@ use crate::timeout::Alarm;
 /// What one call of a [`Strict`] service does.
 #[derive(Debug)]
 pub enum Step<Res, E> {
-    /// Answers at the first poll.
+    /// Returns this result at the first poll.
     Answer(Result<Res, E>),
-    /// Answers after this time.
+    /// Returns this result after this time.
     After(Duration, Result<Res, E>),
-    /// Never answers.
+    /// Stays pending.
     Hang,
     /// Panics when it is polled.
     Panic,
@@ -32,7 +32,7 @@ pub enum Step<Res, E> {
     PanicInCall,
 }
 
-/// A service that panics when it is called without having been polled ready, and counts what is done to it.
+/// A service that panics when it is called without having been polled ready, and counts its calls, clones and polls.
 ///
 /// Each call runs the step that the script gives for its number, counted from 0 over all clones. Its futures are `!Unpin`.
 pub struct Strict<Req, Res, E> {
@@ -232,8 +232,8 @@ mod tests {
         assert_eq!(ready(&mut service), Poll::Ready(Err("down")));
         assert_eq!(ready(&mut service), Poll::Ready(Ok(())));
         let future = pin!(service.call(()));
-        let answer = future.poll(&mut Context::from_waker(Waker::noop()));
-        assert_eq!(answer, Poll::Ready(Ok(())));
+        let polled = future.poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(polled, Poll::Ready(Ok(())));
     }
 
     #[test]

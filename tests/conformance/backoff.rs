@@ -11,7 +11,7 @@ use crate::words::duration;
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     backoff: Backoff,
-    /// The retries asked for; else 1, 2, 3, …
+    /// The numbers of the retries; default 1, 2, 3, …
     retries: Option<Vec<u32>>,
     /// The draw, as a part of the whole; else the highest.
     draw: Option<f64>,

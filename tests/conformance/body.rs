@@ -20,14 +20,14 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use tower::{Layer, ServiceExt, service_fn};
 
-/// A PUT whose body comes in these pieces, of which at most so many bytes are kept.
+/// A PUT whose body comes in these pieces, of which at most so many bytes are buffered.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Case {
     body: Vec<String>,
     limit: usize,
-    /// The status of each answer, and how many pieces are read before it; `null`: all.
-    answers: Vec<(u16, Option<usize>)>,
+    /// The status of each response, and how many pieces are read before it; `null`: all.
+    responses: Vec<(u16, Option<usize>)>,
     /// What each attempt has sent.
     sent: Vec<String>,
     status: u16,
@@ -71,12 +71,12 @@ pub(crate) async fn drive(at: &str, case: Case) {
         .unwrap()
         .classify(ByStatus::new());
     let sent = Arc::new(Mutex::new(Vec::new()));
-    let (log, answers) = (Arc::clone(&sent), Arc::new(case.answers));
+    let (log, responses) = (Arc::clone(&sent), Arc::new(case.responses));
     let service = service_fn(move |request: Request<ReplayBody<Pieces>>| {
-        let (log, answers) = (Arc::clone(&log), Arc::clone(&answers));
+        let (log, responses) = (Arc::clone(&log), Arc::clone(&responses));
         async move {
             let number = log.lock().unwrap().len();
-            let (status, pieces) = answers[number.min(answers.len() - 1)];
+            let (status, pieces) = responses[number.min(responses.len() - 1)];
             let mut body = pin!(request.into_body());
             let mut seen = String::new();
             let mut left = pieces.unwrap_or(usize::MAX);

@@ -34,7 +34,7 @@ pub(crate) fn config(set: &Map<String, Value>) -> serde_json::Result<BreakerConf
     serde_json::from_value(Value::Object(all))
 }
 
-/// What was told of the breaker.
+/// The events of the breaker.
 #[derive(Default)]
 struct Reported {
     causes: Vec<&'static str>,
@@ -165,7 +165,7 @@ impl Bench {
         let wait = |wait: Option<Duration>| wait == Some(duration(value));
         let holds = match what {
             "wait" => wait(seen.remaining),
-            "hint" => wait(
+            "retry_after" => wait(
                 self.refused
                     .as_ref()
                     .and_then(|refused| refused.retry_after),
@@ -176,7 +176,7 @@ impl Bench {
             "rate" => rate(seen.failure_rate) == value,
             "slow_rate" => rate(seen.slow_rate) == value,
             "cause" => reported.causes.last() == Some(&value),
-            "moves" => reported.causes.len().to_string() == value,
+            "transitions" => reported.causes.len().to_string() == value,
             "rejected" => reported.rejections.to_string() == value,
             "would_reject" => reported.would_reject.to_string() == value,
             state => seen.state.as_str() == state && self.breaker.state() == seen.state,

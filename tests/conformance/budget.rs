@@ -18,8 +18,8 @@ pub(crate) struct Case {
 #[derive(Default)]
 struct Seen {
     granted: u32,
-    /// The answers to the attempts to withdraw.
-    answers: Vec<&'static str>,
+    /// The results of the withdrawals.
+    withdrawals: Vec<&'static str>,
     /// Withdrawals, each of which is given back when it is dropped.
     held: Vec<Box<dyn std::any::Any>>,
     calls: Vec<Box<dyn std::any::Any>>,
@@ -32,7 +32,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
     for (number, (events, expected)) in case.run.iter().enumerate() {
         let step = format!("{at}, step {number}: {events}");
         seen.granted = 0;
-        seen.answers.clear();
+        seen.withdrawals.clear();
         for word in words(events) {
             seen.act(&budget, &word);
             if let Some(time) = word.strip_prefix('+') {
@@ -50,12 +50,12 @@ impl Seen {
         let mut withdraw = || {
             let withdrawal = budget.try_withdraw();
             self.granted += u32::from(withdrawal.is_some());
-            self.answers
+            self.withdrawals
                 .push(if withdrawal.is_some() { "ok" } else { "no" });
             withdrawal
         };
         match word {
-            // A call that ended well.
+            // A successful call.
             "S" => budget.deposit(),
             // A retry that runs and is over.
             "try" => {
@@ -63,7 +63,7 @@ impl Seen {
                     withdrawal.started();
                 }
             }
-            // One that goes on running.
+            // One that stays under way.
             "hold" => {
                 if let Some(mut withdrawal) = withdraw() {
                     withdrawal.started();
@@ -90,7 +90,7 @@ impl Seen {
         let holds = match what {
             "granted" => self.granted.to_string() == value,
             "about" => (f64::from(self.granted) - number()).abs() <= 1.0,
-            "answers" => self.answers.join(" ") == value,
+            "withdrawals" => self.withdrawals.join(" ") == value,
             "balance" => (balance - number()).abs() < 1e-6,
             "held" => self.held.len().to_string() == value,
             other => panic!("{at}: nothing is known of `{other}`"),
@@ -103,7 +103,7 @@ impl Seen {
     }
 }
 
-/// A failed attempt: `F` may be repeated, `P` not; `w` the server names a wait, `!` it forbids to repeat.
+/// A failed attempt: `F` may be retried, `P` may not; `w`: the server names a wait, `!`: it forbids a retry.
 fn outcome(word: &str) -> Outcome {
     let kind = match &word[..1] {
         "F" => Kind::Transient,

@@ -55,8 +55,8 @@ pub(crate) struct Classified {
     #[serde(default)]
     headers: BTreeMap<String, Lines>,
     kind: Option<String>,
-    repeat: Option<String>,
-    /// The wait it asks for; empty if none.
+    retry: Option<String>,
+    /// The wait in it; empty if none.
     wait: Option<String>,
 }
 
@@ -88,8 +88,8 @@ pub(crate) fn classified(at: &str, case: Classified) {
     if let Some(kind) = case.kind {
         assert_eq!(outcome.kind.as_str(), kind, "{at}");
     }
-    if let Some(repeat) = case.repeat {
-        assert_eq!(format!("{:?}", outcome.retry), repeat, "{at}");
+    if let Some(retry) = case.retry {
+        assert_eq!(format!("{:?}", outcome.retry), retry, "{at}");
     }
     if let Some(wait) = case.wait {
         let wanted: Option<Duration> = (!wait.is_empty()).then(|| duration(&wait));

@@ -1,11 +1,11 @@
 //! Black-box cases drawn from the test suites of the reference systems (Polly, Resilience4j, failsafe-go, Finagle, Envoy,
 //! gRPC, the AWS SDKs, Sentinel, …), as data: a file a group, run by a small driver through the public API on paused time.
 //!
-//! A row keeps what its source does and expects, in words. What is run here stands below it in `cases`. Where this crate
-//! differs on purpose, `ours` says what it does instead and `reason` why. A row whose pattern does not exist yet, or a part of it, is
+//! A row records the behavior of its source, in words. Its `cases` are run here. Where this crate differs on purpose, `ours`
+//! describes its behavior and `reason` gives the reason. A row whose pattern does not exist yet, or a part of it, is
 //! `waiting`; one that cannot be driven from the outside is `shown` by the unit test it names. None is skipped in silence.
 //!
-//! In the words of the sources: `S` success, `F` failure, `N` neutral, `R` refused; C closed, O open, H half-open, I isolated,
+//! The letters of the scripts: `S` success, `F` failure, `N` neutral, `R` refused; C closed, O open, H half-open, I isolated,
 //! M metrics only.
 
 #![expect(clippy::disallowed_methods, reason = "tests may read the paused clock")]
@@ -122,7 +122,7 @@ fn read<T: serde::de::DeserializeOwned>(at: &str, value: Value) -> T {
     serde_json::from_value(value).unwrap_or_else(|error| panic!("{at}: {error}"))
 }
 
-/// Whether a test is where a row says.
+/// Whether the test that a row names exists.
 fn exists(place: &str) -> bool {
     let (file, name) = place.split_once(": ").expect("`file: name`");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);

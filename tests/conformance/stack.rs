@@ -24,7 +24,7 @@ use crate::words::duration;
 pub(crate) struct Case {
     /// From the outside in.
     stack: Vec<Part>,
-    /// What the service does, call by call; the last one for ever.
+    /// The steps of the service, call by call; the last one repeats.
     service: Vec<String>,
     /// One after the other, what is to be seen of each:
     ///
@@ -47,7 +47,7 @@ enum Part {
     Breaker(Map<String, Value>),
 }
 
-/// An error of the service, which says what it means.
+/// An error of the service, with its own outcome.
 #[derive(Clone, Debug, PartialEq)]
 struct Fault(Outcome);
 
@@ -55,9 +55,9 @@ type Failure = Error<Fault>;
 type Service = BoxCloneSyncService<(), &'static str, Failure>;
 
 #[derive(Clone, Copy)]
-struct Says;
+struct ByError;
 
-impl Classify<&'static str, Failure> for Says {
+impl Classify<&'static str, Failure> for ByError {
     fn classify(&self, result: Result<&&'static str, &Failure>) -> Outcome {
         match result {
             Err(Error::Inner(Fault(outcome))) => *outcome,
@@ -158,7 +158,7 @@ async fn made(service: &Service, leaves: Option<&Value>) -> Option<String> {
         None => future.await,
     };
     Some(match result {
-        Ok(answer) => answer.to_owned(),
+        Ok(response) => response.to_owned(),
         Err(Error::Inner(_)) => "F".to_owned(),
         Err(Error::Rejected(rejected)) => rejected.reason.as_str().to_owned(),
     })
@@ -192,7 +192,7 @@ fn stacked(
                 crate::breaker::config(set).unwrap_or_else(|error| panic!("{at}: {error}"));
             let breaker = Breaker::new(name, config).expect(at);
             breakers.push(breaker.clone());
-            BoxCloneSyncService::new(BreakerLayer::new(breaker, Says).layer(inner))
+            BoxCloneSyncService::new(BreakerLayer::new(breaker, ByError).layer(inner))
         }
         // Read from the inside out, so it stands inside its retry layer.
         Part::Budget(config) => {
@@ -206,7 +206,7 @@ fn stacked(
             all.extend(config.clone());
             let config: RetryConfig = crate::read(at, Value::Object(all));
             let layer = RetryLayer::new(name, config, by_clone()).expect(at);
-            let layer = layer.classify(Says);
+            let layer = layer.classify(ByError);
             let layer = match budget {
                 Some(budget) => layer.budget(budget.clone()),
                 None => layer.without_budget(),
@@ -217,7 +217,7 @@ fn stacked(
 }
 
 /// `S`, `F`, `hang`; `S after 2s`; `F wait 5s`, which names a wait; `F restart 5s`, which also starts the schedule over;
-/// `F never`, which must not be repeated; `X`, which certainly was not executed; `P`, `N` and `O`.
+/// `F never`, which must not be retried; `X`, which certainly was not executed; `P`, `N` and `O`.
 fn step(text: &str) -> Step<&'static str, Failure> {
     let mut words = text.split(' ');
     let letter = words.next().expect("a word");

@@ -1,4 +1,4 @@
-//! What the success path allocates: nothing.
+//! The success path allocates nothing.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -30,10 +30,10 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// How often this allocates on this thread, after it has run once. The subscriber of other tests allocates: here it is none.
-fn allocations(mut act: impl FnMut()) -> u64 {
+fn allocations(mut run: impl FnMut()) -> u64 {
     tracing::subscriber::with_default(NoSubscriber::new(), || {
-        act();
-        allocation_counter::measure(act).count_total
+        run();
+        allocation_counter::measure(run).count_total
     })
 }
 
@@ -156,7 +156,7 @@ fn an_event_with_subscribers_allocates_nothing() {
 }
 
 #[test]
-fn a_window_does_not_keep_every_call() {
+fn a_window_takes_constant_memory() {
     let minute = Duration::from_secs(60);
     for window in [Window::Time(minute), Window::Calls(10_000)] {
         let config = BreakerConfig::default()
@@ -222,7 +222,7 @@ impl http_body::Body for Trailers {
 }
 
 #[test]
-fn a_grpc_call_whose_status_is_in_the_trailers_allocates_a_place_for_what_waits_for_it() {
+fn a_grpc_call_with_its_status_in_the_trailers_allocates_a_slot_for_it() {
     let allocated = |header: &'static str| {
         let server = service_fn(move |_: Request<()>| {
             let mut response = Response::new(Trailers(true));

@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause, Window};
-use buttress::event::{Event, subscribe};
 use buttress::testing::{Step, seed};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
 use buttress::{Error, ErrorIsTransient, Executed, Outcome, Reason, classify_fn};
@@ -39,7 +38,7 @@ async fn half_open(name: &'static str, config: BreakerConfig) -> Breaker {
 // ── opening and refusing ──
 
 #[tokio::test(start_paused = true)]
-async fn an_open_circuit_refuses_without_touching_the_service() {
+async fn an_open_circuit_rejects_without_touching_the_service() {
     let inner = Inner::new(|_| bad());
     let breaker = breaker("untouched", three_in_a_row());
     let mut service = layer(&breaker).layer(inner.clone());
@@ -57,7 +56,7 @@ async fn an_open_circuit_refuses_without_touching_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_says_the_name_and_the_wait() {
+async fn a_rejection_names_the_breaker_and_the_wait() {
     let breaker = opened("payments");
     advance(801 * MS).await;
     let rejected = breaker.try_acquire().unwrap_err();
@@ -88,9 +87,9 @@ async fn a_refusal_says_the_name_and_the_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_refusal_is_told_once_and_none_for_readiness_that_nobody_used() {
-    let breaker = opened("told-once");
-    let listener = Listener::new("told-once");
+async fn each_rejection_is_reported_once_and_none_for_unused_readiness() {
+    let breaker = opened("reported-once");
+    let listener = Listener::new("reported-once");
     let mut service = layer(&breaker).layer(Inner::new(|_| good()));
     for _ in 0..5 {
         service.ready().await.unwrap();
@@ -105,9 +104,9 @@ async fn each_refusal_is_told_once_and_none_for_readiness_that_nobody_used() {
 // ── readiness ──
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_of_readiness_is_kept_for_the_next_call_whatever_the_circuit_says_by_then() {
+async fn a_rejection_found_by_poll_ready_is_returned_by_the_next_call() {
     let inner = Inner::new(|_| good());
-    let breaker = opened("kept");
+    let breaker = opened("found-before");
     let mut service = layer(&breaker).layer(inner.clone());
     service.ready().await.unwrap();
     breaker.reset();
@@ -119,9 +118,9 @@ async fn a_refusal_of_readiness_is_kept_for_the_next_call_whatever_the_circuit_s
     assert_eq!(
         clone.ready().await.unwrap().call(()).await,
         Ok("good"),
-        "a clone inherits no refusal"
+        "a clone has no rejection"
     );
-    // A further poll of readiness asks anew.
+    // A further `poll_ready` decides again.
     breaker.isolate();
     service.ready().await.unwrap();
     breaker.reset();
@@ -129,7 +128,7 @@ async fn a_refusal_of_readiness_is_kept_for_the_next_call_whatever_the_circuit_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ready_service_that_nobody_calls_holds_no_probe() {
+async fn an_unused_ready_service_holds_no_probe() {
     let breaker = half_open("unused", three_in_a_row()).await;
     let mut idle = layer(&breaker).layer(Inner::new(|_| good()));
     idle.ready().await.unwrap();
@@ -163,20 +162,6 @@ async fn a_circuit_that_opened_after_readiness_refuses_in_call() {
     assert_eq!(inner.calls(), 0);
 }
 
-#[tokio::test(start_paused = true)]
-async fn all_clones_and_all_services_of_a_layer_are_one_circuit() {
-    let breaker = breaker("one", three_in_a_row());
-    let layer = layer(&breaker);
-    for service in [
-        layer.layer(Inner::new(|_| bad())),
-        layer.clone().layer(Inner::new(|_| bad())),
-        layer.layer(Inner::new(|_| bad())).clone(),
-    ] {
-        assert_eq!(service.oneshot(()).await, Err(Error::Inner("bad")));
-    }
-    assert_eq!(breaker.clone().state(), Open);
-}
-
 // ── half-open ──
 
 #[tokio::test(start_paused = true)]
@@ -199,9 +184,9 @@ async fn it_probes_after_its_time_and_closes_when_the_probes_succeed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_never_answers_has_failed_when_its_lease_is_over() {
+async fn a_probe_without_a_response_fails_after_its_idle_timeout() {
     let config = three_in_a_row().open_for(30 * SECOND);
-    let breaker = half_open("lease", config).await;
+    let breaker = half_open("idle-probe", config).await;
     let inner = Inner::new(|call| if call == 0 { Step::Hang } else { good() });
     let mut service = layer(&breaker).layer(inner.clone());
     let mut lost = Box::pin(service.ready().await.unwrap().call(()));
@@ -266,7 +251,7 @@ async fn after_a_close_calls_come_back_step_by_step_if_it_ramps_up() {
 // ── what counts ──
 
 #[tokio::test(start_paused = true)]
-async fn panics_in_call_and_in_poll_count_as_failures_and_go_on() {
+async fn panics_in_call_and_in_poll_count_as_failures_and_propagate() {
     let inner = Inner::new(|call| match call {
         0 => Step::PanicInCall,
         1 => Step::Panic,
@@ -287,7 +272,7 @@ async fn panics_in_call_and_in_poll_count_as_failures_and_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_dropped_while_somebody_else_unwinds_is_abandoned_not_failed() {
+async fn a_call_dropped_by_an_unrelated_unwinding_is_abandoned_not_failed() {
     let breaker = breaker("unwinding", three_in_a_row());
     let mut service = layer(&breaker).layer(Inner::new(|_| Step::Hang));
     for _ in 0..10 {
@@ -319,7 +304,7 @@ async fn calls_that_are_only_ever_abandoned_open_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_that_bring_too_little_time_do_not_open_a_shared_circuit() {
+async fn callers_with_short_deadlines_do_not_open_a_shared_circuit() {
     let breaker = breaker("impatient", three_in_a_row());
     let attempt = TimeoutLayer::new("attempt", 10 * SECOND);
     let service = layer(&breaker).layer(attempt.layer(Inner::new(|_| Step::Hang)));
@@ -338,7 +323,7 @@ async fn callers_that_bring_too_little_time_do_not_open_a_shared_circuit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_further_in_says_nothing_about_the_service() {
+async fn a_rejection_further_in_is_neutral_for_an_outer_breaker() {
     let outer = breaker("outer", three_in_a_row());
     let inner = breaker("inner", three_in_a_row());
     inner.isolate();
@@ -379,7 +364,7 @@ async fn the_classifier_decides_what_a_result_means() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_answer_is_measured_by_the_clock_and_opens_it_although_it_is_good() {
+async fn slow_responses_are_measured_by_the_clock_and_open_it_although_they_succeed() {
     let listener = Listener::new("slow");
     let config = three_in_a_row()
         .consecutive_failures(None)
@@ -407,7 +392,7 @@ async fn a_slow_answer_is_measured_by_the_clock_and_opens_it_although_it_is_good
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_snapshot_says_what_was_counted_past_the_lock_too() {
+async fn the_snapshot_includes_successes_counted_without_the_lock() {
     let config = three_in_a_row()
         .consecutive_failures(None)
         .failure_rate(Some(0.9))
@@ -429,7 +414,7 @@ async fn the_snapshot_says_what_was_counted_past_the_lock_too() {
 // ── epochs ──
 
 #[tokio::test(start_paused = true)]
-async fn a_result_of_a_call_begun_before_a_move_changes_nothing() {
+async fn a_result_of_a_call_from_before_a_transition_changes_nothing() {
     let breaker = breaker("epochs", three_in_a_row());
     let mut early: Vec<_> = (0..4).map(|_| breaker.try_acquire().unwrap()).collect();
     settle(&breaker, 3, Outcome::TRANSIENT);
@@ -449,26 +434,10 @@ async fn a_result_of_a_call_begun_before_a_move_changes_nothing() {
     assert_eq!(breaker.state(), Open);
 }
 
-#[tokio::test(start_paused = true)]
-async fn many_failures_at_once_make_one_move() {
-    let listener = Listener::new("at-once");
-    let breaker = breaker("at-once", three_in_a_row());
-    let permits: Vec<_> = (0..100).map(|_| breaker.try_acquire().unwrap()).collect();
-    for permit in permits {
-        permit.settle(Outcome::TRANSIENT);
-    }
-    assert_eq!(
-        listener.take_transitions(),
-        [(1, (Closed, Open, Cause::ConsecutiveFailures))]
-    );
-    advance(2 * SECOND).await;
-    assert_eq!(breaker.state(), HalfOpen);
-}
-
-// ── state, moves, events ──
+// ── state, transitions, events ──
 
 #[tokio::test(start_paused = true)]
-async fn asking_for_the_state_does_not_move_it() {
+async fn reading_the_state_causes_no_transition() {
     let listener = Listener::new("looking");
     let breaker = breaker("looking", three_in_a_row());
     settle(&breaker, 3, Outcome::TRANSIENT);
@@ -492,7 +461,7 @@ async fn asking_for_the_state_does_not_move_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_move_is_told_with_its_number_and_its_cause() {
+async fn every_transition_is_reported_with_its_number_and_its_cause() {
     let listener = Listener::new("numbered");
     let breaker = breaker("numbered", three_in_a_row());
     settle(&breaker, 3, Outcome::TRANSIENT);
@@ -526,7 +495,7 @@ async fn next(states: &mut tokio::sync::watch::Receiver<BreakerState>) -> Option
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_can_wait_for_the_next_move() {
+async fn watch_waits_for_the_next_transition() {
     let breaker = breaker("awaited", three_in_a_row());
     let mut states = breaker.watch();
     assert!(poll(pin!(states.changed())).is_pending());
@@ -541,7 +510,10 @@ async fn one_can_wait_for_the_next_move() {
         "though a wait was dropped"
     );
     advance(2 * SECOND).await;
-    assert!(poll(pin!(states.changed())).is_pending(), "nobody asked");
+    assert!(
+        poll(pin!(states.changed())).is_pending(),
+        "there was no call"
+    );
     settle(&breaker, 1, Outcome::SUCCESS);
     assert_eq!(next(&mut states).await, Some(Closed), "the newest of two");
     assert!(poll(pin!(states.changed())).is_pending());
@@ -569,23 +541,7 @@ async fn waiting_for_a_transition_ends_when_all_handles_are_dropped() {
     assert_eq!(next(&mut unseen).await, None);
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_observer_may_use_the_breaker_it_is_told_of() {
-    let breaker = breaker("reentrant", three_in_a_row());
-    let seen = breaker.clone();
-    let subscription = subscribe(move |event: &Event<'_>| {
-        let transition = matches!(event, Event::BreakerTransition { .. });
-        if transition && &**event.source().name() == "reentrant" {
-            let _ = (seen.state(), seen.snapshot(), seen.try_acquire().is_ok());
-        }
-    });
-    settle(&breaker, 2, Outcome::TRANSIENT);
-    breaker.try_acquire().unwrap().settle(Outcome::TRANSIENT);
-    drop(subscription);
-    assert_eq!(breaker.state(), Open);
-}
-
-// ── by hand ──
+// ── manual ──
 
 #[tokio::test(start_paused = true)]
 async fn forced_open_it_refuses_for_its_time_and_then_probes() {
@@ -604,20 +560,6 @@ async fn forced_open_it_refuses_for_its_time_and_then_probes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn isolated_it_refuses_until_it_is_released() {
-    let inner = Inner::new(|_| good());
-    let breaker = breaker("isolated", three_in_a_row());
-    let service = layer(&breaker).layer(inner.clone());
-    breaker.isolate();
-    advance(60 * 86_400 * SECOND).await;
-    let rejected = rejection(service.clone().oneshot(()).await);
-    assert_eq!(rejected.reason, Reason::CircuitIsolated);
-    assert_eq!((rejected.retry_after, inner.calls()), (None, 0));
-    breaker.release();
-    assert_eq!(service.oneshot(()).await, Ok("good"));
-}
-
-#[tokio::test(start_paused = true)]
 async fn disabled_it_admits_everything_and_counts_nothing_until_it_is_released() {
     let breaker = opened("disabled");
     breaker.disable();
@@ -631,23 +573,10 @@ async fn disabled_it_admits_everything_and_counts_nothing_until_it_is_released()
     assert_eq!(breaker.state(), Open);
 }
 
-#[tokio::test(start_paused = true)]
-async fn release_ends_only_what_was_done_manually() {
-    let breaker = opened("only-by-hand");
-    breaker.release();
-    assert_eq!(breaker.state(), Open);
-    breaker.reset();
-    assert_eq!(breaker.state(), Closed);
-    settle(&breaker, 2, Outcome::TRANSIENT);
-    breaker.reset();
-    settle(&breaker, 2, Outcome::TRANSIENT);
-    assert_eq!(breaker.state(), Closed, "a reset forgets the run");
-}
-
 // ── dry run and new settings ──
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_refuses_nothing_and_says_what_it_would_have_done() {
+async fn a_dry_run_rejects_nothing_and_reports_its_decisions() {
     let listener = Listener::new("dry");
     let inner = Inner::new(|_| bad());
     let breaker = breaker("dry", three_in_a_row().dry_run(true));
@@ -679,7 +608,7 @@ async fn a_dry_run_refuses_nothing_and_says_what_it_would_have_done() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dry_run_can_be_made_earnest_while_it_is_open() {
+async fn a_dry_run_can_be_ended_while_it_is_open() {
     let breaker = breaker("earnest", three_in_a_row().dry_run(true));
     settle(&breaker, 3, Outcome::TRANSIENT);
     drop(breaker.try_acquire().unwrap());
@@ -691,7 +620,7 @@ async fn a_dry_run_can_be_made_earnest_while_it_is_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn settings_that_cannot_work_change_nothing() {
+async fn invalid_settings_change_nothing() {
     let breaker = opened("bad-settings");
     let error = breaker.reconfigure(three_in_a_row().probes(0).dry_run(true));
     assert_eq!(error.unwrap_err().field, "probes");
@@ -749,7 +678,7 @@ async fn a_function_that_panics_has_failed_and_one_that_is_dropped_was_abandoned
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_function_is_classified_as_its_caller_says() {
+async fn run_classified_uses_the_classifier_of_its_caller() {
     let breaker = breaker("function-classified", three_in_a_row());
     let always_fine = |_: Result<&(), &Failure>| Outcome::PERMANENT;
     for _ in 0..10 {
@@ -799,14 +728,14 @@ fn however_many_threads_there_are_exactly_the_allowed_probes_pass() {
     settle(&breaker, 3, Outcome::TRANSIENT);
     let barrier = std::sync::Barrier::new(10);
     let admitted = std::thread::scope(|scope| {
-        let ask = || {
+        let acquire = || {
             barrier.wait();
             breaker.try_acquire().ok()
         };
-        let asking: Vec<_> = (0..10).map(|_| scope.spawn(ask)).collect();
-        let answers = asking.into_iter().map(|thread| thread.join().unwrap());
-        // Kept until all were asked: a permit that is dropped gives its place back.
-        answers.collect::<Vec<_>>()
+        let threads: Vec<_> = (0..10).map(|_| scope.spawn(acquire)).collect();
+        let permits = threads.into_iter().map(|thread| thread.join().unwrap());
+        // Held until all threads have tried: a dropped permit gives its place back.
+        permits.collect::<Vec<_>>()
     });
     assert_eq!(admitted.iter().flatten().count(), 2);
 }

@@ -1,4 +1,4 @@
-//! What a retry budget promises, seen from outside.
+//! A retry budget through its public handle.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ async fn the_balance_is_what_a_withdrawal_would_find_now() {
         });
         buttress::telemetry::refresh();
         let reported = *reported.lock().unwrap();
-        assert!((reported - tokens).abs() < 1e-6, "{reported} told");
+        assert!((reported - tokens).abs() < 1e-6, "{reported} reported");
         assert!(
             (budget.balance() - tokens).abs() < 1e-6,
             "{}",
@@ -76,7 +76,7 @@ async fn the_balance_is_what_a_withdrawal_would_find_now() {
 }
 
 #[test]
-fn nonsense_is_refused_by_name() {
+fn an_invalid_setting_is_named() {
     let error = RetryBudget::new("x", BudgetConfig::new().ratio(f64::NAN)).unwrap_err();
     assert_eq!(
         error.to_string(),

@@ -1,4 +1,4 @@
-//! What several modules use.
+//! Helpers that several modules use.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,7 +45,7 @@ pub(crate) fn breaker(name: &'static str, config: BreakerConfig) -> Breaker {
     Breaker::new(name, config).expect("a configuration that works")
 }
 
-/// So many admitted calls come to this.
+/// Settles this many calls with this outcome.
 pub(crate) fn settle(breaker: &Breaker, times: usize, outcome: Outcome) {
     for _ in 0..times {
         let permit = breaker.try_acquire().expect("an admitted call");
@@ -53,7 +53,7 @@ pub(crate) fn settle(breaker: &Breaker, times: usize, outcome: Outcome) {
     }
 }
 
-/// The rejection that a call came to.
+/// The rejection of this call.
 pub(crate) fn rejection<T: std::fmt::Debug>(result: Result<T, Failure>) -> Rejected {
     match result {
         Err(Error::Rejected(rejected)) => rejected,
@@ -61,7 +61,7 @@ pub(crate) fn rejection<T: std::fmt::Debug>(result: Result<T, Failure>) -> Rejec
     }
 }
 
-/// One poll, by nobody who could be woken.
+/// Polls once, with a waker that does nothing.
 pub(crate) fn poll<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -90,7 +90,7 @@ pub(crate) fn panics<T>(act: impl FnOnce() -> T) -> bool {
 /// From, to, because of.
 pub(crate) type Transition = (BreakerState, BreakerState, Cause);
 
-/// What was told of one handle.
+/// An event of one handle.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reported {
     Rejected(Rejected),
@@ -128,12 +128,12 @@ impl Listener {
         }
     }
 
-    /// All since the last time it was asked.
+    /// All events since the last call.
     pub(crate) fn take(&self) -> Vec<Reported> {
         std::mem::take(&mut *self.reported.lock().unwrap())
     }
 
-    /// The moves among them.
+    /// The state transitions among them.
     pub(crate) fn take_transitions(&self) -> Vec<(u64, Transition)> {
         let transition = |reported| match reported {
             Reported::Transition(sequence, transition, _) => Some((sequence, transition)),
@@ -143,7 +143,7 @@ impl Listener {
     }
 }
 
-/// `None` for events that repeat what others have reported.
+/// `None` for events that carry what other events have reported.
 fn report(event: &Event<'_>) -> Option<Reported> {
     Some(match *event {
         Event::Rejected { rejected, .. } => Reported::Rejected(rejected.clone()),
@@ -170,7 +170,7 @@ fn report(event: &Event<'_>) -> Option<Reported> {
         Event::BreakerState { .. } | Event::Circuits { .. } | Event::NameInUse { .. } => {
             return None;
         }
-        ref new => panic!("an event without a word for it: {new:?}"),
+        ref new => panic!("an event that `Reported` lacks: {new:?}"),
     })
 }
 

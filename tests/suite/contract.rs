@@ -1,4 +1,4 @@
-//! Every layer keeps tower's contract, over a strict service and over those in whose company layers have failed.
+//! Every layer follows tower's contract, over a strict service and over services that have revealed bugs of layers.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -57,7 +57,7 @@ fn retry() -> RetryLayer {
 }
 
 /// `clones`: how often a call clones the service.
-async fn keeps_the_contract<L>(layer: L, clones: usize)
+async fn follows_the_contract<L>(layer: L, clones: usize)
 where
     L: Layer<Inner> + Clone,
     L::Service: Service<(), Response = &'static str, Error = Failure> + Clone,
@@ -92,13 +92,13 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_layer_and_the_whole_stack_keep_the_contract() {
-    keeps_the_contract(DeadlineLayer::new("contract", SECOND), 0).await;
-    keeps_the_contract(TimeoutLayer::new("contract", SECOND), 0).await;
-    keeps_the_contract(single(), 0).await;
-    keeps_the_contract(keyed(), 0).await;
-    keeps_the_contract(observe(), 0).await;
-    keeps_the_contract(retry(), 1).await;
+async fn every_layer_and_the_whole_stack_follow_the_contract() {
+    follows_the_contract(DeadlineLayer::new("contract", SECOND), 0).await;
+    follows_the_contract(TimeoutLayer::new("contract", SECOND), 0).await;
+    follows_the_contract(single(), 0).await;
+    follows_the_contract(keyed(), 0).await;
+    follows_the_contract(observe(), 0).await;
+    follows_the_contract(retry(), 1).await;
     let stack = ServiceBuilder::new()
         .layer(observe())
         .layer(DeadlineLayer::new("contract", 3 * SECOND))
@@ -108,11 +108,11 @@ async fn every_layer_and_the_whole_stack_keep_the_contract() {
         .layer(TimeoutLayer::new("contract", SECOND))
         .layer(observe())
         .into_inner();
-    keeps_the_contract(stack, 1).await;
+    follows_the_contract(stack, 1).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idempotency_key_keeps_the_contract() {
+async fn an_idempotency_key_follows_the_contract() {
     let inner: Inner<http::Request<()>> = Inner::new(|_| good());
     let mut service = IdempotencyKeyLayer::new().layer(inner.clone());
     for _ in 0..3 {
@@ -208,10 +208,10 @@ async fn a_request_may_borrow_and_need_not_be_send() {
 
 // ── axum ──
 
-/// A router whose handler always fails, and how often it was asked.
+/// A router whose handler always fails, and how often it was called.
 fn failing_router() -> (axum::Router, Arc<AtomicUsize>) {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&asked);
+    let called = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&called);
     let handler = move || {
         counted.fetch_add(1, Ordering::SeqCst);
         std::future::ready(http::StatusCode::INTERNAL_SERVER_ERROR)
@@ -219,7 +219,7 @@ fn failing_router() -> (axum::Router, Arc<AtomicUsize>) {
     let router = axum::Router::new()
         .route("/a", axum::routing::get(handler.clone()))
         .route("/b", axum::routing::get(handler));
-    (router, asked)
+    (router, called)
 }
 
 async fn get(router: &axum::Router, path: &str) -> axum::response::Response {
@@ -231,7 +231,7 @@ async fn get(router: &axum::Router, path: &str) -> axum::response::Response {
 
 #[tokio::test(start_paused = true)]
 async fn a_breaker_in_axums_router_layer_really_opens() {
-    let (router, asked) = failing_router();
+    let (router, called) = failing_router();
     let handle = breaker("axum", three_in_a_row());
     let layer = BreakerLayer::new(handle.clone(), ByStatus::new());
     let router = router.layer(handle_rejections(layer));
@@ -242,7 +242,7 @@ async fn a_breaker_in_axums_router_layer_really_opens() {
         let wait = response.headers().get(http::header::RETRY_AFTER);
         assert_eq!(wait.is_some_and(|wait| wait == "2"), number >= 3);
     }
-    assert_eq!(asked.load(Ordering::SeqCst), 3);
+    assert_eq!(called.load(Ordering::SeqCst), 3);
     assert_eq!(handle.state(), BreakerState::Open);
     tokio::time::advance(2 * SECOND).await;
     assert_eq!(get(&router, "/a").await.status(), 500, "a probe");
@@ -251,7 +251,7 @@ async fn a_breaker_in_axums_router_layer_really_opens() {
 
 #[tokio::test(start_paused = true)]
 async fn every_layer_goes_into_axums_router_layer() {
-    let (router, asked) = failing_router();
+    let (router, called) = failing_router();
     let layers = ServiceBuilder::new()
         .layer(ObserveLayer::new(
             Observed::new("axum-all"),
@@ -272,25 +272,14 @@ async fn every_layer_goes_into_axums_router_layer() {
         get(&router, "/a").await;
     }
     assert_eq!(
-        asked.load(Ordering::SeqCst),
+        called.load(Ordering::SeqCst),
         2,
         "the timeout was the first failure"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_never_fails_needs_no_error_of_its_own() {
-    let hangs = service_fn(async |_: http::Request<String>| {
-        std::future::pending::<()>().await;
-        Ok::<http::Response<String>, Infallible>(http::Response::default())
-    });
-    let stack = handle_rejections(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
-    let Ok(response) = stack.oneshot(post()).await;
-    assert_eq!(response.status(), 504);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_layer_outside_does_not_keep_the_readiness_it_has_used() {
+async fn a_layer_outside_releases_the_readiness_it_has_used() {
     // What a call has taken of the limit is free again when the call is over, though the stack lives on.
     let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
     let mut stack = retry().layer(single().layer(limited.clone()));
@@ -447,17 +436,17 @@ async fn a_future_of_a_client_polled_after_completion_panics() {
 
 #[tokio::test(start_paused = true)]
 async fn a_future_of_a_server_polled_after_completion_panics() {
-    let answered = handle_rejections(TimeoutLayer::new("again", SECOND));
-    let call = answered
+    let layer = handle_rejections(TimeoutLayer::new("again", SECOND));
+    let call = layer
         .layer(always_responds::<_, String, Infallible>())
         .call(post());
-    panics_after_completion("answer", call).await;
+    panics_after_completion("response", call).await;
     let handle = breaker("again.http", three_in_a_row());
     handle.isolate();
     let refusing = handle_rejections(BreakerLayer::new(handle, ByStatus::new()));
     let mut refused = refusing.layer(always_responds::<_, String, Infallible>());
     let refused = refused.ready().await.unwrap().call(post());
-    panics_after_completion("answer, refused", refused).await;
+    panics_after_completion("response, rejected", refused).await;
     for bypass in [vec![], vec!["/livez"]] {
         let config = ServerConfig::default().bypass(bypass);
         let stack = server("again", config).unwrap();
@@ -495,11 +484,11 @@ async fn gives_the_place_back<L, Req>(
     let refused = service.call(request()).await;
     assert!(matches!(refused, Err(Error::Rejected(_))), "{name}");
     let other = tokio::time::timeout(SECOND, limited.oneshot(request()));
-    assert_eq!(other.await, Ok(Ok("good")), "{name}: the place is kept");
+    assert_eq!(other.await, Ok(Ok("good")), "{name}: the place is not free");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
+async fn a_layer_that_rejects_a_call_holds_no_place_of_the_inner_service() {
     let open = |handle: &Breaker| crate::common::settle(handle, 3, buttress::Outcome::TRANSIENT);
     let handle = breaker("place", three_in_a_row());
     let gate = BreakerLayer::new(handle.clone(), ErrorIsTransient);
@@ -542,7 +531,7 @@ async fn a_layer_that_refuses_a_call_keeps_no_place_of_the_service_inside() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_that_opens_between_two_polls_gives_a_place_back_and_one_that_is_waited_for() {
+async fn a_circuit_that_opens_between_two_polls_releases_a_place_and_a_pending_one() {
     let handle = breaker("between", three_in_a_row());
     let layer = BreakerLayer::new(handle.clone(), ErrorIsTransient);
     let limited = ConcurrencyLimit::new(Inner::new(|_| good()), 1);
@@ -561,21 +550,7 @@ async fn a_circuit_that_opens_between_two_polls_gives_a_place_back_and_one_that_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_is_cloned_for_its_readiness_only_when_a_call_is_refused() {
-    let inner: Inner = Inner::new(|_| good());
-    let handle = breaker("cloned", three_in_a_row());
-    let mut service = BreakerLayer::new(handle.clone(), ErrorIsTransient).layer(inner.clone());
-    service.ready().await.unwrap().call(()).await.unwrap();
-    assert_eq!(inner.clones(), 1, "ours");
-    handle.isolate();
-    for _ in 0..9 {
-        rejection(service.ready().await.unwrap().call(()).await);
-    }
-    assert_eq!(inner.clones(), 1, "it was not polled, so it holds nothing");
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
+async fn the_standard_stacks_hold_no_place_for_a_call_that_they_reject() {
     type Io = Error<std::io::Error>;
     let responds = always_responds::<http::Request<Full<Bytes>>, Full<Bytes>, Infallible>();
     let limited = ConcurrencyLimit::new(responds, 1);
@@ -588,7 +563,7 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     let refused = stack.ready().await.unwrap().call(late).await.unwrap();
     assert_eq!(refused.status(), 504);
     let other = tokio::time::timeout(SECOND, limited.oneshot(guarded(""))).await;
-    assert!(other.is_ok(), "the server keeps it");
+    assert!(other.is_ok(), "the server holds it");
 
     let responds = always_responds::<http::Request<String>, String, std::io::Error>();
     let limited = ConcurrencyLimit::new(responds, 1);
@@ -604,7 +579,7 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     let refused = call(post()).await;
     assert!(matches!(refused, Err(Io::Rejected(_))));
     let other = tokio::time::timeout(SECOND, limited.clone().oneshot(post())).await;
-    assert!(other.is_ok(), "the keyed breaker keeps it");
+    assert!(other.is_ok(), "the keyed breaker holds it");
     breakers.entries()[0].1.release();
     let mut late = post();
     late.extensions_mut()
@@ -612,5 +587,5 @@ async fn the_standard_stacks_keep_no_place_for_a_call_that_they_refuse() {
     let refused = call(late).await;
     assert!(matches!(refused, Err(Io::Rejected(_))));
     let other = tokio::time::timeout(SECOND, limited.oneshot(post())).await;
-    assert!(other.is_ok(), "the deadline keeps it");
+    assert!(other.is_ok(), "the deadline holds it");
 }

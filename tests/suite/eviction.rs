@@ -1,4 +1,4 @@
-//! Which keys a full map evicts, against a model of few lines.
+//! Which keys a full map evicts, compared with a small model.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::advance;
 
 use crate::common::SECOND;
 
-/// A policy whose importance is set from outside.
+/// A policy whose eviction cost a test sets.
 #[derive(Clone)]
 struct Important(Arc<Source>, Arc<Mutex<EvictionCost>>);
 
@@ -30,13 +30,13 @@ impl Evict for Important {
 enum Step {
     /// A key is used, and is new perhaps.
     Use(u32),
-    Keep(u32, EvictionCost),
+    SetCost(u32, EvictionCost),
     Hold(u32),
     Release,
     Wait(u64),
 }
 
-/// What a map of at most sixteen keys must keep, said in the plainest way.
+/// An entry of the model, which is a list of at most sixteen keys.
 #[derive(Clone, Debug)]
 struct Naive {
     key: u32,
@@ -56,7 +56,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         6 => (0_u32..20).prop_map(Step::Use),
-        3 => ((0_u32..20), eviction_cost).prop_map(|(key, eviction_cost)| Step::Keep(key, eviction_cost)),
+        3 => ((0_u32..20), eviction_cost).prop_map(|(key, eviction_cost)| Step::SetCost(key, eviction_cost)),
         1 => (0_u32..20).prop_map(Step::Hold),
         1 => Just(Step::Release),
         2 => (1_u64..40).prop_map(Step::Wait),
@@ -91,7 +91,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
         Important(source, Arc::new(Mutex::new(EvictionCost::Nothing)))
     })
     .unwrap();
-    let kept = || {
+    let keys = || {
         let mut keys: Vec<_> = keyed.entries().into_iter().map(|(key, _)| key).collect();
         keys.sort_unstable();
         keys
@@ -124,7 +124,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
                     }
                     let mut expected: Vec<_> = model.iter().map(|one| one.key).collect();
                     expected.sort_unstable();
-                    assert_eq!(kept(), expected, "at {now}, of {all:?}");
+                    assert_eq!(keys(), expected, "at {now}, of {all:?}");
                 }
                 if let (Step::Hold(_), Some(known)) =
                     (&step, model.iter_mut().find(|one| one.key == key))
@@ -133,7 +133,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
                     held.push((key, policy));
                 }
             }
-            Step::Keep(key, eviction_cost) => {
+            Step::SetCost(key, eviction_cost) => {
                 if let Some(known) = model.iter_mut().find(|one| one.key == key) {
                     known.eviction_cost = eviction_cost;
                     let entries = keyed.entries();
@@ -156,7 +156,7 @@ async fn evicts_as_a_naive_one_does(max_keys: usize, steps: Vec<Step>) {
     }
 }
 
-/// Makes room for one more. A key that was used since it was looked at last counts as used now, once.
+/// Makes room for one more. A key that was used since it was last checked counts as used now, once.
 fn evict(model: &mut Vec<Naive>, uses: &mut u64, max_keys: usize, idle: u64, now: u64) {
     let may_go = |one: &Naive| one.held == 0 && one.eviction_cost < EvictionCost::Essentials;
     let is_idle = |one: &Naive| now - one.last_used >= idle;
@@ -205,10 +205,10 @@ fn a_key_stays_while_a_call_is_in_flight_whatever_other_threads_do() {
                 for call in 0..1_000_u32 {
                     let key = (call.wrapping_mul(2_654_435_761) >> 9) % 30 + 1000 * thread;
                     let permit = keyed.admit(&key, &Now::unread()).unwrap();
-                    let is_kept = || keyed.entries().iter().any(|(of, _)| *of == key);
+                    let is_present = || keyed.entries().iter().any(|(of, _)| *of == key);
                     // Half of the entries have no call in flight, so there is always one that can go.
                     for _ in 0..3 {
-                        assert!(is_kept(), "{key} was evicted under a call");
+                        assert!(is_present(), "{key} was evicted under a call");
                         std::thread::yield_now();
                     }
                     permit.settle(Outcome::SUCCESS);

@@ -1,4 +1,4 @@
-//! A caller, a service and the service behind it, over real connections: the time that is left goes with the call.
+//! A caller, a service and the service behind it, over real connections: the remaining time is sent with the call.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -64,7 +64,7 @@ fn plain() -> reqwest::Client {
     builder.no_proxy().build().unwrap()
 }
 
-/// reqwest behind the standard stack, which bounds each call by this and tells what is left.
+/// reqwest behind the standard stack, which bounds each call by this and sends the remaining time.
 fn calls(name: &str, total: Duration) -> Outgoing {
     let config = ClientConfig::default()
         .attempt(total)
@@ -88,7 +88,7 @@ fn stack(name: &str, trust: Trust) -> buttress::http::ServerLayer {
     server(name, config.deadline(deadline)).unwrap()
 }
 
-/// What the first service calls, and how; whom it tells.
+/// The state of the first service: its client, the URL it calls, and where it reports.
 #[derive(Clone)]
 struct First {
     outgoing: Outgoing,
@@ -100,13 +100,13 @@ struct First {
 async fn first(State(own): State<First>, headers: HeaderMap) -> Result<String, StatusCode> {
     let work = Work::begin("first", &own.report, &headers);
     let request = plain().get(&own.second);
-    let answer = request.send_through(&own.outgoing).await;
-    let answer = answer.map_err(|_| StatusCode::GATEWAY_TIMEOUT)?;
+    let response = request.send_through(&own.outgoing).await;
+    let response = response.map_err(|_| StatusCode::GATEWAY_TIMEOUT)?;
     work.end();
-    Ok(answer.text().await.unwrap())
+    Ok(response.text().await.unwrap())
 }
 
-/// The last one: answers at `/`, hangs at `/hangs`.
+/// The last service: responds at `/`, hangs at `/hangs`.
 async fn second(
     State(report): State<UnboundedSender<Happened>>,
     headers: HeaderMap,
@@ -125,7 +125,7 @@ async fn hangs(
     "done"
 }
 
-/// The two services; the first one believes these callers and calls this path of the second.
+/// The two services; the first one trusts these callers and calls this path of the second.
 async fn services(trust: Trust, path: &str) -> (String, UnboundedReceiver<Happened>) {
     let (report, happened) = unbounded_channel();
     let last = Router::new()
@@ -145,7 +145,7 @@ async fn services(trust: Trust, path: &str) -> (String, UnboundedReceiver<Happen
     (format!("http://{}/", serve(app).await), happened)
 }
 
-/// What was told when the named handlers began, in the order of their work.
+/// The remaining times when the handlers began, first and second.
 async fn began(happened: &mut UnboundedReceiver<Happened>) -> [Option<Duration>; 2] {
     let mut all = [None; 2];
     for (left, who) in all.iter_mut().zip(["first", "second"]) {
@@ -158,13 +158,13 @@ async fn began(happened: &mut UnboundedReceiver<Happened>) -> [Option<Duration>;
 }
 
 #[tokio::test]
-async fn from_hop_to_hop_less_time_is_left_and_never_more_than_the_callers() {
+async fn the_remaining_time_shrinks_from_hop_to_hop() {
     let (url, mut happened) = services(Trust::Everyone, "/").await;
     let caller = calls("hops.caller", 60 * SECOND);
-    let answer = plain().get(url).send_through(&caller).await;
-    assert_eq!(answer.unwrap().text().await.unwrap(), "done");
+    let response = plain().get(url).send_through(&caller).await;
+    assert_eq!(response.unwrap().text().await.unwrap(), "done");
     let [Some(first), Some(second)] = began(&mut happened).await else {
-        panic!("no time was told")
+        panic!("no time was sent")
     };
     assert!(60 * SECOND > first, "{first:?} at the first hop");
     assert!(
@@ -188,14 +188,14 @@ async fn both_were_dropped(mut happened: UnboundedReceiver<Happened>) {
 }
 
 #[tokio::test]
-async fn nobody_works_on_after_the_caller_gave_up() {
+async fn no_handler_continues_after_the_caller_gave_up() {
     let (url, mut happened) = services(Trust::Everyone, "/hangs").await;
     let caller = calls("hops.impatient", 2 * SECOND);
     let late = plain().get(url).send_through(&caller);
     let (late, _) = tokio::join!(late, began(&mut happened));
     match late {
-        // Or the service was quicker to say so.
-        Ok(answer) => assert_eq!(answer.status(), 504),
+        // Or the service was quicker.
+        Ok(response) => assert_eq!(response.status(), 504),
         Err(Error::Rejected(rejected)) => assert_eq!(rejected.reason, Reason::Deadline),
         Err(other) => panic!("{other:?}"),
     }
@@ -205,17 +205,17 @@ async fn nobody_works_on_after_the_caller_gave_up() {
 #[tokio::test]
 async fn it_is_the_header_that_ends_the_work_not_the_end_of_the_connection() {
     let (url, mut happened) = services(Trust::Everyone, "/hangs").await;
-    // Would wait for ever.
+    // It has no timeout.
     let request = plain().get(url).header("grpc-timeout", "2S");
-    let (answer, [first, second]) = tokio::join!(request.send(), began(&mut happened));
+    let (response, [first, second]) = tokio::join!(request.send(), began(&mut happened));
     assert_eq!(first, Some(2 * SECOND));
     assert!(second.is_some_and(|left| left < 2 * SECOND), "{second:?}");
-    assert_eq!(answer.unwrap().status(), 504);
+    assert_eq!(response.unwrap().status(), 504);
     both_were_dropped(happened).await;
 }
 
 #[tokio::test]
-async fn what_comes_too_late_reaches_no_handler() {
+async fn a_request_that_comes_too_late_reaches_no_handler() {
     let (url, mut happened) = services(Trust::Everyone, "/").await;
     let request = plain().get(url).header("grpc-timeout", "0n");
     assert_eq!(request.send().await.unwrap().status(), 504);
@@ -226,8 +226,8 @@ async fn what_comes_too_late_reaches_no_handler() {
 async fn a_strangers_header_is_ignored() {
     let (url, mut happened) = services(Trust::Nobody, "/").await;
     let request = plain().get(url).header("grpc-timeout", "0n");
-    let answer = request.send().await.unwrap();
-    assert_eq!(answer.text().await.unwrap(), "done");
-    // There it is, and nobody further on has heard of it.
+    let response = request.send().await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "done");
+    // The first service gets the header; the second one gets none.
     assert_eq!(began(&mut happened).await, [Some(Duration::ZERO), None]);
 }

@@ -41,7 +41,7 @@ type Connection = TokioIo<TcpStream>;
 
 type Connecting = Pin<Box<dyn Future<Output = Result<Connection, BoxError>> + Send>>;
 
-/// A connector that never comes back.
+/// A connector that hangs.
 fn hangs(_: Uri) -> Connecting {
     Box::pin(pending())
 }
@@ -52,7 +52,7 @@ fn connecting(limit: Duration, name: &str) -> Reason {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_has_one_second_and_its_error_says_so() {
+async fn a_connection_has_one_second_and_its_error_names_the_limit() {
     let listener = Listener::new("connects");
     let connector = ConnectTimeoutLayer::new("connects").layer(service_fn(hangs));
     let client = Client::builder(TokioExecutor::new()).build::<_, Empty<Bytes>>(connector);
@@ -74,7 +74,7 @@ async fn a_connection_has_one_second_and_its_error_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_connector_comes_to_in_time_is_passed_on() {
+async fn a_connectors_result_in_time_is_passed_on() {
     let layer = ConnectTimeoutLayer::new("in time").limit(3 * SECOND);
     let works = service_fn(async |after: Duration| {
         tokio::time::sleep(after).await;
@@ -94,7 +94,7 @@ async fn what_a_connector_comes_to_in_time_is_passed_on() {
     assert_eq!(endless.oneshot(1000 * SECOND).await.unwrap(), "connected");
 }
 
-/// In the place of any connector, one that never comes back.
+/// Replaces any connector by one that hangs.
 #[derive(Clone)]
 struct Never<S>(S);
 
@@ -150,9 +150,9 @@ async fn a_post_whose_connection_came_too_late_is_sent_again() {
     tokio::spawn(async move { axum::serve(listener, app).await });
 
     let connections = Arc::new(AtomicU32::new(0));
-    let asked = Arc::clone(&connections);
+    let counted = Arc::clone(&connections);
     let connector = service_fn(move |uri: Uri| {
-        let first = asked.fetch_add(1, Ordering::Relaxed) == 0;
+        let first = counted.fetch_add(1, Ordering::Relaxed) == 0;
         if first {
             return hangs(uri);
         }
@@ -181,21 +181,21 @@ type Failing = Error<&'static str>;
 
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// Takes a body to its end, then answers after this time, or never.
+/// Takes a body to its end, then responds after this time, or never.
 async fn takes_all<B: Body>(
     request: Request<B>,
-    answers_after: Option<Duration>,
+    responds_after: Option<Duration>,
 ) -> Result<Response<()>, Failing> {
     // An error ends it, too.
     let _ = request.into_body().collect().await;
-    match answers_after {
+    match responds_after {
         Some(after) => tokio::time::sleep(after).await,
         None => pending().await,
     }
     Ok(Response::new(()))
 }
 
-/// What a call comes to, and after how long.
+/// The result of a call, and its duration.
 async fn timed<T>(call: impl Future<Output = T>) -> (T, Duration) {
     let began = Instant::now();
     let result = tokio::time::timeout(100_000 * SECOND, call).await;
@@ -229,12 +229,12 @@ fn upload() -> (
 
 #[tokio::test(start_paused = true)]
 async fn the_time_counts_from_the_last_byte_of_the_request() {
-    for (answers_after, in_time) in [
+    for (responds_after, in_time) in [
         (None, false),
         (Some(2 * SECOND), true),
         (Some(4 * SECOND), false),
     ] {
-        let inner = service_fn(move |request| takes_all(request, answers_after));
+        let inner = service_fn(move |request| takes_all(request, responds_after));
         let (mut sender, request) = upload();
         tokio::spawn(async move {
             for _ in 0..5 {
@@ -261,16 +261,7 @@ async fn the_time_counts_from_the_last_byte_of_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_without_a_body_is_sent_at_once() {
-    let inner = service_fn(|request| takes_all(request, None));
-    let request = Request::new(Empty::<Bytes>::new());
-    let (result, took) = timed(headers().layer(inner).oneshot(request)).await;
-    is_late(result);
-    assert_eq!(took, LIMIT);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_body_that_knows_its_end_need_not_be_asked_again() {
+async fn a_body_that_knows_its_end_need_not_be_polled_again() {
     // Takes one frame, as a client does that knows the length.
     async fn inner(request: Request<impl Body + Unpin>) -> Result<Response<()>, Failing> {
         let mut body = request.into_body();
@@ -334,14 +325,14 @@ async fn a_body_that_fails_or_is_dropped_early_has_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_that_never_ends_is_not_this_limits_business() {
+async fn an_endless_upload_is_not_limited() {
     let inner = service_fn(|request| takes_all(request, None));
     let (sender, request) = upload();
     let call = headers().layer(inner).oneshot(request);
     let waited = tokio::time::timeout(1000 * SECOND, call).await;
     assert!(waited.is_err());
     drop(sender);
-    // An early answer is an answer.
+    // An early response is a response.
     async fn early(_: Request<impl Body>) -> Result<Response<()>, Failing> {
         Ok(Response::new(()))
     }
@@ -368,7 +359,7 @@ async fn hyper_lets_the_body_end() {
 }
 
 #[tokio::test]
-async fn reqwests_uploads_are_watched_too_and_keep_their_length() {
+async fn reqwests_uploads_are_limited_too_and_have_the_same_length() {
     let app = axum::Router::new().route(
         "/",
         post(async |headers: http::HeaderMap, body: String| {
@@ -389,10 +380,10 @@ async fn reqwests_uploads_are_watched_too_and_keep_their_length() {
         *request.body_mut() = Some("bytes".into());
         request
     };
-    let answer = client(Duration::MAX)
+    let response = client(Duration::MAX)
         .oneshot(upload(format!("http://{address}/")))
         .await;
-    assert_eq!(answer.unwrap().text().await.unwrap(), "5 bytes");
+    assert_eq!(response.unwrap().text().await.unwrap(), "5 bytes");
     let hanging = upload(format!("http://{}/", server(Does::Hang).await));
     is_later_than(50 * MS, client(50 * MS).oneshot(hanging).await);
 }
@@ -404,7 +395,7 @@ fn until_body_end(name: &'static str, idle: Duration) -> GateLayer<Observed, ByS
     GateLayer::new(Observed::new(name), ByStatus::new()).finish(AtBodyEnd::new(name, idle))
 }
 
-/// Reads a body that sends a byte each second, ten in all; what it comes to, and after how long.
+/// Reads a body of ten bytes, one each `each`. Returns the rejection, if there is one, and the duration.
 async fn read(idle: Duration, total: Duration, each: Duration) -> (Option<Reason>, Duration) {
     let service = service_fn(move |()| {
         let (mut sender, body) = Channel::<Bytes>::new(1);
@@ -483,7 +474,7 @@ async fn a_body_has_a_limit_between_its_frames_and_one_in_total() {
     assert_eq!(endless, (None, 10_000 * SECOND));
 }
 
-/// Always has another frame: whether it is asked for in the scope of a deadline.
+/// Always has another frame, which reports whether it was polled in the scope of a deadline.
 struct Endless;
 
 impl Body for Endless {
@@ -515,7 +506,7 @@ async fn endless(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_always_has_more_ends_with_the_deadline_which_it_sees() {
+async fn an_endless_body_ends_with_the_deadline_and_is_polled_in_its_scope() {
     let listener = Listener::new("endless");
     let mut body = endless(5 * SECOND, false).await;
     for _ in 0..5 {
@@ -542,7 +533,7 @@ async fn a_body_that_always_has_more_ends_with_the_deadline_which_it_sees() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_come_whole_in_time_may_be_read_late() {
+async fn a_body_received_in_time_may_be_read_late() {
     let service = ServiceBuilder::new()
         .layer(DeadlineLayer::new("late", SECOND))
         .layer(until_body_end("late", SECOND))

@@ -74,7 +74,7 @@ impl Log {
     }
 }
 
-/// Other threads are filtered out by every single call of `enabled`: an answer that tracing caches would hold for all threads.
+/// Other threads are filtered out by every single call of `enabled`: a result that tracing caches would hold for all threads.
 struct Subscriber;
 
 /// The span of this id, on whatever thread it was opened.

@@ -379,7 +379,7 @@ async fn what_cannot_be_repeated_is_sent_once_and_never_refused() {
     }
     assert_eq!(inner.seen()[0].call, (1, true), "certainly the last");
     let events = events.lock().unwrap().clone();
-    assert_eq!(events, ["NotRepeatable after 1"; 2]);
+    assert_eq!(events, ["NotRetryable after 1"; 2]);
 }
 
 #[tokio::test(start_paused = true)]

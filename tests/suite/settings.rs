@@ -1,4 +1,4 @@
-//! The settings of the standard stacks, as they stand in a file.
+//! The settings of the standard stacks in configuration files.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ fn a_client_is_configured_from_a_file_with_human_durations() {
         r#"
         attempt = "250ms"
         total = "none"
-        keys = ["POST https://api.example.com/v1/charges"]
+        idempotency_keys = ["POST https://api.example.com/v1/charges"]
         key_header = "paypal-request-id"
         deadline_header = "grpc-timeout"
         budget = "off"
@@ -80,7 +80,7 @@ fn a_server_is_configured_from_a_file_too() {
 }
 
 #[test]
-fn what_may_be_off_is_off_by_a_word_by_false_or_by_null() {
+fn optional_settings_are_switched_off_by_off_false_or_null() {
     for off in [r#""off""#, "false", "null"] {
         let text = format!(r#"{{"retry": {off}, "breaker": {{"consecutive_failures": {off}}}}}"#);
         let config: ClientConfig = serde_json::from_str(&text).unwrap();
@@ -90,8 +90,8 @@ fn what_may_be_off_is_off_by_a_word_by_false_or_by_null() {
 }
 
 #[test]
-fn an_error_says_where_it_is() {
-    for (text, says) in [
+fn an_error_names_the_field() {
+    for (text, expected) in [
         ("atempt = \"1s\"", "unknown field `atempt`"),
         ("[breaker]\nopen = \"1s\"", "unknown field `open`"),
         ("[retry.backoff]\nbsae = \"1s\"", "unknown field `bsae`"),
@@ -99,15 +99,15 @@ fn an_error_says_where_it_is() {
         ("breaker = true", "boolean `true`"),
         ("attempt = \"forever\"", "or \"none\""),
         ("attempt = 3", "invalid type: integer"),
-        ("keys = [\"GET /\"]", "`route`"),
-        ("keys = \"honored\"", "\"honored\""),
+        ("idempotency_keys = [\"GET /\"]", "`route`"),
+        ("idempotency_keys = \"honored\"", "\"honored\""),
         ("deadline_header = \"no name\"", "a header name"),
         ("retry = { max_attempts = -1 }", "-1"),
     ] {
         let error = toml::from_str::<ClientConfig>(text)
             .unwrap_err()
             .to_string();
-        assert!(error.contains(says), "{text}: {error}");
+        assert!(error.contains(expected), "{text}: {error}");
     }
 }
 
@@ -153,9 +153,9 @@ fn retry() -> impl Strategy<Value = RetryConfig> {
         maybe(time()),
         any::<bool>(),
     )
-        .prop_map(|(attempts, backoff, base, hint, rejections, below)| {
+        .prop_map(|(attempts, backoff, base, max_wait, rejections, below)| {
             let config = RetryConfig::new().max_attempts(attempts).backoff(backoff);
-            let config = config.overloaded_base(base).max_retry_after(hint);
+            let config = config.overloaded_base(base).max_retry_after(max_wait);
             config.retry_rejections(rejections).retry_spent_below(below)
         })
 }
@@ -229,8 +229,8 @@ fn client() -> impl Strategy<Value = ClientConfig> {
     let rest = (any::<[bool; 5]>(), keys(), header, 1..99_usize, time());
     ([time(), time(), time()], parts, rest).prop_map(|(limits, parts, rest)| {
         let ([attempt, total, idle], (retry, budget, breaker)) = (limits, parts);
-        let (flags, keys, header, max_keys, forgotten) = rest;
-        let authorities = KeyedConfig::default().max_keys(max_keys).idle(forgotten);
+        let (flags, keys, header, max_keys, idle_keys) = rest;
+        let authorities = KeyedConfig::default().max_keys(max_keys).idle(idle_keys);
         let config = ClientConfig::default().attempt(attempt).total(total);
         let config = config.body_idle(idle).authorities(authorities);
         let config = config
@@ -255,7 +255,7 @@ fn client() -> impl Strategy<Value = ClientConfig> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_again(config in client()) {
+    fn settings_survive_a_round_trip(config in client()) {
         let text = toml::to_string(&config).unwrap();
         prop_assert_eq!(toml::from_str::<ClientConfig>(&text).unwrap(), config.clone(), "{}", text);
         let text = serde_json::to_string(&config).unwrap();
@@ -267,7 +267,7 @@ fn by_itself() -> impl KeyBy<String, Key = String> {
     by(String::clone)
 }
 
-/// What each named handle and stack says to this name.
+/// The error of each named handle and stack for this name.
 fn named(name: &str) -> Vec<Option<ConfigError>> {
     let keys = KeyedConfig::default();
     let records = MemoryStore::new();

@@ -35,7 +35,7 @@ fn fields(span: &Opened) -> Vec<(&str, &str)> {
         .collect()
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "what a service answers")]
+#[expect(clippy::unnecessary_wraps, reason = "the result type of a service")]
 fn status(code: u16) -> Result<Response<String>, Error<std::io::Error>> {
     Ok(Response::builder()
         .status(code)
@@ -43,14 +43,14 @@ fn status(code: u16) -> Result<Response<String>, Error<std::io::Error>> {
         .unwrap())
 }
 
-/// The spans of one call of what answers so.
+/// The spans of one call with this response.
 async fn spans_of(
     request: Request<String>,
-    answer: fn() -> Result<Response<String>, Error<std::io::Error>>,
+    respond: fn() -> Result<Response<String>, Error<std::io::Error>>,
 ) -> Vec<Opened> {
     let log = Log::install();
     let before = log.spans().len();
-    let service = AttemptSpanLayer::new().layer(service_fn(move |_| ready(answer())));
+    let service = AttemptSpanLayer::new().layer(service_fn(move |_| ready(respond())));
     let _ = service.oneshot(request).await;
     log.spans().split_off(before)
 }
@@ -94,7 +94,7 @@ async fn an_attempt_is_a_span_after_opentelemetrys_convention() {
 #[tokio::test(start_paused = true)]
 async fn each_attempt_is_a_span_of_its_own_and_counts_those_before_it() {
     let log = Log::install();
-    // Not executed, so repeated uncounted; then a failure that counts.
+    // Not executed, and retried without being counted; then a failure that counts.
     let codes = Arc::new(Mutex::new(vec![200, 503, 425]));
     let inner =
         service_fn(move |_: Request<String>| ready(status(codes.lock().unwrap().pop().unwrap())));
@@ -190,11 +190,15 @@ async fn an_attempt_is_called_polled_and_dropped_inside_its_span() {
     assert_eq!(*places.lock().unwrap(), [Some(1); 3]);
     let field = |name| log.spans()[1].fields.get(name).cloned();
     assert_eq!(field("error.type").as_deref(), Some("cancelled"));
-    assert_eq!(field("otel.status_code"), None, "who left has not failed");
+    assert_eq!(
+        field("otel.status_code"),
+        None,
+        "a cancelled attempt is no error"
+    );
 }
 
 #[test]
-fn an_attempt_that_moves_to_another_thread_stays_in_its_span() {
+fn an_attempt_polled_on_another_thread_stays_in_its_span() {
     let log = Log::install();
     let service = AttemptSpanLayer::new().layer(service_fn(|_: Request<String>| async {
         tokio::task::yield_now().await;
@@ -204,14 +208,14 @@ fn an_attempt_that_moves_to_another_thread_stays_in_its_span() {
     assert!(poll(call.as_mut()).is_pending());
     let entered = log.spans()[0].entered;
     // That thread has opened no span, or others.
-    let transition = std::thread::spawn(move || {
+    let thread = std::thread::spawn(move || {
         let log = Log::install();
         let _other = tracing::info_span!(target: "buttress", "other");
         assert!(poll(call.as_mut()).is_ready());
         drop(call);
         log.spans()
     });
-    let others = transition.join().unwrap();
+    let others = thread.join().unwrap();
     assert_eq!((others.len(), others[0].entered), (1, 0));
     let [span] = &log.spans()[..] else {
         panic!("one span an attempt")
@@ -237,7 +241,7 @@ async fn an_attempt_that_panics_has_not_been_cancelled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn outside_of_the_time_limit_it_says_that_the_time_was_over() {
+async fn outside_the_timeout_it_records_the_timeout() {
     let log = Log::install();
     let client = ServiceBuilder::new()
         .layer(AttemptSpanLayer::new())
@@ -252,7 +256,7 @@ async fn outside_of_the_time_limit_it_says_that_the_time_was_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn switched_off_it_opens_none() {
+async fn a_disabled_layer_opens_no_span() {
     let log = Log::install();
     let service = AttemptSpanLayer::new()
         .enabled(false)
@@ -299,7 +303,7 @@ async fn reqwests_errors_and_hypers_have_names_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_standard_stack_makes_a_span_of_each_attempt_unless_told_not_to() {
+async fn the_standard_stack_opens_a_span_for_each_attempt_unless_spans_are_off() {
     let log = Log::install();
     let spans_with = async |spans| {
         let before = log.spans().len();

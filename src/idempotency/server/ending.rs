@@ -140,7 +140,7 @@ async fn release<Res, E: CallError>(
     match limited(shared, abandon).await {
         // A commit whose outcome was not known did happen.
         Ok(Ended::Already(record)) => return caller.answer(shared, &record, None),
-        Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Forgotten),
+        Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Released),
         Err(error) => {
             shared.store_failed(&error);
             send_result(operation, Some(first), caller);

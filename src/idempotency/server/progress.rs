@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::config::IdempotencyConfig;
 use crate::clock::{Moment, Now};
-use crate::event::{Event, Refresh, Source, emit, keep_fresh};
+use crate::event::{Event, Refresh, Source, emit, register_refresh};
 
 /// The operations of one layer that are in progress.
 pub(super) struct InProgress {
@@ -64,7 +64,7 @@ impl InProgress {
             counts: Mutex::default(),
             idle: Notify::new(),
         });
-        keep_fresh(Arc::downgrade(&new) as Weak<Self>);
+        register_refresh(Arc::downgrade(&new) as Weak<Self>);
         new
     }
 

@@ -503,7 +503,7 @@ async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
         assert_eq!(*level, Level::INFO);
         assert!(line.contains(&record.operation_id().to_string()), "{line}");
         assert!(
-            line.contains("an operator has ended an operation"),
+            line.contains("an operator released or recorded an operation"),
             "{line}"
         );
         assert!(line.contains(step) && !line.contains("secret"), "{line}");

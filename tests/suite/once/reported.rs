@@ -91,7 +91,7 @@ async fn each_step_is_told_once() {
     let (sent, called) = shop.running(payment("10 EUR")).await;
     called.operation().did_not_happen();
     called.finish(sent, says(503, "")).await;
-    assert_eq!(steps.take(), ["taken_over", "forgotten"]);
+    assert_eq!(steps.take(), ["taken_over", "released"]);
     shop.served(payment("10 EUR"), says(201, "")).await;
     assert_eq!(steps.take(), ["taken_over", "completed"]);
     shop.ask(payment("10 EUR")).await;
