@@ -177,7 +177,7 @@ impl EnteredCall {
         reason = "the guard is the proof that the scope is open"
     )]
     #[inline]
-    pub(crate) fn go_on(&self, scope: Scope) {
+    pub(crate) fn replace(&self, scope: Scope) {
         SCOPE.set(scope);
     }
 }

@@ -1,4 +1,4 @@
-//! reqwest's responses are over when their bodies are, too.
+//! Observes reqwest's responses to the end of their bodies.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -16,8 +16,8 @@ use crate::gate::{Finish, Permit};
 use crate::http::{AtBodyEnd, ClassifyEnd};
 use crate::outcome::Classify;
 
-/// The response stays reqwest's own; only its body is wrapped, which costs one allocation. An error that one of our time
-/// limits makes of the body is a [timeout](::reqwest::Error::is_timeout) to reqwest too.
+/// The response stays a `reqwest::Response`; wrapping its body costs one allocation. If a time limit of this crate ends the body,
+/// reqwest's error is a [timeout](::reqwest::Error::is_timeout).
 impl<E, P, C> Finish<Response, E, P, C> for AtBodyEnd
 where
     E: CallError,
@@ -36,7 +36,7 @@ where
         let response = result?;
         let url = response.url().clone();
         let (mut head, body) = ::http::Response::from(response).into_parts();
-        // reqwest keeps the URL in an extension that only its own builder sets.
+        // reqwest stores the URL in an extension that only its builder can set.
         if let Ok(with_url) = Builder::new().url(url).body(()) {
             head.extensions.extend(with_url.into_parts().0.extensions);
         }
@@ -45,7 +45,7 @@ where
     }
 }
 
-/// A body whose time limits reqwest recognizes.
+/// A body whose timeouts reqwest recognizes.
 #[pin_project]
 struct Timed<B>(#[pin] B);
 
@@ -95,14 +95,14 @@ const fn is_time_limit(reason: &Reason) -> bool {
     )
 }
 
-/// A time limit of this crate in an [`io::Error`]. That skips its own content in the chain of sources, so the rejection is
-/// one level further in, where users find it.
+/// A timeout of this crate inside an [`io::Error`], which omits its direct content from the chain of sources. The rejection is the
+/// source of this type, where users find it.
 #[derive(Debug)]
 struct TimedOut(Rejected);
 
 impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("time limit of the response body")
+        f.write_str("the response body timed out")
     }
 }
 

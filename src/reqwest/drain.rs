@@ -1,4 +1,4 @@
-//! reqwest's failed responses are read to their end, too.
+//! Drains failed responses of reqwest.
 
 use ::reqwest::{Body, Response};
 

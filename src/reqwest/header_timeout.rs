@@ -1,4 +1,4 @@
-//! The limit of the response's head, for reqwest's requests.
+//! The header timeout for reqwest's requests.
 
 use std::task::{Context, Poll};
 

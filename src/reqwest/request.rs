@@ -1,4 +1,4 @@
-//! reqwest's requests and responses, seen as HTTP.
+//! reqwest's requests and responses as HTTP messages.
 
 use std::time::Duration;
 

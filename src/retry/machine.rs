@@ -9,16 +9,16 @@ use crate::error::{Reason, Rejected};
 use crate::event::RetryStop;
 use crate::outcome::{Executed, Kind, Outcome, RetryAdvice, Unprocessed};
 
-/// How far one call has come.
+/// The progress of one call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine {
-    /// Attempts that were begun, the free one aside.
+    /// Attempts begun, without the free retries.
     attempts: u32,
-    /// Whether the free repeat of what was not executed is used up.
+    /// Whether the free retry of a call that was not executed is used up.
     free_used: bool,
-    /// Free repeats after the connection was closing.
+    /// Free retries after a closing connection.
     closing: u8,
-    /// Whether the free repeat after a refused stream is used up.
+    /// Whether the free retry after a refused stream is used up.
     refused: bool,
     /// Waits of the schedule since it was last started.
     waits: u32,
@@ -31,42 +31,42 @@ pub(super) struct Finished {
     pub(super) outcome: Outcome,
     /// Why the request cannot be sent again, or must not after this outcome.
     pub(super) barred: Option<RetryStop>,
-    /// Set if it was a layer of ours further in that refused.
+    /// Set if an inner layer of this crate rejected the attempt.
     pub(super) refusal: Option<Refusal>,
-    /// Whether it never reached the server, and the allowance for such requests pays for its repetition.
+    /// Whether the request never reached the server and the allowance for such requests pays for the retry.
     pub(super) is_granted: bool,
-    /// Whether a retry layer further in has already repeated it as often as it may.
+    /// Whether an inner retry layer has used up its attempts or its budget.
     pub(super) spent_below: bool,
-    /// What the caller wants.
+    /// Whether the caller's options allow a retry.
     pub(super) retry_allowed: bool,
     /// The time until the deadline.
     pub(super) remaining: Option<Duration>,
 }
 
-/// A refusal by a layer of ours further in.
+/// A rejection by an inner layer of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is not to be waited for: a circuit keeps calls away on purpose, and a deadline does not come back.
+    /// Never waited for: an open circuit rejects calls on purpose, and an expired deadline stays expired.
     Final,
-    /// It may be over soon.
+    /// The condition may pass soon.
     Passing,
 }
 
-/// How often one call is repeated for free after its connection was closing. A pool may hand out several connections that
-/// are closing, so the first repetitions do not wait, and the later ones wait 1, 2, 4 … ms for a new connection.
+/// How often one call is retried for free after a closing connection. A pool may return several closing connections in a row:
+/// the first retries do not wait, the later ones wait 1, 2, 4 … ms for a new connection.
 const CLOSING_FREE: u8 = 10;
 const CLOSING_AT_ONCE: u8 = 3;
 
-/// What comes next.
+/// The next step of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing: the caller gets this result. Why, if its outcome alone would have allowed another attempt.
+    /// Returns this result to the caller. The reason is set if the outcome alone would have allowed another attempt.
     Stop(Option<RetryStop>),
     /// Another attempt.
     RetryAfter {
-        /// Not before this time is over.
+        /// The wait before the attempt.
         wait: Duration,
-        /// The kind of failure that the budget is to pay for.
+        /// The kind of failure that the budget pays for. `None`: the retry is free.
         cost: Option<Kind>,
         /// Whether it counts as an attempt.
         counted: bool,
@@ -74,7 +74,7 @@ pub(super) enum Step {
 }
 
 impl Refusal {
-    /// `None` if it was no refusal, but a result of the service.
+    /// `None` if the rejection is a result of the service, such as a timeout.
     pub(super) const fn of(rejected: &Rejected) -> Option<Self> {
         match rejected.reason {
             Reason::AttemptTimeout { .. }
@@ -110,22 +110,22 @@ impl Machine {
         self.attempts = self.attempts.saturating_add(counted as u32);
     }
 
-    /// The number of the last attempt that was begun. The free repeat has the number of the attempt it repeats.
+    /// The number of the last attempt begun. A free retry has the number of the attempt before it.
     pub(super) const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// How many free repeats were made, or are about to be.
+    /// The number of free retries, the next one included.
     pub(super) const fn free(&self) -> u8 {
         self.closing + self.free_used as u8 + self.refused as u8
     }
 
-    /// Whether all attempts are used up. A further one is made only if this one is certainly not executed.
+    /// Whether all attempts are used up. Another one follows only if this one certainly is not executed.
     pub(super) const fn is_last(&self, config: &RetryConfig) -> bool {
         self.attempts >= config.max_attempts
     }
 
-    /// What comes after this attempt.
+    /// The step after this attempt.
     pub(super) fn next(
         &mut self,
         config: &RetryConfig,
@@ -146,22 +146,22 @@ impl Machine {
             return Step::Stop(Some(RetryStop::AttemptsUsed));
         }
         let computed = self.wait(config, outcome, draw());
-        let hint = outcome.wait.unwrap_or_default();
+        let requested = outcome.wait.unwrap_or_default();
         let (wait, longest, cost) = if finished.refusal.is_none() {
             let longest = computed.saturating_add(config.max_retry_after);
-            (hint.max(computed), longest, Some(outcome.kind))
+            (requested.max(computed), longest, Some(outcome.kind))
         } else {
-            // It never reached the service: there is nothing to pay for.
+            // The attempt never reached the service, so the budget does not pay.
             let longest = config.retry_rejections.unwrap_or_default();
-            (hint.max(computed.min(longest)), longest, None)
+            (requested.max(computed.min(longest)), longest, None)
         };
-        if hint > longest {
+        if requested > longest {
             return Step::Stop(Some(RetryStop::WaitTooLong));
         }
         in_time(finished, wait, cost, true)
     }
 
-    /// The wait before a repetition that costs nothing and does not count; `None` if this one costs.
+    /// The wait before a free retry, which does not count as an attempt. `None` if the retry is not free.
     fn free_wait(&mut self, finished: &Finished) -> Option<Duration> {
         match finished.outcome.unprocessed {
             Some(Unprocessed::ConnectionClosing) => {
@@ -198,7 +198,7 @@ impl Machine {
     }
 }
 
-/// Whether the outcome asks for another attempt at all.
+/// Whether the outcome allows another attempt.
 fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     if let Some(refusal) = finished.refusal {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
@@ -210,7 +210,7 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     }
 }
 
-/// Why another attempt that the outcome asks for must not be made.
+/// The reason against an attempt that the outcome allows.
 fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
     if !finished.retry_allowed {
         Some(RetryStop::SwitchedOff)
@@ -221,7 +221,7 @@ fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
     }
 }
 
-/// Whether it may be repeated at once: the service has not acted on it, and did not ask for time either.
+/// Whether the call may be retried at once: the service did not execute it and did not request a wait.
 fn is_free(finished: &Finished) -> bool {
     let outcome = &finished.outcome;
     finished.refusal.is_none()
@@ -242,7 +242,7 @@ fn in_time(finished: &Finished, wait: Duration, cost: Option<Kind>, counted: boo
     }
 }
 
-/// The same schedule, from at least this base.
+/// The same schedule with at least this base.
 fn slower(backoff: Backoff, base: Duration) -> Backoff {
     backoff.base(backoff.base.max(base).min(backoff.cap))
 }
@@ -381,7 +381,7 @@ mod tests {
             1 => Just(Kind::Permanent),
             1 => Just(Kind::Neutral),
         ];
-        let repeat = prop_oneof![
+        let advice = prop_oneof![
             6 => Just(RetryAdvice::ByKind),
             1 => Just(RetryAdvice::Never),
             1 => Just(RetryAdvice::Vetoed),
@@ -402,7 +402,7 @@ mod tests {
         let unprocessed = (how, mostly());
         (
             kind,
-            repeat,
+            advice,
             refusal,
             any_wait(),
             any_wait(),
@@ -410,8 +410,8 @@ mod tests {
             unprocessed,
         )
             .prop_map(
-                |(kind, repeat, refusal, wait, remaining, flags, (how, is_granted))| {
-                    let mut outcome = Outcome::of(kind).retry(repeat).wait(wait);
+                |(kind, advice, refusal, wait, remaining, flags, (how, is_granted))| {
+                    let mut outcome = Outcome::of(kind).retry(advice).wait(wait);
                     if let (Some(how), None) = (how, refusal) {
                         outcome = Outcome::unprocessed(how);
                     }
@@ -453,7 +453,7 @@ mod tests {
         )
     }
 
-    /// What the page of the pattern says, recounted from the whole history each time.
+    /// The rules of the module's page, recounted from the whole history each time.
     fn naive(
         config: &RetryConfig,
         history: &[(Finished, Step, Duration)],
@@ -483,12 +483,12 @@ mod tests {
             of.filter(|(_, step, _)| free(step)).count()
         };
         let free_before = free_steps(outcome.unprocessed);
-        let no_hint = outcome.wait.unwrap_or(none) == none;
+        let no_wait = outcome.wait.unwrap_or(none) == none;
         let unexecuted = !own && outcome.executed == Executed::No;
         let free = match outcome.unprocessed {
             Some(Unprocessed::ConnectionClosing) => finished.is_granted && free_before < 10,
             Some(Unprocessed::StreamRefused) => finished.is_granted && free_before == 0,
-            None => unexecuted && no_hint && outcome.kind != Kind::Overloaded && free_before == 0,
+            None => unexecuted && no_wait && outcome.kind != Kind::Overloaded && free_before == 0,
         };
 
         // The waits since the schedule was last started over.
@@ -511,7 +511,7 @@ mod tests {
             let retry = u32::try_from(earlier.len()).expect("few") + 1;
             backoff.delay(retry, earlier.last().copied(), draw)
         };
-        let hint = outcome.wait.unwrap_or(none);
+        let requested = outcome.wait.unwrap_or(none);
         let (wait, too_long) = if free {
             let closing = outcome.unprocessed == Some(Unprocessed::ConnectionClosing);
             let waits = [0, 0, 0, 1, 2, 4, 8, 16, 32, 64];
@@ -525,10 +525,10 @@ mod tests {
             )
         } else if own {
             let longest = config.retry_rejections.unwrap_or(none);
-            (hint.max(computed.min(longest)), hint > longest)
+            (requested.max(computed.min(longest)), requested > longest)
         } else {
             let longest = computed.saturating_add(config.max_retry_after);
-            (hint.max(computed), hint > longest)
+            (requested.max(computed), requested > longest)
         };
         let max_attempts = usize::try_from(config.max_attempts).expect("few");
         let step = if !wants {

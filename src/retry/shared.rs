@@ -1,4 +1,4 @@
-//! What all calls of a layer share.
+//! The part of a layer that all its calls share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use crate::event::Source;
 use crate::outcome::Unprocessed;
 use crate::sync::Mutex;
 
-/// Everything a call needs of its layer, behind one reference count.
+/// Everything a call needs from its layer, behind one reference count.
 #[derive(Clone, Debug)]
 pub(super) struct Inner<R, C, K, D> {
     pub(super) terms: Terms,
-    pub(super) repeat: R,
+    pub(super) replay: R,
     pub(super) classify: C,
     pub(super) budgets: K,
     pub(super) discard: D,
@@ -22,13 +22,13 @@ pub(super) struct Inner<R, C, K, D> {
 
 /// The part that does not depend on the types of requests and results.
 pub(super) struct Terms {
-    /// Looked at when an attempt has failed, and only then.
+    /// Read only after an attempt has failed.
     pub(super) config: Arc<Mutex<RetryConfig>>,
     pub(super) budget: Option<RetryBudget>,
-    /// For requests that never reached the server, if there is no budget that has its own.
+    /// For requests that never reached the server, if there is no budget, which has an allowance of its own.
     pub(super) allowance: Arc<SharedAllowance>,
-    /// Whether nothing at all is repeated, not even what was not executed.
-    pub(super) once: bool,
+    /// Whether calls are retried at all.
+    pub(super) enabled: bool,
     pub(super) source: Source,
 }
 
@@ -51,7 +51,7 @@ impl Terms {
 }
 
 impl<'a> Rules<'a> {
-    /// The settings as they are now.
+    /// The current settings.
     pub(super) fn config(&self) -> RetryConfig {
         *self.terms.config.lock()
     }
@@ -60,7 +60,7 @@ impl<'a> Rules<'a> {
         &self.terms.source
     }
 
-    /// A call went well.
+    /// Records a call that succeeded.
     #[inline(always)]
     pub(super) fn deposit(&self) {
         match self.budget {
@@ -85,7 +85,7 @@ impl Clone for Terms {
             config: Arc::clone(&self.config),
             budget: self.budget.clone(),
             allowance: Arc::clone(&self.allowance),
-            once: self.once,
+            enabled: self.enabled,
             source: self.source.fork(),
         }
     }
@@ -97,7 +97,7 @@ impl fmt::Debug for Terms {
             .field("source", &self.source)
             .field("config", &*self.config.lock())
             .field("budget", &self.budget)
-            .field("once", &self.once)
+            .field("enabled", &self.enabled)
             .finish_non_exhaustive()
     }
 }
