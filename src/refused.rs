@@ -19,7 +19,7 @@ thread_local! {
 pub(crate) fn drop_refused<Req>(request: Req) {
     // The refusal of a repetition says nothing about the attempts before it.
     #[cfg(feature = "idempotency")]
-    let _refusing = Refusing(REFUSING.replace(!Call::current().is_repeat()));
+    let _refusing = Refusing(REFUSING.replace(!Call::current().is_retry()));
     drop(request);
 }
 

@@ -126,7 +126,7 @@ pub struct TimeoutFuture<F> {
     state: State,
 }
 
-/// The meaning of the timer. It is one byte: a larger field would make the copy of the new future slower.
+/// The meaning of the timer. One byte, so that a new future is copied in whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Limit,
