@@ -54,12 +54,7 @@ impl KeyProblem {
         match self {
             Self::Missing => ("key_missing", 400, "Idempotency key missing", No),
             Self::Malformed(_) => ("key_malformed", 400, "Idempotency key malformed", No),
-            Self::NoTenant => (
-                "key_no_tenant",
-                403,
-                "Idempotency key owner unknown",
-                No,
-            ),
+            Self::NoTenant => ("key_no_tenant", 403, "Idempotency key owner unknown", No),
             Self::Incomplete => ("key_body_incomplete", 400, "Request incomplete", No),
             Self::TooSlow => ("key_body_too_slow", 408, "Request too slow", No),
             Self::TooLarge(_) => ("key_body_too_large", 413, "Request too large", No),
@@ -175,10 +170,7 @@ impl fmt::Display for KeyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::TooShort(min) => {
-                return write!(
-                    f,
-                    "the idempotency key has fewer than {min} characters"
-                );
+                return write!(f, "the idempotency key has fewer than {min} characters");
             }
             Self::Repeated => "the idempotency key header occurs more than once",
             Self::NotAscii => "the idempotency key has characters that are not printable ASCII",

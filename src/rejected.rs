@@ -289,7 +289,10 @@ mod tests {
         );
         let limit = Duration::from_millis(250);
         let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
-        assert_eq!(late.to_string(), "timeout `search`: no response within 250ms");
+        assert_eq!(
+            late.to_string(),
+            "timeout `search`: no response within 250ms"
+        );
     }
 
     /// One of each reason.

@@ -1,4 +1,4 @@
-//! Observes reqwest's responses to the end of their bodies.
+//! Observes and drains the bodies of reqwest's responses.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,10 +11,12 @@ use ::reqwest::{Body, Response, ResponseBuilderExt};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
 
+use crate::budget::RetryBudget;
 use crate::error::{BoxError, CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
-use crate::http::{AtBodyEnd, ClassifyEnd};
-use crate::outcome::Classify;
+use crate::http::{AtBodyEnd, ClassifyEnd, Drain, Draining, deposit_later};
+use crate::outcome::{Classify, Outcome};
+use crate::retry::Discard;
 
 /// The response stays a `reqwest::Response`; wrapping its body costs one allocation. If a time limit of this crate ends the body,
 /// reqwest's error is a [timeout](::reqwest::Error::is_timeout).
@@ -109,5 +111,18 @@ impl fmt::Display for TimedOut {
 impl StdError for TimedOut {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.0)
+    }
+}
+
+impl Discard<Response> for Drain {
+    type Discarding = Draining<Body>;
+
+    fn discard(&self, response: Response) -> Option<Draining<Body>> {
+        self.rest(response.version(), response.into())
+    }
+
+    #[inline]
+    fn deposit_later(&self, response: &Response, head: &Outcome, budget: &RetryBudget) -> bool {
+        deposit_later(response, head, budget)
     }
 }

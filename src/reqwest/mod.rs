@@ -28,8 +28,6 @@
 //! ```
 
 mod body;
-mod drain;
-mod header_timeout;
 mod layers;
 mod redirect;
 mod replay;

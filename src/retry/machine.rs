@@ -263,16 +263,6 @@ mod tests {
         Step::Stop(Some(why))
     }
 
-    const FREE: Step = Step::RetryAfter {
-        wait: Duration::ZERO,
-        cost: None,
-        counted: false,
-    };
-
-    fn config() -> RetryConfig {
-        RetryConfig::new().backoff(Backoff::default().jitter(Jitter::None))
-    }
-
     fn finished(outcome: Outcome) -> Finished {
         Finished {
             outcome,
@@ -285,76 +275,9 @@ mod tests {
         }
     }
 
-    /// The steps after these attempts, up to the first stop.
-    fn course(config: &RetryConfig, attempts: &[Finished]) -> Vec<Step> {
-        let mut machine = Machine::new();
-        machine.begin(true);
-        let mut steps = Vec::new();
-        for finished in attempts {
-            let step = machine.next(config, finished, || Draw::new(u64::MAX));
-            steps.push(step);
-            match step {
-                Step::Stop(_) => break,
-                Step::RetryAfter { counted, .. } => machine.begin(counted),
-            }
-        }
-        steps
-    }
-
-    fn unprocessed(how: Unprocessed) -> Finished {
-        Finished {
-            is_granted: true,
-            ..finished(Outcome::unprocessed(how))
-        }
-    }
-
-    #[test]
-    fn a_request_on_a_closing_connection_is_repeated_for_free_ten_times_at_most() {
-        let closing = unprocessed(Unprocessed::ConnectionClosing);
-        let step = |wait, cost: Option<Kind>| Step::RetryAfter {
-            wait: MS(wait),
-            cost,
-            counted: cost.is_some(),
-        };
-        let (free, pays) = (
-            |wait| step(wait, None),
-            |wait| step(wait, Some(Kind::Neutral)),
-        );
-        let steps = course(&config(), &[closing; 20]);
-        assert_eq!(steps[..10], [0, 0, 0, 1, 2, 4, 8, 16, 32, 64].map(free));
-        let used = stop(RetryStop::AttemptsUsed);
-        assert_eq!(steps[10..], [pays(50), pays(100), used]);
-    }
-
-    #[test]
-    fn the_free_repeats_of_one_call_are_counted_apart() {
-        let refused = unprocessed(Unprocessed::StreamRefused);
-        let closing = unprocessed(Unprocessed::ConnectionClosing);
-        let connect = finished(Outcome::TRANSIENT.not_executed());
-        let mut machine = Machine::new();
-        machine.begin(true);
-        for (finished, free) in [(refused, 1), (closing, 2), (connect, 3), (closing, 4)] {
-            assert_eq!(machine.next(&config(), &finished, || Draw::new(0)), FREE);
-            machine.begin(false);
-            assert_eq!((machine.attempts(), machine.free()), (1, free));
-        }
-    }
-
-    #[test]
-    fn the_cap_holds_for_the_base_of_an_overloaded_service_too() {
-        let capped = config().backoff(config().backoff.cap(MS(200)));
-        let pays = Step::RetryAfter {
-            wait: MS(200),
-            cost: Some(Kind::Overloaded),
-            counted: true,
-        };
-        let steps = course(&capped, &[finished(Outcome::OVERLOADED)]);
-        assert_eq!(steps, [pays]);
-    }
-
     #[test]
     fn the_attempt_number_never_overflows() {
-        let endless = config().max_attempts(u32::MAX);
+        let endless = RetryConfig::new().max_attempts(u32::MAX);
         let mut machine = Machine::new();
         machine.attempts = u32::MAX - 1;
         machine.waits = u32::MAX - 1;
@@ -441,16 +364,25 @@ mod tests {
             Just(Jitter::Equal),
             Just(Jitter::Decorrelated)
         ];
-        (1_u32..6, any_wait(), any::<bool>(), 0_u64..9000, jitter).prop_map(
-            |(max_attempts, rejections, below, max_retry_after, jitter)| {
-                RetryConfig::new()
-                    .max_attempts(max_attempts)
-                    .retry_rejections(rejections)
-                    .retry_spent_below(below)
-                    .max_retry_after(MS(max_retry_after))
-                    .backoff(Backoff::default().jitter(jitter))
-            },
+        let cap = prop_oneof![Just(MS(200)), Just(S(2))];
+        (
+            1_u32..6,
+            any_wait(),
+            any::<bool>(),
+            0_u64..9000,
+            jitter,
+            cap,
         )
+            .prop_map(
+                |(max_attempts, rejections, below, max_retry_after, jitter, cap)| {
+                    RetryConfig::new()
+                        .max_attempts(max_attempts)
+                        .retry_rejections(rejections)
+                        .retry_spent_below(below)
+                        .max_retry_after(MS(max_retry_after))
+                        .backoff(Backoff::default().jitter(jitter).cap(cap))
+                },
+            )
     }
 
     /// The rules of the module's page, recounted from the whole history each time.
@@ -503,7 +435,7 @@ mod tests {
             .collect();
         let mut backoff = config.backoff;
         if outcome.kind == Kind::Overloaded && outcome.wait.is_none() {
-            backoff.base = S(1);
+            backoff.base = S(1).min(backoff.cap);
         }
         let computed = if outcome.restarts_backoff {
             backoff.delay(1, None, draw)
@@ -561,8 +493,14 @@ mod tests {
         #[test]
         fn it_agrees_with_a_model_that_recounts_the_history(
             config in any_config(),
+            closing in 0_usize..14,
             attempts in proptest::collection::vec((any_finished(), any::<u64>()), 1..12),
         ) {
+            let unprocessed = Finished {
+                is_granted: true,
+                ..finished(Outcome::unprocessed(Unprocessed::ConnectionClosing))
+            };
+            let attempts = std::iter::repeat_n((unprocessed, 0), closing).chain(attempts);
             let mut machine = Machine::new();
             machine.begin(true);
             let mut history = Vec::new();
@@ -575,6 +513,8 @@ mod tests {
                 machine.begin(counted);
                 prop_assert!(machine.attempts() <= config.max_attempts);
                 history.push((finished, step, computed));
+                let begun = u32::from(machine.free()) + machine.attempts();
+                prop_assert_eq!(usize::try_from(begun).unwrap(), history.len() + 1);
             }
         }
     }

@@ -113,7 +113,6 @@ mod machine;
 mod progress;
 mod replay;
 mod service;
-mod shared;
 
 pub use self::config::RetryConfig;
 #[cfg(feature = "http")]

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::layer::Rules;
 use super::machine::{Finished, Machine, Refusal, Step};
-use super::shared::Rules;
 use crate::budget::withdrawal::CallUnderWay;
 use crate::budget::{RetryBudget, Withdrawal};
 use crate::call::{AttemptReason, Call, CallOptions, Marks};

@@ -1,4 +1,4 @@
-//! HTTP's classifier for responses that have no status.
+//! HTTP's classifier for responses without a status.
 //~ `ByStatus` cannot classify a `Result<String, buttress::Error<std::io::Error>>`
 //~ not a classifier for these results
 //~ to treat every error as transient: `buttress::ErrorIsTransient`

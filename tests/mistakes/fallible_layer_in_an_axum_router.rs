@@ -1,4 +1,4 @@
-//! axum wants layers that cannot fail.
+//! A fallible layer in an axum router.
 //~ the error `Infallible` cannot hold a rejection of this crate
 //~ an `Infallible` service (axum): wrap the layers in `buttress::http::handle_rejections(layers)`
 

@@ -1,4 +1,4 @@
-//! The standard stack around a client with an error of its own.
+//! The standard stack around a client with its own error.
 //~ `ByStatus` cannot classify a `Result<
 //~ HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that implement `buttress::http::ErrorOutcome`; your own error: `impl buttress::http::ErrorOutcome for YourError { fn outcome(&self) -> buttress::Outcome { buttress::http::error_outcome(self) } }`
 
