@@ -1,4 +1,4 @@
-//! What a retry layer tells those inside it about the attempt under way, and they it.
+//! The attempt in progress, visible to inner layers, and the marks that they report back.
 
 use std::cell::Cell;
 use std::ops::BitOrAssign;
@@ -9,7 +9,7 @@ thread_local! {
     static SCOPE: Cell<Scope> = const { Cell::new(Call::new(1, true).scope()) };
 }
 
-/// The attempt that is being made: carried with the task, like the deadline.
+/// The attempt in progress. It is carried with the task, like the deadline.
 ///
 /// ```
 /// use buttress::{AttemptReason, Call};
@@ -21,13 +21,13 @@ thread_local! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Call {
-    /// The number of this attempt, from 1. A free repetition of what was not executed has the number of what it repeats.
+    /// The number of this attempt, from 1. A free retry has the number of the attempt before it.
     pub attempt: u32,
-    /// Whether all attempts are used up: a further one is made only if this one is certainly not executed.
+    /// Whether all attempts are used up. Another one follows only if this one certainly is not executed.
     pub last: bool,
-    /// Why it is made.
+    /// The reason for the attempt.
     pub reason: AttemptReason,
-    /// How many attempts before it were repeated without being counted.
+    /// The number of free retries before this attempt.
     free: u8,
 }
 
@@ -35,17 +35,17 @@ pub struct Call {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum AttemptReason {
-    /// It is the first.
+    /// The first attempt.
     First,
-    /// The attempt before it failed in a way that may pass.
+    /// The previous attempt failed transiently.
     Transient,
-    /// The service was limiting, and the wait is over.
+    /// The service was overloaded, and the wait is over.
     Overloaded,
-    /// The attempt before it was certainly not executed.
+    /// The previous attempt certainly was not executed.
     NotExecuted,
-    /// The server has allowed it, or what is under way there may be asked for again.
+    /// The outcome allowed a retry regardless of its kind.
     Allowed,
-    /// A layer of ours refused the attempt before it, and the wait is over.
+    /// A layer of this crate rejected the previous attempt, and the wait is over.
     Rejected,
 }
 
@@ -62,7 +62,7 @@ impl AttemptReason {
         }
     }
 
-    /// Why another attempt follows one that came to this.
+    /// The reason for an attempt after this outcome.
     pub(crate) const fn after(outcome: &Outcome) -> Self {
         match (outcome.executed, outcome.kind) {
             (Executed::No, _) => Self::NotExecuted,
@@ -74,7 +74,7 @@ impl AttemptReason {
 }
 
 impl Call {
-    /// The attempt that the task being polled makes.
+    /// The attempt of the task that is being polled.
     pub fn current() -> Self {
         SCOPE.get().call
     }
@@ -99,22 +99,22 @@ impl Call {
         }
     }
 
-    /// The same, made for this reason; `free`: how many there were that were not counted.
+    /// Sets the reason and the number of free retries.
     pub(crate) const fn because(mut self, reason: AttemptReason, free: u8) -> Self {
         self.reason = reason;
         self.free = free;
         self
     }
 
-    /// The same, which perhaps is not the last.
+    /// The same attempt, not marked as the last.
     pub(crate) const fn not_last(mut self) -> Self {
         self.last = false;
         self
     }
 
-    /// Whether it repeats another attempt. The repeat of what was not executed does not count, so the number does not tell.
+    /// Whether this is a retry. The number alone does not show that, because a free retry has the number of the attempt before it.
     #[cfg(feature = "http")]
-    pub(crate) fn is_repeat(self) -> bool {
+    pub(crate) fn is_retry(self) -> bool {
         self.reason != AttemptReason::First
     }
 
@@ -124,7 +124,7 @@ impl Call {
         self.scope().enter()
     }
 
-    /// The same, ready to be entered more than once.
+    /// The scope of this attempt, which can be entered more than once.
     #[inline]
     pub(crate) const fn scope(self) -> Scope {
         Scope {
@@ -149,19 +149,19 @@ impl Scope {
         }
     }
 
-    /// That of the same attempt, which perhaps is not the last.
+    /// The scope of the same attempt, not marked as the last.
     pub(crate) const fn not_last(self) -> Self {
         self.call.not_last().scope()
     }
 }
 
-/// Puts back what was in force before.
+/// Restores the previous scope.
 pub(crate) struct EnteredCall {
     outer: Scope,
 }
 
 impl EnteredCall {
-    /// What was said in this scope.
+    /// The marks set in this scope.
     #[expect(
         clippy::unused_self,
         reason = "the guard is the proof that the scope is open"
@@ -171,13 +171,13 @@ impl EnteredCall {
         SCOPE.get().marks
     }
 
-    /// The scope goes on as another one, with no marks.
+    /// Replaces the scope.
     #[expect(
         clippy::unused_self,
         reason = "the guard is the proof that the scope is open"
     )]
     #[inline]
-    pub(crate) fn go_on(&self, scope: Scope) {
+    pub(crate) fn replace(&self, scope: Scope) {
         SCOPE.set(scope);
     }
 }
@@ -189,14 +189,14 @@ impl Drop for EnteredCall {
     }
 }
 
-/// What those inside an attempt have said of it.
+/// Facts about an attempt that inner layers report.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Marks(u8);
 
 impl Marks {
-    /// A retry layer below has spent its attempts or its budget.
+    /// An inner retry layer has used up its attempts or its budget.
     pub(crate) const SPENT: Self = Self(1);
-    /// The service may have acted on the call, whatever its last result says.
+    /// The service may have acted on the call, even if the last result is "not executed".
     pub(crate) const ACTED: Self = Self(2);
 
     pub(crate) const fn spent_below(self) -> bool {
@@ -207,7 +207,7 @@ impl Marks {
         self.0 & Self::ACTED.0 != 0
     }
 
-    /// Tells the next retry layer outwards.
+    /// Reports the marks to the next outer retry layer.
     pub(crate) fn publish(self) {
         let mut scope = SCOPE.get();
         scope.marks |= self;
@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn the_number_of_resends_does_not_overflow() {
         assert_eq!(Call::new(0, true).resends(), 0);
-        let most = Call::new(u32::MAX, true).because(AttemptReason::Transient, 1);
-        assert_eq!(most.resends(), u32::MAX);
+        let max = Call::new(u32::MAX, true).because(AttemptReason::Transient, 1);
+        assert_eq!(max.resends(), u32::MAX);
     }
 }

@@ -1,8 +1,7 @@
-//! How long to wait before another attempt: a schedule that grows, a cap, and jitter drawn inside it.
+//! The wait before a retry: a growing schedule, a cap, and jitter.
 //!
-//! Clients that failed together would come back together. Jitter spreads them; of its forms *full* jitter costs a
-//! contended service the fewest calls. Everything here is a pure function of the retry's number, the wait before it and a
-//! random number.
+//! Without jitter, clients that failed together retry together. *Full* jitter causes the fewest calls to a contended service. A wait
+//! is a pure function of the number of the retry, the previous wait and a random number.
 //!
 //! ```
 //! use std::time::Duration;
@@ -19,10 +18,10 @@
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | growth | exponential, × 2 | a short disturbance is over before the second retry, a long one is soon left alone |
-//! | `base` | 50 ms | longer than a connection's hiccup, shorter than what a person notices |
-//! | `cap` | 2 s | no wait longer than a breaker stays open |
-//! | `jitter` | full | the fewest calls until all contenders are done |
+//! | growth | exponential, × 2 | most short failures have passed before the second retry, and long ones get few retries |
+//! | `base` | 50 ms | longer than a brief network failure, shorter than a person notices |
+//! | `cap` | 2 s | no wait exceeds the default open time of a breaker |
+//! | `jitter` | full | the fewest calls until all clients have succeeded |
 //!
 //! The forms of jitter are those of Marc Brooker, [*Exponential Backoff And Jitter*][aws] (AWS Architecture Blog, 2015).
 //!
@@ -51,15 +50,14 @@ pub struct Backoff {
     /// The wait before the first retry, jitter aside. From 0 to `cap`. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub base: Duration,
-    /// The longest wait. Jitter is drawn inside it: neither does a wait pass it, nor do capped clients come in step.
-    /// Default 2 s.
+    /// The longest wait. Jitter is applied below the cap, so capped clients do not synchronize. Default 2 s.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub cap: Duration,
     /// How the waits are spread. Default: [`Jitter::Full`].
     pub jitter: Jitter,
 }
 
-/// How waits are spread, so that clients that failed together do not come back together.
+/// The randomization of waits, which keeps clients that failed together from retrying together.
 ///
 /// `window` is the wait of the schedule, capped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -70,15 +68,15 @@ pub struct Backoff {
 )]
 #[non_exhaustive]
 pub enum Jitter {
-    /// Not at all: exactly `window`. For a single client, and for tests.
+    /// No jitter: exactly `window`. For a single client and for tests.
     None,
     /// Uniform over `[0, window)`.
     #[default]
     Full,
-    /// Half of the window is kept, the other half drawn: uniform over `[window/2, window]`.
+    /// Uniform over `[window/2, window]`.
     Equal,
-    /// Uniform over `[base, 3 · previous wait]`, then capped; grows by itself, whatever the schedule's growth. Once the
-    /// waits are long, two of three are exactly `cap`, as in its source.
+    /// Uniform over `[base, 3 · previous wait]`, then capped. Grows independently of `growth`. Once the waits are long, two of three
+    /// are exactly `cap`, as in the article cited above.
     Decorrelated,
 }
 
@@ -94,7 +92,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// Always the same wait, spread by full jitter. The cap is raised to it if need be.
+    /// A constant wait with full jitter. The cap is raised to `base` if it is lower.
     pub fn constant(base: Duration) -> Self {
         let default = Self::default();
         Self {
@@ -135,7 +133,7 @@ impl Backoff {
                 factor.is_finite() && factor >= 1.0,
                 "factor",
                 &factor,
-                "a finite number, at least 1",
+                "a finite number of at least 1",
             )?;
         }
         ConfigError::unless(
@@ -146,12 +144,10 @@ impl Backoff {
         )
     }
 
-    /// The wait before the `retry`-th retry, counted from 1, if the wait before the one before it was `previous`.
+    /// The wait before retry number `retry`, counted from 1. `previous` is the wait before the previous retry.
     ///
-    /// At most [`cap`](Self::cap), for any input; takes the same time for any `retry`. `previous` matters to decorrelated
-    /// jitter only. Zero counts as the first retry.
-    ///
-    /// `draw` is a random number from 0 to 1 that places the wait inside its jitter.
+    /// The result is at most [`cap`](Self::cap) for any input. Only decorrelated jitter uses `previous`. Zero counts as the first
+    /// retry. `draw` is a random number from 0 to 1 that places the wait inside its jitter.
     pub fn delay(&self, retry: u32, previous: Option<Duration>, draw: f64) -> Duration {
         self.drawn(retry, previous, Draw::part(draw))
     }
@@ -229,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_the_name_of_the_field() {
+    fn an_invalid_setting_is_reported_with_its_field() {
         for factor in [f64::NAN, f64::INFINITY, 0.0, -2.0, 0.999] {
             let error = Backoff::exponential(MS(1), factor).validate().unwrap_err();
             assert_eq!(error.field, "factor");

@@ -1,4 +1,4 @@
-//! Options of one call, and the attempt that a call makes.
+//! The options of one call.
 
 use std::fmt;
 use std::future::Future;
@@ -26,23 +26,23 @@ pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
 ///
 /// # Which call an option applies to
 ///
-/// A scope applies to the calls made directly in it, not to the calls that a called service makes itself. So an option is
-/// applied by the outermost layer that knows it, and hidden from everything inside that layer. Only `streams` is applied by
-/// every layer of a stack; the standard stacks and [`http::handle_rejections`](crate::http::handle_rejections()) hide it from the service inside.
-/// The standard server stack [`http::server`](fn@crate::http::server) ignores all options of a caller in the same process.
+/// A scope applies to the calls made directly in it, not to the calls that the called service makes. The outermost layer that
+/// supports an option applies it and hides it from all inner layers. Only `streams` is applied by every layer of a stack; the
+/// standard stacks and [`http::handle_rejections`](crate::http::handle_rejections()) hide it from the inner service. The standard
+/// server stack [`http::server`](fn@crate::http::server) ignores all options of a caller in the same process.
 ///
 /// ```
 /// # use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// use buttress::CallOptions;
 ///
-/// let answer = CallOptions::new()
+/// let result = CallOptions::new()
 ///     .timeout(Duration::from_millis(200))
 ///     .retry(false)
 ///     .key("order-4711-attempt-of-the-user")
 ///     .scope(async { 42 })
 ///     .await;
-/// # assert_eq!(answer, 42);
+/// # assert_eq!(result, 42);
 /// # }
 /// ```
 #[derive(Clone, PartialEq, Eq)]
@@ -54,8 +54,8 @@ pub struct CallOptions {
     pub attempt_timeout: Option<Duration>,
     /// Whether the call may be retried. Default: yes.
     pub retry: bool,
-    /// Whether the response is a stream on purpose, such as server-sent events: neither the deadline nor the idle limit of
-    /// the HTTP stacks reaches into its body, and a breaker has its result at the head. Default: no.
+    /// Whether the response is intentionally long-lived, such as server-sent events. Disables the body timeouts of the HTTP stacks,
+    /// and a breaker records the call at the response's head. Default: no.
     pub streams: bool,
     /// The idempotency key of this call, instead of a generated one.
     pub key: Option<Arc<str>>,
@@ -94,9 +94,9 @@ impl CallOptions {
     /// The time limit of the whole call, retries and waits included. It replaces the total of a
     /// [`DeadlineLayer`](crate::timeout::DeadlineLayer), and may be longer. `Duration::MAX` is no limit.
     ///
-    /// A [`Deadline`](crate::Deadline) that is in force still ends the call if it is earlier. When the limit passes, the call
-    /// ends as abandoned: the breaker counts no result, and nothing is retried. Each attempt keeps its own limit: for a call
-    /// whose response takes longer, set [`attempt_timeout`](Self::attempt_timeout) too.
+    /// An earlier [`Deadline`](crate::Deadline) in force still ends the call. When the limit passes, the call ends as abandoned: the
+    /// breaker records no result, and nothing is retried. The attempt limit still applies: for a response that takes longer, set
+    /// [`attempt_timeout`](Self::attempt_timeout) as well.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
@@ -116,15 +116,15 @@ impl CallOptions {
         mut streams: bool,
     }
 
-    /// The idempotency key of this call. It names the operation, not the attempt: use the same key whenever the user
-    /// presses the button again.
+    /// The idempotency key of this call. It identifies the operation, not the attempt: use the same key when the user submits the
+    /// operation again.
     ///
-    /// Exactly one call uses the key: the first one in the scope whose request needs a key and has none in its header. A
-    /// second such call is refused before it is sent, with [`Reason::Key`](crate::Reason::Key). Give each call a scope of its
-    /// own. To repeat an operation, set the header yourself.
+    /// Exactly one call uses the key: the first one in the scope whose request needs a key and has none in its header. A second such
+    /// call is rejected before it is sent, with [`Reason::Key`](crate::Reason::Key). Use a separate scope for each call. To retry
+    /// an operation yourself, set the header.
     ///
-    /// The key is put into the request when the service is called. A tower `Buffer` calls its service in another task,
-    /// where a scope is not in force: put the options into the extensions of the request there, or set the header yourself.
+    /// The key is added to the request when the service is called. A tower `Buffer` calls its service in another task, outside the
+    /// scope: with a `Buffer`, pass the options in the extensions of the request or set the header.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
@@ -134,7 +134,7 @@ impl CallOptions {
     /// A future in which these options are in force. They replace all options of an outer scope, and do not cross
     /// `tokio::spawn`.
     ///
-    /// `timeout` and `key` are read when the service is called, so call it inside the scope: `oneshot` and
+    /// `timeout` and `key` are read when the service is called. Call it inside the scope, as `oneshot` and
     /// `async { service.call(request).await }` do.
     pub fn scope<F: Future>(self, future: F) -> Scoped<Option<Box<OptionsScope>>, F> {
         Scoped::new(Some(Box::new(OptionsScope::new(self))), future)
@@ -173,7 +173,7 @@ impl CallOptions {
 
 #[cfg(feature = "http")]
 impl CallOptions {
-    /// Whether the response is a stream on purpose.
+    /// Whether the response is intentionally long-lived.
     pub(crate) fn current_streams() -> bool {
         call_scope::in_force().streams
     }
@@ -218,27 +218,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn options_hold_inside_their_scope_only() {
-        let limit = Duration::from_secs(1);
-        CallOptions::new()
-            .timeout(limit)
-            .attempt_timeout(2 * limit)
-            .retry(false)
-            .idempotency_key("k")
-            .scope(async {
-                assert_eq!(CallOptions::current_timeout(), Some(limit));
-                assert_eq!(CallOptions::current_attempt_timeout(), Some(2 * limit));
-                assert!(!CallOptions::current_retry());
-                assert_eq!(takes_key().as_deref(), Some("k"));
-            })
-            .await;
-        assert_eq!(CallOptions::current_timeout(), None);
-        assert_eq!(CallOptions::current_attempt_timeout(), None);
-        assert!(CallOptions::current_retry());
-        assert_eq!(takes_key(), None);
-    }
-
-    #[tokio::test]
     async fn a_key_is_taken_once_and_a_scope_inside_has_its_own() {
         CallOptions::new()
             .idempotency_key("outer")
@@ -275,5 +254,6 @@ mod tests {
                 assert_eq!(call_scope::in_force(), before);
             })
             .await;
+        assert_eq!(call_scope::in_force(), InForce::NONE);
     }
 }

@@ -39,7 +39,7 @@ impl ScopedKey {
     }
 }
 
-/// What the layers know of the key of a scope.
+/// The state of the scope's key, as the layers see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyState {
     /// There is none.
@@ -51,7 +51,7 @@ pub(crate) enum KeyState {
     Taken,
 }
 
-/// The options in force, without the text of the key: they fit in a cell.
+/// The options in force, without the text of the key, because only `Copy` values fit in a `Cell`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InForce {
     pub(crate) timeout: Option<Duration>,
@@ -90,7 +90,7 @@ pub(crate) fn key() -> Option<Arc<ScopedKey>> {
 #[must_use]
 pub(crate) struct Hidden(Option<InForce>);
 
-/// Changes the options in force until the guard is dropped. Most calls have no options and write nothing.
+/// Changes the options in force until the guard is dropped. Writes nothing if there is no change, as for most calls.
 #[inline]
 pub(crate) fn hide(clear: impl FnOnce(&mut InForce)) -> Hidden {
     let before = OPTIONS.get();

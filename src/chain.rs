@@ -1,7 +1,7 @@
-//! The chain of sources below an error, and which of its links are about the call at hand.
+//! The chain of sources below an error, and which of its links certainly concern the call at hand.
 //!
-//! A rejection or a refused connection deep in a chain may belong to another call, for instance one that a service inside
-//! made on its own. Only the types that are listed here are known to hold the error of the same call.
+//! A rejection or a refused connection deep in a chain may belong to another call, for example one that the inner service made. Only
+//! the types listed here are known to hold an error of the same call.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -10,14 +10,14 @@ use std::iter;
 
 use crate::error::{Error, REJECTION};
 
-/// Any error, with a type that can be found out.
+/// Any error that can be downcast.
 pub(crate) type Dyn = dyn StdError + 'static;
 
 /// One error of a chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Link<'a> {
     pub(crate) error: &'a Dyn,
-    /// Whether it is certainly about the call at hand.
+    /// Whether the error certainly concerns the call at hand.
     pub(crate) certain: bool,
 }
 
@@ -36,12 +36,12 @@ pub(crate) fn links(error: &Dyn) -> impl Iterator<Item = Link<'_>> {
     })
 }
 
-/// The next error, and whether it is certainly about the same call.
+/// The next error, and whether it certainly concerns the same call.
 fn below(error: &Dyn) -> Option<(&Dyn, bool)> {
     if let Some(inside) = CLIENTS.iter().find_map(|inside| inside(error)) {
         return Some((inside, true));
     }
-    // An `io::Error` holds its cause without naming it as its source.
+    // `io::Error::source` skips the error that it holds.
     let held = error
         .downcast_ref::<io::Error>()
         .and_then(io::Error::get_ref);
@@ -55,13 +55,13 @@ fn below(error: &Dyn) -> Option<(&Dyn, bool)> {
 fn is_rejection(error: &Dyn) -> bool {
     #[expect(
         deprecated,
-        reason = "there is no other way to ask a type with a parameter"
+        reason = "there is no other way to recognize a type with any parameter"
     )]
     let description = error.description();
     description == REJECTION
 }
 
-/// Look into an [`Error`] for the errors that clients have. Its `source` is that of the client's error, not the error itself.
+/// Find the errors of clients in an [`Error`], whose `source` is the source of the client's error and not that error.
 const CLIENTS: &[fn(&Dyn) -> Option<&Dyn>] = &[
     inside::<io::Error>,
     inside::<Infallible>,
@@ -75,22 +75,22 @@ const CLIENTS: &[fn(&Dyn) -> Option<&Dyn>] = &[
     inside::<::tonic::transport::Error>,
 ];
 
-/// What an `Error<E>` holds, which may itself have been lifted once or twice.
+/// The content of an `Error<E>`, which may be wrapped in `Error` up to three times.
 fn inside<E: StdError + 'static>(error: &Dyn) -> Option<&Dyn> {
-    lifted::<E>(error)
-        .or_else(|| lifted::<Error<E>>(error))
-        .or_else(|| lifted::<Error<Error<E>>>(error))
+    unwrapped::<E>(error)
+        .or_else(|| unwrapped::<Error<E>>(error))
+        .or_else(|| unwrapped::<Error<Error<E>>>(error))
 }
 
-fn lifted<E: StdError + 'static>(error: &Dyn) -> Option<&Dyn> {
+fn unwrapped<E: StdError + 'static>(error: &Dyn) -> Option<&Dyn> {
     match error.downcast_ref()? {
         Error::<E>::Inner(error) => Some(error),
         Error::<E>::Rejected(rejected) => Some(rejected),
     }
 }
 
-/// Whether the source of this error is about the same call. Not hyper's own: below it may be the error of the request's body,
-/// which may be the response of another call.
+/// Whether the source of this error concerns the same call. `hyper::Error` is not listed: its source may be the error of the
+/// request's body, which may be the response of another call.
 #[cfg_attr(
     not(any(feature = "hyper", feature = "tower")),
     expect(unused_variables, reason = "no client is known")
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_below_a_foreign_error_is_not_certain() {
+    fn the_sources_of_a_foreign_error_are_not_certain() {
         let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(certain(&refused()), [true]);
         assert_eq!(certain(&Foreign(refused().into())), [true, false]);
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_error_shows_what_it_holds() {
+    fn the_content_of_an_error_is_certain() {
         let inner = Error::Inner(io::Error::from(io::ErrorKind::ConnectionRefused));
         let boxed: BoxError = inner.into();
         let last = links(&*boxed).last().unwrap();

@@ -1,4 +1,4 @@
-//! How long a call may still take, carried with the task.
+//! The deadline of a call, carried with the task.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -8,15 +8,15 @@ use crate::clock::{Moment, Now};
 use crate::scoped::{Context, Scoped};
 
 thread_local! {
-    /// A plain thread-local that is set around every poll: cheaper than a tokio task-local, which is paid for on every poll.
+    /// A thread-local that is set around every poll, which is cheaper than a tokio task-local.
     static CURRENT: Cell<Moment> = const { Cell::new(Moment::FAR) };
 }
 
-/// The instant after which a call's answer is of no use to its caller.
+/// The instant by which a call must have completed.
 ///
 /// It is carried with the task: everything polled inside a [`DeadlineLayer`](crate::timeout::DeadlineLayer) or a
-/// [`Deadline::scope`] sees it, and of nested deadlines the earliest wins. It does not cross `tokio::spawn` by itself;
-/// [`scope`](Deadline::scope) takes it there.
+/// [`Deadline::scope`] sees it. Of nested deadlines, the earliest applies. A deadline does not cross `tokio::spawn` by itself; use
+/// [`scope`](Deadline::scope) to pass it on.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -26,7 +26,7 @@ thread_local! {
 /// let deadline = Deadline::after(Duration::from_secs(2));
 /// deadline.scope(async {
 ///     let mine = Deadline::current().expect("inside the scope");
-///     // Into a task of its own:
+///     // Pass it to a new task:
 ///     tokio::spawn(mine.scope(async { assert!(Deadline::current().is_some()) })).await.unwrap();
 /// }).await;
 /// assert!(Deadline::current().is_none());
@@ -36,7 +36,7 @@ thread_local! {
 pub struct Deadline(Moment);
 
 impl Deadline {
-    /// The deadline that is `time` from now. `Duration::MAX` is no limit.
+    /// The deadline `time` from now. `Duration::MAX` is no limit.
     pub fn after(time: Duration) -> Self {
         Self(Now::unread().moment().after(time))
     }
@@ -57,7 +57,7 @@ impl Deadline {
         self.0
     }
 
-    /// The time left; zero if it is over.
+    /// The time left; zero if the deadline has passed.
     pub fn remaining(self, now: &Now) -> Duration {
         if self.0 == Moment::FAR {
             return Duration::MAX;
@@ -65,20 +65,20 @@ impl Deadline {
         self.0.since(now.moment())
     }
 
-    /// Whether it is over.
+    /// Whether the deadline has passed.
     pub fn is_over(self, now: &Now) -> bool {
         self.0 != Moment::FAR && now.moment() >= self.0
     }
 
-    /// Whether the deadline in force is over within a millisecond, the resolution of tokio's timers. A client or server that
-    /// knows the deadline may give up that much earlier.
+    /// Whether the deadline in force passes within a millisecond, the resolution of tokio's timers. A client or server that knows
+    /// the deadline may give up that much earlier.
     pub(crate) fn is_current_due() -> bool {
         let left = Self::current().map(|deadline| deadline.remaining(&Now::unread()));
         left.is_some_and(|left| left <= Duration::from_millis(1))
     }
 
-    /// A future that carries this deadline into everything it polls. It does not end the future when the time is over;
-    /// that is the work of [`DeadlineLayer`](crate::timeout::DeadlineLayer).
+    /// A future inside which this deadline is in force. It does not end the future at the deadline; a
+    /// [`DeadlineLayer`](crate::timeout::DeadlineLayer) does.
     pub fn scope<F: Future>(self, future: F) -> Scoped<Self, F> {
         Scoped::new(self, future)
     }
@@ -101,13 +101,13 @@ impl Context for Deadline {
 #[cfg(feature = "http")]
 pub(crate) type DeadlineScope<F> = Scoped<Deadline, F>;
 
-/// Puts the deadline back that was in force before, even when a poll panics.
+/// Restores the previous deadline, even when a poll panics.
 pub(crate) struct Entered {
     before: Moment,
 }
 
 impl Entered {
-    /// Whether the deadline that was in force before is over; the clock is asked only if that was earlier than `own`.
+    /// Whether the previous deadline has passed. Reads the clock only if that deadline is earlier than `own`.
     pub(crate) fn is_over_before(&self, own: Deadline) -> bool {
         self.before < own.0 && Deadline(self.before).is_over(&Now::unread())
     }
@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_nested_deadlines_the_earliest_wins() {
+    fn of_nested_deadlines_the_earliest_applies() {
         let early = Deadline::at(Moment::from_nanos(10));
         let late = Deadline::at(Moment::from_nanos(20));
         {
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_inside_sees_it_while_it_is_dropped() {
+    fn a_destructor_inside_a_scope_sees_the_deadline() {
         struct Looks(std::rc::Rc<Cell<bool>>);
         impl Drop for Looks {
             fn drop(&mut self) {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_is_no_limit() {
+    fn the_longest_duration_is_no_limit() {
         let never = Deadline::after(Duration::MAX);
         assert!(!never.is_over(&Now::at(Moment::FAR)));
         assert_eq!(never.remaining(&Now::unread()), Duration::MAX);

@@ -1,15 +1,15 @@
-//! The one place that spawns: what must go on without its caller.
+//! Spawns work that must finish even if its caller does not wait.
 
 use std::future::Future;
 
-/// Runs this on the runtime, in the span of its caller.
+/// Spawns the future in the caller's tracing span.
 pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {
     #[cfg(feature = "tracing")]
     let future = tracing::Instrument::in_current_span(future);
     tokio::spawn(future);
 }
 
-/// Runs this on the runtime, in no span: it serves nobody in particular.
+/// Spawns the future outside any tracing span, because it serves no single caller.
 #[cfg(any(feature = "postgres", feature = "redis"))]
 pub(crate) fn attend(future: impl Future<Output = ()> + Send + 'static) {
     tokio::spawn(future);

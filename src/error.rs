@@ -1,4 +1,4 @@
-//! What a service's error must be able to say about a rejection, and errors of settings.
+//! Errors of calls and of settings.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,12 +8,12 @@ use thiserror::Error as ThisError;
 use crate::chain::links;
 pub use crate::rejected::{Quota, Reason, Rejected};
 
-/// What the layers need of a service's error: it can hold a [`Rejected`], and say whether it does.
+/// The error of a service that can hold a [`Rejected`]. The layers require it.
 ///
-/// Implemented for [`Rejected`], for [`Error<E>`] and for [`BoxError`], which finds a rejection only where it is certainly about
-/// the same call: boxed as it is, in an [`Error<E>`], or below the error of a known client. A rejection below
-/// any other error may belong to another call, and is not found. An application's own enum does it in three lines;
-/// a foreign error needs one `.map_err(buttress::Error::Inner)` innermost in the stack.
+/// It is implemented for [`Rejected`], [`Error<E>`] and [`BoxError`]. A [`BoxError`] finds a rejection only if it certainly concerns
+/// the same call: boxed directly, in an [`Error<E>`], or as the source of a known client's error. Below any other error, a
+/// rejection may belong to another call and is not found. Implement the trait for your own enum as shown below. For a foreign
+/// error, add `.map_err(buttress::Error::Inner)` innermost in the stack.
 ///
 /// ```
 /// use buttress::{CallError, Rejected};
@@ -36,12 +36,12 @@ pub use crate::rejected::{Quota, Reason, Rejected};
     message = "the error `{Self}` cannot hold a rejection of this crate",
     label = "this service's error must implement `buttress::CallError`",
     note = "wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`",
-    note = "a bare client: put a stack around it, for instance `client(\"name\", ClientConfig::default())?.layer(reqwest_client)`",
-    note = "an `Infallible` service (axum) is lifted and answered by `buttress::http::handle_rejections(layers)`",
+    note = "a client without layers: wrap it in a stack, for example `client(\"name\", ClientConfig::default())?.layer(reqwest_client)`",
+    note = "an `Infallible` service (axum): wrap the layers in `buttress::http::handle_rejections(layers)`",
     note = "your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`"
 )]
 pub trait CallError: From<Rejected> {
-    /// The rejection that this error is, if it is one.
+    /// The rejection, if this error is one.
     fn rejected(&self) -> Option<&Rejected>;
 }
 
@@ -62,11 +62,11 @@ impl CallError for BoxError {
     }
 }
 
-/// A rejection, or the service's own error untouched.
+/// A rejection, or the unchanged error of the service.
 ///
-/// A rejection displays what happened to the call and which layer did it; its [`source`](std::error::Error::source) is the
-/// [`Rejected`], which says why, with the numbers. Code that prints the whole chain therefore prints each part once. `{:#}`
-/// prints both parts on one line. The service's own error displays as itself, with its own sources.
+/// A rejection displays as the event and the layer. Its [`source`](std::error::Error::source) is the [`Rejected`], which displays
+/// the reason with its numbers. Code that prints the whole chain prints each part once. `{:#}` prints both parts on one line. The
+/// service's error displays as itself, with its own sources.
 ///
 /// ```
 /// use buttress::{Error, Reason, Rejected};
@@ -80,7 +80,7 @@ impl CallError for BoxError {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error<E> {
-    /// This crate refused the call or cut it short.
+    /// This crate rejected or ended the call.
     Rejected(Rejected),
     /// The service's own error.
     Inner(E),
@@ -112,8 +112,8 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
         }
     }
 
-    // Once it is boxed, this is the only way to tell a rejection in an `Error` of any type from a foreign error that has a
-    // rejection as its source.
+    // In a box, only the description distinguishes a rejection in an `Error` of any type from a foreign error whose source is a
+    // rejection.
     #[allow(deprecated)]
     fn description(&self) -> &str {
         match self {
@@ -123,7 +123,7 @@ impl<E: std::error::Error + 'static> std::error::Error for Error<E> {
     }
 }
 
-/// The description of an [`Error`] that is a rejection, which its source is.
+/// The description of an [`Error::Rejected`], whose source is the [`Rejected`].
 pub(crate) const REJECTION: &str = "a call that buttress has rejected";
 
 impl<E> Error<E> {
@@ -145,18 +145,18 @@ impl<E> CallError for Error<E> {
     }
 }
 
-/// A setting that cannot work: which field, what it was set to, and what is allowed.
+/// An invalid setting: its field, its value, and the allowed values.
 #[derive(Clone, Debug, PartialEq, Eq, ThisError)]
 #[error("{}`{field}` is {value}, but it must be {allowed}", whose(.owner.as_deref()))]
 #[non_exhaustive]
 pub struct ConfigError {
-    /// Whose setting it is, if that has a name yet: ``circuit breaker `payments` ``.
+    /// The owner of the setting, if it has a name yet: ``circuit breaker `payments` ``.
     pub owner: Option<Box<str>>,
     /// The field, with its path in a stack: `breaker.probes`.
     pub field: Cow<'static, str>,
-    /// The value it had.
+    /// The value of the field.
     pub value: String,
-    /// What is allowed.
+    /// The allowed values.
     pub allowed: Cow<'static, str>,
 }
 
@@ -175,13 +175,13 @@ impl ConfigError {
         }
     }
 
-    /// The same error, of what has this name.
+    /// Sets the owner of the setting.
     pub(crate) fn of(mut self, kind: &str, name: &str) -> Self {
         self.owner = Some(format!("{kind} `{name}`").into());
         self
     }
 
-    /// The same error, of a field inside `part`.
+    /// Prefixes the field with `part`.
     #[must_use]
     pub fn within(mut self, part: &str) -> Self {
         self.field = format!("{part}.{}", self.field).into();
@@ -191,14 +191,14 @@ impl ConfigError {
     /// Checks the name of a handle or a stack, which appears in errors, logs and metrics.
     pub(crate) fn check_name(kind: &str, name: &str) -> Result<(), Self> {
         let holds = !name.is_empty() && !name.contains(char::is_control);
-        let allowed = "at least one character, none of them a control character";
+        let allowed = "non-empty and without control characters";
         Self::unless(holds, "name", name, allowed).map_err(|error| Self {
             owner: Some(kind.into()),
             ..error
         })
     }
 
-    /// `Ok` if `holds`, else this error.
+    /// This error, unless `holds`.
     pub(crate) fn unless(
         holds: bool,
         field: &'static str,
@@ -217,7 +217,7 @@ fn whose(owner: Option<&str>) -> String {
     owner.map_or_else(String::new, |owner| format!("{owner}: "))
 }
 
-/// What code that prints an error with all its sources prints.
+/// The messages of an error and all its sources.
 #[cfg(test)]
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source())
@@ -288,8 +288,7 @@ mod tests {
                     .unwrap_err()
                     .to_string(),
                 format!(
-                    "client: `name` is {shown}, but it must be at least one character, \
-                     none of them a control character"
+                    "client: `name` is {shown}, but it must be non-empty and without control characters"
                 )
             );
         }

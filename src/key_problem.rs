@@ -1,63 +1,60 @@
-//! Why a request with an idempotency key, or without one, is not answered by the handler.
+//! Why a request with or without an idempotency key is rejected.
 
 use std::fmt;
 
 use crate::outcome::Executed;
 
-/// What an [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer) refuses, and why. As a response, by
-/// [`answer`](crate::http::handle_rejections), each is a problem (RFC 9457) whose `type` is the address of its variant on this page.
+/// Why an [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer) rejects a request.
+///
+/// [`handle_rejections`](crate::http::handle_rejections) turns each variant into a problem response (RFC 9457). The `type` of the
+/// problem is the address of the variant on this page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyProblem {
-    /// 400. The operation requires a key, and there is none. Send one, the same with every repetition.
+    /// 400. The operation requires a key, and the request has none. Send a key, and the same key with every retry.
     Missing,
-    /// 400. The key cannot be read, or is too short or too long. Correct it: nothing was done.
+    /// 400. The key is malformed, too short or too long. Nothing was executed. Correct the key.
     Malformed(KeyFault),
-    /// 403. It cannot be told whose key this is.
+    /// 403. The owner of the key cannot be determined.
     NoTenant,
-    /// 400. The request's body broke off. Send it again: nothing was done.
+    /// 400. The request's body ended early. Nothing was executed. Send the request again.
     Incomplete,
-    /// 408. The body of the request took longer than a time limit in front of this service allows. Send it again: nothing was done.
+    /// 408. The body of the request exceeded a time limit in front of this service. Nothing was executed. Send the request again.
     TooSlow,
-    /// 413. The body of the request is larger than this many bytes or, if `None`, than a limit further out. Nothing was done.
+    /// 413. The body of the request exceeds this many bytes or, if `None`, the limit of an outer layer. Nothing was executed.
     TooLarge(Option<usize>),
-    /// 500, of a handler whose own call was refused. It was the second call in a scope of [`CallOptions`](crate::CallOptions)
-    /// that needs the idempotency key of the scope. It was not sent. Give each call a scope of its own, or set the header
-    /// yourself to repeat an operation.
+    /// 500, from a handler whose own call was rejected. It was the second call that needs the idempotency key of one
+    /// [`CallOptions`](crate::CallOptions) scope. It was not sent. Use a separate scope for each call, or set the header to retry an
+    /// operation yourself.
     SecondCall,
-    /// 422. The key was used for another request. Nothing was done: a new operation needs a new key.
+    /// 422. The key was used for another request. This request was not executed. Use a new key for a new operation.
     Reused,
-    /// 409, with `Retry-After`. The operation is under way. Send the same request again later, for its answer.
+    /// 409, with `Retry-After`. The operation is in progress. Send the same request again later to get its response.
     InProgress,
-    /// 409. The operation is done, but its answer was not kept: it was too large. It will not be done again.
+    /// 409. The operation was executed, but its response was too large to store. It is not executed again.
     NotStored,
-    /// 409. Whether the operation was done is not known: it was given up half-way. It will not be done again under this key.
+    /// 409. The operation was interrupted, and it is unknown whether it was executed. It is not executed again for this key.
     Unknown,
-    /// 500. The handler failed, and it is not known how far it came. It is not done again under this key, but by a policy that frees it.
+    /// 500. The handler failed partway. The operation is not executed again for this key unless the storage policy releases it.
     Failed,
-    /// 503, with `Retry-After`. The handler panicked, or its response broke off, but nothing has happened: its transaction was rolled
-    /// back, or it has said so. Send the same request again: the key is free.
+    /// 503, with `Retry-After`. The handler panicked or its response ended early, and the operation had no effect: its transaction was
+    /// rolled back, or the handler reported it. Send the same request again; the key is free.
     NotExecuted,
-    /// 503, with `Retry-After`. The service has reached its limit of operations in progress. Send the same request again later:
-    /// nothing was done by this request.
+    /// 503, with `Retry-After`. The service has reached its limit of operations in progress. This request was not executed. Send it
+    /// again later.
     TooManyOperations,
-    /// 503. What is known of this key cannot be looked up. Nothing was done.
+    /// 503. The store of the keys is unavailable. Nothing was executed.
     StoreUnavailable,
 }
 
 impl KeyProblem {
-    /// The problem as a word, its status and title, and whether the operation may have been executed.
+    /// The label, status and title of the problem, and whether the operation may have been executed.
     const fn facts(&self) -> (&'static str, u16, &'static str, Executed) {
         use Executed::{Maybe, No};
         match self {
             Self::Missing => ("key_missing", 400, "Idempotency key missing", No),
             Self::Malformed(_) => ("key_malformed", 400, "Idempotency key malformed", No),
-            Self::NoTenant => (
-                "key_no_tenant",
-                403,
-                "Owner of the idempotency key unknown",
-                No,
-            ),
+            Self::NoTenant => ("key_no_tenant", 403, "Idempotency key owner unknown", No),
             Self::Incomplete => ("key_body_incomplete", 400, "Request incomplete", No),
             Self::TooSlow => ("key_body_too_slow", 408, "Request too slow", No),
             Self::TooLarge(_) => ("key_body_too_large", 413, "Request too large", No),
@@ -74,7 +71,7 @@ impl KeyProblem {
                 No,
             ),
             Self::InProgress => ("key_in_progress", 409, "Operation in progress", Maybe),
-            Self::NotStored => ("key_response_not_stored", 409, "Answer not kept", Maybe),
+            Self::NotStored => ("key_response_not_stored", 409, "Response not stored", Maybe),
             Self::Unknown => ("key_outcome_unknown", 409, "Outcome unknown", Maybe),
             Self::Failed => ("key_failed", 500, "Operation failed", Maybe),
             Self::NotExecuted => ("key_not_executed", 503, "Operation not executed", No),
@@ -93,7 +90,7 @@ impl KeyProblem {
         }
     }
 
-    /// The problem as a word.
+    /// The problem as a label of metrics and logs.
     pub const fn as_str(&self) -> &'static str {
         self.facts().0
     }
@@ -105,17 +102,17 @@ impl KeyProblem {
         format!("https://docs.rs/buttress/latest/buttress/enum.KeyProblem.html#variant.{name}")
     }
 
-    /// The status of its answer (draft-ietf-httpapi-idempotency-key-header §2.7, where it says anything).
+    /// The status of the response (from draft-ietf-httpapi-idempotency-key-header §2.7 where it defines one).
     pub const fn status(&self) -> u16 {
         self.facts().1
     }
 
-    /// The problem in a few words, always the same.
+    /// The title of the problem, which is constant per variant.
     pub const fn title(&self) -> &'static str {
         self.facts().2
     }
 
-    /// Whether the operation that the key stands for may have been executed.
+    /// Whether the operation of the key may have been executed.
     pub const fn executed(&self) -> Executed {
         self.facts().3
     }
@@ -126,63 +123,60 @@ impl fmt::Display for KeyProblem {
         f.write_str(match self {
             Self::Missing => "an idempotency key is required",
             Self::Malformed(fault) => return fault.fmt(f),
-            Self::NoTenant => "it cannot be told whose idempotency key this is",
-            Self::Incomplete => "the body of the request broke off",
-            Self::TooSlow => "the body of the request took longer than a time limit in front of this service allows",
+            Self::NoTenant => "the owner of the idempotency key cannot be determined",
+            Self::Incomplete => "the request body ended early, send the request again",
+            Self::TooSlow => "the request body exceeded a time limit in front of this service",
             Self::TooLarge(Some(max)) => {
-                return write!(f, "the body of the request is larger than {max} bytes");
+                return write!(f, "the request body is larger than {max} bytes");
             }
             Self::TooLarge(None) => {
-                "the body of the request is larger than a limit in front of this service"
+                "the request body is larger than a limit in front of this service"
             }
             Self::SecondCall => {
                 "another call in this scope has used the idempotency key: \
-                 give each call a scope of its own, or set the header yourself to repeat an operation"
+                 use a separate scope for each call, or set the header to retry an operation"
             }
-            Self::Reused => "this idempotency key was used for another request",
-            Self::InProgress => "the operation with this idempotency key is under way",
-            Self::NotStored => "the operation is done, but its answer was too large to be kept",
-            Self::Unknown => "it is not known whether the operation was done",
-            Self::Failed => "the handler failed, and it is not known how far it came",
-            Self::NotExecuted => "the handler failed, and nothing has happened",
+            Self::Reused => "the idempotency key was used for another request, use a new key for a new operation",
+            Self::InProgress => "the operation with this idempotency key is in progress",
+            Self::NotStored => "the operation was executed, but its response was too large to store",
+            Self::Unknown => "the operation was interrupted, it is unknown whether it was executed",
+            Self::Failed => "the handler failed partway, the operation is not executed again for this key",
+            Self::NotExecuted => "the handler failed and the operation had no effect, send the same request again",
             Self::TooManyOperations => "too many operations are in progress",
-            Self::StoreUnavailable => "what is known of this idempotency key cannot be looked up",
+            Self::StoreUnavailable => "the store of idempotency keys is unavailable",
         })
     }
 }
 
-/// What is wrong with a key.
+/// Why a key is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyFault {
-    /// The header stands there more than once.
+    /// The header occurs more than once.
     Repeated,
-    /// It has bytes that are not printable ASCII.
+    /// The key has bytes that are not printable ASCII.
     NotAscii,
-    /// It must stand in double quotes.
+    /// The key is not in double quotes.
     NotQuoted,
-    /// It is not one string in double quotes, as RFC 9651 has it.
+    /// The value is not a single string in double quotes (RFC 9651).
     NotOneString,
-    /// It has fewer characters than this.
+    /// The key has fewer characters than this.
     TooShort(u8),
-    /// It has more than 255 characters.
+    /// The key has more than 255 characters.
     TooLong,
 }
 
 impl fmt::Display for KeyFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::TooShort(shortest) => {
-                return write!(
-                    f,
-                    "the idempotency key has fewer than {shortest} characters"
-                );
+            Self::TooShort(min) => {
+                return write!(f, "the idempotency key has fewer than {min} characters");
             }
-            Self::Repeated => "the idempotency key stands there more than once",
-            Self::NotAscii => "the idempotency key is not printable ASCII",
-            Self::NotQuoted => "the idempotency key must stand in double quotes (RFC 9651, string)",
+            Self::Repeated => "the idempotency key header occurs more than once",
+            Self::NotAscii => "the idempotency key has characters that are not printable ASCII",
+            Self::NotQuoted => "the idempotency key must be in double quotes (RFC 9651, string)",
             Self::NotOneString => {
-                "the idempotency key is not one string in double quotes (RFC 9651)"
+                "the idempotency key must be a single string in double quotes (RFC 9651)"
             }
             Self::TooLong => "the idempotency key is longer than 255 characters",
         })

@@ -1,4 +1,4 @@
-// Of two definitions of a link the first holds: here the README's files are at the repository's.
+// The first of two definitions of a link applies: these point the README's relative links to the repository.
 #![doc = "[outage]: https://raw.githubusercontent.com/buttress-rs/buttress/main/docs/outage.svg"]
 #![doc = "[telemetry]: https://github.com/buttress-rs/buttress/blob/main/docs/telemetry.md"]
 #![doc = "[recipes]: https://github.com/buttress-rs/buttress/blob/main/docs/recipes/README.md"]
@@ -23,7 +23,7 @@
 #[macro_use]
 mod setters;
 
-// ── ground: no tower, no async ──
+// ── base: no tower, no async ──
 mod allowance;
 mod attempt;
 pub mod backoff;
@@ -61,10 +61,10 @@ pub mod idempotency;
 pub mod retry;
 pub mod timeout;
 
-// ── gate: the one shared adapter ──
+// ── gate: the adapter of admission policies ──
 pub mod gate;
 
-// ── rim ──
+// ── edges: protocols, telemetry, testing ──
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(doctest)]
@@ -85,7 +85,7 @@ pub use crate::outcome::{
 };
 pub use crate::verify::verify;
 
-/// The futures of the types on this page.
+/// The futures of the types in this module.
 pub mod future {
     pub use crate::scoped::Scoped;
 }

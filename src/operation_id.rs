@@ -1,9 +1,9 @@
-//! The name of an operation in events, logs and look-ups.
+//! The ID of an operation in events, logs and lookups.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The short name of an operation, for logs and support: the first 16 bytes of its record key, as 32 hexadecimal digits.
+/// The short ID of an operation, for logs and support: the first 16 bytes of its record key, as 32 hexadecimal digits.
 ///
 /// It is a digest: it reveals neither the idempotency key nor the tenant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,13 +33,13 @@ impl FromStr for OperationId {
     }
 }
 
-/// The text is not the id of an operation: 32 hexadecimal digits.
+/// The text is not an operation ID, which has 32 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParseOperationIdError(());
 
 impl fmt::Display for ParseOperationIdError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the id of an operation is 32 hexadecimal digits")
+        f.write_str("an operation ID has 32 hexadecimal digits")
     }
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Fills the bytes from twice as many hexadecimal digits, and no others.
+/// Fills the bytes from exactly twice as many hexadecimal digits.
 pub(crate) fn from_hex(digits: &str, bytes: &mut [u8]) -> Option<()> {
     let digits = digits.as_bytes();
     if digits.len() != 2 * bytes.len() {

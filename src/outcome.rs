@@ -1,4 +1,4 @@
-//! One vocabulary of results: every pattern asks the same question about a finished call.
+//! Outcomes: the common classification of results for all layers.
 
 use std::time::Duration;
 
@@ -6,31 +6,31 @@ use crate::call::Marks;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
 
-/// What a finished call says about the service and about trying again.
+/// The classification of a finished call: the state of the service, and whether to retry.
 ///
-/// Breakers, limits and throttles read [`kind`](Outcome::kind); retry and hedge read all of it.
+/// Breakers read [`kind`](Outcome::kind); retries read all fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Outcome {
-    /// What the result says about the service.
+    /// The kind of the result.
     pub kind: Kind,
-    /// How long the server asked us to wait before the next attempt.
+    /// The wait before the next attempt that the server requested.
     pub wait: Option<Duration>,
-    /// Whether trying again is allowed whatever the kind says.
+    /// Overrides the retry decision of the kind.
     pub retry: RetryAdvice,
     /// Whether the service may have acted on the call.
     pub executed: Executed,
     /// Whether the waits of later retries start over, as after a gRPC pushback.
     pub restarts_backoff: bool,
-    /// How a request never reached a server that is alive. Default: `None`.
+    /// Set if a live server did not process the request. Default: `None`.
     pub unprocessed: Option<Unprocessed>,
 }
 
-/// How a request never reached a server that is alive (RFC 9113 §8.7 calls such a request unprocessed).
+/// Why a live server did not process a request (RFC 9113 §8.7).
 ///
-/// Both happen during an ordinary restart, so they say nothing about the server's health. Breakers and retry budgets keep an
-/// allowance for each: while it lasts, such a request is repeated for free and the breaker does not count it. With none left,
-/// it counts as [overloaded](Kind::Overloaded) for the breaker, and its repetition costs a retry token and a backoff.
+/// Both happen during an ordinary restart and are no sign of bad health. Breakers and retry budgets have an allowance for each: while
+/// it lasts, such a request is retried for free and the breaker does not count it. Afterwards it counts as
+/// [overloaded](Kind::Overloaded) for the breaker, and a retry costs a token and a backoff.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unprocessed {
@@ -42,19 +42,19 @@ pub enum Unprocessed {
     StreamRefused,
 }
 
-/// What a result says about the service.
+/// The kind of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
-    /// The call did what it was for.
+    /// The call succeeded.
     Success,
-    /// It might work if tried again.
+    /// A failure that may pass.
     Transient,
-    /// The service is alive, but limiting.
+    /// The service is alive and limits load.
     Overloaded,
-    /// The request's own fault; the service is fine.
+    /// The request is at fault; the service is healthy.
     Permanent,
-    /// Says nothing about the service.
+    /// No information about the service.
     Neutral,
 }
 
@@ -75,13 +75,13 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RetryAdvice {
-    /// As its [`Kind`] has it: transient and overloaded ones.
+    /// Decided by the [`Kind`]: retry if transient or overloaded.
     ByKind,
-    /// No: it would not help, or would not be right.
+    /// No retry: it would not help or would be wrong.
     Never,
-    /// No: the server said so.
+    /// No retry: the server forbids it.
     Vetoed,
-    /// Yes, even though its kind would not be repeated.
+    /// Retry, even if the kind would not be retried.
     Allowed,
 }
 
@@ -89,25 +89,25 @@ pub enum RetryAdvice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Executed {
-    /// It may have: the call was handed to the service.
+    /// It may have: the call reached the service.
     Maybe,
-    /// It has not, for sure.
+    /// It certainly has not.
     No,
 }
 
 impl Outcome {
-    /// The call did what it was for.
+    /// The call succeeded.
     pub const SUCCESS: Self = Self::of(Kind::Success);
-    /// It might work if tried again.
+    /// A failure that may pass.
     pub const TRANSIENT: Self = Self::of(Kind::Transient);
-    /// The service is alive, but limiting.
+    /// The service is alive and limits load.
     pub const OVERLOADED: Self = Self::of(Kind::Overloaded);
-    /// The request's own fault; the service is fine.
+    /// The request is at fault; the service is healthy.
     pub const PERMANENT: Self = Self::of(Kind::Permanent);
-    /// Says nothing about the service.
+    /// No information about the service.
     pub const NEUTRAL: Self = Self::of(Kind::Neutral);
 
-    /// An outcome of this kind: no wait, repeated as the kind has it, perhaps executed.
+    /// An outcome of this kind: no wait, retried as the kind decides, perhaps executed.
     pub const fn of(kind: Kind) -> Self {
         Self {
             kind,
@@ -119,7 +119,7 @@ impl Outcome {
         }
     }
 
-    /// The outcome of a request that never reached a server that is alive: neutral, not executed, may be repeated.
+    /// The outcome of a request that a live server did not process: neutral, not executed, may be retried.
     pub const fn unprocessed(how: Unprocessed) -> Self {
         let mut outcome = Self::NEUTRAL.not_executed().retry(RetryAdvice::Allowed);
         outcome.unprocessed = Some(how);
@@ -131,22 +131,22 @@ impl Outcome {
         retry: RetryAdvice,
     }
 
-    /// The same, and the service certainly did not act on the call.
+    /// Marks the call as certainly not executed.
     #[must_use]
     pub const fn not_executed(mut self) -> Self {
         self.executed = Executed::No;
         self
     }
 
-    /// The same, and the waits of later retries start over.
+    /// Restarts the backoff of later retries.
     #[must_use]
     pub const fn restarts_backoff(mut self) -> Self {
         self.restarts_backoff = true;
         self
     }
 
-    /// The same, and perhaps executed if those inside the attempt say so: of two requests that one attempt sent, the result
-    /// tells only about the last.
+    /// Marks the call as perhaps executed if inner layers reported it. If one attempt sent two requests, the result is that of the
+    /// last one only.
     pub(crate) const fn heeding(mut self, marks: Marks) -> Self {
         if marks.acted() {
             self.executed = Executed::Maybe;
@@ -154,32 +154,31 @@ impl Outcome {
         self
     }
 
-    /// Whether this counts as an answer the service is responsible for and gave well: a success, or an error that
-    /// was the request's own fault.
+    /// Whether the service handled the call correctly: a success, or an error for which the request is at fault.
     pub const fn is_good(&self) -> bool {
         matches!(self.kind, Kind::Success | Kind::Permanent)
     }
 }
 
-/// Says what a result means. Asked by every pattern; never shown a rejection of this crate's own.
+/// Classifies results. Every layer uses a classifier. It never receives a rejection of this crate.
 ///
-/// Closures are classifiers; [`classify_fn`] helps the compiler with their types.
+/// Closures are classifiers; [`classify_fn`] fixes their types for the compiler.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say what a `Result<{Res}, {E}>` means",
+    message = "`{Self}` cannot classify a `Result<{Res}, {E}>`",
     label = "not a classifier for these results",
-    note = "every error may pass if tried again: `buttress::ErrorIsTransient`",
-    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; your own error: \
+    note = "to treat every error as transient: `buttress::ErrorIsTransient`",
+    note = "HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that implement `buttress::http::ErrorOutcome`; your own error: \
             `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`; \
             a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
     note = "anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results"
 )]
 pub trait Classify<Res, E> {
-    /// What this result means.
+    /// Classifies this result.
     fn classify(&self, result: Result<&Res, &E>) -> Outcome;
 
-    /// What this error is called in traces: a word of a short list, never a text with an address in it. Default: `_OTHER`.
+    /// The type of this error in traces: one word of a short list, without variable parts. Default: `_OTHER`.
     ///
-    /// It may be asked of a rejection, whose [reason](crate::Reason::as_str) has a name.
+    /// It may be called for a rejection, for which [`Reason::as_str`](crate::Reason::as_str) is the type.
     fn error_type(&self, error: &E) -> &'static str {
         let _ = error;
         "_OTHER"
@@ -195,7 +194,7 @@ where
     }
 }
 
-/// A closure as a classifier: the same closure, with its types pinned down.
+/// Makes a closure a classifier: returns the closure, with its types fixed.
 ///
 /// ```
 /// use buttress::{Outcome, classify_fn};
@@ -214,7 +213,7 @@ where
     f
 }
 
-/// The plainest classifier: an `Ok` is a success, an `Err` is transient.
+/// The default classifier: an `Ok` is a success, an `Err` is transient.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ErrorIsTransient;
 
@@ -227,8 +226,8 @@ impl<Res, E> Classify<Res, E> for ErrorIsTransient {
     }
 }
 
-/// What a result means, our own rejections included; `None` if it is no result at all: the call was cut short by a
-/// deadline that is not the service's fault, and its permit is to be dropped.
+/// Classifies a result, including rejections of this crate. `None`: a deadline ended the call, which is not the service's fault; drop
+/// its permit.
 #[inline(always)]
 pub(crate) fn judge<Res, E, C>(result: &Result<Res, E>, classify: &C) -> Option<Outcome>
 where
@@ -241,7 +240,7 @@ where
     }
 }
 
-/// What [`judge`] says of an error.
+/// Classifies an error, like [`judge`].
 pub(crate) fn judge_error<Res, E, C>(error: &E, classify: &C) -> Option<Outcome>
 where
     E: CallError,
@@ -253,7 +252,7 @@ where
     }
 }
 
-/// What a rejection of this crate's own means. The only place that knows.
+/// Classifies a rejection of this crate.
 #[cold]
 pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
     match rejected.reason {
@@ -261,12 +260,12 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
         Reason::AttemptTimeout { .. } | Reason::HeaderTimeout { .. } | Reason::BodyIdle { .. } => {
             Some(Outcome::TRANSIENT)
         }
-        // As any connection that failed: nothing was sent.
+        // Like any failed connection: nothing was sent.
         Reason::ConnectTimeout { .. } => Some(Outcome {
             executed: rejected.executed,
             ..Outcome::TRANSIENT
         }),
-        // The handler failed, or the store of its records; and the mistakes of a caller.
+        // Failures of the handler or of the store, and errors of the caller.
         Reason::Key(problem) => Some(Outcome {
             executed: rejected.executed,
             retry: RetryAdvice::Never,
@@ -283,7 +282,7 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
                 _ => Outcome::PERMANENT,
             }
         }),
-        // The caller's time ran out while the call was under way.
+        // The caller's deadline passed during the call.
         Reason::Deadline if rejected.executed == Executed::Maybe => None,
         _ => Some(Outcome {
             kind: Kind::Neutral,
@@ -296,15 +295,15 @@ pub(crate) fn judge_rejection(rejected: &Rejected) -> Option<Outcome> {
     }
 }
 
-/// Says of a response that nobody acted on its request. It never leaves the process, and only this crate sets it.
+/// Marks a response whose request was not executed. It never leaves the process, and only this crate sets it.
 #[cfg(feature = "http")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotExecuted {
-    /// A layer of ours in this process has refused the call.
+    /// A layer of this crate in this process rejected the call.
     Here,
-    /// It has refused a repetition of the call: an attempt before it may have been executed.
+    /// A layer of this crate rejected a retry of the call: an earlier attempt may have been executed.
     HereAgain,
-    /// The server says so, and is believed.
+    /// The server reported it and is trusted.
     There,
 }
 
@@ -316,12 +315,12 @@ mod tests {
     fn judged(reason: Reason, executed: Executed) -> Option<Outcome> {
         let result: Result<(), Error<&str>> =
             Err(Rejected::new(reason, "x").executed(executed).into());
-        // A classifier that would call everything a success must not be asked about a rejection.
+        // The classifier is not used for a rejection.
         judge(&result, &|_: Result<&(), &Error<&str>>| Outcome::SUCCESS)
     }
 
     #[test]
-    fn our_own_rejections_are_judged_here_and_never_by_a_classifier() {
+    fn a_classifier_never_receives_a_rejection() {
         let limit = Duration::from_secs(1);
         assert_eq!(
             judged(Reason::AttemptTimeout { limit }, Executed::Maybe),
@@ -344,7 +343,7 @@ mod tests {
         assert_eq!(
             judged(Reason::CircuitOpen, Executed::Maybe).map(|o| o.executed),
             Some(Executed::Maybe),
-            "the claim is about the whole call"
+            "earlier attempts are covered"
         );
     }
 }

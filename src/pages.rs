@@ -1,6 +1,6 @@
-//! The pages in `docs` compile.
+//! Compiles the examples of the pages in `docs`.
 
-// Its code wants what a service with all of it has.
+// The examples of this page need all features.
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../docs/idempotency.md")]
 mod idempotency {}

@@ -1,7 +1,7 @@
-//! Lets a value in the extensions of a request see that the request was refused before it reached the service.
+//! Shows a value in the extensions of a request that the request was rejected before it reached the service.
 //!
-//! A layer that refuses a request drops it inside [`drop_refused`]. A value that the request carries can then see in its `Drop`
-//! that the request was not executed. No layer has to know the type of the request for that.
+//! A layer that rejects a request drops it inside [`drop_refused`]. A value that the request carries can detect in its `Drop` that
+//! the request was not executed. This works for any type of request.
 
 #[cfg(feature = "idempotency")]
 use std::cell::Cell;
@@ -14,16 +14,16 @@ thread_local! {
     static REFUSING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Drops a request that a layer of this crate refuses before it reached the service.
+/// Drops a request that a layer of this crate rejects before it reached the service.
 #[inline]
 pub(crate) fn drop_refused<Req>(request: Req) {
-    // The refusal of a repetition says nothing about the attempts before it.
+    // An attempt before a rejected retry may have been executed.
     #[cfg(feature = "idempotency")]
-    let _refusing = Refusing(REFUSING.replace(!Call::current().is_repeat()));
+    let _refusing = Refusing(REFUSING.replace(!Call::current().is_retry()));
     drop(request);
 }
 
-/// Whether the value that is being dropped belongs to a request that was refused.
+/// Whether the value that is being dropped belongs to a rejected request.
 #[cfg(feature = "idempotency")]
 pub(crate) fn is_refusing() -> bool {
     REFUSING.try_with(Cell::get).unwrap_or(false)

@@ -1,4 +1,4 @@
-//! One error for every refusal.
+//! Rejections: one error type for all layers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,68 +9,68 @@ use std::time::Duration;
 use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
 
-/// A call that this crate refused or cut short: which layer, why, and when to come back.
+/// A call that a layer of this crate rejected or ended: the layer, the reason, and when to retry.
 ///
-/// The message names the layer and the numbers: ``circuit breaker `payments` is open, next probe in 1.2s``.
+/// The message contains the layer and the numbers: ``circuit breaker `payments` is open, next probe in 1.2s``.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rejected {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The name of the layer that says so.
+    /// The name of the layer.
     pub name: Arc<str>,
-    /// The earliest time at which another call could be admitted, if that is known.
+    /// The time until another call could be admitted, if known.
     pub retry_after: Option<Duration>,
-    /// Whether the service may have acted on the call. A claim about the whole call, earlier attempts included.
+    /// Whether the service may have acted on the call. Covers the whole call, earlier attempts included.
     pub executed: Executed,
 }
 
-/// Why a call was refused or cut short.
+/// Why a call was rejected or ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
     /// The circuit is open: the service failed too often.
     CircuitOpen,
-    /// The circuit is half-open and all its probes are under way.
+    /// The circuit is half-open and all its probes are in flight.
     CircuitProbing,
-    /// The circuit has closed a moment ago and lets calls back in step by step.
+    /// The circuit has just closed and admits only part of the calls.
     CircuitRampingUp,
-    /// The circuit was opened by hand for a time.
+    /// The circuit was opened manually for a limited time.
     CircuitForcedOpen,
-    /// The circuit was isolated by hand, until it is released.
+    /// The circuit is isolated manually until it is released.
     CircuitIsolated,
     /// One attempt took longer than its limit.
     AttemptTimeout {
         /// The limit that was in force.
         limit: Duration,
     },
-    /// No connection was made within its limit: nothing was sent.
+    /// No connection was established within the limit. Nothing was sent.
     ConnectTimeout {
         /// The limit.
         limit: Duration,
     },
-    /// The head of the response did not come within its limit, counted from the end of the request.
+    /// The head of the response did not arrive within the limit after the end of the request.
     HeaderTimeout {
         /// The limit.
         limit: Duration,
     },
-    /// The time for the whole call is over: before it began (not executed) or while it ran.
+    /// The deadline of the whole call passed: before the call began (not executed) or during the call.
     Deadline,
-    /// The response's body sent nothing for too long.
+    /// The body of the response was idle for too long.
     BodyIdle {
         /// The limit between two frames.
         limit: Duration,
     },
-    /// The caller has used up his quota.
+    /// The caller has exceeded a quota.
     QuotaExceeded(Quota),
-    /// It has to do with the idempotency key.
+    /// A problem with the idempotency key.
     Key(KeyProblem),
-    /// A policy of your own refused, and says why.
+    /// A policy of your own rejected the call, with this message.
     Policy(Cow<'static, str>),
 }
 
-/// The quota that a caller has used up. The time until he has some again is the rejection's
-/// [`retry_after`](Rejected::retry_after), the name of the quota its [`name`](Rejected::name).
+/// A quota that the caller has exceeded. The rejection's [`retry_after`](Rejected::retry_after) is the time until the quota allows
+/// another call, and its [`name`](Rejected::name) is the name of the quota.
 ///
 /// ```
 /// use std::time::Duration;
@@ -80,22 +80,22 @@ pub enum Reason {
 ///     .retry_after(Some(Duration::from_secs(12)));
 /// assert_eq!(
 ///     rejected.to_string(),
-///     "the quota `exports` of 100 in 60 s is used up, try again in 12s"
+///     "quota `exports` of 100 per 60s exceeded, retry after 12s"
 /// );
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Quota {
-    /// How much the caller may use in a window.
+    /// The limit per window.
     pub limit: u32,
-    /// How much of it is left: too little for the call that was refused. Default: 0.
+    /// The remaining quota, which is too small for the rejected call. Default: 0.
     pub remaining: u32,
-    /// The length of the window, in seconds. Default: `None`, it has none.
+    /// The length of the window in seconds. `None`, the default: the quota has no window.
     pub window: Option<NonZeroU32>,
 }
 
 impl Quota {
-    /// So much, of which nothing is left.
+    /// A quota with this limit, nothing remaining and no window.
     pub const fn new(limit: u32) -> Self {
         Self {
             limit,
@@ -108,7 +108,7 @@ impl Quota {
         remaining: u32,
     }
 
-    /// The length of the window, in seconds; 0 is none.
+    /// Sets the length of the window in seconds; 0 is none.
     #[must_use]
     pub const fn window(mut self, seconds: u32) -> Self {
         self.window = NonZeroU32::new(seconds);
@@ -137,8 +137,8 @@ impl Reason {
     }
 }
 
-/// The reason in a few words, without the name of the layer: `circuit open`, `no response within 250ms`. The full sentence is
-/// that of [`Rejected`].
+/// The reason in a few words, without the name of the layer: `circuit open`, `no response within 250ms`. [`Rejected`] displays the
+/// full sentence.
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -163,7 +163,7 @@ impl fmt::Display for Reason {
 }
 
 impl Rejected {
-    /// A refusal by the layer of this name, of a call that was never handed to the service.
+    /// A rejection by the layer with this name of a call that never reached the service.
     pub fn new(reason: Reason, name: impl Into<Arc<str>>) -> Self {
         Self {
             reason,
@@ -178,7 +178,7 @@ impl Rejected {
         mut executed: Executed,
     }
 
-    /// What happened to the call, and by which layer. Why is what the rejection itself says.
+    /// The event and the layer, without the reason.
     pub(crate) fn summary(&self) -> impl fmt::Display + '_ {
         Summary(self)
     }
@@ -200,7 +200,7 @@ impl fmt::Display for Summary<'_> {
             Reason::HeaderTimeout { .. } => ("cut off", "header timeout "),
             Reason::Deadline if *executed == Executed::No => ("rejected", "deadline "),
             Reason::Deadline => ("cut off", "deadline "),
-            Reason::BodyIdle { .. } => ("cut off", "body limit "),
+            Reason::BodyIdle { .. } => ("cut off", "body idle timeout "),
             Reason::QuotaExceeded(_) => ("rejected", "quota "),
             Reason::Key(_) => ("rejected", "idempotency layer "),
             Reason::Policy(_) => ("rejected", ""),
@@ -216,19 +216,19 @@ impl fmt::Display for Rejected {
             Reason::CircuitOpen => write!(f, "circuit breaker `{name}` is open")?,
             Reason::CircuitProbing => write!(
                 f,
-                "circuit breaker `{name}` is half-open and its probes are under way"
+                "circuit breaker `{name}` is half-open and all its probes are in flight"
             )?,
             Reason::CircuitRampingUp => write!(
                 f,
-                "circuit breaker `{name}` has just closed and lets calls back in step by step"
+                "circuit breaker `{name}` is ramping up and admits only part of the calls"
             )?,
-            Reason::CircuitForcedOpen => write!(f, "circuit breaker `{name}` was forced open")?,
+            Reason::CircuitForcedOpen => write!(f, "circuit breaker `{name}` is forced open")?,
             Reason::CircuitIsolated => write!(
                 f,
-                "circuit breaker `{name}` was isolated by hand and waits for its release"
+                "circuit breaker `{name}` is isolated until it is released manually"
             )?,
             Reason::AttemptTimeout { limit } => {
-                write!(f, "timeout `{name}`: no answer within {limit:?}")?;
+                write!(f, "timeout `{name}`: no response within {limit:?}")?;
             }
             Reason::ConnectTimeout { limit } => {
                 write!(
@@ -241,35 +241,35 @@ impl fmt::Display for Rejected {
                 "header timeout `{name}`: no response within {limit:?} after the request was sent"
             )?,
             Reason::Deadline if self.executed == Executed::No => {
-                write!(f, "deadline `{name}` was over before the call began")?;
+                write!(f, "deadline `{name}` passed before the call began")?;
             }
-            Reason::Deadline => write!(f, "deadline `{name}` passed while the call was under way")?,
+            Reason::Deadline => write!(f, "deadline `{name}` passed during the call")?,
             Reason::BodyIdle { limit } => {
-                write!(f, "body limit `{name}`: nothing received for {limit:?}")?;
+                write!(f, "body idle timeout `{name}`: no data for {limit:?}")?;
             }
             Reason::QuotaExceeded(quota) => {
-                write!(f, "the quota `{name}` of {}", quota.limit)?;
+                write!(f, "quota `{name}` of {}", quota.limit)?;
                 if let Some(seconds) = quota.window {
-                    write!(f, " in {seconds} s")?;
+                    write!(f, " per {seconds}s")?;
                 }
-                write!(f, " is used up")?;
+                write!(f, " exceeded")?;
             }
             Reason::Key(problem) => write!(f, "idempotency `{name}`: {problem}")?,
-            Reason::Policy(why) => write!(f, "`{name}` refused the call: {why}")?,
+            Reason::Policy(why) => write!(f, "`{name}` rejected the call: {why}")?,
         }
         match (&self.reason, self.retry_after) {
             (_, None) => Ok(()),
             (Reason::CircuitOpen | Reason::CircuitForcedOpen, Some(wait)) => {
                 write!(f, ", next probe in {:?}", rounded(wait))
             }
-            (_, Some(wait)) => write!(f, ", try again in {:?}", rounded(wait)),
+            (_, Some(wait)) => write!(f, ", retry after {:?}", rounded(wait)),
         }
     }
 }
 
 impl std::error::Error for Rejected {}
 
-/// A wait as a person wants to read it: to the millisecond, and never rounded down to nothing.
+/// Rounds a wait up to milliseconds, for display.
 fn rounded(wait: Duration) -> Duration {
     let millis = wait.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
@@ -289,7 +289,10 @@ mod tests {
         );
         let limit = Duration::from_millis(250);
         let late = Rejected::new(Reason::AttemptTimeout { limit }, "search");
-        assert_eq!(late.to_string(), "timeout `search`: no answer within 250ms");
+        assert_eq!(
+            late.to_string(),
+            "timeout `search`: no response within 250ms"
+        );
     }
 
     /// One of each reason.
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_a_few_words_without_the_name_of_the_layer() {
+    fn a_reason_displays_without_the_name_of_the_layer() {
         let words: Vec<_> = every_reason().iter().map(Reason::to_string).collect();
         assert_eq!(
             words,
@@ -336,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_names_the_layer_and_never_repeats_the_reason() {
+    fn a_summary_names_the_layer_without_the_reason() {
         for reason in every_reason() {
             for executed in [Executed::No, Executed::Maybe] {
                 let rejected = Rejected::new(reason.clone(), "x").executed(executed);
@@ -349,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_is_small_whatever_it_says() {
+    fn a_rejection_is_small() {
         // It is moved through every layer.
         assert_eq!(size_of::<Rejected>(), 64);
     }

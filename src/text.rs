@@ -1,4 +1,4 @@
-//! How settings are written: a limit that is none, and what is off.
+//! The serialized form of settings: `"none"` for no limit and `"off"` for a disabled part.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -36,7 +36,7 @@ pub(crate) mod limit {
     }
 }
 
-/// What may be off: its settings, or `"off"`. TOML has no null; where there is one, it means off too, and so does `false`.
+/// A part that can be disabled: its settings, or `"off"`, `false` or null. TOML has no null.
 pub(crate) mod off {
     use super::{Deserialize, Deserializer, OrOff, PhantomData, Serialize, Serializer};
 
@@ -60,7 +60,7 @@ pub(crate) mod off {
     }
 }
 
-/// A duration that may be off.
+/// A duration, or `"off"`.
 pub(crate) mod off_duration {
     use std::time::Duration;
 

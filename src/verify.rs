@@ -1,4 +1,4 @@
-//! A place where a stack is checked, and the compiler says what to write.
+//! Compile-time check of a stack.
 
 use tower_service::Service;
 
@@ -6,9 +6,8 @@ use crate::error::CallError;
 
 /// Checks at compile time that a stack is a service for these requests, and returns it.
 ///
-/// Method syntax (`stack.oneshot(request)`) on a stack that does not fit only gets rustc's E0599, "the method exists but
-/// its trait bounds were not satisfied". The same stack in `verify` gets an error that names the part and says what to
-/// write:
+/// For a method call (`stack.oneshot(request)`) on a stack that does not fit, rustc only reports E0599, "the method exists but its
+/// trait bounds were not satisfied". With `verify`, the error names the part and the fix:
 ///
 /// ```compile_fail,E0277
 /// # use std::time::Duration;
@@ -21,7 +20,7 @@ use crate::error::CallError;
 /// buttress::verify::<String, _>(stack); // the error `std::io::Error` cannot hold a rejection of this crate …
 /// ```
 ///
-/// What it asks for is one line, innermost:
+/// The fix is one line, innermost:
 ///
 /// ```
 /// # use std::time::Duration;

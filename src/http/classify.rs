@@ -171,7 +171,7 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 /// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
 /// never does, so a 425 to a retry would come again and again, and is no reason to believe anything.
 fn too_early() -> Outcome {
-    if Call::current().is_repeat() {
+    if Call::current().is_retry() {
         Outcome::PERMANENT.retry(RetryAdvice::Never)
     } else {
         Outcome::PERMANENT

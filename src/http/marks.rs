@@ -13,7 +13,7 @@ pub(super) const SHOULD_RETRY: &str = "x-should-retry";
 /// Marks the answer to a call that was not executed; `on_wire`: for the client too.
 pub(super) fn mark_refused<B>(response: &mut Response<B>, on_wire: bool) {
     // The refusal of a repetition says nothing about the attempt before it.
-    if Call::current().is_repeat() {
+    if Call::current().is_retry() {
         response.extensions_mut().insert(NotExecuted::HereAgain);
         return;
     }

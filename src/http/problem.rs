@@ -222,7 +222,7 @@ mod tests {
                 "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
                 "title": "Quota exceeded",
                 "status": 429,
-                "detail": "the quota `exports` of 100 in 60 s is used up, try again in 29.001s",
+                "detail": "quota `exports` of 100 per 60s exceeded, retry after 29.001s",
                 "violated-policies": ["exports"],
             })
         );
@@ -247,6 +247,6 @@ mod tests {
         let why = "a \"quoted\" \\ back\nslash \u{1} ü";
         let rejected = Rejected::new(Reason::Policy(why.into()), "x");
         let (_, body) = answer(&rejected);
-        assert_eq!(body["detail"], format!("`x` refused the call: {why}"));
+        assert_eq!(body["detail"], format!("`x` rejected the call: {why}"));
     }
 }

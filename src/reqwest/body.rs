@@ -1,4 +1,4 @@
-//! reqwest's responses are over when their bodies are, too.
+//! Observes and drains the bodies of reqwest's responses.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,13 +11,15 @@ use ::reqwest::{Body, Response, ResponseBuilderExt};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project::pin_project;
 
+use crate::budget::RetryBudget;
 use crate::error::{BoxError, CallError, Error, Reason, Rejected};
 use crate::gate::{Finish, Permit};
-use crate::http::{AtBodyEnd, ClassifyEnd};
-use crate::outcome::Classify;
+use crate::http::{AtBodyEnd, ClassifyEnd, Drain, Draining, deposit_later};
+use crate::outcome::{Classify, Outcome};
+use crate::retry::Discard;
 
-/// The response stays reqwest's own; only its body is wrapped, which costs one allocation. An error that one of our time
-/// limits makes of the body is a [timeout](::reqwest::Error::is_timeout) to reqwest too.
+/// The response stays a `reqwest::Response`; wrapping its body costs one allocation. If a time limit of this crate ends the body,
+/// reqwest's error is a [timeout](::reqwest::Error::is_timeout).
 impl<E, P, C> Finish<Response, E, P, C> for AtBodyEnd
 where
     E: CallError,
@@ -36,7 +38,7 @@ where
         let response = result?;
         let url = response.url().clone();
         let (mut head, body) = ::http::Response::from(response).into_parts();
-        // reqwest keeps the URL in an extension that only its own builder sets.
+        // reqwest stores the URL in an extension that only its builder can set.
         if let Ok(with_url) = Builder::new().url(url).body(()) {
             head.extensions.extend(with_url.into_parts().0.extensions);
         }
@@ -45,7 +47,7 @@ where
     }
 }
 
-/// A body whose time limits reqwest recognizes.
+/// A body whose timeouts reqwest recognizes.
 #[pin_project]
 struct Timed<B>(#[pin] B);
 
@@ -95,19 +97,32 @@ const fn is_time_limit(reason: &Reason) -> bool {
     )
 }
 
-/// A time limit of this crate in an [`io::Error`]. That skips its own content in the chain of sources, so the rejection is
-/// one level further in, where users find it.
+/// A timeout of this crate inside an [`io::Error`], which omits its direct content from the chain of sources. The rejection is the
+/// source of this type, where users find it.
 #[derive(Debug)]
 struct TimedOut(Rejected);
 
 impl fmt::Display for TimedOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("time limit of the response body")
+        f.write_str("the response body timed out")
     }
 }
 
 impl StdError for TimedOut {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         Some(&self.0)
+    }
+}
+
+impl Discard<Response> for Drain {
+    type Discarding = Draining<Body>;
+
+    fn discard(&self, response: Response) -> Option<Draining<Body>> {
+        self.rest(response.version(), response.into())
+    }
+
+    #[inline]
+    fn deposit_later(&self, response: &Response, head: &Outcome, budget: &RetryBudget) -> bool {
+        deposit_later(response, head, budget)
     }
 }

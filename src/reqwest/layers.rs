@@ -1,7 +1,7 @@
-//! What the compiler says about `send_through(&layer)`.
+//! The compiler error for `send_through(&layer)`.
 //!
-//! A layer is not a service, and without this file the error would only say so. Each layer here "is" a service under a bound
-//! that no type meets, and the error shows the message of that bound.
+//! Without this file, the error would only state that a layer is not a service. Here each layer implements `Service` under a bound
+//! that no type meets, and the compiler shows the message of that bound.
 
 use std::convert::Infallible;
 use std::future::Ready;
@@ -20,7 +20,7 @@ mod sealed {
     /// Implemented by nothing.
     #[diagnostic::on_unimplemented(
         message = "`{Self}` is a layer, not a stack that requests can be sent through",
-        label = "this layer has to be around a client first",
+        label = "wrap a client in this layer first",
         note = "write `let stack = layer.layer(reqwest_client);` with `tower::Layer` in scope, then `send_through(&stack)`"
     )]
     pub trait Stack<Req> {
@@ -36,7 +36,7 @@ macro_rules! is_no_service {
             Self: sealed::Stack<Req>,
         {
             type Response = Infallible;
-            // One that `send_through` accepts, so that the missing bound is the only error.
+            // An error type that `send_through` accepts: the missing bound must be the only error.
             type Error = Error<::reqwest::Error>;
             type Future = Ready<Result<Infallible, Self::Error>>;
 

@@ -1,4 +1,4 @@
-//! reqwest: requests are built as ever and sent through a stack.
+//! reqwest: build requests as usual and send them through a stack.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,7 +9,7 @@
 //! use tower::ServiceBuilder;
 //!
 //! let client = reqwest::Client::builder()
-//!     // A retry policy of reqwest's own would multiply with ours.
+//!     // reqwest's own retries would multiply with those of the stack.
 //!     .retry(reqwest::retry::never())
 //!     .redirect(buttress::reqwest::same_origin_redirects())
 //!     .build()?;
@@ -28,8 +28,6 @@
 //! ```
 
 mod body;
-mod drain;
-mod header_timeout;
 mod layers;
 mod redirect;
 mod replay;

@@ -1,19 +1,18 @@
-//! Redirects, followed with care.
+//! A redirect policy that never leaves the server.
 
 use ::reqwest::redirect::Policy;
 use ::reqwest::{StatusCode, Url};
 
 use crate::call::Marks;
 
-/// Follows redirects, at most ten, but never to another server; for
-/// [`ClientBuilder::redirect`](::reqwest::ClientBuilder::redirect). One that is not followed is the response.
+/// A policy for [`ClientBuilder::redirect`](::reqwest::ClientBuilder::redirect): follows at most ten redirects, and never to another
+/// origin. The caller gets a redirect that is not followed as the response.
 ///
-/// Other policies send a request with its idempotency key to wherever a redirect leads. They also hide that a POST was
-/// executed: if it gets a redirect to a page that cannot be reached, reqwest's error is a refused connection. This policy reports
-/// each redirect to the retry layers around it; set [`Redirects::Marked`] there, or they assume hidden redirects and send every
-/// POST once.
+/// Other policies send the request and its idempotency key to any server that a redirect names. They also hide that a POST was
+/// executed: after a redirect to an unreachable page, reqwest's error is a refused connection. This policy reports each redirect
+/// to the retry layers around it. Set [`Redirects::Marked`] there, or they assume hidden redirects and send every POST once.
 ///
-/// Where nothing is redirected, use [`Policy::none`] and [`Redirects::None`].
+/// If your servers never redirect, use [`Policy::none`] and [`Redirects::None`].
 ///
 /// [`Redirects::Marked`]: crate::http::Redirects::Marked
 /// [`Redirects::None`]: crate::http::Redirects::None
@@ -35,12 +34,12 @@ pub fn same_origin_redirects() -> Policy {
         if from != Some(attempt.url().origin()) || attempt.previous().len() > 10 {
             return attempt.stop();
         }
-        // These two say of the request itself that it belongs elsewhere.
-        let is_moved = matches!(
+        // A 307 or 308 redirects the request itself, which was not executed here.
+        let redirects_request = matches!(
             attempt.status(),
             StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
         );
-        if !is_moved {
+        if !redirects_request {
             Marks::ACTED.publish();
         }
         attempt.follow()

@@ -1,4 +1,4 @@
-//! Repeats reqwest's requests.
+//! Replays reqwest's requests.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::http::{BodyBuffer, Replay, ReplayBody, Saved};
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
-/// What [`Replay`] keeps of a reqwest request.
+/// The request as saved by [`Replay`].
 pub struct SavedRequest {
     saved: Saved<Request>,
     /// The body, if it is a stream: reqwest clones all others.
@@ -18,13 +18,13 @@ pub struct SavedRequest {
 impl fmt::Debug for SavedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SavedRequest")
-            .field("kept", &self.saved)
+            .field("saved", &self.saved)
             .field("body", &self.body)
             .finish()
     }
 }
 
-/// A body that is a stream is kept while it is sent, up to the [limit](Replay::buffer_limit).
+/// A streaming body is buffered while it is sent, up to the [limit](Replay::buffer_limit).
 impl ReplayPolicy<Request> for Replay {
     type Attempt = Request;
     type Saved = SavedRequest;
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffered_request_is_repeated_as_it_was() {
+    fn a_buffered_request_is_replayed_unchanged() {
         let mut put = request(Method::PUT, "one of each".into());
         put.headers_mut().insert("x-order", "7".parse().unwrap());
         let replay = Replay::new();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_streams_is_repeated_unless_it_is_past_the_limit() {
+    async fn a_streaming_body_is_replayed_up_to_the_limit() {
         for (limit, is_replayable) in [(11, true), (10, false)] {
             let replay = Replay::new().buffer_limit(limit);
             let (first, saved) = replay.first(streaming(Method::PUT));
@@ -154,12 +154,12 @@ mod tests {
             }
         }
         let (sent, saved) = Replay::new().proxy().first(streaming(Method::POST));
-        assert!(saved.is_none(), "not even kept");
+        assert!(saved.is_none(), "not even saved");
         assert_eq!(read(sent).await, b"one of each");
     }
 
     #[tokio::test]
-    async fn an_announced_size_stays_announced() {
+    async fn the_size_of_a_body_is_preserved() {
         let replay = Replay::new();
         let body = Body::wrap("one of each".to_owned());
         let (first, saved) = replay.first(request(Method::PUT, body));

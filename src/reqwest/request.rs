@@ -1,11 +1,16 @@
-//! reqwest's requests and responses, seen as HTTP.
+//! reqwest's requests and responses as HTTP messages.
 
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use ::http::{Extensions, HeaderMap, Method, StatusCode};
-use ::reqwest::{Request, Response};
+use ::reqwest::{Body, Request, Response};
+use tower_service::Service;
 
-use crate::http::{AuthorityRef, HttpRequest, HttpResponse};
+use crate::error::CallError;
+use crate::http::{
+    AuthorityRef, HeaderTimeout, HeaderTimeoutFuture, HttpRequest, HttpResponse, watch,
+};
 
 impl HttpRequest for Request {
     fn method(&self) -> &Method {
@@ -61,5 +66,28 @@ impl HttpResponse for Response {
 
     fn extensions_mut(&mut self) -> &mut Extensions {
         self.extensions_mut()
+    }
+}
+
+impl<S> Service<Request> for HeaderTimeout<S>
+where
+    S: Service<Request>,
+    S::Error: CallError,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = HeaderTimeoutFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request) -> Self::Future {
+        let sending = request.body_mut().as_mut().and_then(|body| {
+            let (watched, sending) = watch(std::mem::take(body));
+            *body = Body::wrap(watched);
+            sending
+        });
+        self.send(request, sending)
     }
 }

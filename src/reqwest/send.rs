@@ -1,4 +1,4 @@
-//! A request builder's last call.
+//! Sending a request through a stack.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,20 +12,20 @@ use crate::call::CallOptions;
 use crate::call_scope::CallScope;
 use crate::error::{CallError, Error};
 
-/// A request that could not be built is the service's own error: no layer refused it.
+/// A request that could not be built is an error of the service, not a rejection.
 impl From<::reqwest::Error> for Error<::reqwest::Error> {
     fn from(error: ::reqwest::Error) -> Self {
         Self::Inner(error)
     }
 }
 
-/// Sends a request through a stack of layers instead of straight from its client.
+/// Sends a request through a stack of layers instead of directly through its client.
 pub trait SendThrough: Sized {
     /// Builds the request, clones the stack, waits until the clone is ready, and calls it.
     ///
-    /// The stack is any service that takes a `reqwest::Request` and whose error can hold a rejection; its innermost part is
-    /// usually a `reqwest::Client`, whose error is wrapped by `.map_err(buttress::Error::Inner)`. A bare `reqwest::Client` does
-    /// not compile, because it protects nothing. The client that the builder came from plays no part.
+    /// The stack is any service that takes a `reqwest::Request` and whose error can hold a rejection. Its innermost service is
+    /// usually a `reqwest::Client`, whose error is wrapped by `.map_err(buttress::Error::Inner)`. A `reqwest::Client` without
+    /// layers does not compile, because it protects nothing. The client that made the builder is not used.
     ///
     /// # Errors
     ///
@@ -34,7 +34,7 @@ pub trait SendThrough: Sized {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the call; before its first poll nothing was sent.
+    /// Dropping the future cancels the call. Nothing is sent before the first poll.
     ///
     /// # The time limit of the request
     ///
@@ -47,7 +47,7 @@ pub trait SendThrough: Sized {
         S: Service<Request> + Clone,
         S::Error: CallError + From<::reqwest::Error>;
 
-    /// The same, with options for this call.
+    /// Like [`send_through`](Self::send_through), with options for this call.
     ///
     /// ```no_run
     /// # async fn example(client: reqwest::Client, stack: tower::util::BoxCloneService<reqwest::Request, reqwest::Response, buttress::Error<reqwest::Error>>) -> Result<(), Box<dyn std::error::Error>> {
@@ -120,10 +120,10 @@ impl<S: Service<Request>> std::fmt::Debug for SendThroughFuture<S> {
     reason = "a box would be an allocation a call"
 )]
 enum State<S, F> {
-    /// Until the stack is ready. The request is there until it was sent.
+    /// Waits until the stack is ready. `None` after the request was sent.
     Waiting(S, Option<Request>),
     Running(#[pin] F),
-    /// The request could not be built. `None` once the error was returned, and after any other result.
+    /// The request could not be built. `None` after any result was returned.
     Failed(Option<::reqwest::Error>),
 }
 
@@ -144,7 +144,7 @@ where
                         return Poll::Ready(Err(error));
                     }
                     let request = request.take();
-                    let running = stack.call(request.expect("it is handed over once"));
+                    let running = stack.call(request.expect("the request is sent once"));
                     state.set(State::Running(running));
                 }
                 Projected::Running(future) => {

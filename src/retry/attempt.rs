@@ -11,9 +11,9 @@ use crate::call::{Call, CallOptions, EnteredCall, Marks, Scope};
 #[pin_project(PinnedDrop)]
 pub(super) struct Attempt<F> {
     scope: Scope,
-    /// What those further in have said, at any time of this attempt.
+    /// The marks that inner layers have set during this attempt.
     marks: Marks,
-    /// `None` once it is over: a permit it holds is free before anything else is done.
+    /// `None` after completion: a permit that it holds is released before anything else happens.
     #[pin]
     future: Option<F>,
 }
@@ -31,14 +31,14 @@ impl<F> Attempt<F> {
         }
     }
 
-    /// What those further in have said of it.
+    /// The marks that inner layers have set.
     pub(super) const fn marks(&self) -> Marks {
         self.marks
     }
 }
 
 impl<F: Future> Attempt<F> {
-    /// Polls it. What it came to is to be judged while the guard lives.
+    /// Polls the attempt. Classify the result while the guard lives.
     #[inline(always)]
     pub(super) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(F::Output, Judging)> {
         let mut this = self.project();
@@ -52,13 +52,13 @@ impl<F: Future> Attempt<F> {
         *this.marks |= entered.marks();
         let result = ready!(polled);
         this.future.set(None);
-        entered.go_on(this.scope.not_last());
+        entered.replace(this.scope.not_last());
         Poll::Ready((result, Judging(entered)))
     }
 }
 
-/// The scope of an attempt that is over: a classifier may ask which one it judges (a 425 is repeated once).
-pub(super) struct Judging(#[expect(dead_code, reason = "kept until it is dropped")] EnteredCall);
+/// The scope of a finished attempt. A classifier reads the attempt's number from it (a 425 is retried once).
+pub(super) struct Judging(#[expect(dead_code, reason = "held for its destructor")] EnteredCall);
 
 #[pinned_drop]
 impl<F> PinnedDrop for Attempt<F> {

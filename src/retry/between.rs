@@ -16,11 +16,11 @@ use crate::event::RetryStop;
 /// The time between two attempts.
 #[pin_project]
 pub(super) struct Between<T> {
-    /// What the call has come to so far, kept whole until the next attempt has begun. `None` only when it is handed over.
+    /// The last result, held until the next attempt has begun. `None` only after it was taken.
     pub(super) last: Option<T>,
-    /// Whether the wait goes on; after it, the service must become ready.
+    /// Whether the wait is still running. Afterwards, the service must become ready.
     waiting: bool,
-    /// The wait's, then the deadline's.
+    /// The timer of the wait, then that of the deadline.
     #[pin]
     timer: Option<Sleep>,
 }
@@ -34,7 +34,7 @@ impl<T> Between<T> {
         }
     }
 
-    /// Ready when the next attempt may be made, or must not be.
+    /// Ready when the next attempt may start, or with the reason why it must not.
     pub(super) fn poll_ready<S: Service<Req>, Req>(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

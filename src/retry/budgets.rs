@@ -1,4 +1,4 @@
-//! Which budget pays for a request, if not one for all.
+//! The budget that pays for the retries of a request.
 
 use std::fmt;
 use std::hash::Hash;
@@ -7,13 +7,13 @@ use crate::budget::RetryBudget;
 use crate::clock::Now;
 use crate::gate::{KeyBy, Keyed};
 
-/// Finds the budget that pays for the retries of a request: one per authority, for instance.
+/// Finds the budget that pays for the retries of a request, for example one per authority.
 pub trait Budgets<Req: ?Sized> {
-    /// The budget for this request; `None`: the layer's own, if it has one.
+    /// The budget for this request. `None`: the budget of the layer, if it has one.
     fn budget(&self, request: &Req) -> Option<RetryBudget>;
 }
 
-/// The layer's own budget pays for every request.
+/// The budget of the layer pays for every request.
 impl<Req: ?Sized> Budgets<Req> for () {
     #[inline]
     fn budget(&self, _request: &Req) -> Option<RetryBudget> {

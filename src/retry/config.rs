@@ -1,11 +1,11 @@
-//! Plain settings of a retry layer.
+//! The settings of a retry layer.
 
 use std::time::Duration;
 
 use crate::backoff::Backoff;
 use crate::error::ConfigError;
 
-/// How often and when a failed call is repeated.
+/// How often and when a failed call is retried.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -14,25 +14,25 @@ use crate::error::ConfigError;
 )]
 #[non_exhaustive]
 pub struct RetryConfig {
-    /// The most attempts a call makes, the first one included. From 1, which repeats only what certainly was not executed. Default
-    /// 3.
+    /// The maximum number of attempts of a call, the first one included. At least 1. With 1, only calls that certainly were not
+    /// executed are retried. Default 3.
     pub max_attempts: u32,
     /// The waits between attempts. Default: see [`backoff`](crate::backoff).
     pub backoff: Backoff,
-    /// The base of the backoff after an answer that says the service is limiting but names no wait. The backoff's cap holds for
-    /// it too. Default 1 s; any.
+    /// The base of the backoff after an overloaded outcome without a wait. The cap of the backoff applies to it, too. Default
+    /// 1 s; any value is valid.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub overloaded_base: Duration,
-    /// How much longer than the backoff's a wait that the server asks for may be. If it is longer still, the call is not
-    /// repeated: the caller gets that answer at once. Default 5 s; any.
+    /// How much a wait that the server requests may exceed the wait of the backoff. If it exceeds that, the call is not retried
+    /// and the caller gets the response at once. Default 5 s; any value is valid.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_retry_after: Duration,
-    /// Whether a refusal by a layer of ours further in is waited for, and how long at most. Never for an open circuit. `None`, the
-    /// default: a refusal ends the retry at once.
+    /// The longest wait after a rejection by an inner layer of this crate. An open circuit is never waited for. `None`, the
+    /// default: a rejection ends the call at once.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off_duration"))]
     pub retry_rejections: Option<Duration>,
-    /// Whether to repeat what a retry layer further in has already repeated as often as it may. The attempts of both multiply.
-    /// Default: no.
+    /// Whether to retry a call for which an inner retry layer has used up its attempts or its budget. The attempts of both layers
+    /// multiply. Default: no.
     pub retry_spent_below: bool,
 }
 
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nonsense_is_refused_with_the_name_of_its_field() {
+    fn an_invalid_setting_is_reported_with_its_field() {
         let ok = RetryConfig::new();
         assert_eq!(ok.validate(), Ok(()));
         let none = ok.max_attempts(0).validate().map_err(|error| error.field);
@@ -95,11 +95,11 @@ mod tests {
         let backoff = ok.backoff(Backoff::default().cap(Duration::ZERO));
         let field = backoff.validate().map_err(|error| error.field);
         assert_eq!(field, Err("backoff.base".into()));
-        let most = RetryConfig::new()
+        let max = RetryConfig::new()
             .max_attempts(u32::MAX)
             .overloaded_base(Duration::MAX)
             .max_retry_after(Duration::MAX)
             .retry_rejections(Some(Duration::MAX));
-        assert_eq!(most.validate(), Ok(()));
+        assert_eq!(max.validate(), Ok(()));
     }
 }

@@ -1,24 +1,24 @@
-//! What happens to a failed response once the next attempt has begun.
+//! Disposal of a failed response after the next attempt has begun.
 
 use std::future::{Future, Ready};
 
 use crate::budget::RetryBudget;
 use crate::outcome::Outcome;
 
-/// What happens to a failed response once the next attempt has begun: it is dropped (`()`), or read to its end beside that
-/// attempt, so that its connection can be used again (`http::Drain`).
+/// Disposes of a failed response after the next attempt has begun. `()` drops it. `http::Drain` reads it to its end concurrently
+/// with that attempt, which makes its connection reusable.
 pub trait Discard<Res> {
-    /// Reads what is left of a response.
+    /// Reads the rest of a response.
     type Discarding: Future<Output = ()>;
 
-    /// The response is nobody's any more. `None`: it is gone.
+    /// Disposes of a response. `None`: it was dropped.
     ///
-    /// What is returned is polled beside the next attempts, and dropped when the call ends or when another response
+    /// The returned future is polled concurrently with the next attempts. It is dropped when the call ends or another response
     /// follows.
     fn discard(&self, response: Res) -> Option<Self::Discarding>;
 
-    /// Hands the budget of a call to its response, if the response has succeeded with this `head` but its outcome is known
-    /// only when its body ends, as in gRPC. Returns whether it did; if not, the retry layer deposits at once.
+    /// Moves the deposit into the budget to the end of the response's body, if the outcome is known only then, as in gRPC. `head`
+    /// is the successful outcome so far. Returns `false` if the retry layer is to deposit at once.
     fn deposit_later(&self, response: &Res, head: &Outcome, budget: &RetryBudget) -> bool {
         let _ = (response, head, budget);
         false

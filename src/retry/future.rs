@@ -12,10 +12,10 @@ use tower_service::Service;
 use super::attempt::{Attempt, Judging};
 use super::between::Between;
 use super::discard::Discard;
+use super::layer::Inner;
 use super::machine::Refusal;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
-use super::shared::Inner;
 use crate::budget::RetryBudget;
 use crate::call::{Call, Marks};
 use crate::error::CallError;
@@ -33,18 +33,18 @@ where
 {
     shared: Arc<Inner<R, C, K, D>>,
     progress: Progress,
-    /// The budget of this request's key, if it is not the layer's that pays.
+    /// The budget of this request's key, if the layer's own budget does not pay.
     budget: Option<RetryBudget>,
-    /// `None` if there can be no further attempt.
+    /// `None` if no further attempt is possible.
     further: Option<Further<S, R::Saved>>,
     #[pin]
     state: State<S::Future, Result<S::Response, S::Error>>,
-    /// What is left of the last failed response but one.
+    /// Reads the rest of the failed response before the last one.
     #[pin]
     discarding: Option<D::Discarding>,
 }
 
-/// What further attempts need.
+/// The service and the saved request for further attempts.
 pub(super) struct Further<S, Saved> {
     pub(super) service: S,
     pub(super) saved: Saved,
@@ -53,7 +53,7 @@ pub(super) struct Further<S, Saved> {
 #[pin_project(project = StateNow)]
 enum State<F, T> {
     Trying(#[pin] Attempt<F>),
-    /// In a box: it has room for a whole response, and most calls never get there.
+    /// Boxed, because it has room for a whole response and most calls never need it.
     Between(Pin<Box<Between<T>>>),
 }
 
@@ -92,7 +92,7 @@ where
 {
     type Output = Result<S::Response, S::Error>;
 
-    // A call whose first attempt goes well runs straight through; everything else is out of its way.
+    // The path of a call whose first attempt succeeds is inlined. Everything else is in cold functions.
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
@@ -108,8 +108,7 @@ where
                         this.progress.polled();
                         return Poll::Pending;
                     }
-                    // Taken apart at once: a response that is moved as part of a `Result` is moved with room for an error, and
-                    // waits for what was never written there.
+                    // Destructured at once: moving the whole `Result` would also copy the unused room of the error.
                     Poll::Ready((Ok(response), judging)) => {
                         let outcome = shared.classify.classify(Ok(&response));
                         drop(judging);
@@ -139,7 +138,7 @@ where
     }
 }
 
-/// What a call of a service comes to.
+/// The result of a call of a service.
 type Of<S, Req> = Result<<S as Service<Req>>::Response, <S as Service<Req>>::Error>;
 
 impl<S, R, C, K, Req, D> RetryFuture<S, R, C, K, Req, D>
@@ -150,7 +149,7 @@ where
     C: Classify<S::Response, S::Error>,
     D: Discard<S::Response>,
 {
-    /// Beside everything else, and never waited for.
+    /// Runs concurrently with the attempts. The call never waits for it.
     #[cold]
     #[inline(never)]
     fn poll_discarding(self: Pin<&mut Self>, cx: &mut Context<'_>) {
@@ -178,7 +177,7 @@ where
             Some(outcome) if outcome.kind != Kind::Success => {
                 self.poll_next(cx, Some((Err(error), outcome)))
             }
-            // `None`: cut short by the deadline, so no result of the service, and no time for another one.
+            // `None`: the deadline ended the attempt. That is no result of the service, and no time is left for another attempt.
             judged => {
                 let rules = shared.terms.rules(this.budget.as_ref());
                 this.progress.end(rules, judged.is_some());
@@ -187,7 +186,7 @@ where
         }
     }
 
-    /// From an attempt that `failed`, or the wait after it, to the next attempt: `None`, or to the end: the call's result.
+    /// Continues after an attempt that `failed`, or after the wait. `None`: the next attempt has begun. `Some`: the call's result.
     #[cold]
     #[inline(never)]
     fn poll_next(
@@ -198,7 +197,7 @@ where
         let mut this = self.project();
         let Inner {
             terms,
-            repeat,
+            replay,
             discard,
             ..
         } = &**this.shared;
@@ -212,17 +211,17 @@ where
             if let (Executed::No, Some(further)) = (outcome.executed, &*this.further) {
                 let refused = result.as_ref().err().and_then(CallError::rejected);
                 if refused.and_then(Refusal::of).is_none()
-                    && !repeat.trusts_not_executed(&further.saved)
+                    && !replay.trusts_not_executed(&further.saved)
                 {
                     outcome.executed = Executed::Maybe;
                 }
             }
             let barred = match this.further {
-                // What was not executed may always be sent again, if there is something left to send.
+                // A request that was not executed may always be sent again, if it is replayable.
                 Some(Further { saved, .. })
-                    if outcome.executed == Executed::No || repeat.is_safe(saved, &outcome) =>
+                    if outcome.executed == Executed::No || replay.is_safe(saved, &outcome) =>
                 {
-                    (!repeat.is_replayable(saved)).then_some(RetryStop::BodyNotReplayable)
+                    (!replay.is_replayable(saved)).then_some(RetryStop::BodyNotReplayable)
                 }
                 _ => Some(RetryStop::NotRetryable),
             };
@@ -243,15 +242,15 @@ where
         let deadline = this.progress.deadline();
         let ready = ready!(between.as_mut().poll_ready(cx, deadline, service));
         let again = |()| {
-            // What is sent may carry the number of its attempt.
+            // The request may carry the number of its attempt.
             let _entered = this.progress.upcoming(rules).map(Call::enter);
-            repeat.again(saved)
+            replay.again(saved)
         };
         match ready.map(again) {
             Ok(Some(attempt)) => {
                 let call = this.progress.begin(rules, true);
                 let next = Attempt::new(call, || service.call(attempt));
-                // Only here is the result of the attempt before it let go.
+                // The result of the previous attempt is released only here.
                 let last = between.as_mut().project().last.take();
                 this.state.set(State::Trying(next));
                 if let Some(Ok(response)) = last {
@@ -262,10 +261,10 @@ where
             stopped => {
                 let why = match stopped {
                     Err(why) => why,
-                    Ok(_) if !repeat.is_replayable(saved) => RetryStop::BodyNotReplayable,
+                    Ok(_) if !replay.is_replayable(saved) => RetryStop::BodyNotReplayable,
                     Ok(_) => RetryStop::NotRetryable,
                 };
-                // A readiness that is not used is given back at once.
+                // Drops the service at once, to release a readiness that is not used.
                 *this.further = None;
                 let last = between.as_mut().project().last.take();
                 let last = last.expect("`RetryFuture` polled after completion");

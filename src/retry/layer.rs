@@ -1,5 +1,6 @@
-//! The layer, which is also the handle for code without tower.
+//! The layer, which is also the handle for calls without tower.
 
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::pin::pin;
@@ -12,25 +13,24 @@ use super::config::RetryConfig;
 use super::progress::Progress;
 use super::replay::ByClone;
 use super::service::Retry;
-use super::shared::{Inner, Terms};
 use crate::allowance::SharedAllowance;
 use crate::budget::{BudgetConfig, RetryBudget};
 use crate::clock::Now;
 use crate::error::{CallError, ConfigError};
 use crate::event::{Observe, RetryStop, Source};
 use crate::live_names::register;
-use crate::outcome::{Classify, ErrorIsTransient, Kind, judge};
+use crate::outcome::{Classify, ErrorIsTransient, Kind, Unprocessed, judge};
 use crate::sync::Mutex;
 
-/// Repeats failed calls. Clones, and the services they make, share one budget; the [module's page](super) says how it works.
+/// Retries failed calls. Clones of the layer and its services share one budget. See the [module](super).
 #[derive(Debug)]
 pub struct RetryLayer<R = ByClone, C = ErrorIsTransient, K = (), D = ()> {
     shared: Arc<Inner<R, C, K, D>>,
 }
 
 impl<R> RetryLayer<R> {
-    /// A layer of this name, which repeats requests in this way. It has a budget of the same name and takes every `Err` for
-    /// transient; [`budget`](Self::budget) and [`classify`](Self::classify) change that.
+    /// A layer with this name and replay policy. It has a budget of the same name and treats every `Err` as transient;
+    /// [`budget`](Self::budget) and [`classify`](Self::classify) change that.
     ///
     /// # Errors
     ///
@@ -39,22 +39,22 @@ impl<R> RetryLayer<R> {
     pub fn new(
         name: impl Into<Arc<str>>,
         config: RetryConfig,
-        repeat: R,
+        replay: R,
     ) -> Result<Self, ConfigError> {
         let location = Location::caller();
         let name = name.into();
         ConfigError::check_name("retry", &name)?;
         let budget = RetryBudget::part(name.clone(), BudgetConfig::default())?;
-        let layer = Self::part(name, config, repeat, Some(budget))?;
+        let layer = Self::part(name, config, replay, Some(budget))?;
         register(layer.source(), location, config);
         Ok(layer)
     }
 
-    /// With a name that is not registered, because it is a part of a stack that is.
+    /// A layer whose name is not registered, because it is part of a stack that is registered.
     pub(crate) fn part(
         name: impl Into<Arc<str>>,
         config: RetryConfig,
-        repeat: R,
+        replay: R,
         budget: Option<RetryBudget>,
     ) -> Result<Self, ConfigError> {
         let name = name.into();
@@ -68,10 +68,10 @@ impl<R> RetryLayer<R> {
                     config: Arc::new(Mutex::new(config)),
                     budget,
                     allowance: Arc::new(SharedAllowance::full()),
-                    once: false,
+                    enabled: true,
                     source: Source::new("retry", name),
                 },
-                repeat,
+                replay,
                 classify: ErrorIsTransient,
                 budgets: (),
                 discard: (),
@@ -81,68 +81,68 @@ impl<R> RetryLayer<R> {
 }
 
 impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
-    /// What results mean is for `classify` to say.
+    /// Sets the classifier of results.
     #[must_use]
     pub fn classify<N>(self, classify: N) -> RetryLayer<R, N, K, D> {
         self.change(|of| Inner {
             terms: of.terms,
-            repeat: of.repeat,
+            replay: of.replay,
             classify,
             budgets: of.budgets,
             discard: of.discard,
         })
     }
 
-    /// Repeats in the way that `make` makes of the one it has: wraps it, or puts another in its place.
+    /// Replaces the replay policy by the one that `make` returns. `make` receives the present policy, to wrap or to drop.
     #[must_use]
-    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K, D> {
+    pub fn replay<T>(self, make: impl FnOnce(R) -> T) -> RetryLayer<T, C, K, D> {
         self.change(|of| Inner {
             terms: of.terms,
-            repeat: make(of.repeat),
+            replay: make(of.replay),
             classify: of.classify,
             budgets: of.budgets,
             discard: of.discard,
         })
     }
 
-    /// Retries are paid from this budget, which others may share.
+    /// Sets the budget that pays for retries. Layers can share a budget.
     #[must_use]
     pub fn budget(self, budget: RetryBudget) -> Self {
         self.with_budget(Some(budget))
     }
 
-    /// Retries are paid from the budget of each request's key, such as one per authority, instead of one for all.
+    /// Sets a budget per key, such as one per authority, in place of one budget for all requests.
     #[must_use]
     pub fn budgets<L>(self, budgets: L) -> RetryLayer<R, C, L, D> {
         self.without_budget().change(|of| Inner {
             terms: of.terms,
-            repeat: of.repeat,
+            replay: of.replay,
             classify: of.classify,
             budgets,
             discard: of.discard,
         })
     }
 
-    /// What becomes of a failed response once the next attempt has begun. Default: it is dropped.
+    /// Sets how failed responses are disposed of after the next attempt has begun. Default: they are dropped.
     #[must_use]
     pub fn discard<N>(self, discard: N) -> RetryLayer<R, C, K, N> {
         self.change(|of| Inner {
             terms: of.terms,
-            repeat: of.repeat,
+            replay: of.replay,
             classify: of.classify,
             budgets: of.budgets,
             discard,
         })
     }
 
-    /// Retries are bounded by nothing but the attempts of each call: when the service fails, its load multiplies by
+    /// Removes the budget. Only the attempts of each call bound the retries: when the service fails, its load multiplies by
     /// [`max_attempts`](RetryConfig::max_attempts).
     #[must_use]
     pub fn without_budget(self) -> Self {
         self.with_budget(None)
     }
 
-    /// Whether nothing at all is repeated, not even what was not executed.
+    /// Whether calls are retried. `false` sends each request once, even if it was not executed.
     #[cfg_attr(
         not(feature = "http"),
         expect(
@@ -150,9 +150,9 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
             reason = "a stack that may do without retries comes with HTTP"
         )
     )]
-    pub(crate) fn once(self, once: bool) -> Self {
+    pub(crate) fn enabled(self, enabled: bool) -> Self {
         self.change(|mut of| {
-            of.terms.once = once;
+            of.terms.enabled = enabled;
             of
         })
     }
@@ -175,8 +175,8 @@ impl<R: Clone, C: Clone, K: Clone, D: Clone> RetryLayer<R, C, K, D> {
 }
 
 impl<R, C, K, D> RetryLayer<R, C, K, D> {
-    /// Sends the events of this layer to `observer` too, for as long as the layer or one of its services lives. The budget has
-    /// [events of its own](RetryBudget::observe_with).
+    /// Sends the events of this layer to `observer` as well, while the layer or one of its services exists. The budget has
+    /// [its own events](RetryBudget::observe_with).
     pub fn observe_with(&self, observer: impl Observe + 'static) {
         self.source().observe_with(Arc::new(observer));
     }
@@ -185,22 +185,21 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
         &self.shared.terms.source
     }
 
-    /// The name it was given.
+    /// The name of the layer.
     pub fn name(&self) -> &Arc<str> {
         self.shared.terms.source.name()
     }
 
-    /// Its settings.
+    /// The current settings.
     pub fn config(&self) -> RetryConfig {
         *self.shared.terms.config.lock()
     }
 
-    /// Takes new settings over while running, for all clones and services. A call under way goes by them from its next
-    /// failure on.
+    /// Changes the settings at runtime, for all clones and services. A call in progress uses them from its next failure.
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work; nothing was changed then.
+    /// The first invalid setting. Nothing is changed in that case.
     pub fn reconfigure(&self, config: RetryConfig) -> Result<(), ConfigError> {
         config
             .validate()
@@ -209,13 +208,13 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
         Ok(())
     }
 
-    /// The budget that pays for its retries, to be shared.
+    /// The budget that pays for the retries, to share it with other layers.
     pub fn shared_budget(&self) -> Option<&RetryBudget> {
         self.shared.terms.budget.as_ref()
     }
 
-    /// Makes a call without tower: the closure is given the number of the attempt, from 1, and called again by the same rules, from
-    /// the same budget. Results mean what `classify` says. What to repeat is no question here, so **every call may run twice**.
+    /// Makes a call without tower. The closure receives the number of the attempt, from 1. It is called again by the rules of the
+    /// layer, at the expense of its budget. There is no replay policy here: **every call may run twice**.
     ///
     /// ```
     /// use buttress::retry::{RetryConfig, RetryLayer, by_clone};
@@ -223,20 +222,20 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
     ///
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// let retry = RetryLayer::new("lookup", RetryConfig::new(), by_clone())?;
-    /// let answer = retry
+    /// let result = retry
     ///     .run(ErrorIsTransient, async |attempt| match attempt {
     ///         1 => Err(Error::Inner("not yet")),
     ///         _ => Ok(42),
     ///     })
     ///     .await;
-    /// assert_eq!(answer, Ok(42));
+    /// assert_eq!(result, Ok(42));
     /// # Ok(()) }
     /// ```
     ///
     /// # Errors
     ///
-    /// The last error of `call`, untouched; a rejection of this crate's own is returned with what is true of the whole call in
-    /// [`executed`](crate::Rejected::executed).
+    /// The last error of `call`, unchanged. In a rejection of this crate, [`executed`](crate::Rejected::executed) covers the whole
+    /// call.
     pub async fn run<T, E, F>(
         &self,
         classify: impl Classify<T, E>,
@@ -246,14 +245,14 @@ impl<R, C, K, D> RetryLayer<R, C, K, D> {
         F: Future<Output = Result<T, E>>,
         E: CallError,
     {
-        // `FnMut`, not `AsyncFnMut`: with that, what borrows anything could not be spawned, as the compiler cannot prove it `Send`.
+        // Not `AsyncFnMut`: the compiler could not prove that the future of a borrowing closure is `Send`.
         let rules = self.shared.terms.rules(None);
         let mut progress = Progress::new(rules);
         progress.polled();
         loop {
             let scope = progress.begin(rules, true);
             let mut attempt = pin!(Attempt::new(scope, || call(scope.attempt)));
-            // The guard must not live across a wait; and a classifier that is lent to the future would have to be `Sync`.
+            // The guard must not live across an await, and a classifier borrowed by the future would have to be `Sync`.
             let ended = |(result, _judging)| result;
             let result = poll_fn(|cx| attempt.as_mut().poll(cx).map(ended)).await;
             let marks = attempt.marks();
@@ -294,5 +293,97 @@ impl<S, R, C, K, D> Layer<S> for RetryLayer<R, C, K, D> {
 
     fn layer(&self, inner: S) -> Retry<S, R, C, K, D> {
         Retry::new(inner, self.shared.clone())
+    }
+}
+
+/// Everything a call needs from its layer, behind one reference count.
+#[derive(Clone, Debug)]
+pub(super) struct Inner<R, C, K, D> {
+    pub(super) terms: Terms,
+    pub(super) replay: R,
+    pub(super) classify: C,
+    pub(super) budgets: K,
+    pub(super) discard: D,
+}
+
+/// The part that does not depend on the types of requests and results.
+pub(super) struct Terms {
+    /// Read only after an attempt has failed.
+    pub(super) config: Arc<Mutex<RetryConfig>>,
+    pub(super) budget: Option<RetryBudget>,
+    /// For requests that never reached the server, if there is no budget, which has an allowance of its own.
+    pub(super) allowance: Arc<SharedAllowance>,
+    /// Whether calls are retried at all.
+    pub(super) enabled: bool,
+    pub(super) source: Source,
+}
+
+/// The terms of one call: those of its layer, and the budget that pays for it.
+#[derive(Clone, Copy)]
+pub(super) struct Rules<'a> {
+    terms: &'a Terms,
+    pub(super) budget: Option<&'a RetryBudget>,
+}
+
+impl Terms {
+    /// The terms of a call whose retries are paid from its `own` budget, or else from the layer's.
+    #[inline]
+    pub(super) fn rules<'a>(&'a self, own: Option<&'a RetryBudget>) -> Rules<'a> {
+        Rules {
+            terms: self,
+            budget: own.or(self.budget.as_ref()),
+        }
+    }
+}
+
+impl<'a> Rules<'a> {
+    /// The current settings.
+    pub(super) fn config(&self) -> RetryConfig {
+        *self.terms.config.lock()
+    }
+
+    pub(super) const fn source(&self) -> &'a Source {
+        &self.terms.source
+    }
+
+    /// Records a call that succeeded.
+    #[inline(always)]
+    pub(super) fn deposit(&self) {
+        match self.budget {
+            Some(budget) => budget.deposit(),
+            None => self.terms.allowance.restore(),
+        }
+    }
+
+    /// Takes one unit of the allowance for a request that never reached the server; `false` if there is none left.
+    pub(super) fn take_unprocessed(&self, how: Unprocessed) -> bool {
+        match self.budget {
+            Some(budget) => budget.take_unprocessed(how),
+            None => self.terms.allowance.take(how),
+        }
+    }
+}
+
+/// A clone has the same settings, now and later.
+impl Clone for Terms {
+    fn clone(&self) -> Self {
+        Self {
+            config: Arc::clone(&self.config),
+            budget: self.budget.clone(),
+            allowance: Arc::clone(&self.allowance),
+            enabled: self.enabled,
+            source: self.source.fork(),
+        }
+    }
+}
+
+impl fmt::Debug for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Terms")
+            .field("source", &self.source)
+            .field("config", &*self.config.lock())
+            .field("budget", &self.budget)
+            .field("enabled", &self.enabled)
+            .finish_non_exhaustive()
     }
 }

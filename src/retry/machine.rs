@@ -9,16 +9,16 @@ use crate::error::{Reason, Rejected};
 use crate::event::RetryStop;
 use crate::outcome::{Executed, Kind, Outcome, RetryAdvice, Unprocessed};
 
-/// How far one call has come.
+/// The progress of one call.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Machine {
-    /// Attempts that were begun, the free one aside.
+    /// Attempts begun, without the free retries.
     attempts: u32,
-    /// Whether the free repeat of what was not executed is used up.
+    /// Whether the free retry of a call that was not executed is used up.
     free_used: bool,
-    /// Free repeats after the connection was closing.
+    /// Free retries after a closing connection.
     closing: u8,
-    /// Whether the free repeat after a refused stream is used up.
+    /// Whether the free retry after a refused stream is used up.
     refused: bool,
     /// Waits of the schedule since it was last started.
     waits: u32,
@@ -31,42 +31,42 @@ pub(super) struct Finished {
     pub(super) outcome: Outcome,
     /// Why the request cannot be sent again, or must not after this outcome.
     pub(super) barred: Option<RetryStop>,
-    /// Set if it was a layer of ours further in that refused.
+    /// Set if an inner layer of this crate rejected the attempt.
     pub(super) refusal: Option<Refusal>,
-    /// Whether it never reached the server, and the allowance for such requests pays for its repetition.
+    /// Whether the request never reached the server and the allowance for such requests pays for the retry.
     pub(super) is_granted: bool,
-    /// Whether a retry layer further in has already repeated it as often as it may.
+    /// Whether an inner retry layer has used up its attempts or its budget.
     pub(super) spent_below: bool,
-    /// What the caller wants.
+    /// Whether the caller's options allow a retry.
     pub(super) retry_allowed: bool,
     /// The time until the deadline.
     pub(super) remaining: Option<Duration>,
 }
 
-/// A refusal by a layer of ours further in.
+/// A rejection by an inner layer of this crate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// It is not to be waited for: a circuit keeps calls away on purpose, and a deadline does not come back.
+    /// Never waited for: an open circuit rejects calls on purpose, and an expired deadline stays expired.
     Final,
-    /// It may be over soon.
+    /// The condition may pass soon.
     Passing,
 }
 
-/// How often one call is repeated for free after its connection was closing. A pool may hand out several connections that
-/// are closing, so the first repetitions do not wait, and the later ones wait 1, 2, 4 … ms for a new connection.
+/// How often one call is retried for free after a closing connection. A pool may return several closing connections in a row:
+/// the first retries do not wait, the later ones wait 1, 2, 4 … ms for a new connection.
 const CLOSING_FREE: u8 = 10;
 const CLOSING_AT_ONCE: u8 = 3;
 
-/// What comes next.
+/// The next step of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Nothing: the caller gets this result. Why, if its outcome alone would have allowed another attempt.
+    /// Returns this result to the caller. The reason is set if the outcome alone would have allowed another attempt.
     Stop(Option<RetryStop>),
     /// Another attempt.
     RetryAfter {
-        /// Not before this time is over.
+        /// The wait before the attempt.
         wait: Duration,
-        /// The kind of failure that the budget is to pay for.
+        /// The kind of failure that the budget pays for. `None`: the retry is free.
         cost: Option<Kind>,
         /// Whether it counts as an attempt.
         counted: bool,
@@ -74,7 +74,7 @@ pub(super) enum Step {
 }
 
 impl Refusal {
-    /// `None` if it was no refusal, but a result of the service.
+    /// `None` if the rejection is a result of the service, such as a timeout.
     pub(super) const fn of(rejected: &Rejected) -> Option<Self> {
         match rejected.reason {
             Reason::AttemptTimeout { .. }
@@ -110,22 +110,22 @@ impl Machine {
         self.attempts = self.attempts.saturating_add(counted as u32);
     }
 
-    /// The number of the last attempt that was begun. The free repeat has the number of the attempt it repeats.
+    /// The number of the last attempt begun. A free retry has the number of the attempt before it.
     pub(super) const fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// How many free repeats were made, or are about to be.
+    /// The number of free retries, the next one included.
     pub(super) const fn free(&self) -> u8 {
         self.closing + self.free_used as u8 + self.refused as u8
     }
 
-    /// Whether all attempts are used up. A further one is made only if this one is certainly not executed.
+    /// Whether all attempts are used up. Another one follows only if this one certainly is not executed.
     pub(super) const fn is_last(&self, config: &RetryConfig) -> bool {
         self.attempts >= config.max_attempts
     }
 
-    /// What comes after this attempt.
+    /// The step after this attempt.
     pub(super) fn next(
         &mut self,
         config: &RetryConfig,
@@ -146,22 +146,22 @@ impl Machine {
             return Step::Stop(Some(RetryStop::AttemptsUsed));
         }
         let computed = self.wait(config, outcome, draw());
-        let hint = outcome.wait.unwrap_or_default();
+        let requested = outcome.wait.unwrap_or_default();
         let (wait, longest, cost) = if finished.refusal.is_none() {
             let longest = computed.saturating_add(config.max_retry_after);
-            (hint.max(computed), longest, Some(outcome.kind))
+            (requested.max(computed), longest, Some(outcome.kind))
         } else {
-            // It never reached the service: there is nothing to pay for.
+            // The attempt never reached the service, so the budget does not pay.
             let longest = config.retry_rejections.unwrap_or_default();
-            (hint.max(computed.min(longest)), longest, None)
+            (requested.max(computed.min(longest)), longest, None)
         };
-        if hint > longest {
+        if requested > longest {
             return Step::Stop(Some(RetryStop::WaitTooLong));
         }
         in_time(finished, wait, cost, true)
     }
 
-    /// The wait before a repetition that costs nothing and does not count; `None` if this one costs.
+    /// The wait before a free retry, which does not count as an attempt. `None` if the retry is not free.
     fn free_wait(&mut self, finished: &Finished) -> Option<Duration> {
         match finished.outcome.unprocessed {
             Some(Unprocessed::ConnectionClosing) => {
@@ -198,7 +198,7 @@ impl Machine {
     }
 }
 
-/// Whether the outcome asks for another attempt at all.
+/// Whether the outcome allows another attempt.
 fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     if let Some(refusal) = finished.refusal {
         return refusal == Refusal::Passing && config.retry_rejections.is_some();
@@ -210,7 +210,7 @@ fn wanted(config: &RetryConfig, finished: &Finished) -> bool {
     }
 }
 
-/// Why another attempt that the outcome asks for must not be made.
+/// The reason against an attempt that the outcome allows.
 fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
     if !finished.retry_allowed {
         Some(RetryStop::SwitchedOff)
@@ -221,7 +221,7 @@ fn forbidden(config: &RetryConfig, finished: &Finished) -> Option<RetryStop> {
     }
 }
 
-/// Whether it may be repeated at once: the service has not acted on it, and did not ask for time either.
+/// Whether the call may be retried at once: the service did not execute it and did not request a wait.
 fn is_free(finished: &Finished) -> bool {
     let outcome = &finished.outcome;
     finished.refusal.is_none()
@@ -242,7 +242,7 @@ fn in_time(finished: &Finished, wait: Duration, cost: Option<Kind>, counted: boo
     }
 }
 
-/// The same schedule, from at least this base.
+/// The same schedule with at least this base.
 fn slower(backoff: Backoff, base: Duration) -> Backoff {
     backoff.base(backoff.base.max(base).min(backoff.cap))
 }
@@ -263,16 +263,6 @@ mod tests {
         Step::Stop(Some(why))
     }
 
-    const FREE: Step = Step::RetryAfter {
-        wait: Duration::ZERO,
-        cost: None,
-        counted: false,
-    };
-
-    fn config() -> RetryConfig {
-        RetryConfig::new().backoff(Backoff::default().jitter(Jitter::None))
-    }
-
     fn finished(outcome: Outcome) -> Finished {
         Finished {
             outcome,
@@ -285,76 +275,9 @@ mod tests {
         }
     }
 
-    /// The steps after these attempts, up to the first stop.
-    fn course(config: &RetryConfig, attempts: &[Finished]) -> Vec<Step> {
-        let mut machine = Machine::new();
-        machine.begin(true);
-        let mut steps = Vec::new();
-        for finished in attempts {
-            let step = machine.next(config, finished, || Draw::new(u64::MAX));
-            steps.push(step);
-            match step {
-                Step::Stop(_) => break,
-                Step::RetryAfter { counted, .. } => machine.begin(counted),
-            }
-        }
-        steps
-    }
-
-    fn unprocessed(how: Unprocessed) -> Finished {
-        Finished {
-            is_granted: true,
-            ..finished(Outcome::unprocessed(how))
-        }
-    }
-
-    #[test]
-    fn a_request_on_a_closing_connection_is_repeated_for_free_ten_times_at_most() {
-        let closing = unprocessed(Unprocessed::ConnectionClosing);
-        let step = |wait, cost: Option<Kind>| Step::RetryAfter {
-            wait: MS(wait),
-            cost,
-            counted: cost.is_some(),
-        };
-        let (free, pays) = (
-            |wait| step(wait, None),
-            |wait| step(wait, Some(Kind::Neutral)),
-        );
-        let steps = course(&config(), &[closing; 20]);
-        assert_eq!(steps[..10], [0, 0, 0, 1, 2, 4, 8, 16, 32, 64].map(free));
-        let used = stop(RetryStop::AttemptsUsed);
-        assert_eq!(steps[10..], [pays(50), pays(100), used]);
-    }
-
-    #[test]
-    fn the_free_repeats_of_one_call_are_counted_apart() {
-        let refused = unprocessed(Unprocessed::StreamRefused);
-        let closing = unprocessed(Unprocessed::ConnectionClosing);
-        let connect = finished(Outcome::TRANSIENT.not_executed());
-        let mut machine = Machine::new();
-        machine.begin(true);
-        for (finished, free) in [(refused, 1), (closing, 2), (connect, 3), (closing, 4)] {
-            assert_eq!(machine.next(&config(), &finished, || Draw::new(0)), FREE);
-            machine.begin(false);
-            assert_eq!((machine.attempts(), machine.free()), (1, free));
-        }
-    }
-
-    #[test]
-    fn the_cap_holds_for_the_base_of_an_overloaded_service_too() {
-        let capped = config().backoff(config().backoff.cap(MS(200)));
-        let pays = Step::RetryAfter {
-            wait: MS(200),
-            cost: Some(Kind::Overloaded),
-            counted: true,
-        };
-        let steps = course(&capped, &[finished(Outcome::OVERLOADED)]);
-        assert_eq!(steps, [pays]);
-    }
-
     #[test]
     fn the_attempt_number_never_overflows() {
-        let endless = config().max_attempts(u32::MAX);
+        let endless = RetryConfig::new().max_attempts(u32::MAX);
         let mut machine = Machine::new();
         machine.attempts = u32::MAX - 1;
         machine.waits = u32::MAX - 1;
@@ -381,7 +304,7 @@ mod tests {
             1 => Just(Kind::Permanent),
             1 => Just(Kind::Neutral),
         ];
-        let repeat = prop_oneof![
+        let advice = prop_oneof![
             6 => Just(RetryAdvice::ByKind),
             1 => Just(RetryAdvice::Never),
             1 => Just(RetryAdvice::Vetoed),
@@ -402,7 +325,7 @@ mod tests {
         let unprocessed = (how, mostly());
         (
             kind,
-            repeat,
+            advice,
             refusal,
             any_wait(),
             any_wait(),
@@ -410,8 +333,8 @@ mod tests {
             unprocessed,
         )
             .prop_map(
-                |(kind, repeat, refusal, wait, remaining, flags, (how, is_granted))| {
-                    let mut outcome = Outcome::of(kind).retry(repeat).wait(wait);
+                |(kind, advice, refusal, wait, remaining, flags, (how, is_granted))| {
+                    let mut outcome = Outcome::of(kind).retry(advice).wait(wait);
                     if let (Some(how), None) = (how, refusal) {
                         outcome = Outcome::unprocessed(how);
                     }
@@ -441,19 +364,28 @@ mod tests {
             Just(Jitter::Equal),
             Just(Jitter::Decorrelated)
         ];
-        (1_u32..6, any_wait(), any::<bool>(), 0_u64..9000, jitter).prop_map(
-            |(max_attempts, rejections, below, max_retry_after, jitter)| {
-                RetryConfig::new()
-                    .max_attempts(max_attempts)
-                    .retry_rejections(rejections)
-                    .retry_spent_below(below)
-                    .max_retry_after(MS(max_retry_after))
-                    .backoff(Backoff::default().jitter(jitter))
-            },
+        let cap = prop_oneof![Just(MS(200)), Just(S(2))];
+        (
+            1_u32..6,
+            any_wait(),
+            any::<bool>(),
+            0_u64..9000,
+            jitter,
+            cap,
         )
+            .prop_map(
+                |(max_attempts, rejections, below, max_retry_after, jitter, cap)| {
+                    RetryConfig::new()
+                        .max_attempts(max_attempts)
+                        .retry_rejections(rejections)
+                        .retry_spent_below(below)
+                        .max_retry_after(MS(max_retry_after))
+                        .backoff(Backoff::default().jitter(jitter).cap(cap))
+                },
+            )
     }
 
-    /// What the page of the pattern says, recounted from the whole history each time.
+    /// The rules of the module's page, recounted from the whole history each time.
     fn naive(
         config: &RetryConfig,
         history: &[(Finished, Step, Duration)],
@@ -483,12 +415,12 @@ mod tests {
             of.filter(|(_, step, _)| free(step)).count()
         };
         let free_before = free_steps(outcome.unprocessed);
-        let no_hint = outcome.wait.unwrap_or(none) == none;
+        let no_wait = outcome.wait.unwrap_or(none) == none;
         let unexecuted = !own && outcome.executed == Executed::No;
         let free = match outcome.unprocessed {
             Some(Unprocessed::ConnectionClosing) => finished.is_granted && free_before < 10,
             Some(Unprocessed::StreamRefused) => finished.is_granted && free_before == 0,
-            None => unexecuted && no_hint && outcome.kind != Kind::Overloaded && free_before == 0,
+            None => unexecuted && no_wait && outcome.kind != Kind::Overloaded && free_before == 0,
         };
 
         // The waits since the schedule was last started over.
@@ -503,7 +435,7 @@ mod tests {
             .collect();
         let mut backoff = config.backoff;
         if outcome.kind == Kind::Overloaded && outcome.wait.is_none() {
-            backoff.base = S(1);
+            backoff.base = S(1).min(backoff.cap);
         }
         let computed = if outcome.restarts_backoff {
             backoff.drawn(1, None, draw)
@@ -511,7 +443,7 @@ mod tests {
             let retry = u32::try_from(earlier.len()).expect("few") + 1;
             backoff.drawn(retry, earlier.last().copied(), draw)
         };
-        let hint = outcome.wait.unwrap_or(none);
+        let requested = outcome.wait.unwrap_or(none);
         let (wait, too_long) = if free {
             let closing = outcome.unprocessed == Some(Unprocessed::ConnectionClosing);
             let waits = [0, 0, 0, 1, 2, 4, 8, 16, 32, 64];
@@ -525,10 +457,10 @@ mod tests {
             )
         } else if own {
             let longest = config.retry_rejections.unwrap_or(none);
-            (hint.max(computed.min(longest)), hint > longest)
+            (requested.max(computed.min(longest)), requested > longest)
         } else {
             let longest = computed.saturating_add(config.max_retry_after);
-            (hint.max(computed), hint > longest)
+            (requested.max(computed), requested > longest)
         };
         let max_attempts = usize::try_from(config.max_attempts).expect("few");
         let step = if !wants {
@@ -561,8 +493,14 @@ mod tests {
         #[test]
         fn it_agrees_with_a_model_that_recounts_the_history(
             config in any_config(),
+            closing in 0_usize..14,
             attempts in proptest::collection::vec((any_finished(), any::<u64>()), 1..12),
         ) {
+            let unprocessed = Finished {
+                is_granted: true,
+                ..finished(Outcome::unprocessed(Unprocessed::ConnectionClosing))
+            };
+            let attempts = std::iter::repeat_n((unprocessed, 0), closing).chain(attempts);
             let mut machine = Machine::new();
             machine.begin(true);
             let mut history = Vec::new();
@@ -575,6 +513,8 @@ mod tests {
                 machine.begin(counted);
                 prop_assert!(machine.attempts() <= config.max_attempts);
                 history.push((finished, step, computed));
+                let begun = u32::from(machine.free()) + machine.attempts();
+                prop_assert_eq!(usize::try_from(begun).unwrap(), history.len() + 1);
             }
         }
     }

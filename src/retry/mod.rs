@@ -1,18 +1,17 @@
-//! Retry: another attempt for calls that failed in a way that may pass.
+//! Retries calls after transient failures.
 //!
 //! # When to use it
 //!
-//! For failures that are over in a moment: a connection that broke, an instance that restarts, a limit that is lifted soon. Not
-//! for a service that is down or overloaded, to which retries are more load; that is why the layer has a [budget](crate::budget)
-//! from the start, and why it stops at an open circuit breaker. And not twice in one program: the layer nearest the failure
-//! repeats, and a retry layer further out then does not.
+//! Retries help against short failures: a broken connection, a restarting instance, a limit that resets soon. They harm a service
+//! that is down or overloaded, because they add load. Therefore the layer has a [budget](crate::budget) by default, and it stops at
+//! an open circuit breaker. If retry layers are nested, the innermost one retries and the outer ones do not.
 //!
 //! ```text
 //!                       ┌───────────────────────────────────────────────────┐
 //!    request ─▶ attempt ┴▶ outcome ── success, permanent, neutral ──▶ result│
 //!                  ▲          │ transient, overloaded, not executed         │
 //!                  │          ▼                                             │
-//!                  │   may it be repeated? attempts, deadline, budget left? │── no ─▶ this result, untouched
+//!                  │  replay safe? attempts, deadline and budget left?      │── no ─▶ this result, unchanged
 //!                  │          │ yes                                         │
 //!                  └─ ready ◀─ wait ────────────────────────────────────────┘
 //! ```
@@ -25,7 +24,7 @@
 //! use tower::{ServiceBuilder, ServiceExt, service_fn};
 //!
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // Which requests may run twice must be said: here, those that read.
+//! // Declare which requests may run twice: here, the reads.
 //! let reads = by_clone_if(|request: &String| request.starts_with("get "));
 //! let retry = RetryLayer::new("catalogue", RetryConfig::new().max_attempts(4), reads)?;
 //!
@@ -37,69 +36,71 @@
 //! # Ok(()) }
 //! ```
 //!
-//! What results mean is for a [classifier](crate::Classify) to say ([`RetryLayer::classify`]), what can be sent again for a
-//! [`ReplayPolicy`]. Without tower: [`RetryLayer::run`].
+//! A [classifier](crate::Classify) turns results into outcomes ([`RetryLayer::classify`]). A [`ReplayPolicy`] decides which requests
+//! can be sent again. [`RetryLayer::run`] retries calls without tower.
 //!
-//! # What is repeated
+//! # Which calls are retried
 //!
 //! | outcome | another attempt |
 //! |---|---|
 //! | transient | after the backoff's wait |
 //! | overloaded | after the wait it names, else after a backoff that starts from [`overloaded_base`](RetryConfig::overloaded_base) |
-//! | permanent, neutral | none, unless the outcome's [`retry`](crate::Outcome::retry) says `Allowed` |
+//! | permanent, neutral | none, unless [`Outcome::retry`](crate::Outcome::retry) is `Allowed` |
 //! | not executed | the first of a call at once: no wait, no token, not counted; later ones like a transient |
 //! | the connection was closing before the request was processed | while the [allowance](crate::Unprocessed) lasts: no token, not counted, ten times a call; three times at once, then after 1, 2, 4 … ms. With none left, like a transient |
 //! | the server refused the stream | while the [allowance](crate::Unprocessed) lasts: once a call at once, no token, not counted. Else like a transient |
-//! | a refusal by a layer of this crate further in | none, unless [`retry_rejections`](RetryConfig::retry_rejections); never at an open circuit |
-//! | cut short by the deadline | none |
+//! | a rejection by an inner layer of this crate | none, unless [`retry_rejections`](RetryConfig::retry_rejections); never at an open circuit |
+//! | ended by the deadline | none |
 //!
-//! `repeat: Never` always ends the call. A failure that the service may have acted on is repeated only if the strategy says that
-//! this request [may](ReplayPolicy::is_safe); what certainly was not executed may always be sent again. Both only if it still
-//! [can](ReplayPolicy::is_replayable): a body that was read in part is gone. A request of which nothing could be kept is sent once.
+//! [`RetryAdvice::Never`](crate::RetryAdvice::Never) always ends the call. After a failure that the service may have acted on, a
+//! request is replayed only if the policy declares it [safe](ReplayPolicy::is_safe). A request that certainly was not executed is
+//! always safe. In both cases it must be [replayable](ReplayPolicy::is_replayable): a body that was read in part cannot be sent
+//! again. A request that could not be saved is sent once.
 //!
-//! A wait the server asks for is never shortened and adds no attempts. One that is longer than the backoff's by more than
-//! [`max_retry_after`](RetryConfig::max_retry_after), or that cannot end before the [deadline](crate::Deadline), is not begun: the caller gets that
-//! answer at once.
+//! A wait that the server requests is never shortened and adds no attempts. If it exceeds the wait of the backoff by more than
+//! [`max_retry_after`](RetryConfig::max_retry_after), or would end after the [deadline](crate::Deadline), the caller gets the
+//! response at once.
 //!
 //! # Defaults
 //!
 //! | setting | default | why |
 //! |---|---|---|
-//! | `max_attempts` | 3 | of failures that pass, nearly all are past by then |
+//! | `max_attempts` | 3 | nearly all transient failures have passed by then |
 //! | `backoff` | 50 ms × 2, at most 2 s, full jitter | see [`backoff`](crate::backoff) |
-//! | `overloaded_base` | 1 s | a limit that is lifted in less is rare |
-//! | `max_retry_after` | 5 s | who waits longer for an answer has better things to do; no server can make a caller sleep for a day |
-//! | `retry_rejections` | no | the refusal was made to keep calls away |
+//! | `overloaded_base` | 1 s | limits rarely reset in less |
+//! | `max_retry_after` | 5 s | a longer wait outlasts most callers' patience, and no server can make a caller sleep for a day |
+//! | `retry_rejections` | no | the layer rejected the call to reduce load |
 //! | `retry_spent_below` | no | attempts multiply: three layers of three are 27 |
-//! | budget | its own, of the same name | a retry storm is worse than the failure it answers |
+//! | budget | its own, of the same name | a retry storm is worse than the failure that caused it |
 //!
 //! # Order
 //!
-//! Inside a deadline, which bounds all attempts together, and inside the layer that mints idempotency keys, so that all attempts
-//! carry the same; outside breaker, bulkhead and rate limit, which then judge every attempt; outside the timeout of one attempt. A
-//! breaker *outside* a retry sees one failure where there were three. Under tower's `Buffer` it works, and reads the caller's
-//! deadline; over a `Buffer`, the service runs in a task that does not see the attempt's [`Call`](crate::Call) while it is called, only
-//! while its future is polled.
+//! Place the retry inside the deadline, which bounds all attempts together, and inside the layer that generates idempotency keys:
+//! then all attempts carry the same key. Place it outside breaker and attempt timeout, which then apply to every attempt. A breaker
+//! *outside* the retry sees one failure for three failed attempts.
+//!
+//! Under tower's `Buffer` the layer reads the caller's deadline as usual. Over a `Buffer`, the service is called in another task,
+//! where it does not see the attempt's [`Call`](crate::Call); its future does.
 //!
 //! # Errors
 //!
-//! The layer has none: the caller gets the last result as it was. One thing is put right: when a layer further in refuses a later
-//! attempt, and the service may have acted on an earlier one, the rejection says [`Executed::Maybe`](crate::Executed::Maybe).
+//! The layer has no errors of its own: the caller gets the last result unchanged. There is one exception: if an inner layer rejects a
+//! later attempt and the service may have acted on an earlier one, the rejection has [`Executed::Maybe`](crate::Executed::Maybe).
 //!
-//! The failed result is kept whole until the inner service is ready and the next attempt has been made, as until then it may
-//! still be the answer: if the deadline passes, the service breaks before it is ready, or the request can no longer be sent, the
-//! caller gets it. So a failed response that holds a permit of an inner limit keeps it for that long. After that it is
-//! dropped, or [discarded](RetryLayer::discard) in a way of its own beside the next attempt: `http::Drain` reads the rest of it.
+//! The layer holds a failed result until the inner service is ready and the next attempt has begun. Until then it may become the
+//! result of the call: the deadline may pass, the service may fail before it is ready, or the request may not be replayable any
+//! more. A failed response that holds a permit of an inner limit holds it for that long. Afterwards it is dropped, or
+//! [disposed of](RetryLayer::discard) concurrently with the next attempt: `http::Drain` reads the rest of it.
 //!
 //! # Events
 //!
-//! [`Event::Retry`](crate::event::Event::Retry) when an attempt is scheduled; [`Event::RetryStopped`](crate::event::Event::RetryStopped), with the
-//! reason, when there is none though the outcome alone would have allowed it. Successes and plain failures are no events.
+//! [`Event::Retry`](crate::event::Event::Retry) when an attempt is scheduled. [`Event::RetryStopped`](crate::event::Event::RetryStopped), with the
+//! reason, when the outcome alone would have allowed an attempt and there is none. Other results emit no event.
 //!
 //! # Cancel safety
 //!
-//! Dropping the future drops the attempt under way. While it waits, nothing starts any more, and the token goes back to the budget.
-//! An attempt that has begun has spent its token.
+//! Dropping the future drops the attempt in progress. During a wait, it cancels the scheduled attempt, and the token goes back to
+//! the budget. An attempt that has begun has spent its token.
 
 mod attempt;
 mod between;
@@ -112,7 +113,6 @@ mod machine;
 mod progress;
 mod replay;
 mod service;
-mod shared;
 
 pub use self::config::RetryConfig;
 #[cfg(feature = "http")]

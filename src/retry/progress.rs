@@ -1,9 +1,9 @@
-//! What one call has gone through, whoever drives it: the machine, the token, and the claim about the whole call.
+//! The state of one call: the machine, the budget's token, and whether any attempt may have been executed.
 
 use std::time::Duration;
 
+use super::layer::Rules;
 use super::machine::{Finished, Machine, Refusal, Step};
-use super::shared::Rules;
 use crate::budget::RetryBudget;
 use crate::budget::withdrawal::CallUnderWay;
 use crate::budget::withdrawal::Withdrawal;
@@ -16,30 +16,30 @@ use crate::event::{Event, RetryStop, emit};
 use crate::outcome::{Executed, Outcome};
 
 pub(super) struct Progress {
-    wishes: Option<Wishes>,
+    caller: Option<CallerOptions>,
     under_way: Option<CallUnderWay>,
-    /// `None` until the first attempt has failed: most calls go well and are not to pay for it.
+    /// `None` until the first attempt has failed: calls that succeed do not pay for it.
     course: Option<Box<Course>>,
 }
 
-/// What a call remembers once an attempt has failed. In a box, for most calls have none and would carry the room for it.
+/// The state of a call after its first failure. Boxed, because most calls have none.
 struct Course {
     machine: Machine,
     /// Whether the next attempt counts as one.
     counted: bool,
-    /// Why it is made.
+    /// The reason for the next attempt.
     reason: AttemptReason,
-    /// Pays for the retry that is scheduled or under way.
+    /// Pays for the retry that is scheduled or in progress.
     paid: Option<Withdrawal>,
-    /// Whether the service may have acted on an attempt made so far.
+    /// Whether the service may have acted on any attempt so far.
     executed: Executed,
-    /// Whether the last result was good, in the budget's eyes.
+    /// Whether the budget counts the last result as good.
     good: bool,
 }
 
-/// What the caller's task says, read at the first poll: `call` may run in another task, as under tower's `Buffer`.
+/// The options of the caller's task. Read at the first poll, because `call` may run in another task, as under tower's `Buffer`.
 #[derive(Clone, Copy)]
-struct Wishes {
+struct CallerOptions {
     deadline: Option<Deadline>,
     retry: bool,
 }
@@ -49,16 +49,16 @@ impl Progress {
     #[inline]
     pub(super) fn new(rules: Rules<'_>) -> Self {
         Self {
-            wishes: None,
+            caller: None,
             under_way: rules.budget.and_then(RetryBudget::begin),
             course: None,
         }
     }
 
-    /// To be called at the first poll, unless that one is also the last. A call that goes well at once is not asked.
+    /// Reads the caller's options. Called at the first poll, unless the call succeeds at that poll.
     pub(super) fn polled(&mut self) {
-        if self.wishes.is_none() {
-            self.wishes = Some(Wishes {
+        if self.caller.is_none() {
+            self.caller = Some(CallerOptions {
                 deadline: Deadline::current(),
                 retry: CallOptions::current_retry(),
             });
@@ -66,44 +66,44 @@ impl Progress {
     }
 
     pub(super) fn deadline(&self) -> Option<Deadline> {
-        self.wishes.and_then(|wishes| wishes.deadline)
+        self.caller.and_then(|caller| caller.deadline)
     }
 
-    /// What the next attempt is to be told, if it begins.
+    /// The [`Call`] of the next attempt, if there is one.
     pub(super) fn upcoming(&self, rules: Rules<'_>) -> Option<Call> {
         self.course.as_ref().map(|course| course.upcoming(rules))
     }
 
-    /// The next attempt begins: what it is to be told.
+    /// Begins the next attempt and returns its [`Call`].
     #[inline]
-    pub(super) fn begin(&mut self, rules: Rules<'_>, repeatable: bool) -> Call {
+    pub(super) fn begin(&mut self, rules: Rules<'_>, replayable: bool) -> Call {
         match &mut self.course {
-            None => Call::new(1, !repeatable),
+            None => Call::new(1, !replayable),
             Some(course) => course.begin(rules),
         }
     }
 
-    /// The call is over, and has not failed. Unless the deadline cut it short, it went well.
+    /// The call ended without a failure: it succeeded, or the deadline ended it.
     #[inline(always)]
-    pub(super) fn end(&mut self, rules: Rules<'_>, went_well: bool) {
+    pub(super) fn end(&mut self, rules: Rules<'_>, succeeded: bool) {
         if self.course.is_some() || self.under_way.is_some() {
-            self.forget();
+            self.clear();
         }
-        if went_well {
+        if succeeded {
             rules.deposit();
         }
     }
 
     #[cold]
-    fn forget(&mut self) {
+    fn clear(&mut self) {
         self.course = None;
         self.under_way = None;
     }
 
-    /// An attempt has failed: the wait before the next one, if there is to be one. Until that has begun, this may still be the
-    /// call's result. If there is to be none, it is, put right by [`claim`](Self::claim).
+    /// Records a failed attempt and returns the wait before the next one. `None`: there is no next attempt, and this result is
+    /// the call's result after [`claim`](Self::claim).
     ///
-    /// `barred` says why the request cannot be sent again, or must not after this outcome.
+    /// `barred` is the reason why the request cannot be sent again, or must not after this outcome.
     #[cold]
     pub(super) fn failed<T, E: CallError>(
         &mut self,
@@ -123,12 +123,12 @@ impl Progress {
                 .err()
                 .and_then(CallError::rejected)
                 .and_then(Refusal::of),
-            // Taken whether or not it is repeated: the allowance measures how much comes back unprocessed.
+            // Taken even without a retry: the allowance measures how many requests are not processed.
             is_granted: outcome
                 .unprocessed
                 .is_some_and(|how| rules.take_unprocessed(how)),
             spent_below: marks.spent_below(),
-            retry_allowed: self.wishes.is_none_or(|wishes| wishes.retry),
+            retry_allowed: self.caller.is_none_or(|caller| caller.retry),
             remaining: self.deadline().map(|deadline| deadline.remaining(&now)),
         };
         let course = self.course.get_or_insert_with(|| Box::new(Course::new()));
@@ -139,7 +139,7 @@ impl Progress {
         wait
     }
 
-    /// The attempt that was scheduled is not made after all: the last result is the call's.
+    /// The scheduled attempt is not made: the last result becomes the call's result.
     #[cold]
     pub(super) fn give_up<T, E: CallError>(
         &mut self,
@@ -154,7 +154,7 @@ impl Progress {
         self.claim(last)
     }
 
-    /// "Not executed" is a claim about the whole call: a rejection must not make it for earlier attempts.
+    /// Corrects a rejection that claims "not executed" although an earlier attempt may have been executed.
     #[cold]
     pub(super) fn claim<T, E: CallError>(&self, result: Result<T, E>) -> Result<T, E> {
         let executed = self.course.as_ref().map(|course| course.executed);
@@ -202,7 +202,7 @@ impl Course {
 
     fn failed(&mut self, rules: Rules<'_>, finished: &Finished, now: &Now) -> Option<Duration> {
         let outcome = finished.outcome;
-        // The retry that came to this is over. One that a layer further in refused never reached the service.
+        // The paid retry is over. If an inner layer rejected it, it never reached the service.
         if let Some(mut paid) = self.paid.take() {
             if finished.refusal.is_some() && outcome.executed == Executed::No {
                 paid.refused();
@@ -251,9 +251,9 @@ impl Course {
 
     /// There is no further attempt.
     fn stop(&mut self, rules: Rules<'_>, why: Option<RetryStop>) {
-        // What never started goes back to the budget.
+        // The token of a retry that never started goes back to the budget.
         self.paid = None;
-        // The last result may say that it was not executed; of the call that is not true.
+        // The last attempt may be "not executed" although the call as a whole may have been executed.
         if self.executed == Executed::Maybe {
             Marks::ACTED.publish();
         }
@@ -264,7 +264,7 @@ impl Course {
         let attempts = self.machine.attempts();
         let spent = match why {
             RetryStop::BudgetExhausted | RetryStop::SpentBelow => true,
-            // A layer that repeats nothing has spent nothing.
+            // A layer that made no retry has spent nothing.
             RetryStop::AttemptsUsed => attempts > 1,
             _ => false,
         };

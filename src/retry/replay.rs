@@ -21,36 +21,35 @@ use crate::outcome::Outcome;
 pub trait ReplayPolicy<Req> {
     /// What the inner service is called with.
     type Attempt;
-    /// What is kept to make further attempts.
+    /// The state saved for further attempts.
     type Saved;
 
-    /// The first attempt, and what is kept for further ones. `None`: it is sent once, whatever happens.
+    /// The first attempt, and the state saved for further ones. `None`: the request is sent once.
     fn first(&self, request: Req) -> (Self::Attempt, Option<Self::Saved>);
 
-    /// The only attempt of a request that is not to be repeated: nothing is kept. Override it where keeping costs something.
+    /// The only attempt of a request that is never replayed. Override it if saving the request is expensive.
     fn only(&self, request: Req) -> Self::Attempt {
         self.first(request).0
     }
 
-    /// Another attempt; `None` if there can be none any more. [`Call::current`](crate::Call::current) is that attempt.
+    /// Another attempt, or `None` if the request cannot be sent again. [`Call::current`](crate::Call::current) is that attempt.
     fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt>;
 
-    /// Whether this request may be repeated after a failure that the service may have acted on. (After one that it
-    /// certainly did not act on, it always may, if it [can](Self::is_replayable).) Default: yes.
+    /// Whether this request may be replayed after a failure that the service may have acted on. After a failure that it certainly
+    /// did not act on, every [replayable](Self::is_replayable) request is replayed. Default: yes.
     fn is_safe(&self, saved: &Self::Saved, outcome: &Outcome) -> bool {
         let _ = (saved, outcome);
         true
     }
 
-    /// Whether an outcome of the service that says "not executed" is certain for this request. If not, the service may have
-    /// acted on it: [`is_safe`](Self::is_safe) decides. A refusal by a layer of this crate is certain in any case.
-    /// Default: yes.
+    /// Whether "not executed" in an outcome of the service is reliable for this request. If not, [`is_safe`](Self::is_safe)
+    /// decides. A rejection by a layer of this crate is always reliable. Default: yes.
     fn trusts_not_executed(&self, saved: &Self::Saved) -> bool {
         let _ = saved;
         true
     }
 
-    /// Whether what is kept can still be sent: asked after every failure, even if nothing was executed. Default: yes.
+    /// Whether the saved request can still be sent. Called after every failure, even if nothing was executed. Default: yes.
     fn is_replayable(&self, saved: &Self::Saved) -> bool {
         let _ = saved;
         true
@@ -67,7 +66,7 @@ pub const fn by_clone() -> ByClone {
     ByClone
 }
 
-// Otherwise the error would ask only for `Clone`, and not show the other policies.
+// Without this, the error would only require `Clone` and not show the other policies.
 #[diagnostic::do_not_recommend]
 impl<Req: Clone> ReplayPolicy<Req> for ByClone {
     type Attempt = Req;

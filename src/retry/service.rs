@@ -9,13 +9,13 @@ use super::attempt::Attempt;
 use super::budgets::Budgets;
 use super::discard::Discard;
 use super::future::{Further, RetryFuture};
+use super::layer::Inner;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
-use super::shared::Inner;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
 
-/// Repeats the failed calls of a service; made by a [`RetryLayer`](super::RetryLayer).
+/// Retries the failed calls of a service. Made by a [`RetryLayer`](super::RetryLayer).
 #[derive(Debug)]
 pub struct Retry<S, R, C = ErrorIsTransient, K = (), D = ()> {
     inner: S,
@@ -58,16 +58,15 @@ where
     #[inline(always)]
     fn call(&mut self, request: Req) -> Self::Future {
         let budget = self.shared.budgets.budget(&request);
-        let (first, saved) = if self.shared.terms.once {
-            (self.shared.repeat.only(request), None)
+        let (first, saved) = if self.shared.terms.enabled {
+            self.shared.replay.first(request)
         } else {
-            self.shared.repeat.first(request)
+            (self.shared.replay.only(request), None)
         };
         let rules = self.shared.terms.rules(budget.as_ref());
         let mut progress = Progress::new(rules);
         let call = progress.begin(rules, saved.is_some());
-        // The instance that was polled ready is the one that is called. A clone, which holds no readiness, goes with the call
-        // for further attempts.
+        // The instance that was polled ready is called. The call takes a clone, which holds no readiness, for further attempts.
         let attempt = Attempt::new(call, || self.inner.call(first));
         let further = saved.map(|saved| Further {
             service: self.inner.clone(),

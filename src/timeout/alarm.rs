@@ -1,4 +1,4 @@
-//! A timer that costs nothing until it is needed.
+//! A timer that costs nothing until it is armed.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +17,7 @@ use crate::clock::{Now, is_local, sleep_until};
 pub(crate) struct Alarm {
     #[pin]
     sleep: Option<Sleep>,
-    /// No time at all: tokio's timer would still take up to a millisecond.
+    /// Armed with zero time. tokio's timer would still take up to a millisecond.
     due: bool,
 }
 
@@ -33,7 +33,7 @@ impl Alarm {
         self.due || self.sleep.is_some()
     }
 
-    /// The timer goes off so long `after` now.
+    /// Arms the timer to fire `after` this time.
     pub(crate) fn arm(self: Pin<&mut Self>, after: Duration, now: &Now) {
         let mut this = self.project();
         *this.due = after.is_zero();
@@ -41,15 +41,15 @@ impl Alarm {
         this.sleep.set((!after.is_zero()).then(sleep));
     }
 
-    /// Whether the armed timer goes off now, as far as timers can tell: another one for the same time may come first.
+    /// Whether the armed timer fires within a millisecond, the resolution of tokio's timers.
     pub(crate) fn is_due(&self) -> bool {
-        let near = |sleep: &Sleep| is_local(sleep.deadline(), Duration::from_millis(1));
-        self.due || self.sleep.as_ref().is_some_and(near)
+        let fires_now = |sleep: &Sleep| is_local(sleep.deadline(), Duration::from_millis(1));
+        self.due || self.sleep.as_ref().is_some_and(fires_now)
     }
 
-    /// Ready when the armed timer has gone off; pending while none is armed.
+    /// Ready when the armed timer has fired; pending while it is not armed.
     ///
-    /// Polled outside tokio's cooperative budget: a busy inner future that has used it up must not hold back its own limit.
+    /// Polled outside tokio's cooperative budget, because a busy inner future that has used up the budget must not delay its limit.
     pub(crate) fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
         match this.sleep.as_pin_mut() {

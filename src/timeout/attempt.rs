@@ -19,14 +19,13 @@ use crate::error::{CallError, Reason, Rejected};
 use crate::event::{Event, emit};
 use crate::outcome::Executed;
 
-/// Limits one attempt: `min(limit, what is left until the deadline)`, counted from the first poll.
+/// Limits one attempt to `min(limit, time left until the deadline)`, counted from the first poll.
 ///
-/// A per-call [`CallOptions::attempt_timeout`] replaces the limit. `Duration::ZERO` is one poll, then timeout;
-/// `Duration::MAX` is no limit but the deadline's. See [the page](crate::timeout).
+/// A per-call [`CallOptions::attempt_timeout`] replaces the limit. `Duration::ZERO` allows one poll;
+/// `Duration::MAX` leaves only the deadline. See [the module](crate::timeout).
 ///
-/// A response that is ready together with the timer wins. An error that comes within its last millisecond counts as the
-/// limit's: a client that knows how much time is left, as tonic's `Channel` does from `grpc-timeout`, gives up at the same
-/// moment.
+/// A response that is ready at the same time as the timer wins. An error within the last millisecond counts as a timeout, because a
+/// client that knows the remaining time gives up at the same moment, as tonic's `Channel` does by `grpc-timeout`.
 ///
 /// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
@@ -35,7 +34,7 @@ pub struct TimeoutLayer {
 }
 
 impl TimeoutLayer {
-    /// A limit for each attempt at what is called `name`.
+    /// A limit for each attempt. `name` appears in errors and events.
     pub fn new(name: impl Into<Arc<str>>, limit: Duration) -> Self {
         Self {
             limit: Limit::new("timeout", name, limit),
@@ -52,12 +51,12 @@ impl TimeoutLayer {
         self.limit.get()
     }
 
-    /// Sets another limit while running, for all clones and services. Attempts under way keep theirs.
+    /// Changes the limit at runtime, for all clones and services. Attempts in progress are not affected.
     pub fn set_limit(&self, limit: Duration) {
         self.limit.set(limit);
     }
 
-    /// The same limit for a call without tower.
+    /// Applies the limit to a call without tower.
     ///
     /// # Errors
     ///
@@ -122,17 +121,17 @@ pub struct TimeoutFuture<F> {
     #[pin]
     alarm: Alarm,
     layer: Arc<Limit>,
-    /// The layer's limit when this was made; from the first pending poll on the time that was left then. In nanoseconds.
+    /// In nanoseconds: the limit of the layer, and after the first pending poll the time that was left then.
     limit: u64,
     state: State,
 }
 
-/// What the timer stands for. One byte, so that the future is copied in whole words right after it was written.
+/// The meaning of the timer. One byte, so that a new future is copied in whole words.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Limit,
     Deadline,
-    /// Neither: it has completed.
+    /// The future has completed.
     Done,
 }
 
@@ -177,8 +176,8 @@ where
             };
         }
         if !this.alarm.is_armed() {
-            if let Some(asked) = CallOptions::current_attempt_timeout() {
-                *this.limit = nanos(asked);
+            if let Some(limit) = CallOptions::current_attempt_timeout() {
+                *this.limit = nanos(limit);
             }
             let now = Now::unread();
             let left = Deadline::current().map_or(u64::MAX, |d| nanos(d.remaining(&now)));
@@ -199,18 +198,18 @@ where
     }
 }
 
-/// The limit that passed together with an error of the service, if one did: a client that knows how much time is left gives
-/// up at the same moment, with an error of its own.
+/// The limit that passed together with an error of the service, if any. A client that knows the remaining time gives up at the
+/// same moment, with its own error.
 #[cold]
 fn passed_with_error(alarm: &Alarm, layer: &Limit, limit: u64, state: State) -> Option<Rejected> {
     if alarm.is_armed() {
         return alarm.is_due().then(|| passed(layer, limit, state));
     }
-    // An attempt that ended at its first poll had no time to arm the timer.
+    // An attempt that ended at its first poll has not armed the timer.
     Deadline::is_current_due().then(|| passed(layer, limit, State::Deadline))
 }
 
-/// The limit, which was this long, has passed.
+/// The rejection after this limit has passed.
 #[cold]
 fn passed(layer: &Limit, limit: u64, state: State) -> Rejected {
     let reason = if state == State::Deadline {

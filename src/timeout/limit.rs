@@ -1,4 +1,4 @@
-//! A time limit that can change while it is in use.
+//! A time limit that can change at runtime.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crate::clock::nanos;
 use crate::event::Source;
 use crate::sync::{AtomicU64, Ordering};
 
-/// A limit and whose it is, shared by a layer and all its services.
+/// A limit and its event source, shared by a layer and all its services.
 #[derive(Debug)]
 pub(crate) struct Limit {
     source: Source,
@@ -47,7 +47,7 @@ impl Limit {
     }
 }
 
-/// What so many nanoseconds of a limit are.
+/// The limit as a duration; `u64::MAX` is `Duration::MAX`.
 pub(crate) const fn duration(nanos: u64) -> Duration {
     if nanos == u64::MAX {
         Duration::MAX

@@ -1,15 +1,14 @@
 //! Time limits: of one attempt ([`TimeoutLayer`]) and of the whole call ([`DeadlineLayer`]).
 //!
-//! Every remote call needs both. The attempt's limit, innermost, turns a hang into a failure that the breaker counts and
-//! the retry may repeat. The deadline, outermost, is the promise to the caller: nothing starts after it, and all layers
-//! inside know how much of it is left.
+//! Every remote call needs both. The attempt limit, innermost, turns a hang into a failure that the breaker counts and the retry may
+//! retry. The deadline, outermost, bounds the whole call. Inner layers see the remaining time and start no work after it.
 //!
-//! Not for work that must be done whoever waits for it: at the limit the caller gets the timeout and the inner future is dropped. Spawn such work, and bound
+//! At the limit the caller gets the timeout and the inner future is dropped. Spawn work that must finish in any case, and limit only
 //! the wait for it.
 //!
 //! ```text
 //! DeadlineLayer 3 s ──► retry ──► breaker ──► TimeoutLayer 1 s ──► service
-//!  total                                       min(1 s, what is left)
+//!  total                                       min(1 s, time left)
 //! ```
 //!
 //! ```
@@ -31,30 +30,28 @@
 //!
 //! # Defaults
 //!
-//! None: only you know how long an answer is of use. The standard stack `http::client` takes 3 s for an attempt and 10 s in
-//! total.
+//! None: the right limit depends on your callers. The standard stack `http::client` allows 3 s for an attempt and 10 s in total.
 //!
 //! # Order
 //!
-//! The attempt's limit goes *inside* retry and breaker. Put outside the breaker it would drop the call before the breaker
-//! has a result. (A breaker notices that too: it opens when calls are only ever abandoned.)
+//! Place the attempt limit *inside* retry and breaker. Outside the breaker it would drop the call before the breaker has a result.
+//! (The breaker detects that: it opens when all calls are abandoned.)
 //!
 //! # Errors
 //!
-//! [`Reason::AttemptTimeout`](crate::Reason::AttemptTimeout) with the limit that was in force, and
-//! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over before the call began. The deadline is
-//! not the service's fault: a breaker counts a call that it ended as abandoned, and it is not retried. That holds for every
-//! deadline, whoever set it: the layer's total, a [`Deadline`](crate::Deadline) that is in force, or
-//! [`CallOptions::timeout`](crate::CallOptions::timeout).
+//! [`Reason::AttemptTimeout`](crate::Reason::AttemptTimeout) with the limit in force, and
+//! [`Reason::Deadline`](crate::Reason::Deadline), which is "not executed" if the deadline passed before the call began. A deadline is
+//! not the service's fault: a breaker counts the call as abandoned, and it is not retried. This applies to every deadline: the
+//! total of the layer, a [`Deadline`](crate::Deadline) in force, and [`CallOptions::timeout`](crate::CallOptions::timeout).
 //!
 //! # Events
 //!
-//! [`Event::Rejected`](crate::event::Event::Rejected) for each call cut short.
+//! [`Event::Rejected`](crate::event::Event::Rejected) for each call that a limit ends.
 //!
 //! # Cancel safety
 //!
-//! Dropping either future drops the inner one. The timer is armed at the first poll that is pending, so a call that is
-//! answered at once never reads the clock.
+//! Dropping either future drops the inner one. The timer is armed at the first pending poll: a call that completes at once never
+//! reads the clock.
 
 mod alarm;
 mod attempt;

@@ -1,4 +1,4 @@
-//! The limit of the whole call, retries and waits included.
+//! The deadline of the whole call, retries and waits included.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,11 +20,11 @@ use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
 use crate::refused::drop_refused;
 
-/// Limits the whole call, and tells everything inside how much time is left.
+/// Limits the whole call, and shows the remaining time to all layers inside.
 ///
-/// The time counts from `call`. It is a [`Deadline`], carried with the task: an earlier one that is already in force wins,
-/// and a call that begins after it is refused, not executed. A per-call [`CallOptions::timeout`] replaces the limit, but not a
-/// deadline that is in force. `Duration::MAX` is no limit of its own. See [the page](crate::timeout).
+/// The time counts from `call`. It is a [`Deadline`], carried with the task. If an earlier deadline is in force, that one applies. A
+/// call after the deadline is rejected and not executed. A per-call [`CallOptions::timeout`] replaces the limit, but not a
+/// deadline in force. `Duration::MAX` is no limit. See [the module](crate::timeout).
 ///
 /// Clones, and the services they make, share the limit.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ pub struct DeadlineLayer {
 }
 
 impl DeadlineLayer {
-    /// A limit for each call of what is called `name`, from first attempt to last.
+    /// A limit for each call, from the first attempt to the last. `name` appears in errors and events.
     pub fn new(name: impl Into<Arc<str>>, total: Duration) -> Self {
         Self {
             total: Limit::new("deadline", name, total),
@@ -50,13 +50,13 @@ impl DeadlineLayer {
         self.total.get()
     }
 
-    /// Sets another limit while running, for all clones and services. Calls under way keep theirs.
+    /// Changes the limit at runtime, for all clones and services. Calls in progress are not affected.
     pub fn set_total(&self, total: Duration) {
         self.total.set(total);
     }
 
-    /// The service without a timer, for an inner service that, whenever it is pending, waits for a timer of its own that fires
-    /// by the deadline. An attempt timeout does, and the wait between two attempts.
+    /// The service without its own timer. Only for an inner service that always has a timer that fires by the deadline while it
+    /// is pending, such as an attempt timeout or the wait between two attempts.
     #[cfg(feature = "http")]
     pub(crate) fn untimed<S>(&self, inner: S) -> DeadlineService<S> {
         DeadlineService {
@@ -65,7 +65,7 @@ impl DeadlineLayer {
         }
     }
 
-    /// The same limit for a call without tower.
+    /// Applies the limit to a call without tower.
     ///
     /// # Errors
     ///
@@ -122,7 +122,7 @@ where
     fn call(&mut self, request: Req) -> Self::Future {
         let total = Arc::clone(&self.total);
         let Ok(deadline) = begin(&total) else {
-            // The inner service may hold a place for the call that is not made.
+            // The inner service may hold a permit for the call that is not made.
             self.inner = self.inner.clone();
             drop_refused(request);
             return DeadlineFuture::new(Deadline::at(Moment::START), total, self.timed, None);
@@ -136,7 +136,7 @@ where
     }
 }
 
-/// The deadline of a call that begins now: the earlier of its own and the one already in force. An error if that is over.
+/// The deadline of a call that begins now: the earlier of its own and the one in force. An error if it has passed.
 fn begin(total: &Limit) -> Result<Deadline, ()> {
     let outer = Deadline::current().unwrap_or(Deadline::at(Moment::FAR));
     let total = CallOptions::current_timeout().unwrap_or_else(|| total.get());
@@ -176,15 +176,15 @@ pub struct DeadlineFuture<F> {
     timed: bool,
     /// Whether it was polled.
     begun: bool,
-    /// Whether the time was over before the call began, until that is reported.
-    refused: bool,
-    /// `None`: refused, over, or just being dropped.
+    /// Whether the deadline passed before the call began, until that is reported.
+    rejected: bool,
+    /// `None`: rejected, completed, or being dropped.
     #[pin]
     future: Option<F>,
 }
 
 impl<F> DeadlineFuture<F> {
-    /// `None`: the call is refused.
+    /// `None`: the call is rejected.
     const fn new(deadline: Deadline, total: Arc<Limit>, timed: bool, future: Option<F>) -> Self {
         Self {
             deadline,
@@ -192,7 +192,7 @@ impl<F> DeadlineFuture<F> {
             total,
             timed,
             begun: false,
-            refused: future.is_none(),
+            rejected: future.is_none(),
             future,
         }
     }
@@ -211,12 +211,12 @@ where
         let entered = this.deadline.enter();
         let Some(future) = this.future.as_mut().as_pin_mut() else {
             assert!(
-                std::mem::take(this.refused),
+                std::mem::take(this.rejected),
                 "`DeadlineFuture` polled after completion"
             );
             return Poll::Ready(Err(over(this.total.source(), Executed::No).into()));
         };
-        // A scope that it was not called in, but is polled in, may be over before it has begun.
+        // The future may be polled in another scope than it was made in. That scope's deadline may have passed already.
         let begins_late =
             !std::mem::replace(this.begun, true) && entered.is_over_before(*this.deadline);
         if !begins_late {
@@ -229,7 +229,7 @@ where
                 return Poll::Pending;
             }
             if !this.alarm.is_armed() {
-                // The earliest of this one and of those outside it, which `enter` has found.
+                // The earliest of this deadline and those outside it, as set by `enter`.
                 let Some(earliest) = Deadline::current() else {
                     return Poll::Pending;
                 };
@@ -238,7 +238,7 @@ where
             }
             ready!(this.alarm.poll(cx));
         }
-        // What is inside is dropped now, not when the caller gets round to it: permits and connections go back.
+        // Dropped now and not later with this future, to release permits and connections.
         this.future.set(None);
         Poll::Ready(Err(over(this.total.source(), Executed::Maybe).into()))
     }

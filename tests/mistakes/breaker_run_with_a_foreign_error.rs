@@ -1,4 +1,4 @@
-//! A handle's `run`, without tower, around a call whose error cannot hold a refusal.
+//! `Breaker::run` around a call whose error cannot hold a rejection.
 //~ the error `std::io::Error` cannot hold a rejection of this crate
 //~ wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`
 

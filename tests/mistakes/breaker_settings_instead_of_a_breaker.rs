@@ -1,4 +1,4 @@
-//! A layer made of the settings, not of the handle that is made of them.
+//! A layer made from the settings in place of the handle.
 //~ `BreakerConfig` is not a policy for requests of the type `u64`
 //~ settings become a handle first: `buttress::breaker::Breaker::new(name, config)?`
 

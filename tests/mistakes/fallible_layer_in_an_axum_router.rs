@@ -1,6 +1,6 @@
-//! axum wants layers that cannot fail.
+//! A fallible layer in an axum router.
 //~ the error `Infallible` cannot hold a rejection of this crate
-//~ an `Infallible` service (axum) is lifted and answered by `buttress::http::handle_rejections(layers)`
+//~ an `Infallible` service (axum): wrap the layers in `buttress::http::handle_rejections(layers)`
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A request of reqwest that is sent through its client: nothing protects it.
+//! A reqwest request sent through reqwest's client, which protects nothing.
 //~ the error `reqwest::Error` cannot hold a rejection of this crate
 //~ `client("name", ClientConfig::default())?.layer(reqwest_client)`
 

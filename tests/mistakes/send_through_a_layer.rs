@@ -1,4 +1,4 @@
-//! A request of reqwest that is sent through a stack without a client in it.
+//! A reqwest request sent through a stack of layers without a client.
 //~ is a layer, not a stack that requests can be sent through
 //~ write `let stack = layer.layer(reqwest_client);` with `tower::Layer` in scope, then `send_through(&stack)`
 

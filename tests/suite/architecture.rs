@@ -1,4 +1,4 @@
-//! The rules of the house that a compiler does not check.
+//! Rules of the source code that the compiler does not check.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every source file with its path below `src` and its code: without comments, and without the tests at its foot.
+/// The path below `src` and the code of every source file, without comments and without unit tests.
 fn files() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
@@ -42,10 +42,10 @@ fn files() -> Vec<(String, String)> {
 }
 
 const PATTERNS: &[&str] = &["breaker", "budget", "idempotency", "retry", "timeout"];
-const RIM: &[&str] = &["http", "reqwest", "telemetry", "testing"];
+const EDGES: &[&str] = &["http", "reqwest", "telemetry", "testing"];
 
 #[test]
-fn machines_and_configs_know_no_runtime_no_lock_and_no_clock() {
+fn machines_and_configs_use_no_runtime_no_lock_and_no_clock() {
     let banned = [
         "tokio",
         "tower",
@@ -63,15 +63,15 @@ fn machines_and_configs_know_no_runtime_no_lock_and_no_clock() {
             || ["window.rs", "backoff.rs"].contains(&&*name)
         {
             for word in banned {
-                assert!(!code.contains(word), "{name} knows `{word}`");
+                assert!(!code.contains(word), "{name} uses `{word}`");
             }
         }
     }
 }
 
 #[test]
-fn arrows_never_turn_back() {
-    let everything = PATTERNS.iter().chain(RIM).chain(&["gate"]);
+fn modules_depend_on_lower_layers_only() {
+    let everything = PATTERNS.iter().chain(EDGES).chain(&["gate"]);
     for (name, code) in files() {
         let home = name
             .split('/')
@@ -82,9 +82,9 @@ fn arrows_never_turn_back() {
             let allowed = match home {
                 "lib" => true,
                 _ if home == *module => true,
-                // The rim knows the patterns; no pattern knows it.
-                _ if RIM.contains(&home) => true,
-                // Patterns know the gate. What two of them need stands alone: the budget, and the limit's timer.
+                // The edges may use the patterns; no pattern uses an edge.
+                _ if EDGES.contains(&home) => true,
+                // Patterns use the gate. The retry also uses the budget and the timer of the limits.
                 _ if PATTERNS.contains(&home) => {
                     *module == "gate"
                         || (home == "retry"

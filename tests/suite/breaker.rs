@@ -68,12 +68,12 @@ async fn a_rejection_names_the_breaker_and_the_wait() {
     breaker.force_open(60 * SECOND);
     assert_eq!(
         breaker.try_acquire().unwrap_err().to_string(),
-        "circuit breaker `payments` was forced open, next probe in 60s"
+        "circuit breaker `payments` is forced open, next probe in 60s"
     );
     breaker.isolate();
     assert_eq!(
         breaker.try_acquire().unwrap_err().to_string(),
-        "circuit breaker `payments` was isolated by hand and waits for its release"
+        "circuit breaker `payments` is isolated until it is released manually"
     );
     let breaker = half_open("probing", three_in_a_row()).await;
     let probe = breaker.try_acquire().unwrap();
@@ -81,7 +81,7 @@ async fn a_rejection_names_the_breaker_and_the_wait() {
     assert_eq!(rejected.reason, Reason::CircuitProbing);
     assert_eq!(
         rejected.to_string(),
-        "circuit breaker `probing` is half-open and its probes are under way, try again in 2s"
+        "circuit breaker `probing` is half-open and all its probes are in flight, retry after 2s"
     );
     probe.settle(Outcome::SUCCESS);
 }

@@ -1,4 +1,4 @@
-//! Options are about one call: which layer applies them, and what is kept from those inside.
+//! The options of a call: which layer applies them, and which are hidden from inner layers.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,7 +8,6 @@ use buttress::http::{
     AtBodyEnd, ByStatus, ClientConfig, IdempotencyKeys, ServerConfig, client, server,
 };
 use buttress::idempotency::IdempotencyKeyLayer;
-use buttress::reqwest::SendThrough;
 use buttress::retry::{RetryConfig, RetryLayer, by_clone};
 use buttress::telemetry::Observed;
 use buttress::testing::{Step, Strict};
@@ -43,21 +42,21 @@ fn config() -> ClientConfig {
     ClientConfig::default().breaker(None)
 }
 
-// ── whose options they are ──
+// ── which call they apply to ──
 
-/// The time after which a call ends that another service makes inside, through layers of its own.
+/// The duration of a call that the service inside `outer` makes through its own layers.
 async fn inner_call(
     options: CallOptions,
-    outer: impl Layer<Slow, Service = impl Calls>,
+    outer: impl Layer<Slow, Service = impl tower::Service<()>>,
 ) -> Duration {
     let started = Instant::now();
-    options.scope(outer.layer(slow()).call_it()).await;
+    let _ = options.scope(outer.layer(slow()).oneshot(())).await;
     started.elapsed()
 }
 
 type Slow = tower::util::BoxCloneSyncService<(), &'static str, Failure>;
 
-/// A service whose own call to a service that hangs has a limit of 1 s an attempt, 2 s in all, and is retried at once.
+/// A service that calls a hanging service with limits of 1 s for an attempt and 2 s in total, and retries at once.
 fn slow() -> Slow {
     let hangs = service_fn(|()| std::future::pending::<Result<&'static str, Failure>>());
     let retry = RetryLayer::new("options.inner", RetryConfig::new(), by_clone()).unwrap();
@@ -72,19 +71,8 @@ fn slow() -> Slow {
     }))
 }
 
-/// Calls itself once.
-trait Calls {
-    async fn call_it(self);
-}
-
-impl<S: tower::Service<()>> Calls for S {
-    async fn call_it(self) {
-        let _ = self.oneshot(()).await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
-async fn an_option_is_applied_by_the_outermost_layer_that_knows_it_and_by_no_service_inside() {
+async fn the_outermost_layer_applies_an_option_and_inner_services_do_not() {
     let hour = 3600 * SECOND;
     let all = || {
         CallOptions::new()
@@ -100,7 +88,7 @@ async fn an_option_is_applied_by_the_outermost_layer_that_knows_it_and_by_no_ser
         .layer(TimeoutLayer::new("options.outer", 60 * SECOND))
         .into_inner();
     assert_eq!(inner_call(all(), outer).await, 2 * SECOND);
-    // Without such a layer outside, it is the call of the scope.
+    // Without such an outer layer, it applies to the inner call.
     let none = tower::layer::util::Identity::new();
     assert_eq!(inner_call(all(), none).await, hour);
     let outer = DeadlineLayer::new("options.outer", 60 * SECOND);
@@ -119,7 +107,7 @@ async fn an_option_is_applied_by_the_outermost_layer_that_knows_it_and_by_no_ser
 #[tokio::test(start_paused = true)]
 async fn no_option_of_a_client_reaches_the_calls_of_its_server() {
     let seen = service_fn(|_: Request<String>| async {
-        // A call of its own, by a stack of its own.
+        // The server's own call, through its own stack.
         let hangs = service_fn(|_: Request<String>| {
             std::future::pending::<Result<Response<String>, Broken>>()
         });
@@ -159,7 +147,7 @@ async fn no_option_of_a_client_reaches_the_calls_of_its_server() {
 async fn a_server_stack_clears_the_options_of_a_caller_in_the_same_process() {
     let seen = service_fn(|request: Request<String>| async move {
         assert!(request.extensions().get::<CallOptions>().is_none());
-        // Nothing outside applies them but the scope of the caller, if it is still in force.
+        // The options would apply here if the caller's scope were still in force.
         let short = TimeoutLayer::new("options.handler", SECOND);
         let hangs = async || std::future::pending::<Result<(), Rejected>>().await;
         let ended = short.run(hangs).await.unwrap_err();
@@ -196,7 +184,7 @@ async fn options_in_the_extensions_replace_those_of_a_scope_and_reach_through_a_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_streams_on_purpose_only_where_its_caller_said_so() {
+async fn the_streams_option_applies_to_the_callers_response_only() {
     let gate = |name: &'static str| {
         GateLayer::new(Observed::new(name), ByStatus::new()).finish(AtBodyEnd::new(name, SECOND))
     };
@@ -206,7 +194,7 @@ async fn a_response_streams_on_purpose_only_where_its_caller_said_so() {
     let direct = streams().scope(direct.oneshot(())).await.unwrap();
     let read = http_body_util::BodyExt::collect(direct.into_body()).await;
     assert!(read.is_ok());
-    // A server reads a body of its own call, to respond with what became of that.
+    // A server reads the body of its own call and responds with the result.
     let server = service_fn(move |_: Request<String>| {
         let own = gate("options.server").layer(late());
         async move {
@@ -221,7 +209,7 @@ async fn a_response_streams_on_purpose_only_where_its_caller_said_so() {
     assert_eq!(
         body.unwrap().to_bytes(),
         "true",
-        "the limit of its own call holds"
+        "the limit applies to the server's own call"
     );
 }
 
@@ -229,7 +217,7 @@ fn late_body() -> Response<Late> {
     Response::new(Late(Box::pin(sleep(3 * SECOND)), false))
 }
 
-/// A body of one frame that comes after this time.
+/// A body of one frame after this time.
 struct Late(std::pin::Pin<Box<tokio::time::Sleep>>, bool);
 
 impl http_body::Body for Late {
@@ -261,18 +249,18 @@ fn key_of(server: &Server) -> Vec<Option<String>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_one_is_refused_unsent() {
+async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_call_is_rejected() {
     let server: Server = Strict::new(|call| status(if call == 0 { 503 } else { 201 }));
-    // Whether or not the layer would generate one: the second is not sent with another key either, nor without.
+    // The second call is not sent with a generated key or without a key either.
     for keys in [IdempotencyKeys::Unknown, IdempotencyKeys::Honored] {
         let stack = client("options.key", config().idempotency_keys(keys)).unwrap();
         let stack = stack.layer(server.clone());
         let calls = async {
             let first = stack.clone().oneshot(post()).await.unwrap();
             assert_eq!(first.status(), 201);
-            // One that needs no key may be made.
+            // A call that needs no key is sent.
             assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 201);
-            // One that brings its own may, too: it says itself that it repeats an operation.
+            // A call with its own key is sent, too.
             let mut own = post();
             let key = http::HeaderValue::from_static("\"order-4711-of-ada\"");
             own.headers_mut().insert("idempotency-key", key);
@@ -287,7 +275,10 @@ async fn the_key_of_a_scope_is_used_by_one_call_and_a_second_one_is_refused_unse
         assert_eq!(rejected.reason, Reason::Key(KeyProblem::SecondCall));
         assert_eq!(rejected.executed, Executed::No);
         let text = rejected.to_string();
-        assert!(text.contains("give each call a scope of its own"), "{text}");
+        assert!(
+            text.contains("use a separate scope for each call"),
+            "{text}"
+        );
         assert!(!text.contains("4711"), "{text}");
         let key = || Some("\"order-4711-of-ada\"".to_owned());
         let mut sent = key_of(&server);
@@ -314,7 +305,7 @@ async fn of_calls_made_together_in_one_scope_one_gets_the_key() {
     let (a, b, c) = CallOptions::new().idempotency_key("k").scope(calls).await;
     let sent = [a, b, c].iter().flatten().count();
     assert_eq!((sent, server.calls()), (1, 1));
-    // Every call in a scope of its own has its key.
+    // Each call in a separate scope has the key.
     for _ in 0..2 {
         let call = CallOptions::new()
             .idempotency_key("k")
@@ -325,14 +316,16 @@ async fn of_calls_made_together_in_one_scope_one_gets_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_cannot_be_sent_is_refused_and_not_used_up() {
+async fn a_key_that_cannot_be_sent_is_rejected_and_not_used_up() {
     let server: Server = Strict::new(|_| status(201));
-    let lifted = server.clone().map_err(Error::Inner);
-    let raw = IdempotencyKeyLayer::new().unquoted().layer(lifted.clone());
-    let quoted = IdempotencyKeyLayer::new().layer(lifted);
+    let server_stack = server.clone().map_err(Error::Inner);
+    let unquoted = IdempotencyKeyLayer::new()
+        .unquoted()
+        .layer(server_stack.clone());
+    let quoted = IdempotencyKeyLayer::new().layer(server_stack);
     let calls = async {
-        let refused = raw.oneshot(post()).await;
-        assert!(matches!(refused, Err(Error::Rejected(_))), "{refused:?}");
+        let rejected = unquoted.oneshot(post()).await;
+        assert!(matches!(rejected, Err(Error::Rejected(_))), "{rejected:?}");
         quoted.oneshot(post()).await.unwrap();
     };
     CallOptions::new()
@@ -340,20 +333,4 @@ async fn a_key_that_cannot_be_sent_is_refused_and_not_used_up() {
         .scope(calls)
         .await;
     assert_eq!(key_of(&server), [Some("\"order 7\"".to_owned())]);
-}
-
-#[tokio::test]
-async fn a_reqwest_request_gets_its_options_as_an_argument() {
-    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
-    let service = service_fn(move |request: reqwest::Request| {
-        report
-            .send(request.headers()["idempotency-key"].clone())
-            .unwrap();
-        std::future::ready(Ok::<_, Error<reqwest::Error>>(()))
-    });
-    let stack = IdempotencyKeyLayer::new().layer(service);
-    let order = reqwest::Client::new().post("http://api.example.com/orders");
-    let options = CallOptions::new().idempotency_key("order-7");
-    order.send_through_with(&stack, options).await.unwrap();
-    assert_eq!(reported.recv().await.unwrap(), "\"order-7\"");
 }

@@ -1,4 +1,4 @@
-//! A limit that the caller sets ends the call as abandoned, however it is set.
+//! A limit set by the caller ends the call as abandoned.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use buttress::reqwest::SendThrough;
 use buttress::retry::RetryConfig;
 use buttress::{CallOptions, Deadline, Error, Executed, Reason, Rejected};
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response};
+use http::{Request, Response};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -51,7 +51,7 @@ fn get() -> Request<String> {
     request.body(String::new()).unwrap()
 }
 
-/// The deadline that a call came to.
+/// The rejection of a call that a deadline ended.
 fn deadline<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, Error<E>>) -> Rejected {
     match result {
         Err(Error::Rejected(rejected)) => {
@@ -62,7 +62,7 @@ fn deadline<T: std::fmt::Debug, E: std::fmt::Debug>(result: Result<T, Error<E>>)
     }
 }
 
-/// The breakers have counted no result and are closed.
+/// The breakers are closed and have counted no result.
 fn nothing_counted(breakers: &Breakers) {
     for (authority, breaker) in breakers.entries() {
         let snapshot = breaker.snapshot();
@@ -71,7 +71,7 @@ fn nothing_counted(breakers: &Breakers) {
     }
 }
 
-/// Listens to the calls and to the attempts of the stack of this name.
+/// The events of the calls and attempts of one stack.
 struct Heard {
     calls: Listener,
     attempts: Listener,
@@ -85,7 +85,7 @@ impl Heard {
         }
     }
 
-    /// Every call and every attempt since the last time has ended as abandoned; so many attempts were made.
+    /// Since the last check, this number of calls and attempts ended, all of them as abandoned.
     fn abandoned(&self, calls: usize) {
         for listener in [&self.calls, &self.attempts] {
             let reported = listener.take();
@@ -103,7 +103,7 @@ impl Heard {
 // ── in memory, on paused time ──
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_the_caller_ends_the_call_as_abandoned_however_it_is_set() {
+async fn every_kind_of_limit_of_the_caller_ends_the_call_as_abandoned() {
     let layer = client("callers.ways", config()).unwrap();
     let heard = Heard::new("callers.ways.call", "callers.ways.attempt");
     let calls = Arc::new(AtomicUsize::new(0));
@@ -143,7 +143,7 @@ async fn a_limit_of_the_caller_ends_the_call_as_abandoned_however_it_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_the_caller_only_shortens_the_total_and_options_replace_it() {
+async fn a_limit_of_the_caller_shortens_the_total_and_options_replace_it() {
     let layer = client(
         "callers.total",
         config().attempt(10 * LIMIT).total(10 * LIMIT),
@@ -171,7 +171,7 @@ async fn a_limit_of_the_caller_only_shortens_the_total_and_options_replace_it() 
         deadline(options.scope(stack.clone().oneshot(request)).await);
         assert_eq!(started.elapsed(), ends);
     }
-    // A deadline further out is never put off.
+    // An outer deadline is never extended.
     let patient = CallOptions::new().timeout(Duration::MAX);
     let started = Instant::now();
     let call = patient.scope(stack.oneshot(get()));
@@ -180,7 +180,7 @@ async fn a_limit_of_the_caller_only_shortens_the_total_and_options_replace_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_over_refuses_the_call_before_it_is_sent() {
+async fn a_limit_that_has_passed_rejects_the_call_before_it_is_sent() {
     let layer = client("callers.over", config()).unwrap();
     let stack = layer.layer(service_fn(async |_: Request<String>| {
         panic!("it was sent");
@@ -189,14 +189,14 @@ async fn a_limit_that_is_over_refuses_the_call_before_it_is_sent() {
     }));
     let mut request = get();
     request.headers_mut().insert("x-left-ms", 0.into());
-    let refused = deadline(stack.clone().oneshot(request).await);
-    assert_eq!(refused.executed, Executed::No);
+    let rejected = deadline(stack.clone().oneshot(request).await);
+    assert_eq!(rejected.executed, Executed::No);
     let none = CallOptions::new().timeout(Duration::ZERO);
     assert!(none.scope(stack.oneshot(get())).await.is_err());
     nothing_counted(layer.breakers().unwrap());
 }
 
-/// Fails twice after 20 ms, then hangs; and what it was sent, as `seen` sees it.
+/// A service that fails twice after 20 ms and then hangs, and a record of its requests, made by `seen`.
 fn failing<Req, T: Send + 'static, Res: Send + 'static, E: Send + 'static>(
     seen: impl Fn(&Req) -> T + Clone + Send + 'static,
     unavailable: impl Fn() -> Res + Clone + Send + 'static,
@@ -230,26 +230,8 @@ fn status_503<B: Default>() -> Response<B> {
     response
 }
 
-fn value(headers: &HeaderMap, name: &str) -> Option<String> {
-    let value = headers.get(name)?;
-    Some(value.to_str().unwrap().to_owned())
-}
-
 #[tokio::test(start_paused = true)]
-async fn every_attempt_is_sent_with_the_time_that_is_left_of_the_callers_limit() {
-    let seen = |request: &Request<String>| value(request.headers(), "x-left-ms").unwrap();
-    let (server, sent) = failing::<_, _, _, std::io::Error>(seen, status_503::<String>);
-    let stack = client("callers.left", config()).unwrap().layer(server);
-    let mut request = get();
-    request.headers_mut().insert("x-left-ms", 100.into());
-    let started = Instant::now();
-    deadline(stack.oneshot(request).await);
-    assert_eq!(started.elapsed(), LIMIT);
-    assert_eq!(*sent.lock().unwrap(), ["100", "70", "40"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_limit_in_grpc_timeout_shrinks_from_attempt_to_attempt_whatever_header_is_configured() {
+async fn every_attempt_is_sent_with_the_remaining_time_in_both_headers() {
     for header in [DeadlineHeader::GrpcTimeout, left_ms()] {
         let own = header.clone();
         let seen = move |request: &Request<String>| {
@@ -272,7 +254,7 @@ async fn a_limit_in_grpc_timeout_shrinks_from_attempt_to_attempt_whatever_header
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_a_reqwest_request_does_not_start_again_with_each_attempt() {
+async fn the_timeout_of_a_reqwest_request_applies_to_all_attempts_together() {
     let seen = |request: &reqwest::Request| request.timeout().copied();
     let (server, sent) =
         failing::<_, _, _, reqwest::Error>(
@@ -288,20 +270,20 @@ async fn a_limit_of_a_reqwest_request_does_not_start_again_with_each_attempt() {
     let left = [100, 70, 40].map(|left| Some(left * MS));
     assert_eq!(*sent.lock().unwrap(), left);
     sent.lock().unwrap().clear();
-    // A call whose response streams keeps it for the body.
+    // The timeout of a streaming call still applies to the body.
     let options = CallOptions::new().streams(true).retry(false);
     let streams = send().timeout(300 * LIMIT);
     let response = streams.send_through_with(&stack, options).await.unwrap();
     assert_eq!(response.status(), 503);
     assert_eq!(*sent.lock().unwrap(), [Some(300 * LIMIT)]);
     sent.lock().unwrap().clear();
-    let once = CallOptions::new().retry(false);
-    send().send_through_with(&stack, once).await.unwrap();
-    assert_eq!(*sent.lock().unwrap(), [None], "none is made up");
+    let no_retry = CallOptions::new().retry(false);
+    send().send_through_with(&stack, no_retry).await.unwrap();
+    assert_eq!(*sent.lock().unwrap(), [None], "no timeout is added");
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_that_are_too_impatient_for_a_server_do_not_open_its_circuit() {
+async fn callers_with_short_limits_do_not_open_a_circuit() {
     let layer = grpc("callers.impatient", ClientConfig::default()).unwrap();
     let stack = layer.layer(service_fn(async |_: Request<String>| {
         sleep(60 * MS).await;
@@ -321,7 +303,7 @@ async fn callers_that_are_too_impatient_for_a_server_do_not_open_its_circuit() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_of_the_transport_at_the_deadline_counts_as_the_deadline() {
-    // The client gives up by itself when the time is over that it was told, or at once if none is left.
+    // The client gives up by itself at the deadline in its header.
     let gives_up = service_fn(async |request: Request<String>| {
         let left = left_ms().read(request.headers()).unwrap();
         sleep(left).await;

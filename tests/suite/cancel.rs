@@ -1,4 +1,4 @@
-//! Dropped at any point, or torn apart by a panic: nothing stays held.
+//! Cancellation at any point, and panics: nothing stays held.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -27,16 +27,16 @@ use crate::common::{
 type Stack = BoxCloneSyncService<(), &'static str, Failure>;
 type Call = Pin<Box<dyn Future<Output = Result<&'static str, Failure>>>>;
 
-/// What a stack may hold.
+/// The resources that a stack may hold.
 struct Held {
     inner: Inner,
     limit: ConcurrencyLimit<Inner>,
-    /// Half-open, with a single place.
+    /// Half-open, with a single probe.
     breakers: Vec<Breaker>,
     budget: RetryBudget,
 }
 
-/// However many calls are abandoned, it stays half-open.
+/// Stays half-open after any number of abandoned calls.
 fn unchanged() -> BreakerConfig {
     three_in_a_row().abandoned(Abandoned::Ignore)
 }
@@ -62,7 +62,7 @@ impl Held {
         }
     }
 
-    /// Every layer by itself, and all on top of one another.
+    /// Each layer alone, and all layers in one stack.
     async fn stacks(&mut self) -> Vec<(&'static str, Stack)> {
         let observe = ObserveLayer::new(Observed::new("cancel"), ErrorIsTransient);
         let deadline = DeadlineLayer::new("cancel", 60 * SECOND);
@@ -74,10 +74,10 @@ impl Held {
 
         let keys = KeyedConfig::default();
         let keyed = Breaker::keyed("cancel", unchanged(), keys, by(|(): &()| 7)).unwrap();
-        let kept = keyed.get(&(), &Now::unread());
-        settle(&kept, 3, Outcome::TRANSIENT);
+        let single_key = keyed.get(&(), &Now::unread());
+        settle(&single_key, 3, Outcome::TRANSIENT);
         advance(2 * SECOND).await;
-        self.breakers.push((*kept).clone());
+        self.breakers.push((*single_key).clone());
         let keyed = BreakerLayer::new(keyed, ErrorIsTransient);
 
         let limit = &self.limit;
@@ -99,20 +99,17 @@ impl Held {
         ]
     }
 
-    /// Nothing is held: no future, no place of the limit, no probe's place.
+    /// Nothing is held: no future, no permit of the limit, no probe.
     fn check(&self, at: &str) {
         assert_eq!(self.inner.live(), 0, "{at}: a future lives");
         let mut limit = self.limit.clone();
         let ready = poll(std::pin::pin!(std::future::poll_fn(|cx| {
             Service::<()>::poll_ready(&mut limit, cx)
         })));
-        assert!(ready.is_ready(), "{at}: a place of the limit is held");
+        assert!(ready.is_ready(), "{at}: a permit of the limit is held");
         for breaker in &self.breakers {
             assert_eq!(breaker.state(), BreakerState::HalfOpen, "{at}");
-            assert!(
-                breaker.try_acquire().is_ok(),
-                "{at}: a probe's place is held"
-            );
+            assert!(breaker.try_acquire().is_ok(), "{at}: a probe is held");
         }
     }
 }
@@ -188,7 +185,7 @@ async fn dropped_at_every_point_of_a_retry_a_call_holds_nothing() {
         let started = held.inner.calls() == 2;
         let balance = if started { 4.0 } else { 5.0 };
         let left = held.budget.balance();
-        // A call that ended well has paid in.
+        // A call that succeeded has made a deposit.
         assert!((left - balance).abs() < 0.3, "{dropped_after}: {left}");
         assert_eq!(started, dropped_after >= 20, "{dropped_after}");
     }
@@ -223,7 +220,7 @@ async fn a_panic_in_call_or_in_poll_leaves_nothing_held() {
             drop(stack);
             assert_eq!(held.inner.live(), 0, "{name}");
             for breaker in &held.breakers {
-                // A probe that panics has failed: the circuit is open again, and has its place free after a time.
+                // A probe that panics has failed: the circuit is open again and admits a probe later.
                 if breaker.state() == BreakerState::Open {
                     advance(2 * SECOND).await;
                 }
@@ -246,7 +243,7 @@ async fn a_panic_in_a_later_attempt_leaves_nothing_held() {
         assert!(panics(|| poll(call.as_mut())));
         drop(call);
         assert_eq!((inner.live(), inner.calls()), (0, 2));
-        assert_eq!(budget.balance().to_string(), "1", "spent, not lost twice");
+        assert_eq!(budget.balance().to_string(), "1", "one token is spent");
         let mut limit = limit;
         let ready = poll(std::pin::pin!(std::future::poll_fn(|cx| {
             Service::<()>::poll_ready(&mut limit, cx)
@@ -280,7 +277,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_observed_call_is_told_once_however_it_ends() {
+async fn an_observed_call_is_reported_once() {
     let listener = Listener::new("ends");
     let observe = ObserveLayer::new(Observed::new("ends"), ErrorIsTransient);
     end_in_four_ways(observe.layer(ends()), || ()).await;
@@ -293,7 +290,7 @@ async fn an_observed_call_is_told_once_however_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idempotency_key_holds_nothing_either() {
+async fn the_idempotency_key_layer_holds_nothing() {
     let inner = ends();
     let request = || http::Request::post("/").body(()).unwrap();
     end_in_four_ways(IdempotencyKeyLayer::new().layer(inner.clone()), request).await;
@@ -301,7 +298,7 @@ async fn an_idempotency_key_holds_nothing_either() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passes_drops_what_is_inside_at_once() {
+async fn a_deadline_that_passes_drops_the_inner_future_at_once() {
     let held = Held::new(|_| Step::Hang).await;
     let single = BreakerLayer::new(held.breakers[0].clone(), ErrorIsTransient);
     let stack = DeadlineLayer::new("at-once", SECOND).layer(single.layer(held.limit.clone()));
@@ -309,7 +306,7 @@ async fn a_deadline_that_passes_drops_what_is_inside_at_once() {
     assert!(poll(call.as_mut()).is_pending());
     advance(SECOND + MS).await;
     assert!(poll(call.as_mut()).is_ready());
-    // The caller still keeps the future.
+    // The caller still holds the future.
     held.check("deadline");
     drop(call);
 }
@@ -317,18 +314,18 @@ async fn a_deadline_that_passes_drops_what_is_inside_at_once() {
 #[test]
 fn a_call_that_lives_as_long_as_its_thread_is_dropped_without_a_panic() {
     thread_local! {
-        static KEPT: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>> = const { RefCell::new(None) };
+        static HELD: RefCell<Option<Pin<Box<dyn Future<Output = ()>>>>> = const { RefCell::new(None) };
     }
     let thread = std::thread::spawn(|| {
-        // Touched first, so it goes last: after what the crate itself keeps for this thread.
-        KEPT.set(None);
+        // Initialized first, so it is dropped after the crate's own thread-locals.
+        HELD.set(None);
         let mut call: Pin<Box<dyn Future<Output = ()>>> = Box::pin(
             CallOptions::new()
                 .idempotency_key("k")
                 .scope(std::future::pending()),
         );
         assert!(poll(call.as_mut()).is_pending());
-        KEPT.set(Some(call));
+        HELD.set(Some(call));
     });
     thread.join().unwrap();
 }

@@ -422,7 +422,7 @@ async fn a_body_that_stalls_ends_with_a_status() {
     let status = call(&stack, SAY, "hello").await.unwrap_err();
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert!(
-        status.message().starts_with("body limit `test`"),
+        status.message().starts_with("body idle timeout `test`"),
         "{status:?}"
     );
 }

@@ -1,4 +1,4 @@
-//! The layer that mints keys.
+//! The layer that generates idempotency keys.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt};
 
 type Sent = Request<&'static str>;
 
-/// Notes what it is called with.
+/// Records the requests that it receives.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<Sent>>>);
 
@@ -54,7 +54,7 @@ fn key(headers: &HeaderMap) -> &str {
 }
 
 #[tokio::test]
-async fn only_what_would_happen_twice_gets_a_key() {
+async fn only_methods_that_are_not_idempotent_get_a_key() {
     let layer = IdempotencyKeyLayer::new();
     for method in ["POST", "PATCH"] {
         let sent = sent(&layer, request(method)).await;
@@ -70,7 +70,7 @@ async fn only_what_would_happen_twice_gets_a_key() {
 }
 
 #[tokio::test]
-async fn every_call_has_a_key_of_its_own_and_every_attempt_the_same() {
+async fn calls_have_different_keys_and_attempts_have_the_same() {
     let layer = IdempotencyKeyLayer::new();
     let first = sent(&layer, request("POST")).await;
     let other = sent(&layer, request("POST")).await;
@@ -84,7 +84,7 @@ async fn every_call_has_a_key_of_its_own_and_every_attempt_the_same() {
 }
 
 #[tokio::test]
-async fn the_callers_own_key_is_left_alone() {
+async fn a_key_in_the_request_is_not_replaced() {
     let mut own = request("POST");
     own.headers_mut().insert(
         "idempotency-key",
@@ -120,7 +120,7 @@ async fn the_key_of_the_call_options_is_used() {
 }
 
 #[tokio::test]
-async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
+async fn a_key_that_cannot_be_sent_is_rejected_before_the_service_is_called() {
     let notes = Notes::default();
     for (layer, bad) in [
         (IdempotencyKeyLayer::new(), ""),
@@ -137,14 +137,14 @@ async fn a_key_that_cannot_be_sent_is_refused_and_the_service_is_not_called() {
                     "a key is never shown"
                 );
             }
-            other => panic!("not refused: {other:?}"),
+            other => panic!("not rejected: {other:?}"),
         }
     }
     assert!(notes.0.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
-async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
+async fn a_generated_key_makes_a_request_safe_only_if_it_is_honored() {
     let is_safe = |replay: &Replay, request: Sent| {
         let (_, saved) = replay.first(request);
         ReplayPolicy::<Sent>::is_safe(replay, &saved.unwrap(), &Outcome::TRANSIENT)
@@ -156,7 +156,7 @@ async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
         &Replay::new().idempotency_keys(IdempotencyKeys::Honored),
         generated
     ));
-    // What crosses a buffer is called in a task of its own, and keeps its mark.
+    // A request that crosses a buffer is called in another task and is still marked.
     let notes = Notes::default();
     let buffered = tower::buffer::Buffer::new(notes.clone(), 1);
     let layered = layer.layer(tower::util::MapErr::new(
@@ -168,7 +168,7 @@ async fn a_generated_key_makes_nothing_repeatable_until_it_is_honored() {
 }
 
 #[tokio::test]
-async fn the_options_of_a_call_show_no_key() {
+async fn the_debug_output_of_options_has_no_key() {
     let options = CallOptions::new().idempotency_key("order-4711");
     let shown = format!("{options:?}");
     assert!(!shown.contains("4711"), "{shown}");

@@ -1,9 +1,6 @@
-//! One binary, a module a pattern: it links once.
+//! All integration tests in one binary, which links once.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "tests ask tokio what time its paused clock shows"
-)]
+#![allow(clippy::disallowed_methods, reason = "tests read tokio's paused clock")]
 
 mod allocations;
 mod architecture;

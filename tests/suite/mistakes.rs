@@ -1,7 +1,7 @@
-//! The usual mistakes get a compiler error that says what to write, and what it says to write compiles.
+//! Usual mistakes get a compiler error that names the fix, and the fix compiles.
 //!
-//! Each file of `tests/mistakes` makes one mistake under the cfg `mistake`, and lists after `//~` what must be read of it:
-//! the first line in the first error, the others anywhere. They are our own words, which every rustc prints alike.
+//! Each file in `tests/mistakes` makes one mistake under the cfg `mistake`. After `//~`, it lists expected text: the first line in the
+//! first error, the others anywhere. This text comes from our `#[diagnostic]` attributes, which every rustc prints the same way.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -21,10 +21,10 @@ const KNOWN: [&str; 9] = [
     "tower",
 ];
 
-/// The compiler, with the libraries that this very binary was linked with: nothing is built again.
+/// The compiler, with the libraries that this test binary was linked with. Nothing is rebuilt.
 struct Rustc {
     libraries: BTreeMap<String, String>,
-    /// `…/debug/deps`, where cargo has put this binary and all that it depends on.
+    /// `…/debug/deps`, which contains this binary and its dependencies.
     deps: PathBuf,
 }
 
@@ -84,15 +84,15 @@ fn errors(output: &Output) -> String {
 }
 
 #[test]
-fn the_usual_mistakes_get_an_error_that_says_what_to_write() {
+fn usual_mistakes_get_an_error_that_names_the_fix() {
     let rustc = Rustc::new();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/mistakes");
     let mut seen = 0;
     for entry in fs::read_dir(folder).unwrap() {
         let file = entry.unwrap().path();
         let name = file.display();
-        let cured = rustc.check(&file, false);
-        assert!(cured.status.success(), "{name}, cured:\n{}", errors(&cured));
+        let fixed = rustc.check(&file, false);
+        assert!(fixed.status.success(), "{name}, fixed:\n{}", errors(&fixed));
 
         let mistaken = rustc.check(&file, true);
         assert!(!mistaken.status.success(), "{name} compiles");
@@ -103,7 +103,7 @@ fn the_usual_mistakes_get_an_error_that_says_what_to_write() {
             .lines()
             .filter_map(|line| line.strip_prefix("//~ "))
             .collect();
-        assert!(wanted.len() > 1, "{name} wants to read too little");
+        assert!(wanted.len() > 1, "{name} lists too few lines");
         assert!(
             first.is_some_and(|line| line.contains(wanted[0])),
             "the first error of {name} is not `{}`:\n{errors}",

@@ -1,5 +1,5 @@
-//! A payment service that ignores idempotency keys and fails after it has charged: with the defaults, each payment is charged
-//! once. Real servers and clients on loopback, in real time.
+//! A payment service that ignores idempotency keys and fails after the charge: with the defaults, each payment is charged once. Real
+//! servers and clients on loopback, in real time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,13 +18,13 @@ use hyper_util::rt::TokioExecutor;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceExt};
 
-/// How the service fails once the money is gone.
+/// How the service fails after the charge.
 #[derive(Clone, Copy, Debug)]
 enum Fails {
     With(u16),
-    /// Says that it is still at work, and for how long.
+    /// Responds with 409 and `Retry-After`.
     InProgress,
-    /// Never answers.
+    /// Never responds.
     Stalls,
     /// The connection breaks.
     Breaks,
@@ -77,12 +77,12 @@ async fn service(fails: Fails) -> (String, Arc<Ledger>) {
     (uri, ledger)
 }
 
-/// The defaults, but for an attempt that is given up sooner.
+/// The defaults with a shorter attempt limit.
 fn defaults() -> ClientConfig {
     ClientConfig::default().attempt(Duration::from_millis(500))
 }
 
-/// Pays once, by a hyper client, with a key that a layer further out has minted.
+/// Pays once through a hyper client, with a key that an outer layer has generated.
 async fn pay(uri: &str, config: ClientConfig) {
     let hyper = Client::builder(TokioExecutor::new())
         .retry_canceled_requests(false)
@@ -96,7 +96,7 @@ async fn pay(uri: &str, config: ClientConfig) {
 }
 
 #[tokio::test]
-async fn a_payment_is_charged_once_however_the_service_fails_afterwards() {
+async fn a_payment_is_charged_once_after_any_failure_of_the_service() {
     for fails in WAYS {
         let (uri, ledger) = service(fails).await;
         pay(&uri, defaults()).await;
@@ -106,7 +106,7 @@ async fn a_payment_is_charged_once_however_the_service_fails_afterwards() {
 }
 
 #[tokio::test]
-async fn so_it_is_through_reqwest() {
+async fn a_payment_through_reqwest_is_charged_once() {
     for fails in WAYS {
         let (uri, ledger) = service(fails).await;
         let reqwest = ::reqwest::Client::builder()
@@ -125,9 +125,9 @@ async fn so_it_is_through_reqwest() {
     }
 }
 
-/// What keeps the tests above honest: said to honor keys, the same service charges again.
+/// Proves that the tests above can fail.
 #[tokio::test]
-async fn a_service_that_is_wrongly_said_to_honor_keys_charges_again() {
+async fn a_service_wrongly_configured_to_honor_keys_charges_again() {
     for fails in [
         Fails::With(503),
         Fails::InProgress,

@@ -1,4 +1,4 @@
-//! What the README refers to is there, in the repository and on the crate page.
+//! The links of the README and the pages are valid.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -16,7 +16,7 @@ fn definitions<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<(&'a str, &
 }
 
 #[test]
-fn what_the_readme_links_to_is_there_and_the_crate_page_knows_where() {
+fn the_links_of_the_readme_exist_in_the_repository_and_on_the_crate_page() {
     let readme = read("README.md");
     let page = read("src/lib.rs");
     let quoted = page.lines().filter_map(|line| {
@@ -59,7 +59,7 @@ fn every_page_with_code_is_compiled() {
 }
 
 #[test]
-fn what_the_pages_link_to_is_there() {
+fn the_links_of_the_pages_exist() {
     for page in pages() {
         let folder = Path::new(&page).parent().unwrap();
         let text = read(&page);

@@ -10,15 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::Redirect;
 use axum::routing::{any, post};
 use buttress::backoff::{Backoff, Jitter};
-use buttress::http::{ByStatus, ClientConfig, ErrorOutcome, Redirects};
+use buttress::http::{ClientConfig, ErrorOutcome, Redirects};
 use buttress::reqwest::{SendThrough, same_origin_redirects};
 use buttress::retry::RetryConfig;
-use buttress::timeout::TimeoutLayer;
-use buttress::{Classify, Error, Outcome, Reason, Rejected, RetryAdvice, Unprocessed};
+use buttress::{Error, Outcome, Reason, Rejected, RetryAdvice, Unprocessed};
 use reqwest::redirect::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tower::{Layer, ServiceBuilder};
+use tower::Layer;
 
 use crate::http::{Does, NOT_CONNECTED, nobody, server};
 
@@ -38,44 +37,7 @@ async fn error(client: reqwest::Client, does: Does) -> reqwest::Error {
 }
 
 #[tokio::test]
-async fn a_request_is_sent_through_a_stack() {
-    let stack = ServiceBuilder::new()
-        .layer(TimeoutLayer::new("t", Duration::from_secs(60)))
-        .map_err(Error::Inner)
-        .service(client());
-    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
-    let answer = client().post(&url).body("one of each").send_through(&stack);
-    let answer = tokio::spawn(answer).await.unwrap().unwrap();
-    assert_eq!(
-        ByStatus::new().classify(Ok::<_, &reqwest::Error>(&answer)),
-        Outcome::SUCCESS
-    );
-    assert_eq!(answer.text().await.unwrap(), "hello");
-}
-
-#[tokio::test]
-async fn a_request_that_cannot_be_built_is_reqwests_own_error() {
-    let stack = ServiceBuilder::new()
-        .map_err(Error::Inner)
-        .service(client());
-    match client().get("not a url").send_through(&stack).await {
-        Err(Error::Inner(error)) => {
-            assert!(error.is_builder());
-            assert_eq!(error.outcome(), Outcome::NEUTRAL.retry(RetryAdvice::Never));
-        }
-        other => panic!("not an error of reqwest: {other:?}"),
-    }
-}
-
-#[tokio::test]
-async fn a_refused_connection_is_a_failure_that_executed_nothing() {
-    let url = format!("http://{}/", nobody().await);
-    let error = client().get(url).send().await.unwrap_err();
-    assert_eq!(error.outcome(), NOT_CONNECTED);
-}
-
-#[tokio::test]
-async fn a_name_that_does_not_resolve_is_a_failure_that_executed_nothing() {
+async fn a_name_that_does_not_resolve_is_not_executed() {
     struct NoNames;
     impl reqwest::dns::Resolve for NoNames {
         fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
@@ -88,7 +50,7 @@ async fn a_name_that_does_not_resolve_is_a_failure_that_executed_nothing() {
 }
 
 #[tokio::test]
-async fn what_breaks_after_it_was_sent_may_have_been_executed() {
+async fn a_request_that_fails_after_it_was_sent_may_have_been_executed() {
     for does in [Does::Close, Does::Reset, Does::Answer(b"nonsense\r\n\r\n")] {
         assert_eq!(
             error(client(), does).await.outcome(),
@@ -118,14 +80,14 @@ async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
 }
 
 #[tokio::test]
-async fn the_callers_own_faults_are_permanent() {
+async fn errors_of_the_caller_are_permanent() {
     const LOOP: &[u8] = b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
     let error = error(client(), Does::Answer(LOOP)).await;
     assert!(error.is_redirect());
     assert_eq!(error.outcome(), Outcome::PERMANENT);
     let url = format!("http://{}/", server(Does::Answer(FINE)).await);
-    let answer = client().get(url).send().await.unwrap();
-    let error = answer.json::<u32>().await.unwrap_err();
+    let response = client().get(url).send().await.unwrap();
+    let error = response.json::<u32>().await.unwrap_err();
     assert_eq!(
         error.outcome(),
         Outcome::PERMANENT,
@@ -134,33 +96,33 @@ async fn the_callers_own_faults_are_permanent() {
 }
 
 #[tokio::test]
-async fn a_body_that_ends_too_soon_is_the_services_failure() {
+async fn a_body_that_ends_too_soon_is_a_failure_of_the_service() {
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello";
     let url = format!("http://{}/", server(Does::Answer(SHORT)).await);
-    let answer = client().get(&url).send().await.unwrap();
-    let error = answer.bytes().await.unwrap_err();
+    let response = client().get(&url).send().await.unwrap();
+    let error = response.bytes().await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::TRANSIENT);
-    // Through the standard stack too; and it is no timeout.
+    // Through the standard stack, it is no timeout either.
     let stack = buttress::http::client("reqwest-broken", ClientConfig::default());
     let stack = stack.unwrap().layer(client());
-    let answer = client().get(&url).send_through(&stack).await.unwrap();
-    let error = answer.bytes().await.unwrap_err();
+    let response = client().get(&url).send_through(&stack).await.unwrap();
+    let error = response.bytes().await.unwrap_err();
     assert!(!error.is_timeout(), "{error:?}");
 }
 
 #[tokio::test]
-async fn an_error_made_of_a_status_means_what_the_status_does() {
+async fn an_error_from_a_status_has_the_outcome_of_the_status() {
     const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n";
     let url = format!("http://{}/", server(Does::Answer(BAD)).await);
-    let answer = client().get(url).send().await.unwrap();
+    let response = client().get(url).send().await.unwrap();
     assert_eq!(
-        answer.error_for_status().unwrap_err().outcome(),
+        response.error_for_status().unwrap_err().outcome(),
         Outcome::TRANSIENT
     );
 }
 
 #[tokio::test]
-async fn through_the_standard_stack_a_response_stays_reqwests_own() {
+async fn the_standard_stack_preserves_responses_of_reqwest() {
     fn is_shared<S: Clone + Send + Sync + 'static>(_: &S) {}
     let missing = b"HTTP/1.1 404 Not Found\r\ncontent-length: 5\r\n\r\nhello";
     let stack = buttress::http::client("reqwest", ClientConfig::default())
@@ -169,17 +131,17 @@ async fn through_the_standard_stack_a_response_stays_reqwests_own() {
     is_shared(&stack);
     let address = server(Does::Answer(missing)).await;
     let url = format!("http://{address}/a?b");
-    let answer = client().get(&url).send_through(&stack);
-    let answer = tokio::spawn(answer).await.unwrap().unwrap();
-    assert_eq!(answer.url().as_str(), url);
-    assert_eq!(answer.content_length(), Some(5));
-    assert_eq!(answer.remote_addr(), Some(address));
-    let error = answer.error_for_status().unwrap_err();
+    let response = client().get(&url).send_through(&stack);
+    let response = tokio::spawn(response).await.unwrap().unwrap();
+    assert_eq!(response.url().as_str(), url);
+    assert_eq!(response.content_length(), Some(5));
+    assert_eq!(response.remote_addr(), Some(address));
+    let error = response.error_for_status().unwrap_err();
     assert_eq!(error.url().map(reqwest::Url::as_str), Some(url.as_str()));
 }
 
 #[tokio::test]
-async fn through_the_standard_stack_an_error_stays_reqwests_own() {
+async fn the_standard_stack_preserves_errors_of_reqwest() {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     let config = ClientConfig::default().retry(RetryConfig::new().backoff(at_once));
     let short = builder().timeout(Duration::from_millis(50));
@@ -192,14 +154,17 @@ async fn through_the_standard_stack_an_error_stays_reqwests_own() {
     };
     let refused = call(format!("http://{}/", nobody().await)).await;
     assert!(refused.is_connect() && !refused.is_timeout(), "{refused:?}");
+    assert_eq!(refused.outcome(), NOT_CONNECTED);
     let late = call(format!("http://{}/", server(Does::Hang).await)).await;
     assert!(late.is_timeout() && !late.is_connect(), "{late:?}");
     let unbuilt = call("not a url".to_owned()).await;
     assert!(unbuilt.is_builder(), "{unbuilt:?}");
+    let never = Outcome::NEUTRAL.retry(RetryAdvice::Never);
+    assert_eq!(unbuilt.outcome(), never);
 }
 
 #[tokio::test]
-async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
+async fn a_body_that_a_limit_ends_is_a_timeout_to_reqwest() {
     const STALLS: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello";
     let short = Duration::from_millis(50);
     let minute = Duration::from_secs(60);
@@ -213,8 +178,8 @@ async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
             .unwrap()
             .layer(client());
         let url = format!("http://{}/", server(Does::AnswerAndHang(STALLS)).await);
-        let answer = client().get(&url).send_through(&stack).await.unwrap();
-        let error = answer.bytes().await.unwrap_err();
+        let response = client().get(&url).send_through(&stack).await.unwrap();
+        let error = response.bytes().await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
         let mut source = std::error::Error::source(&error);
         let mut rejected = None;
@@ -232,7 +197,7 @@ async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
     }
 }
 
-/// A server whose `/orders` sends on the key it was given; whose other paths redirect.
+/// A server whose `/orders` reports the key of each request, and whose other paths redirect.
 async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
     let (report, keys) = unbounded_channel();
     let orders = async move |headers: HeaderMap| {
@@ -250,7 +215,7 @@ async fn shop(elsewhere: String) -> (String, UnboundedReceiver<HeaderValue>) {
 }
 
 #[tokio::test]
-async fn a_key_goes_wherever_a_redirect_leads_unless_our_policy_stops_it() {
+async fn a_key_never_leaves_the_origin_under_our_redirect_policy() {
     for (policy, status, reached) in [
         (Policy::default(), StatusCode::OK, 1),
         (same_origin_redirects(), StatusCode::TEMPORARY_REDIRECT, 0),
@@ -278,15 +243,15 @@ async fn a_key_goes_wherever_a_redirect_leads_unless_our_policy_stops_it() {
     }
 }
 
-/// A name that leads to this server, but not the second time.
+/// A name that resolves to this server except at the second lookup.
 struct NotTheSecondTime {
     server: SocketAddr,
-    asked: AtomicUsize,
+    lookups: AtomicUsize,
 }
 
 impl reqwest::dns::Resolve for NotTheSecondTime {
     fn resolve(&self, _: reqwest::dns::Name) -> reqwest::dns::Resolving {
-        let second = self.asked.fetch_add(1, Ordering::SeqCst) == 1;
+        let second = self.lookups.fetch_add(1, Ordering::SeqCst) == 1;
         let found: reqwest::dns::Addrs = Box::new(std::iter::once(self.server));
         Box::pin(async move {
             if second {
@@ -297,7 +262,7 @@ impl reqwest::dns::Resolve for NotTheSecondTime {
     }
 }
 
-/// How often a POST came, whose answer is this redirect, if the page that it leads to cannot be reached at first.
+/// The number of POSTs that a server receives whose response is this redirect, if its target is unreachable at first.
 async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usize {
     let posts = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&posts);
@@ -313,7 +278,7 @@ async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usi
     tokio::spawn(async { axum::serve(listener, app).await });
     let names = NotTheSecondTime {
         server,
-        asked: AtomicUsize::new(0),
+        lookups: AtomicUsize::new(0),
     };
     let client = builder()
         .no_proxy()
@@ -330,24 +295,24 @@ async fn posted(redirects: Redirects, policy: Policy, redirect: Redirect) -> usi
 }
 
 #[tokio::test]
-async fn a_post_that_was_answered_by_a_redirect_is_not_taken_for_unexecuted() {
+async fn a_post_that_got_a_redirect_counts_as_executed() {
     let page = || Redirect::to("/orders/7");
     let marked = Redirects::Marked;
     assert_eq!(posted(marked, same_origin_redirects(), page()).await, 1);
-    let transition = || Redirect::temporary("/orders/7");
+    let temporary = || Redirect::temporary("/orders/7");
     assert_eq!(
-        posted(marked, same_origin_redirects(), transition()).await,
+        posted(marked, same_origin_redirects(), temporary()).await,
         2,
-        "it belongs elsewhere"
+        "it was not executed here"
     );
     for (redirect, policy) in [
         (page(), Policy::default()),
-        (transition(), Policy::default()),
+        (temporary(), Policy::default()),
         (page(), same_origin_redirects()),
     ] {
-        let unsaid = Redirects::ClientDefault;
-        assert_eq!(posted(unsaid, policy, redirect).await, 1);
+        let unknown = Redirects::ClientDefault;
+        assert_eq!(posted(unknown, policy, redirect).await, 1);
     }
-    // What keeps this test honest.
+    // Proves that the test can fail.
     assert_eq!(posted(Redirects::None, Policy::default(), page()).await, 2);
 }

@@ -71,7 +71,7 @@ async fn a_handler_that_hangs_is_answered_for_and_dropped() {
     let (status, text) = read(response).await;
     assert_eq!(status, 504);
     assert!(
-        text.contains("timeout `server.hangs`: no answer within 30s"),
+        text.contains("timeout `server.hangs`: no response within 30s"),
         "{text}"
     );
     assert_eq!(handler.live(), 0);

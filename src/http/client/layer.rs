@@ -96,7 +96,7 @@ impl ClientLayer {
         let retry = RetryLayer::part(name, retry, replay.clone(), None)?
             .classify(ByStatus::new())
             .budgets(budgets.clone())
-            .once(config.retry.is_none())
+            .enabled(config.retry.is_some())
             .discard(Drain::new());
         let observes = config.observe;
         let stack = Source::new("client", name);
@@ -145,7 +145,7 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
     pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C, M> {
         ClientLayer {
             parts: self.parts,
-            retry: self.retry.repeat(make),
+            retry: self.retry.replay(make),
             classify: self.classify,
             error: PhantomData,
         }

@@ -139,7 +139,7 @@ mod tests {
         let error = shown[1..].parse::<OperationId>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the id of an operation is 32 hexadecimal digits"
+            "an operation ID has 32 hexadecimal digits"
         );
         let digits = key.to_hex();
         assert_eq!(digits, format!("0c{}", "ab".repeat(31)));

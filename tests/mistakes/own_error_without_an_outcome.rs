@@ -1,6 +1,6 @@
-//! The standard stack around a client with an error of its own.
-//~ `ByStatus` does not say what a `Result<
-//~ HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that say what they mean; your own error: `impl buttress::http::ErrorOutcome for YourError { fn outcome(&self) -> buttress::Outcome { buttress::http::error_outcome(self) } }`
+//! The standard stack around a client with its own error.
+//~ `ByStatus` cannot classify a `Result<
+//~ HTTP: `buttress::http::ByStatus`, for responses of `http` or reqwest and errors that implement `buttress::http::ErrorOutcome`; your own error: `impl buttress::http::ErrorOutcome for YourError { fn outcome(&self) -> buttress::Outcome { buttress::http::error_outcome(self) } }`
 
 use buttress::ConfigError;
 use buttress::http::{ClientConfig, client};

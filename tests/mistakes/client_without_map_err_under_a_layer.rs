@@ -1,4 +1,4 @@
-//! A breaker straight over reqwest's client, whose error cannot hold a refusal.
+//! A breaker directly over reqwest's client, whose error cannot hold a rejection.
 //~ the error `reqwest::Error` cannot hold a rejection of this crate
 //~ this service's error must implement `buttress::CallError`
 //~ wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`

@@ -1,7 +1,7 @@
-//! HTTP's classifier for responses that have no status.
-//~ `ByStatus` does not say what a `Result<String, buttress::Error<std::io::Error>>` means
+//! HTTP's classifier for responses without a status.
+//~ `ByStatus` cannot classify a `Result<String, buttress::Error<std::io::Error>>`
 //~ not a classifier for these results
-//~ every error may pass if tried again: `buttress::ErrorIsTransient`
+//~ to treat every error as transient: `buttress::ErrorIsTransient`
 //~ anything else: `buttress::classify_fn(|result: Result<&Res, &E>| …)`, with the types of your service's results
 
 use buttress::breaker::{Breaker, BreakerLayer};

@@ -1,4 +1,4 @@
-//! The standard stack of HTTP clients around a service whose requests are not HTTP.
+//! The standard HTTP client stack around a service for other requests.
 //~ `String` is not an HTTP request that this crate knows
 //~ known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
 

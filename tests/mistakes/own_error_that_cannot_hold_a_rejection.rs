@@ -1,4 +1,4 @@
-//! An application's own error, which has no variant for a refusal.
+//! An application's own error without a variant for rejections.
 //~ the error `ShopError` cannot hold a rejection of this crate
 //~ your own error enum: add a variant `Rejected(#[from] #[source] buttress::Rejected)` and implement `buttress::CallError`
 

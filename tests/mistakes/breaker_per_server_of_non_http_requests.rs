@@ -1,4 +1,4 @@
-//! A circuit per server for requests that name none.
+//! A breaker per server for requests without an authority.
 //~ `ByAuthority` finds no key in requests of the type `u64`
 //~ a key that is cheap to make: `buttress::gate::by(|request: &Req| …)`; text of the request: `buttress::gate::by_str(|request: &Req| …)`
 

@@ -1,4 +1,4 @@
-//! A request of reqwest through a stack whose innermost error cannot hold a refusal.
+//! A reqwest request sent through a stack whose innermost error cannot hold a rejection.
 //~ the error `reqwest::Error` cannot hold a rejection of this crate
 //~ wrap a foreign error innermost in the stack: `.map_err(buttress::Error::Inner)`
 

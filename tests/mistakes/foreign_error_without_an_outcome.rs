@@ -1,5 +1,5 @@
-//! The standard stack around a client whose error comes from a crate that knows nothing of this one.
-//~ `ByStatus` does not say what a `Result<
+//! The standard stack around a client with a foreign error.
+//~ `ByStatus` cannot classify a `Result<
 //~ a foreign one: `.map_err(buttress::BoxError::from)` next to the service
 
 use std::num::ParseIntError;

@@ -1,4 +1,4 @@
-//! An idempotency key for requests that have no headers.
+//! Idempotency keys for requests without headers.
 //~ `String` is not an HTTP request that this crate knows
 //~ known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
 
