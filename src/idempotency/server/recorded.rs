@@ -263,7 +263,7 @@ mod tests {
         #[test]
         fn an_encoded_response_is_decoded(
             status in 100_u16..1000,
-            fields in proptest::collection::vec(("[a-z0-9!#$%&'*+.^_`|~-]{1,20}", "([!-~é]([ -~é\t]{0,30}[!-~é])?)?"), 0..150),
+            fields in proptest::collection::vec(("[a-z0-9!#$%&'*+.^_`|~-]{1,20}", "[ -~é\t]{0,32}"), 0..150),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut headers = HeaderMap::new();

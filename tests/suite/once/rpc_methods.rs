@@ -283,7 +283,7 @@ async fn a_store_that_is_down_is_unavailable() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
+async fn a_second_call_is_aborted_while_the_first_runs() {
     for leaves in [false, true] {
         let (channel, payments) = served().await;
         let caller = channel.clone();
@@ -312,7 +312,7 @@ async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
 }
 
 #[tokio::test]
-async fn what_is_kept_follows_from_the_code() {
+async fn stored_codes_follow_the_policy() {
     // Of each policy the codes that free the key.
     for (policy, freed) in [
         (StoragePolicy::Definitive, &[8, 10][..]),
@@ -348,7 +348,7 @@ async fn what_is_kept_follows_from_the_code() {
 }
 
 #[tokio::test]
-async fn without_a_response_the_second_call_follows_from_how_the_first_ended() {
+async fn a_second_call_without_a_stored_response_depends_on_the_end_of_the_first() {
     let config = IdempotencyConfig::default()
         .max_response_body(3)
         .storage(StoragePolicy::SuccessOnly);

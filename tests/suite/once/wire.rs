@@ -78,7 +78,7 @@ impl Served {
     }
 
     /// The statuses that were told, all to one key, which was run once.
-    fn told_of_one(&self) -> Vec<u16> {
+    fn statuses_of_one_key(&self) -> Vec<u16> {
         let runs = self.runs.lock().unwrap();
         assert_eq!(runs.len(), 1, "{runs:?}");
         let came = self.came.lock().unwrap();
@@ -123,7 +123,7 @@ async fn by_reqwest(uri: &str, body: &'static str) -> (u16, bool, Bytes) {
 
 /// The first attempt is given up while the handler runs, the next is told so, waits and gets the answer of the first.
 #[tokio::test]
-async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
+async fn a_client_retries_until_it_gets_the_response_of_its_first_attempt() {
     for hyper in [true, false] {
         let served = Served::new(true).await;
         let paid = if hyper {
@@ -132,14 +132,14 @@ async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
             by_reqwest(&served.uri, "10 EUR").await
         };
         assert_eq!(paid, (201, true, "paid 10 EUR".into()));
-        let reported = served.told_of_one();
+        let reported = served.statuses_of_one_key();
         assert_eq!(reported.last(), Some(&201));
         assert!(reported.contains(&409), "{reported:?}");
     }
 }
 
 #[tokio::test]
-async fn a_key_of_ones_own_pays_once_over_several_calls() {
+async fn a_custom_key_pays_once_over_several_calls() {
     let served = Served::new(false).await;
     let pay = |body| {
         let options = CallOptions::new().idempotency_key("order-4711-of-2026");
@@ -150,5 +150,5 @@ async fn a_key_of_ones_own_pays_once_over_several_calls() {
     // A mistake is told at once, and not repeated.
     let (status, replayed, _) = pay("11 EUR").await;
     assert_eq!((status, replayed), (422, false));
-    assert_eq!(served.told_of_one(), [201, 201, 422]);
+    assert_eq!(served.statuses_of_one_key(), [201, 201, 422]);
 }
