@@ -1,4 +1,4 @@
-//! The layer in company: limits around it, gates, queues and retries inside and outside.
+//! The layer with others: limits around it, gates, queues and retries inside and outside.
 
 use std::future::{pending, ready};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn a_time_limit_around_bounds_the_wait_and_not_the_work() {
     let start = Instant::now();
     let sent = send_to(limited.clone(), payment("10 EUR"));
     let called = shop.called().await;
-    // Its own time, not that of its caller.
+    // Its own deadline, not its caller's.
     assert_eq!(called.left, Some(600 * SECOND));
     let late = sent.await.unwrap();
     assert_eq!((late.status, start.elapsed()), (504, 2 * SECOND));
@@ -55,7 +55,7 @@ async fn a_time_limit_around_bounds_the_wait_and_not_the_work() {
     assert_eq!(again.of(), (201, true, "paid"));
 }
 
-/// Refuses the calls of these numbers, from 0.
+/// Rejects the calls with these numbers, from 0.
 #[derive(Clone)]
 struct Refuses(Arc<AtomicUsize>, &'static [usize]);
 
@@ -80,7 +80,7 @@ impl<Req> Policy<Req> for Refuses {
     }
 }
 
-/// Counts its calls, and answers with their number and this status, the first time only.
+/// Counts its calls, and responds with their number. The first response has this status.
 fn counting(first: u16) -> (Arc<AtomicUsize>, Counting) {
     let runs = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&runs);
@@ -144,7 +144,7 @@ impl buttress::retry::ReplayPolicy<Inside> for Replays {
 
 #[tokio::test(start_paused = true)]
 async fn a_rejected_retry_does_not_release_the_key() {
-    // The first attempt runs and fails, the second is refused.
+    // The first attempt runs and fails, the second is rejected.
     for inside in [false, true] {
         let (runs, handler) = counting(503);
         let config = RetryConfig::new()
@@ -189,7 +189,7 @@ async fn a_service_that_is_never_ready_releases_the_key() {
     }
     let late = ready.call(payment("10 EUR")).await.unwrap();
     assert_eq!((late.status().as_u16(), strict.calls()), (504, 0));
-    // Whatever was scripted and not used.
+    // Use up the rest of the script.
     let mut rest = strict.clone();
     while poll(std::pin::pin!(std::future::poll_fn(
         |cx| rest.poll_ready(cx)
@@ -198,7 +198,7 @@ async fn a_service_that_is_never_ready_releases_the_key() {
     {}
     let again = send_to(service.clone(), payment("10 EUR")).await.unwrap();
     assert_eq!(again.of(), (200, false, "paid"));
-    // Nor does one whose service is gone.
+    // A service whose readiness fails was not called either.
     let other = at(payment("10 EUR"), "POST", "/other");
     let mut ready = service.clone();
     ready.ready().await.unwrap();
@@ -225,7 +225,7 @@ async fn no_permit_is_held_while_a_request_is_read_or_rejected() {
     let mut refused = service.clone();
     let request = Request::post("/").body(super::shop::flow("")).unwrap();
     let refused = refused.ready().await.unwrap().call(request);
-    // The one place is free, although both futures are still there.
+    // The permit is free, although both futures still exist.
     let paid = send_to(service, payment("10 EUR")).await.unwrap();
     assert_eq!(paid.of(), (201, false, "run 0"));
     drop((reading, refused));
@@ -296,9 +296,9 @@ fn a_runtime_shutdown_ends_operations_without_a_panic() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let layer = layer("ends");
     let begun = Arc::new(Notify::new());
-    let reported = Arc::clone(&begun);
+    let notify = Arc::clone(&begun);
     let handler = service_fn(move |_: Inside| {
-        reported.notify_one();
+        notify.notify_one();
         pending::<Result<Response<String>, &'static str>>()
     });
     let service = handle_rejections(layer.clone()).layer(handler);
@@ -310,7 +310,7 @@ fn a_runtime_shutdown_ends_operations_without_a_panic() {
     drop(runtime);
     assert_eq!(layer.running(), 0);
     let std::task::Poll::Ready(Ok(response)) = poll(call.as_mut()) else {
-        panic!("it is told");
+        panic!("no response");
     };
     assert_eq!(response.status(), 409);
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests and of answers, and the headers of answers.
+//! Bodies of requests and responses, and stored headers.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ async fn a_body_that_an_outer_layer_cuts_off_is_rejected_with_the_status_of_that
         let body = Limited::new(flow("1234567890"), 5);
         with(BodyExt::boxed_unsync(body))
     };
-    // As hyper and axum pass it on.
+    // As hyper and axum wrap it.
     let wrapped = |error: BoxError| std::io::Error::other(axum::Error::new(error));
     let elapsed = async || {
         let never = std::future::pending::<()>();
@@ -92,7 +92,7 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
         Response::builder()
             .status(101)
             .header("upgrade", "websocket"),
-        // Larger than the bound.
+        // Larger than the limit.
         Response::builder(),
     ] {
         let mut shop = Shop::new(IdempotencyConfig::default().max_response_body(3));

@@ -1,4 +1,4 @@
-//! What is rare and must not be done twice either: destructors that panic, stores that are asked twice, answers with very many headers.
+//! Rare cases: destructors that panic, stores that retry, trailers over HTTP/1.1.
 
 use std::future::{IntoFuture, Ready, pending, ready};
 use std::sync::Arc;
@@ -77,7 +77,7 @@ async fn a_request_that_waits_gets_409_if_the_store_fails() {
     }
 }
 
-/// Its first word on a completion is lost, and it asks again by itself, as a client of a server does whose connection breaks.
+/// A store that sends each completion twice, as a client does whose connection breaks.
 #[derive(Debug, Default)]
 struct Resends(MemoryStore);
 

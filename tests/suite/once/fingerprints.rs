@@ -1,4 +1,4 @@
-//! Ready-made fingerprints: requests that differ in content differ, requests that differ in notation need not.
+//! Normalized fingerprints: differences in content count, and differences in notation can be ignored.
 
 use buttress::idempotency::{IdempotencyConfig, Normalize};
 use http::Request;

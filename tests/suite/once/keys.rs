@@ -1,4 +1,4 @@
-//! What is a key, whose it is, and what it stands for.
+//! Keys: their format, their tenant, and the operation that they identify.
 
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope};
@@ -265,7 +265,7 @@ fn an_invalid_setting_is_an_error_with_its_name() {
         (config().header("a b"), "header"),
         (config().methods([""; 0]), "methods"),
         (config().methods(["a b"]), "methods"),
-        // It would guard nothing: methods are in capitals.
+        // It would match no request: methods are in capitals.
         (config().methods(["post"]), "methods"),
         (config().min_key_len(0), "min_key_len"),
         (config().min_key_len(256), "min_key_len"),

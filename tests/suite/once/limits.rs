@@ -1,4 +1,4 @@
-//! How many operations may be in progress, and callers that leave.
+//! Limits on operations in progress, and callers that leave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -127,7 +127,7 @@ async fn a_request_that_has_waited_needs_a_place_to_run() {
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
-    // While the store is asked, and while the service inside is not ready.
+    // While the store is called, and while the service inside is not ready.
     for leaves_after in [SECOND / 4, SECOND] {
         let store = Scripted::first("begin", 1, Fate::Slow(SECOND / 2));
         let config = IdempotencyConfig::default();
@@ -148,7 +148,7 @@ async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
         let request = || super::payment("order-4711-00001", "10 EUR");
         let call = tokio::spawn(router.clone().oneshot(request()));
         settle().await;
-        // Another request takes the only place while the store is asked.
+        // Another request takes the only permit during the call to the store.
         let place = places.try_acquire().unwrap();
         assert_eq!(layer.running(), 1);
         sleep(leaves_after).await;
@@ -163,7 +163,7 @@ async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
     }
 }
 
-/// The statuses that an honest client receives which comes after 5 000 others have left, and obeys `Retry-After`.
+/// The statuses of a client that sends its request after 5 000 others have left, and obeys `Retry-After`.
 async fn after_impatient_clients(
     layer: IdempotencyLayer,
     router: Router,
@@ -226,7 +226,7 @@ async fn clients_that_have_left_do_not_delay_others() {
         "those that had left were not run"
     );
 
-    // Separate layers of a router are always ready; what proves that nothing happened is the operation that nobody has taken.
+    // Separate layers of a router are always ready. Operations that no handler has taken prove that nothing happened.
     let once = super::layer(IdempotencyConfig::default().handlers_take_operation(true));
     let router = routes.layer(limit()).layer(handle_rejections(once.clone()));
     let statuses = after_impatient_clients(once, router, 1_000).await;

@@ -1,4 +1,4 @@
-//! Random histories of requests, of callers that leave and of handlers that end, against a model that knows only the rules.
+//! Random histories of requests, callers that leave and handlers that end, compared with a model of the rules.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::shop::{Called, Flow, Seen, Shop, payment, reply, settle, with_header}
 enum Op {
     /// A request with this key and this body.
     Send(usize, usize),
-    /// The caller of one of the requests that wait leaves.
+    /// The caller of a running request leaves.
     Leave(usize),
-    /// The handler of this key, if it runs, ends so.
+    /// The handler of this key, if it runs, ends like this.
     End(usize, End),
-    /// So many seconds pass.
+    /// This number of seconds passes.
     Pass(u64),
 }
 
@@ -54,7 +54,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Debug, Default)]
 enum Known {
     #[default]
@@ -64,13 +64,13 @@ enum Known {
         since: u64,
         run: u32,
     },
-    /// Nothing is recorded, and nobody knows what this run has done.
+    /// Nothing is stored, and whether this run has acted is unknown.
     NotStored {
         body: usize,
         gone_at: u64,
         run: u32,
     },
-    /// Status and text; a problem without.
+    /// Status and text; a problem has no text.
     Done {
         body: usize,
         at: u64,
@@ -156,7 +156,7 @@ impl Model {
         let gone_at = at + TTL;
         let not_stored = Known::NotStored { body, gone_at, run };
         self.keys[key] = match end {
-            // An earlier run may have acted: the record stays for as long as the last renewal of the lease has it.
+            // An earlier run may have acted, so the record remains until the expiry that the last renewal set.
             End::DidNotHappen if run > 1 => {
                 let renewed = since + (at - since) / (LEASE / 3) * (LEASE / 3);
                 let gone_at = renewed + LEASE + TTL;

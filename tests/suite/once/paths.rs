@@ -1,4 +1,4 @@
-//! Which path a record belongs to: routers that are nested, merged, or reached by their fallback.
+//! The path that a record belongs to, in nested routers, merged routers and fallbacks.
 
 use std::sync::{Arc, Mutex};
 
@@ -118,7 +118,7 @@ async fn a_layer_outside_the_nest_separates_the_routers() {
         .nest_service("/refunds", inner());
     let router = nested.clone().layer(handle_rejections(layer()));
     assert_separate(&router, CHARGES_AND_REFUNDS).await;
-    // Outside the whole router, where no router has seen the request yet.
+    // Outside the whole router, before any router has seen the request.
     let router =
         Router::new().fallback_service(tower::Layer::layer(&handle_rejections(layer()), nested));
     assert_separate(&router, CHARGES_AND_REFUNDS).await;
@@ -200,7 +200,7 @@ async fn a_matched_path_stands_for_all_paths_of_its_route() {
         .nest_service("/refunds", guarded());
     // The pattern has the prefix of the nest.
     assert_separate(&router, &["/charges/1/pay", "/refunds/1/pay"]).await;
-    // One key for two orders of one route: the second request is not a repetition of the first.
+    // One key for two orders of one route: the second request is not a retry of the first.
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);
     assert_eq!(sent(&router, "/refunds/2/pay").await.0, 422);
     // Without a route it is the full path.

@@ -1,4 +1,4 @@
-//! What is told of operations: each step once, and never a key.
+//! The events of operations: each step once, and never a key.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

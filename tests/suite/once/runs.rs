@@ -1,4 +1,4 @@
-//! Handlers that end well, badly, late or never; callers that leave; leases.
+//! How handlers end, callers that leave, and leases.
 
 use std::time::Duration;
 
@@ -172,7 +172,7 @@ async fn a_run_that_outlives_its_lease_cannot_overwrite_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_without_its_lease_is_recorded_if_the_key_was_not_claimed() {
-    // With the second time to live, the record is forgotten while the handler runs, and made anew.
+    // With the second time to live, the record expires while the handler runs, and is claimed again.
     for ttl in [IdempotencyConfig::default().ttl, SECOND] {
         let config = IdempotencyConfig::default().ttl(ttl);
         let mut shop = Shop::with(holds_no_lease(), config);
@@ -321,7 +321,7 @@ async fn a_lease_is_claimed_again_after_a_time_jump() {
 /// A shop whose first run was cut off, as if its process had died, and whose lease is over. Its second claim has this fate.
 async fn cut_off(second: Fate) -> Shop {
     let store = Scripted::new(move |asked, before| match (asked, before) {
-        // The record is not completed, although the store says so.
+        // The store reports a completion that did not happen.
         ("complete", 0) => Fate::Returns(b"1N"),
         ("begin", 1) => second,
         _ => Fate::Done,

@@ -1,4 +1,4 @@
-//! A store that is down, slow or full, or answers what nobody can read.
+//! A store that is down, slow or full, or has unreadable records.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_request_without_a_store_is_rejected_and_leaves_no_record() {
         seen.assert_problem(503, "StoreUnavailable");
         assert_eq!(seen.headers["retry-after"], "1");
         shop.assert_not_called().await;
-        // Until a late claim is made and given up, or its lease is over.
+        // Until a late claim is given up, or its lease is over.
         sleep(Duration::from_secs(200)).await;
         assert_eq!(store.inner.len(), 0, "{fate:?}");
         shop.pays(payment("10 EUR")).await;
@@ -46,10 +46,10 @@ async fn a_late_claim_is_given_up_unless_another_request_holds_the_key() {
         Duration::from_secs(1),
         "the bound of the store"
     );
-    // Another comes first, and runs.
+    // Another request claims the key first.
     let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(2 * LONG).await;
-    assert_eq!(store.count("abandon"), 0, "it was told that another runs");
+    assert_eq!(store.count("abandon"), 0, "another request holds the key");
     called.pays(sent).await;
 }
 

@@ -83,7 +83,7 @@ async fn a_second_delivery_while_the_first_is_executed_is_rejected() {
     let first = tokio::spawn(slow());
     settle().await;
     assert_eq!(problem(slow().await.unwrap_err()), KeyProblem::InProgress);
-    // A caller who leaves does not stop it.
+    // The operation continues after its caller has left.
     first.abort();
     let _ = first.await;
     settle().await;
