@@ -81,7 +81,7 @@ impl<M> IdempotencyKeyLayer<M> {
     /// Sends the key without quotes: for Stripe, Adyen and others that count them as part of the key.
     #[must_use]
     pub fn unquoted(mut self) -> Self {
-        self.form = Form::Raw;
+        self.form = Form::Unquoted;
         self
     }
 }

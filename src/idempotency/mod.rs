@@ -1,18 +1,18 @@
 //! Idempotency keys: an operation that is sent twice happens once, if the server honors the key.
 //!
-//! A POST that timed out may have been executed. To send it again is safe only if the server can tell that it is the same
-//! operation: by a key that is the same on every attempt. [`IdempotencyKeyLayer`] mints one for every logical call.
+//! A POST that timed out may have been executed. Sending it again is safe only if the server can recognize it as the same
+//! operation, by a key that is the same on every attempt. [`IdempotencyKeyLayer`] generates one for each logical call.
 //!
 //! Use it for a server that documents that it honors keys (Stripe and Adyen do; `PayPal` in a header of its own). Do not
 //! count on it elsewhere: a server that does not know the header ignores it, and each attempt is executed.
 //!
-//! A server that acts once is made by [`IdempotencyLayer`](https://docs.rs/buttress/latest/buttress/idempotency/struct.IdempotencyLayer.html)
-//! (feature `idempotency`), whose page tells that side of it. This one is about clients.
+//! [`IdempotencyLayer`](https://docs.rs/buttress/latest/buttress/idempotency/struct.IdempotencyLayer.html) (feature `idempotency`)
+//! makes a server idempotent; its page describes the server side. This page describes clients.
 //!
 //! ```text
 //!               one key a call                 the same key on every attempt
-//! request ──► IdempotencyKeyLayer ──► retry ──┬──► attempt 1: Idempotency-Key: "0195…"  ✗ timed out
-//!                                        └──► attempt 2: Idempotency-Key: "0195…"  ✓ answered from the first
+//! request ──► idempotency key ──► retry ──┬──► attempt 1: Idempotency-Key: "0195…"  ✗ timed out
+//!                                         └──► attempt 2: Idempotency-Key: "0195…"  ✓ the response to the first
 //! ```
 //!
 //! ```
@@ -35,40 +35,40 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The key is 128 bits, 122 of them random, as a UUID of version 4. A key that stands in the request already is left
-//! alone. An operation that outlives the call, an order that the user may submit again tomorrow, has a key of its own:
-//! [`CallOptions::idempotency_key`](crate::CallOptions::idempotency_key) gives it to one call.
+//! The key is a UUID of version 4, with 122 random bits. A key that the request already has is not replaced. For an
+//! operation that outlives the call, such as an order that the user may submit again tomorrow, set a key of your own with
+//! [`CallOptions::idempotency_key`](crate::CallOptions::idempotency_key).
 //!
-//! **A minted key alone makes nothing repeatable.** Nobody has said that the server honors it. Say so to the retry
-//! layer: [`Replay::idempotency_keys`](crate::http::Replay::idempotency_keys).
+//! **A generated key does not make a request safe to retry,** because the server may not honor it. If it does, set
+//! [`Replay::idempotency_keys`](crate::http::Replay::idempotency_keys) on the retry layer.
 //!
 //! # Defaults
 //!
 //! | setting | default | why |
 //! |---|---|---|
 //! | header | `idempotency-key` | the draft of the IETF's HTTP API working group, and most services |
-//! | form | quoted: `"8e03…"` | the draft wants a structured-field string; [`unquoted`](IdempotencyKeyLayer::unquoted) for services that want it bare |
-//! | methods | POST, PATCH | all others are idempotent by themselves |
+//! | form | quoted: `"8e03…"` | the draft requires a structured-field string; use [`unquoted`](IdempotencyKeyLayer::unquoted) for services that expect the key without quotes |
+//! | methods | POST, PATCH | all other methods are idempotent |
 //!
 //! # Order
 //!
-//! Outside retry and hedge. Inside, every attempt would get a key of its own, which is worse than none: each is executed.
+//! Outside retry and hedge. Inside, each attempt would get its own key, and the server would execute each of them.
 //!
-//! reqwest sends the key on to wherever a redirect leads: let its redirect policy stop at another server, as
-//! [`same_origin_redirects`](crate::reqwest::same_origin_redirects) does.
+//! reqwest sends the key to the target of a redirect. Use a redirect policy that stops at another origin, such as
+//! [`same_origin_redirects`](crate::reqwest::same_origin_redirects).
 //!
 //! # Errors
 //!
-//! A key given by the caller that cannot be sent is refused, with [`Reason::Policy`](crate::Reason::Policy) and without
-//! calling the service: a call without that key might be executed twice.
+//! A key from the caller that cannot be sent is rejected with [`Reason::Policy`](crate::Reason::Policy), and the service is
+//! not called: without that key, the call might be executed twice.
 //!
 //! The key of a [`CallOptions`](crate::CallOptions) scope is used by one call. A second call in the scope that needs a key and
-//! has none in its header is refused too, with [`Reason::Key`](crate::Reason::Key), instead of being sent with the same key,
-//! with another one, or without. Give each call a scope of its own. To repeat an operation, set the header yourself.
+//! has no header is rejected with [`Reason::Key`](crate::Reason::Key). Give each call its own scope. To send an operation
+//! again, set the header yourself.
 //!
 //! # Events
 //!
-//! None. Keys are never shown: not in an event, not in a message, not by `Debug`; the header is marked as sensitive.
+//! None. Keys never appear in events, messages or `Debug` output. The header is marked as sensitive.
 //!
 //! # Cancel safety
 //!

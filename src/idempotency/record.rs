@@ -1,10 +1,10 @@
-//! The life of one record: the rules that every store keeps.
+//! The state machine of one record: the rules that every store follows.
 //!
 //! ```text
 //!                  begin                      complete
-//!   no record ───────────────► running ───────────────────────► done ──► forgotten at its time
+//!   no record ───────────────► running ───────────────────────► done ──► deleted after its ttl
 //!       ▲                      │     ▲
-//!       └──────────────────────┘     └─ begin, once the lease is over: by another holder, in another run
+//!       └──────────────────────┘     └─ begin after the lease is over: another holder, the next run
 //!         abandon, in run 1
 //! ```
 
@@ -19,17 +19,17 @@ pub use self::ids::{Fingerprint, RecordKey, Token};
 use super::store::{Entry, EntryState, Resolve, Resolved};
 use crate::clock::Moment;
 
-/// What a request asks a store for.
+/// A request to hold a record.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Claim {
     /// The digest of the request.
     pub fingerprint: Fingerprint,
-    /// The holder to be.
+    /// The token of the new holder.
     pub token: Token,
-    /// How long the record is held unless it is renewed. Zero is over at once.
+    /// How long the record is held without a renewal. Zero ends the lease at once.
     pub lease: Duration,
-    /// How long the record is kept after its lease, if nobody completes it. Zero is over at once.
+    /// How long the record exists after its lease, if it is not completed. Zero deletes it with its lease.
     pub ttl: Duration,
 }
 
@@ -45,30 +45,30 @@ impl Claim {
     }
 }
 
-/// What became of a [`Claim`].
+/// The result of a [`Claim`].
 #[derive(Clone, PartialEq, Eq)]
 pub enum Begun {
-    /// The claimant holds the record now.
+    /// The claim succeeded.
     Started {
-        /// 1 for the first holder. Above, the holder before let its lease run out: whether it has acted is not known.
+        /// 1 for the first holder. Above 1, the lease of an earlier holder ended, and whether that one has acted is unknown.
         run: u32,
     },
-    /// Another holds it.
+    /// Another holder has the record.
     Running,
-    /// It is done, and this was the answer.
+    /// The record is completed, with this response.
     Done(Bytes),
-    /// It belongs to a request with another fingerprint.
+    /// The record belongs to a request with another fingerprint.
     Mismatch,
 }
 
-/// What became of a holder's last word.
+/// The result of completing or abandoning a record.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Ended {
-    /// It was taken.
+    /// The change was applied.
     Taken,
-    /// The same holder had completed it before, with this answer, which stands.
+    /// The same holder completed the record before, with this response. Nothing was changed.
     Already(Bytes),
-    /// The record is another's by now, or gone. Nothing was changed.
+    /// The record is gone, or has another holder. Nothing was changed.
     Lost,
 }
 
@@ -81,7 +81,7 @@ pub(crate) struct Record {
     pub(crate) state: State,
     /// When it was first claimed: the start of run 1.
     pub(crate) begun_at: Moment,
-    /// When it is forgotten.
+    /// When it is deleted.
     pub(crate) gone_at: Moment,
 }
 
@@ -91,7 +91,7 @@ pub(crate) enum State {
     Done { answer: Bytes },
 }
 
-/// Shows the length of a stored response: it may hold what nobody else may read, and logs show what `Debug` shows.
+/// Shows the length of a stored response in place of its bytes, which may be confidential.
 pub(crate) struct ByLength<'a>(pub(crate) &'a Bytes);
 
 impl fmt::Debug for ByLength<'_> {
@@ -149,7 +149,7 @@ impl Record {
         }
     }
 
-    /// A record at its time is as if it were not there.
+    /// Whether the record has expired.
     pub(crate) fn is_gone(&self, now: Moment) -> bool {
         now >= self.gone_at
     }
@@ -158,7 +158,7 @@ impl Record {
         self.token == token && !self.is_gone(now)
     }
 
-    /// Whether an answer of this holder would be taken.
+    /// Whether a response of this holder would be stored.
     pub(crate) fn takes_answer(&self, token: Token, now: Moment) -> bool {
         self.is_held_by(token, now) && matches!(self.state, State::Running { .. })
     }
@@ -172,7 +172,7 @@ pub(crate) fn begin(place: &mut Option<Record>, claim: &Claim, now: Moment) -> B
         Some(record) if record.fingerprint != claim.fingerprint => return Begun::Mismatch,
         Some(record) => match &record.state {
             State::Done { answer } => return Begun::Done(answer.clone()),
-            // Its own claim: the store's answer to it was lost on the way.
+            // A repeated claim of this holder, whose first result was lost.
             State::Running { .. } if record.token == claim.token => record.run,
             State::Running { lease_until } if now >= *lease_until => record.run.saturating_add(1),
             State::Running { .. } => return Begun::Running,
@@ -183,8 +183,8 @@ pub(crate) fn begin(place: &mut Option<Record>, claim: &Claim, now: Moment) -> B
     Begun::Started { run }
 }
 
-/// Holds the record for another lease, from now; whether it was still the holder's. A lease that is over can be renewed as
-/// long as nobody has taken the record over.
+/// Starts another lease now. `false`: the record is gone, done, or has another holder. A lease that is over can be renewed
+/// as long as no other holder has claimed the record.
 pub(crate) fn renew(
     place: &mut Option<Record>,
     token: Token,
@@ -203,7 +203,7 @@ pub(crate) fn renew(
     true
 }
 
-/// Gives the record its answer.
+/// Completes the record with its response.
 pub(crate) fn complete(
     place: &mut Option<Record>,
     token: Token,
@@ -222,8 +222,8 @@ pub(crate) fn complete(
     Ended::Taken
 }
 
-/// Forgets the record: what it stood for has not happened. After an earlier run that may have acted it stays, held by nobody, so
-/// that the next is told.
+/// Deletes the record of an operation that did not happen. After an earlier run that may have acted, the record remains
+/// without a holder, because the next holder has to see that there was an earlier run.
 pub(crate) fn abandon(place: &mut Option<Record>, token: Token, now: Moment) -> Ended {
     let Some(record) = place.as_mut().filter(|held| held.is_held_by(token, now)) else {
         return Ended::Lost;
@@ -240,7 +240,7 @@ pub(crate) fn abandon(place: &mut Option<Record>, token: Token, now: Moment) -> 
     Ended::Taken
 }
 
-/// Shows the record, with its whole response.
+/// The record as a look-up shows it, with its whole response.
 pub(crate) fn find(place: Option<&Record>, key: &RecordKey, now: Moment) -> Option<Entry> {
     let record = place.filter(|record| !record.is_gone(now))?;
     let state = match &record.state {
@@ -282,7 +282,7 @@ pub(crate) fn resolvable(place: Option<&Record>, resolve: &Resolve, now: Moment)
     }
 }
 
-/// Releases the record, or gives it a response that nobody holds, if it is as it was seen.
+/// Deletes the record, or completes it with a response, if it has not changed since it was looked up.
 pub(crate) fn resolve(place: &mut Option<Record>, resolve: &Resolve, now: Moment) -> Resolved {
     let resolved = resolvable(place.as_ref(), resolve, now);
     if resolved == Resolved::Resolved {
@@ -359,69 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_and_a_time_to_live_end_at_their_moment_not_before() {
-        for (now, expected) in [
-            (9, Begun::Running),
-            (10, Begun::Started { run: 2 }),
-            (29, Begun::Started { run: 2 }),
-            (30, Begun::Started { run: 1 }),
-        ] {
-            let mut place = None;
-            begin(&mut place, &claim(1, 1, 10, 20), at(0));
-            let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
-            assert_eq!(begun, expected, "at {now}");
-        }
-        for (now, expected) in [
-            (24, Begun::Done("answer".into())),
-            (25, Begun::Started { run: 1 }),
-        ] {
-            let mut place = None;
-            begin(&mut place, &claim(1, 1, 10, 20), at(0));
-            let ttl = Duration::from_secs(20);
-            complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
-            let begun = begin(&mut place, &claim(2, 1, 10, 20), at(now));
-            assert_eq!(begun, expected, "at {now}");
-        }
-    }
-
-    #[test]
-    fn a_record_takes_one_answer_of_its_holder_until_it_is_gone() {
-        let mut place = None;
-        begin(&mut place, &claim(1, 1, 10, 20), at(0));
-        let takes = |place: &Option<Record>, holder, now| {
-            place
-                .as_ref()
-                .unwrap()
-                .takes_answer(Token([holder; 16]), at(now))
-        };
-        assert!(takes(&place, 1, 0));
-        assert!(
-            takes(&place, 1, 29),
-            "its lease is over, and nobody took over"
-        );
-        assert!(!takes(&place, 1, 30));
-        assert!(!takes(&place, 2, 0));
-        let ttl = Duration::from_secs(20);
-        complete(&mut place, Token([1; 16]), "answer".into(), ttl, at(5));
-        assert!(!takes(&place, 1, 6), "it has one");
-    }
-
-    #[test]
-    fn what_is_refused_changes_nothing() {
-        let mut place = None;
-        begin(&mut place, &claim(1, 1, 10, 20), at(0));
-        let before = place.clone();
-        let (stranger, time) = (Token([2; 16]), Duration::from_secs(99));
-        begin(&mut place, &claim(2, 1, 99, 99), at(9));
-        begin(&mut place, &claim(1, 2, 99, 99), at(9));
-        renew(&mut place, stranger, time, time, at(9));
-        complete(&mut place, stranger, "no".into(), time, at(9));
-        abandon(&mut place, stranger, at(9));
-        assert_eq!(place, before);
-    }
-
-    #[test]
-    fn the_last_run_is_followed_by_itself() {
+    fn the_number_of_a_run_saturates() {
         let mut place = None;
         begin(&mut place, &claim(1, 1, 0, 20), at(0));
         place.as_mut().expect("running").run = u32::MAX;
@@ -435,7 +373,7 @@ mod tests {
         Renew(u8, u64, u64),
         Complete(u8, u8, u64),
         Abandon(u8),
-        /// What an `Abandon` after an earlier run comes to; with the end of the record before it.
+        /// An `Abandon` after an earlier run, with the expiry of the record before it.
         Release(u64),
         Find,
         Resolve(Seen, u64, Option<(u8, u64)>),
@@ -449,7 +387,7 @@ mod tests {
         Of(u8, u32, bool),
     }
 
-    fn kept_until(when: u64, op: &Op) -> u64 {
+    fn expiry_after(when: u64, op: &Op) -> u64 {
         match op {
             Op::Begin(_, _, lease, ttl) | Op::Renew(_, lease, ttl) => when + lease + ttl,
             Op::Complete(_, _, ttl) | Op::Resolve(_, _, Some((_, ttl))) => when + ttl,
@@ -477,18 +415,18 @@ mod tests {
         (0..4_u64, op)
     }
 
-    /// Keeps everything that was ever done, and counts anew for each answer.
+    /// A log of all operations, from which each result is computed again.
     #[derive(Debug, Default)]
     struct Naive(Vec<(u64, Op)>);
 
     impl Naive {
-        /// What was done to the record that is there at this time.
+        /// The operations on the record that exists at this time.
         fn life(&self, now: u64) -> &[(u64, Op)] {
             let mut start = 0;
             for (i, (when, op)) in self.0.iter().enumerate() {
-                let kept_until = kept_until(*when, op);
+                let expiry_after = expiry_after(*when, op);
                 let next = self.0.get(i + 1).map_or(now, |(when, _)| *when);
-                if next >= kept_until {
+                if next >= expiry_after {
                     start = i + 1;
                 }
             }
@@ -553,7 +491,7 @@ mod tests {
             })
         }
 
-        /// Run, age, state and what is left of the record's time.
+        /// Run, age, state, and the time until the record expires.
         fn found(&self, now: u64) -> Option<(u32, Duration, EntryState, Duration)> {
             let time = Duration::from_secs;
             let life = self.life(now);
@@ -569,7 +507,7 @@ mod tests {
                     since: time(now - lease_until),
                 },
             };
-            let expires_in = time(kept_until(*when, last) - now);
+            let expires_in = time(expiry_after(*when, last) - now);
             Some((self.run(now, None), time(now - begun_at), state, expires_in))
         }
 
@@ -601,7 +539,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn it_agrees_with_a_model_that_recounts_everything(
+        fn it_agrees_with_a_model_that_recomputes_everything(
             ops in proptest::collection::vec(any_op(), 0..24),
         ) {
             let (mut place, mut naive, mut now) = (None, Naive::default(), 0);
@@ -626,6 +564,8 @@ mod tests {
                     Op::Complete(holder, answer, ttl) => {
                         let expected = naive.ended(now, holder);
                         let (answer, ttl) = (vec![answer].into(), Duration::from_secs(ttl));
+                        let takes = |record: &Record| record.takes_answer(Token([holder; 16]), moment);
+                        prop_assert_eq!(place.as_ref().is_some_and(takes), expected == Ended::Taken);
                         let ended = complete(&mut place, Token([holder; 16]), answer, ttl, moment);
                         prop_assert_eq!(&ended, &expected);
                         expected == Ended::Taken
@@ -635,7 +575,7 @@ mod tests {
                         let ended = abandon(&mut place, Token([holder; 16]), moment);
                         prop_assert_eq!(&ended, &expected);
                         if naive.run(now, None) > 1 {
-                            let last = naive.0.last().map_or(0, |(when, op)| kept_until(*when, op));
+                            let last = naive.0.last().map_or(0, |(when, op)| expiry_after(*when, op));
                             op = Op::Release(last);
                         }
                         expected == Ended::Taken

@@ -1,4 +1,4 @@
-//! Stores that do not keep their word: the judge must find each of them.
+//! Stores with one fault each, which the judge must find.
 
 use std::collections::HashSet;
 use std::sync::Mutex;
@@ -13,18 +13,18 @@ use tokio::task::yield_now;
 use crate::forwarding::forward;
 use crate::locked;
 
-/// How a store breaks its word.
+/// The fault of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Breach {
-    /// It looks first, and writes later.
+    /// A claim reads the record and writes it later, without atomicity.
     ChecksThenActs,
-    /// Some records end with half of the answer.
+    /// Some records have half of the response.
     Cuts,
     /// Leases are never renewed.
     DoesNotRenew,
 }
 
-/// A store that keeps its word but for this.
+/// A store with this fault.
 #[derive(Debug)]
 pub(crate) struct Broken {
     store: MemoryStore,

@@ -1,4 +1,4 @@
-//! The client: asks until it is answered, over connections that it keeps, and now and then leaves in the middle.
+//! The client: sends each request until it has a response, over reused connections, and sometimes disconnects halfway.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,26 +22,26 @@ use crate::plan::{key, order};
 /// How long a client waits for a connection, and for the response to a request.
 const WAITS: Duration = Duration::from_secs(20);
 
-/// An answer that ends an operation.
+/// A final response to an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) kind: String,
-    /// The payment that it tells of, if it tells.
+    /// The payment in the response, if there is one.
     pub(crate) effect: Option<String>,
     pub(crate) body: Bytes,
 }
 
-/// What came of a request.
+/// The result of a request.
 pub(crate) enum Heard {
     Answer(Answer),
-    /// 409: it is under way.
+    /// 409: the operation is in progress.
     UnderWay,
-    /// 503: store or handler cannot work now.
+    /// 503: the store or the handler is not available.
     Unavailable,
-    /// The connection was refused, or died.
+    /// The connection was refused, or broke.
     Nothing,
-    /// Whatever else: it must not be.
+    /// Anything else, which is a failure of the test.
     Wrong(String),
 }
 
@@ -68,20 +68,20 @@ impl Connections {
         Ok(sender)
     }
 
-    /// Asks once.
+    /// Sends the request once.
     pub(crate) async fn ask(&self, to: SocketAddr, number: u64) -> Heard {
-        // A server that is killed may leave connections half made, which the kernel gives up much later.
+        // A killed server may leave half-open connections, which the kernel closes much later.
         let Ok(Ok(sender)) = timeout(WAITS, self.get(to)).await else {
             return Heard::Nothing;
         };
-        // A request that is not answered for so long is as good as lost; the key's own limit finds a server that never answers.
+        // A request without a response for this time counts as lost. The limit of each key finds a server that never responds.
         match timeout(WAITS, self.exchange(sender, to, number)).await {
             Ok(Ok(heard)) => heard,
             Ok(Err(_)) => Heard::Nothing,
-            // Under load, a server that is killed now and then leaves a connection that the client never hears of again.
+            // Under load, a killed server sometimes leaves a connection that is never closed for the client.
             Err(_) if TcpStream::connect(to).await.is_err() => Heard::Nothing,
             Err(_) => Heard::Wrong(format!(
-                "{}: {to} is alive, and no answer within {WAITS:?}",
+                "{}: {to} is alive, and sent no response within {WAITS:?}",
                 key(number)
             )),
         }
@@ -129,7 +129,7 @@ fn heard(number: u64, response: &Response<Bytes>) -> Heard {
     }
 }
 
-/// Sends the request, or the beginning of it, and leaves at any time.
+/// Sends the request, or a part of it, and disconnects at any time.
 pub(crate) async fn leave(to: SocketAddr, number: u64, draw: &mut StdRng) -> io::Result<()> {
     let body = order(number);
     let request = format!(
@@ -138,7 +138,7 @@ pub(crate) async fn leave(to: SocketAddr, number: u64, draw: &mut StdRng) -> io:
         body.len(),
     );
     let mut stream = TcpStream::connect(to).await?;
-    // With a reset, which the server may see at any point, or in good order.
+    // With a reset, which the server may see at any point, or with a regular close.
     if draw.random_bool(0.5) {
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
     }

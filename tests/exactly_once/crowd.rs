@@ -1,4 +1,4 @@
-//! All clients of a trial: each key is sent many times at once, until it has its answer.
+//! All clients of a trial: each key is sent many times concurrently, until it has its response.
 
 use std::fmt;
 use std::io;
@@ -17,14 +17,14 @@ use crate::fleet::Fleet;
 use crate::judge::Witness;
 use crate::plan::mixed;
 
-/// How much is sent.
+/// The size of the load.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
     pub(crate) keys: u64,
     pub(crate) duplicates: u32,
-    /// How many requests are under way at once.
+    /// The number of concurrent requests.
     pub(crate) at_once: usize,
-    /// How many processes are killed, about.
+    /// The approximate number of processes that are killed.
     pub(crate) kills: usize,
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// What was counted.
+/// The counts of a trial.
 #[derive(Default)]
 pub(crate) struct Counts {
     pub(crate) requests: AtomicU64,
@@ -79,9 +79,9 @@ pub(crate) struct Crowd {
     witnesses: Vec<Mutex<Witness>>,
 }
 
-/// How many of a key's duplicates ask until they have its answer. The others are content with a 409.
+/// How many of a key's duplicates retry until they have its response. The others stop at a 409.
 const PATIENT: u32 = 4;
-/// How long a key may go without an answer before it counts as lost.
+/// How long a key may have no response before it counts as lost.
 const LOST: Duration = Duration::from_secs(60);
 
 impl Crowd {
@@ -99,7 +99,7 @@ impl Crowd {
         })
     }
 
-    /// Sends everything, and tells of each key that it begins.
+    /// Sends everything, and reports each key that it begins.
     pub(crate) async fn run(
         self: &Arc<Self>,
         begun: mpsc::UnboundedSender<()>,
@@ -107,7 +107,7 @@ impl Crowd {
         let (start, size) = (Instant::now(), self.size);
         let mut duplicates = JoinSet::new();
         for key in 0..size.keys {
-            // All at once, or nothing would be concurrent.
+            // Concurrently, or the test would prove nothing.
             let room = Arc::clone(&self.room).acquire_many_owned(size.duplicates);
             let mut room = room.await.map_err(io::Error::other)?;
             let _ = begun.send(());
@@ -131,7 +131,7 @@ impl Crowd {
         each.map(|witness| crate::locked(witness).clone()).collect()
     }
 
-    /// One client, until it is content.
+    /// One client, until it has its response.
     async fn ask(&self, key: u64, duplicate: u32, room: Option<OwnedSemaphorePermit>) {
         let draw = StdRng::seed_from_u64(mixed(&[self.seed, key, duplicate.into(), 2]));
         if timeout(LOST, self.insist(key, duplicate < PATIENT, room, draw))
@@ -139,7 +139,7 @@ impl Crowd {
             .is_err()
         {
             self.witness(key, |witness| {
-                witness.wrong.push(format!("no answer within {LOST:?}"));
+                witness.wrong.push(format!("no response within {LOST:?}"));
             });
         }
     }
@@ -187,7 +187,7 @@ impl Crowd {
                 };
                 count.fetch_add(1, Ordering::Relaxed);
             }
-            // Whoever waits, waits outside.
+            // Do not hold a permit while waiting.
             drop(place);
             sleep(pause.mul_f64(draw.random_range(0.5..1.5))).await;
             pause = (pause * 2).min(Duration::from_millis(250));

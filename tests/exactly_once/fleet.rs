@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 use crate::process::{SPEC, Spec};
 
-/// Where each server is, and which were killed.
+/// The addresses of the servers, and the ones that were killed.
 #[derive(Clone)]
 pub(crate) struct Fleet {
     places: Arc<[Mutex<SocketAddr>]>,
@@ -24,7 +24,7 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
-    /// One server, which is there already.
+    /// One running server.
     pub(crate) fn of(address: SocketAddr) -> Self {
         Self::at(vec![address])
     }
@@ -36,7 +36,7 @@ impl Fleet {
         }
     }
 
-    /// Starts as many processes.
+    /// Starts this number of processes.
     pub(crate) async fn start(spec: &Spec, count: usize) -> io::Result<(Self, Vec<Process>)> {
         let mut processes = Vec::new();
         for place in 0..count {
@@ -46,7 +46,7 @@ impl Fleet {
         Ok((Self::at(addresses), processes))
     }
 
-    /// Any of them, whether or not it is there.
+    /// Any of them, running or not.
     pub(crate) fn any(&self, draw: &mut StdRng) -> SocketAddr {
         let place = &self.places[draw.random_range(0..self.places.len())];
         *crate::locked(place)
@@ -57,8 +57,8 @@ impl Fleet {
         crate::locked(&self.kills).clone()
     }
 
-    /// Kills any of the processes, so many times while the trial lasts, and starts another in its place. How far the trial is,
-    /// it is told: an entry for each key that was begun.
+    /// Kills random processes during the trial, this number of times, and starts another in place of each. `begun` reports the
+    /// progress of the trial, by one entry for each key that was begun.
     pub(crate) async fn kill(
         self,
         spec: Spec,
@@ -74,7 +74,7 @@ impl Fleet {
                 continue;
             }
             left = draw.random_range(every / 2..=every * 3 / 2).max(1);
-            // At any point of what it is doing.
+            // At any point of its work.
             sleep(Duration::from_micros(draw.random_range(0..10_000))).await;
             let place = draw.random_range(0..processes.len());
             let generation = processes[place].generation + 1;
@@ -107,7 +107,7 @@ impl Process {
         let mut child = Command::new(std::env::current_exe()?)
             .env(SPEC, serde_json::to_string(&spec)?)
             .env("RUST_BACKTRACE", "0")
-            // It ends when its input does: with this process, whatever becomes of that.
+            // It ends when its input is closed, so it ends with this process.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)

@@ -1,4 +1,4 @@
-//! What clients heard and what the ledger says: do they fit?
+//! Compares the responses of the clients with the ledger.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -8,12 +8,12 @@ use crate::client::Answer;
 use crate::ledger::Effect;
 use crate::plan::{End, LEASE, fate, receipt};
 
-/// What was heard of one key.
+/// The responses for one key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Witness {
     answer: Option<Answer>,
     replays: u64,
-    /// Answers that are not the first one.
+    /// Responses that differ from the first one.
     others: Vec<Answer>,
     pub(crate) wrong: Vec<String>,
 }
@@ -28,31 +28,31 @@ impl Witness {
     }
 }
 
-/// What is found.
+/// The findings.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) replays: u64,
-    /// Keys whose answer is that of a handler that panicked.
+    /// Keys whose response is that of a handler that panicked.
     pub(crate) panics: u64,
     /// Runs after the first one.
     pub(crate) taken_over: u64,
-    /// Effects too many that a kill explains, each with how.
+    /// Duplicate effects that a kill explains, with the explanation.
     pub(crate) explained: Vec<String>,
-    /// Effects too many that nothing explains.
+    /// Duplicate effects without an explanation.
     pub(crate) doubles: Vec<String>,
-    /// Answers that differ, are damaged, or tell of what never happened.
+    /// Responses that differ, are damaged, or name an effect that never happened.
     pub(crate) torn: Vec<String>,
-    /// Keys without an answer, effects without an answer that nothing explains, and whatever else nobody should hear.
+    /// Keys without a response, unexplained effects without a response, and unexpected responses.
     pub(crate) lost: Vec<String>,
 }
 
-/// What the judge knows.
+/// The input of the judge.
 pub(crate) struct Case<'a> {
     pub(crate) seed: u64,
     pub(crate) witnesses: &'a [Witness],
     pub(crate) effects: &'a [Effect],
     pub(crate) kills: &'a HashMap<String, Instant>,
-    /// Whether effect and record are one, so that a kill explains nothing.
+    /// Whether effect and record are committed together. Then a kill explains no duplicate.
     pub(crate) joined: bool,
 }
 
@@ -88,7 +88,7 @@ impl Case<'_> {
             let what = format!("key {key}: two answers, {answer:?} and {other:?}");
             verdict.torn.push(what);
         }
-        // Which of the effects the answer stands for.
+        // The effect that the response belongs to.
         let own = if let Some(id) = &answer.effect {
             effects.iter().position(|effect| effect.id == *id)
         } else {
@@ -119,7 +119,7 @@ impl Case<'_> {
             } else {
                 self.explained(effect, effects.get(at + 1).copied())
             };
-            // Where the final answer has an effect of its own, or another of the others stands for it, this is one too many.
+            // If the final response belongs to another effect, this one is a duplicate.
             let is_double = own.is_some() || at + 1 < effects.len();
             match (explained, is_double) {
                 (Ok(how), true) => verdict.explained.push(format!("key {key}: {how}")),
@@ -139,7 +139,7 @@ impl Case<'_> {
         matches!(end, End::PanicsAfter | End::PanicsAtLast).then_some(effects.len() - 1)
     }
 
-    /// Whether the answer is what its run must have given.
+    /// Whether this is the response that its run must have sent.
     fn is_whole(&self, key: u64, answer: &Answer, effect: Option<&Effect>) -> bool {
         match (effect, &answer.effect) {
             (Some(effect), Some(id)) => {
@@ -147,7 +147,7 @@ impl Case<'_> {
                 let status = match end {
                     End::Failed => 500,
                     End::Paid => 201,
-                    // What was committed is the answer, and what was rolled back runs again.
+                    // A committed response is final, and a transaction that was rolled back runs again.
                     End::PanicsAtLast | End::PanicsAfter if self.joined => 201,
                     _ => return false,
                 };
@@ -155,11 +155,11 @@ impl Case<'_> {
                     && answer.kind == "text/plain"
                     && answer.body == receipt(self.seed, key, effect.run, id)
             }
-            // It tells of an effect that never was.
+            // It names an effect that never happened.
             (None, Some(_)) => false,
             (Some(_), None) => !self.joined && is_failure(answer),
             (None, None) => {
-                // Runs that were cut off before their effect are in no book.
+                // Runs that were cut off before their effect are not in the ledger.
                 let panics = |run| fate(self.seed, key, run).end == End::PanicsBefore;
                 let runs = if self.kills.is_empty() { 1 } else { 8 };
                 is_failure(answer) && (1..=runs).any(panics)
@@ -167,8 +167,8 @@ impl Case<'_> {
         }
     }
 
-    /// How a kill explains that this effect has no answer: its process was killed after it, and soon, before it was
-    /// done another time.
+    /// Whether a kill explains that this effect has no response: its process was killed soon after it, and before the next
+    /// effect.
     fn explained(&self, effect: &Effect, next: Option<&Effect>) -> Result<String, &'static str> {
         if self.joined {
             return Err("there is nothing between effect and record");
@@ -177,7 +177,7 @@ impl Case<'_> {
             return Err("its process was never killed");
         };
         let lived = kill.saturating_duration_since(effect.at);
-        // By then it had either recorded its answer or lost its lease.
+        // After this time it has either recorded its response or lost its lease.
         if lived > LEASE {
             return Err("its process lived on");
         }
@@ -200,7 +200,7 @@ fn is_failure(answer: &Answer) -> bool {
 }
 
 impl Verdict {
-    /// Everything that must not be.
+    /// All failures.
     pub(crate) fn faults(&self) -> Vec<&String> {
         let all = self.doubles.iter().chain(&self.torn);
         all.chain(&self.lost).collect()

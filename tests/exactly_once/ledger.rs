@@ -1,4 +1,4 @@
-//! Where effects are written down: in this process, which outlives all servers. A line each, over a socket, acknowledged.
+//! The log of effects, in this process, which outlives all servers. One line each, over a socket, acknowledged.
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +29,7 @@ impl Effect {
 pub(crate) struct Ledger(Arc<Mutex<Vec<Effect>>>);
 
 impl Ledger {
-    /// Takes down what servers tell, in a thread of its own, so that it is never late.
+    /// Reads the lines of the servers, in its own thread, so that acknowledgements are not delayed.
     pub(crate) fn open(&self) -> io::Result<SocketAddr> {
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
@@ -57,7 +57,7 @@ impl Ledger {
         let _ = stream.set_nodelay(true);
         let mut stream = BufStream::new(stream);
         let mut line = String::new();
-        // A line without its end is of a server that was killed while it wrote: nothing was paid.
+        // A line without an end is from a server that was killed while it wrote: nothing was paid.
         while stream.read_line(&mut line).await? > 0 && line.ends_with('\n') {
             let effect = parsed(&line).ok_or(io::ErrorKind::InvalidData)?;
             crate::locked(&self.0).push(effect);
@@ -97,7 +97,7 @@ impl Pen {
         }
     }
 
-    /// Makes the payment. It is made when this returns, and may be if this is cut off.
+    /// Pays. The payment is made when this returns, and may be made if this is cut off.
     pub(crate) async fn write(&self, key: u64, run: u32, id: &str) -> io::Result<()> {
         let idle = || crate::locked(&self.idle);
         let kept = idle().pop();

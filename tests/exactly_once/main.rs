@@ -1,8 +1,8 @@
-//! The torture: thousands of operations, each sent many times at once, over connections that break, to handlers that panic,
-//! in server processes that are killed. Each must be done once and answered alike.
+//! The torture test: thousands of operations, each sent many times concurrently, over connections that break, to handlers that
+//! panic, in server processes that are killed. Each must be executed once, and all its requests must get the same response.
 //!
 //! `scripts/torture.sh` runs it at full size, `cargo test` a small one. The variable `TORTURE_KEYS` sets the number of keys, each
-//! of which is sent 32 times. `SEED` repeats the draws of a run; what the machine makes of them differs.
+//! of which is sent 32 times. `SEED` repeats the random draws of a run, but not its timing.
 
 #![allow(
     clippy::disallowed_methods,
@@ -41,7 +41,7 @@ use self::process::{Records, SPEC};
 use self::shop::Planned;
 use self::trial::{Outcome, in_process, in_processes};
 
-/// The variable for the number of keys a store.
+/// The variable for the number of keys of each store.
 const KEYS: &str = "TORTURE_KEYS";
 
 /// For the debug build of a test run.
@@ -124,7 +124,7 @@ fn passed(outcome: Outcome) -> Result<(), Failed> {
     Err(format!("{} faults:\n{}", faults.len(), shown.join("\n")).into())
 }
 
-/// What the judge must find, where it is.
+/// What the judge must find for each fault.
 fn findings() -> [Trial; 4] {
     let size = Size {
         keys: 100,
@@ -170,7 +170,7 @@ fn broken(size: Size, breach: Breach) -> Outcome {
     in_process("broken", size, Arc::new(Broken::new(breach)))
 }
 
-/// What a panic has left behind is as good as anything.
+/// Ignores poisoning.
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

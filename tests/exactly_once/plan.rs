@@ -1,11 +1,11 @@
-//! What will happen, drawn from the seed: server, client and judge each work it out for themselves.
+//! The plan of a trial, drawn from the seed: server, client and judge each compute it.
 
 use std::time::Duration;
 
-/// How long a key is held by a server that is not heard of any more.
+/// How long the key of a killed server stays held.
 pub(crate) const LEASE: Duration = Duration::from_millis(1500);
 
-/// How one run of one operation goes.
+/// One run of one operation.
 pub(crate) struct Fate {
     /// The handler's work before its effect.
     pub(crate) before: Duration,
@@ -18,7 +18,7 @@ pub(crate) struct Fate {
 pub(crate) enum End {
     /// 201.
     Paid,
-    /// 500, by the handler's own will.
+    /// 500, returned by the handler.
     Failed,
     PanicsBefore,
     /// After the effect; in a transaction, before it is committed, and once a process: the operation is released and runs again.
@@ -52,7 +52,7 @@ pub(crate) fn fate(seed: u64, key: u64, run: u32) -> Fate {
         _ => End::Paid,
     };
     let micros = |bits: u64| Duration::from_micros(bits % 3000);
-    // Some outlive their lease if nobody renews it.
+    // Some outlive their lease if it is not renewed.
     let before = if is_slow && run == 1 {
         LEASE * 2
     } else {
@@ -80,7 +80,7 @@ pub(crate) fn order(number: u64) -> String {
     format!("order {number}, {} EUR", number % 997)
 }
 
-/// The body of an answer: whose it is, and then up to 3 kB that nobody could guess from less than the whole.
+/// The body of a response: its key and run, and then up to 3 kB that show whether it is complete.
 pub(crate) fn receipt(seed: u64, key: u64, run: u32, effect: &str) -> String {
     let mut text = format!("{key} {run} {effect}\n");
     let length = mixed(&[seed, key]) % 3000;

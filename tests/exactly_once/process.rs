@@ -15,7 +15,7 @@ use crate::shop::{Shop, Till};
 /// The variable that makes a server of this program.
 pub(crate) const SPEC: &str = "EXACTLY_ONCE_SERVER";
 
-/// What a server is told.
+/// The configuration of a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Spec {
     pub(crate) seed: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Spec {
     pub(crate) records: Records,
 }
 
-/// Where it keeps its records.
+/// The store of a server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Records {
     /// Lost with the process.

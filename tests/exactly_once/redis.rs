@@ -13,7 +13,7 @@ use redis::AsyncCommands;
 
 use crate::servers::REDIS;
 
-/// The address of a server that answers.
+/// The address of a running server.
 pub(crate) fn reached() -> (String, redis::Client) {
     let url = REDIS.url();
     let client = redis::Client::open(&*url);
@@ -21,7 +21,7 @@ pub(crate) fn reached() -> (String, redis::Client) {
     (url, REDIS.reached(connected))
 }
 
-/// Deletes what begins with it.
+/// Deletes all keys with this prefix.
 pub(crate) async fn clear(
     client: &redis::Client,
     prefix: &str,

@@ -37,7 +37,7 @@ pub(crate) struct Shop {
     pub(crate) running: RwLock<()>,
 }
 
-/// A panic that is part of the plan, and not worth a word.
+/// A panic that is part of the plan, and is not printed.
 pub(crate) struct Planned;
 
 impl Shop {
@@ -85,7 +85,7 @@ async fn pay(State(shop): State<Arc<Shop>>, operation: Operation) -> Response<Bo
     let id = format!("{}#{number}", shop.name);
     match &shop.till {
         Till::Ledger(pen) => {
-            // Whether it was paid is not known: the panic is answered so.
+            // If this fails, whether it was paid is unknown, as after a panic.
             let written = pen.write(key, operation.run(), &id).await;
             written.expect("the ledger outlives the servers");
             tokio::time::sleep(fate.after).await;
@@ -116,7 +116,7 @@ pub(crate) fn paid(shop: &Shop, key: u64, run: u32, id: &str, fate: &Fate) -> Re
     response
 }
 
-/// Nobody paid, and the client may try again.
+/// Nothing was paid, and the client may retry.
 fn unpaid(operation: &Operation, why: &dyn std::fmt::Display) -> Response<Body> {
     operation.did_not_happen();
     let mut response = Response::new(Body::from(why.to_string()));

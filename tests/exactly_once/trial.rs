@@ -86,7 +86,7 @@ fn running<T>(future: impl Future<Output = Result<T, Failure>>) -> Result<T, Fai
         .block_on(future)
 }
 
-/// A server in this process, which nobody kills.
+/// A server in this process, which is not killed.
 pub(crate) fn in_process(name: &str, size: Size, store: Arc<dyn Store>) -> Outcome {
     running(async {
         let seed = seed();
@@ -116,7 +116,7 @@ pub(crate) fn in_processes(name: &str, size: Size, records: Records, count: usiz
     })
 }
 
-/// What was heard in a trial.
+/// The results of a trial.
 struct Heard {
     crowd: Arc<Crowd>,
     kills: HashMap<String, Instant>,
@@ -142,7 +142,7 @@ async fn tortured(
     let every = usize::try_from(size.keys)? / (size.kills + 1);
     let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
     let took = crowd.run(begun).await?;
-    // They live until here, so that no effect comes later.
+    // They live until here, so no effect comes later.
     drop(killing.await??);
     Ok(Heard {
         crowd,

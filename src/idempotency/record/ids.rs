@@ -1,4 +1,4 @@
-//! The digests and random bits that name a record, a request and a holder.
+//! The identifiers of a record, a request and a holder.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,8 +6,8 @@ use std::str::FromStr;
 use crate::chance::draw;
 use crate::operation_id::{OperationId, from_hex, to_hex};
 
-/// What a record is kept under: a digest of the layer's name, tenant, method, route and the caller's key. No store sees the
-/// key itself.
+/// The key of a record: a digest of the layer's name, the tenant, the method, the route and the caller's key. Stores never
+/// see the caller's key itself.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RecordKey(pub [u8; 32]);
 
@@ -16,9 +16,7 @@ impl RecordKey {
     pub fn to_hex(&self) -> String {
         to_hex(&self.0)
     }
-}
 
-impl RecordKey {
     /// The short name of the operation.
     pub fn operation_id(&self) -> OperationId {
         let mut id = [0; 16];
@@ -39,24 +37,17 @@ impl FromStr for RecordKey {
     }
 }
 
-/// The text is not the key of a record: 64 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The text is not a record key, which has 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a record key has 64 hexadecimal digits")]
 pub struct ParseRecordKeyError(());
 
-impl fmt::Display for ParseRecordKeyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the key of a record is 64 hexadecimal digits")
-    }
-}
-
-impl std::error::Error for ParseRecordKeyError {}
-
-/// A digest of a request: the same key with another one is a mistake of the caller.
+/// A digest of a request. A request with a used key and another fingerprint is rejected.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint(pub [u8; 32]);
 
-/// Who holds a record: 128 random bits, new for each request that asks for one. What a holder does to a record that
-/// another has taken over since has no effect (a fencing token; it is compared, not ordered).
+/// The fencing token of a record's holder: 128 random bits, new for each claim. Changes by a holder that has lost the
+/// record have no effect. Tokens are compared for equality, not ordered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Token(pub [u8; 16]);
 
@@ -64,7 +55,7 @@ impl Token {
     /// The holder of a record that was abandoned in a later run.
     pub(crate) const NOBODY: Self = Self([0; 16]);
 
-    /// A token that nobody else has.
+    /// A new random token.
     pub fn new() -> Self {
         let mut bits = [0; 16];
         bits[..8].copy_from_slice(&draw().bits().to_le_bytes());
@@ -79,7 +70,7 @@ impl Default for Token {
     }
 }
 
-/// Shows the first bytes only.
+/// Shows the first four bytes.
 fn shortened(f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]) -> fmt::Result {
     write!(f, "{name}(")?;
     for byte in bytes.iter().take(4) {
@@ -88,23 +79,17 @@ fn shortened(f: &mut fmt::Formatter<'_>, name: &str, bytes: &[u8]) -> fmt::Resul
     f.write_str("…)")
 }
 
-impl fmt::Debug for RecordKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "RecordKey", &self.0)
-    }
+macro_rules! debug_shortened {
+    ($($name:ident)*) => {$(
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                shortened(f, stringify!($name), &self.0)
+            }
+        }
+    )*};
 }
 
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "Fingerprint", &self.0)
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        shortened(f, "Token", &self.0)
-    }
-}
+debug_shortened!(RecordKey Fingerprint Token);
 
 #[cfg(test)]
 mod tests {
@@ -154,8 +139,8 @@ mod tests {
             digits.replacen("0c", "\u{e9}", 1),
         ] {
             let error = wrong.parse::<RecordKey>().unwrap_err();
-            let says = "the key of a record is 64 hexadecimal digits";
-            assert_eq!(error.to_string(), says, "{wrong}");
+            let text = "a record key has 64 hexadecimal digits";
+            assert_eq!(error.to_string(), text, "{wrong}");
         }
     }
 }

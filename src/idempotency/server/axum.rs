@@ -1,4 +1,4 @@
-//! The operation as an extractor of axum.
+//! The operation as an axum extractor.
 
 use ::axum::extract::{FromRequestParts, OptionalFromRequestParts};
 use ::axum::response::{IntoResponse, Response};
@@ -17,10 +17,10 @@ impl IntoResponse for OperationRejection {
     }
 }
 
-/// Rejected with 500 where no [`IdempotencyLayer`](super::IdempotencyLayer) guards the request: to go on without one would be to
-/// act twice. That is a route without the layer, a method that is not guarded, a request without a key where none is required,
-/// and a store that failed where the layer is set to fail open: for the last two take `Option<Operation>`. Rejected with 503 if
-/// the operation has [ended](OperationRejection::Ended) already.
+/// Rejected with 500 if no [`IdempotencyLayer`](super::IdempotencyLayer) guards the request, because without one the handler
+/// could act twice. This is the case for a route without the layer, for a method that is not guarded, for a request without a
+/// key if keys are optional, and for a store that failed if the layer fails open. In the last two cases, take
+/// `Option<Operation>`. Rejected with 503 if the operation has already [ended](OperationRejection::Ended).
 impl<S: Sync> FromRequestParts<S> for Operation {
     type Rejection = OperationRejection;
 
@@ -29,7 +29,7 @@ impl<S: Sync> FromRequestParts<S> for Operation {
     }
 }
 
-/// `None` for a request that is served without protection. Rejected with 503 if the operation has
+/// `None` for a request that is served without protection. Rejected with 503 if the operation has already
 /// [ended](OperationRejection::Ended).
 impl<S: Sync> OptionalFromRequestParts<S> for Operation {
     type Rejection = OperationRejection;

@@ -1,4 +1,4 @@
-//! Bodies inside and outside the layer.
+//! The body of requests to the handler and of responses to the client.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,11 +10,11 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-/// A body that is whole, or passes: of a guarded request whole, as it was read; of an answer that is kept whole, too; all
-/// others pass through frame by frame.
+/// A body that is in memory, or passes through frame by frame. The body of a guarded request is in memory, and so is the
+/// body of a response that is stored. All others pass through.
 #[pin_project]
 pub struct StoredBody<B> {
-    /// What comes first: all that there is, or what was read of a body before it turned out to be too large.
+    /// The whole body, or the part that was read of a body that was too large to be stored.
     data: VecDeque<Bytes>,
     trailers: Option<HeaderMap>,
     #[pin]
@@ -25,7 +25,7 @@ pub struct StoredBody<B> {
 enum Rest<B> {
     None,
     Whole(#[pin] B),
-    /// It was begun to be read in another place.
+    /// A body of which the first part was read.
     Begun(Pin<Box<B>>),
 }
 
@@ -51,7 +51,7 @@ impl<B> StoredBody<B> {
         }
     }
 
-    /// What was read already, and then the rest.
+    /// The part that was read, followed by the rest.
     pub(super) fn resumed(data: VecDeque<Bytes>, rest: Pin<Box<B>>) -> Self {
         Self {
             data,
@@ -119,7 +119,7 @@ impl<B: Body<Data = Bytes>> Body for StoredBody<B> {
         let Some(rest) = self.rest.as_body() else {
             let mut hint = SizeHint::with_exact(read);
             if self.trailers.is_some() {
-                // HTTP/1.1 has no trailers after a body whose length is told.
+                // HTTP/1.1 cannot send trailers after a body with a `Content-Length`.
                 hint = SizeHint::new();
                 hint.set_lower(read);
             }

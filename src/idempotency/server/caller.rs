@@ -1,4 +1,4 @@
-//! The way back to the caller.
+//! Sends the result of an operation to its caller.
 
 use ::http::{HeaderValue, Response};
 use bytes::Bytes;
@@ -12,10 +12,10 @@ use crate::event::OperationStep;
 use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
-/// What the caller waits for.
+/// The result that the caller waits for.
 type CallerResult<Res, E> = Result<Response<StoredBody<Res>>, E>;
 
-/// The way to the caller, if he is still there. He is told once.
+/// Sends one result to the caller, if it still waits.
 pub(super) struct Caller<Res, E>(Option<oneshot::Sender<CallerResult<Res, E>>>);
 
 impl<Res, E: CallError> Caller<Res, E> {
@@ -25,41 +25,41 @@ impl<Res, E: CallError> Caller<Res, E> {
 
     pub(super) fn send(&mut self, result: CallerResult<Res, E>) {
         if let Some(caller) = self.0.take() {
-            // He may have left; the record has what he asked for.
+            // If the caller has left, the next request gets the response from the record.
             let _ = caller.send(result);
         }
     }
 
-    pub(super) fn refuse(&mut self, shared: &Engine, problem: KeyProblem) {
-        self.send(Err(shared.refuse(problem).into()));
+    pub(super) fn refuse(&mut self, engine: &Engine, problem: KeyProblem) {
+        self.send(Err(engine.refuse(problem).into()));
     }
 
-    /// Gives the answer of an operation that was done before.
-    pub(super) fn replay(&mut self, shared: &Engine, key: &RecordKey, record: &Bytes) {
-        self.answer(shared, record, Some(key));
+    /// Responds with the record of an earlier request.
+    pub(super) fn replay(&mut self, engine: &Engine, key: &RecordKey, record: &Bytes) {
+        self.respond(engine, record, Some(key));
     }
 
-    /// Gives a recorded answer. `replay_of`: the operation was done for an earlier request.
-    pub(super) fn answer(
+    /// Responds with a record. `replay_of`: the record is of an earlier request.
+    pub(super) fn respond(
         &mut self,
-        shared: &Engine,
+        engine: &Engine,
         record: &Bytes,
         replay_of: Option<&RecordKey>,
     ) {
         match Recorded::decode(record) {
-            Ok(Recorded::Response(kept)) => {
-                let mut response = kept.into_response();
+            Ok(Recorded::Response(stored)) => {
+                let mut response = stored.into_response();
                 if let Some(key) = replay_of {
-                    shared.report(OperationStep::Replayed, key, None);
+                    engine.report(OperationStep::Replayed, key, None);
                     let yes = HeaderValue::from_static("true");
                     response.headers_mut().insert(REPLAYED, yes);
                 }
                 self.send(Ok(response));
             }
-            Ok(Recorded::Problem(problem)) => self.refuse(shared, problem),
+            Ok(Recorded::Problem(problem)) => self.refuse(engine, problem),
             Err(error) => {
-                shared.store_failed(&error);
-                self.refuse(shared, KeyProblem::StoreUnavailable);
+                engine.store_failed(&error);
+                self.refuse(engine, KeyProblem::StoreUnavailable);
             }
         }
     }
@@ -73,5 +73,5 @@ impl<Res, E: CallError> Caller<Res, E> {
     }
 }
 
-/// Says that an answer was given before.
+/// Marks a response that was replayed from its record.
 pub(super) const REPLAYED: &str = "idempotent-replayed";

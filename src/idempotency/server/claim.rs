@@ -1,4 +1,4 @@
-//! The claim of a key, its lease, and the wait for another's answer.
+//! The claim of a key, the renewal of its lease, and the wait for the result of another request.
 
 use std::convert::Infallible;
 use std::future::{Future, pending};
@@ -19,13 +19,13 @@ use crate::error::CallError;
 use crate::idempotency::record::{Begun, Claim, RecordKey, Token};
 use crate::idempotency::store::StoreError;
 
-/// The first wait between two questions to a store.
+/// The first pause between two calls to a store.
 pub(super) const SOON: Duration = Duration::from_millis(50);
 
-/// Why a key was not claimed.
+/// The reason why a key was not claimed.
 pub(super) enum ClaimError {
     Store(StoreError),
-    /// The key was claimed after a wait, but other operations have all places by now: the claim must be given up.
+    /// The key was claimed after a wait, but too many operations are running. The claim must be given up.
     TooMany,
 }
 
@@ -35,39 +35,39 @@ impl From<StoreError> for ClaimError {
     }
 }
 
-/// Claims the key; while another runs under it, asks again for as long as it may.
+/// Claims the key. While another request holds it, tries again for `wait`.
 pub(super) async fn claim<Res, E: CallError>(
-    shared: &Arc<Engine>,
+    engine: &Arc<Engine>,
     record: RecordKey,
     claim: Claim,
     running: &mut Running,
     caller: &mut Caller<Res, E>,
 ) -> Result<Begun, ClaimError> {
-    let mut begun = begin(shared, record, claim).await?;
-    if begun != Begun::Running || shared.config.wait.is_zero() || !running.wait(&shared.config) {
+    let mut begun = begin(engine, record, claim).await?;
+    if begun != Begun::Running || engine.config.wait.is_zero() || !running.wait(&engine.config) {
         return Ok(begun);
     }
-    let until = Deadline::after(shared.config.wait);
+    let until = Deadline::after(engine.config.wait);
     let mut pause = SOON;
     loop {
         let left = until.remaining(&Now::unread());
-        if matches!(begun, Begun::Started { .. }) && !running.resume(&shared.config) {
+        if matches!(begun, Begun::Started { .. }) && !running.resume(&engine.config) {
             return Err(ClaimError::TooMany);
         }
         if begun != Begun::Running || left.is_zero() {
             return Ok(begun);
         }
-        // Apart from others who wait for the same.
+        // Spread, because many requests may wait for the same key.
         let pause_now = draw().spread(pause, 0.2).min(left);
         tokio::select! {
             () = sleep(pause_now) => {}
             () = caller.left() => return Ok(begun),
         }
         pause = longer(pause);
-        begun = match begin(shared, record, claim).await {
-            // That another runs is known, and stays so: nobody may go on as if nothing were.
+        begun = match begin(engine, record, claim).await {
+            // Another request is known to run, so this one must not fail open.
             Err(error @ (StoreError::Unavailable(_) | StoreError::Full(_))) => {
-                shared.store_failed(&error);
+                engine.store_failed(&error);
                 return Ok(Begun::Running);
             }
             begun => begun?,
@@ -79,20 +79,20 @@ pub(super) fn longer(pause: Duration) -> Duration {
     (pause * 2).min(Duration::from_secs(1))
 }
 
-/// One claim. Where its fate is not known, it is given up behind the caller's back: nobody would run under it.
-async fn begin(shared: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<Begun, StoreError> {
-    let store = Arc::clone(&shared.store);
+/// Claims the key once. A claim whose result is unknown is given up in the background, because no handler will run under it.
+async fn begin(engine: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<Begun, StoreError> {
+    let store = Arc::clone(&engine.store);
     let mut begin = Box::pin(async move { store.begin(&record, &claim).await });
-    let limit = shared.config.store_timeout;
+    let limit = engine.config.store_timeout;
     let begun = match timeout(limit, &mut begin).await {
         Ok(Err(error @ StoreError::Unavailable(_))) => Err((error, None)),
         Ok(begun) => return begun,
         Err(_) => Err((too_slow(limit), Some(begin))),
     };
     begun.map_err(|(error, late)| {
-        // So many at once, and no more: for all others, the lease ends it.
-        if let Ok(place) = Arc::clone(&shared.giving_up).try_acquire_owned() {
-            let shared = Arc::clone(shared);
+        // The number of these tasks is limited. Beyond the limit, the claim ends with its lease.
+        if let Ok(place) = Arc::clone(&engine.giving_up).try_acquire_owned() {
+            let engine = Arc::clone(engine);
             detach(async move {
                 let _place = place;
                 let late = match late {
@@ -103,7 +103,7 @@ async fn begin(shared: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<
                     late,
                     Some(Ok(Begun::Running | Begun::Done(_) | Begun::Mismatch))
                 ) {
-                    give_up(&shared, &record, claim.token).await;
+                    give_up(&engine, &record, claim.token).await;
                 }
             });
         }
@@ -111,11 +111,11 @@ async fn begin(shared: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<
     })
 }
 
-/// Abandons a claim, as soon as the store can be asked; its lease ends it if nothing else does.
-pub(super) async fn give_up(shared: &Engine, record: &RecordKey, token: Token) {
-    let until = Deadline::after(shared.config.lease);
+/// Abandons a claim as soon as the store is available. If it is not within the lease, the claim ends with its lease.
+pub(super) async fn give_up(engine: &Engine, record: &RecordKey, token: Token) {
+    let until = Deadline::after(engine.config.lease);
     let mut pause = SOON;
-    while limited(shared, shared.store.abandon(record, token))
+    while limited(engine, engine.store.abandon(record, token))
         .await
         .is_err()
     {
@@ -123,47 +123,47 @@ pub(super) async fn give_up(shared: &Engine, record: &RecordKey, token: Token) {
             break;
         }
         sleep(draw().spread(pause, 0.2)).await;
-        // Ever rarer: a store that comes back is not to be asked by everybody at once.
+        // Exponential, because a store that recovers must not be called by all tasks at once.
         pause = pause.saturating_mul(2);
     }
 }
 
-/// Asks the store, for no longer than it may take.
+/// Calls the store, for at most `store_timeout`.
 pub(super) async fn limited<T>(
-    shared: &Engine,
-    question: impl Future<Output = Result<T, StoreError>>,
+    engine: &Engine,
+    call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    let limit = shared.config.store_timeout;
-    match timeout(limit, question).await {
-        Ok(answer) => answer,
+    let limit = engine.config.store_timeout;
+    match timeout(limit, call).await {
+        Ok(result) => result,
         Err(_) => Err(too_slow(limit)),
     }
 }
 
 fn too_slow(limit: Duration) -> StoreError {
-    StoreError::unavailable(format!("no answer within {limit:?}"))
+    StoreError::unavailable(format!("no response within {limit:?} (`store_timeout`)"))
 }
 
-/// Renews the lease. Never ready: the handler ends, not this.
+/// Renews the lease until this future is dropped.
 pub(super) async fn hold(operation: &Operation, claim: &Claim) -> Infallible {
-    let shared = operation.shared();
-    let (store, record, lease) = (&shared.store, operation.record(), claim.lease);
+    let engine = operation.engine();
+    let (store, record, lease) = (&engine.store, operation.record(), claim.lease);
     let mut pause = lease / 3;
     loop {
         sleep(pause).await;
         if operation.committed().is_some() {
             return pending().await;
         }
-        let held = match limited(shared, store.renew(record, claim.token, lease, claim.ttl)).await {
-            // A record that is gone before its time is claimed anew, before anybody else does.
-            Ok(false) => limited(shared, store.begin(record, claim))
+        let held = match limited(engine, store.renew(record, claim.token, lease, claim.ttl)).await {
+            // A record that was deleted too early is claimed again, before another request claims it.
+            Ok(false) => limited(engine, store.begin(record, claim))
                 .await
                 .map(|begun| matches!(begun, Begun::Started { .. })),
             held => held,
         };
         pause = match held {
             Ok(true) => lease / 3,
-            // What it has begun goes on: to stop half-way would be worse. It can record nothing any more.
+            // The handler continues, because stopping it halfway would be worse. Its result cannot be recorded.
             Ok(false) => {
                 if operation.committed().is_none() {
                     operation.lost();
@@ -171,7 +171,7 @@ pub(super) async fn hold(operation: &Operation, claim: &Claim) -> Infallible {
                 return pending().await;
             }
             Err(error) => {
-                shared.store_failed(&error);
+                engine.store_failed(&error);
                 lease / 10
             }
         };

@@ -6,7 +6,7 @@ use ::http::Method;
 
 use super::storage::{HeaderPolicy, StoragePolicy};
 use crate::error::ConfigError;
-use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
+use crate::idempotency::key::{MAX_LEN as MAX_KEY_LEN, header_name};
 
 /// The settings of an [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,68 +21,67 @@ use crate::idempotency::key::{LONGEST as LONGEST_KEY, header_name};
     reason = "each is a setting of its own"
 )]
 pub struct IdempotencyConfig {
-    /// The header that carries the key. Default `idempotency-key`; a header name.
+    /// The header with the key. Default `idempotency-key`; a header name.
     pub header: String,
-    /// Whether a guarded request without a key is refused. If not, it is served without protection. Default: yes.
+    /// Whether a guarded request without a key is rejected. If not, it is served without protection. Default: yes.
     pub required: bool,
-    /// Whether a key without quotes is accepted too: some visible ASCII, as many clients send it. Default: no.
+    /// Whether keys without quotes are accepted too, as many clients send them. Default: no.
     pub accept_unquoted: bool,
-    /// The methods that are guarded; all others pass untouched. Default `POST`, `PATCH`; method names, in capitals.
+    /// The methods that are guarded. Requests with other methods pass through unchanged. Default `POST`, `PATCH`; method names, in capitals.
     pub methods: Vec<String>,
-    /// The fewest characters of a key. Default 16; from 1 to 255, which is the most.
+    /// The minimum length of a key. Default 16; from 1 to 255. The maximum length is 255.
     pub min_key_len: usize,
-    /// How long an answer is kept, counted from when it was given. Default 24 h; more than 0.
+    /// How long a response is stored, from the end of its operation. Default 24 h; more than 0.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub ttl: Duration,
-    /// How long a key is held by a run that is not heard of any more, before the operation may be run again. Renewed every
-    /// third of it while the handler runs. Default 90 s; at least three times `store_timeout`.
+    /// How long a key stays held after its process has died, before the operation may run again. Renewed every third of this
+    /// time while the handler runs. Default 90 s; at least three times `store_timeout`.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub lease: Duration,
-    /// The longest that the handler may run, whoever waits for it: it is the [`Deadline`](crate::Deadline) of what it
-    /// calls. Past it the handler is dropped, and the outcome is unknown for good. Default 10 min; more than 0.
+    /// The maximum time of the handler, whether or not a caller waits. It is also the [`Deadline`](crate::Deadline) of the calls
+    /// that the handler makes. After it, the handler is dropped and its outcome is stored as unknown. Default 10 min; more than 0.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub max_run: Duration,
-    /// How long a request waits for the answer of another one with its key, before it is told that the operation is under
-    /// way. Default 0.
+    /// How long a request waits for the result of another one with its key, before it gets 409. Default 0.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub wait: Duration,
-    /// The longest that the store may take for one answer. Default 1 s; more than 0.
+    /// The time limit of one call to the store. Default 1 s; more than 0.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub store_timeout: Duration,
-    /// The largest body of a guarded request, in bytes. Default 1 MiB; it is held in memory.
+    /// The maximum body of a guarded request, in bytes. It is held in memory. Default 1 MiB.
     pub max_request_body: usize,
-    /// The largest body of an answer that is kept, in bytes; a larger one is passed on, and only that the operation is done
-    /// is kept. Default 1 MiB.
+    /// The maximum body of a stored response, in bytes. A larger one is passed through, and the record says only that the
+    /// operation is done. Default 1 MiB.
     pub max_response_body: usize,
-    /// Which answers are kept. Default [`StoragePolicy::Definitive`].
+    /// Which responses are stored. Default [`StoragePolicy::Definitive`].
     pub storage: StoragePolicy,
-    /// Which of an answer's headers are kept. Default [`HeaderPolicy::All`].
+    /// Which headers of a response are stored. Default [`HeaderPolicy::All`].
     pub headers: HeaderPolicy,
-    /// Whether a request is served without protection when the store cannot be used. Default: no, it is refused. Its handler then
-    /// has no [`Operation`](super::Operation): it must take an `Option` of it.
+    /// Whether a request is served without protection when the store fails. Its handler then has no
+    /// [`Operation`](super::Operation), and must take `Option<Operation>`. Default: no, the request is rejected.
     pub fail_open: bool,
-    /// What is done when a run's lease is over without a word from it. Default [`AfterCrash::RunAgain`].
+    /// What happens after the lease of a run has ended without a result. Default [`AfterCrash::RunAgain`].
     pub after_crash: AfterCrash,
     /// How many operations may be in progress in this process at once, counted from the head of the request to the end of the
     /// handler. Further requests receive 503 with `Retry-After` before their body is read. Default 1 000; at least 1. Each may
     /// hold a request body and a response body in memory.
     pub max_running: usize,
-    /// How many of these one tenant may have. Default: no limit of its own; at least 1.
+    /// How many of these operations one tenant may have. Default: no separate limit; at least 1.
     pub max_running_per_tenant: Option<usize>,
     /// How many requests may [`wait`](Self::wait) for the result of another one at once. Further requests receive 409 at once.
     /// Default 1 000.
     pub max_waiting: usize,
     /// Whether all handlers take their [`Operation`](super::Operation) before they act, as with the extractor for axum. Then a response
-    /// that comes before that proves that nothing happened, and the key is released: the response of an extractor that rejected the
-    /// request, of a load shedder, or of a time limit in front of a queue. Default: no, since a handler that acts without its
-    /// operation would act again.
+    /// before that proves that nothing happened, and the key is released. Such responses come from an extractor that rejects the
+    /// request, from a load shedder, or from a time limit in front of a queue. Default: no, because a handler that acts without
+    /// taking its operation would act again.
     pub handlers_take_operation: bool,
-    /// Whether stored responses have an `Idempotency-Expires` header: the time at which the key is forgotten, as an HTTP date.
+    /// Whether stored responses have an `Idempotency-Expires` header: the time at which the record expires, as an HTTP date.
     /// Default: no.
     pub expires_header: bool,
 }
 
-/// What is done with an operation whose run was cut off: its process died, or could not reach the store for a lease.
+/// What happens to an operation whose run was cut off: its process died, or could not reach the store during a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -91,11 +90,11 @@ pub struct IdempotencyConfig {
 )]
 #[non_exhaustive]
 pub enum AfterCrash {
-    /// The next request runs it again, as run 2: at least once. The handler sees it by
-    /// [`Operation::run`](super::Operation::run), and may look first whether the effect is there.
+    /// The next request runs the operation again, as run 2 (at least once). The handler can detect this by
+    /// [`Operation::run`](super::Operation::run), and check whether the effect exists.
     #[default]
     RunAgain,
-    /// It is never run again, and its outcome is unknown: at most once.
+    /// The operation is not run again, and its outcome is unknown (at most once).
     Refuse,
 }
 
@@ -128,7 +127,7 @@ impl Default for IdempotencyConfig {
 }
 
 impl IdempotencyConfig {
-    /// The header that carries the key.
+    /// The header with the key.
     #[must_use]
     pub fn header(mut self, header: impl Into<String>) -> Self {
         self.header = header.into();
@@ -171,12 +170,12 @@ impl IdempotencyConfig {
     ///
     /// # Errors
     ///
-    /// The first setting that cannot work.
+    /// The first invalid setting.
     pub fn validate(&self) -> Result<(), ConfigError> {
         header_name("header", &self.header)?;
         for method in &self.methods {
             ConfigError::unless(
-                // What is no method that anybody sends would silently guard nothing.
+                // A method in lower case would match no request, and would silently guard nothing.
                 Method::from_bytes(method.as_bytes()).is_ok() && *method == method.to_uppercase(),
                 "methods",
                 method,
@@ -187,10 +186,10 @@ impl IdempotencyConfig {
             !self.methods.is_empty(),
             "methods",
             &self.methods,
-            "one method or more",
+            "at least one method",
         )?;
         ConfigError::unless(
-            (1..=LONGEST_KEY).contains(&self.min_key_len),
+            (1..=MAX_KEY_LEN).contains(&self.min_key_len),
             "min_key_len",
             &self.min_key_len,
             "from 1 to 255",
@@ -207,7 +206,7 @@ impl IdempotencyConfig {
             "lease",
             &self.lease,
             format!(
-                "at least three times `store_timeout`, which is {:?}: else one slow answer of the store ends it",
+                "at least three times `store_timeout` ({:?}), or one slow response of the store ends the lease",
                 self.store_timeout
             ),
         )?;

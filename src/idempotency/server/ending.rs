@@ -1,4 +1,4 @@
-//! The end of an operation: stored, released, or neither; its record, and then its caller.
+//! The end of an operation: its result is stored, released or neither, and then sent to the caller.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +12,9 @@ use super::caller::{Caller, REPLAYED};
 use super::claim::{SOON, give_up, limited, longer};
 use super::config::IdempotencyConfig;
 use super::engine::Engine;
-use super::handler::{Came, was_never_taken};
+use super::handler::{HandlerOutcome, was_never_taken};
 use super::operation::Operation;
-use super::recorded::{StoredResponse, word};
+use super::recorded::{StoredResponse, problem_record};
 use super::storage::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use crate::chance::draw;
 use crate::clock::{Now, wall};
@@ -26,23 +26,23 @@ use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
 
-/// What the caller is told once the record is written: the handler's result, or what is wrong.
-type First<Res, E> = Result<Result<Response<StoredBody<Res>>, E>, KeyProblem>;
+/// The result for the caller, once the record is written.
+type FirstResult<Res, E> = Result<Result<Response<StoredBody<Res>>, E>, KeyProblem>;
 
-/// Records what the handler came to, or forgets the operation, and then tells the caller.
+/// Records the result of the handler or releases the key, and then responds to the caller.
 pub(super) async fn close<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
-    came: Came<Res, E>,
+    outcome: HandlerOutcome<Res, E>,
     caller: &mut Caller<Res, E>,
 ) {
-    let shared = operation.shared();
+    let engine = operation.engine();
     if let Some(record) = operation.committed() {
         operation.report(OperationStep::Completed);
-        return caller.answer(shared, record, None);
+        return caller.respond(engine, record, None);
     }
-    let (ending, first) = judge(operation, came);
-    // A request that is still queued inside must not act any more.
+    let (ending, first) = judge(operation, outcome);
+    // A request that is still in a queue inside must not be executed after this.
     operation.revoke();
     match ending {
         Ending::Stored(record) => complete(operation, claim, record, first, caller).await,
@@ -55,11 +55,11 @@ async fn complete<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
     mut record: Bytes,
-    first: First<Res, E>,
+    first: FirstResult<Res, E>,
     caller: &mut Caller<Res, E>,
 ) {
-    let shared = operation.shared();
-    let give_up = Deadline::after(shared.config.max_run);
+    let engine = operation.engine();
+    let give_up = Deadline::after(engine.config.max_run);
     let mut first = Some(first);
     let mut pause = SOON;
     loop {
@@ -68,47 +68,49 @@ async fn complete<Res, E: CallError>(
                 operation.report(OperationStep::Completed);
                 return send_result(operation, first, caller);
             }
-            // A store that asks twice is told what it wrote the first time.
+            // A store that retries by itself finds the record that it wrote the first time.
             Ok(Ended::Already(stored)) if stored == record => {
                 operation.report(OperationStep::Completed);
                 return send_result(operation, first, caller);
             }
-            Ok(Ended::Already(record)) => return caller.answer(shared, &record, None),
-            Ok(Ended::Lost) => return caller.refuse(shared, KeyProblem::InProgress),
-            // For this word there is room.
-            Err(StoreError::Full(_)) if record.len() > word(KeyProblem::NotStored).len() => {
-                record = word(KeyProblem::NotStored);
+            Ok(Ended::Already(record)) => return caller.respond(engine, &record, None),
+            Ok(Ended::Lost) => return caller.refuse(engine, KeyProblem::InProgress),
+            // This record is smaller.
+            Err(StoreError::Full(_))
+                if record.len() > problem_record(KeyProblem::NotStored).len() =>
+            {
+                record = problem_record(KeyProblem::NotStored);
             }
             Err(error) => {
-                shared.store_failed(&error);
-                // It has happened, so the caller may know. The record follows as soon as the store takes it.
+                engine.store_failed(&error);
+                // The operation has happened, so the caller gets its response now. The record is written as soon as the store accepts it.
                 send_result(operation, first.take(), caller);
                 if give_up.is_over(&Now::unread()) {
                     return operation.report(OperationStep::NotRecorded);
                 }
                 sleep(draw().spread(pause, 0.2)).await;
                 pause = longer(pause);
-                // A store that is full may still hold it.
+                // A store that is full may still renew the lease.
                 let (key, lease) = (operation.record(), claim.lease);
-                let renewal = shared.store.renew(key, claim.token, lease, claim.ttl);
-                let _ = limited(shared, renewal).await;
+                let renewal = engine.store.renew(key, claim.token, lease, claim.ttl);
+                let _ = limited(engine, renewal).await;
             }
         }
     }
 }
 
-/// Completes the record. One that is gone, or that another has taken over and lost as well, is claimed again for it: else the
-/// operation could be run once more.
+/// Completes the record. If the record is gone, or another holder has claimed it and lost it as well, it is claimed again:
+/// otherwise the operation could run once more.
 async fn completed(
     operation: &Operation,
     claim: &Claim,
     record: &Bytes,
 ) -> Result<Ended, StoreError> {
-    let shared = operation.shared();
-    let (key, store, ttl) = (operation.record(), &shared.store, shared.config.ttl);
+    let engine = operation.engine();
+    let (key, store, ttl) = (operation.record(), &engine.store, engine.config.ttl);
     let complete = || {
         limited(
-            shared,
+            engine,
             store.complete(key, claim.token, record.clone(), ttl),
         )
     };
@@ -116,7 +118,7 @@ async fn completed(
     if ended != Ended::Lost {
         return Ok(ended);
     }
-    match limited(shared, store.begin(key, claim)).await? {
+    match limited(engine, store.begin(key, claim)).await? {
         Begun::Started { .. } => complete().await,
         Begun::Done(record) => {
             operation.lost();
@@ -132,49 +134,49 @@ async fn completed(
 /// Releases the key: the operation did not happen.
 async fn release<Res, E: CallError>(
     operation: &Operation,
-    first: First<Res, E>,
+    first: FirstResult<Res, E>,
     caller: &mut Caller<Res, E>,
 ) {
-    let shared = operation.shared();
-    let abandon = shared.store.abandon(operation.record(), operation.token());
-    match limited(shared, abandon).await {
-        // A commit whose outcome was not known did happen.
-        Ok(Ended::Already(record)) => return caller.answer(shared, &record, None),
+    let engine = operation.engine();
+    let abandon = engine.store.abandon(operation.record(), operation.token());
+    match limited(engine, abandon).await {
+        // A commit with an unknown outcome did happen.
+        Ok(Ended::Already(record)) => return caller.respond(engine, &record, None),
         Ok(Ended::Taken | Ended::Lost) => operation.report(OperationStep::Released),
         Err(error) => {
-            shared.store_failed(&error);
+            engine.store_failed(&error);
             send_result(operation, Some(first), caller);
-            return give_up(shared, operation.record(), operation.token()).await;
+            return give_up(engine, operation.record(), operation.token()).await;
         }
     }
     send_result(operation, Some(first), caller);
 }
 
-/// Ends the lease without a record: the next request is the next run, at once.
+/// Ends the lease without a response: the next request is the next run.
 async fn end_lease<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
-    first: First<Res, E>,
+    first: FirstResult<Res, E>,
     caller: &mut Caller<Res, E>,
 ) {
-    let shared = operation.shared();
+    let engine = operation.engine();
     let until = Deadline::after(claim.lease);
     let mut first = Some(first);
     let mut pause = SOON;
     loop {
         let key = operation.record();
-        let renewal = shared
+        let renewal = engine
             .store
             .renew(key, claim.token, Duration::ZERO, claim.ttl);
-        match limited(shared, renewal).await {
+        match limited(engine, renewal).await {
             Ok(_) => {
                 operation.report(OperationStep::NotStored);
                 return send_result(operation, first, caller);
             }
             Err(error) => {
-                shared.store_failed(&error);
+                engine.store_failed(&error);
                 send_result(operation, first.take(), caller);
-                // By then the lease has ended by itself.
+                // The lease has ended by now.
                 if until.is_over(&Now::unread()) {
                     return;
                 }
@@ -187,12 +189,12 @@ async fn end_lease<Res, E: CallError>(
 
 fn send_result<Res, E: CallError>(
     operation: &Operation,
-    first: Option<First<Res, E>>,
+    first: Option<FirstResult<Res, E>>,
     caller: &mut Caller<Res, E>,
 ) {
     match first {
         Some(Ok(result)) => caller.send(result),
-        Some(Err(problem)) => caller.refuse(operation.shared(), problem),
+        Some(Err(problem)) => caller.refuse(operation.engine(), problem),
         None => {}
     }
 }
@@ -201,31 +203,34 @@ fn send_result<Res, E: CallError>(
 enum Ending {
     /// With this record.
     Stored(Bytes),
-    /// Nothing happened: the key is free, and no run is counted.
+    /// Nothing happened: the key is released, and no run is counted.
     Released,
-    /// Nothing is stored, and it is not known what happened: the next request is the next run.
+    /// Nothing is stored, and whether the operation happened is unknown: the next request is the next run.
     NotStored,
 }
 
-/// How the operation ends, and what the caller receives.
-fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Ending, First<Res, E>) {
+/// How the operation ends, and the result for the caller.
+fn judge<Res, E: CallError>(
+    operation: &Operation,
+    outcome: HandlerOutcome<Res, E>,
+) -> (Ending, FirstResult<Res, E>) {
     let Engine {
         config, store_when, ..
-    } = &**operation.shared();
+    } = &**operation.engine();
     let happened = operation.has_happened();
     let stored = |head: &Parts, grpc| {
         if happened {
             return Stored::Response;
         }
-        stored(operation.keep(), store_when.as_deref(), head, grpc)
+        stored(operation.storage(), store_when.as_deref(), head, grpc)
     };
     let failed = || {
-        let is_stored = happened || operation.keep() == StoragePolicy::Definitive;
-        is_stored.then(|| word(KeyProblem::Failed))
+        let is_stored = happened || operation.storage() == StoragePolicy::Definitive;
+        is_stored.then(|| problem_record(KeyProblem::Failed))
     };
     let mut is_released = operation.is_undone() || was_never_taken(operation);
-    let (record, first) = match came {
-        Came::Answered {
+    let (record, first) = match outcome {
+        HandlerOutcome::Response {
             mut head,
             body,
             trailers,
@@ -236,42 +241,44 @@ fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Endin
             let record = if stored == Stored::Response {
                 Some(recorded(config, &mut head, &body, trailers.as_ref()))
             } else {
-                (stored == Stored::Unknown).then(|| word(KeyProblem::Unknown))
+                (stored == Stored::Unknown).then(|| problem_record(KeyProblem::Unknown))
             };
             let response = Response::from_parts(head, StoredBody::whole(body, trailers));
             (record, Ok(Ok(response)))
         }
-        Came::Unbuffered(response) => {
+        HandlerOutcome::Unbuffered(response) => {
             let (mut head, body) = response.into_parts();
             head.headers.remove(REPLAYED);
-            // How it ends is not known yet. If it succeeded, it must not be done again.
+            // The stream may still succeed, and then the operation must not run again.
             let grpc = grpc_status(&head, None, OK);
             let record = match stored(&head, grpc) {
-                Stored::Response => Some(word(KeyProblem::NotStored)),
-                Stored::Unknown => Some(word(KeyProblem::Unknown)),
+                Stored::Response => Some(problem_record(KeyProblem::NotStored)),
+                Stored::Unknown => Some(problem_record(KeyProblem::Unknown)),
                 Stored::Nothing => None,
             };
             (record, Ok(Ok(Response::from_parts(head, body))))
         }
-        Came::Refused(error) => {
+        HandlerOutcome::Refused(error) => {
             is_released = true;
             (None, Ok(Err(error)))
         }
-        Came::CallerLeft => {
+        HandlerOutcome::CallerLeft => {
             is_released = true;
             (None, Err(KeyProblem::InProgress))
         }
-        Came::Failed(error) => {
-            let is_refusal = error.rejected().is_some_and(asks_to_come_back);
+        HandlerOutcome::Failed(error) => {
+            let is_refusal = error.rejected().is_some_and(invites_retry);
             let record = failed().filter(|_| happened || !is_refusal);
             (record, Ok(Err(error)))
         }
-        Came::Problem(KeyProblem::Failed) if is_released && !happened => {
+        HandlerOutcome::Problem(KeyProblem::Failed) if is_released && !happened => {
             (None, Err(KeyProblem::NotExecuted))
         }
-        Came::Problem(KeyProblem::Failed) => (failed(), Err(KeyProblem::Failed)),
-        // It may yet have its effect, whatever the policy.
-        Came::Problem(problem) => return (Ending::Stored(word(problem)), Err(problem)),
+        HandlerOutcome::Problem(KeyProblem::Failed) => (failed(), Err(KeyProblem::Failed)),
+        // The handler may have acted, so this is stored whatever the policy.
+        HandlerOutcome::Problem(problem) => {
+            return (Ending::Stored(problem_record(problem)), Err(problem));
+        }
     };
     let ending = match record {
         Some(record) if happened || !is_released => Ending::Stored(record),
@@ -281,7 +288,7 @@ fn judge<Res, E: CallError>(operation: &Operation, came: Came<Res, E>) -> (Endin
     (ending, first)
 }
 
-/// The record of a response. If responses say when their key expires, this one does from now on.
+/// The record of a response. Adds `Idempotency-Expires` to the response if that is configured.
 pub(super) fn recorded(
     config: &IdempotencyConfig,
     head: &mut Parts,
@@ -293,18 +300,18 @@ pub(super) fn recorded(
         headers.insert(EXPIRES, expires.clone());
         head.headers.insert(EXPIRES, expires);
     }
-    let kept = StoredResponse {
+    let stored = StoredResponse {
         status: head.status,
         headers,
         trailers: trailers.cloned().unwrap_or_default(),
         body: body.clone(),
     };
-    kept.encode()
+    stored.encode()
 }
 
-/// Whether this is a refusal whose response asks the client to come back, with 429 or 503. The handler may have passed on that
-/// of a call which it made itself.
-fn asks_to_come_back(rejected: &Rejected) -> bool {
+/// Whether the response to this rejection is 429 or 503, after which clients retry. The handler may have passed on the rejection
+/// of a call of its own.
+fn invites_retry(rejected: &Rejected) -> bool {
     match &rejected.reason {
         Reason::Key(problem) => matches!(
             problem,
@@ -323,7 +330,7 @@ fn asks_to_come_back(rejected: &Rejected) -> bool {
     }
 }
 
-/// When a response that is stored now is forgotten, if responses say so.
+/// The value of `Idempotency-Expires` for a response that is stored now, if that is configured.
 fn expires(config: &IdempotencyConfig) -> Option<HeaderValue> {
     if !config.expires_header {
         return None;

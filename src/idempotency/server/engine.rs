@@ -1,4 +1,4 @@
-//! What all services of a layer share: its settings, and what follows from them for a request.
+//! The state that all services of a layer share: its settings, and their application to a request.
 
 use std::fmt;
 use std::mem;
@@ -23,13 +23,14 @@ use crate::idempotency::record::{Fingerprint, RecordKey};
 use crate::idempotency::store::{Store, StoreError};
 use crate::key_problem::KeyProblem;
 
-/// The most claims that are given up at once, each in a task: while a store is down, every request would leave one.
+/// The maximum number of claims that are given up at the same time. Each has a task, and while a store is down, each request
+/// would start one.
 const GIVING_UP: usize = 1024;
 
-/// When it makes sense to ask again.
+/// The `Retry-After` of rejections after which a retry may succeed.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// What all services of a layer share.
+/// The state that all services of a layer share.
 #[derive(Clone)]
 pub(super) struct Engine {
     pub(super) source: Arc<Source>,
@@ -37,7 +38,7 @@ pub(super) struct Engine {
     pub(super) scope: Scope,
     pub(super) config: IdempotencyConfig,
     pub(super) header: HeaderName,
-    /// Requests with one of these methods are guarded, if `guards` says so.
+    /// Requests with one of these methods are guarded, unless `guards` returns `false`.
     pub(super) methods: Vec<Method>,
     pub(super) guards: Option<Arc<Guards>>,
     pub(super) route: Option<Arc<Route>>,
@@ -51,13 +52,13 @@ pub(super) struct Engine {
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
 pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
-pub(super) type Print = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
+pub(super) type FingerprintFn = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 /// How two requests with one key are compared.
 #[derive(Clone)]
 pub(super) enum Compared {
     Normalized(Normalize),
-    Custom(Arc<Print>),
+    Custom(Arc<FingerprintFn>),
 }
 
 impl Engine {
@@ -81,7 +82,7 @@ impl Engine {
             config,
             guards: None,
             route: None,
-            // A retry may reach another instance, by an address of its own.
+            // A retry may reach another instance, which has another address.
             compared: Compared::Normalized(Normalize::new().any_authority()),
             store_when: None,
             giving_up: Arc::new(Semaphore::new(GIVING_UP)),
@@ -93,7 +94,7 @@ impl Engine {
         guards.is_none_or(|guards| with_full_uri(parts, |parts, _| guards(parts)))
     }
 
-    /// The caller's key, what its record is kept under, and the tenant; `None`: to be served without protection.
+    /// The caller's key, the key of its record, and the tenant. `None`: the request is served without protection.
     pub(super) fn key(
         &self,
         parts: &mut Parts,
@@ -119,7 +120,7 @@ impl Engine {
         Ok(Some((key, record, tenant)))
     }
 
-    /// `parts` has the full URI, `seen` the one that the layer was called with if that is another.
+    /// `parts` has the full URI; `seen` is the URI that the layer was called with, if it is another one.
     fn record(&self, parts: &Parts, seen: Option<&Uri>, tenant: &str, key: &str) -> RecordKey {
         let named = self.route.as_ref().map(|route| route(parts));
         let route = match &named {
@@ -135,12 +136,12 @@ impl Engine {
     pub(super) fn fingerprint(&self, parts: &mut Parts, body: &Bytes) -> Fingerprint {
         let compared = with_full_uri(parts, |parts, _| match &self.compared {
             Compared::Normalized(normalize) => normalize.fingerprint(parts, body),
-            Compared::Custom(print) => print(parts, body),
+            Compared::Custom(fingerprint) => fingerprint(parts, body),
         });
         Fingerprint(digest([&compared[..]]))
     }
 
-    /// The refusal of a request, which is reported.
+    /// Rejects a request and reports the rejection.
     pub(super) fn refuse(&self, problem: KeyProblem) -> Rejected {
         let wait = match problem {
             KeyProblem::InProgress
@@ -213,7 +214,7 @@ const fn original(_: &Extensions) -> Option<Uri> {
     None
 }
 
-/// SHA-256 over these parts, each after its length, so that no two lists of parts look alike.
+/// SHA-256 over these parts. Each part is preceded by its length, which makes the encoding unambiguous.
 pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for part in parts {

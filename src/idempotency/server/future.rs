@@ -1,4 +1,4 @@
-//! The caller's side: reads the request, hands it to a task of its own, and waits.
+//! The caller's side: reads the request, starts a task for the operation, and waits.
 
 use std::fmt;
 use std::future::Future;
@@ -20,7 +20,7 @@ use super::body::StoredBody;
 use super::caller::Caller;
 use super::engine::Engine;
 use super::progress::Running;
-use super::run::{Asked, run};
+use super::run::{RunArgs, run};
 use crate::detach::detach;
 use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
@@ -30,8 +30,8 @@ use crate::key_problem::KeyProblem;
 ///
 /// # Cancel safety
 ///
-/// Dropped before the request's body was read, nothing has happened. Dropped later, the operation goes on, and its answer is
-/// kept for the next request with this key.
+/// If this is dropped before the request's body was read, nothing has happened. If it is dropped later, the operation
+/// continues, and its response is stored for the next request with this key.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct IdempotencyFuture<S, B, Res>
@@ -45,9 +45,9 @@ where
 #[pin_project(project = Projected)]
 enum State<S, B, Res, F, E> {
     Passing(#[pin] F),
-    /// `None` once it was returned, and after any other result.
+    /// `None` after completion.
     Refused(Option<Rejected>),
-    /// In a box, so that a call that is not guarded does not carry it about.
+    /// Boxed, because calls that are not guarded should not pay for its size.
     Reading(Pin<Box<Reading<S, B>>>),
     Waiting(
         oneshot::Receiver<Result<Response<StoredBody<Res>>, E>>,
@@ -61,7 +61,7 @@ struct Reading<S, B> {
     body: B,
     read: BytesMut,
     trailers: Option<HeaderMap>,
-    /// `None` once it was handed over.
+    /// `None` after the body was read.
     request: Option<(Arc<Engine>, S, Parts, String, RecordKey, Running)>,
 }
 
@@ -80,7 +80,7 @@ where
     }
 
     pub(super) fn reading(
-        shared: Arc<Engine>,
+        engine: Arc<Engine>,
         inner: S,
         parts: Parts,
         body: B,
@@ -92,7 +92,7 @@ where
             body,
             read: BytesMut::new(),
             trailers: None,
-            request: Some((shared, inner, parts, key, record, running)),
+            request: Some((engine, inner, parts, key, record, running)),
         }));
         Self { state }
     }
@@ -134,12 +134,12 @@ where
                 Projected::Reading(reading) => {
                     let reading = reading.as_mut().project();
                     let (read, trailers) = (reading.read, reading.trailers);
-                    let most = match reading.request {
-                        Some((shared, ..)) => shared.config.max_request_body,
+                    let max = match reading.request {
+                        Some((engine, ..)) => engine.config.max_request_body,
                         None => return Poll::Pending,
                     };
-                    let whole = ready!(poll_whole(reading.body, read, trailers, most, cx));
-                    let Some((shared, inner, mut parts, key, record, running)) =
+                    let whole = ready!(poll_whole(reading.body, read, trailers, max, cx));
+                    let Some((engine, inner, mut parts, key, record, running)) =
                         reading.request.take()
                     else {
                         return Poll::Pending;
@@ -148,29 +148,29 @@ where
                         Ok(()) => {
                             let (caller, result) = oneshot::channel();
                             let data = std::mem::take(read).freeze();
-                            let asked = Asked {
+                            let args = RunArgs {
                                 key,
                                 record,
-                                fingerprint: shared.fingerprint(&mut parts, &data),
-                                storage: shared.config.storage,
-                                fail_open: shared.config.fail_open,
+                                fingerprint: engine.fingerprint(&mut parts, &data),
+                                storage: engine.config.storage,
+                                fail_open: engine.config.fail_open,
                             };
                             let body = StoredBody::whole(data, trailers.take());
                             let request = Request::from_parts(parts, body);
                             let caller = Caller::new(caller);
-                            let shared_by_run = Arc::clone(&shared);
-                            detach(run(shared_by_run, inner, request, asked, running, caller));
-                            State::Waiting(result, shared)
+                            let engine_of_run = Arc::clone(&engine);
+                            detach(run(engine_of_run, inner, request, args, running, caller));
+                            State::Waiting(result, engine)
                         }
-                        Err(problem) => State::Refused(Some(shared.refuse(problem))),
+                        Err(problem) => State::Refused(Some(engine.refuse(problem))),
                     };
                     state.set(next);
                 }
-                Projected::Waiting(result, shared) => {
+                Projected::Waiting(result, engine) => {
                     let result = ready!(Pin::new(result).poll(cx));
-                    // The task is gone without a word: the runtime ends, or a store has panicked.
+                    // Without a result, the runtime is shutting down, or a store has panicked.
                     let result = result
-                        .unwrap_or_else(|_| Err(shared.refuse(KeyProblem::InProgress).into()));
+                        .unwrap_or_else(|_| Err(engine.refuse(KeyProblem::InProgress).into()));
                     state.set(State::Refused(None));
                     return Poll::Ready(result);
                 }
@@ -179,25 +179,25 @@ where
     }
 }
 
-/// Reads the body to its end.
+/// Reads the whole body.
 fn poll_whole<B: Body<Data = Bytes, Error: Into<BoxError>>>(
     mut body: Pin<&mut B>,
     read: &mut BytesMut,
     trailers: &mut Option<HeaderMap>,
-    most: usize,
+    max: usize,
     cx: &mut Context<'_>,
 ) -> Poll<Result<(), KeyProblem>> {
-    let too_large = Poll::Ready(Err(KeyProblem::TooLarge(Some(most))));
+    let too_large = Poll::Ready(Err(KeyProblem::TooLarge(Some(max))));
     loop {
-        let left = most.saturating_sub(read.len());
-        // What will be too large is not read at all.
+        let left = max.saturating_sub(read.len());
+        // A body that declares a larger size is not read at all.
         if body.size_hint().lower() > left as u64 {
             return too_large;
         }
         let Some(frame) = ready!(body.as_mut().poll_frame(cx)) else {
             return Poll::Ready(Ok(()));
         };
-        match frame.map_err(broken_off)?.into_data() {
+        match frame.map_err(body_problem)?.into_data() {
             Ok(data) if data.len() > left => return too_large,
             Ok(data) => read.extend_from_slice(&data),
             Err(frame) => *trailers = frame.into_trailers().ok(),
@@ -205,8 +205,8 @@ fn poll_whole<B: Body<Data = Bytes, Error: Into<BoxError>>>(
     }
 }
 
-/// Why the body of a request ended early.
-fn broken_off(error: impl Into<BoxError>) -> KeyProblem {
+/// The problem of a request whose body failed.
+fn body_problem(error: impl Into<BoxError>) -> KeyProblem {
     let error = error.into();
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
     while let Some(error) = next {
@@ -216,7 +216,7 @@ fn broken_off(error: impl Into<BoxError>) -> KeyProblem {
         if is_time_limit(error) {
             return KeyProblem::TooSlow;
         }
-        // An `io::Error` holds its cause without naming it as its source.
+        // `io::Error::source` skips the error that it wraps.
         let held = error.downcast_ref().and_then(io::Error::get_ref);
         next = match held {
             Some(held) => Some(held),
@@ -226,7 +226,7 @@ fn broken_off(error: impl Into<BoxError>) -> KeyProblem {
     KeyProblem::Incomplete
 }
 
-/// What `tower_http::timeout::TimeoutBody` says. Its type cannot be named without a dependency; a test pins the text.
+/// The message of `tower_http::timeout::TimeoutBody`'s error. Naming its type needs a dependency, so a test checks the text.
 const TOWER_HTTP: &str = "data was not received within the designated timeout";
 
 fn is_time_limit(error: &(dyn std::error::Error + 'static)) -> bool {

@@ -1,4 +1,4 @@
-//! The handler's part: it runs to its end, and its answer is read.
+//! Runs the handler and reads its response.
 
 use std::collections::VecDeque;
 use std::future::{Future, pending, poll_fn};
@@ -26,56 +26,56 @@ use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
 
-/// What the handler came to.
-pub(super) enum Came<Res, E> {
-    /// An answer, read to its end.
-    Answered {
+/// The result of the handler.
+pub(super) enum HandlerOutcome<Res, E> {
+    /// A response whose body was read.
+    Response {
         head: Parts,
         body: Bytes,
         trailers: Option<HeaderMap>,
     },
-    /// A response that is passed on and cannot be stored: it streams, or it is too large.
+    /// A response that passes through and cannot be stored: it streams, or it is too large.
     Unbuffered(Response<StoredBody<Res>>),
-    /// It was not called.
+    /// The handler was not called.
     Refused(E),
-    /// Its caller left before it was called.
+    /// The caller left before the handler was called.
     CallerLeft,
     Failed(E),
-    /// No answer: it panicked or its body broke off, or it took too long.
+    /// No response: the handler panicked or took too long, or its body failed.
     Problem(KeyProblem),
 }
 
-/// Runs the handler, in its own time.
+/// Runs the handler, for at most `max_run`.
 pub(super) async fn handle<S, B, Res>(
     operation: &Operation,
     inner: S,
     request: Request<StoredBody<B>>,
     caller: &mut Caller<Res, S::Error>,
-) -> Came<Res, S::Error>
+) -> HandlerOutcome<Res, S::Error>
 where
     S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
     Res: Body<Data = Bytes>,
 {
-    let shared = operation.shared();
+    let engine = operation.engine();
     let called = AtomicBool::new(false);
-    let work = answer(operation, inner, request, caller, &called);
-    match bounded(&shared.config, work).await {
-        Ok(came) => came,
-        // It was waited for all the time, and never called.
+    let work = call_handler(operation, inner, request, caller, &called);
+    match bounded(&engine.config, work).await {
+        Ok(outcome) => outcome,
+        // The service was not ready in all this time, so it was not called.
         Err(KeyProblem::Unknown)
             if !called.load(Ordering::Relaxed) || was_never_taken(operation) =>
         {
-            let name = Arc::clone(shared.source.name());
-            Came::Refused(Rejected::new(Reason::Deadline, name).into())
+            let name = Arc::clone(engine.source.name());
+            HandlerOutcome::Refused(Rejected::new(Reason::Deadline, name).into())
         }
-        Err(problem) => Came::Problem(problem),
+        Err(problem) => HandlerOutcome::Problem(problem),
     }
 }
 
-/// Runs the handler without a record, in its own time all the same.
+/// Runs the handler without a record, for at most `max_run`.
 pub(super) async fn unprotected<S, B, Res>(
-    shared: &Engine,
+    engine: &Engine,
     mut inner: S,
     request: Request<StoredBody<B>>,
 ) -> Result<Response<StoredBody<Res>>, S::Error>
@@ -87,14 +87,13 @@ where
         poll_fn(|cx| inner.poll_ready(cx)).await?;
         inner.call(request).await
     };
-    match bounded(&shared.config, work).await {
+    match bounded(&engine.config, work).await {
         Ok(result) => Ok(result?.map(StoredBody::passing)),
-        Err(problem) => Err(shared.refuse(problem).into()),
+        Err(problem) => Err(engine.refuse(problem).into()),
     }
 }
 
-/// Does this within the longest time that a handler may run; else it is dropped, and what it has done is unknown. Failed, if it
-/// panics.
+/// Runs this for at most `max_run`. After that it is dropped, and its outcome is unknown. A panic is a failure.
 async fn bounded<T>(
     config: &IdempotencyConfig,
     work: impl Future<Output = T>,
@@ -109,18 +108,19 @@ async fn bounded<T>(
     Err(KeyProblem::Unknown)
 }
 
-/// Whether the handler has not acted, because all handlers take their operation and this one has not. It cannot any more.
+/// Whether the handler has certainly not acted, because all handlers take their operation and this one has not. It cannot take
+/// it after this.
 pub(super) fn was_never_taken(operation: &Operation) -> bool {
-    operation.shared().config.handlers_take_operation && operation.revoke()
+    operation.engine().config.handlers_take_operation && operation.revoke()
 }
 
-async fn answer<S, B, Res>(
+async fn call_handler<S, B, Res>(
     operation: &Operation,
     mut inner: S,
     request: Request<StoredBody<B>>,
     caller: &mut Caller<Res, S::Error>,
     called: &AtomicBool,
-) -> Came<Res, S::Error>
+) -> HandlerOutcome<Res, S::Error>
 where
     S: Service<Request<StoredBody<B>>, Response = Response<Res>>,
     S::Error: CallError,
@@ -128,9 +128,9 @@ where
 {
     tokio::select! {
         biased;
-        () = caller.left() => return Came::CallerLeft,
+        () = caller.left() => return HandlerOutcome::CallerLeft,
         ready = poll_fn(|cx| inner.poll_ready(cx)) => if let Err(error) = ready {
-            return Came::Refused(error);
+            return HandlerOutcome::Refused(error);
         },
     }
     called.store(true, Ordering::Relaxed);
@@ -143,11 +143,11 @@ where
     let result = tokio::select! {
         biased;
         result = inner.call(request) => result,
-        () = left_before_taken => return Came::CallerLeft,
+        () = left_before_taken => return HandlerOutcome::CallerLeft,
     };
     match result {
-        Ok(response) => read(response, operation.shared().config.max_response_body).await,
-        Err(error) => Came::Failed(error),
+        Ok(response) => read(response, operation.engine().config.max_response_body).await,
+        Err(error) => HandlerOutcome::Failed(error),
     }
 }
 
@@ -161,44 +161,44 @@ fn streams<B>(response: &Response<B>) -> bool {
     is_event_stream || response.status() == StatusCode::SWITCHING_PROTOCOLS
 }
 
-/// Reads the answer's body to its end, unless that is too far off.
+/// Reads the response's body, unless it streams or is larger than `max`.
 pub(super) async fn read<Res: Body<Data = Bytes>, E>(
     response: Response<Res>,
-    most: usize,
-) -> Came<Res, E> {
+    max: usize,
+) -> HandlerOutcome<Res, E> {
     if streams(&response) {
-        return Came::Unbuffered(response.map(StoredBody::passing));
+        return HandlerOutcome::Unbuffered(response.map(StoredBody::passing));
     }
     let (head, body) = response.into_parts();
-    // In a box, because it may have to be handed on half-read.
+    // Boxed, because a body that is too large is passed on after it was partly read.
     let mut body = Box::pin(body);
     let mut data = VecDeque::new();
     let mut length = 0_usize;
     let mut trailers = None;
-    while body.size_hint().lower() <= most.saturating_sub(length) as u64 {
+    while body.size_hint().lower() <= max.saturating_sub(length) as u64 {
         let Some(frame) = poll_fn(|cx| body.as_mut().poll_frame(cx)).await else {
             let body = joined(data, length);
-            return Came::Answered {
+            return HandlerOutcome::Response {
                 head,
                 body,
                 trailers,
             };
         };
         let Ok(frame) = frame else {
-            return Came::Problem(KeyProblem::Failed);
+            return HandlerOutcome::Problem(KeyProblem::Failed);
         };
         match frame.into_data() {
             Ok(part) => {
                 length = length.saturating_add(part.len());
                 data.push_back(part);
-                if length > most {
+                if length > max {
                     break;
                 }
             }
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
-    Came::Unbuffered(Response::from_parts(head, StoredBody::resumed(data, body)))
+    HandlerOutcome::Unbuffered(Response::from_parts(head, StoredBody::resumed(data, body)))
 }
 
 fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {
@@ -212,13 +212,13 @@ fn joined(mut parts: VecDeque<Bytes>, length: usize) -> Bytes {
     whole.freeze()
 }
 
-/// The future inside has panicked. What it said went to the panic hook.
+/// The inner future has panicked. The panic hook has its message.
 struct Panicked;
 
-/// A panic ends the future inside, and no more, even one while it is dropped: the operation has to be recorded all the same.
+/// Catches a panic of the inner future, also while it is dropped, because the operation still has to be recorded.
 #[pin_project]
 struct CatchUnwind<F> {
-    /// `None` once it has ended.
+    /// `None` after completion.
     #[pin]
     future: Option<F>,
 }
@@ -226,7 +226,7 @@ struct CatchUnwind<F> {
 impl<F> CatchUnwind<F> {
     fn end(self: Pin<&mut Self>) {
         let mut future = self.project().future;
-        // What it came to stands.
+        // A panic during the drop does not change the result.
         let _ = catch_unwind(AssertUnwindSafe(|| future.set(None)));
     }
 }
@@ -238,7 +238,7 @@ impl<F: Future> Future for CatchUnwind<F> {
         let Some(future) = self.as_mut().project().future.as_pin_mut() else {
             return Poll::Pending;
         };
-        // After a panic it is not polled again, so nobody sees what it left behind.
+        // Unwind safe, because the future is not polled again after a panic.
         let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
             Ok(polled) => Ok(ready!(polled)),
             Err(_) => Err(Panicked),

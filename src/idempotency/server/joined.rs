@@ -1,4 +1,4 @@
-//! A response that the handler itself records, together with its effect.
+//! A response that the handler records in the transaction of its effect.
 
 use std::convert::Infallible;
 
@@ -8,23 +8,23 @@ use http_body::Body;
 
 use super::body::StoredBody;
 use super::ending::recorded;
-use super::handler::{Came, read};
+use super::handler::{HandlerOutcome, read};
 use super::operation::Operation;
 
-/// A response, read to its end, and how it is recorded.
+/// A response whose body was read, and its record.
 pub(in crate::idempotency) struct Final<B> {
     pub(in crate::idempotency) record: Bytes,
     pub(in crate::idempotency) response: Response<StoredBody<B>>,
 }
 
-/// Reads a response to its end; an error says why that is not possible.
+/// Reads a response. The error is the reason why it cannot be recorded.
 pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
     operation: &Operation,
     response: Response<B>,
 ) -> Result<Final<B>, &'static str> {
-    let config = &operation.shared().config;
+    let config = &operation.engine().config;
     match read::<B, Infallible>(response, config.max_response_body).await {
-        Came::Answered {
+        HandlerOutcome::Response {
             mut head,
             body,
             trailers,
@@ -35,11 +35,11 @@ pub(in crate::idempotency) async fn finish<B: Body<Data = Bytes>>(
                 response: Response::from_parts(head, StoredBody::whole(body, trailers)),
             })
         }
-        Came::Unbuffered(_) => {
+        HandlerOutcome::Unbuffered(_) => {
             Err("it is a stream, or its body is larger than `max_response_body`")
         }
-        Came::Problem(_) => Err("its body broke off"),
-        Came::CallerLeft => Err("its caller has left"),
-        Came::Refused(never) | Came::Failed(never) => match never {},
+        HandlerOutcome::Problem(_) => Err("its body failed"),
+        HandlerOutcome::CallerLeft => Err("its caller has left"),
+        HandlerOutcome::Refused(never) | HandlerOutcome::Failed(never) => match never {},
     }
 }

@@ -1,14 +1,16 @@
-//! The server layer. Its page is that of [`IdempotencyLayer`].
+//! The server layer, documented at [`IdempotencyLayer`].
 //!
 //! ```text
-//! layer              what a user has, and what tower calls
-//! shared             the settings, and what follows from them for a request: guarded? which key, whose, what print
-//! future             the caller's side: reads the body, hands the request to a task, waits
-//! progress           how many are in progress, and the limits on them
-//! run                the task: claim ─► handler, with its lease beside it ─► ending; caller leads back to the caller
-//! ending             stored, released or neither, and how the store is told
-//! without_http       the same without HTTP: `IdempotencyLayer::run`
-//! answer, keep, body what of a response is kept, and how it is written
+//! layer              the public layer and its service
+//! engine             the settings, and their application to a request: guarded or not, key, tenant, fingerprint
+//! future             the caller's side: reads the body, starts the task, waits
+//! progress           the operations in progress, and the limits on them
+//! run                the task: claim ─► handler, while its lease is renewed ─► ending
+//! caller             sends the result of the task to the caller
+//! ending             how an operation ends: stored, released or neither
+//! without_http       operations without HTTP: `IdempotencyLayer::run`
+//! storage            the policies: which responses and headers are stored
+//! recorded           the format of records
 //! ```
 
 #[cfg(feature = "axum")]

@@ -1,4 +1,4 @@
-//! What a handler knows of the operation it is running.
+//! The operation that a handler is running.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -11,27 +11,27 @@ use bytes::Bytes;
 use uuid::Builder;
 
 use super::engine::{Engine, digest};
-use super::run::Asked;
+use super::run::RunArgs;
 use super::storage::StoragePolicy;
 use crate::event::{OperationId, OperationStep};
 use crate::idempotency::record::{RecordKey, Token};
 use crate::refused::is_refusing;
 
-/// The operation that a handler is running, once for its key. In the request's extensions, and, with the feature `axum`, an
-/// extractor.
+/// The operation that a handler is running. Take it from the request's extensions with [`take`](Self::take), or use it as an
+/// axum extractor (feature `axum`).
 ///
 /// ```
 /// use axum::http::StatusCode;
 /// use buttress::idempotency::Operation;
 ///
 /// async fn pay(operation: Operation, amount: String) -> Result<StatusCode, StatusCode> {
-///     // A key of its own for the provider behind: never the caller's.
+///     // The key for the payment provider: never the caller's.
 ///     let key = operation.derived_key("provider");
 ///     # async fn charge(_: &str, _: String) -> Result<(), bool> { Ok(()) }
 ///     match charge(&key, amount).await {
 ///         Ok(()) => Ok(StatusCode::CREATED),
 ///         Err(true) => Err(StatusCode::BAD_GATEWAY),
-///         // The provider could not be reached: nobody paid, so the client may try again with the same key.
+///         // The provider could not be reached: nothing was paid, so the client may retry with the same key.
 ///         Err(false) => {
 ///             operation.did_not_happen();
 ///             Err(StatusCode::SERVICE_UNAVAILABLE)
@@ -46,7 +46,7 @@ pub struct Operation {
 }
 
 struct Inner {
-    shared: Arc<Engine>,
+    engine: Arc<Engine>,
     key: String,
     record: RecordKey,
     storage: StoragePolicy,
@@ -62,15 +62,15 @@ struct Inner {
 
 /// The handler has not taken the operation.
 const FREE: u8 = 0;
-/// The handler has taken the operation, and may act.
+/// The handler has taken the operation.
 const TAKEN: u8 = 1;
-/// The operation has ended before a handler took it. No handler may act any more.
+/// The operation has ended before a handler took it. No handler can take it after this.
 const REVOKED: u8 = 2;
 
 /// The operation in the extensions of its request.
 pub(super) struct Ticket {
     inner: Arc<Inner>,
-    /// Shared by the copies of this ticket. A copy may have reached the handler, so that the refusal of another proves nothing.
+    /// Shared by the copies of this ticket. A copy may have reached the handler, so the rejection of another proves nothing.
     copies: Arc<AtomicBool>,
 }
 
@@ -102,7 +102,7 @@ impl Clone for Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        // A layer of this crate refuses the very request that the idempotency layer has passed on.
+        // A layer of this crate rejects the request that the idempotency layer has passed on.
         if is_refusing() && !self.copies.load(Ordering::Relaxed) && self.inner.revoke() {
             self.inner.did_not_happen.store(true, Ordering::Release);
         }
@@ -117,7 +117,7 @@ pub(crate) fn remove_ticket(extensions: Option<&mut Extensions>) {
 }
 
 impl Inner {
-    /// Keeps a handler from taking the operation from now on. `false`: one has taken it already.
+    /// Prevents handlers from taking the operation. `false`: one has already taken it.
     fn revoke(&self) -> bool {
         let revoked =
             self.state
@@ -126,32 +126,31 @@ impl Inner {
     }
 }
 
-/// Why a handler could not take its [`Operation`].
+/// The reason why a handler could not take its [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OperationRejection {
     /// 500, by the extractor for axum only. No idempotency layer guards the request.
     #[error(
-        "this request is not guarded by an idempotency layer: its route has none, or its method is not guarded, \
-         or it has no key and needs none, or the store failed open"
+        "the request is not guarded by an idempotency layer: its route has no layer, its method is not guarded, \
+         it has no key and keys are optional, or the store failed and the layer fails open"
     )]
     NotGuarded,
-    /// 503. The operation has ended before its handler took it: the handler must not act.
+    /// 503. The operation ended before its handler took it, so the handler must not act.
     ///
-    /// Another layer has answered the request in the meantime, for example a time limit in front of a queue. Nobody receives the
-    /// handler's response.
-    #[error("the operation has ended before its handler was called")]
+    /// Another layer has responded to the request, for example a time limit in front of a queue. The handler's response is dropped.
+    #[error("the operation ended before its handler was called")]
     Ended,
 }
 
 impl Operation {
-    pub(super) fn new(shared: Arc<Engine>, asked: Asked, token: Token, run: u32) -> Self {
+    pub(super) fn new(engine: Arc<Engine>, args: RunArgs, token: Token, run: u32) -> Self {
         Self {
             inner: Arc::new(Inner {
-                shared,
-                key: asked.key,
-                record: asked.record,
-                storage: asked.storage,
+                engine,
+                key: args.key,
+                record: args.record,
+                storage: args.storage,
                 token,
                 run,
                 state: AtomicU8::new(FREE),
@@ -163,15 +162,15 @@ impl Operation {
         }
     }
 
-    /// Takes the operation of this request, from the request's extensions. The extractor for axum does this.
+    /// Takes the operation from the request's extensions. The axum extractor does this.
     ///
-    /// `None` if the request has no operation: it has no key and needs none, or the store could not be used and the layer is
-    /// set to [`fail_open`](super::IdempotencyConfig::fail_open). May be called more than once.
+    /// `None` if the request has no operation: it has no key and keys are optional, or the store failed and the layer is set to
+    /// [`fail_open`](super::IdempotencyConfig::fail_open). May be called more than once.
     ///
     /// # Errors
     ///
-    /// [`OperationRejection::Ended`] if the request came too late, from a queue inside the layer: the operation was released or recorded
-    /// in the meantime, and the handler must not act.
+    /// [`OperationRejection::Ended`] if the operation was released or recorded while the request waited in a queue inside the layer.
+    /// The handler must not act.
     pub fn take(extensions: &Extensions) -> Result<Option<Self>, OperationRejection> {
         let Some(ticket) = extensions.get::<Ticket>() else {
             return Ok(None);
@@ -187,13 +186,13 @@ impl Operation {
         self.inner.revoke()
     }
 
-    /// The caller's key, without quotes. It is a secret of the caller: not for logs, not to be sent on.
+    /// The caller's key, without quotes. It is a secret of the caller: do not log it, and do not send it to other services.
     pub fn key(&self) -> &str {
         &self.inner.key
     }
 
-    /// 1, unless an earlier run was cut off: then 2 and above, and whether that one had its effect is not known. A careful
-    /// handler looks first.
+    /// The number of this run, starting at 1. Above 1, an earlier run was cut off, and whether it had its effect is unknown:
+    /// check before you act.
     pub fn run(&self) -> u32 {
         self.inner.run
     }
@@ -203,8 +202,8 @@ impl Operation {
         self.inner.record.operation_id()
     }
 
-    /// A key for a call that this operation makes: the same in every run of it, another for each purpose, of no use to guess
-    /// the caller's, if that is random. A UUID (version 8) of a SHA-256.
+    /// A key for a call that this operation makes: the same in each run, and another for each purpose. A UUID (version 8) of a
+    /// SHA-256, which does not reveal the caller's key if that is random.
     pub fn derived_key(&self, purpose: &str) -> String {
         let hash = digest([&self.inner.record.0[..], purpose.as_bytes()]);
         let mut bytes = [0; 16];
@@ -215,23 +214,23 @@ impl Operation {
             .to_string()
     }
 
-    /// Says that the effect did not happen, and will not: the answer is given, but not kept, and the next request with this key
-    /// runs the operation anew, in the next run if one was cut off before this one. Only for what is certain, such as a connection
-    /// that was refused.
+    /// Reports that the effect did not happen and will not. The response is sent but not stored, and the next request with this
+    /// key runs the operation again: as run 1, or as the next run if an earlier one was cut off. Call it only if this is certain,
+    /// for example after a refused connection.
     pub fn did_not_happen(&self) {
         self.inner.did_not_happen.store(true, Ordering::Release);
     }
 
-    /// Says that the handler has acted: from now on its response is stored, whatever its status, and an error or a panic is
-    /// stored as a failure. Without this, responses that ask the client to come back later (429, 503 with `Retry-After` …) are
-    /// not stored, and the next request runs the operation again.
+    /// Reports that the handler has acted. After this, its response is stored whatever its status, and an error or a panic is
+    /// stored as a failure. Without it, responses after which clients retry (429, 503 with `Retry-After` …) are not stored, and
+    /// the next request runs the operation again.
     ///
     /// Takes precedence over [`did_not_happen`](Self::did_not_happen).
     pub fn happened(&self) {
         self.inner.happened.store(true, Ordering::Release);
     }
 
-    pub(super) fn keep(&self) -> StoragePolicy {
+    pub(super) fn storage(&self) -> StoragePolicy {
         self.inner.storage
     }
 
@@ -243,7 +242,7 @@ impl Operation {
         self.inner.did_not_happen.load(Ordering::Acquire)
     }
 
-    /// Its record says this by now: it was committed together with the effect. Whatever the handler returns, this is the answer.
+    /// Sets the record that was committed together with the effect. Its response is sent, whatever the handler returns.
     #[cfg(feature = "postgres")]
     pub(in crate::idempotency) fn commit(&self, record: Bytes) {
         let _ = self.inner.committed.set(record);
@@ -253,7 +252,7 @@ impl Operation {
         self.inner.committed.get()
     }
 
-    /// Another has taken it over. Reported once.
+    /// Reports once that another run has claimed the operation.
     pub(super) fn lost(&self) {
         if !self.inner.lost.swap(true, Ordering::Relaxed) {
             self.report(OperationStep::LeaseLost);
@@ -262,12 +261,12 @@ impl Operation {
 
     pub(super) fn report(&self, step: OperationStep) {
         let Inner {
-            shared,
+            engine,
             record,
             run,
             ..
         } = &*self.inner;
-        shared.report(step, record, Some(*run));
+        engine.report(step, record, Some(*run));
     }
 
     pub(in crate::idempotency) fn record(&self) -> &RecordKey {
@@ -278,14 +277,14 @@ impl Operation {
         self.inner.token
     }
 
-    /// How long its answer is kept.
+    /// How long the response is stored.
     #[cfg(feature = "postgres")]
     pub(in crate::idempotency) fn ttl(&self) -> Duration {
-        self.inner.shared.config.ttl
+        self.inner.engine.config.ttl
     }
 
-    pub(super) fn shared(&self) -> &Arc<Engine> {
-        &self.inner.shared
+    pub(super) fn engine(&self) -> &Arc<Engine> {
+        &self.inner.engine
     }
 }
 

@@ -1,4 +1,4 @@
-//! Operations in progress: how many there are, since when, and the limits on them.
+//! The operations in progress: their number, their age, and the limits on them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -20,12 +20,12 @@ pub(super) struct InProgress {
 
 #[derive(Default)]
 struct Counts {
-    /// When each began, in the order of their numbers.
+    /// The start of each operation, by its number.
     running: BTreeMap<u64, Moment>,
     next: u64,
     /// How many requests wait for the result of another one.
     waiting: usize,
-    /// How many operations each tenant has, if that is limited.
+    /// The number of operations of each tenant, if that is limited.
     tenants: HashMap<Arc<str>, usize>,
 }
 
@@ -57,7 +57,7 @@ impl Refresh for InProgress {
 }
 
 impl InProgress {
-    /// No operation yet. The gauges are refreshed for as long as this lives.
+    /// Starts without operations. The gauges are refreshed until this is dropped.
     pub(super) fn new(source: Arc<Source>) -> Arc<Self> {
         let new = Arc::new(Self {
             source,
@@ -132,7 +132,7 @@ impl InProgress {
     }
 }
 
-/// A place among the operations in progress, for as long as it lives.
+/// An operation in progress, until this is dropped.
 pub(super) struct Running {
     all: Arc<InProgress>,
     number: u64,
@@ -203,34 +203,14 @@ impl Drop for Running {
 mod tests {
     use super::*;
 
-    fn none_yet() -> Arc<InProgress> {
+    fn in_progress() -> Arc<InProgress> {
         InProgress::new(Arc::new(Source::new("idempotency", "shop")))
     }
 
-    fn config() -> IdempotencyConfig {
-        IdempotencyConfig::default().max_running(2).max_waiting(1)
-    }
-
     #[test]
-    fn a_request_that_waits_makes_room_and_needs_room_to_resume() {
-        let all = none_yet();
-        let mut first = all.begin("", &config()).unwrap();
-        let _second = all.begin("", &config()).unwrap();
-        assert!(all.begin("", &config()).is_none());
-        assert!(first.wait(&config()));
-        assert_eq!((all.running(), all.waiting()), (1, 1));
-        let third = all.begin("", &config()).unwrap();
-        assert!(!first.resume(&config()));
-        drop(third);
-        assert!(first.resume(&config()));
-        assert_eq!((all.running(), all.waiting()), (2, 0));
-        assert!(first.resume(&config()), "it runs already");
-    }
-
-    #[test]
-    fn tenants_are_limited_apart_and_leave_nothing_behind() {
-        let config = config().max_running(100).max_running_per_tenant(Some(1));
-        let all = none_yet();
+    fn each_tenant_has_its_own_limit_and_is_removed_at_the_end() {
+        let config = IdempotencyConfig::default().max_running_per_tenant(Some(1));
+        let all = in_progress();
         let mut a = all.begin("a", &config).unwrap();
         assert!(all.begin("a", &config).is_none());
         let b = all.begin("b", &config).unwrap();

@@ -1,7 +1,7 @@
-//! How an answer is written into a record: version, kind, and a response as HTTP/1.1 has it.
+//! The format of a record: version, kind, and the response in the syntax of HTTP/1.1.
 //!
 //! ```text
-//! 1A                       version 1; A an answer, N not kept, U unknown, F failed
+//! 1A                       version 1; A response, N not stored, U unknown, F failed
 //! HTTP/1.1 201 ↵           status and headers
 //! content-type: text/plain ↵
 //! ↵
@@ -21,10 +21,10 @@ use crate::idempotency::record::ByLength;
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 
-/// Any record begins with it. Whoever changes the format changes it, and reads the old one still.
+/// The first byte of each record. If you change the format, change it, and still read records of the old version.
 const VERSION: u8 = b'1';
 
-/// A response that is kept.
+/// A response in a record.
 #[derive(Clone)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
@@ -33,7 +33,7 @@ pub(super) struct StoredResponse {
     pub(super) body: Bytes,
 }
 
-/// What a finished record says.
+/// The content of a completed record.
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
@@ -41,11 +41,11 @@ pub(super) struct StoredResponse {
 )]
 pub(super) enum Recorded {
     Response(StoredResponse),
-    /// There is no response.
+    /// No response was stored.
     Problem(KeyProblem),
 }
 
-/// What the first 16 bytes of a record show, or all of it: its state, and the status of a stored response.
+/// The state of a record and the status of its response, from the whole record or its first 16 bytes.
 pub(super) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
     let state = match record {
         b"1N" => OperationState::NotStored,
@@ -66,7 +66,7 @@ pub(super) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
     (state, None)
 }
 
-/// Without its bytes and the values of its headers.
+/// Without the headers and the body, which may be confidential.
 impl fmt::Debug for StoredResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StoredResponse")
@@ -76,8 +76,8 @@ impl fmt::Debug for StoredResponse {
     }
 }
 
-/// The record of an operation that has no response to be given again.
-pub(super) fn word(problem: KeyProblem) -> Bytes {
+/// The record of an operation without a response.
+pub(super) fn problem_record(problem: KeyProblem) -> Bytes {
     Bytes::from_static(match problem {
         KeyProblem::NotStored => b"1N",
         KeyProblem::Failed => b"1F",
@@ -104,7 +104,7 @@ impl StoredResponse {
         text.into()
     }
 
-    /// The response, as it was given.
+    /// The response to send again.
     pub(super) fn into_response<B>(self) -> Response<StoredBody<B>> {
         let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
         let mut response = Response::new(StoredBody::whole(self.body, trailers));
@@ -120,14 +120,14 @@ impl Recorded {
             b"1N" => Ok(Self::Problem(KeyProblem::NotStored)),
             b"1F" => Ok(Self::Problem(KeyProblem::Failed)),
             b"1U" => Ok(Self::Problem(KeyProblem::Unknown)),
-            [VERSION, b'A', ..] => kept(record, 2)
+            [VERSION, b'A', ..] => decode_response(record, 2)
                 .map(Self::Response)
                 .ok_or_else(|| unreadable("its response is damaged")),
             [version @ (b'2'..=b'9'), ..] => Err(unreadable(&format!(
-                "it was written by a newer version, {}",
+                "it has format version {}, which only a newer version of buttress reads",
                 char::from(*version)
             ))),
-            _ => Err(unreadable("it is none of ours")),
+            _ => Err(unreadable("it is not a record of buttress")),
         }
     }
 }
@@ -136,7 +136,7 @@ fn unreadable(why: &str) -> StoreError {
     StoreError::Unreadable(why.into())
 }
 
-fn kept(record: &Bytes, mut at: usize) -> Option<StoredResponse> {
+fn decode_response(record: &Bytes, mut at: usize) -> Option<StoredResponse> {
     let line = record.get(at..)?;
     let end = line.windows(2).position(|two| two == b"\r\n")?;
     let status = line.get(..end)?.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
@@ -152,7 +152,7 @@ fn kept(record: &Bytes, mut at: usize) -> Option<StoredResponse> {
     })
 }
 
-/// Header lines up to an empty one. Each value byte for byte: a parser of HTTP would trim it.
+/// Header lines up to an empty one. An HTTP parser would trim the values, which have to stay unchanged.
 fn fields(record: &Bytes, at: &mut usize) -> Option<HeaderMap> {
     let mut map = HeaderMap::new();
     loop {
@@ -178,42 +178,42 @@ mod tests {
 
     fn decoded(record: &[u8]) -> StoredResponse {
         match Recorded::decode(&Bytes::copy_from_slice(record)).unwrap() {
-            Recorded::Response(kept) => kept,
-            Recorded::Problem(word) => panic!("{word:?}"),
+            Recorded::Response(stored) => stored,
+            Recorded::Problem(problem) => panic!("{problem:?}"),
         }
     }
 
     #[test]
-    fn version_1_is_read_for_ever() {
-        let kept = decoded(
+    fn a_record_of_version_1_is_read() {
+        let stored = decoded(
             b"1AHTTP/1.1 201 \r\ncontent-type: text/plain\r\nx: \xe9\r\nx: 2\r\n\r\ngrpc-status: 0\r\n\r\npaid\r\n\0\xff",
         );
-        assert_eq!(kept.status, 201);
-        assert_eq!(kept.headers["content-type"], "text/plain");
-        let both: Vec<_> = kept.headers.get_all("x").iter().collect();
+        assert_eq!(stored.status, 201);
+        assert_eq!(stored.headers["content-type"], "text/plain");
+        let both: Vec<_> = stored.headers.get_all("x").iter().collect();
         assert_eq!(both, [&b"\xe9"[..], b"2"]);
-        assert_eq!(kept.trailers["grpc-status"], "0");
-        assert_eq!(&kept.body[..], b"paid\r\n\0\xff");
+        assert_eq!(stored.trailers["grpc-status"], "0");
+        assert_eq!(&stored.body[..], b"paid\r\n\0\xff");
         for problem in [
             KeyProblem::NotStored,
             KeyProblem::Failed,
             KeyProblem::Unknown,
         ] {
-            match Recorded::decode(&word(problem)).unwrap() {
+            match Recorded::decode(&problem_record(problem)).unwrap() {
                 Recorded::Problem(read) => assert_eq!(read, problem),
-                Recorded::Response(kept) => panic!("{kept:?}"),
+                Recorded::Response(stored) => panic!("{stored:?}"),
             }
         }
     }
 
     #[test]
-    fn what_is_none_of_ours_or_newer_is_an_error() {
+    fn a_damaged_foreign_or_newer_record_is_an_error() {
         for (record, why) in [
-            (&b""[..], "none of ours"),
-            (b"garbage", "none of ours"),
-            (b"1", "none of ours"),
-            (b"1X", "none of ours"),
-            (b"2AHTTP/1.1 200 \r\n\r\n\r\n", "newer version, 2"),
+            (&b""[..], "not a record of buttress"),
+            (b"garbage", "not a record of buttress"),
+            (b"1", "not a record of buttress"),
+            (b"1X", "not a record of buttress"),
+            (b"2AHTTP/1.1 200 \r\n\r\n\r\n", "format version 2"),
             (b"1A", "damaged"),
             (b"1AHTTP/1.1 200 \r\n", "damaged"),
             (b"1AHTTP/1.1 200 \r\n\r\n", "damaged"),
@@ -228,16 +228,16 @@ mod tests {
 
     #[test]
     fn the_first_sixteen_bytes_show_the_state_of_a_record() {
-        let kept = decoded(b"1AHTTP/1.1 201 \r\nx: secret\r\n\r\n\r\nsecret");
-        let record = kept.encode();
-        let stored = (OperationState::Stored, Some(StatusCode::CREATED));
-        assert_eq!((peek(&record), peek(&record[..16])), (stored, stored));
+        let stored = decoded(b"1AHTTP/1.1 201 \r\nx: secret\r\n\r\n\r\nsecret");
+        let record = stored.encode();
+        let expected = (OperationState::Stored, Some(StatusCode::CREATED));
+        assert_eq!((peek(&record), peek(&record[..16])), (expected, expected));
         for (problem, expected) in [
             (KeyProblem::NotStored, OperationState::NotStored),
             (KeyProblem::Failed, OperationState::Failed),
             (KeyProblem::Unknown, OperationState::Unknown),
         ] {
-            assert_eq!(peek(&word(problem)), (expected, None));
+            assert_eq!(peek(&problem_record(problem)), (expected, None));
         }
         for record in [
             &b""[..],
@@ -254,37 +254,37 @@ mod tests {
                 "{record:?}"
             );
         }
-        let shown = format!("{kept:?} {:?}", Recorded::Response(kept.clone()));
+        let shown = format!("{stored:?} {:?}", Recorded::Response(stored.clone()));
         assert!(!shown.contains("secret"), "{shown}");
         assert!(shown.contains("6 bytes"), "{shown}");
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(
+        fn an_encoded_response_is_decoded(
             status in 100_u16..1000,
-            fields in proptest::collection::vec(("[a-z0-9!#$%&'*+.^_`|~-]{1,20}", "([!-~é]([ -~é\t]{0,30}[!-~é])?)?"), 0..150),
+            fields in proptest::collection::vec(("[a-z0-9!#$%&'*+.^_`|~-]{1,20}", "[ -~é\t]{0,32}"), 0..150),
             body in proptest::collection::vec(any::<u8>(), 0..300),
         ) {
             let mut headers = HeaderMap::new();
             for (name, value) in fields {
                 headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::try_from(value).unwrap());
             }
-            let kept = StoredResponse {
+            let stored = StoredResponse {
                 status: StatusCode::from_u16(status).unwrap(),
                 trailers: headers.clone(),
                 headers,
                 body: body.into(),
             };
-            let read = decoded(&kept.encode());
-            prop_assert_eq!(read.status, kept.status);
-            prop_assert_eq!(read.headers, kept.headers);
-            prop_assert_eq!(read.trailers, kept.trailers);
-            prop_assert_eq!(read.body, kept.body);
+            let read = decoded(&stored.encode());
+            prop_assert_eq!(read.status, stored.status);
+            prop_assert_eq!(read.headers, stored.headers);
+            prop_assert_eq!(read.trailers, stored.trailers);
+            prop_assert_eq!(read.body, stored.body);
         }
 
         #[test]
-        fn whatever_is_read_nothing_panics(record in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn no_record_makes_the_decoder_panic(record in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Recorded::decode(&record.clone().into());
             let ours = [&b"1AHTTP/1.1 200 \r\n"[..], &record].concat();
             let _ = Recorded::decode(&ours.into());

@@ -1,4 +1,4 @@
-//! One operation, in a task of its own: from its claim to its record.
+//! The task of one operation: from its claim to its record.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::claim::{ClaimError, claim, give_up, hold};
 use super::config::AfterCrash;
 use super::ending::close;
 use super::engine::Engine;
-use super::handler::{Came, handle, unprotected};
+use super::handler::{HandlerOutcome, handle, unprotected};
 use super::operation::{Operation, Ticket};
 use super::progress::Running;
 use super::storage::StoragePolicy;
@@ -23,22 +23,22 @@ use crate::idempotency::record::{Begun, Claim, Fingerprint, RecordKey};
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 
-/// What a request is known by.
-pub(super) struct Asked {
+/// The identity of an operation, and the settings that apply to it.
+pub(super) struct RunArgs {
     pub(super) key: String,
     pub(super) record: RecordKey,
     pub(super) fingerprint: Fingerprint,
     /// Which responses are stored.
     pub(super) storage: StoragePolicy,
-    /// Whether it runs without protection when the store cannot be used.
+    /// Whether the handler runs without protection if the store fails.
     pub(super) fail_open: bool,
 }
 
 pub(super) async fn run<S, B, Res>(
-    shared: Arc<Engine>,
+    engine: Arc<Engine>,
     inner: S,
     mut request: Request<StoredBody<B>>,
-    asked: Asked,
+    args: RunArgs,
     mut running: Running,
     mut caller: Caller<Res, S::Error>,
 ) where
@@ -48,28 +48,28 @@ pub(super) async fn run<S, B, Res>(
     B: Body<Data = Bytes> + Send + 'static,
     Res: Body<Data = Bytes> + Send + 'static,
 {
-    let config = &shared.config;
-    let wish = Claim::new(asked.fingerprint, config.lease, config.ttl);
-    let run = match claim(&shared, asked.record, wish, &mut running, &mut caller).await {
+    let config = &engine.config;
+    let new_claim = Claim::new(args.fingerprint, config.lease, config.ttl);
+    let run = match claim(&engine, args.record, new_claim, &mut running, &mut caller).await {
         Ok(Begun::Started { run }) => run,
-        Ok(Begun::Running) => return caller.refuse(&shared, KeyProblem::InProgress),
-        Ok(Begun::Done(record)) => return caller.replay(&shared, &asked.record, &record),
-        Ok(Begun::Mismatch) => return caller.refuse(&shared, KeyProblem::Reused),
+        Ok(Begun::Running) => return caller.refuse(&engine, KeyProblem::InProgress),
+        Ok(Begun::Done(record)) => return caller.replay(&engine, &args.record, &record),
+        Ok(Begun::Mismatch) => return caller.refuse(&engine, KeyProblem::Reused),
         Err(ClaimError::TooMany) => {
-            caller.refuse(&shared, KeyProblem::TooManyOperations);
-            return give_up(&shared, &asked.record, wish.token).await;
+            caller.refuse(&engine, KeyProblem::TooManyOperations);
+            return give_up(&engine, &args.record, new_claim.token).await;
         }
         Err(ClaimError::Store(error)) => {
-            shared.store_failed(&error);
-            if asked.fail_open && !matches!(error, StoreError::Unreadable(_)) {
-                return caller.send(unprotected(&shared, inner, request).await);
+            engine.store_failed(&error);
+            if args.fail_open && !matches!(error, StoreError::Unreadable(_)) {
+                return caller.send(unprotected(&engine, inner, request).await);
             }
-            return caller.refuse(&shared, KeyProblem::StoreUnavailable);
+            return caller.refuse(&engine, KeyProblem::StoreUnavailable);
         }
     };
-    let operation = Operation::new(Arc::clone(&shared), asked, wish.token, run);
-    let came = if run > 1 && config.after_crash == AfterCrash::Refuse {
-        Came::Problem(KeyProblem::Unknown)
+    let operation = Operation::new(Arc::clone(&engine), args, new_claim.token, run);
+    let outcome = if run > 1 && config.after_crash == AfterCrash::Refuse {
+        HandlerOutcome::Problem(KeyProblem::Unknown)
     } else {
         operation.report(if run > 1 {
             OperationStep::TakenOver
@@ -77,15 +77,15 @@ pub(super) async fn run<S, B, Res>(
             OperationStep::Begun
         });
         let outer = request.extensions_mut().insert(Ticket::new(&operation));
-        // The handler finds this operation only, so nothing proves any more that it did not act for the outer one.
+        // The handler only finds this operation, so the outer one counts as taken: nothing else shows whether it has acted.
         if let Some(outer) = outer {
             outer.take();
         }
         tokio::select! {
             biased;
-            came = handle(&operation, inner, request, &mut caller) => came,
-            never = hold(&operation, &wish) => match never {},
+            outcome = handle(&operation, inner, request, &mut caller) => outcome,
+            never = hold(&operation, &new_claim) => match never {},
         }
     };
-    close(&operation, wish, came, &mut caller).await;
+    close(&operation, new_claim, outcome, &mut caller).await;
 }

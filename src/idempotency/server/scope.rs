@@ -1,15 +1,15 @@
-//! Whose key it is.
+//! The tenant of a key.
 
 use std::fmt;
 use std::sync::Arc;
 
 use ::http::request::Parts;
 
-/// Whose keys they are: the same key of two tenants stands for two operations.
+/// The tenant that a key belongs to. The same key of two tenants identifies two operations.
 ///
-/// A client chooses its keys, and may choose one that it has seen or guessed; without tenants it is then given the answer to
-/// somebody else's request. So a server of more than one client must say by what it knows them: what its authentication found
-/// out, never what the request merely claims.
+/// Clients choose their keys. Without tenants, a client that has seen or guessed the key of another client gets that client's
+/// response. A server with more than one client must therefore separate them by an authenticated identity, never by a value
+/// that the request merely claims.
 ///
 /// ```
 /// use axum::http::request::Parts;
@@ -24,21 +24,21 @@ use ::http::request::Parts;
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Scope {
-    /// All clients share their keys: there is one client, or all of them trust each other.
+    /// All clients share their keys. Use it if there is one client, or if all clients trust each other.
     Global,
-    /// By what is found out here. A request of which it is `None` is refused, with 403.
+    /// By the tenant that this function returns. A request for which it returns `None` is rejected with 403.
     By(Arc<Tenant>),
 }
 
 type Tenant = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 
 impl Scope {
-    /// By tenant: what this finds in a request.
+    /// By the tenant that this function returns for a request.
     pub fn by(tenant: impl Fn(&Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         Self::By(Arc::new(tenant))
     }
 
-    /// The tenant; `None` if there must be one and it is not known.
+    /// The tenant; `None` if the request must be rejected.
     pub(super) fn tenant(&self, parts: &Parts) -> Option<String> {
         match self {
             Self::Global => Some(String::new()),

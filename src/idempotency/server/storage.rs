@@ -1,4 +1,4 @@
-//! What is kept of a response.
+//! Which responses are stored, and which of their headers.
 
 use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName};
@@ -8,18 +8,18 @@ use super::engine::StoreWhen;
 
 /// Which responses are stored, to be replayed.
 ///
-/// A response that is not stored does not say whether the operation happened. [`AfterCrash`](super::AfterCrash) decides about the next request with
+/// Without a stored response, it is unknown whether the operation happened. [`AfterCrash`](super::AfterCrash) decides about the next request with
 /// the key: by default it runs the operation again, as the next [run](super::Operation::run).
 ///
 /// Whatever the policy:
 ///
 /// - After [`Operation::happened`](super::Operation::happened), every response is stored.
 /// - The key is released, and the next request is a first run, if nothing happened for certain: the handler called
-///   [`did_not_happen`](super::Operation::did_not_happen), a layer of this crate refused the request, or the request was answered
-///   before a handler [took its operation](super::IdempotencyConfig::handlers_take_operation).
-/// - 408 means that a time limit inside has cut the handler off. The outcome is stored as unknown, as past
+///   [`did_not_happen`](super::Operation::did_not_happen), a layer of this crate rejected the request, or the response came before
+///   a handler [took its operation](super::IdempotencyConfig::handlers_take_operation).
+/// - 408 means that a time limit inside has cut the handler off. The outcome is stored as unknown, as after
 ///   [`max_run`](super::IdempotencyConfig::max_run).
-/// - [`store_when`](super::IdempotencyLayer::store_when) comes before the policy and before 408.
+/// - [`store_when`](super::IdempotencyLayer::store_when) takes precedence over the policy and over the rule for 408.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -28,21 +28,21 @@ use super::engine::StoreWhen;
 )]
 #[non_exhaustive]
 pub enum StoragePolicy {
-    /// All but 401, 407, 425, 429, and 503 with `Retry-After`, which ask the client to come back; of gRPC all but `ABORTED` and
-    /// `RESOURCE_EXHAUSTED`. A 500 is stored, and so is a handler's panic or error, as 500: how far the handler came is not known,
-    /// so it is not run again. Stripe does the same.
+    /// All but 401, 407, 425, 429, and 503 with `Retry-After`, after which clients retry; of gRPC all but `ABORTED` and
+    /// `RESOURCE_EXHAUSTED`. A 500 is stored, and a handler's panic or error is stored as 500, because the handler may have
+    /// acted before it failed. Stripe does the same.
     #[default]
     Definitive,
-    /// Only what succeeded: below 400, or gRPC's `OK`. A failure may have had a part of its effect, which a repetition then has again.
+    /// Only successes: below 400, or gRPC's `OK`. A handler that failed may have had a part of its effect, which a retry then repeats.
     SuccessOnly,
-    /// As `Definitive`, but not a status of 500 and above, a panic or an error; of gRPC `UNKNOWN`, `INTERNAL`,
-    /// `UNAVAILABLE` and `DATA_LOSS`. For handlers that undo what they have begun.
+    /// As `Definitive`, except for a status of 500 and above, a panic or an error; of gRPC except for `UNKNOWN`, `INTERNAL`,
+    /// `UNAVAILABLE` and `DATA_LOSS`. For handlers that roll back when they fail.
     DeleteOnError,
 }
 
-/// Which of an answer's headers are kept.
+/// Which headers of a response are stored.
 ///
-/// Never kept: what is about one connection or one exchange (`Connection` and what it lists, `Keep-Alive`,
+/// Headers about one connection or one exchange are never stored (`Connection` and what it lists, `Keep-Alive`,
 /// `Transfer-Encoding`, `Date` …), `Set-Cookie`, quotas (`RateLimit…`) and traces (`traceparent` …).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
@@ -52,15 +52,15 @@ pub enum StoragePolicy {
 )]
 #[non_exhaustive]
 pub enum HeaderPolicy {
-    /// All others.
+    /// All other headers.
     #[default]
     All,
-    /// Of the others only these; header names.
+    /// Only these of the other headers; header names.
     Only(Vec<String>),
 }
 
-/// About one connection or one exchange, or about the caller of the first request alone.
-const NEVER: [HeaderName; 24] = [
+/// Headers about one connection or one exchange, or about the first caller.
+const NEVER_STORED: [HeaderName; 24] = [
     header::AGE,
     header::CONNECTION,
     header::DATE,
@@ -87,7 +87,7 @@ const NEVER: [HeaderName; 24] = [
     HeaderName::from_static("x-request-id"),
 ];
 
-const NEVER_BEGINNING_WITH: [&str; 6] = [
+const NEVER_STORED_PREFIXES: [&str; 6] = [
     "access-control-",
     "ratelimit-",
     "x-ratelimit-",
@@ -96,7 +96,7 @@ const NEVER_BEGINNING_WITH: [&str; 6] = [
     "x-cloud-trace-",
 ];
 
-/// The headers that are given again. With trailers, the one that announces them, without which HTTP/1.1 has none.
+/// The headers that are stored. `Trailer` only with trailers: HTTP/1.1 cannot send trailers without it.
 pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool) -> HeaderMap {
     let listed: Vec<&str> = of
         .get_all(header::CONNECTION)
@@ -105,36 +105,36 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool)
         .flat_map(|line| line.split(','))
         .map(str::trim)
         .collect();
-    let mut kept = HeaderMap::with_capacity(of.keys_len());
+    let mut stored = HeaderMap::with_capacity(of.keys_len());
     for (name, value) in of {
         let text = name.as_str();
         let is_allowed = match policy {
             HeaderPolicy::All => true,
             HeaderPolicy::Only(names) => names.iter().any(|only| only.eq_ignore_ascii_case(text)),
         };
-        let is_passing = NEVER.contains(name)
+        let is_passing = NEVER_STORED.contains(name)
             || (name == header::TRAILER && !has_trailers)
-            || NEVER_BEGINNING_WITH
+            || NEVER_STORED_PREFIXES
                 .iter()
                 .any(|start| text.starts_with(start))
             || listed.iter().any(|other| other.eq_ignore_ascii_case(text));
         if is_allowed && !is_passing {
-            kept.append(name, value.clone());
+            stored.append(name, value.clone());
         }
     }
-    kept
+    stored
 }
 
-/// What is stored of a response.
+/// Which record a response leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     Response,
-    /// That the outcome is unknown: a time limit inside has cut the handler off (408), which may have acted.
+    /// The outcome is unknown: a time limit inside has cut off the handler (408), which may have acted.
     Unknown,
     Nothing,
 }
 
-/// What is stored of a response with this head.
+/// The record for a response with this head.
 pub(super) fn stored(
     policy: StoragePolicy,
     store_when: Option<&StoreWhen>,
@@ -157,8 +157,8 @@ pub(super) fn stored(
 
 fn stores(policy: StoragePolicy, head: &Parts, grpc: Option<u8>) -> bool {
     let code = head.status.as_u16();
-    // Not a result of the operation: the client authenticates, waits, or comes back later, with the same key.
-    let asks_to_come_again = match grpc {
+    // Not a result of the operation: the client authenticates or waits, and retries with the same key.
+    let invites_retry = match grpc {
         // RESOURCE_EXHAUSTED, ABORTED.
         Some(code) => matches!(code, 8 | 10),
         None => {
@@ -176,23 +176,23 @@ fn stores(policy: StoragePolicy, head: &Parts, grpc: Option<u8>) -> bool {
         None => code < 400,
     };
     match policy {
-        StoragePolicy::Definitive => !asks_to_come_again,
-        StoragePolicy::DeleteOnError => !asks_to_come_again && !failed,
+        StoragePolicy::Definitive => !invites_retry,
+        StoragePolicy::DeleteOnError => !invites_retry && !failed,
         StoragePolicy::SuccessOnly => succeeded,
     }
 }
 
-/// When a stored response is forgotten.
+/// The header with the time at which a record expires.
 pub(super) const EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
 
 /// gRPC's code for a success.
 pub(super) const OK: u8 = 0;
-/// What a client takes a response for that ends without a code.
+/// The code that clients assume for a response without one.
 pub(super) const UNKNOWN: u8 = 2;
 
-/// The code of a gRPC response, in the trailers or, without a body, in the headers, or else this one; `None` if it is no gRPC,
-/// or gRPC-Web, whose code is in the body.
-pub(super) fn grpc_status(head: &Parts, trailers: Option<&HeaderMap>, unsaid: u8) -> Option<u8> {
+/// The code of a gRPC response, from its trailers or headers, or else `default`. `None` if it is not gRPC, or gRPC-Web,
+/// whose code is in the body.
+pub(super) fn grpc_status(head: &Parts, trailers: Option<&HeaderMap>, default: u8) -> Option<u8> {
     let kind = head.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let rest = kind.strip_prefix(b"application/grpc")?;
     if head.status != StatusCode::OK || !matches!(rest.first(), None | Some(b'+' | b';')) {
@@ -201,6 +201,6 @@ pub(super) fn grpc_status(head: &Parts, trailers: Option<&HeaderMap>, unsaid: u8
     let status = trailers
         .and_then(|trailers| trailers.get("grpc-status"))
         .or_else(|| head.headers.get("grpc-status"));
-    let code = status.map_or(Some(unsaid), |status| status.to_str().ok()?.parse().ok());
+    let code = status.map_or(Some(default), |status| status.to_str().ok()?.parse().ok());
     Some(code.unwrap_or(UNKNOWN))
 }

@@ -17,7 +17,7 @@ use super::engine::digest;
 use super::layer::IdempotencyLayer;
 use super::lookup::RecordOf;
 use super::operation::Operation;
-use super::run::{Asked, run};
+use super::run::{RunArgs, run};
 use super::storage::StoragePolicy;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
@@ -29,9 +29,9 @@ impl IdempotencyLayer {
     /// webhook, a job.
     ///
     /// The result is stored and returned to every later call with the same `scope` and `key`, which emits the step
-    /// [`Replayed`](crate::event::OperationStep::Replayed). The `scope` keeps keys of different
-    /// origin apart: the name of the stream, the tenant. The `fingerprint` is what must be equal in all calls with the key, such as
-    /// the payload of the message; it may be empty.
+    /// [`Replayed`](crate::event::OperationStep::Replayed). The `scope` separates keys of
+    /// different origin, such as streams or tenants. The `fingerprint` must be equal in all calls with the key; use the payload of
+    /// the message, or nothing.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::BoxError> {
@@ -62,7 +62,7 @@ impl IdempotencyLayer {
     /// # Errors
     ///
     /// - The operation's own error. It is not stored, and it does not prove that nothing happened: the next call with the key runs
-    ///   the operation again as run 2, or fails with `Unknown`, as [`AfterCrash`](super::AfterCrash) says. Call
+    ///   the operation again as run 2, or fails with `Unknown`, depending on [`AfterCrash`](super::AfterCrash). Call
     ///   [`did_not_happen`](Operation::did_not_happen) before to release the key, or [`happened`](Operation::happened) to store the
     ///   failure.
     /// - A [`Rejected`] with [`Reason::Key`]: `InProgress` while another call executes the operation (leave the message in the queue),
@@ -71,7 +71,7 @@ impl IdempotencyLayer {
     ///
     /// # Cancel safety
     ///
-    /// The operation runs in a task of its own. Dropping the future before the operation was started ends it and releases the key;
+    /// The operation runs in its own task. Dropping the future before the operation was started ends it and releases the key;
     /// dropping it later does not stop the operation.
     pub async fn run<F, E>(
         &self,
@@ -84,34 +84,34 @@ impl IdempotencyLayer {
         F: Future<Output = Result<Bytes, E>> + Send + 'static,
         E: CallError + Send + 'static,
     {
-        let shared = &self.shared;
+        let engine = &self.engine;
         if key.is_empty() {
-            return Err(shared.refuse(KeyProblem::Missing).into());
+            return Err(engine.refuse(KeyProblem::Missing).into());
         }
-        let Some(running) = shared.progress.begin(scope, &shared.config) else {
-            return Err(shared.refuse(KeyProblem::TooManyOperations).into());
+        let Some(running) = engine.progress.begin(scope, &engine.config) else {
+            return Err(engine.refuse(KeyProblem::TooManyOperations).into());
         };
-        let asked = Asked {
+        let args = RunArgs {
             key: key.to_owned(),
             record: self.record(&RecordOf::run(scope, key)),
             fingerprint: Fingerprint(digest([fingerprint.as_ref()])),
             storage: StoragePolicy::SuccessOnly,
             fail_open: false,
         };
-        let (caller, told) = oneshot::channel();
+        let (caller, result) = oneshot::channel();
         let request = Request::new(StoredBody::<Empty<Bytes>>::default());
         detach(run(
-            Arc::clone(shared),
+            Arc::clone(engine),
             Once(Some(operation)),
             request,
-            asked,
+            args,
             running,
             Caller::new(caller),
         ));
         // Without a response, the runtime is shutting down, or a store has panicked.
-        let response = match told.await {
+        let response = match result.await {
             Ok(result) => result?,
-            Err(_) => return Err(shared.refuse(KeyProblem::InProgress).into()),
+            Err(_) => return Err(engine.refuse(KeyProblem::InProgress).into()),
         };
         match response.into_body().collect().await {
             Ok(body) => Ok(body.to_bytes()),

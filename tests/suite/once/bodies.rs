@@ -1,4 +1,4 @@
-//! Bodies of requests and of answers, and the headers of answers.
+//! Bodies of requests and responses, and stored headers.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use tower_http::timeout::TimeoutBody;
 
 use super::shop::{
-    Fate, Flow, Scripted, Shop, broken, broken_by, flow, frames, payment, says, settle,
+    Fate, Flow, Scripted, Shop, broken, broken_by, flow, frames, payment, reply, settle,
 };
 
 fn data(text: &'static str) -> Frame<Bytes> {
@@ -24,7 +24,7 @@ fn with(body: Flow) -> http::Request<Flow> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_is_too_large_or_breaks_off_is_refused_and_nothing_is_looked_up() {
+async fn a_request_that_is_too_large_or_ends_early_is_rejected_before_the_store_is_called() {
     for (body, status, problem) in [
         (flow("12345678901"), 413, "TooLarge"),
         // Without a length.
@@ -35,10 +35,9 @@ async fn a_request_that_is_too_large_or_breaks_off_is_refused_and_nothing_is_loo
         let store = Scripted::new(|_, _| Fate::Done);
         let config = IdempotencyConfig::default().max_request_body(10);
         let mut shop = Shop::with(store.clone(), config);
-        let seen = shop.ask(with(body)).await;
-        seen.assert_problem(status, problem);
-        assert_eq!(store.asked(), [""; 0]);
-        shop.calls_nobody().await;
+        shop.rejects(with(body), status, problem).await;
+        assert_eq!(store.calls(), [""; 0]);
+        shop.assert_not_called().await;
         assert_eq!(shop.layer.running(), 0);
     }
 }
@@ -49,12 +48,12 @@ fn failing(error: impl Into<BoxError>) -> http::Request<Flow> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_a_layer_further_out_cuts_off_is_rejected_with_the_status_of_that_layer() {
+async fn a_body_that_an_outer_layer_cuts_off_is_rejected_with_the_status_of_that_layer() {
     let limited = || {
         let body = Limited::new(flow("1234567890"), 5);
         with(BodyExt::boxed_unsync(body))
     };
-    // As hyper and axum pass it on.
+    // As hyper and axum wrap it.
     let wrapped = |error: BoxError| std::io::Error::other(axum::Error::new(error));
     let elapsed = async || {
         let never = std::future::pending::<()>();
@@ -79,9 +78,8 @@ async fn a_body_that_a_layer_further_out_cuts_off_is_rejected_with_the_status_of
         (failing(wrapped(reset.into())), 400, "Incomplete"),
     ] {
         let mut shop = Shop::new(IdempotencyConfig::default());
-        let seen = shop.ask(request).await;
-        seen.assert_problem(status, problem);
-        shop.calls_nobody().await;
+        shop.rejects(request, status, problem).await;
+        shop.assert_not_called().await;
     }
 }
 
@@ -94,7 +92,7 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
         Response::builder()
             .status(101)
             .header("upgrade", "websocket"),
-        // Larger than the bound.
+        // Larger than the limit.
         Response::builder(),
     ] {
         let mut shop = Shop::new(IdempotencyConfig::default().max_response_body(3));
@@ -103,7 +101,7 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
         let service = tower::Layer::layer(&service, shop.handler.clone());
         let call = tokio::spawn(tower::ServiceExt::oneshot(service, payment("10 EUR")));
         let response = response.body(body.boxed_unsync()).unwrap();
-        shop.called().await.answers(response);
+        shop.called().await.responds(response);
         more.send_data("1234".into()).await.unwrap();
         let mut body = call.await.unwrap().unwrap().into_body();
         let mut next = async || Some(body.frame().await?.unwrap().into_data().unwrap());
@@ -111,8 +109,11 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
         // The stream has not ended, but the operation has.
         settle().await;
         assert_eq!(shop.layer.running(), 0);
-        assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotStored");
-        shop.calls_nobody().await;
+        assert_eq!(
+            shop.call_with(payment("10 EUR")).await.problem(),
+            "NotStored"
+        );
+        shop.assert_not_called().await;
         more.send_data("5".into()).await.unwrap();
         assert_eq!(next().await.unwrap(), "5");
         drop(more);
@@ -121,55 +122,54 @@ async fn a_stream_or_a_large_response_passes_through_before_it_ends_and_is_recor
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_cannot_say_that_its_response_is_a_replay() {
+async fn a_handler_cannot_mark_its_response_as_a_replay() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let response = Response::builder().header("idempotent-replayed", "true");
     let response = response.body(flow("paid")).unwrap();
     let first = shop.served(payment("10 EUR"), response).await;
     assert_eq!(first.of(), (200, false, "paid"));
-    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (200, true, "paid"));
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.of(),
+        (200, true, "paid")
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_response_says_when_its_key_expires_if_it_is_configured_to() {
+async fn a_stored_response_has_an_expiry_header_if_configured() {
     let config = IdempotencyConfig::default().headers(HeaderPolicy::Only(Vec::new()));
     let mut shop = Shop::new(config.clone());
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    let first = shop.served(payment("10 EUR"), reply(201, "paid")).await;
     assert!(!first.headers.contains_key("idempotency-expires"));
 
     let mut shop = Shop::new(config.expires_header(true));
-    let not_stored = shop.served(payment("10 EUR"), says(429, "")).await;
+    let not_stored = shop.served(payment("10 EUR"), reply(429, "")).await;
     assert!(!not_stored.headers.contains_key("idempotency-expires"));
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    let first = shop.served(payment("10 EUR"), reply(201, "paid")).await;
     let expires = &first.headers["idempotency-expires"];
     let time = httpdate::parse_http_date(expires.to_str().unwrap()).unwrap();
     assert!(time > std::time::SystemTime::now() + Duration::from_secs(23 * 3600));
-    let again = shop.ask(payment("10 EUR")).await;
+    let again = shop.call_with(payment("10 EUR")).await;
     assert_eq!(again.headers["idempotency-expires"], expires);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_up_to_the_bound_reaches_the_handler_whole_whatever_its_pieces() {
-    let mut shop = Shop::new(IdempotencyConfig::default().max_request_body(10));
-    let pieces = frames(vec![data("1234"), data(""), data("567890")]);
-    let (sent, called) = shop.running(with(pieces)).await;
-    assert_eq!(called.body, "1234567890");
-    called.finish(sent, says(201, "paid")).await;
-    // The same request in other pieces.
-    assert!(shop.ask(with(flow("1234567890"))).await.replayed());
+async fn a_request_up_to_the_limit_reaches_the_handler_whole() {
+    for (frames, body) in [
+        (vec![data("1234"), data(""), data("567890")], "1234567890"),
+        (vec![], ""),
+    ] {
+        let config = IdempotencyConfig::default().max_request_body(body.len());
+        let mut shop = Shop::new(config);
+        let (sent, called) = shop.running(with(self::frames(frames))).await;
+        assert_eq!(called.body, body);
+        called.finish(sent, reply(204, "")).await;
+        // The same request in one frame.
+        assert_eq!(shop.call_with(with(flow(body))).await.of(), (204, true, ""));
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_request_is_a_request() {
-    let mut shop = Shop::new(IdempotencyConfig::default().max_request_body(0));
-    let first = shop.served(with(flow("")), says(204, "")).await;
-    assert_eq!(first.of(), (204, false, ""));
-    assert_eq!(shop.ask(with(flow(""))).await.of(), (204, true, ""));
-    assert_eq!(shop.ask(with(flow("1"))).await.problem(), "TooLarge");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_answer_is_given_again_byte_for_byte_with_its_trailers() {
+async fn a_response_is_replayed_byte_for_byte_with_its_trailers() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let bytes: Bytes = (0..=255).collect::<Vec<u8>>().into();
     let trailers = HeaderMap::from_iter([(
@@ -187,7 +187,7 @@ async fn an_answer_is_given_again_byte_for_byte_with_its_trailers() {
         answer.body(frames).unwrap()
     };
     let first = shop.served(payment("10 EUR"), answer()).await;
-    let again = shop.ask(payment("10 EUR")).await;
+    let again = shop.call_with(payment("10 EUR")).await;
     assert_eq!(first.body, Ok(bytes.clone()));
     assert_eq!(first.trailers, Some(trailers.clone()));
     assert_eq!(
@@ -201,7 +201,7 @@ async fn an_answer_is_given_again_byte_for_byte_with_its_trailers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_too_large_streams_through_and_is_not_given_again() {
+async fn a_response_that_is_too_large_passes_through_and_is_not_stored() {
     for body in [
         || flow("12345678901"),
         || frames(vec![data("1234567890"), data("1")]),
@@ -210,33 +210,33 @@ async fn an_answer_that_is_too_large_streams_through_and_is_not_given_again() {
         let answer = Response::new(body());
         let first = shop.served(payment("10 EUR"), answer).await;
         assert_eq!(first.of(), (200, false, "12345678901"));
-        let again = shop.ask(payment("10 EUR")).await;
+        let again = shop.call_with(payment("10 EUR")).await;
         again.assert_problem(409, "NotStored");
         assert!(
             !again.headers.contains_key("retry-after"),
             "it would not help"
         );
-        shop.calls_nobody().await;
+        shop.assert_not_called().await;
     }
     let mut shop = Shop::new(IdempotencyConfig::default().max_response_body(10));
     let first = shop
-        .served(payment("10 EUR"), says(200, "1234567890"))
+        .served(payment("10 EUR"), reply(200, "1234567890"))
         .await;
     assert_eq!(first.of(), (200, false, "1234567890"));
     assert_eq!(
-        shop.ask(payment("10 EUR")).await.of(),
+        shop.call_with(payment("10 EUR")).await.of(),
         (200, true, "1234567890")
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_breaks_off_is_a_failure_and_the_operation_is_not_run_again() {
+async fn a_response_that_ends_early_is_a_failure_and_the_operation_does_not_run_again() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let answer = || Response::new(broken(vec![data("12345")]));
     let first = shop.served(payment("10 EUR"), answer()).await;
     first.assert_problem(500, "Failed");
-    shop.refuses(payment("10 EUR"), 500, "Failed").await;
-    shop.calls_nobody().await;
+    shop.rejects(payment("10 EUR"), 500, "Failed").await;
+    shop.assert_not_called().await;
 }
 
 fn with_headers() -> Response<Flow> {
@@ -262,7 +262,7 @@ fn with_headers() -> Response<Flow> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_about_one_exchange_are_given_first_and_never_again() {
+async fn headers_about_one_exchange_are_not_stored() {
     let only = ["Location", "set-cookie", "x-hop"].map(Into::into).into();
     for (headers, stored) in [
         (HeaderPolicy::All, &["content-type", "location"][..]),
@@ -271,7 +271,7 @@ async fn headers_about_one_exchange_are_given_first_and_never_again() {
         let mut shop = Shop::new(IdempotencyConfig::default().headers(headers));
         let first = shop.served(payment("10 EUR"), with_headers()).await;
         assert_eq!(first.headers, *with_headers().headers());
-        let again = shop.ask(payment("10 EUR")).await;
+        let again = shop.call_with(payment("10 EUR")).await;
         let names = again.headers.keys().map(http::HeaderName::as_str);
         assert!(names.eq(stored.iter().copied().chain(["idempotent-replayed"])));
     }

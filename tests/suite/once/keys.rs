@@ -1,11 +1,11 @@
-//! What is a key, whose it is, and what it stands for.
+//! Keys: their format, their tenant, and the operation that they identify.
 
 use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::{HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Scope};
 use http::request::Parts;
 use http::{HeaderValue, Request};
 
-use super::shop::{Fate, Flow, KEY, Scripted, Shop, at, flow, payment, says, with_header};
+use super::shop::{Fate, Flow, KEY, Scripted, Shop, at, flow, payment, reply, with_header};
 
 fn with_lines(lines: &[&[u8]]) -> Request<Flow> {
     let mut request = Request::post("/payments").body(flow("10 EUR")).unwrap();
@@ -17,7 +17,7 @@ fn with_lines(lines: &[&[u8]]) -> Request<Flow> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
+async fn a_malformed_key_is_rejected_before_the_store_is_called() {
     let long = format!("\"{}\"", "k".repeat(256));
     for (lines, accept_unquoted) in [
         (&[][..], false),
@@ -51,7 +51,7 @@ async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
         let store = Scripted::new(|_, _| Fate::Done);
         let config = IdempotencyConfig::default().accept_unquoted(accept_unquoted);
         let mut shop = Shop::with(store.clone(), config);
-        let seen = shop.ask(with_lines(lines)).await;
+        let seen = shop.call_with(with_lines(lines)).await;
         let problem = if lines.is_empty() {
             "Missing"
         } else {
@@ -59,13 +59,13 @@ async fn what_is_no_key_is_refused_before_anything_is_looked_up() {
         };
         assert_eq!((seen.status, &*seen.problem()), (400, problem), "{lines:?}");
         assert!(!seen.headers.contains_key("retry-after"));
-        assert_eq!(store.asked(), [""; 0], "{lines:?}");
-        shop.calls_nobody().await;
+        assert_eq!(store.calls(), [""; 0], "{lines:?}");
+        shop.assert_not_called().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_the_same_however_it_is_written() {
+async fn a_key_is_equal_in_all_spellings() {
     let longest = format!("\"{}\"", "k".repeat(255));
     for (line, again, accept_unquoted) in [
         (
@@ -90,15 +90,15 @@ async fn a_key_is_the_same_however_it_is_written() {
         (longest.as_bytes(), &longest.as_bytes()[1..256], true),
     ] {
         let mut shop = Shop::new(IdempotencyConfig::default().accept_unquoted(accept_unquoted));
-        let first = shop.served(with_lines(&[line]), says(201, "paid")).await;
+        let first = shop.served(with_lines(&[line]), reply(201, "paid")).await;
         assert_eq!(first.of(), (201, false, "paid"), "{line:?}");
-        let again = shop.ask(with_lines(&[again])).await;
+        let again = shop.call_with(with_lines(&[again])).await;
         assert_eq!(again.of(), (201, true, "paid"), "{line:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_knows_its_key_without_quotes_and_has_keys_of_its_own_to_send_on() {
+async fn a_handler_gets_its_key_without_quotes_and_derived_keys() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let (sent, called) = shop
         .running(with_lines(&[b"\"0123456789 \\\"abc\\\\\""]))
@@ -113,11 +113,11 @@ async fn a_handler_knows_its_key_without_quotes_and_has_keys_of_its_own_to_send_
     for shown in [format!("{operation:?}"), format!("{:?}", shop.layer)] {
         assert!(!shown.contains("0123456789"), "{shown}");
     }
-    called.finish(sent, says(201, "")).await;
+    called.finish(sent, reply(201, "")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_key_with_another_request_is_a_mistake() {
+async fn a_used_key_with_another_request_is_rejected() {
     let mut shop = Shop::new(IdempotencyConfig::default());
     let other = || {
         [
@@ -128,40 +128,46 @@ async fn the_same_key_with_another_request_is_a_mistake() {
     };
     let (sent, called) = shop.running(payment("10 EUR")).await;
     for request in other() {
-        let seen = shop.ask(request).await;
+        let seen = shop.call_with(request).await;
         assert_eq!(
             (seen.status, &*seen.problem()),
             (422, "Reused"),
             "under way"
         );
     }
-    assert_eq!(called.finish(sent, says(201, "paid")).await.status, 201);
+    assert_eq!(called.finish(sent, reply(201, "paid")).await.status, 201);
     for request in other() {
-        let seen = shop.ask(request).await;
+        let seen = shop.call_with(request).await;
         assert_eq!((seen.status, &*seen.problem()), (422, "Reused"), "done");
     }
-    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.of(),
+        (201, true, "paid")
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_stands_for_one_operation_of_one_method_route_and_layer() {
+async fn a_key_identifies_one_operation_of_a_method_route_and_layer() {
     let store = MemoryStore::new();
     let config = IdempotencyConfig::default();
     let mut shop = Shop::with(store.clone(), config.clone());
-    shop.served(payment("10 EUR"), says(201, "first")).await;
+    shop.served(payment("10 EUR"), reply(201, "first")).await;
     let patch = at(payment("10 EUR"), "PATCH", "/payments?of=7");
-    let seen = shop.served(patch, says(200, "patched")).await;
+    let seen = shop.served(patch, reply(200, "patched")).await;
     assert_eq!(seen.of(), (200, false, "patched"));
     let elsewhere = at(payment("10 EUR"), "POST", "/orders");
-    let seen = shop.served(elsewhere, says(200, "ordered")).await;
+    let seen = shop.served(elsewhere, reply(200, "ordered")).await;
     assert_eq!(seen.of(), (200, false, "ordered"));
     let other = IdempotencyLayer::new("other", store.clone(), Scope::Global, config.clone());
     let mut other = Shop::of(other.unwrap());
-    let seen = other.served(payment("10 EUR"), says(201, "other")).await;
+    let seen = other.served(payment("10 EUR"), reply(201, "other")).await;
     assert_eq!(seen.of(), (201, false, "other"));
     // Another process, with a layer of the same name.
     let same = Shop::with(store, config);
-    assert_eq!(same.ask(payment("10 EUR")).await.of(), (201, true, "first"));
+    assert_eq!(
+        same.call_with(payment("10 EUR")).await.of(),
+        (201, true, "first")
+    );
 }
 
 fn tenant(parts: &Parts) -> Option<String> {
@@ -170,36 +176,36 @@ fn tenant(parts: &Parts) -> Option<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tenants_do_not_see_each_others_answers() {
+async fn tenants_do_not_get_each_others_responses() {
     let store = Scripted::new(|_, _| Fate::Done);
     let config = IdempotencyConfig::default();
     let layer = IdempotencyLayer::new("shop", store.clone(), Scope::by(tenant), config);
     let mut shop = Shop::of(layer.unwrap());
     let by = |account: &str| with_header(payment("10 EUR"), "x-account", account);
-    shop.refuses(payment("10 EUR"), 403, "NoTenant").await;
-    assert_eq!(store.asked(), [""; 0]);
-    let first = shop.served(by("a"), says(201, "of a")).await;
+    shop.rejects(payment("10 EUR"), 403, "NoTenant").await;
+    assert_eq!(store.calls(), [""; 0]);
+    let first = shop.served(by("a"), reply(201, "of a")).await;
     assert_eq!(first.of(), (201, false, "of a"));
-    let other = shop.served(by("b"), says(201, "of b")).await;
+    let other = shop.served(by("b"), reply(201, "of b")).await;
     assert_eq!(other.of(), (201, false, "of b"));
-    assert_eq!(shop.ask(by("a")).await.of(), (201, true, "of a"));
-    assert_eq!(shop.ask(by("b")).await.of(), (201, true, "of b"));
+    assert_eq!(shop.call_with(by("a")).await.of(), (201, true, "of a"));
+    assert_eq!(shop.call_with(by("b")).await.of(), (201, true, "of b"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_route_and_a_fingerprint_of_ones_own_take_the_place_of_path_and_request() {
+async fn a_custom_route_and_fingerprint_replace_path_and_request() {
     let layer = super::layer(IdempotencyConfig::default())
         .route(|_| "payments".to_owned())
         .fingerprint(|_, body| body.to_ascii_lowercase());
     let mut shop = Shop::of(layer);
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
+    shop.served(payment("10 EUR"), reply(201, "paid")).await;
     let same = at(payment("10 eur"), "POST", "/v1/payments/");
-    assert_eq!(shop.ask(same).await.of(), (201, true, "paid"));
-    assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
+    assert_eq!(shop.call_with(same).await.of(), (201, true, "paid"));
+    assert_eq!(shop.call_with(payment("11 EUR")).await.problem(), "Reused");
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_what_is_guarded_is_guarded() {
+async fn unguarded_requests_pass_through_unchanged() {
     let config = IdempotencyConfig::default().methods(["PUT", "POST"]);
     let layer = super::layer(config).guard(|parts| parts.uri.path() != "/search");
     let mut shop = Shop::of(layer);
@@ -214,7 +220,7 @@ async fn only_what_is_guarded_is_guarded() {
             assert!(called.operation.is_none(), "{method} {path}");
             assert_eq!((called.body.as_str(), called.left), ("10 EUR", None));
             assert_eq!(
-                called.finish(sent, says(409, "as it is")).await.of(),
+                called.finish(sent, reply(409, "as it is")).await.of(),
                 (409, false, "as it is")
             );
         }
@@ -222,11 +228,11 @@ async fn only_what_is_guarded_is_guarded() {
     let put = at(payment("10 EUR"), "PUT", "/payments");
     let (sent, called) = shop.running(put).await;
     assert!(called.operation.is_some());
-    called.finish(sent, says(200, "")).await;
+    called.finish(sent, reply(200, "")).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_optional_protects_those_who_send_one() {
+async fn an_optional_key_protects_requests_that_have_one() {
     let config = IdempotencyConfig::default().required(false);
     let mut shop = Shop::new(config);
     for _ in 0..2 {
@@ -234,9 +240,9 @@ async fn a_key_that_is_optional_protects_those_who_send_one() {
         assert!(called.operation.is_none());
         called.pays(sent).await;
     }
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
-    assert!(shop.ask(payment("10 EUR")).await.replayed());
-    shop.refuses(with_lines(&[b"bare-0123456789abcdef"]), 400, "Malformed")
+    shop.served(payment("10 EUR"), reply(201, "paid")).await;
+    assert!(shop.call_with(payment("10 EUR")).await.replayed());
+    shop.rejects(with_lines(&[b"bare-0123456789abcdef"]), 400, "Malformed")
         .await;
 }
 
@@ -244,14 +250,14 @@ async fn a_key_that_is_optional_protects_those_who_send_one() {
 async fn a_header_of_another_name_carries_the_key() {
     let config = IdempotencyConfig::default().header("X-Request-Id");
     let mut shop = Shop::new(config);
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Missing");
+    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Missing");
     let request = || with_header(with_lines(&[]), "x-request-id", KEY);
-    shop.served(request(), says(201, "paid")).await;
-    assert!(shop.ask(request()).await.replayed());
+    shop.served(request(), reply(201, "paid")).await;
+    assert!(shop.call_with(request()).await.replayed());
 }
 
 #[test]
-fn a_setting_that_cannot_work_names_itself() {
+fn an_invalid_setting_is_an_error_with_its_name() {
     let config = IdempotencyConfig::default;
     let zero = std::time::Duration::ZERO;
     let second = std::time::Duration::from_secs(1);
@@ -259,7 +265,7 @@ fn a_setting_that_cannot_work_names_itself() {
         (config().header("a b"), "header"),
         (config().methods([""; 0]), "methods"),
         (config().methods(["a b"]), "methods"),
-        // It would guard nothing: methods are in capitals.
+        // It would match no request: methods are in capitals.
         (config().methods(["post"]), "methods"),
         (config().min_key_len(0), "min_key_len"),
         (config().min_key_len(256), "min_key_len"),

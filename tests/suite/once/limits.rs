@@ -1,4 +1,4 @@
-//! How many operations may be in progress, and callers that leave.
+//! Limits on operations in progress, and callers that leave.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use tower::limit::GlobalConcurrencyLimitLayer;
 use tower::{ServiceBuilder, ServiceExt};
 
-use super::shop::{Fate, Scripted, Shop, payment, says, settle, with_header};
+use super::shop::{Fate, Scripted, Shop, payment, reply, settle, with_header};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -36,20 +36,22 @@ async fn beyond_the_limit_a_request_is_rejected_before_its_body_is_read() {
     let reading = shop.send(with_key(0).map(|_| body.boxed_unsync()));
     let (running, called) = shop.running(with_key(1)).await;
     let (mut unread, body) = Channel::<Bytes, buttress::BoxError>::new(1);
-    let rejected = shop.ask(with_key(2).map(|_| body.boxed_unsync())).await;
+    let rejected = shop
+        .call_with(with_key(2).map(|_| body.boxed_unsync()))
+        .await;
     rejected.assert_problem(503, "TooManyOperations");
     assert_eq!(rejected.headers["retry-after"], "1");
     assert!(unread.send_data("x".into()).await.is_err());
     assert_eq!(shop.layer.running(), 2);
-    called.finish(running, says(201, "paid")).await;
-    assert_eq!(shop.served(with_key(2), says(201, "")).await.status, 201);
+    called.finish(running, reply(201, "paid")).await;
+    assert_eq!(shop.served(with_key(2), reply(201, "")).await.status, 201);
     drop(more);
-    shop.called().await.finish(reading, says(201, "")).await;
+    shop.called().await.finish(reading, reply(201, "")).await;
     assert_eq!((shop.layer.running(), shop.layer.oldest()), (0, None));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenant_has_a_limit_of_its_own() {
+async fn each_tenant_has_its_own_limit() {
     let tenant = Scope::by(|request: &http::request::Parts| {
         let tenant = request.headers.get("x-tenant")?;
         tenant.to_str().ok().map(Into::into)
@@ -59,14 +61,17 @@ async fn a_tenant_has_a_limit_of_its_own() {
     let mut shop = Shop::of(layer);
     let of = |tenant: &str, number| with_header(with_key(number), "x-tenant", tenant);
     let (first, called) = shop.running(of("a", 1)).await;
-    assert_eq!(shop.ask(of("a", 2)).await.problem(), "TooManyOperations");
-    assert_eq!(shop.served(of("b", 2), says(201, "")).await.status, 201);
-    called.finish(first, says(201, "")).await;
-    assert_eq!(shop.served(of("a", 2), says(201, "")).await.status, 201);
+    assert_eq!(
+        shop.call_with(of("a", 2)).await.problem(),
+        "TooManyOperations"
+    );
+    assert_eq!(shop.served(of("b", 2), reply(201, "")).await.status, 201);
+    called.finish(first, reply(201, "")).await;
+    assert_eq!(shop.served(of("a", 2), reply(201, "")).await.status, 201);
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_that_wait_for_a_result_are_limited_apart() {
+async fn requests_that_wait_have_their_own_limit() {
     let config = IdempotencyConfig::default()
         .wait(10 * SECOND)
         .max_waiting(2)
@@ -78,10 +83,10 @@ async fn requests_that_wait_for_a_result_are_limited_apart() {
         waiting.push(shop.send(with_key(1)));
         settle().await;
     }
-    shop.refuses(with_key(1), 409, "InProgress").await;
+    shop.rejects(with_key(1), 409, "InProgress").await;
     // They leave room for other operations.
-    assert_eq!(shop.served(with_key(2), says(201, "")).await.status, 201);
-    called.finish(first, says(201, "paid")).await;
+    assert_eq!(shop.served(with_key(2), reply(201, "")).await.status, 201);
+    called.finish(first, reply(201, "paid")).await;
     for request in waiting {
         assert_eq!(request.await.unwrap().of(), (201, true, "paid"));
     }
@@ -105,24 +110,24 @@ async fn a_request_that_has_waited_needs_a_place_to_run() {
     let [second, third] = others;
     assert_eq!(third.await.unwrap().problem(), "TooManyOperations");
     first_called.operation().did_not_happen();
-    first_called.finish(first, says(503, "")).await;
+    first_called.finish(first, reply(503, "")).await;
     let (third, third_called) = shop.running(with_key(3)).await;
     // The key is free, and the request that waits for it claims it, but there is no place.
     let waited = waiting.await.unwrap();
     waited.assert_problem(503, "TooManyOperations");
     for (called, sent) in [(second_called, second), (third_called, third)] {
-        assert_eq!(called.finish(sent, says(201, "")).await.status, 201);
+        assert_eq!(called.finish(sent, reply(201, "")).await.status, 201);
     }
     shop.layer.idle().await;
-    assert_eq!(store.kept.len(), 2, "the claim was given up");
+    assert_eq!(store.inner.len(), 2, "the claim was given up");
     let (sent, called) = shop.running(with_key(1)).await;
     assert_eq!(called.operation().run(), 1);
-    assert_eq!(called.finish(sent, says(201, "")).await.status, 201);
+    assert_eq!(called.finish(sent, reply(201, "")).await.status, 201);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
-    // While the store is asked, and while the service inside is not ready.
+    // While the store is called, and while the service inside is not ready.
     for leaves_after in [SECOND / 4, SECOND] {
         let store = Scripted::first("begin", 1, Fate::Slow(SECOND / 2));
         let config = IdempotencyConfig::default();
@@ -143,14 +148,14 @@ async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
         let request = || super::payment("order-4711-00001", "10 EUR");
         let call = tokio::spawn(router.clone().oneshot(request()));
         settle().await;
-        // Another request takes the only place while the store is asked.
+        // Another request takes the only permit during the call to the store.
         let place = places.try_acquire().unwrap();
         assert_eq!(layer.running(), 1);
         sleep(leaves_after).await;
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
         layer.idle().await;
-        assert_eq!(store.kept.len(), 0);
+        assert_eq!(store.inner.len(), 0);
         assert_eq!(runs.load(Ordering::SeqCst), 0);
         drop(place);
         let (status, replayed, run) = super::sent(&router, request()).await;
@@ -158,7 +163,7 @@ async fn a_caller_who_leaves_before_the_handler_is_called_releases_the_key() {
     }
 }
 
-/// The statuses that an honest client receives which comes after 5 000 others have left, and obeys `Retry-After`.
+/// The statuses of a client that sends its request after 5 000 others have left, and obeys `Retry-After`.
 async fn after_impatient_clients(
     layer: IdempotencyLayer,
     router: Router,
@@ -197,7 +202,7 @@ async fn after_impatient_clients(
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
+async fn clients_that_have_left_do_not_delay_others() {
     let called = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&called);
     let pay = async move |_: Operation| {
@@ -221,7 +226,7 @@ async fn clients_that_have_left_do_not_keep_an_honest_one_waiting() {
         "those that had left were not run"
     );
 
-    // Separate layers of a router are always ready; what proves that nothing happened is the operation that nobody has taken.
+    // Separate layers of a router are always ready. Operations that no handler has taken prove that nothing happened.
     let once = super::layer(IdempotencyConfig::default().handlers_take_operation(true));
     let router = routes.layer(limit()).layer(handle_rejections(once.clone()));
     let statuses = after_impatient_clients(once, router, 1_000).await;

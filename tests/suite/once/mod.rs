@@ -1,4 +1,4 @@
-//! A server that acts once, whatever is sent twice.
+//! The idempotent server.
 
 mod around;
 mod bodies;

@@ -1,4 +1,4 @@
-//! Random histories of requests, of callers that leave and of handlers that end, against a model that knows only the rules.
+//! Random histories of requests, callers that leave and handlers that end, compared with a model of the rules.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
-use super::shop::{Called, Flow, Seen, Shop, payment, says, settle, with_header};
+use super::shop::{Called, Flow, Seen, Shop, payment, reply, settle, with_header};
 
 #[derive(Clone, Debug)]
 enum Op {
     /// A request with this key and this body.
     Send(usize, usize),
-    /// The caller of one of the requests that wait leaves.
+    /// The caller of a running request leaves.
     Leave(usize),
-    /// The handler of this key, if it runs, ends so.
+    /// The handler of this key, if it runs, ends like this.
     End(usize, End),
-    /// So many seconds pass.
+    /// This number of seconds passes.
     Pass(u64),
 }
 
@@ -27,7 +27,7 @@ enum End {
     Panics,
     Fails,
     DidNotHappen,
-    /// The handler has acted, and this is its response.
+    /// The handler has acted, and this is its response. That it did not happen as well is ignored.
     Happened(u16),
 }
 
@@ -44,7 +44,7 @@ fn any_op() -> impl Strategy<Value = Op> {
         1 => Just(End::Panics),
         1 => Just(End::Fails),
         1 => Just(End::DidNotHappen),
-        1 => proptest::sample::select(vec![201, 408, 429]).prop_map(End::Happened),
+        1 => proptest::sample::select(vec![201, 408, 429, 500]).prop_map(End::Happened),
     ];
     prop_oneof![
         6 => (0..KEYS, prop_oneof![5 => Just(0_usize), 1 => Just(1)]).prop_map(|(k, b)| Op::Send(k, b)),
@@ -54,7 +54,7 @@ fn any_op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Debug, Default)]
 enum Known {
     #[default]
@@ -64,13 +64,13 @@ enum Known {
         since: u64,
         run: u32,
     },
-    /// Nothing is recorded, and nobody knows what this run has done.
+    /// Nothing is stored, and whether this run has acted is unknown.
     NotStored {
         body: usize,
         gone_at: u64,
         run: u32,
     },
-    /// Status and text; a problem without.
+    /// Status and text; a problem has no text.
     Done {
         body: usize,
         at: u64,
@@ -81,6 +81,7 @@ enum Known {
 #[derive(Default)]
 struct Model {
     after_crash: AfterCrash,
+    storage: StoragePolicy,
     now: u64,
     keys: [Known; KEYS],
 }
@@ -151,18 +152,19 @@ impl Model {
             panic!("it runs");
         };
         let at = self.now;
+        let deletes = self.storage == StoragePolicy::DeleteOnError;
+        let gone_at = at + TTL;
+        let not_stored = Known::NotStored { body, gone_at, run };
         self.keys[key] = match end {
-            // An earlier run may have acted: the record stays for as long as the last renewal of the lease has it.
+            // An earlier run may have acted, so the record remains until the expiry that the last renewal set.
             End::DidNotHappen if run > 1 => {
                 let renewed = since + (at - since) / (LEASE / 3) * (LEASE / 3);
                 let gone_at = renewed + LEASE + TTL;
                 Known::NotStored { body, gone_at, run }
             }
             End::DidNotHappen => Known::Nothing,
-            End::Answers(429) => {
-                let gone_at = at + TTL;
-                Known::NotStored { body, gone_at, run }
-            }
+            End::Answers(429) => not_stored,
+            End::Answers(500..) | End::Panics | End::Fails if deletes => not_stored,
             End::Answers(408) => {
                 let seen = (409, None);
                 Known::Done { body, at, seen }
@@ -184,17 +186,13 @@ fn request(key: usize, body: usize) -> http::Request<Flow> {
     with_header(payment(BODIES[body]), "idempotency-key", key)
 }
 
-async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
-    let config = IdempotencyConfig::default()
-        .ttl(Duration::from_secs(TTL))
-        .max_run(Duration::from_secs(MAX_RUN))
-        .storage(StoragePolicy::Definitive)
-        .after_crash(after_crash);
-    let mut shop = Shop::new(config);
+async fn check(config: IdempotencyConfig, ops: Vec<Op>) {
     let mut model = Model {
-        after_crash,
+        after_crash: config.after_crash,
+        storage: config.storage,
         ..Model::default()
     };
+    let mut shop = Shop::new(config);
     let mut running: [Option<(Called, Option<JoinHandle<Seen>>)>; KEYS] = [None, None];
     for (number, op) in ops.into_iter().enumerate() {
         match op {
@@ -233,17 +231,18 @@ async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
                 model.end(key, end, text);
                 let first = match end {
                     End::Answers(status) => {
-                        called.answers(says(status, text));
+                        called.responds(reply(status, text));
                         status
                     }
                     End::Happened(status) => {
                         called.operation().happened();
-                        called.answers(says(status, text));
+                        called.operation().did_not_happen();
+                        called.responds(reply(status, text));
                         status
                     }
                     End::DidNotHappen => {
                         called.operation().did_not_happen();
-                        called.answers(says(503, text));
+                        called.responds(reply(503, text));
                         503
                     }
                     End::Panics => {
@@ -277,19 +276,30 @@ async fn check(after_crash: AfterCrash, ops: Vec<Op>) {
                 }
             }
         }
-        shop.calls_nobody().await;
+        shop.assert_not_called().await;
         let under_way = running.iter().flatten().count();
         assert_eq!(shop.layer.running(), under_way, "after step {number}");
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn whatever_happens_in_whatever_order_the_rules_hold(refuses in any::<bool>(), ops in proptest::collection::vec(any_op(), 1..40)) {
+    fn random_histories_agree_with_the_model(
+        refuses in any::<bool>(),
+        deletes in any::<bool>(),
+        takes in any::<bool>(),
+        ops in proptest::collection::vec(any_op(), 1..40),
+    ) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().start_paused(true).build();
-        let after_crash = if refuses { AfterCrash::Refuse } else { AfterCrash::RunAgain };
-        runtime.unwrap().block_on(check(after_crash, ops));
+        let config = IdempotencyConfig::default()
+            .ttl(Duration::from_secs(TTL))
+            .max_run(Duration::from_secs(MAX_RUN))
+            .storage(if deletes { StoragePolicy::DeleteOnError } else { StoragePolicy::Definitive })
+            .after_crash(if refuses { AfterCrash::Refuse } else { AfterCrash::RunAgain })
+            // All handlers of this test take their operation, so this changes nothing.
+            .handlers_take_operation(takes);
+        runtime.unwrap().block_on(check(config, ops));
     }
 }

@@ -1,4 +1,4 @@
-//! Which path a record belongs to: routers that are nested, merged, or reached by their fallback.
+//! The path that a record belongs to, in nested routers, merged routers and fallbacks.
 
 use std::sync::{Arc, Mutex};
 
@@ -35,7 +35,7 @@ async fn sent(router: &Router, uri: &str) -> (u16, bool, String) {
 }
 
 /// Each of these requests is executed once, and its repetition gets its own response.
-async fn assert_kept_apart(router: &Router, uris: &[&str]) {
+async fn assert_separate(router: &Router, uris: &[&str]) {
     for replayed in [false, true] {
         for uri in uris {
             let executed = (201, replayed, (*uri).to_owned());
@@ -52,19 +52,19 @@ async fn nested_routers_and_services_with_the_same_tail_share_no_record() {
     let router = Router::new()
         .nest("/charges", guarded(&once))
         .nest("/refunds", guarded(&once));
-    assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
+    assert_separate(&router, CHARGES_AND_REFUNDS).await;
     let once = layer();
     let router = Router::new()
         .nest_service("/charges", guarded(&once))
         .nest_service("/refunds", guarded(&once));
-    assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
+    assert_separate(&router, CHARGES_AND_REFUNDS).await;
     // Without a router inside.
     let once = layer();
     let service = || handle_rejections(once.clone());
     let router = Router::new()
         .nest_service("/charges", post(pay).layer(service()))
         .nest_service("/refunds", post(pay).layer(service()));
-    assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
+    assert_separate(&router, CHARGES_AND_REFUNDS).await;
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn two_levels_of_nesting_share_no_record() {
         "/refunds/card/pay",
         "/v2/charges/card/pay",
     ];
-    assert_kept_apart(&router, &uris).await;
+    assert_separate(&router, &uris).await;
 }
 
 #[tokio::test]
@@ -92,7 +92,7 @@ async fn merged_routers_share_no_record() {
     let charges = Router::new().nest("/charges", guarded(&once));
     let refunds = Router::new().nest("/refunds", guarded(&once));
     let router = charges.merge(refunds).merge(guarded(&once));
-    assert_kept_apart(&router, &["/charges/pay", "/refunds/pay", "/pay"]).await;
+    assert_separate(&router, &["/charges/pay", "/refunds/pay", "/pay"]).await;
 }
 
 #[tokio::test]
@@ -107,21 +107,21 @@ async fn fallbacks_share_no_record() {
         .nest("/charges", guarded())
         .nest_service("/refunds", guarded())
         .fallback_service(guarded());
-    assert_kept_apart(&router, &["/charges/pay", "/refunds/pay", "/pay"]).await;
+    assert_separate(&router, &["/charges/pay", "/refunds/pay", "/pay"]).await;
 }
 
 #[tokio::test]
-async fn a_layer_outside_the_nest_keeps_the_routers_apart() {
+async fn a_layer_outside_the_nest_separates_the_routers() {
     let inner = || Router::new().route("/pay", post(pay));
     let nested = Router::new()
         .nest("/charges", inner())
         .nest_service("/refunds", inner());
     let router = nested.clone().layer(handle_rejections(layer()));
-    assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
-    // Outside the whole router, where no router has seen the request yet.
+    assert_separate(&router, CHARGES_AND_REFUNDS).await;
+    // Outside the whole router, before any router has seen the request.
     let router =
         Router::new().fallback_service(tower::Layer::layer(&handle_rejections(layer()), nested));
-    assert_kept_apart(&router, CHARGES_AND_REFUNDS).await;
+    assert_separate(&router, CHARGES_AND_REFUNDS).await;
 }
 
 #[tokio::test]
@@ -140,7 +140,7 @@ async fn paths_that_are_written_in_two_ways_stay_different() {
         "/charges//pay",
         "/charges/Pay",
     ];
-    assert_kept_apart(&router, &uris).await;
+    assert_separate(&router, &uris).await;
 }
 
 #[tokio::test]
@@ -187,56 +187,6 @@ async fn the_closures_of_a_layer_see_the_full_path() {
 }
 
 #[tokio::test]
-async fn a_guard_by_prefix_guards_a_nested_router() {
-    let once = layer().guard(|parts| parts.uri.path().starts_with("/v1/payments"));
-    let nested = || {
-        Router::new()
-            .route(
-                "/pay",
-                post(async |operation: Option<Operation>| operation.is_some().to_string()),
-            )
-            .layer(handle_rejections(once.clone()))
-    };
-    let router = Router::new()
-        .nest("/v1/payments", nested())
-        .nest("/v1/search", nested());
-    assert_eq!(sent(&router, "/v1/payments/pay").await.2, "true");
-    assert_eq!(sent(&router, "/v1/search/pay").await.2, "false");
-}
-
-#[tokio::test]
-async fn a_derived_key_belongs_to_the_full_path() {
-    let once = layer();
-    let nested = || {
-        let derived = async |operation: Operation| {
-            if operation.run() == 1 {
-                operation.did_not_happen();
-            }
-            operation.derived_key("provider")
-        };
-        Router::new()
-            .route("/pay", post(derived))
-            .layer(handle_rejections(once.clone()))
-    };
-    let router = Router::new()
-        .nest("/charges", nested())
-        .nest("/refunds", nested());
-    let charge = sent(&router, "/charges/pay").await.2;
-    let refund = sent(&router, "/refunds/pay").await.2;
-    assert_ne!(charge, refund);
-    // The same when it is executed again, wherever that path is served.
-    let moved = Router::new().nest("/charges", nested());
-    assert_eq!(sent(&moved, "/charges/pay").await, (200, false, charge));
-}
-
-#[tokio::test]
-async fn the_query_is_not_part_of_the_path() {
-    let router = Router::new().nest("/charges", guarded(&layer()));
-    assert_eq!(sent(&router, "/charges/pay?of=7").await.0, 201);
-    assert_eq!(sent(&router, "/charges/pay?of=8").await.0, 422);
-}
-
-#[tokio::test]
 async fn a_matched_path_stands_for_all_paths_of_its_route() {
     let once = layer().route_by_matched_path();
     let guarded = || {
@@ -249,12 +199,12 @@ async fn a_matched_path_stands_for_all_paths_of_its_route() {
         .nest("/charges", guarded())
         .nest_service("/refunds", guarded());
     // The pattern has the prefix of the nest.
-    assert_kept_apart(&router, &["/charges/1/pay", "/refunds/1/pay"]).await;
-    // One key for two orders of one route: the second request is not a repetition of the first.
+    assert_separate(&router, &["/charges/1/pay", "/refunds/1/pay"]).await;
+    // One key for two orders of one route: the second request is not a retry of the first.
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);
     assert_eq!(sent(&router, "/refunds/2/pay").await.0, 422);
     // Without a route it is the full path.
-    assert_kept_apart(&router, &["/charges/none", "/refunds/none"]).await;
+    assert_separate(&router, &["/charges/none", "/refunds/none"]).await;
 }
 
 #[tokio::test]
@@ -266,6 +216,6 @@ async fn a_matched_path_is_known_to_a_layer_outside_the_nest() {
         .nest_service("/refunds", inner())
         .layer(handle_rejections(layer().route_by_matched_path()));
     let uris = ["/charges/1/pay", "/refunds/1/pay", "/refunds/2/pay"];
-    assert_kept_apart(&router, &uris).await;
+    assert_separate(&router, &uris).await;
     assert_eq!(sent(&router, "/charges/2/pay").await.0, 422);
 }

@@ -1,4 +1,4 @@
-//! When a key is released, when a response is stored, and when neither is: nobody knows what happened.
+//! When a key is released, when a response is stored, and when the outcome is unknown.
 
 use std::convert::Infallible;
 use std::future::{pending, ready};
@@ -53,7 +53,7 @@ async fn statuses(router: &Router, count: usize) -> Vec<u16> {
 
 #[tokio::test(start_paused = true)]
 async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
-    for keep in [
+    for storage in [
         StoragePolicy::Definitive,
         StoragePolicy::SuccessOnly,
         StoragePolicy::DeleteOnError,
@@ -66,7 +66,7 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
                 pending::<&'static str>().await
             };
             let config = IdempotencyConfig::default()
-                .storage(keep)
+                .storage(storage)
                 .after_crash(after_crash);
             let limit = HttpTimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, SECOND);
             let router = Router::new()
@@ -77,7 +77,7 @@ async fn a_time_limit_inside_leaves_one_effect_and_an_unknown_outcome() {
             assert_eq!(
                 effects.load(Ordering::SeqCst),
                 1,
-                "{keep:?} {after_crash:?}"
+                "{storage:?} {after_crash:?}"
             );
         }
     }
@@ -108,7 +108,7 @@ async fn an_overload_response_is_not_replayed_once_the_service_is_idle() {
     assert_eq!(shed.0, 503, "{shed:?}");
     gate.add_permits(1);
     assert_eq!(first.await.unwrap().2, "run 1");
-    // A foreign refusal does not prove that nothing happened.
+    // The rejection of a foreign layer does not prove that nothing happened.
     let second = sent(&router, payment(KEY, "10 EUR")).await;
     assert_eq!(second, (StatusCode::OK, None, "run 2".into()));
 }
@@ -144,20 +144,6 @@ async fn where_handlers_take_their_operation_a_response_before_that_releases_the
         let seen = never_takes(config.clone(), response).await;
         assert_eq!(seen, (status, run));
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn once_the_operation_is_taken_a_response_is_stored_although_it_could_be_released() {
-    let takes = IdempotencyConfig::default().handlers_take_operation(true);
-    let effects = Arc::new(AtomicUsize::new(0));
-    let acts = Arc::clone(&effects);
-    let pay = async move |_: Operation| {
-        acts.fetch_add(1, Ordering::SeqCst);
-        StatusCode::NOT_FOUND
-    };
-    let router = router(post(pay), layer(takes));
-    assert_eq!(statuses(&router, 2).await, [404, 404]);
-    assert_eq!(effects.load(Ordering::SeqCst), 1);
 }
 
 /// A time limit in front of a queue of one place, whose worker is busy when the request comes.
@@ -224,7 +210,7 @@ fn open() -> Breaker {
 
 type Inside = http::Request<StoredBody<Body>>;
 
-/// The effects of two requests to this handler, which acts and then passes on the refusal of a call of its own.
+/// The number of effects of two requests to this handler, which acts and then passes on the rejection of its own call.
 async fn effects_of_two<S>(config: IdempotencyConfig, effects: &AtomicUsize, handler: S) -> usize
 where
     S: Service<Inside, Response = Response, Error = BoxError> + Clone + Send + 'static,
@@ -239,7 +225,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
+async fn a_rejected_call_of_the_handler_does_not_release_the_key() {
     let config = || IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
     let provider = service_fn(async |_: Inside| Ok::<_, BoxError>(Response::new(Body::empty())));
     let call = || {
@@ -276,7 +262,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
     });
     assert_eq!(effects_of_two(config(), &effects, handler).await, 1);
 
-    // As a reverse proxy: the request itself is passed on, and refused.
+    // As a reverse proxy: the request itself is passed on, and rejected.
     let effects = Arc::new(AtomicUsize::new(0));
     let acts = Arc::clone(&effects);
     let proxy = client("proxy", ClientConfig::default()).unwrap();
@@ -299,29 +285,7 @@ async fn the_refusal_of_a_call_that_the_handler_made_proves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_says_that_it_has_acted_is_never_called_again() {
-    for keep in [StoragePolicy::Definitive, StoragePolicy::DeleteOnError] {
-        for status in [200, 408, 429, 500, 503] {
-            let effects = Arc::new(AtomicUsize::new(0));
-            let acts = Arc::clone(&effects);
-            let pay = async move |operation: Operation| {
-                acts.fetch_add(1, Ordering::SeqCst);
-                operation.happened();
-                // It takes precedence.
-                operation.did_not_happen();
-                let status = StatusCode::from_u16(status).unwrap();
-                (status, [("retry-after", "1")])
-            };
-            let config = IdempotencyConfig::default().storage(keep);
-            let router = router(post(pay), layer(config));
-            assert_eq!(statuses(&router, 2).await, [status, status]);
-            assert_eq!(effects.load(Ordering::SeqCst), 1);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_function_decides_before_the_policy_what_is_stored() {
+async fn store_when_takes_precedence_over_the_policy() {
     for (status, stored) in [
         (200, false),
         (404, true),
@@ -348,18 +312,18 @@ async fn a_function_decides_before_the_policy_what_is_stored() {
 
 #[tokio::test(start_paused = true)]
 async fn an_operation_that_has_ended_cannot_be_taken() {
-    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let (requests, mut received) = tokio::sync::mpsc::unbounded_channel();
     let handler = service_fn(move |request: http::Request<StoredBody<Body>>| {
-        keep.send(request).unwrap();
+        requests.send(request).unwrap();
         ready(Ok::<_, BoxError>(Response::new(Body::empty())))
     });
     let service = layer(IdempotencyConfig::default()).layer(handler);
     service.oneshot(payment(KEY, "10 EUR")).await.unwrap();
-    let request = kept.recv().await.unwrap();
+    let request = received.recv().await.unwrap();
     let error = Operation::take(request.extensions()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the operation has ended before its handler was called"
+        "the operation ended before its handler was called"
     );
     // As an extractor.
     let router: Router = Router::new().route("/payments", post(async |_: Operation| "acted"));

@@ -21,7 +21,7 @@ use tokio::time::{advance, sleep};
 use tower::ServiceExt;
 use tracing::Level;
 
-use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, says, settle};
+use super::shop::{Fate, Flow, Scripted, Shop, flow, frames, payment, reply, settle};
 use crate::log::Log;
 
 const NAME: &str = "shop";
@@ -41,7 +41,7 @@ async fn found(layer: &IdempotencyLayer) -> Found {
     layer.find(&record).await.unwrap().expect("a record")
 }
 
-/// Makes a record whose lease is over, and returns its key.
+/// Writes a record whose lease is over, and returns its key.
 async fn stopped(layer: &IdempotencyLayer, store: &impl Store) -> RecordKey {
     let record = layer.record(&RecordOf::post("/payments", KEY));
     let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
@@ -49,16 +49,16 @@ async fn stopped(layer: &IdempotencyLayer, store: &impl Store) -> RecordKey {
     record
 }
 
-/// The repair is refused for a reason that this matches and whose text has all of these.
+/// The repair is rejected with an error whose text has all of these parts.
 async fn refused(
     layer: &IdempotencyLayer,
     seen: &Found,
     repair: Repair,
-    says: &[&str],
+    parts: &[&str],
 ) -> RepairError {
     let error = layer.repair(seen, repair).await.unwrap_err();
     let shown = error.to_string();
-    assert!(says.iter().all(|part| shown.contains(part)), "{shown}");
+    assert!(parts.iter().all(|part| shown.contains(part)), "{shown}");
     error
 }
 
@@ -70,7 +70,7 @@ fn recorded(status: u16, body: &'static str) -> Response<Bytes> {
         .unwrap()
 }
 
-/// Ends as unknown: the handler is dropped at `max_run`.
+/// An operation with an unknown outcome: the handler is dropped at `max_run`.
 async fn unknown(shop: &mut Shop) {
     let (sent, mut called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(600)).await;
@@ -269,7 +269,7 @@ async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
     let store = MemoryStore::new();
     let mut shop = Shop::with(store.clone(), config());
     let layer = shop.layer.clone();
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
+    shop.served(payment("10 EUR"), reply(201, "paid")).await;
     advance(Duration::from_secs(60)).await;
     for number in 0..9_u8 {
         let claim = Claim::new(Fingerprint([7; 32]), Duration::ZERO, config().ttl);
@@ -314,7 +314,7 @@ async fn a_released_operation_runs_again_as_run_1() {
     let mut shop = Shop::new(config());
     let layer = shop.layer.clone();
     unknown(&mut shop).await;
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Unknown");
     let seen = found(&layer).await;
     layer.repair(&seen, Repair::release()).await.unwrap();
     let (sent, called) = shop.running(payment("10 EUR")).await;
@@ -323,7 +323,7 @@ async fn a_released_operation_runs_again_as_run_1() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recorded_response_is_the_answer_to_every_repetition() {
+async fn a_recorded_response_is_sent_to_every_retry() {
     let mut shop = Shop::new(config());
     let layer = shop.layer.clone();
     unknown(&mut shop).await;
@@ -339,14 +339,14 @@ async fn a_recorded_response_is_the_answer_to_every_repetition() {
         headers.insert(name, value.parse().unwrap());
     }
     layer.repair(&seen, Repair::record(response)).await.unwrap();
-    let repeated = shop.ask(payment("10 EUR")).await;
+    let repeated = shop.call_with(payment("10 EUR")).await;
     assert_eq!(repeated.of(), (201, true, "paid, as the provider says"));
     assert_eq!(repeated.headers["location"], "/payments/1");
     for name in ["content-length", "connection", "set-cookie"] {
         assert!(!repeated.headers.contains_key(name), "{name}");
     }
-    assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
-    shop.calls_nobody().await;
+    assert_eq!(shop.call_with(payment("11 EUR")).await.problem(), "Reused");
+    shop.assert_not_called().await;
     let now = found(&layer).await;
     assert_eq!((now.state(), now.run()), (OperationState::Stored, 1));
     assert_eq!(now.expires_in(), config().ttl);
@@ -376,7 +376,7 @@ async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
     advance(Duration::from_secs(599)).await;
     let seen = found(&layer).await;
     refused(&layer, &seen, Repair::release(), &["599s", "600s", "force"]).await;
-    // Another second, and the same look-up is good enough.
+    // After another second, the same look-up is accepted.
     advance(Duration::from_secs(1)).await;
     layer.repair(&seen, Repair::release()).await.unwrap();
     stopped(&layer, &store).await;
@@ -385,7 +385,7 @@ async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
     layer.repair(&seen, forced).await.unwrap();
     assert!(layer.find(&record).await.unwrap().is_none());
 
-    // The same for an outcome that the next request gave up.
+    // The same for an outcome that was stored as unknown by the next request.
     let down = Scripted::new(|what, _| match what {
         "renew" | "complete" => Fate::Down,
         _ => Fate::Done,
@@ -395,9 +395,9 @@ async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
     let _called = crashed.called().await;
     sleep(Duration::from_secs(90)).await;
     let refuses = config().after_crash(AfterCrash::Refuse);
-    let shop = Shop::with(down.kept.clone(), refuses);
-    let layer = operator(&down.kept, config());
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "Unknown");
+    let shop = Shop::with(down.inner.clone(), refuses);
+    let layer = operator(&down.inner, config());
+    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Unknown");
     let seen = found(&layer).await;
     assert_eq!((seen.state(), seen.run()), (OperationState::Unknown, 2));
     let error = layer.repair(&seen, Repair::release()).await.unwrap_err();
@@ -408,45 +408,54 @@ async fn a_repair_waits_for_the_longest_run_unless_it_is_forced() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stored_result_is_replaced_only_by_force() {
+async fn only_a_forced_repair_replaces_a_stored_result() {
     let mut shop = Shop::new(config());
     let layer = shop.layer.clone();
-    shop.served(payment("10 EUR"), says(500, "broken")).await;
+    shop.served(payment("10 EUR"), reply(500, "broken")).await;
     let seen = found(&layer).await;
     let repair = Repair::record(recorded(201, "paid after all"));
     let error = refused(&layer, &seen, repair.clone(), &["`stored`"]).await;
     let is_done = matches!(error, RepairError::Done(OperationState::Stored));
     assert!(is_done, "{error:?}");
     layer.repair(&seen, repair.force(true)).await.unwrap();
-    let repeated = shop.ask(payment("10 EUR")).await;
+    let repeated = shop.call_with(payment("10 EUR")).await;
     assert_eq!(repeated.of(), (201, true, "paid after all"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_changed_or_is_gone_is_left_alone() {
+async fn a_record_that_changed_or_is_gone_is_not_repaired() {
     let store = MemoryStore::new();
     let mut shop = Shop::with(store.clone(), config().max_response_body(100));
     let layer = shop.layer.clone();
     unknown(&mut shop).await;
     let seen = found(&layer).await;
     let large = Response::new(Bytes::from(vec![b'x'; 101]));
-    refused(&layer, &seen, Repair::record(large), &["too large", "100"]).await;
+    refused(
+        &layer,
+        &seen,
+        Repair::record(large),
+        &["`max_response_body`", "100"],
+    )
+    .await;
     let first = Repair::record(recorded(201, "paid"));
     layer.repair(&seen, first).await.unwrap();
-    // A second operator, with what he saw before.
+    // A second operator, with the earlier look-up.
     for force in [false, true] {
         let second = Repair::release().force(force);
         let error = layer.repair(&seen, second).await.unwrap_err();
         assert!(matches!(error, RepairError::Changed), "{error:?}");
     }
-    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.of(),
+        (201, true, "paid")
+    );
     let seen = found(&layer).await;
     let forced = Repair::release().force(true);
     layer.repair(&seen, forced.clone()).await.unwrap();
     let error = layer.repair(&seen, forced.clone()).await.unwrap_err();
     assert!(matches!(error, RepairError::Missing), "{error:?}");
-    // The key was used for another operation since, which is not the one that was seen.
-    shop.served(payment("12 EUR"), says(201, "12 paid")).await;
+    // The key belongs to another operation now.
+    shop.served(payment("12 EUR"), reply(201, "12 paid")).await;
     let error = layer.repair(&seen, forced).await.unwrap_err();
     assert!(matches!(error, RepairError::Changed), "{error:?}");
 }
@@ -455,22 +464,22 @@ async fn a_record_that_changed_or_is_gone_is_left_alone() {
 async fn a_late_run_cannot_overwrite_what_an_operator_recorded() {
     let store = Scripted::first("renew", usize::MAX, Fate::Down);
     let mut shop = Shop::with(store.clone(), config());
-    let layer = operator(&store.kept, config());
+    let layer = operator(&store.inner, config());
     let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(90)).await;
     let seen = found(&layer).await;
     assert_eq!(seen.state(), OperationState::Stopped);
-    let repair = Repair::record(recorded(200, "refunded by hand"));
+    let repair = Repair::record(recorded(200, "refunded by support"));
     layer.repair(&seen, repair.force(true)).await.unwrap();
-    called.answers(says(201, "paid"));
-    // Its caller gets what all others get.
-    assert_eq!(sent.await.unwrap().text(), "refunded by hand");
-    let repeated = shop.ask(payment("10 EUR")).await;
-    assert_eq!(repeated.of(), (200, true, "refunded by hand"));
+    called.responds(reply(201, "paid"));
+    // Its caller gets the recorded response as well.
+    assert_eq!(sent.await.unwrap().text(), "refunded by support");
+    let repeated = shop.call_with(payment("10 EUR")).await;
+    assert_eq!(repeated.of(), (200, true, "refunded by support"));
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
+async fn every_repair_is_reported_and_a_rejected_one_is_not() {
     let name = "repair events";
     let steps = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&steps);
@@ -511,8 +520,8 @@ async fn every_repair_is_an_event_and_a_log_line_and_a_refused_one_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_fails_is_an_error_that_says_to_look_again() {
-    // Has no look-up at all.
+async fn a_repair_with_a_failed_store_is_an_error() {
+    // This store has no look-up.
     let store = Scripted::new(|_, _| Fate::Done);
     let layer = IdempotencyLayer::new(NAME, store.clone(), Scope::Global, config()).unwrap();
     let record = layer.record(&RecordOf::post("/payments", KEY));
@@ -521,8 +530,8 @@ async fn a_store_that_fails_is_an_error_that_says_to_look_again() {
     let listed = layer.list(&ListFilter::new(), None, 10).await;
     assert!(listed.is_err());
     stopped(&layer, &store).await;
-    let seen = found(&operator(&store.kept, config())).await;
+    let seen = found(&operator(&store.inner, config())).await;
     let forced = Repair::release().force(true);
-    let error = refused(&layer, &seen, forced, &["look at the record again"]).await;
+    let error = refused(&layer, &seen, forced, &["look up the record again"]).await;
     assert!(matches!(error, RepairError::Store(_)), "{error:?}");
 }

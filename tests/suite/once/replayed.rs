@@ -1,4 +1,4 @@
-//! Clients take a stored response as final, and a stored failure as no sign of the server's health now.
+//! Clients treat a stored response as final, and a stored failure as neutral for the breaker.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 type Body = Full<bytes::Bytes>;
 
-/// A server with one stored response, and how often it was asked.
+/// A server with one stored response, and the number of requests to it.
 fn server(
     status: u16,
     headers: &[(&'static str, &'static str)],
@@ -53,7 +53,7 @@ fn payment() -> Request<Body> {
 const RETRY_AFTER: (&str, &str) = ("retry-after", "1");
 const REPLAYED: (&str, &str) = ("idempotent-replayed", "true");
 
-/// How often the standard stack asks a server with this response, and the state of its breaker, which one failure opens.
+/// The number of attempts of the standard stack at a server with this response, and the state of a breaker that one failure opens.
 async fn attempts(status: u16, headers: &[(&'static str, &'static str)]) -> (usize, BreakerState) {
     let (server, asked) = server(status, headers);
     let breaker = BreakerConfig::default()

@@ -1,4 +1,4 @@
-//! What is told of operations: each step once, and never a key.
+//! The events of operations: each step once, and never a key.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,9 +7,9 @@ use buttress::event::{Event, OperationId, subscribe};
 use buttress::idempotency::lookup::RecordOf;
 use buttress::idempotency::store::{MemoryStore, Store};
 use buttress::idempotency::{AfterCrash, IdempotencyConfig, IdempotencyLayer, Scope};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::shop::{Fate, KEY, Scripted, Shop, payment, says, with_header};
+use super::shop::{Fate, KEY, Scripted, Shop, payment, reply, with_header};
 use crate::log::Log;
 
 /// The operation and the run of each step.
@@ -76,34 +76,34 @@ fn shop(name: &'static str, store: impl Store, config: IdempotencyConfig) -> (Sh
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_step_is_told_once() {
+async fn each_step_is_reported_once() {
     let (mut shop, steps) = shop(
-        "told steps",
+        "reported steps",
         MemoryStore::new(),
         IdempotencyConfig::default(),
     );
     let (sent, called) = shop.running(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["begun"]);
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["key_in_progress"]);
-    called.finish(sent, says(429, "")).await;
+    called.finish(sent, reply(429, "")).await;
     assert_eq!(steps.take(), ["not_stored"]);
     let (sent, called) = shop.running(payment("10 EUR")).await;
     called.operation().did_not_happen();
-    called.finish(sent, says(503, "")).await;
+    called.finish(sent, reply(503, "")).await;
     assert_eq!(steps.take(), ["taken_over", "released"]);
-    shop.served(payment("10 EUR"), says(201, "")).await;
+    shop.served(payment("10 EUR"), reply(201, "")).await;
     assert_eq!(steps.take(), ["taken_over", "completed"]);
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["replayed"]);
-    shop.ask(payment("11 EUR")).await;
+    shop.call_with(payment("11 EUR")).await;
     assert_eq!(steps.take(), ["key_reused"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_cannot_be_given_again_is_no_replay() {
+async fn a_failed_operation_is_not_reported_as_replayed() {
     let (mut shop, steps) = shop(
-        "told failed",
+        "reported failed",
         MemoryStore::new(),
         IdempotencyConfig::default(),
     );
@@ -111,30 +111,34 @@ async fn an_answer_that_cannot_be_given_again_is_no_replay() {
     shop.called().await.panics();
     sent.await.unwrap();
     assert_eq!(steps.take(), ["begun", "completed", "key_failed"]);
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["key_failed"]);
-    let garbage = Scripted::new(|_, _| Fate::Says(b"garbage"));
-    let (shop, steps) = self::shop("told garbage", garbage, IdempotencyConfig::default());
-    shop.ask(payment("10 EUR")).await;
+    let garbage = Scripted::new(|_, _| Fate::Returns(b"garbage"));
+    let (shop, steps) = self::shop("reported garbage", garbage, IdempotencyConfig::default());
+    shop.call_with(payment("10 EUR")).await;
     assert_eq!(steps.take(), ["store_failed", "key_store_unavailable"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_lease_is_told_once_by_whoever_notices_first() {
+async fn a_lost_lease_is_reported_once() {
     for renews in [true, false] {
         // Renewals are lost for as long as it takes to lose the lease, or for good.
         let store = Scripted::new(move |asked, before| match asked {
             "renew" if !renews || before < 12 => Fate::Down,
             _ => Fate::Done,
         });
-        let name = if renews { "told lease" } else { "told late" };
+        let name = if renews {
+            "reported lease"
+        } else {
+            "reported late"
+        };
         let (mut shop, steps) = shop(name, store, IdempotencyConfig::default());
         let (first, stale) = shop.running(payment("10 EUR")).await;
         sleep(Duration::from_secs(91)).await;
         let (second, fresh) = shop.running(payment("10 EUR")).await;
         sleep(Duration::from_secs(60)).await;
-        stale.finish(first, says(200, "")).await;
-        fresh.finish(second, says(201, "")).await;
+        stale.finish(first, reply(200, "")).await;
+        fresh.finish(second, reply(201, "")).await;
         let reported = steps.of_the_operation().join(" ");
         let expected = "begun taken_over lease_lost key_in_progress completed";
         assert_eq!(reported, expected);
@@ -142,23 +146,26 @@ async fn a_lost_lease_is_told_once_by_whoever_notices_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_is_never_taken_is_told_as_such() {
+async fn a_record_that_cannot_be_written_is_reported_after_max_run() {
     let store = Scripted::first("complete", usize::MAX, Fate::Down);
-    let config = IdempotencyConfig::default().max_run(Duration::from_secs(2));
-    let (mut shop, steps) = shop("told never", store, config);
-    shop.served(payment("10 EUR"), says(201, "")).await;
+    let config = IdempotencyConfig::default().max_run(Duration::from_secs(60));
+    let (mut shop, steps) = shop("reported never", store, config);
+    shop.served(payment("10 EUR"), reply(201, "")).await;
+    let start = Instant::now();
     shop.layer.idle().await;
+    let took = start.elapsed().as_secs();
+    assert!((59..=63).contains(&took), "{took}");
     assert_eq!(steps.of_the_operation(), ["begun", "not_recorded"]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_is_not_made_again_is_no_run() {
+async fn a_refused_run_is_not_reported_as_a_run() {
     let store = Scripted::first("renew", usize::MAX, Fate::Down);
     let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
-    let (mut shop, steps) = shop("told refused", store, config);
+    let (mut shop, steps) = shop("reported refused", store, config);
     let (_first, _called) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(91)).await;
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     assert_eq!(
         steps.of_the_operation(),
         ["begun", "completed", "key_outcome_unknown"]
@@ -166,23 +173,23 @@ async fn a_run_that_is_not_made_again_is_no_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_log_names_what_needs_a_look_and_no_key() {
+async fn the_log_has_failures_and_no_key() {
     let log = Log::install();
     let store = Scripted::first("complete", 1, Fate::Down);
-    let (mut shop, _steps) = shop("told log", store, IdempotencyConfig::default());
+    let (mut shop, _steps) = shop("reported log", store, IdempotencyConfig::default());
     log.take();
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
+    shop.served(payment("10 EUR"), reply(201, "paid")).await;
     shop.layer.idle().await;
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     let short = with_header(payment("10 EUR"), "idempotency-key", "\"0123456789\"");
-    shop.ask(short).await;
+    shop.call_with(short).await;
     let lines = log.take();
     let levels: Vec<_> = lines.iter().map(|(level, _)| level.as_str()).collect();
     let expected = "DEBUG WARN DEBUG DEBUG DEBUG";
     assert_eq!(levels.join(" "), expected, "{lines:?}");
     assert!(lines[1].1.contains("scripted"), "{lines:?}");
     for (_, line) in lines {
-        assert!(line.contains("told log"), "{line}");
+        assert!(line.contains("reported log"), "{line}");
         assert!(
             !line.contains("0123456789") && !line.contains("10 EUR"),
             "{line}"
@@ -194,30 +201,33 @@ async fn the_log_names_what_needs_a_look_and_no_key() {
 async fn an_observer_that_panics_does_not_end_an_operation() {
     let panics = |event: &Event<'_>| {
         let name = event.source().name().as_ref();
-        assert_ne!(name, "told to one that panics", "scripted panic");
+        assert_ne!(name, "reported to one that panics", "scripted panic");
     };
     let _subscription = buttress::event::subscribe(panics);
     let (mut shop, _) = shop(
-        "told to one that panics",
+        "reported to one that panics",
         MemoryStore::new(),
         IdempotencyConfig::default(),
     );
     shop.pays(payment("10 EUR")).await;
-    assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
-    assert_eq!(shop.ask(payment("11 EUR")).await.problem(), "Reused");
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.of(),
+        (201, true, "paid")
+    );
+    assert_eq!(shop.call_with(payment("11 EUR")).await.problem(), "Reused");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_carries_the_operation_that_its_handler_and_a_look_up_name() {
+async fn a_step_has_the_id_of_its_operation() {
     let (mut shop, steps) = shop(
-        "told with ids",
+        "reported with ids",
         MemoryStore::new(),
         IdempotencyConfig::default(),
     );
     let (sent, called) = shop.running(payment("10 EUR")).await;
     let id = called.operation().id();
     called.pays(sent).await;
-    shop.ask(payment("10 EUR")).await;
+    shop.call_with(payment("10 EUR")).await;
     let expected = [(id, Some(1)), (id, Some(1)), (id, None)];
     assert_eq!(*steps.operations.lock().unwrap(), expected);
     assert_eq!(steps.take(), ["begun", "completed", "replayed"]);

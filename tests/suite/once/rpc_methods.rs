@@ -1,4 +1,4 @@
-//! gRPC end to end: tonic's own server and client on loopback, with one guarded method among others, in real time.
+//! gRPC end to end: tonic's server and client on loopback, with one guarded method among others, in real time.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -38,7 +38,7 @@ const CHAT: &str = "/shop.Payments/Chat";
 
 const KEY: &str = "\"0123456789abcdef\"";
 
-/// A stream of what is sent to it.
+/// A stream of the messages that are sent to it.
 struct Received<T>(mpsc::UnboundedReceiver<T>);
 
 impl<T> Stream for Received<T> {
@@ -56,8 +56,8 @@ struct Payments {
     looks: Arc<AtomicUsize>,
     /// A handler waits.
     begun: Arc<Notify>,
-    /// It may go on.
-    go_on: Arc<Notify>,
+    /// The handler may continue.
+    resume: Arc<Notify>,
 }
 
 impl NamedService for Payments {
@@ -117,7 +117,7 @@ impl Payments {
         match &*text {
             "waits" => {
                 self.begun.notify_one();
-                self.go_on.notified().await;
+                self.resume.notified().await;
             }
             "panics" => panic!("scripted panic"),
             "did not happen" => operation.expect("it is guarded").did_not_happen(),
@@ -199,8 +199,8 @@ async fn unary(
     response.map(Response::into_inner)
 }
 
-/// A call as it is on the wire: the response's headers, body and trailers.
-async fn raw(channel: &Channel, message: &str) -> (HeaderMap, Bytes, Option<HeaderMap>) {
+/// Sends a call without tonic's decoding: the response's headers, body and trailers.
+async fn on_the_wire(channel: &Channel, message: &str) -> (HeaderMap, Bytes, Option<HeaderMap>) {
     let mut body = BytesMut::new();
     body.put_u8(0);
     body.put_u32(u32::try_from(message.len()).unwrap());
@@ -229,7 +229,7 @@ async fn soon<F: Future>(future: F) -> F::Output {
 #[tokio::test]
 async fn a_guarded_method_is_executed_once_and_replayed_with_message_and_trailers() {
     let (channel, payments) = served().await;
-    let (mut headers, body, trailers) = raw(&channel, "ten").await;
+    let (mut headers, body, trailers) = on_the_wire(&channel, "ten").await;
     assert_eq!(headers["x-metadata"], "stored");
     assert_eq!(&body[5..], b"run 1 of ten");
     let sent = trailers.as_ref().unwrap();
@@ -239,7 +239,7 @@ async fn a_guarded_method_is_executed_once_and_replayed_with_message_and_trailer
     );
     headers.remove("date");
     for _ in 0..2 {
-        let mut replay = raw(&channel, "ten").await;
+        let mut replay = on_the_wire(&channel, "ten").await;
         assert_eq!(replay.0.remove("idempotent-replayed").unwrap(), "true");
         replay.0.remove("date");
         assert_eq!(replay, (headers.clone(), body.clone(), trailers.clone()));
@@ -266,8 +266,8 @@ async fn a_problem_with_a_key_is_a_status() {
     assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
 }
 
-/// An error that names when to come again.
-fn assert_comes_again(status: &Status, code: Code) {
+/// The status has this code, and a time after which to retry.
+fn assert_retry_after(status: &Status, code: Code) {
     assert_eq!(status.code(), code);
     let pushback = status.metadata().get("grpc-retry-pushback-ms");
     assert_eq!(pushback.unwrap(), "1000");
@@ -278,12 +278,12 @@ async fn a_store_that_is_down_is_unavailable() {
     let down = Scripted::new(|_, _| Fate::Down);
     let (channel, payments) = served_with(down, IdempotencyConfig::default()).await;
     let status = unary(&channel, PAY, Some(KEY), "ten").await.unwrap_err();
-    assert_comes_again(&status, Code::Unavailable);
+    assert_retry_after(&status, Code::Unavailable);
     assert_eq!(payments.runs.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
+async fn a_second_call_is_aborted_while_the_first_runs() {
     for leaves in [false, true] {
         let (channel, payments) = served().await;
         let caller = channel.clone();
@@ -293,8 +293,8 @@ async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
             first.abort();
         }
         let status = unary(&channel, PAY, Some(KEY), "waits").await.unwrap_err();
-        assert_comes_again(&status, Code::Aborted);
-        payments.go_on.notify_one();
+        assert_retry_after(&status, Code::Aborted);
+        payments.resume.notify_one();
         match first.await {
             Ok(first) => assert_eq!(first.unwrap(), "run 1 of waits"),
             Err(error) => assert!(leaves && error.is_cancelled()),
@@ -312,9 +312,9 @@ async fn what_is_under_way_is_aborted_and_goes_on_when_its_caller_leaves() {
 }
 
 #[tokio::test]
-async fn what_is_kept_follows_from_the_code() {
-    // Of each policy the codes that free the key.
-    for (policy, freed) in [
+async fn stored_codes_follow_the_policy() {
+    // For each policy, the codes that are not stored.
+    for (policy, not_stored) in [
         (StoragePolicy::Definitive, &[8, 10][..]),
         (StoragePolicy::DeleteOnError, &[2, 8, 10, 13, 14, 15]),
         (
@@ -337,7 +337,7 @@ async fn what_is_kept_follows_from_the_code() {
             let runs = payments.runs.load(Ordering::SeqCst) - before;
             assert_eq!(
                 runs,
-                1 + usize::from(freed.contains(&code)),
+                1 + usize::from(not_stored.contains(&code)),
                 "{policy:?} {code}"
             );
             if runs == 1 {
@@ -348,12 +348,12 @@ async fn what_is_kept_follows_from_the_code() {
 }
 
 #[tokio::test]
-async fn without_a_response_the_second_call_follows_from_how_the_first_ended() {
+async fn a_second_call_without_a_stored_response_depends_on_the_end_of_the_first() {
     let config = IdempotencyConfig::default()
         .max_response_body(3)
         .storage(StoragePolicy::SuccessOnly);
     for (config, text, first, second, runs) in [
-        // Too large to be stored, and a success as far as is known.
+        // Too large to be stored; counts as a success, because its code is not known yet.
         (
             config.clone(),
             "ten",
@@ -443,7 +443,7 @@ async fn the_standard_client_takes_a_stored_failure_as_final() {
         (status.code(), status.message()),
         (Code::Unavailable, "run 1")
     );
-    // The retry of the failure gets the stored one, which is not retried again.
+    // The retry gets the stored failure, which is not retried.
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
     assert_eq!(payments.runs.load(Ordering::SeqCst), 1);
 }

@@ -1,4 +1,4 @@
-//! A shop whose handler does what the test says, when it says so; and a store that fails as it is told.
+//! A shop whose handler is controlled by the test, and a store with scripted failures.
 
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
@@ -55,23 +55,23 @@ pub(super) fn at(mut request: Request<Flow>, method: &str, uri: &str) -> Request
     request
 }
 
-pub(super) fn says(status: u16, body: &'static str) -> Response<Flow> {
+pub(super) fn reply(status: u16, body: &'static str) -> Response<Flow> {
     let response = Response::builder().status(status);
     response.body(flow(body)).unwrap()
 }
 
-/// A handler that was called, and waits to be told what to do.
+/// A call of the handler, which waits for its action.
 #[derive(Debug)]
 pub(super) struct Called {
     pub(super) operation: Option<Operation>,
     pub(super) left: Option<Duration>,
     pub(super) body: String,
-    does: oneshot::Sender<Does>,
+    action: oneshot::Sender<Action>,
 }
 
 #[derive(Debug)]
-enum Does {
-    Answers(Response<Flow>),
+enum Action {
+    Responds(Response<Flow>),
     Fails(&'static str),
     Panics,
 }
@@ -81,33 +81,33 @@ impl Called {
         self.operation.as_ref().unwrap()
     }
 
-    /// Answers the request that this task has sent.
+    /// Responds to the request of this task.
     pub(super) async fn finish(self, sent: JoinHandle<Seen>, response: Response<Flow>) -> Seen {
-        self.answers(response);
+        self.responds(response);
         sent.await.unwrap()
     }
 
-    /// Answers that it has paid, which the client sees.
+    /// Responds that it has paid, and checks the response of this task.
     pub(super) async fn pays(self, sent: JoinHandle<Seen>) {
-        let seen = self.finish(sent, says(201, "paid")).await;
+        let seen = self.finish(sent, reply(201, "paid")).await;
         assert_eq!(seen.of(), (201, false, "paid"));
     }
 
-    pub(super) fn answers(self, response: Response<Flow>) {
-        let _ = self.does.send(Does::Answers(response));
+    pub(super) fn responds(self, response: Response<Flow>) {
+        let _ = self.action.send(Action::Responds(response));
     }
 
     pub(super) fn fails(self, failure: &'static str) {
-        let _ = self.does.send(Does::Fails(failure));
+        let _ = self.action.send(Action::Fails(failure));
     }
 
     pub(super) fn panics(self) {
-        let _ = self.does.send(Does::Panics);
+        let _ = self.action.send(Action::Panics);
     }
 
-    /// Waits until it was dropped.
+    /// Waits until the handler was dropped.
     pub(super) async fn dropped(&mut self) {
-        self.does.closed().await;
+        self.action.closed().await;
     }
 }
 
@@ -133,25 +133,25 @@ impl Service<Request<StoredBody<Flow>>> for Handler {
                 return Err("the body broke off");
             };
             let body = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-            let (does, reported) = oneshot::channel();
+            let (action, scripted) = oneshot::channel();
             let called = Called {
                 operation,
                 left,
                 body,
-                does,
+                action,
             };
             calls.send(called).unwrap();
-            match reported.await {
-                Ok(Does::Answers(response)) => Ok(response),
-                Ok(Does::Fails(failure)) => Err(failure),
-                Ok(Does::Panics) => panic!("scripted panic"),
+            match scripted.await {
+                Ok(Action::Responds(response)) => Ok(response),
+                Ok(Action::Fails(failure)) => Err(failure),
+                Ok(Action::Panics) => panic!("scripted panic"),
                 Err(_) => std::future::pending().await,
             }
         })
     }
 }
 
-/// What a client saw.
+/// A response as a client sees it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Seen {
     pub(super) status: u16,
@@ -169,7 +169,7 @@ impl Seen {
         self.headers.contains_key("idempotent-replayed")
     }
 
-    /// The problem, by the variant that its type leads to.
+    /// The variant of the problem, by its type.
     pub(super) fn problem(&self) -> String {
         assert_eq!(self.headers["content-type"], "application/problem+json");
         let problem: serde_json::Value = serde_json::from_str(self.text()).unwrap();
@@ -231,50 +231,52 @@ impl Shop {
         }
     }
 
-    /// Sends it, in a task: to abort it is to leave.
+    /// Sends a request in a task. Aborting the task makes the caller leave.
     pub(super) fn send(&self, request: Request<Flow>) -> JoinHandle<Seen> {
         let service = handle_rejections(self.layer.clone()).layer(self.handler.clone());
         send_to(service, request)
     }
 
-    pub(super) async fn ask(&self, request: Request<Flow>) -> Seen {
+    pub(super) async fn call_with(&self, request: Request<Flow>) -> Seen {
         self.send(request).await.unwrap()
     }
 
-    pub(super) async fn refuses(&self, request: Request<Flow>, status: u16, problem: &str) {
-        self.ask(request).await.assert_problem(status, problem);
+    pub(super) async fn rejects(&self, request: Request<Flow>, status: u16, problem: &str) {
+        self.call_with(request)
+            .await
+            .assert_problem(status, problem);
     }
 
-    /// The next call of the handler.
+    /// Waits for the next call of the handler.
     pub(super) async fn called(&mut self) -> Called {
         self.calls.recv().await.unwrap()
     }
 
-    /// Sends it, until it runs.
+    /// Sends a request and waits until the handler is called.
     pub(super) async fn running(&mut self, request: Request<Flow>) -> (JoinHandle<Seen>, Called) {
         (self.send(request), self.called().await)
     }
 
-    /// Sends it, and has the handler answer.
+    /// Sends a request and lets the handler respond.
     pub(super) async fn served(&mut self, request: Request<Flow>, with: Response<Flow>) -> Seen {
         let (sent, called) = self.running(request).await;
         called.finish(sent, with).await
     }
 
-    /// Sends it, and has the handler pay.
+    /// Sends a request and lets the handler pay.
     pub(super) async fn pays(&mut self, request: Request<Flow>) {
         let (sent, called) = self.running(request).await;
         called.pays(sent).await;
     }
 
-    /// Asserts that the handler is not called, however long that takes.
-    pub(super) async fn calls_nobody(&mut self) {
+    /// Asserts that the handler is not called.
+    pub(super) async fn assert_not_called(&mut self) {
         settle().await;
         assert!(self.calls.try_recv().is_err(), "the handler was called");
     }
 }
 
-/// Sends it, in a task. An error of the handler's own is shown as status 599.
+/// Sends a request in a task. An error of the handler becomes the status 599.
 pub(super) fn send_to<S, B>(service: S, request: Request<Flow>) -> JoinHandle<Seen>
 where
     S: Service<Request<Flow>, Response = Response<B>, Error = &'static str> + Send + 'static,
@@ -288,7 +290,7 @@ where
         match call.await {
             Ok(response) => seen(response).await,
             Err(error) => {
-                let mut seen = seen(says(599, error)).await;
+                let mut seen = seen(reply(599, error)).await;
                 seen.headers.clear();
                 seen
             }
@@ -296,37 +298,37 @@ where
     })
 }
 
-/// Lets all other tasks come as far as they can. Time stands still.
+/// Lets all other tasks run until they wait. Time does not pass.
 pub(super) async fn settle() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
 }
 
-/// What becomes of one request to a [`Scripted`] store.
+/// The result of one call to a [`Scripted`] store.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Fate {
     Done,
-    /// Nothing happens, and it says so.
+    /// An error, and nothing happens.
     Down,
-    /// It happens, but the word of it is lost.
+    /// An error, although it happens.
     Lost,
     Full,
-    /// It takes this time, and then happens.
+    /// It happens after this time.
     Slow(Duration),
-    /// It never comes to anything.
+    /// It never ends.
     Hangs,
-    /// The record says this.
-    Says(&'static [u8]),
+    /// The record has these bytes.
+    Returns(&'static [u8]),
     Panics,
 }
 
-/// A store in memory that fails as it is told: by the name of the method, and how often that was called before.
+/// A store in memory with scripted failures, by the name of the method and the number of calls before.
 #[derive(Clone)]
 pub(super) struct Scripted {
-    pub(super) kept: MemoryStore,
+    pub(super) inner: MemoryStore,
     script: Arc<dyn Fn(&'static str, usize) -> Fate + Send + Sync>,
-    asked: Arc<Mutex<Vec<&'static str>>>,
+    calls: Arc<Mutex<Vec<&'static str>>>,
     counts: Arc<Mutex<HashMap<&'static str, usize>>>,
 }
 
@@ -335,17 +337,17 @@ impl Scripted {
         script: impl Fn(&'static str, usize) -> Fate + Send + Sync + 'static,
     ) -> Self {
         Self {
-            kept: MemoryStore::new(),
+            inner: MemoryStore::new(),
             script: Arc::new(script),
-            asked: Arc::default(),
+            calls: Arc::default(),
             counts: Arc::default(),
         }
     }
 
-    /// The first calls of this method, so many, have this fate.
+    /// The first calls of this method have this fate.
     pub(super) fn first(method: &'static str, calls: usize, fate: Fate) -> Self {
-        Self::new(move |asked, before| {
-            if asked == method && before < calls {
+        Self::new(move |called, before| {
+            if called == method && before < calls {
                 fate
             } else {
                 Fate::Done
@@ -353,9 +355,9 @@ impl Scripted {
         })
     }
 
-    /// What it was asked for, in order.
-    pub(super) fn asked(&self) -> Vec<&'static str> {
-        self.asked.lock().unwrap().clone()
+    /// The methods that were called, in order.
+    pub(super) fn calls(&self) -> Vec<&'static str> {
+        self.calls.lock().unwrap().clone()
     }
 
     pub(super) fn count(&self, what: &str) -> usize {
@@ -366,11 +368,11 @@ impl Scripted {
         &self,
         what: &'static str,
         act: StoreFuture<'a, T>,
-        says: impl Fn(Bytes) -> T + Send + 'a,
+        returns: impl Fn(Bytes) -> T + Send + 'a,
     ) -> StoreFuture<'a, T> {
         let before = self.counts.lock().unwrap().get(what).copied().unwrap_or(0);
         self.counts.lock().unwrap().insert(what, before + 1);
-        self.asked.lock().unwrap().push(what);
+        self.calls.lock().unwrap().push(what);
         let fate = (self.script)(what, before);
         Box::pin(async move {
             match fate {
@@ -386,7 +388,7 @@ impl Scripted {
                     act.await
                 }
                 Fate::Hangs => std::future::pending().await,
-                Fate::Says(record) => Ok(says(Bytes::from_static(record))),
+                Fate::Returns(record) => Ok(returns(Bytes::from_static(record))),
                 Fate::Panics => panic!("scripted panic"),
             }
         })
@@ -399,7 +401,7 @@ impl std::fmt::Debug for Scripted {
     }
 }
 
-/// The future of a method that begins only when it is polled: what is not to happen does not.
+/// A future that calls the store only when it is polled, so that a failed call has no effect.
 fn lazy<'a, T: Send + 'a>(
     act: impl FnOnce() -> StoreFuture<'a, T> + Send + 'a,
 ) -> StoreFuture<'a, T> {
@@ -408,7 +410,7 @@ fn lazy<'a, T: Send + 'a>(
 
 impl Store for Scripted {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-        self.act("begin", lazy(|| self.kept.begin(key, claim)), Begun::Done)
+        self.act("begin", lazy(|| self.inner.begin(key, claim)), Begun::Done)
     }
 
     fn renew<'a>(
@@ -418,7 +420,7 @@ impl Store for Scripted {
         lease: Duration,
         ttl: Duration,
     ) -> StoreFuture<'a, bool> {
-        let act = lazy(move || self.kept.renew(key, token, lease, ttl));
+        let act = lazy(move || self.inner.renew(key, token, lease, ttl));
         self.act("renew", act, |_| false)
     }
 
@@ -429,12 +431,12 @@ impl Store for Scripted {
         answer: Bytes,
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
-        let act = lazy(move || self.kept.complete(key, token, answer, ttl));
+        let act = lazy(move || self.inner.complete(key, token, answer, ttl));
         self.act("complete", act, Ended::Already)
     }
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        let act = lazy(move || self.kept.abandon(key, token));
+        let act = lazy(move || self.inner.abandon(key, token));
         self.act("abandon", act, Ended::Already)
     }
 }
@@ -444,12 +446,12 @@ pub(super) fn frames(frames: Vec<Frame<Bytes>>) -> Flow {
     Frames(frames.into_iter().map(Ok).collect()).boxed_unsync()
 }
 
-/// A body that breaks off after these.
+/// A body that fails after these frames.
 pub(super) fn broken(frames: Vec<Frame<Bytes>>) -> Flow {
     broken_by(frames, "broken".into())
 }
 
-/// A body that fails with this error after these.
+/// A body that fails with this error after these frames.
 pub(super) fn broken_by(frames: Vec<Frame<Bytes>>, error: BoxError) -> Flow {
     let broken = std::iter::once(Err(error));
     Frames(frames.into_iter().map(Ok).chain(broken).collect()).boxed_unsync()

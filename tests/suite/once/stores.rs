@@ -1,4 +1,4 @@
-//! A store that is down, slow or full, or answers what nobody can read.
+//! A store that is down, slow or full, or has unreadable records.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use buttress::idempotency::IdempotencyConfig;
 use buttress::idempotency::store::MemoryStore;
 use tokio::time::{Instant, advance, sleep};
 
-use super::shop::{Fate, KEY, Scripted, Shop, payment, says, settle, with_header};
+use super::shop::{Fate, KEY, Scripted, Shop, payment, reply, settle, with_header};
 
 const LONG: Duration = Duration::from_secs(5);
 
 #[tokio::test(start_paused = true)]
-async fn without_its_store_a_request_is_refused_and_leaves_nothing_behind() {
+async fn a_request_without_a_store_is_rejected_and_leaves_no_record() {
     for fate in [
         Fate::Down,
         Fate::Lost,
@@ -21,24 +21,24 @@ async fn without_its_store_a_request_is_refused_and_leaves_nothing_behind() {
     ] {
         let store = Scripted::first("begin", 1, fate);
         let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-        let seen = shop.ask(payment("10 EUR")).await;
+        let seen = shop.call_with(payment("10 EUR")).await;
         seen.assert_problem(503, "StoreUnavailable");
         assert_eq!(seen.headers["retry-after"], "1");
-        shop.calls_nobody().await;
-        // Until a late claim is made and given up, or its lease is over.
+        shop.assert_not_called().await;
+        // Until a late claim is given up, or its lease is over.
         sleep(Duration::from_secs(200)).await;
-        assert_eq!(store.kept.len(), 0, "{fate:?}");
+        assert_eq!(store.inner.len(), 0, "{fate:?}");
         shop.pays(payment("10 EUR")).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_claim_is_given_up_as_soon_as_it_is_known_and_not_what_another_has() {
+async fn a_late_claim_is_given_up_unless_another_request_holds_the_key() {
     let store = Scripted::first("begin", 1, Fate::Slow(LONG));
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
     let start = Instant::now();
     assert_eq!(
-        shop.ask(payment("10 EUR")).await.problem(),
+        shop.call_with(payment("10 EUR")).await.problem(),
         "StoreUnavailable"
     );
     assert_eq!(
@@ -46,19 +46,19 @@ async fn a_late_claim_is_given_up_as_soon_as_it_is_known_and_not_what_another_ha
         Duration::from_secs(1),
         "the bound of the store"
     );
-    // Another comes first, and runs.
+    // Another request claims the key first.
     let (sent, called) = shop.running(payment("10 EUR")).await;
     sleep(2 * LONG).await;
-    assert_eq!(store.count("abandon"), 0, "it was told that another runs");
+    assert_eq!(store.count("abandon"), 0, "another request holds the key");
     called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_comes_back_is_not_asked_by_everybody_at_once() {
+async fn the_number_of_tasks_that_give_up_claims_is_limited() {
     let store = Scripted::new(|_, _| Fate::Down);
     let shop = Shop::with(store.clone(), IdempotencyConfig::default());
     for _ in 0..1500 {
-        assert_eq!(shop.ask(payment("10 EUR")).await.status, 503);
+        assert_eq!(shop.call_with(payment("10 EUR")).await.status, 503);
     }
     sleep(Duration::from_secs(3600)).await;
     let asked = store.count("abandon");
@@ -69,27 +69,27 @@ async fn a_store_that_comes_back_is_not_asked_by_everybody_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_store_refuses_new_keys_and_gives_old_answers() {
+async fn a_full_store_rejects_new_keys_and_replays_stored_responses() {
     let store = MemoryStore::with_max_bytes(512).unwrap();
     let mut shop = Shop::with(store, IdempotencyConfig::default());
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
+    shop.served(payment("10 EUR"), reply(201, "paid")).await;
     let key = KEY.replace('0', "x");
     let other = with_header(payment("10 EUR"), "idempotency-key", key);
-    shop.refuses(other, 503, "StoreUnavailable").await;
-    shop.calls_nobody().await;
-    assert!(shop.ask(payment("10 EUR")).await.replayed());
+    shop.rejects(other, 503, "StoreUnavailable").await;
+    shop.assert_not_called().await;
+    assert!(shop.call_with(payment("10 EUR")).await.replayed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_for_which_there_is_no_room_is_given_and_that_it_is_done_is_kept() {
+async fn a_response_without_room_in_the_store_is_sent_and_recorded_as_not_stored() {
     let store = Scripted::first("complete", 1, Fate::Full);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
     shop.pays(payment("10 EUR")).await;
-    shop.refuses(payment("10 EUR"), 409, "NotStored").await;
+    shop.rejects(payment("10 EUR"), 409, "NotStored").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_can_read_is_an_error_whatever_may_be_served_without_a_store() {
+async fn an_unreadable_record_is_an_error_even_if_the_layer_fails_open() {
     for record in [
         &b""[..],
         b"garbage",
@@ -98,13 +98,13 @@ async fn what_nobody_can_read_is_an_error_whatever_may_be_served_without_a_store
         b"2Asomething new",
     ] {
         for fail_open in [false, true] {
-            let store = Scripted::new(move |_, _| Fate::Says(record));
+            let store = Scripted::new(move |_, _| Fate::Returns(record));
             let config = IdempotencyConfig::default().fail_open(fail_open);
             let mut shop = Shop::with(store.clone(), config);
-            shop.refuses(payment("10 EUR"), 503, "StoreUnavailable")
+            shop.rejects(payment("10 EUR"), 503, "StoreUnavailable")
                 .await;
-            shop.calls_nobody().await;
-            assert_eq!(store.asked(), ["begin"]);
+            shop.assert_not_called().await;
+            assert_eq!(store.calls(), ["begin"]);
         }
     }
 }
@@ -119,17 +119,19 @@ async fn a_service_that_fails_open_serves_without_protection() {
         assert!(called.operation.is_none(), "there is no record of it");
         assert_eq!(called.left, Some(Duration::from_secs(600)));
         assert_eq!(
-            called.finish(sent, says(201, "unprotected")).await.of(),
+            called.finish(sent, reply(201, "unprotected")).await.of(),
             (201, false, "unprotected")
         );
         sleep(Duration::from_secs(200)).await;
-        let again = shop.served(payment("10 EUR"), says(201, "protected")).await;
+        let again = shop
+            .served(payment("10 EUR"), reply(201, "protected"))
+            .await;
         assert_eq!(again.of(), (201, false, "protected"));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_served_without_protection_is_bounded_and_answered_all_the_same() {
+async fn a_request_without_protection_is_bounded_by_max_run() {
     let store = Scripted::new(|_, _| Fate::Down);
     let config = IdempotencyConfig::default().fail_open(true);
     let mut shop = Shop::with(store, config);
@@ -146,7 +148,7 @@ async fn what_is_served_without_protection_is_bounded_and_answered_all_the_same(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_does_not_wait_for_a_store_that_fails_and_is_recorded_later() {
+async fn a_response_is_sent_before_a_failed_record_is_written() {
     for fate in [Fate::Down, Fate::Lost, Fate::Hangs, Fate::Slow(LONG)] {
         let store = Scripted::first("complete", 1, fate);
         let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
@@ -154,61 +156,61 @@ async fn an_answer_does_not_wait_for_a_store_that_fails_and_is_recorded_later() 
         assert_eq!(shop.layer.running(), 1, "its record is still to be written");
         shop.layer.idle().await;
         assert_eq!(shop.layer.running(), 0);
-        assert_eq!(shop.ask(payment("10 EUR")).await.of(), (201, true, "paid"));
+        assert_eq!(
+            shop.call_with(payment("10 EUR")).await.of(),
+            (201, true, "paid")
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_takes_no_answers_but_holds_leases_lets_nothing_run_twice() {
+async fn a_store_that_only_renews_leases_prevents_a_second_run() {
     let store = Scripted::first("complete", 200, Fate::Full);
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    let first = shop.served(payment("10 EUR"), reply(201, "paid")).await;
     assert_eq!(first.status, 201);
     // More than a lease later.
     sleep(Duration::from_secs(150)).await;
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.problem(),
+        "InProgress"
+    );
     shop.layer.idle().await;
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "NotStored");
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.problem(),
+        "NotStored"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_is_never_taken_is_given_up_after_the_longest_run() {
-    let store = Scripted::first("complete", usize::MAX, Fate::Down);
-    let config = IdempotencyConfig::default().max_run(Duration::from_secs(60));
-    let mut shop = Shop::with(store.clone(), config);
-    shop.served(payment("10 EUR"), says(201, "paid")).await;
-    let start = Instant::now();
-    shop.layer.idle().await;
-    let took = start.elapsed().as_secs();
-    assert!((59..=63).contains(&took), "{took}");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_record_that_is_gone_before_its_time_is_claimed_again() {
+async fn a_record_that_was_deleted_too_early_is_claimed_again() {
     // The lease is renewed, but the record is not there.
-    let store = Scripted::first("renew", 1, Fate::Says(b""));
+    let store = Scripted::first("renew", 1, Fate::Returns(b""));
     let mut shop = Shop::with(store.clone(), IdempotencyConfig::default());
     let (sent, called) = shop.running(payment("10 EUR")).await;
     advance(Duration::from_secs(31)).await;
     settle().await;
-    assert_eq!(store.asked(), ["begin", "renew", "begin"]);
+    assert_eq!(store.calls(), ["begin", "renew", "begin"]);
     // And held on.
     advance(Duration::from_secs(31)).await;
     settle().await;
-    assert_eq!(store.asked(), ["begin", "renew", "begin", "renew"]);
+    assert_eq!(store.calls(), ["begin", "renew", "begin", "renew"]);
     called.pays(sent).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_panics_is_as_a_process_that_dies() {
+async fn a_panic_of_the_store_is_like_a_crash() {
     let store = Scripted::first("complete", 1, Fate::Panics);
     let mut shop = Shop::with(store, IdempotencyConfig::default());
-    let first = shop.served(payment("10 EUR"), says(201, "paid")).await;
+    let first = shop.served(payment("10 EUR"), reply(201, "paid")).await;
     first.assert_problem(409, "InProgress");
     assert_eq!(shop.layer.running(), 0);
-    assert_eq!(shop.ask(payment("10 EUR")).await.problem(), "InProgress");
+    assert_eq!(
+        shop.call_with(payment("10 EUR")).await.problem(),
+        "InProgress"
+    );
     sleep(Duration::from_secs(90)).await;
     let (sent, called) = shop.running(payment("10 EUR")).await;
     assert_eq!(called.operation().run(), 2);
-    called.finish(sent, says(201, "again")).await;
+    called.finish(sent, reply(201, "again")).await;
 }

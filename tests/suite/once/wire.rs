@@ -1,4 +1,4 @@
-//! Clients of this crate meet its server. Real connections on loopback, in real time.
+//! Clients and server of this crate over real connections on loopback, in real time.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,19 +23,19 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tower::{Layer, ServiceExt};
 
-/// What came to the server: each request's key and the status of its answer, in the order of the answers.
-type Came = Arc<Mutex<Vec<(String, u16)>>>;
+/// The key and the status of each request, in the order of the responses.
+type Log = Arc<Mutex<Vec<(String, u16)>>>;
 
 struct Served {
     uri: String,
-    came: Came,
+    came: Log,
     runs: Arc<Mutex<Vec<String>>>,
 }
 
 impl Served {
-    /// A service that pays as soon as somebody was told that it is at it, if it is to be slow.
+    /// A service that pays. A slow one pays after another request was rejected with 409.
     async fn new(slow: bool) -> Self {
-        let came = Came::default();
+        let came = Log::default();
         let runs = Arc::new(Mutex::new(Vec::new()));
         let reported = Arc::new(Notify::new());
         let (log, report) = (Arc::clone(&came), Arc::clone(&reported));
@@ -77,8 +77,8 @@ impl Served {
         Self { uri, came, runs }
     }
 
-    /// The statuses that were told, all to one key, which was run once.
-    fn told_of_one(&self) -> Vec<u16> {
+    /// The statuses of all requests, which have the same key and one run.
+    fn statuses_of_one_key(&self) -> Vec<u16> {
         let runs = self.runs.lock().unwrap();
         assert_eq!(runs.len(), 1, "{runs:?}");
         let came = self.came.lock().unwrap();
@@ -87,13 +87,13 @@ impl Served {
     }
 }
 
-/// The defaults, but that an attempt is given up sooner.
+/// The defaults with a shorter attempt.
 fn config() -> ClientConfig {
     let config = ClientConfig::default().attempt(Duration::from_secs(1));
     config.idempotency_keys(IdempotencyKeys::Honored)
 }
 
-/// By hyper, with a key minted further out: status, whether it was given before, body.
+/// With hyper and a key from an outer layer: status, whether it is a replay, body.
 async fn by_hyper(uri: &str, body: &'static str) -> (u16, bool, Bytes) {
     let hyper = Client::builder(TokioExecutor::new())
         .retry_canceled_requests(false)
@@ -121,9 +121,9 @@ async fn by_reqwest(uri: &str, body: &'static str) -> (u16, bool, Bytes) {
     (status, replayed, response.bytes().await.unwrap())
 }
 
-/// The first attempt is given up while the handler runs, the next is told so, waits and gets the answer of the first.
+/// The first attempt times out while the handler runs. The next ones get 409 and then the response to the first.
 #[tokio::test]
-async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
+async fn a_client_retries_until_it_gets_the_response_of_its_first_attempt() {
     for hyper in [true, false] {
         let served = Served::new(true).await;
         let paid = if hyper {
@@ -132,14 +132,14 @@ async fn a_client_waits_for_what_is_under_way_and_gets_its_answer() {
             by_reqwest(&served.uri, "10 EUR").await
         };
         assert_eq!(paid, (201, true, "paid 10 EUR".into()));
-        let reported = served.told_of_one();
+        let reported = served.statuses_of_one_key();
         assert_eq!(reported.last(), Some(&201));
         assert!(reported.contains(&409), "{reported:?}");
     }
 }
 
 #[tokio::test]
-async fn a_key_of_ones_own_pays_once_over_several_calls() {
+async fn a_custom_key_pays_once_over_several_calls() {
     let served = Served::new(false).await;
     let pay = |body| {
         let options = CallOptions::new().idempotency_key("order-4711-of-2026");
@@ -147,8 +147,8 @@ async fn a_key_of_ones_own_pays_once_over_several_calls() {
     };
     assert_eq!(pay("10 EUR").await, (201, false, "paid 10 EUR".into()));
     assert_eq!(pay("10 EUR").await, (201, true, "paid 10 EUR".into()));
-    // A mistake is told at once, and not repeated.
+    // Another request with the key is rejected, and not retried.
     let (status, replayed, _) = pay("11 EUR").await;
     assert_eq!((status, replayed), (422, false));
-    assert_eq!(served.told_of_one(), [201, 201, 422]);
+    assert_eq!(served.statuses_of_one_key(), [201, 201, 422]);
 }

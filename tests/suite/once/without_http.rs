@@ -83,7 +83,7 @@ async fn a_second_delivery_while_the_first_is_executed_is_rejected() {
     let first = tokio::spawn(slow());
     settle().await;
     assert_eq!(problem(slow().await.unwrap_err()), KeyProblem::InProgress);
-    // A caller who leaves does not stop it.
+    // The operation continues after its caller has left.
     first.abort();
     let _ = first.await;
     settle().await;
@@ -103,7 +103,7 @@ enum End {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_failure_leads_to_is_said_by_the_handler_or_else_by_the_settings() {
+async fn a_failure_is_handled_by_the_handlers_report_or_the_settings() {
     use AfterCrash::{Refuse, RunAgain};
     for (end, after_crash, next) in [
         (End::Fails, RunAgain, Ok("2".into())),

@@ -1,4 +1,4 @@
-//! What a look-up shows.
+//! The result of a look-up.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use crate::idempotency::record::RecordKey;
 use crate::idempotency::server::recorded::{Recorded, StoredResponse, peek};
 use crate::idempotency::store::{Entry, EntryState};
 
-/// An operation, as its record shows it.
+/// An operation that was found by its record.
 ///
 /// A snapshot: an operation that is running may have ended since. `Debug` does not show the response.
 #[derive(Clone)]
@@ -23,7 +23,7 @@ pub struct Found {
     response: Option<Box<StoredResponse>>,
 }
 
-/// How far an operation is.
+/// The state of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OperationState {
@@ -32,15 +32,15 @@ pub enum OperationState {
     /// The last run stopped without a result. The next request runs the operation again, or is refused as `Unknown`, by
     /// [`AfterCrash`](crate::idempotency::AfterCrash).
     Stopped,
-    /// Done: the response is stored, and repetitions get it.
+    /// Done: the response is stored, and retries get it.
     Stored,
-    /// Done, but without a stored response: it was too large. Repetitions get 409.
+    /// Done, but without a stored response: it was too large. Retries get 409.
     NotStored,
-    /// Whether the operation was executed is unknown. Repetitions get 409.
+    /// Whether the operation was executed is unknown. Retries get 409.
     Unknown,
-    /// The handler failed, and how far it came is unknown. Repetitions get 500.
+    /// The handler failed, and may have acted before. Retries get 500.
     Failed,
-    /// This version cannot read the result. Repetitions get 503.
+    /// This version cannot read the result. Retries get 503.
     Unreadable,
 }
 
@@ -56,7 +56,7 @@ pub struct FoundPage {
     pub next: Option<String>,
 }
 
-/// Which operations to list. By default all.
+/// Which operations to list. Default: all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListFilter {
     state: Option<OperationState>,
@@ -70,7 +70,7 @@ impl Found {
         let mut found = Self::listed(entry);
         if let EntryState::Done { answer } = &found.entry.state {
             match Recorded::decode(answer) {
-                Ok(Recorded::Response(kept)) => found.response = Some(Box::new(kept)),
+                Ok(Recorded::Response(stored)) => found.response = Some(Box::new(stored)),
                 Ok(Recorded::Problem(_)) => {}
                 Err(_) => found.state = OperationState::Unreadable,
             }
@@ -78,7 +78,7 @@ impl Found {
         found
     }
 
-    /// With its first bytes only.
+    /// With the first bytes of the response.
     pub(super) fn listed(entry: Entry) -> Self {
         let (state, status) = match &entry.state {
             EntryState::Running { .. } => (OperationState::Running, None),
@@ -108,7 +108,7 @@ impl Found {
         self.entry.run
     }
 
-    /// How far the operation is.
+    /// The state of the operation.
     pub fn state(&self) -> OperationState {
         self.state
     }
@@ -118,7 +118,7 @@ impl Found {
         self.entry.age
     }
 
-    /// Time until the record expires. After that, its key is as good as new.
+    /// Time until the record expires. After that, a request with its key runs the operation again.
     pub fn expires_in(&self) -> Duration {
         self.entry.expires_in
     }
@@ -148,16 +148,16 @@ impl Found {
     ///
     /// It may contain personal data: show it only to those who ask for it.
     pub fn response(&self) -> Option<Response<Bytes>> {
-        let kept = self.response.as_ref()?;
-        let mut response = Response::new(kept.body.clone());
-        *response.status_mut() = kept.status;
-        *response.headers_mut() = kept.headers.clone();
+        let stored = self.response.as_ref()?;
+        let mut response = Response::new(stored.body.clone());
+        *response.status_mut() = stored.status;
+        *response.headers_mut() = stored.headers.clone();
         Some(response)
     }
 
     /// The trailers of the stored response, with the status of a gRPC call.
     pub fn trailers(&self) -> Option<&HeaderMap> {
-        self.response.as_ref().map(|kept| &kept.trailers)
+        self.response.as_ref().map(|stored| &stored.trailers)
     }
 }
 
@@ -186,7 +186,7 @@ impl OperationState {
         Self::Unreadable,
     ];
 
-    /// The state as a word, which [`FromStr`] reads back.
+    /// The name of the state, which [`FromStr`] reads back.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -213,7 +213,7 @@ impl FromStr for OperationState {
         let found = Self::ALL.into_iter().find(|state| state.as_str() == word);
         found.ok_or_else(|| {
             let states = Self::ALL.map(Self::as_str).join(", ");
-            format!("`{word}` is not the state of an operation: {states}")
+            format!("`{word}` is not a state of an operation; use one of {states}")
         })
     }
 }

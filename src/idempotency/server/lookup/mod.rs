@@ -1,7 +1,7 @@
 //! Look-up and repair of operations, for operators and support tools.
 //!
-//! An operation that ends as *unknown*, or a process that dies in its handler, leaves a record that somebody has to look at: did it
-//! happen or not? [`IdempotencyLayer::find`] and [`IdempotencyLayer::list`] show records, and [`IdempotencyLayer::repair`] either
+//! An operation with an *unknown* outcome, or a process that died in its handler, leaves a record that somebody has to decide
+//! about: did the operation happen or not? [`IdempotencyLayer::find`] and [`IdempotencyLayer::list`] show records, and [`IdempotencyLayer::repair`] either
 //! releases the key, so that the next request runs the operation, or records the response that the next request gets.
 //!
 //! ```
@@ -37,7 +37,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! `examples/repair` is a command line for it.
+//! `examples/repair` is a command-line tool for this.
 
 mod found;
 mod record_of;
@@ -58,9 +58,9 @@ use crate::idempotency::store::StoreError;
 impl IdempotencyLayer {
     /// The key of the record of this request.
     ///
-    /// On a layer with a [`route`](Self::route), [`RecordOf::route`] is compared with what that returns; without it, the path is.
+    /// If the layer has a [`route`](Self::route) function, set [`RecordOf::route`] to the value that it returns.
     pub fn record(&self, of: &RecordOf) -> RecordKey {
-        of.key(self.shared.source.name(), self.shared.route.is_some())
+        of.key(self.engine.source.name(), self.engine.route.is_some())
     }
 
     /// Looks up an operation, with its stored response. `None` if the store has no such record.
@@ -69,12 +69,12 @@ impl IdempotencyLayer {
     ///
     /// The store cannot be reached within `store_timeout`, cannot look up records, or cannot read this one.
     pub async fn find(&self, record: &RecordKey) -> Result<Option<Found>, StoreError> {
-        let found = limited(&self.shared, self.shared.store.find(record)).await?;
+        let found = limited(&self.engine, self.engine.store.find(record)).await?;
         Ok(found.map(Found::whole))
     }
 
-    /// Lists operations: one page of about `limit` records, of which those are returned that match the filter. A page may be empty
-    /// and still have a next one.
+    /// Lists the operations that match the filter on one page of about `limit` records. An empty page may still have a next
+    /// one.
     ///
     /// The page has three fields: `operations`, a `Vec` of [`Found`]; `unreadable`, the number of its records that this version cannot
     /// read at all; and `next`, where the next page starts, or `None` after the last page.
@@ -84,7 +84,7 @@ impl IdempotencyLayer {
     ///
     /// # Errors
     ///
-    /// The store cannot be reached, cannot look up records, or the cursor is not one of its own.
+    /// The store cannot be reached, cannot look up records, or the cursor is not from this store.
     ///
     /// # Cancel safety
     ///
@@ -95,7 +95,7 @@ impl IdempotencyLayer {
         after: Option<&str>,
         limit: usize,
     ) -> Result<FoundPage, StoreError> {
-        let page = self.shared.store.list(after, limit).await?;
+        let page = self.engine.store.list(after, limit).await?;
         let found = page.entries.into_iter().map(Found::listed);
         Ok(FoundPage {
             operations: found.filter(|found| filter.matches(found)).collect(),

@@ -1,4 +1,4 @@
-//! Which record a request has.
+//! The record of a request.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use ::http::Method;
 use crate::idempotency::record::RecordKey;
 use crate::idempotency::server::engine::digest;
 
-/// The parts of a request that name its record: tenant, method, path and key.
+/// The parts of a request that identify its record: tenant, method, path and key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RecordOf {
     tenant: String,
@@ -18,12 +18,12 @@ pub struct RecordOf {
     key: String,
 }
 
-/// The part of a request that says which operation it asks for.
+/// The part of a request that identifies the operation.
 #[derive(Clone, Copy)]
 pub(in crate::idempotency::server) enum Route<'a> {
-    /// The full path of the request and the path that the layer sees, which a nested router has cut.
+    /// The full path of the request, and the path that the layer sees, which lacks the prefix of a nested router.
     Paths { full: &'a str, seen: &'a str },
-    /// What [`IdempotencyLayer::route`](crate::idempotency::IdempotencyLayer::route) returned.
+    /// The route that [`IdempotencyLayer::route`](crate::idempotency::IdempotencyLayer::route) returned.
     Named(&'a str),
 }
 
@@ -104,7 +104,7 @@ impl fmt::Debug for RecordOf {
     }
 }
 
-/// The key of the record of a request: the one place where it is made.
+/// Computes the key of the record of a request.
 pub(in crate::idempotency::server) fn record_key(
     layer: &str,
     tenant: &str,

@@ -1,4 +1,4 @@
-//! Ends operations that will not end by themselves.
+//! Ends operations by the decision of an operator.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,8 +11,7 @@ use crate::event::OperationStep;
 use crate::idempotency::server::claim::limited;
 use crate::idempotency::server::layer::IdempotencyLayer;
 use crate::idempotency::server::recorded::StoredResponse;
-use crate::idempotency::server::storage::HeaderPolicy;
-use crate::idempotency::server::storage::headers;
+use crate::idempotency::server::storage::{HeaderPolicy, headers};
 use crate::idempotency::store::{Resolved, StoreError};
 
 /// A decision about an operation: see [`IdempotencyLayer::repair`].
@@ -29,38 +28,50 @@ enum End {
 }
 
 /// Why [`IdempotencyLayer::repair`] changed nothing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairError {
     /// The operation is running. A lease in force is never overridden.
+    #[error(
+        "the operation is running, and a repair never overrides a lease in force: wait until it ends or its lease is over"
+    )]
     Running,
-    /// The last run may still be at work, although its lease is over or its outcome was given up. Wait until `max_run` has passed, or
-    /// force the repair.
+    /// The last run may still be running, although its lease is over or its outcome is stored as unknown. Wait until `max_run` has
+    /// passed, or force the repair.
+    #[error(
+        "the last run may still be running: its handler may take {max_run:?}, of which {since:?} have passed. Wait, or force the \
+         repair if you know that the handler has ended"
+    )]
     TooRecent {
-        /// Time since the lease ended; of an outcome that is unknown, since the first claim.
+        /// Time since the lease ended; for an unknown outcome, time since the first claim.
         since: Duration,
-        /// How long a handler may run.
+        /// The maximum time of a handler.
         max_run: Duration,
     },
-    /// The operation is done: its result is only replaced if the repair is forced.
+    /// The operation is done. Only a forced repair replaces its result.
+    #[error("the operation is done (state `{0}`): force the repair to replace its result")]
     Done(OperationState),
     /// The record has changed since it was looked up.
+    #[error("the record has changed since it was looked up: look it up again")]
     Changed,
-    /// The record is gone: it expired, or was released.
+    /// The record does not exist: it expired, or was released.
+    #[error("the record does not exist: it has expired, or was released")]
     Missing,
     /// The body of the response is larger than `max_response_body`.
+    #[error("the response is larger than `max_response_body` ({max} bytes)")]
     TooLarge {
-        /// The largest body that is stored, in bytes.
+        /// The maximum body of a stored response, in bytes.
         max: usize,
     },
-    /// The store failed. The repair may have happened: look at the record again.
-    Store(StoreError),
+    /// The store failed. The repair may have been applied: look up the record again.
+    #[error("the repair failed and may have been applied: look up the record again")]
+    Store(#[source] StoreError),
 }
 
 impl Repair {
     /// Releases the key: the record is deleted, and the next request runs the operation as run 1.
     ///
-    /// For an operation that certainly did not happen.
+    /// Use it if the operation certainly did not happen.
     pub const fn release() -> Self {
         Self {
             end: End::Release,
@@ -68,9 +79,9 @@ impl Repair {
         }
     }
 
-    /// Records this response: repetitions get it, and the operation does not run again.
+    /// Records this response: retries get it, and the operation does not run again.
     ///
-    /// For an operation that certainly happened, or that must not happen any more. Headers about one connection or one exchange are
+    /// Use it if the operation certainly happened, or must not happen any more. Headers about one connection or one exchange are
     /// not stored, as with every response.
     pub fn record(response: impl Into<Response<Bytes>>) -> Self {
         Self {
@@ -79,8 +90,8 @@ impl Repair {
         }
     }
 
-    /// Whether to act although the last run may still be at work, and to replace a stored result. A lease in force is never
-    /// overridden. Default: no.
+    /// Whether to repair an operation whose last run may still be running, and to replace a stored result. A lease in force is
+    /// never overridden. Default: no.
     #[must_use]
     pub const fn force(mut self, force: bool) -> Self {
         self.force = force;
@@ -91,17 +102,17 @@ impl Repair {
 impl IdempotencyLayer {
     /// Ends an operation by the decision of an operator: releases its key, or records its response.
     ///
-    /// Only acts if the record is still as it was seen, and never while a lease is in force. A late run cannot overwrite the result: its
-    /// token is no longer valid. Unless the repair is [forced](Repair::force), the lease must have been over for `max_run`, and a stored
-    /// result is not replaced.
+    /// Changes nothing if the record has changed since it was looked up, or while a lease is in force. A late run cannot overwrite the
+    /// result, because its token is no longer valid. Unless the repair is [forced](Repair::force), the lease must have been over for
+    /// `max_run`, and a stored result is not replaced.
     ///
     /// Reported as [`Event::Operation`](crate::event::Event::Operation).
     ///
     /// # Errors
     ///
-    /// See [`RepairError`]. Nothing was changed, unless it is [`RepairError::Store`].
+    /// See [`RepairError`]. Only after [`RepairError::Store`] may the record have changed.
     pub async fn repair(&self, seen: &Found, repair: Repair) -> Result<(), RepairError> {
-        let config = &self.shared.config;
+        let config = &self.engine.config;
         let max_run = config.max_run;
         if !repair.force {
             seen.allows_repair(max_run)?;
@@ -123,11 +134,11 @@ impl IdempotencyLayer {
             max_run
         };
         let resolve = seen.entry.resolve(stopped_for, end);
-        let resolved = self.shared.store.resolve(&seen.entry.key, &resolve);
-        match limited(&self.shared, resolved).await {
+        let resolved = self.engine.store.resolve(&seen.entry.key, &resolve);
+        match limited(&self.engine, resolved).await {
             Ok(Resolved::Resolved) => {
                 let run = Some(seen.entry.run);
-                self.shared.report(step, &seen.entry.key, run);
+                self.engine.report(step, &seen.entry.key, run);
                 Ok(())
             }
             Ok(Resolved::Changed) => Err(RepairError::Changed),
@@ -149,10 +160,10 @@ impl IdempotencyLayer {
 }
 
 impl Found {
-    /// What a repair that is not forced is refused for, as far as the record shows it. Leases are for the store to check.
+    /// Checks the conditions of a repair that is not forced, except for leases, which the store checks.
     fn allows_repair(&self, max_run: Duration) -> Result<(), RepairError> {
         match self.state() {
-            // A run whose lease was lost may be at work for `max_run` after the claim.
+            // A run that has lost its lease may run until `max_run` after its claim.
             OperationState::Unknown if self.age() < max_run => Err(RepairError::TooRecent {
                 since: self.age(),
                 max_run,
@@ -171,15 +182,15 @@ impl Found {
 fn encode(response: Response<Bytes>) -> Bytes {
     let (head, body) = response.into_parts();
     let mut headers = headers(&head.headers, &HeaderPolicy::All, false);
-    // The layer in front writes the length of the body that it sends.
+    // The server computes the length of the body that it sends.
     headers.remove(header::CONTENT_LENGTH);
-    let kept = StoredResponse {
+    let stored = StoredResponse {
         status: head.status,
         headers,
         trailers: HeaderMap::new(),
         body,
     };
-    kept.encode()
+    stored.encode()
 }
 
 impl fmt::Debug for Repair {
@@ -195,43 +206,5 @@ impl fmt::Debug for Repair {
             .field("end", &format_args!("{end}"))
             .field("force", &self.force)
             .finish()
-    }
-}
-
-impl fmt::Display for RepairError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Running => f.write_str(
-                "the operation is running: a lease in force is never overridden. Wait until it ends or its lease is over",
-            ),
-            Self::TooRecent { since, max_run } => write!(
-                f,
-                "the last run may still be at work: {since:?} have passed, and a handler may run for {max_run:?}. Wait, or force the \
-                 repair if you know that it has ended"
-            ),
-            Self::Done(state) => write!(
-                f,
-                "the operation is done (state `{state}`): only a forced repair replaces its result"
-            ),
-            Self::Changed => {
-                f.write_str("the record has changed since it was looked up. Look at it again")
-            }
-            Self::Missing => f.write_str("there is no such record: it expired, or was released"),
-            Self::TooLarge { max } => write!(
-                f,
-                "the response is too large to be stored: `max_response_body` is {max} bytes"
-            ),
-            Self::Store(error) => write!(f, "the repair failed, look at the record again: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for RepairError {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            // Its message is part of this one.
-            Self::Store(error) => error.source(),
-            _ => None,
-        }
     }
 }

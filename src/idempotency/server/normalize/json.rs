@@ -157,27 +157,6 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_their_text() {
-        for number in [
-            "0",
-            "-0",
-            "1",
-            "1.0",
-            "1.10",
-            "1e2",
-            "1E2",
-            "1E+2",
-            "100",
-            "123456789012345678901234567890",
-            "0.1000000000000000055511151231257827",
-        ] {
-            let body = format!("{{ \"amount\": {number} }}");
-            assert_eq!(text(&body), Some(format!("{{\"amount\":{number}}}")));
-            assert_eq!(text(&format!(" {number} ")).as_deref(), Some(number));
-        }
-    }
-
-    #[test]
     fn ambiguous_json_is_not_normalized() {
         let deep = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
         assert!(text(&deep(MAX_DEPTH)).is_some());

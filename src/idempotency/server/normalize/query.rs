@@ -18,23 +18,3 @@ fn name(parameter: &str) -> Vec<u8> {
     let name = parameter.split('=').next().unwrap_or_default();
     percent_decode_str(&name.replace('+', " ")).collect()
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_of_one_name_keep_their_order() {
-        for (query, sorted_query) in [
-            ("", ""),
-            ("b=1&a=2", "a=2&b=1"),
-            ("b=1&a=2&b=0&a=1", "a=2&a=1&b=1&b=0"),
-            // One name in three notations.
-            ("z+=1&a&z%20=2&z =0&y", "a&y&z+=1&z%20=2&z =0"),
-            ("b=1&%61=2&a=1", "%61=2&a=1&b=1"),
-            ("b==&&a=%", "&a=%&b=="),
-        ] {
-            assert_eq!(sorted(query), sorted_query.as_bytes(), "{query}");
-        }
-    }
-}
