@@ -115,7 +115,7 @@ async fn a_file_is_for_one_store_at_a_time() {
     let store = folder.open();
     let refused = message(&folder.file());
     assert!(
-        refused.contains("records.redb` is open already"),
+        refused.contains("records.redb` is already open"),
         "{refused}"
     );
     let copy = store.clone();
@@ -257,7 +257,7 @@ fn its_bound_is_checked() {
     let error = FileStore::with_max_bytes(folder.file(), 511).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the store cannot be used: store `file`: `max_bytes` is 511, but it must be at least 512, for one record"
+        "idempotency store unavailable: store `file`: `max_bytes` is 511, but it must be at least 512, the size of one record"
     );
     assert!(!folder.file().exists());
 }

@@ -43,7 +43,7 @@ struct Faulty {
     fault: Fault,
     records: MemoryStore,
     /// Tokens of records that were resolved.
-    kept: Mutex<Vec<(RecordKey, Token, Token)>>,
+    renamed: Mutex<Vec<(RecordKey, Token, Token)>>,
 }
 
 impl Faulty {
@@ -51,16 +51,16 @@ impl Faulty {
         Self {
             fault,
             records: MemoryStore::new(),
-            kept: Mutex::default(),
+            renamed: Mutex::default(),
         }
     }
 
     fn token(&self, key: &RecordKey, token: Token) -> Token {
-        let kept = self.kept.lock().unwrap();
-        let same = kept
+        let renamed = self.renamed.lock().unwrap();
+        let same = renamed
             .iter()
             .rev()
-            .find(|(kept, old, _)| kept == key && *old == token);
+            .find(|(renamed, old, _)| renamed == key && *old == token);
         same.map_or(token, |(_, _, new)| *new)
     }
 
@@ -178,8 +178,8 @@ impl Store for Faulty {
             let resolved = self.records.resolve(key, &resolve).await?;
             if self.fault == Fault::KeepsTheToken && resolved == Resolved::Resolved {
                 if let Some(after) = self.records.find(key).await? {
-                    let mut kept = self.kept.lock().unwrap();
-                    kept.push((*key, resolve.token, after.token));
+                    let mut renamed = self.renamed.lock().unwrap();
+                    renamed.push((*key, resolve.token, after.token));
                 }
             }
             Ok(resolved)
@@ -193,9 +193,9 @@ async fn the_contract_finds_every_fault() {
     let verdict = |fault| verdict(async move { check_lookup(&Faulty::new(fault)).await });
     assert_eq!(verdict(None).await, Ok(()));
     for (fault, named) in [
-        (FindsNothing, "found in the state"),
-        (ShowsAStoppedOneAsRunning, "found in the state"),
-        (CutsTheResponse, "found in the state"),
+        (FindsNothing, "found in its present state"),
+        (ShowsAStoppedOneAsRunning, "found in its present state"),
+        (CutsTheResponse, "found in its present state"),
         (
             ResetsTheAge,
             "the age of a record counts from its first claim",
@@ -206,8 +206,8 @@ async fn the_contract_finds_every_fault() {
         (IgnoresTheRun, "changed since it was seen"),
         (IgnoresTheToken, "abandoned in a later run can be released"),
         (IgnoresTheState, "changed since it was seen"),
-        (ChecksThenResolves, "one happens wholly before the other"),
-        (KeepsTheToken, "a late holder has lost the record"),
+        (ChecksThenResolves, "one takes effect completely before the other"),
+        (KeepsTheToken, "a previous holder has lost the record"),
         (KeepsTheRecord, "a released record is gone"),
         (IgnoresTheTimeToLive, "the times of its record"),
         (ListsWholeResponses, "the first 16 bytes"),
@@ -217,7 +217,7 @@ async fn the_contract_finds_every_fault() {
         (NotImplemented, "not implemented"),
     ] {
         let verdict = verdict(fault).await;
-        let message = verdict.expect_err(&format!("{fault:?} goes unnoticed"));
+        let message = verdict.expect_err(&format!("{fault:?} is found"));
         assert!(message.contains(named), "{fault:?}: {message}");
     }
 }
@@ -231,7 +231,7 @@ impl Store for Basic {
 }
 
 #[tokio::test]
-async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what_it_lacks() {
+async fn a_store_without_look_up_fulfills_the_rest_of_the_contract() {
     let store = Basic(MemoryStore::new());
     check_store(&store).await;
     let key = RecordKey([7; 32]);
@@ -249,9 +249,10 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
     ];
     for error in errors {
         let message = error.unwrap_err().to_string();
-        let expected = "the store cannot be used: this store cannot look up records";
+        let expected = "idempotency store unavailable: this store cannot look up records; \
+                        implement `Store::find`, `list` and `resolve`";
         assert_eq!(message, expected);
     }
     let verdict = verdict(async move { check_lookup(&store).await }).await;
-    assert!(verdict.is_err(), "a missing look-up is never skipped");
+    assert!(verdict.is_err(), "the check fails without look-up");
 }

@@ -206,7 +206,7 @@ async fn a_disk_that_is_full_is_a_full_store() {
     assert!(matches!(&error, StoreError::Full(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "the store is full: could not extend file (53100)"
+        "idempotency store full: could not extend file (53100)"
     );
     table
         .execute("DROP TRIGGER fails ON {}; DROP FUNCTION {}_fails")
