@@ -11,11 +11,11 @@ use hashbrown::HashMap;
 use super::lookup::cursor_key;
 use super::{
     Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
-    full,
+    full, response_len,
 };
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, State, Token};
+use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
 
 /// How many expired records each claim deletes at most.
 const SWEPT: usize = 4;
@@ -90,9 +90,13 @@ impl Records {
     /// Applies a rule to one record.
     fn change<T>(&mut self, key: &RecordKey, rule: impl FnOnce(&mut Option<Record>) -> T) -> T {
         let place = self.by_key.entry(*key).or_default();
-        let before = place.as_ref().map(|record| (record.gone_at, size(record)));
+        let before = place
+            .as_ref()
+            .map(|record| (record.gone_at, response_len(record)));
         let result = rule(place);
-        let after = place.as_ref().map(|record| (record.gone_at, size(record)));
+        let after = place
+            .as_ref()
+            .map(|record| (record.gone_at, response_len(record)));
         if before != after {
             if let Some((end, size)) = before {
                 self.by_end.remove(&(end, *key));
@@ -154,13 +158,6 @@ impl Records {
                 return false;
             }
         }
-    }
-}
-
-fn size(record: &Record) -> usize {
-    match &record.state {
-        State::Running { .. } => 0,
-        State::Done { answer } => answer.len(),
     }
 }
 
@@ -368,7 +365,7 @@ mod tests {
                 };
                 prop_assert_eq!(result, expected);
                 let held = || records.by_key.iter().map(|(key, place)| (key, place.as_ref().expect("a record")));
-                prop_assert_eq!(records.bytes, held().map(|(_, record)| size(record)).sum::<usize>());
+                prop_assert_eq!(records.bytes, held().map(|(_, record)| response_len(record)).sum::<usize>());
                 let by_end: BTreeSet<_> = held().map(|(key, record)| (record.gone_at, *key)).collect();
                 prop_assert_eq!(&records.by_end, &by_end);
             }

@@ -29,6 +29,7 @@ pub use self::redis::RedisStore;
 pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 
 use self::future::StoreFuture;
+use super::record::{Record, State};
 
 use std::fmt;
 use std::future::ready;
@@ -55,6 +56,14 @@ fn check_bound(store: &'static str, max_bytes: u64) -> Result<(), ConfigError> {
         expected,
     )
     .map_err(|error| error.of("store", store))
+}
+
+/// Length of the stored response.
+fn response_len(record: &Record) -> usize {
+    match &record.state {
+        State::Running { .. } => 0,
+        State::Done { answer } => answer.len(),
+    }
 }
 
 fn full(max_bytes: impl fmt::Display) -> StoreError {

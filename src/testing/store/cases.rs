@@ -4,8 +4,8 @@ use bytes::Bytes;
 
 use super::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise, promises};
-use super::step::Request::{Other, This};
 use super::step::Outcome::{Already, Done, Lost, Running, Started, Taken};
+use super::step::Request::{Other, This};
 use super::step::Step::{Abandon, Begin, Complete};
 use super::step::{Answer, HOUR, Holders};
 use crate::idempotency::store::Store;

@@ -9,8 +9,8 @@ use super::cases::check_each;
 use super::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise};
 use super::step::FoundState::{Done, Running, Stopped};
-use super::step::Request::This;
 use super::step::Outcome::{Nothing, Renewed, Started, Taken};
+use super::step::Request::This;
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
 use super::step::{Answer, HOUR, Holders, OVER, Seen, found};
 use crate::idempotency::store::{Entry, EntryState, RecordKey, Store};
@@ -116,7 +116,9 @@ async fn times_are_right(store: &dyn Store) {
 async fn the_age_counts_from_the_first_claim(store: &dyn Store) {
     let ([first, second], holders) = ([new_key(), new_key()], Holders::new(20));
     for key in [&first, &second] {
-        let begun = holders.execute(store, key, Begin(0, This, OVER, HOUR)).await;
+        let begun = holders
+            .execute(store, key, Begin(0, This, OVER, HOUR))
+            .await;
         assert!(begun.is_ok(), "the store fails: {begun:?}");
     }
     for who in 1..20 {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::step::Request::{Other, This};
 use super::step::Outcome::{Already, Done, Lost, Mismatch, Renewed, Running, Started, Taken};
+use super::step::Request::{Other, This};
 use super::step::Step::{Abandon, Begin, Complete, Renew};
 use super::step::{Answer, HOUR, OVER, Outcome, Step};
 

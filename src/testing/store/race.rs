@@ -31,10 +31,14 @@ async fn one_of_many_holds(store: &dyn Store, what: &str, before: Option<Step>, 
         let outcome = holders.execute(store, &key, step).await;
         assert!(outcome.is_ok(), "the store fails: {outcome:?}");
     }
-    let claims = (1..=AT_ONCE).map(|who| holders.execute(store, &key, Begin(who, This, HOUR, HOUR)));
+    let claims =
+        (1..=AT_ONCE).map(|who| holders.execute(store, &key, Begin(who, This, HOUR, HOUR)));
     let outcome: Vec<_> = all(claims).await;
     let holds = |expected: Outcome| {
-        let same = outcome.iter().flatten().filter(|outcome| **outcome == expected);
+        let same = outcome
+            .iter()
+            .flatten()
+            .filter(|outcome| **outcome == expected);
         same.count()
     };
     assert!(
@@ -46,19 +50,24 @@ async fn one_of_many_holds(store: &dyn Store, what: &str, before: Option<Step>, 
 
 async fn one_of_many_responses_is_stored(store: &dyn Store) {
     let (key, holders) = (new_key(), Holders::new(2));
-    let begun = holders.execute(store, &key, Begin(0, This, HOUR, HOUR)).await;
+    let begun = holders
+        .execute(store, &key, Begin(0, This, HOUR, HOUR))
+        .await;
     assert!(begun.is_ok(), "the store fails: {begun:?}");
     let answers = (0..AT_ONCE).map(|number| Answer(number.to_string().into()));
     let completions = answers.map(|answer| holders.execute(store, &key, Complete(0, answer, HOUR)));
     let outcome = all(completions).await;
-    let stored = holders.execute(store, &key, Begin(1, This, HOUR, HOUR)).await;
+    let stored = holders
+        .execute(store, &key, Begin(1, This, HOUR, HOUR))
+        .await;
     let taken: Vec<usize> = (0..AT_ONCE)
         .filter(|number| matches!(outcome[*number], Ok(Outcome::Taken)))
         .collect();
     let agree = taken.len() == 1 && {
         let first = Answer(taken[0].to_string().into());
         let all_equal = outcome.iter().enumerate().all(|(number, outcome)| {
-            number == taken[0] || matches!(outcome, Ok(Outcome::Already(answer)) if *answer == first)
+            number == taken[0]
+                || matches!(outcome, Ok(Outcome::Already(answer)) if *answer == first)
         });
         all_equal && matches!(stored, Ok(Outcome::Done(answer)) if answer == first)
     };
@@ -124,7 +133,10 @@ async fn concurrent_calls_are_atomic(store: &dyn Store, pair: Pair) {
     let forward = ruled(&one, &other);
     let [second, first, last] = ruled(&other, &one);
     let backward = [first, second, last];
-    let returned: Vec<Option<&Outcome>> = outcome.iter().map(|outcome| outcome.as_ref().ok()).collect();
+    let returned: Vec<Option<&Outcome>> = outcome
+        .iter()
+        .map(|outcome| outcome.as_ref().ok())
+        .collect();
     assert!(
         [&forward, &backward]
             .iter()

@@ -11,8 +11,8 @@ use redb::{
 
 use super::encoding::{Session, answer_length, decode, encode};
 use crate::clock::Moment;
-use crate::idempotency::record::{self, Record, RecordKey, State};
-use crate::idempotency::store::{Entry, Listed, RECORD, StoreError};
+use crate::idempotency::record::{self, Record, RecordKey};
+use crate::idempotency::store::{Entry, Listed, RECORD, StoreError, response_len};
 
 pub(super) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
 /// Ordered by expiry.
@@ -32,7 +32,7 @@ const CACHE: usize = 64 << 20;
 #[derive(Debug)]
 pub(super) struct File {
     database: Database,
-    session: u64,
+    pub(super) session: u64,
     pub(super) latest: Moment,
     pub(super) bytes: u64,
 }
@@ -65,10 +65,6 @@ impl File {
             latest: Moment::from_nanos(latest),
             bytes,
         })
-    }
-
-    pub(super) fn session(&self) -> u64 {
-        self.session
     }
 
     /// A snapshot of the records.
@@ -182,18 +178,15 @@ impl View {
 
 /// The size of a record that counts toward `max_bytes`.
 pub(super) fn size(record: &Record) -> u64 {
-    with_answer(match &record.state {
-        State::Running { .. } => 0,
-        State::Done { answer } => answer.len(),
-    })
+    with_response(response_len(record))
 }
 
 /// The same, from the encoded record.
 fn stored(value: &[u8]) -> u64 {
-    with_answer(answer_length(value))
+    with_response(answer_length(value))
 }
 
-fn with_answer(length: usize) -> u64 {
+fn with_response(length: usize) -> u64 {
     u64::try_from(length.saturating_add(RECORD)).unwrap_or(u64::MAX)
 }
 

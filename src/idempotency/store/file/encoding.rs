@@ -180,23 +180,6 @@ mod tests {
     }
 
     #[test]
-    fn leases_of_an_earlier_session_have_ended_and_its_responses_stay() {
-        let lease_until = Moment::from_nanos(0x1112_1314_1516_1718);
-        for (opened, expected) in [
-            (lease_until.after(Duration::from_secs(1)), lease_until),
-            (Moment::from_nanos(5), Moment::from_nanos(5)),
-        ] {
-            let session = Session { number: 10, opened };
-            let left = decode(&encode(&running(), 9), session).expect("readable");
-            let lease_until = expected;
-            assert_eq!(left.state, State::Running { lease_until });
-            assert_eq!(left.gone_at, running().gone_at);
-            let read = decode(&encode(&done(), 9), session).expect("readable");
-            assert_eq!(read, done());
-        }
-    }
-
-    #[test]
     fn other_bytes_are_unreadable() {
         let bytes = encode(&running(), 9);
         for length in 0..bytes.len() {

@@ -263,7 +263,7 @@ impl Store for FileStore {
             let (reply, result) = oneshot::channel();
             let work: Work = Box::new(move |batch, now| {
                 let page = match batch {
-                    Ok(batch) => batch.list(after.as_ref(), limit, now),
+                    Ok(batch) => batch.view.list(after.as_ref(), limit, now),
                     Err(error) => Err(same(error)),
                 };
                 send_reply(reply, page);

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::database::{Change, File, View, size};
 use crate::clock::Moment;
 use crate::idempotency::record::{Record, RecordKey};
-use crate::idempotency::store::{Listed, StoreError, full};
+use crate::idempotency::store::{StoreError, full};
 
 /// The largest batch of one write: in commands, and in bytes of responses.
 const BATCH: usize = 1024;
@@ -64,7 +64,7 @@ impl Writer {
     pub(super) fn new(opening: Opening, file: File, timeline: Timeline, max_bytes: u64) -> Self {
         Self {
             opening,
-            session: file.session(),
+            session: file.session,
             file: Some(file),
             timeline,
             max_bytes,
@@ -175,7 +175,8 @@ fn fail_all(commands: Vec<Command>, error: StoreError) -> Result<(), StoreError>
 
 /// The commands of one write.
 pub(super) struct Batch {
-    view: View,
+    /// The records on disk, without the changes of this batch.
+    pub(super) view: View,
     changes: HashMap<RecordKey, Change>,
     replies: Vec<Reply>,
     room: Room,
@@ -199,16 +200,6 @@ impl Room {
 }
 
 impl Batch {
-    /// A page of the records on disk. It leaves out changes of this batch, whose callers get their reply later.
-    pub(super) fn list(
-        &self,
-        after: Option<&RecordKey>,
-        limit: usize,
-        now: Moment,
-    ) -> Result<Listed, StoreError> {
-        self.view.list(after, limit, now)
-    }
-
     /// Applies a rule to one record. Replies at once if that changes nothing, otherwise after the write.
     pub(super) fn apply<T: 'static>(
         &mut self,

@@ -173,7 +173,8 @@ impl PostgresStore {
         };
         let result = work(transaction).await;
         let Some(connection) = Arc::into_inner(connection) else {
-            let why = "the closure kept its transaction after it returned; drop every copy of it before";
+            let why =
+                "the closure kept its transaction after it returned; drop every copy of it before";
             return Err(CommitError::Work(why.into()).into());
         };
         let finished = match result {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::{Row, SimpleQueryRow};
 
 use super::PostgresStore;
-use super::rows::{check, column, micros};
+use super::rows::{check, column, counted, micros};
 use super::session::{self, Parameters, Rows, Statement};
 use super::statements::{VERSION, is_gone, literal};
 use super::table::TableName;
@@ -72,9 +72,9 @@ fn key(row: &Row) -> Result<RecordKey, StoreError> {
 fn fixed<const N: usize>(row: &Row, index: usize) -> Result<[u8; N], StoreError> {
     let bytes: &[u8] = column(row, index)?;
     let length = bytes.len();
-    bytes
-        .try_into()
-        .map_err(|_| StoreError::Unreadable(format!("it has a column of {length} bytes instead of {N}")))
+    bytes.try_into().map_err(|_| {
+        StoreError::Unreadable(format!("it has a column of {length} bytes instead of {N}"))
+    })
 }
 
 fn time(micros: i64) -> Duration {
@@ -93,13 +93,10 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
             since: time(-lease),
         },
     };
-    let run: i32 = column(row, 3)?;
-    let run =
-        u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("its run is {run}")))?;
     Ok(Entry::new(
         key(row)?,
         Token(fixed(row, 2)?),
-        run,
+        counted(column(row, 3)?)?,
         time(column(row, 4)?),
         state,
         time(column(row, 6)?),

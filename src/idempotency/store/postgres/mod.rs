@@ -314,11 +314,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_table_has_a_valid_name() {
+    fn table_names_are_checked() {
         let store = PostgresStore::connect("postgres://localhost").expect("a valid address");
-        assert_eq!(
-            store.statements.table,
-            TableName::new(TABLE).expect("a valid name")
+        let same = store.clone().table(TABLE).expect("a valid name");
+        assert_eq!(same.statements.table, store.statements.table);
+        let error = store.table("a; b").expect_err("no name").to_string();
+        assert!(
+            error.starts_with("store `postgres`: `table` is \"a; b\""),
+            "{error}"
         );
     }
 }

@@ -46,7 +46,7 @@ pub(super) enum Current {
     Free,
 }
 
-fn counted(run: i32) -> Result<u32, StoreError> {
+pub(super) fn counted(run: i32) -> Result<u32, StoreError> {
     u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("its run is {run}")))
 }
 

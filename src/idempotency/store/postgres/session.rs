@@ -125,7 +125,9 @@ pub(super) async fn execute<T>(
 }
 
 pub(super) fn contended() -> StoreError {
-    StoreError::unavailable(format!("concurrent calls changed the record {ATTEMPTS} times in a row; try again"))
+    StoreError::unavailable(format!(
+        "concurrent calls changed the record {ATTEMPTS} times in a row; try again"
+    ))
 }
 
 /// Ends work that takes longer than the limit.

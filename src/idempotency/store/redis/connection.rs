@@ -102,7 +102,11 @@ impl Target {
                 let connecting = client.get_async_connection();
                 let connection = match tokio::time::timeout(3 * CONNECT, connecting).await {
                     Ok(connection) => connection?,
-                    Err(_) => return Err(too_slow("no node of the Redis cluster responded within 3 s")),
+                    Err(_) => {
+                        return Err(too_slow(
+                            "no node of the Redis cluster responded within 3 s",
+                        ));
+                    }
                 };
                 Ok((Connection::Cluster(connection), "cluster".to_owned()))
             }

@@ -152,7 +152,9 @@ impl Reconnecting {
                 self.replace(number);
                 Err(match failed {
                     Some(Err(error)) => error,
-                    _ => too_slow("connecting to Redis did not end within 6 s; its runtime may have stopped"),
+                    _ => too_slow(
+                        "connecting to Redis did not end within 6 s; its runtime may have stopped",
+                    ),
                 })
             }
         }

@@ -46,9 +46,11 @@ impl Replicas {
         }
         let _place = match timeout(ACKNOWLEDGE, self.places.acquire()).await {
             Ok(place) => place.ok(),
-            Err(_) => return Err(self.missing(&format!(
-                    "{AT_ONCE} other claims are waiting for replicas"
-                ))),
+            Err(_) => {
+                return Err(
+                    self.missing(&format!("{AT_ONCE} other claims are waiting for replicas"))
+                );
+            }
         };
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let free = idle().pop();
@@ -74,7 +76,10 @@ impl Replicas {
         let arguments: [&[u8]; 3] = [&claim.token.0, lease.as_bytes(), ttl.as_bytes()];
         let by_hash = self.commands(RENEW.by_hash(name, &arguments));
         let mut responses = connections.pipeline(name, &by_hash).await;
-        let first = responses.as_ref().ok().and_then(|responses| responses.first());
+        let first = responses
+            .as_ref()
+            .ok()
+            .and_then(|responses| responses.first());
         let error = first.and_then(|response| response.clone().extract_error().err());
         if error.is_some_and(|error| is_unknown(&error)) {
             let by_code = self.commands(RENEW.by_code(name, &arguments));
@@ -106,8 +111,6 @@ impl Replicas {
     fn missing(&self, why: &str) -> StoreError {
         let needed = self.needed;
         let replicas = if needed == 1 { "replica" } else { "replicas" };
-        StoreError::unavailable(format!(
-            "a claim must reach {needed} {replicas}: {why}"
-        ))
+        StoreError::unavailable(format!("a claim must reach {needed} {replicas}: {why}"))
     }
 }

@@ -13,22 +13,23 @@ use crate::idempotency::store::{Resolved, StoreError};
 /// Fifty years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
 const LONGEST: u64 = 50 * 365 * 24 * 3_600 * 1_000_000;
 
-pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| script("", include_str!("begin.lua")));
-pub(super) static RENEW: LazyLock<Script> =
-    LazyLock::new(|| script(ALLOW_OOM, include_str!("renew.lua")));
-pub(super) static COMPLETE: LazyLock<Script> =
-    LazyLock::new(|| script("", include_str!("complete.lua")));
-pub(super) static COMPLETE_SMALL: LazyLock<Script> =
-    LazyLock::new(|| script(ALLOW_OOM, include_str!("complete.lua")));
-pub(super) static ABANDON: LazyLock<Script> =
-    LazyLock::new(|| script(ALLOW_OOM, include_str!("abandon.lua")));
+macro_rules! scripts {
+    ($($name:ident: $flags:expr, $file:literal;)+) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| script($flags, include_str!($file)));)+
+    };
+}
 
-pub(super) static FIND: LazyLock<Script> =
-    LazyLock::new(|| script(NO_WRITES, include_str!("find.lua")));
-pub(super) static RESOLVE: LazyLock<Script> =
-    LazyLock::new(|| script("", include_str!("resolve.lua")));
-pub(super) static RESOLVE_SMALL: LazyLock<Script> =
-    LazyLock::new(|| script(ALLOW_OOM, include_str!("resolve.lua")));
+scripts! {
+    BEGIN: "", "begin.lua";
+    RENEW: ALLOW_OOM, "renew.lua";
+    COMPLETE: "", "complete.lua";
+    COMPLETE_SMALL: ALLOW_OOM, "complete.lua";
+    ABANDON: ALLOW_OOM, "abandon.lua";
+    FIND: NO_WRITES, "find.lua";
+    RESOLVE: "", "resolve.lua";
+    RESOLVE_SMALL: ALLOW_OOM, "resolve.lua";
+}
 
 /// Lets a script run even if the memory is full: it only reads.
 const NO_WRITES: &str = "#!lua flags=no-writes\n";
