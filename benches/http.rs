@@ -1,4 +1,4 @@
-//! What the standard client stack costs where it is used: hyper-util's client against a hyper server on loopback, bare and
+//! The cost of the standard client stack in use: hyper-util's client against a hyper server on loopback, bare and
 //! through `http::client`.
 //!
 //! `cargo bench --bench http` prints a table and writes `target/http.json`; `-- --quick` only shows that it runs.
@@ -6,7 +6,7 @@
 #![allow(missing_docs, reason = "a benchmark has no public items")]
 #![allow(
     clippy::disallowed_methods,
-    reason = "the time that passes is what is measured"
+    reason = "the benchmark measures elapsed time"
 )]
 
 mod support;
@@ -40,7 +40,7 @@ struct Effort {
     requests: usize,
 }
 
-/// Each sends its next request when it has read the last answer.
+/// Each sends its next request when it has read the last response.
 const CALLERS: usize = 16;
 
 fn main() {
@@ -132,7 +132,7 @@ fn compare(proto: Proto, place: Where, effort: &Effort) -> [String; 2] {
     for pair in 0..=effort.pairs {
         let mut of_bare = || bares.push(runtime.block_on(round(&bare, &uri, effort.requests)));
         let mut of_stack = || stacks.push(runtime.block_on(round(&stack, &uri, effort.requests)));
-        // What is measured second may find warmer caches.
+        // The second measurement may find warmer caches.
         if pair % 2 == 0 {
             of_bare();
             of_stack();

@@ -1,5 +1,5 @@
-//! The cost of a call through each layer around a service that answers at once: time, allocations, the bytes that the layer
-//! adds to the future, and how two threads on one handle get on beside each other.
+//! The cost of a call through each layer around a service that responds immediately: time, allocations, the bytes that the layer
+//! adds to the future, and the scaling of two threads on one handle.
 //!
 //! `cargo bench --bench overhead` prints a table and writes `target/overhead.json`; `-- breaker` takes only the rows with
 //! that word.
@@ -141,7 +141,7 @@ fn retry() -> RetryLayer {
 
 type Body = Empty<Bytes>;
 
-/// A service that answers at once, with nothing.
+/// A service that responds immediately with an empty body.
 #[derive(Clone, Copy, Debug)]
 struct NoContent;
 
@@ -160,7 +160,7 @@ impl Service<Request<Body>> for NoContent {
     }
 }
 
-/// What a browser or an API's client would send.
+/// The headers of a typical client.
 fn request() -> Request<Body> {
     Request::get("https://api.example.com/v1/orders/4711?expand=items")
         .header("host", "api.example.com")
@@ -184,7 +184,7 @@ fn http_client(table: &mut Table) {
         move |request| call(&mut service, request)
     });
     let layer = client("bench", ClientConfig::default()).expect("a good configuration");
-    // The request lives in the future, as what is kept for a retry.
+    // The future holds the request, which is saved for a retry.
     let bytes = extra_bytes::<_, buttress::http::client::ClientService<NoContent>, NoContent>()
         - size_of::<Request<Body>>();
     table.prepared("standard client stack", Some(bytes), clone, || {

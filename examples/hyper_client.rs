@@ -52,12 +52,12 @@ async fn main() -> Result<(), BoxError> {
     };
 
     for (what, path) in [
-        ("The first attempt hangs, the second is answered:", "/once"),
+        ("The first attempt hangs, the second succeeds:", "/once"),
         (
             "Every attempt hangs, and nothing has paid for a third:",
             "/hang",
         ),
-        ("The head comes at once, the body stalls:", "/stall"),
+        ("The headers arrive at once, the body stalls:", "/stall"),
         ("The body drips on without an end:", "/drip"),
     ] {
         let start = Instant::now();
@@ -70,7 +70,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// An error of the body is wrapped by those who read it.
+/// Readers of a body wrap its errors.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut link = error;
     while let Some(source) = link.source() {
@@ -79,7 +79,7 @@ fn innermost(error: &(dyn Error + 'static)) -> String {
     link.to_string()
 }
 
-/// Four ways to answer.
+/// Four kinds of responses.
 async fn serve() -> Result<String, BoxError> {
     let app = Router::new()
         .route("/once", get(once))
@@ -97,7 +97,7 @@ async fn once() -> &'static str {
     if !HUNG.swap(true, Ordering::Relaxed) {
         pending::<()>().await;
     }
-    "an answer"
+    "a response"
 }
 
 /// A body that never ends: a piece, a pause, and so on.

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::interval;
 use tower::ServiceBuilder;
 
-/// What became of the calls to one shard.
+/// The outcomes of the calls to one shard.
 #[derive(Clone, Copy, Default)]
 struct Tally {
     answered: u32,
@@ -33,8 +33,8 @@ async fn main() -> Result<(), BoxError> {
     let rounds = if quick { 50 } else { 200 };
     let shards = [serve(true).await?, serve(true).await?, serve(false).await?];
 
-    // A third of all calls will fail. At the default of 50 % one breaker for all would never open by it, and the dead shard
-    // would keep its callers waiting for ever.
+    // A third of all calls will fail. With the default of 50 % a single breaker for all shards would never open, and callers
+    // of the dead shard would always wait.
     let config = BreakerConfig::default().failure_rate(Some(0.3));
 
     println!("One breaker for all shards:");
@@ -51,7 +51,7 @@ async fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// A call to each shard every 20 ms, each call with 200 ms to answer.
+/// A call to each shard every 20 ms, each with a timeout of 200 ms.
 async fn run<P>(policy: P, shards: &[String; 3], rounds: u32) -> Result<[Tally; 3], BoxError>
 where
     P: Policy<reqwest::Request, Permit: Send> + Clone + Send + 'static,
@@ -87,18 +87,18 @@ where
 }
 
 fn show(tallies: [Tally; 3]) {
-    println!("  shard  answered  failed  refused");
+    println!("  shard  answered  failed  rejected");
     for (shard, tally) in tallies.iter().enumerate() {
         let Tally {
             answered,
             failed,
             refused,
         } = tally;
-        println!("  {shard:>5}  {answered:>8}  {failed:>6}  {refused:>7}");
+        println!("  {shard:>5}  {answered:>8}  {failed:>6}  {refused:>8}");
     }
 }
 
-/// A shard that answers, or one that never does.
+/// A shard that responds, or one that never does.
 async fn serve(alive: bool) -> Result<String, BoxError> {
     let answer = move || async move {
         if !alive {

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-/// At most so many calls at once. Clones share the count: axum applies a layer once for each route.
+/// Limits concurrent calls. Clones share the count, because axum applies a layer once for each route.
 #[derive(Clone)]
 struct AtMost {
     most: usize,
@@ -29,7 +29,7 @@ struct Counts {
     served: AtomicUsize,
 }
 
-/// A place. Dropping it frees it, however the call ended: answered, failed, left by its caller or by a panic.
+/// A permit. Dropping it frees it, whether the call succeeded, failed, was cancelled or panicked.
 struct Place(Arc<Counts>);
 
 impl<Req: ?Sized> Policy<Req> for AtMost {
@@ -84,7 +84,7 @@ async fn main() -> Result<(), BoxError> {
     tokio::spawn(async { axum::serve(listener, app).await });
     let client = reqwest::Client::builder().no_proxy().build()?;
 
-    println!("Five exports at once, where two are allowed:");
+    println!("Five concurrent exports, with a limit of two:");
     let mut calls = JoinSet::new();
     for _ in 0..5 {
         calls.spawn(client.get(&url).send());

@@ -1,4 +1,4 @@
-//! reqwest behind the standard stack: what is repeated, what is not, and how a broken server is left alone.
+//! reqwest behind the standard stack: retries of idempotent requests, and an open circuit.
 //!
 //! `cargo run --example reqwest_client`, with `-- --quick` in a second.
 #![expect(
@@ -39,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
         .http2_keep_alive_while_idle(true)
         // Its own retries would multiply with ours.
         .retry(reqwest::retry::never())
-        // It would send an idempotency key on to wherever a redirect leads, and hide that a POST was answered.
+        // A redirect would forward the idempotency key to another server, and hide that the POST was executed.
         .redirect(same_origin_redirects())
         .build()?;
     let config = ClientConfig::default()
@@ -50,7 +50,7 @@ async fn main() -> Result<(), BoxError> {
     let get = |path: &str| reqwest.get(format!("{url}{path}")).send_through(&stack);
     let post = |path: &str| reqwest.post(format!("{url}{path}")).send_through(&stack);
 
-    println!("A GET fails once and is repeated:");
+    println!("A GET fails once and is retried:");
     shop.fail(1);
     println!("  {}, {}", get("/orders").await?.status(), shop.seen());
 
@@ -63,7 +63,7 @@ async fn main() -> Result<(), BoxError> {
     println!("A redirect to another origin is not followed, so the key stays here:");
     println!("  {}, {}", post("/moved").await?.status(), shop.seen());
 
-    println!("The server breaks. Callers go on; the circuit opens:");
+    println!("The server fails while calls continue, and the circuit opens:");
     shop.fail(u32::MAX);
     let mut calls = 0;
     let refused = loop {
@@ -100,7 +100,7 @@ impl Shop {
         self.0.failures.store(times, Ordering::Relaxed);
     }
 
-    /// The requests since it was last asked.
+    /// The number of requests since the last query.
     fn seen(&self) -> String {
         let requests = self.0.requests.swap(0, Ordering::Relaxed);
         format!("requests that reached the server: {requests}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the outage example for a fault (default: hang) and judges the figures it is known for. A machine too busy to be
-# measured is tried again, three times at most, and then told.
+# Runs the outage example for a fault (default: hang) and checks its figures. If the machine is too busy to measure, it
+# is run again, at most three times, and then fails.
 #
 #   scripts/outage.sh [hang|slow|errors|refuse] [seed]
 set -euo pipefail
@@ -38,7 +38,7 @@ hold(f"recovered within {recovered} s", (ours["recovered_after_s"] or 99) <= rec
 hold(f"at most {attempts} attempts a call", ours["attempts_per_call_during"] <= attempts)
 if fault != "refuse":
     hold("at least half of the calls answered afterwards", ours["goodput_after"] >= 0.5)
-    hold("naive answers nothing afterwards", naive["goodput_after"] <= 0.05)
+    hold("the naive client answers nothing afterwards", naive["goodput_after"] <= 0.05)
 if fault in ("hang", "slow"):
     hold("the breaker opened", ours["breaker_opened"] >= 1)
 hold("naive makes at least 3.5 attempts a call", naive["attempts_per_call_during"] >= 3.5)

@@ -48,7 +48,7 @@ ask() {
         [ -z "$3" ] || { IFS= read -r -t 5 line <&3 && printf '%s\n' "$line"; }
     ) 2>/dev/null &
     pid=$!
-    # What hangs in connecting is ended from outside; macOS has no `timeout`.
+    # Ends a connection attempt that hangs; macOS has no `timeout`.
     (sleep 5; kill "$pid") >/dev/null 2>&1 &
     local watch=$!
     local result=0
@@ -82,12 +82,12 @@ check_redis() {
     read_address "$REDIS_URL" 6379
     case $REDIS_URL in
         # Behind TLS it is enough that it listens.
-        rediss:*) ask "$host" "$port" '' || fail "REDIS_URL is set, but nothing answers at $host:$port" ;;
+        rediss:*) ask "$host" "$port" '' || fail "REDIS_URL is set, but nothing listens at $host:$port" ;;
         *)
-            answer=$(ask "$host" "$port" 'PING\r\n') || fail "REDIS_URL is set, but nothing answers at $host:$port"
+            answer=$(ask "$host" "$port" 'PING\r\n') || fail "REDIS_URL is set, but nothing listens at $host:$port"
             case $answer in
                 +PONG* | -NOAUTH*) ;;
-                *) fail "REDIS_URL is set, but what answers at $host:$port is no Redis: $answer" ;;
+                *) fail "REDIS_URL is set, but the server at $host:$port is not Redis: $answer" ;;
             esac ;;
     esac
 }
@@ -96,10 +96,10 @@ check_postgres() {
     local psql
     if psql=$(postgres_programs psql) && psql=$psql/psql; then
         PGCONNECT_TIMEOUT=5 "$psql" "$DATABASE_URL" -XAtc 'select 1' >/dev/null \
-            || fail "DATABASE_URL is set, but no PostgreSQL can be used there"
+            || fail "DATABASE_URL is set, but PostgreSQL is not usable there"
     else
         read_address "$DATABASE_URL" 5432
-        ask "$host" "$port" '' || fail "DATABASE_URL is set, but nothing answers at $host:$port"
+        ask "$host" "$port" '' || fail "DATABASE_URL is set, but nothing listens at $host:$port"
     fi
 }
 
@@ -107,17 +107,17 @@ check_nats() {
     local answer
     read_address "$NATS_URL" 4222
     # The server speaks first, also where TLS is required afterwards.
-    answer=$(ask "$host" "$port" 'PING\r\n') || fail "NATS_URL is set, but nothing answers at $host:$port"
+    answer=$(ask "$host" "$port" 'PING\r\n') || fail "NATS_URL is set, but nothing listens at $host:$port"
     case $answer in
         INFO*'"jetstream":true'*) ;;
         INFO*) fail "NATS_URL is set, but the nats-server at $host:$port has no JetStream: start it by nats-server -js" ;;
-        *) fail "NATS_URL is set, but what answers at $host:$port is no nats-server: $answer" ;;
+        *) fail "NATS_URL is set, but the server at $host:$port is not a nats-server: $answer" ;;
     esac
 }
 
 # ── programs ──
 
-# The folder that has this program of PostgreSQL. Distributions keep it out of the PATH; the newest counts.
+# The newest folder with this program of PostgreSQL, which distributions leave out of the PATH.
 postgres_programs() {
     local candidate newest=
     if candidate=$(command -v "$1"); then dirname "$candidate"; return; fi
@@ -136,7 +136,7 @@ install() { # the package of apt, the package of Homebrew, the variable that mak
             command -v sudo >/dev/null || fail "install $1 (there is no sudo to do it with), or set $3"
             root=(sudo)
         fi
-        # The package's own server is not wanted: `RUNLEVEL=1` keeps it from being started.
+        # The package's own server is not wanted: `RUNLEVEL=1` prevents its start.
         { "${root[@]+"${root[@]}"}" apt-get update -qq \
             && "${root[@]+"${root[@]}"}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
                 apt-get install -y -qq --no-install-recommends "$1"; } >&2 || fail "apt-get cannot install $1: install it in another way, or set $3"
@@ -181,7 +181,7 @@ make_folder() {
     fail "no temporary folder that $owner may use"
 }
 
-# Below the ports that systems hand out by themselves. Who is second at a port does not start, and tries another.
+# Below the ephemeral ports of common systems. If the port is taken, the server fails to start, and another port is tried.
 any_port() { echo $((20000 + RANDOM % 12000)); }
 
 start_redis() {
@@ -200,7 +200,7 @@ start_redis() {
             >"$folder/redis.log" 2>&1 </dev/null &
         redis_pid=$!
         while kill -0 "$redis_pid" 2>/dev/null; do
-            # In its own log, since it might be another's server that answers.
+            # Read from its own log, because another server may be listening at the port.
             if grep -q 'eady to accept connections' "$folder/redis.log"; then
                 export REDIS_URL="redis://127.0.0.1:$port"
                 return

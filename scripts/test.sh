@@ -26,7 +26,7 @@ RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/lo
 for example in own_gate keyed axum_service hyper_client reqwest_client tonic_client; do
     step cargo run --quiet --release --all-features --example "$example" -- --quick
 done
-# Exit code 3: the host is too busy for a verdict, which says nothing about the code.
+# Exit code 3: the host is too busy to measure, so the run does not count.
 step cargo run --quiet --release --example outage -- --quick --json || [ $? -eq 3 ]
 step scripts/services.sh scripts/payments.sh
 step cargo run --quiet --release --all-features --example repair -- demo --quick

@@ -1,4 +1,4 @@
-//! Whole operations in PostgreSQL: key, effect and response in one transaction, written by hand and by `PostgresStore::joined`.
+//! Whole operations in PostgreSQL: key, effect and response in one transaction, in plain SQL and with `PostgresStore::joined`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::Effort;
 
-/// As many operations are under way at once.
+/// The number of concurrent operations.
 const AT_ONCE: usize = 64;
 /// As many connections as a store has: 10 for claims, 10 for transactions.
 const CONNECTIONS: usize = 20;
@@ -30,7 +30,7 @@ type Payments = BoxCloneSyncService<Request<Body>, (), BoxError>;
 pub(crate) async fn measure(effort: Effort) -> Vec<String> {
     println!(
         "\n{:44} {:>9} {:>9}",
-        "payments with their key, 64 at once", "ops/s", "of it"
+        "payments with their key, 64 concurrent", "ops/s", "of it"
     );
     match measured(effort).await {
         Ok(rows) => rows,
@@ -61,7 +61,7 @@ async fn measured(effort: Effort) -> Result<Vec<String>, BoxError> {
     let store = || PostgresStore::connect(&url)?.table(&table);
     store()?.migrate().await?;
     let ways = [
-        ("written by hand", manual(&pool, &table)),
+        ("plain SQL", manual(&pool, &table)),
         ("joined", joined(store()?, &table)?),
     ];
     let mut rates = ways.each_ref().map(|_| Vec::new());
@@ -124,7 +124,7 @@ async fn rate(payments: &Payments, round: Duration) -> Result<f64, BoxError> {
     Ok(done / started.elapsed().as_secs_f64())
 }
 
-/// What one would write without this crate.
+/// The same without this crate.
 fn manual(pool: &Pool, table: &str) -> Payments {
     let pool = pool.clone();
     let sql = Arc::new([

@@ -1,5 +1,4 @@
-//! The layer around a service that answers at once: what it adds to a request that it does not guard, and what one costs
-//! that it does.
+//! The layer around a service that responds immediately: its overhead for unprotected requests, and the cost of protected ones.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};

@@ -1,4 +1,4 @@
-//! What it costs to act once: each store that can be reached, and the layer around a service that answers at once.
+//! The cost of exactly-once execution: each available store, and the layer around a service that responds immediately.
 //!
 //! `cargo bench --all-features --bench idempotency` prints tables and writes `target/idempotency.json`; `-- --quick` only
 //! shows that it runs. Redis and `PostgreSQL` are those of `REDIS_URL` and `DATABASE_URL`, else the local ones.
@@ -6,7 +6,7 @@
 #![allow(missing_docs, reason = "a benchmark has no public items")]
 #![allow(
     clippy::disallowed_methods,
-    reason = "the time that passes is what is measured"
+    reason = "the benchmark measures elapsed time"
 )]
 
 #[cfg(feature = "postgres")]
@@ -33,7 +33,7 @@ struct Effort {
 }
 
 impl Effort {
-    /// Rounds that fit between two time slices of a busy machine: for what waits for nothing.
+    /// Rounds that fit between two time slices of a busy machine: for code that never waits.
     fn in_slices(self) -> Self {
         Self {
             rounds: self.rounds * 50,
@@ -60,7 +60,7 @@ fn main() {
             patience: Duration::from_secs(3),
         }
     };
-    // One thread: with what the stores themselves run beside it.
+    // One thread, plus those of the stores.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

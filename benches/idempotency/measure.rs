@@ -11,15 +11,15 @@ use tokio::task::JoinSet;
 
 use crate::Effort;
 
-/// As many operations are under way at once when it is asked how many a second there can be.
+/// The number of concurrent operations when measuring throughput.
 const AT_ONCE: u64 = 64;
 
-/// An answer as a payment has one: status, two headers, a small object.
-const ANSWER: &[u8] = &[b'x'; 256];
+/// A typical response: status, two headers, a small object.
+const RESPONSE: &[u8] = &[b'x'; 256];
 
 const LEASE: Duration = Duration::from_secs(90);
 
-/// What a store can do.
+/// The figures of a store.
 pub(crate) struct Figures {
     pub(crate) ops_per_s: f64,
     pub(crate) begin_p50: Duration,
@@ -46,15 +46,15 @@ pub(crate) async fn figures(store: Arc<dyn Store>, ttl: Duration, effort: Effort
     }
 }
 
-/// One operation: a new key is claimed, and its answer recorded. How long each took.
+/// One operation: claims a new key and records its response. Returns the time of each step.
 async fn pair(store: &dyn Store, ttl: Duration) -> (Duration, Duration) {
     let key = RecordKey(random());
     let claim = Claim::new(Fingerprint([7; 32]), LEASE, ttl);
-    let answer = Bytes::from_static(ANSWER);
+    let response = Bytes::from_static(RESPONSE);
     let started = Instant::now();
     let begun = store.begin(&key, &claim).await.expect("a store that works");
     let held = Instant::now();
-    let ended = store.complete(&key, claim.token, answer, ttl).await;
+    let ended = store.complete(&key, claim.token, response, ttl).await;
     let done = Instant::now();
     assert_eq!(begun, Begun::Started { run: 1 });
     assert_eq!(ended.expect("a store that works"), Ended::Taken);
@@ -79,7 +79,7 @@ async fn latencies(
     (begins, completes)
 }
 
-/// Many at once: how many a second.
+/// Throughput of concurrent operations.
 async fn rate(store: &Arc<dyn Store>, ttl: Duration, round: Duration) -> f64 {
     let done = Arc::new(AtomicU64::new(0));
     let started = Instant::now();
@@ -105,9 +105,9 @@ async fn rate(store: &Arc<dyn Store>, ttl: Duration, round: Duration) -> f64 {
 async fn untimed(store: &dyn Store, ttl: Duration) {
     let key = RecordKey(random());
     let claim = Claim::new(Fingerprint([7; 32]), LEASE, ttl);
-    let answer = Bytes::from_static(ANSWER);
+    let response = Bytes::from_static(RESPONSE);
     let begun = store.begin(&key, &claim).await.expect("a store that works");
-    let ended = store.complete(&key, claim.token, answer, ttl).await;
+    let ended = store.complete(&key, claim.token, response, ttl).await;
     assert_eq!(begun, Begun::Started { run: 1 });
     assert_eq!(ended.expect("a store that works"), Ended::Taken);
 }

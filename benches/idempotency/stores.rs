@@ -11,26 +11,26 @@ use crate::measure::{Figures, figures};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
-/// Measures every store that is built in and can be reached. The lines for the file.
+/// Measures every available store. The lines for the file.
 pub(crate) async fn measure(effort: Effort) -> Vec<String> {
     println!(
         "{:10} {:>12} {:>12} {:>12} {:>14}",
         "store", "ops/s", "begin p50", "begin p99", "complete p99"
     );
     let mut rows = Vec::new();
-    let mut tell = |name: &str, measured: Result<Figures, BoxError>| match measured {
+    let mut report = |name: &str, measured: Result<Figures, BoxError>| match measured {
         Ok(figures) => rows.push(row(name, &figures)),
         Err(error) => println!("{name:10} not measured: {error}"),
     };
-    // Records that live for a day would fill the memory before a round is over: these are forgotten as fast as they come.
+    // Records with a time to live of a day would fill the memory within a round, so these expire at once.
     let memory: Arc<dyn Store> = Arc::new(MemoryStore::new());
-    tell(
+    report(
         "memory",
         Ok(figures(memory, Duration::from_millis(50), effort.in_slices()).await),
     );
-    tell("file", file(effort).await);
-    tell("redis", redis(effort).await);
-    tell("postgres", postgres(effort).await);
+    report("file", file(effort).await);
+    report("redis", redis(effort).await);
+    report("postgres", postgres(effort).await);
     rows
 }
 

@@ -1,7 +1,7 @@
-//! Services that answer at once, the loops that call them, and the table.
+//! Services that respond immediately, the loops that call them, and the table.
 //!
 //! A round is long enough for its clock and short enough to fit between two time slices of a busy machine; a figure is the
-//! median of many rounds. With two threads the slower one is what counts, and only rounds in which both ran at the same time.
+//! median of many rounds. With two threads the slower one counts, and only rounds in which both ran at the same time.
 
 #![allow(dead_code, reason = "shared by benchmarks that use a part each")]
 #![allow(
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use buttress::Error;
 use tower::Service;
 
-/// A service that answers at once.
+/// A service that responds immediately.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Noop;
 
@@ -39,7 +39,7 @@ impl Service<u64> for Noop {
     }
 }
 
-/// A service that answers at once; every hundredth answer is an error.
+/// A service that responds immediately; every hundredth response is an error.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faulty {
     calls: u32,
@@ -77,7 +77,7 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Ready, call, await: what a caller does.
+/// Ready, call, await, as a caller does.
 #[inline(always)]
 pub(crate) fn call<Req, S: Service<Req>>(service: &mut S, request: Req) {
     let mut cx = Context::from_waker(Waker::noop());
@@ -115,7 +115,7 @@ const PREPARED: u32 = 64;
 
 impl Table {
     pub(crate) fn new() -> Self {
-        // With a thread of its own, so that timers go off while other threads spin.
+        // With its own thread, so that timers fire while other threads spin.
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_time()
@@ -132,7 +132,7 @@ impl Table {
         }
     }
 
-    /// The runtime in which everything is called, for what must be made inside it.
+    /// The runtime of all calls, for values that must be created inside it.
     pub(crate) fn enter(&self) -> tokio::runtime::EnterGuard<'_> {
         self.runtime.enter()
     }
@@ -164,7 +164,7 @@ impl Table {
         });
     }
 
-    /// Anything that can be repeated; `make` runs on each thread.
+    /// A loop body; `make` runs on each thread.
     pub(crate) fn row<F: FnMut()>(&mut self, name: &str, make: impl Fn() -> F + Sync) {
         self.sized(name, None, make);
     }
@@ -267,19 +267,19 @@ impl Table {
         }
     }
 
-    /// What `use_it` keeps allocated on two threads, one after the other, for each of so many things.
+    /// The memory that `use_it` leaves allocated on two threads, one after the other, for each thing.
     pub(crate) fn memory(&self, name: &str, things: u64, use_it: impl Fn() + Sync) {
         if !wanted(name) {
             return;
         }
-        let kept: i64 = (0..2)
+        let allocated: i64 = (0..2)
             .map(|_| {
                 on_a_thread(self.runtime.handle(), || {
                     allocation_counter::measure(&use_it).bytes_current
                 })
             })
             .sum();
-        println!("{name:44} {:>9}", kept.unsigned_abs() / things);
+        println!("{name:44} {:>9}", allocated.unsigned_abs() / things);
     }
 
     /// Writes all rows to `target/` below the package, as JSON.
@@ -349,7 +349,7 @@ fn calibrate(mut run: impl FnMut(u32) -> Duration) -> (u32, f64) {
     (calls, allocations)
 }
 
-/// What one thread knows of a round.
+/// The result of one thread for a round.
 struct Round {
     started: Instant,
     ended: Instant,

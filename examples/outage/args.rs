@@ -1,4 +1,4 @@
-//! The command line, parsed once into values that are known to be good.
+//! The command line, parsed into valid values.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, ValueEnum};
 
-/// Below this a single piece of work takes so long that a healthy answer misses its time limit.
+/// Below this a single piece of work takes so long that even a healthy response misses its time limit.
 pub(crate) const MIN_CAPACITY: u32 = 10;
 const MAX_CAPACITY: u32 = 400;
 
@@ -27,11 +27,11 @@ pub(crate) struct Args {
     #[arg(long)]
     quick: bool,
 
-    /// How much of its capacity the callers ask for
+    /// The load, as a fraction of the capacity
     #[arg(long, default_value = "0.8", value_parser = number(0.01..=1.0))]
     pub(crate) load: f64,
 
-    /// Requests a second that each copy of the dependency can answer
+    /// Requests a second that each copy of the dependency can serve
     #[arg(long, value_name = "PER_SECOND", default_value_t = 100,
           value_parser = clap::value_parser!(u32).range(i64::from(MIN_CAPACITY)..=i64::from(MAX_CAPACITY)))]
     pub(crate) capacity: u32,
@@ -48,7 +48,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=65534))]
     pub(crate) port: u16,
 
-    /// Leave the breaker out of the protected client, to see what a retry budget alone can do
+    /// Leave the breaker out of the protected client, to see the effect of the retry budget alone
     #[arg(long)]
     pub(crate) without_breaker: bool,
 
@@ -59,11 +59,11 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Fault {
-    /// Its workers stop; what arrives is queued
+    /// Its workers stop; requests are queued
     Hang,
     /// All work takes ten times as long
     Slow,
-    /// The work is done, then answered with a 500
+    /// The work is done, but the response is a 500
     Errors,
     /// It crashes: connections are reset and refused, and it starts cold
     Refuse,
@@ -79,7 +79,7 @@ pub(crate) struct Phases {
 }
 
 impl Args {
-    /// Reads the command line; on a wrong one says what is wrong, prints the usage and exits with 2.
+    /// Reads the command line; on an error prints the reason and the usage, and exits with 2.
     pub(crate) fn read() -> Self {
         Self::try_parse().unwrap_or_else(|error| explain(error).exit())
     }
@@ -107,9 +107,9 @@ impl Fault {
 
     pub(crate) fn what_happens(self) -> &'static str {
         match self {
-            Self::Hang => "its workers stop and what arrives is queued",
+            Self::Hang => "its workers stop and requests are queued",
             Self::Slow => "all its work takes ten times as long",
-            Self::Errors => "it does the work, then answers 500",
+            Self::Errors => "it does the work, then responds with 500",
             Self::Refuse => "it resets and refuses connections",
         }
     }

@@ -15,7 +15,7 @@ pub(crate) struct Call {
     pub(crate) ended: Option<(Duration, CallResult)>,
 }
 
-/// What the caller got.
+/// The outcome for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallResult {
     Answered,

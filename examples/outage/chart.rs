@@ -1,4 +1,4 @@
-//! The run as a picture: what the callers got, and what they did to the dependency.
+//! Draws the run: the calls answered in time, and the attempts sent to the dependency.
 
 use std::fs;
 use std::io;
@@ -27,13 +27,13 @@ type Drawn = Result<(), Box<dyn std::error::Error>>;
 /// Seconds since the start and a value.
 type Line = Vec<(f64, f64)>;
 
-/// What a panel shows.
+/// The content of a panel.
 struct Panel<'a> {
     title: &'a str,
     unit: &'a str,
     most: f64,
     lines: [Line; 2],
-    /// Where a mark across the whole panel stands, and what it says.
+    /// The height of a line across the whole panel, and its label.
     mark: Option<(f64, String)>,
 }
 
@@ -123,12 +123,12 @@ fn panel(area: &Area<'_>, plan: &Plan, panel: Panel<'_>, legend: bool) -> Drawn 
         text(14),
     )])?;
     let whole = |y| [(0.0, y), (plan.load_end.as_secs_f64(), y)];
-    if let Some((y, says)) = panel.mark {
+    if let Some((y, label)) = panel.mark {
         chart.draw_series(DashedLineSeries::new(whole(y), 6, 5, INK.stroke_width(1)))?;
-        // Its right end stands above what is sent after the outage and, at load 0.8, below a storm.
+        // Its right end is above what is sent after the outage and, at load 0.8, below a storm.
         let right = text(13).pos(Pos::new(HPos::Right, VPos::Bottom));
         chart.draw_series([Text::new(
-            says,
+            label,
             (whole(y)[1].0, y + panel.most * 0.02),
             right,
         )])?;
@@ -176,7 +176,7 @@ fn attempts(attempts: &[Duration], plan: &Plan, until: Duration) -> Line {
         .collect()
 }
 
-/// A value that holds for a whole second: a slope would show what it leads to before it happened.
+/// A value that holds for a whole second: a slope would show changes before they happened.
 fn step(second: u64, value: f64, plan: &Plan) -> [(f64, f64); 2] {
     let at = |second| Duration::from_secs(second).min(plan.load_end).as_secs_f64();
     [(at(second), value), (at(second + 1), value)]

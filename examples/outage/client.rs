@@ -11,7 +11,7 @@ pub(crate) enum Client {
     Protected(Protected),
 }
 
-/// What the breaker of a client says, if it has one.
+/// The state of a client's breaker, if it has one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BreakerView {
     pub(crate) state: &'static str,

@@ -53,10 +53,10 @@ impl Port {
                 })
             })
             .map_err(|error| {
-                let hint = "--port 0 takes any that is free";
+                let advice = "--port 0 takes any that is free";
                 io::Error::new(
                     error.kind(),
-                    format!("cannot bind {wanted}: {error}; {hint}"),
+                    format!("cannot bind {wanted}: {error}; {advice}"),
                 )
             })
     }
@@ -66,7 +66,7 @@ impl Port {
     }
 }
 
-/// Serves until dropped; returns only if it cannot go on.
+/// Serves until dropped; returns only if it fails.
 pub(crate) async fn serve(port: Port, plan: Arc<Plan>, start: Instant) -> io::Result<()> {
     let (jobs, queue) = mpsc::unbounded_channel();
     let queue = Arc::new(Mutex::new(queue));
@@ -107,7 +107,7 @@ async fn accept(
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
                 Err(error) => return Err(error),
             },
-            // Only to forget the connections that ended.
+            // Removes ended connections.
             Some(_) = connections.join_next() => continue,
         };
         if fault == Fault::Refuse {
@@ -144,7 +144,7 @@ async fn connection(stream: TcpStream, queue: Queue) {
         .await;
 }
 
-/// One worker. It keeps its ideal schedule: however late a timer fires or a task gets its turn, the next
+/// One worker. It follows its ideal schedule: even if a timer fires late or a task is delayed, the next
 /// piece of work starts where the last one should have ended, so the capacity is exact.
 async fn work(plan: Arc<Plan>, start: Instant, queue: Arc<Mutex<mpsc::UnboundedReceiver<Job>>>) {
     let mut free = Duration::ZERO;
@@ -183,7 +183,7 @@ fn bind_twice(wanted: SocketAddr) -> io::Result<(Socket, Socket)> {
     Ok((first, second))
 }
 
-/// Lets this socket hold its port together with another of this user's that says the same.
+/// Lets this socket share its port with another socket of this user that sets the same option.
 fn share(socket: &Socket) -> io::Result<()> {
     #[cfg(unix)]
     return socket.set_reuse_port(true);

@@ -1,4 +1,4 @@
-//! What one sees while it runs.
+//! The display during a run.
 
 use std::io::IsTerminal;
 use std::time::Duration;
@@ -64,7 +64,7 @@ fn line(side: &Side, now: Duration) -> String {
     )
 }
 
-/// What happened within the last second, whenever the calls it happened to had arrived.
+/// The outcomes within the last second, whenever their calls arrived.
 struct LastSecond {
     arrived: usize,
     ok: usize,

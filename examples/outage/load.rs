@@ -1,4 +1,4 @@
-//! The load: calls arrive when they arrive, whatever became of those before them.
+//! The load: calls arrive independently of the outcome of earlier calls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) async fn run(plan: &Plan, seed: u64, start: Instant, sides: &[Side]) 
         sleep_until(start + arrival).await;
         for Side { client, log } in sides {
             let (client, entry) = (client.clone(), log.arrived(arrival));
-            // Never awaited: an open load does not wait for its answers.
+            // Never awaited: an open load does not wait for responses.
             tokio::spawn(async move {
                 entry.started();
                 entry.ended(client.call(&entry).await);

@@ -1,7 +1,7 @@
 //! Watch a dependency break, once behind a naive client and once behind `buttress`.
 //!
 //! In one process, over real HTTP on loopback: two equal copies of a dependency, the same load to each, the
-//! same fault in both. `cargo run --release --example outage -- --help` lists what can be changed.
+//! same fault in both. `cargo run --release --example outage -- --help` lists the options.
 #![expect(
     clippy::disallowed_methods,
     reason = "an application may read the clock"
@@ -43,10 +43,10 @@ use crate::stats::Figures;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 const CHART: &str = "target/outage.svg";
-/// Past this the machine, not the dependency, decides who is in time.
+/// Beyond this lateness the machine, not the dependency, decides which calls are in time.
 const TOO_LATE_MS: f64 = 100.0;
 const HOST_TOO_BUSY: u8 = 3;
-/// What a shell says of a process that Ctrl-C ended.
+/// The exit code of a process that Ctrl-C ended, as shells report it.
 const INTERRUPTED: u8 = 130;
 
 #[tokio::main]
@@ -98,7 +98,7 @@ async fn run(args: &Args) -> Result<ExitCode, Error> {
     finish(args, capacity, &plan, start.elapsed(), &sides, stopped)
 }
 
-/// Tells what is known at `now`: all of it, or after Ctrl-C what there is so far.
+/// Prints the report as of `now`: of the whole run, or after Ctrl-C of the run so far.
 fn finish(
     args: &Args,
     capacity: u32,
@@ -120,7 +120,7 @@ fn finish(
     if stopped {
         let secs = |time: Duration| time.as_secs_f64();
         eprintln!(
-            "stopped after {:.1} s; what became of the calls is known up to {:.1} s",
+            "stopped after {:.1} s; the outcomes of calls are known up to {:.1} s",
             secs(now),
             secs(until)
         );
@@ -154,11 +154,11 @@ fn finish(
     })
 }
 
-/// A dependency's server only ever returns because it cannot go on.
+/// The server of a dependency returns only if it fails.
 fn failure(ended: Result<std::io::Result<()>, tokio::task::JoinError>) -> Error {
     match ended {
         Ok(Ok(())) => "the dependency stopped listening".into(),
-        Ok(Err(error)) => format!("the dependency cannot go on: {error}").into(),
+        Ok(Err(error)) => format!("the dependency failed: {error}").into(),
         Err(error) => error.into(),
     }
 }

@@ -1,4 +1,4 @@
-//! The client many start with: a time limit, and on any failure at once again.
+//! A naive client: a time limit, and an immediate retry after any failure.
 
 use std::time::Duration;
 

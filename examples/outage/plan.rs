@@ -1,4 +1,4 @@
-//! What is to happen and when, as a pure function of the time since the start.
+//! The schedule of a run, as a pure function of the time since the start.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -20,13 +20,13 @@ pub(crate) struct Plan {
     /// No call arrives from here on.
     pub(crate) load_end: Duration,
     pub(crate) end: Duration,
-    /// What one piece of work takes on a healthy day.
+    /// How long one piece of work takes without a fault.
     pub(crate) service: Duration,
     /// Calls a second.
     pub(crate) rate: f64,
 }
 
-/// What becomes of one piece of work.
+/// The outcome of one piece of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Work {
     /// From here on the worker is free again.
@@ -63,7 +63,7 @@ impl Plan {
         self.outage.end.saturating_sub(self.outage.start)
     }
 
-    /// For how long calls go on arriving after the outage.
+    /// How long calls arrive after the outage.
     pub(crate) fn after_time(&self) -> Duration {
         self.load_end.saturating_sub(self.outage.end)
     }
@@ -77,7 +77,7 @@ impl Plan {
         }
     }
 
-    /// A worker that is free from `free` on takes what arrived at `arrived`.
+    /// A worker that is free from `free` on starts the request that arrived at `arrived`.
     pub(crate) fn work(&self, arrived: Duration, free: Duration) -> Work {
         let start = arrived.max(free);
         let (outage, service) = (&self.outage, self.service);

@@ -56,7 +56,7 @@ impl Report {
         row("latency after the outage, 99th percentile", &|f| {
             millis(f.p99_ms)
         });
-        row("refused at once, nothing sent", &|f| {
+        row("rejected at once, nothing sent", &|f| {
             f.rejected_fast.to_string()
         });
         row("circuit breaker opened", &|f| f.breaker_opened.to_string());
@@ -78,8 +78,7 @@ impl Report {
             return "The run was stopped before there was anything to compare.".to_owned();
         }
         let watched = plan.after_time().as_secs_f64();
-        let never =
-            |who| format!("{who} was not healthy again in the {watched:.0} s after the outage");
+        let never = |who| format!("{who} did not recover in the {watched:.0} s after the outage");
         match (
             self.naive.recovered_after_s,
             self.buttress.recovered_after_s,

@@ -1,4 +1,4 @@
-//! From what became of every call to the figures one compares.
+//! Computes the figures of a run from its calls.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::calls::{Call, CallResult};
 use crate::plan::Plan;
 
-/// An answer after this is no answer.
+/// A response after this time counts as a failure.
 const IN_TIME: Duration = Duration::from_secs(3);
 const WINDOW: Duration = Duration::from_secs(1);
 /// One lucky window is no recovery.
@@ -76,7 +76,7 @@ pub(crate) fn is_ok(call: &Call) -> bool {
 }
 
 /// Until when the result of every arrival is known at `now`: up to the first call that may still become
-/// ok. To count what has ended of later ones would count the fast ones only.
+/// ok. Counting later calls that have ended would only count the fast ones.
 pub(crate) fn known_until(calls: &[Call], now: Duration) -> Duration {
     let waits = |call: &&Call| call.ended.is_none() && now <= call.arrived + IN_TIME;
     calls.iter().find(waits).map_or(now, |call| call.arrived)
@@ -119,8 +119,8 @@ fn recovered_after(calls: &[Call], range: Range<Duration>) -> Option<Duration> {
         .end
         .checked_sub(WINDOW)
         .filter(|last| *last >= range.start)?;
-    // The window from `s` holds what arrived in `s..s + 1 s`. It changes only where an arrival drops out
-    // at its front or comes in at its end, so looking there is looking everywhere.
+    // The window from `s` holds the arrivals in `s..s + 1 s`. It changes only when an arrival leaves at its
+    // front or enters at its end, so checking those points is enough.
     let next = Duration::from_nanos(1);
     let mut starts: Vec<Duration> = calls
         .iter()
@@ -207,7 +207,7 @@ mod tests {
         }
     }
 
-    /// A call every 10 ms; `ok` says which were answered.
+    /// A call every 10 ms; `ok` selects the successful ones.
     fn steady(ok: impl Fn(u64) -> bool) -> Vec<Call> {
         let result = |at| {
             if ok(at) {

@@ -1,4 +1,4 @@
-//! The command line, parsed once into values that are known to be good.
+//! The command line, parsed into valid values.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 #[derive(Debug, Clone, Parser)]
 #[command(name = "payments")]
 pub(crate) struct Args {
-    /// Where the service keeps what it has done
+    /// The store of the service
     #[arg(long, value_enum, default_value_t = Kind::File)]
     pub(crate) store: Kind,
 
@@ -16,11 +16,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) url: Option<String>,
 
-    /// The file of the file store, which is kept (default: one in a temporary directory, which is not)
+    /// The file of the file store, which is not deleted (default: a temporary file, which is)
     #[arg(long)]
     pub(crate) path: Option<PathBuf>,
 
-    /// Serve without the layer, to see what the same network does then
+    /// Serve without the layer, for comparison
     #[arg(long)]
     pub(crate) ignore_key: bool,
 
@@ -54,7 +54,7 @@ pub(crate) enum Kind {
 }
 
 impl Args {
-    /// Reads the command line; on a wrong one says what is wrong, prints the usage and exits with 2.
+    /// Reads the command line; on an error prints the reason and the usage, and exits with 2.
     pub(crate) fn read() -> Self {
         let args = Self::parse();
         if let Some(what) = args.contradiction() {

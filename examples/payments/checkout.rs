@@ -19,11 +19,11 @@ use crate::order::{Order, Payment, Receipt};
 
 /// How many clients pay at the same time.
 const CLIENTS: usize = 24;
-/// The longest that a client waits for one answer.
+/// How long a client waits for one response.
 pub(crate) const ATTEMPT: Duration = Duration::from_millis(400);
 /// A whole call: three attempts, one of which may be delayed by a `Retry-After` of one second.
 const CALL: Duration = Duration::from_secs(3);
-/// How long a client that has no answer waits, before it pays again.
+/// How long a client without a response waits before it pays again.
 const PAUSE: Duration = Duration::from_millis(200);
 /// When a client gives up: only a service that is down for good takes so long.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -50,9 +50,9 @@ impl Checkout {
             .redirects(Redirects::Marked)
             .attempt(ATTEMPT)
             .total(CALL)
-            // The service is known to run a payment once, so one whose answer is lost may be sent again.
+            // The service executes a payment once, so it may be sent again if its response is lost.
             .idempotency_keys(IdempotencyKeys::HonoredBy([url.parse()?].into()))
-            // What is ill here is the network, and it stays so.
+            // The network is faulty, not the service, so a breaker would not help.
             .breaker(None);
         Ok(Self {
             stack: client("checkout", config)?.layer(http.clone()),
@@ -85,8 +85,8 @@ impl Checkout {
         Ok(receipts)
     }
 
-    /// Pays until there is an answer. The key is the order's own, the same for each attempt of a call and for each call: to pay
-    /// with another key would be to pay once more.
+    /// Pays until there is a response. The key belongs to the order and is the same for every attempt and call: another key would
+    /// be another payment.
     async fn pay(&self, order: &Order) -> Result<Receipt, Error> {
         let key = format!("order-{}-{:06}", self.run, order.number);
         let mut last = String::new();
@@ -127,7 +127,7 @@ impl Checkout {
             if (receipt.order, receipt.cents) == (order.number, order.cents) {
                 return Ok(Ok(receipt));
             }
-            return Err(format!("{order:?} was answered with another one's {receipt:?}").into());
+            return Err(format!("{order:?} got the receipt of another order: {receipt:?}").into());
         }
         let body = String::from_utf8_lossy(&body);
         let why = format!("{status}, {body}");
@@ -151,7 +151,7 @@ impl Unanswered {
     }
 }
 
-/// How long the service wants to be left alone.
+/// The `Retry-After` of the service.
 fn wait(response: &reqwest::Response) -> Duration {
     let seconds = response.headers().get(RETRY_AFTER);
     let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());

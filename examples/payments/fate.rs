@@ -1,4 +1,4 @@
-//! What the network does to a request.
+//! The faults that the network applies to a request.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -13,23 +13,23 @@ pub(crate) enum Fate {
     Delivered,
     /// It never arrives.
     Lost,
-    /// It arrives, and its answer does not: the service has acted, and the client cannot know.
-    AnswerLost,
+    /// It arrives, but its response is lost: the payment is executed and the client does not know.
+    ResponseLost,
     /// It arrives when its client has given up.
     Late(Duration),
-    /// So does its answer.
-    AnswerLate(Duration),
-    /// It arrives twice at once, and the first answer is the client's.
+    /// Its response arrives when its client has given up.
+    ResponseLate(Duration),
+    /// It arrives twice concurrently, and the client gets the first response.
     Twice,
-    /// It arrives again when all is over.
-    RetryAdvice(Duration),
+    /// It arrives again after its call has ended.
+    Again(Duration),
 }
 
-/// The fates of all requests: each order has its own row of them, whichever order comes first.
+/// The fates of all requests. Each order has its own sequence, independent of the others.
 #[derive(Debug)]
 pub(crate) struct Fates {
     seed: u64,
-    /// Longer than a client waits for one answer.
+    /// Longer than a client waits for one response.
     late: Duration,
     orders: Mutex<HashMap<u32, StdRng>>,
 }
@@ -54,11 +54,11 @@ impl Fates {
         let late = self.late.mul_f64(random.random_range(1.0..1.5));
         match random.random_range(0..100) {
             0..8 => Fate::Lost,
-            8..20 => Fate::AnswerLost,
+            8..20 => Fate::ResponseLost,
             20..26 => Fate::Late(late),
-            26..30 => Fate::AnswerLate(late),
+            26..30 => Fate::ResponseLate(late),
             30..42 => Fate::Twice,
-            42..48 => Fate::RetryAdvice(late),
+            42..48 => Fate::Again(late),
             _ => Fate::Delivered,
         }
     }
@@ -93,8 +93,7 @@ mod tests {
     fn what_is_late_is_late_for_its_client() {
         let fates = Fates::new(1, LATE);
         for order in 0..1000 {
-            if let Fate::Late(by) | Fate::AnswerLate(by) | Fate::RetryAdvice(by) = fates.next(order)
-            {
+            if let Fate::Late(by) | Fate::ResponseLate(by) | Fate::Again(by) = fates.next(order) {
                 assert!(by >= LATE);
             }
         }

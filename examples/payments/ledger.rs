@@ -1,4 +1,4 @@
-//! The payments that were executed: what all of this is about.
+//! The payments that were executed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,8 +26,8 @@ pub(crate) enum Ledger {
 }
 
 impl Ledger {
-    /// Executes a payment and answers with its receipt. A payment that is asked for twice is executed twice: nothing but the
-    /// layer in front keeps it from that.
+    /// Executes a payment and returns its receipt. A payment that is requested twice is executed twice, unless the layer in front
+    /// prevents it.
     pub(crate) async fn pay(
         &self,
         #[cfg_attr(

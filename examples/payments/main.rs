@@ -1,7 +1,7 @@
 //! Pay through a network that loses, delays and duplicates, to a service that pays once.
 //!
 //! In one process, over real HTTP on loopback: clients behind the standard stack, a proxy as the network, an axum service
-//! behind the idempotency layer. `cargo run --release --all-features --example payments -- --help` lists what can be changed;
+//! behind the idempotency layer. `cargo run --release --all-features --example payments -- --help` lists the options;
 //! `--ignore-key` shows the same without the layer.
 
 mod args;
@@ -28,7 +28,7 @@ use crate::stores::Opened;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a shell says of a process that Ctrl-C ended.
+/// The exit code of a process that Ctrl-C ended, as shells report it.
 const INTERRUPTED: u8 = 130;
 
 #[tokio::main]
@@ -47,9 +47,7 @@ async fn run(args: &Args) -> Result<ExitCode, Error> {
         signal = tokio::signal::ctrl_c() => signal.map(|()| None).map_err(Error::from),
     };
     if let Err(error) = opened.clear.await {
-        eprintln!(
-            "what this run has left behind (its name has {run} in it) is not cleared away: {error}"
-        );
+        eprintln!("the data of this run (with {run} in its name) was not removed: {error}");
     }
     match paid? {
         Some(report) => tell(args, &report),
@@ -62,7 +60,7 @@ async fn pay(args: &Args, opened: &Opened, run: &str) -> Result<Report, Error> {
     let layer = if args.ignore_key {
         None
     } else {
-        // There is one client; a service of many says by what it knows them: `Scope::by`.
+        // There is one client; a service with several identifies them with `Scope::by`.
         let (scope, config) = (Scope::Global, IdempotencyConfig::default());
         let store = opened.store.clone();
         Some(IdempotencyLayer::new("payments", store, scope, config)?)
@@ -71,7 +69,7 @@ async fn pay(args: &Args, opened: &Opened, run: &str) -> Result<Report, Error> {
     let network = Network::new(service, Fates::new(args.seed, checkout::ATTEMPT));
     let checkout = Checkout::new(network.serve().await?, run)?;
     let receipts = checkout.pay_all(orders.clone()).await?;
-    // What the network still has may yet be executed, and so may what nobody waits for.
+    // Requests that are still in the network or have lost their client may still be executed.
     network.quiet().await;
     if let Some(layer) = layer {
         layer.idle().await;

@@ -21,7 +21,7 @@ use crate::Error;
 use crate::fate::{Fate, Fates};
 use crate::order;
 
-/// What has passed through it.
+/// Counts of the traffic.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Traffic {
     /// Requests by the clients.
@@ -30,11 +30,11 @@ pub(crate) struct Traffic {
     pub(crate) lost: u64,
     /// Copies made on the way.
     pub(crate) copies: u64,
-    /// Answers by the service that were given before.
+    /// Replayed responses.
     pub(crate) replayed: u64,
-    /// Answers that the same payment is under way.
+    /// Responses that the same payment is in progress.
     pub(crate) conflicts: u64,
-    /// Answers that nothing was done: 500 and above, or none.
+    /// Failures: 500 and above, or no response.
     pub(crate) failed: u64,
 }
 
@@ -77,7 +77,7 @@ impl Network {
         }
     }
 
-    /// Carries, until the process ends, and says where.
+    /// Starts the network and returns its address. It runs until the process ends.
     pub(crate) async fn serve(&self) -> Result<String, Error> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -86,7 +86,7 @@ impl Network {
             while let Ok((stream, _)) = listener.accept().await {
                 let network = network.clone();
                 let carry = service_fn(move |request| network.clone().carry(request));
-                // An error of `carry` ends the connection without an answer.
+                // An error of `carry` closes the connection without a response.
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), carry));
             }
         });
@@ -119,7 +119,7 @@ impl Network {
         let order = order::of(request.uri().path()).ok_or("not a payment")?;
         add(&self.inner.counts.sent);
         let fate = self.inner.fates.next(order);
-        // A task of its own: what is on its way arrives, though its client hangs up.
+        // A separate task: a request arrives even if its client disconnects.
         self.under_way(self.clone().meet(fate, request)).await?
     }
 
@@ -130,15 +130,15 @@ impl Network {
                 add(&self.inner.counts.lost);
                 Err("the request is lost".into())
             }
-            Fate::AnswerLost => {
+            Fate::ResponseLost => {
                 self.deliver(request).await?;
-                Err("the answer is lost".into())
+                Err("the response is lost".into())
             }
             Fate::Late(by) => {
                 sleep(by).await;
                 self.deliver(request).await
             }
-            Fate::AnswerLate(by) => {
+            Fate::ResponseLate(by) => {
                 let answer = self.deliver(request).await;
                 sleep(by).await;
                 answer
@@ -153,7 +153,7 @@ impl Network {
                     answer = second => answer?,
                 }
             }
-            Fate::RetryAdvice(after) => {
+            Fate::Again(after) => {
                 add(&self.inner.counts.copies);
                 let (network, copy) = (self.clone(), request.clone());
                 self.under_way(async move {
@@ -165,7 +165,7 @@ impl Network {
         }
     }
 
-    /// Takes a request to the service and its answer back.
+    /// Carries a request to the service and its response back.
     async fn deliver(self, request: Request<Bytes>) -> Result<Answer, Error> {
         let counts = &self.inner.counts;
         let sent = self.send(request).await;

@@ -1,4 +1,4 @@
-//! An order: what is paid.
+//! An order to be paid.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -10,13 +10,13 @@ pub(crate) struct Order {
     pub(crate) cents: u64,
 }
 
-/// What a client sends.
+/// The request of a client.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Payment {
     pub(crate) cents: u64,
 }
 
-/// What it is answered.
+/// The response to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     /// Another one for each payment.

@@ -1,4 +1,4 @@
-//! What came of it: a table for people, an object for programs.
+//! The result: a table for people, JSON for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,9 +14,9 @@ pub(crate) struct Report {
     pub(crate) ignores_key: bool,
     pub(crate) orders: Vec<Order>,
     pub(crate) traffic: Traffic,
-    /// What the clients were given.
+    /// The responses of the clients.
     pub(crate) receipts: Vec<Receipt>,
-    /// What was executed.
+    /// The executed payments.
     pub(crate) payments: Vec<Receipt>,
 }
 
@@ -67,9 +67,9 @@ impl Report {
         row("orders placed", count(&self.orders), Some(orders));
         row("requests sent", sent, None);
         row("  lost on the way", lost, None);
-        row("  sent once more by the network", copies, None);
+        row("  duplicated by the network", copies, None);
         row("requests that arrived", sent + copies - lost, None);
-        row("  answered as before (replayed)", replayed, None);
+        row("  replayed responses", replayed, None);
         row("  refused, as one was under way (409)", conflicts, None);
         if failed > 0 {
             row("  failed (5xx)", failed, None);
@@ -83,7 +83,7 @@ impl Report {
         table.to_string()
     }
 
-    /// In words: how it went, or what went wrong.
+    /// A summary: success, or what went wrong.
     pub(crate) fn verdict(&self) -> Result<String, String> {
         let paid = self.paid();
         let (twice, too_many, too_much) = self.too_many(&paid);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_paid_twice_or_never_is_told() {
+    fn orders_paid_twice_or_never_are_reported() {
         assert!(verdict(false, &[(7, 1), (8, 2)]).is_ok());
         for (payments, message) in [
             (
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn without_the_layer_it_is_told_and_is_no_error() {
+    fn without_the_layer_they_are_reported_and_are_no_error() {
         let message = verdict(true, &[(7, 1), (8, 2), (9, 2)]).unwrap();
         assert!(
             message.contains("1 payments and 2.50 EUR too many"),

@@ -14,7 +14,7 @@ use crate::Error;
 use crate::ledger::Ledger;
 use crate::order::Payment;
 
-/// Serves, until the process ends, and says where. Without a layer, every request is executed.
+/// Starts the service and returns its address. It runs until the process ends. Without a layer, every request is executed.
 pub(crate) async fn serve(
     ledger: Ledger,
     layer: Option<IdempotencyLayer>,

@@ -7,7 +7,7 @@ use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use buttress::idempotency::lookup::OperationState;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-/// Look up operations with an idempotency key, and end those that will not end by themselves.
+/// Look up operations with an idempotency key, and resolve those that stopped without a result.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "repair")]
 pub(crate) struct Cli {
@@ -21,7 +21,7 @@ pub(crate) struct Cli {
 /// The store, and the settings of the service that matter here.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Layer {
-    /// Where the service keeps its records
+    /// The store of the service
     #[arg(long, value_enum, global = true, default_value_t = Kind::File)]
     pub(crate) store: Kind,
 
@@ -124,10 +124,10 @@ pub(crate) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Seen {
-    /// The run that you have seen in `list` or `show`: nothing happens if there was another one since
+    /// The run that you saw in `list` or `show`; nothing changes if there was another run since
     #[arg(long)]
     pub(crate) run: u32,
-    /// Act although the last run may still be at work, and replace a stored response
+    /// Resolve even if the last run may still be at work, or replace a stored response
     #[arg(long)]
     pub(crate) force: bool,
 }

@@ -1,4 +1,4 @@
-//! What each command does.
+//! The commands.
 
 use std::fmt::Write;
 use std::time::Duration;
@@ -85,7 +85,7 @@ async fn repair(
     let found = find(layer, record).await?;
     if found.run() != seen.run {
         return Err(format!(
-            "the record is in run {}, and you have seen run {}. Look at it again: somebody has run the operation since",
+            "the record is in run {}, but you saw run {}: the operation has run again since then. Check the record again",
             found.run(),
             seen.run
         )

@@ -1,4 +1,4 @@
-//! A service that is killed in its handler, what it leaves, and two ways to repair it.
+//! A service that is killed in its handler, the records it leaves, and two ways to repair them.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -23,7 +23,7 @@ use crate::{Error, commands, stores};
 const FILE: &str = "BUTTRESS_REPAIR_FILE";
 const HANGS: &str = "BUTTRESS_REPAIR_HANGS";
 
-/// What the service prints before its address, and once a handler is at work.
+/// What the service prints before its address, and when a handler has started.
 const LISTENING: &str = "listening on ";
 const AT_WORK: &str = "a handler is at work";
 
@@ -184,7 +184,7 @@ pub(crate) async fn run(program: &Program) -> Result<(), Error> {
     // The killed handlers could have been at work for so long.
     sleep(MAX_RUN).await;
 
-    println!("3. An operator lists what needs a decision.");
+    println!("3. An operator lists the operations that need a decision.");
     let listed = repair(&file, "list --state unknown").await?;
     check(
         listed.ends_with("2 operations"),
@@ -239,7 +239,7 @@ async fn repair(file: &Path, line: &str) -> Result<String, Error> {
     done
 }
 
-/// The id in what `find` prints.
+/// The id in the output of `find`.
 async fn id(file: &Path, find: &str) -> Result<String, Error> {
     let found = repair(file, find).await?;
     let id = found.split_whitespace().nth(1);
@@ -260,7 +260,7 @@ fn check(holds: bool, what: &str) -> Result<(), Error> {
     if holds {
         Ok(())
     } else {
-        Err(format!("this does not hold: {what}").into())
+        Err(format!("check failed: {what}").into())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A tonic client behind the standard stack: what may run twice is repeated, and what is refused has a gRPC status.
+//! A tonic client behind the standard stack: idempotent calls are retried, and rejected calls get a gRPC status.
 //!
 //! `cargo run --example tonic_client`, with `-- --quick` in a second.
 #![expect(
@@ -54,12 +54,16 @@ async fn main() -> Result<(), BoxError> {
     for (what, method, day) in [
         ("It restarts, but Get may run twice:", GET, "a restart"),
         ("It restarts, and Create may not:", CREATE, "a restart"),
-        ("It says when to ask again:", GET, "a busy day"),
-        ("It does not answer:", CREATE, "a slow day"),
+        (
+            "The server requests a retry after 20 ms:",
+            GET,
+            "a busy day",
+        ),
+        ("The server does not respond:", CREATE, "a slow day"),
         ("It is down:", CREATE, "a bad day"),
         ("It is still down:", CREATE, "a bad day"),
         ("It is still down:", CREATE, "a bad day"),
-        ("It is known to be down:", CREATE, "a bad day"),
+        ("The circuit is open:", CREATE, "a bad day"),
     ] {
         println!("{what}");
         let start = Instant::now();
@@ -75,7 +79,7 @@ async fn main() -> Result<(), BoxError> {
 const GET: &str = "/shop.Orders/Get";
 const CREATE: &str = "/shop.Orders/Create";
 
-/// What tonic generates from a `.proto`, but for one method a call.
+/// The code that tonic generates from a `.proto`, reduced to one generic call.
 struct OrdersClient<T> {
     inner: Grpc<T>,
 }

@@ -24,12 +24,12 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
-    /// The calls since it was last asked.
+    /// The number of calls since the last query.
     pub(crate) fn take_calls(&self) -> usize {
         self.calls.swap(0, Ordering::SeqCst)
     }
 
-    /// Serves, until the process ends, and says where.
+    /// Starts the server and returns its address. It runs until the process ends.
     pub(crate) async fn serve(&self) -> Result<String, BoxError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let url = format!("http://{}", listener.local_addr()?);
@@ -80,7 +80,7 @@ impl Service<Request<String>> for Orders {
     }
 }
 
-/// "Ask me again in 20 ms".
+/// A status with a push-back of 20 ms.
 fn busy() -> Status {
     let mut metadata = MetadataMap::new();
     let wait = MetadataValue::from_static("20");

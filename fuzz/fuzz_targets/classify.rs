@@ -1,4 +1,4 @@
-//! What a response means: a status, then header lines, each led by a byte that picks the name.
+//! Classification of a response: a status, then header lines, each led by a byte that selects the name.
 #![no_main]
 
 use buttress::http::ByStatus;

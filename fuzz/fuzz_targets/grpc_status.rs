@@ -1,4 +1,4 @@
-//! The status of a gRPC call and what the server says about trying again, in the head and, from the second half of the
+//! The status of a gRPC call and the push-back of the server, in the head and, from the second half of the
 //! header lines on, in the trailers.
 #![no_main]
 

@@ -1,5 +1,5 @@
-//! The idempotency key that a caller put into a request. To a client, what is none must not make a POST repeatable; a server
-//! must take what RFC 9651 calls a string, and nothing else.
+//! The idempotency key that a caller put into a request. For a client, an invalid key must not make a POST retryable; a server
+//! must accept exactly the strings of RFC 9651.
 #![no_main]
 
 use std::convert::Infallible;
@@ -98,7 +98,7 @@ thread_local! {
     };
 }
 
-/// Answers with the key.
+/// Responds with the key.
 fn handler(request: Request<StoredBody<Asked>>) -> Handled {
     let key = Operation::of(request.extensions())
         .unwrap()

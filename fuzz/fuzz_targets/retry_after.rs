@@ -20,7 +20,7 @@ fuzz_target!(|data: &[u8]| {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty();
     let only = headers.len() == 1;
-    // Whole seconds are what they say; no sign, fraction or list is a number.
+    // Only whole seconds are a number: no sign, fraction or list.
     if let Some(seconds) = text("retry-after").filter(|text| only && digits(text)) {
         let seconds = seconds.parse().unwrap_or(u32::MAX);
         assert_eq!(wait, Some(Duration::from_secs(u64::from(seconds))));

@@ -1,4 +1,4 @@
-//! What the targets share.
+//! Helpers that the targets share.
 
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 

@@ -1,4 +1,4 @@
-//! Methods of a test's store that forward to the store in one of its fields.
+//! A macro for stores that forward calls to the store in one of their fields.
 
 /// `forward!(records: begin, renew);` inside `impl Store for …` implements these methods by those of the field `records`.
 macro_rules! forward {

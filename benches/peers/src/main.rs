@@ -1,8 +1,8 @@
-//! What the same call costs through other crates: the rows of `benches/overhead.rs`, side by side in one run and by the same
-//! loops, around services that answer at once.
+//! The cost of the same call through other crates: the rows of `benches/overhead.rs`, side by side in one run and by the same
+//! loops, around services that respond immediately.
 //!
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml` prints a table and writes `benches/peers/target/peers.json`;
-//! `-- breaker` takes only the rows with that word. `benches/README.md` says how each crate is set up.
+//! `-- breaker` takes only the rows with that word. `benches/README.md` explains the setup of each crate.
 
 #[path = "../../support/mod.rs"]
 mod support;
@@ -92,7 +92,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// A service that answers at once, like [`Noop`], with an error that other crates can be put around.
+/// A service that responds immediately, like [`Noop`], with an error that other crates can be put around.
 #[derive(Clone, Copy, Debug)]
 struct Plain;
 
@@ -205,7 +205,7 @@ fn context(table: &Table) -> ResilienceContext<u64, Result<u64, Failure>> {
     ResilienceContext::new(tick::Clock::new_tokio()).name("bench")
 }
 
-/// What failed may be retried, what an open circuit has refused may not.
+/// Retries failures, but not rejections of an open circuit.
 fn recovery(result: &Result<u64, Failure>) -> RecoveryInfo {
     match result {
         Ok(_) | Err(Failure::Refused) => RecoveryInfo::never(),
@@ -360,7 +360,7 @@ fn rejecting(table: &mut Table) {
     table.service(BUTTRESS, || layer.layer(Noop));
     let policy = failsafe::failure_policy::consecutive_failures(5, backoff::constant(LONG));
     let breaker = failsafe::Config::new().failure_policy(policy).build();
-    // Such a breaker is handed a future, which is made all the same: who was called does not tell whether it is open.
+    // This breaker takes a future, which is created in any case, so a call count does not show whether it is open.
     for _ in 0..100 {
         block_on(breaker.call(ready(Err::<u64, _>(Failure::Service)))).ok();
     }
@@ -464,7 +464,7 @@ fn stack_rejecting(table: &mut Table) {
         let _runtime = table.enter();
         broken.opened(breaker.layer(inner))
     };
-    // By default it would wait and ask the open circuit again.
+    // By default it would wait and call the open circuit again.
     let retry = resilience_retry!(CircuitBreakerError<TimeLimiterError<Failure>>)
         .retry_on(|error| !matches!(error, CircuitBreakerError::OpenCircuit))
         .build();

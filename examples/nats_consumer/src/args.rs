@@ -9,7 +9,7 @@ use clap::{Parser, ValueEnum};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "nats_consumer")]
 pub(crate) struct Args {
-    /// What this process does
+    /// The role of this process
     #[arg(long, value_enum, default_value_t = Role::Demonstration)]
     pub(crate) role: Role,
 
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) quick: bool,
 
-    /// Apply orders without the layer, to see what the same queue does then
+    /// Apply orders without the layer, for comparison
     #[arg(long)]
     pub(crate) ignore_key: bool,
 

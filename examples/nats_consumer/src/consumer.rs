@@ -21,25 +21,25 @@ pub(crate) const DURABLE: &str = "apply-orders";
 /// The header with the id of the order.
 pub(crate) const ORDER_ID: &str = "Order-Id";
 
-/// After this time without an acknowledgement the broker delivers the message again. Short, to see that here. In production it is
+/// After this time without an acknowledgement the broker delivers the message again. Short for the demonstration. In production it is
 /// longer than most operations take, because a redelivery that comes too early costs a round trip.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a message stays in the stream.
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(30 * 60);
 
-/// When a message that cannot be processed now is delivered again, unless the layer knows better.
+/// When a message that cannot be processed now is delivered again, unless the layer sets a time.
 const LATER: Duration = Duration::from_millis(500);
 
-/// How many orders a consumer applies at once.
+/// How many orders a consumer applies concurrently.
 const CONCURRENCY: usize = 4;
 
 pub(crate) async fn run(nats: &str, args: &Args) -> Result<(), Error> {
     let config = IdempotencyConfig::default()
         // Longer than a message can be delivered again, or it would be a new operation.
         .ttl(MAX_AGE * 2)
-        // How long the order of a killed consumer has to wait for the next run. Short, to see that here; at least three times
-        // `store_timeout`. The file store needs no wait: after it was opened again nobody holds anything.
+        // How long the order of a killed consumer has to wait for the next run. Short for the demonstration; at least three times
+        // `store_timeout`. The file store needs no wait: opening it ends all leases.
         .lease(Duration::from_secs(3));
     // The stream is the scope of each run; there is no request to find a scope in.
     let once = IdempotencyLayer::new("orders", stores::open(args).await?, Scope::Global, config)?;
@@ -108,13 +108,13 @@ struct Handler {
     ignore_key: bool,
 }
 
-/// What becomes of a message.
+/// How to acknowledge a message.
 enum Verdict {
     /// It was processed, by this delivery or an earlier one.
     Done,
-    /// It cannot be processed now, but after this time.
+    /// Deliver it again after this time.
     Later(Duration),
-    /// It can never be processed. Somebody has to look at it.
+    /// It can never be processed: an operator has to check it.
     Dead(String),
 }
 
@@ -185,10 +185,10 @@ fn order_id(message: &Message) -> Option<&str> {
     (!id.is_empty() && id.bytes().all(valid)).then_some(id)
 }
 
-/// What becomes of a message whose operation has failed or was refused.
+/// The verdict for a message whose operation failed or was rejected.
 fn verdict(order: &str, error: &BoxError) -> Verdict {
     let Some(rejected) = error.rejected() else {
-        // The handler's own error. The next delivery is another run, and looks first.
+        // The handler's own error. The next delivery is another run, which checks the ledger first.
         eprintln!("consumer: {order} is delivered again: {error}");
         return Verdict::Later(LATER);
     };
@@ -196,13 +196,13 @@ fn verdict(order: &str, error: &BoxError) -> Verdict {
     match rejected.reason {
         // The operation was executed, but its result was too large to be stored.
         Reason::Key(KeyProblem::NotStored) => Verdict::Done,
-        // Nobody knows how far it came, or the id was used for another order: another delivery would change nothing.
+        // The outcome is unknown, or the id was used for another order: another delivery would not help.
         Reason::Key(KeyProblem::Unknown | KeyProblem::Failed | KeyProblem::Reused) => {
             Verdict::Dead(format!("{order}: {error}"))
         }
         // Another delivery of this order is being processed, here or by a consumer whose lease has not ended.
         Reason::Key(KeyProblem::InProgress) => later,
-        // The store cannot be used, for example.
+        // For example, the store is unavailable.
         _ => {
             eprintln!("consumer: {order} is delivered again: {error}");
             later
@@ -213,9 +213,9 @@ fn verdict(order: &str, error: &BoxError) -> Verdict {
 /// Applies an order. The effect is a line in the ledger.
 ///
 /// Effect and record are in different places, so a consumer may be killed when one is written and the other is not. No queue and no
-/// layer can close that gap; the effect has to be idempotent. This one looks for itself, in every run that is not the first.
-/// An effect at another service would be called with `operation.derived_key("…")` instead, and one in PostgreSQL could commit
-/// the record in its own transaction.
+/// layer can close that gap; the effect has to be idempotent. This one checks the ledger in every run after the first. For an
+/// effect at another service, send `operation.derived_key("…")` instead; an effect in PostgreSQL can commit the record in its
+/// own transaction.
 async fn apply(ledger: &Ledger, order: &str, run: u32) -> Result<Bytes, BoxError> {
     if run > 1 && ledger.is_applied(order)? {
         ledger.append(Event::Found, order, run)?;

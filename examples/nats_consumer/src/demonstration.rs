@@ -184,7 +184,7 @@ impl Consumers {
         Ok(())
     }
 
-    /// Lets all of them finish what they have begun.
+    /// Lets all consumers finish their orders.
     async fn stop(&mut self) -> Result<(), Error> {
         for mut consumer in self.running.drain(..) {
             drop(consumer.stdin.take());

@@ -90,12 +90,12 @@ fn parse(line: &str) -> io::Result<Line> {
             run,
         }),
         _ => Err(io::Error::other(format!(
-            "the ledger has a line that is damaged: `{line}`"
+            "the ledger has a damaged line: `{line}`"
         ))),
     }
 }
 
-/// What the ledger says about these orders.
+/// The counts for these orders.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Count {
     /// Orders that were applied.

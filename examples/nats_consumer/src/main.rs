@@ -1,4 +1,4 @@
-//! Consumes orders from a NATS `JetStream` work queue and applies each of them once, although the broker delivers messages again
+//! Consumes orders from a NATS `JetStream` work queue and applies each of them once, even if the broker delivers messages again
 //! and consumers are killed.
 //!
 //! ```sh
@@ -18,9 +18,9 @@
 //! - The key is the id of the order, which the publisher sets. Sequence and delivery numbers are no keys: a message that was
 //!   published twice has two sequence numbers, and a message that is delivered again has a new delivery number.
 //! - The message is acknowledged after the operation has ended and its result is stored, never before.
-//! - A consumer that is killed between the effect and the record leaves an operation whose outcome nobody knows. The next
+//! - A consumer that is killed between the effect and the record leaves an operation with an unknown outcome. The next
 //!   delivery runs it again, with [`Operation::run`] at 2 or above. The effect here cannot share a transaction with the record, so
-//!   the handler looks for the effect of the earlier run before it acts.
+//!   the handler checks for the effect of the earlier run first.
 //!
 //! [`Operation::run`]: buttress::idempotency::Operation::run
 

@@ -54,7 +54,7 @@ fn applies_orders_twice_without_the_layer() {
 }
 
 #[test]
-fn says_what_to_do_without_a_server() {
+fn explains_what_to_do_without_a_server() {
     let output = Command::new(env!("CARGO_BIN_EXE_nats_consumer"))
         .env_remove("NATS_URL")
         .output()

@@ -16,7 +16,7 @@ pub(super) fn open(args: &Args, run: &str) -> Result<Opened, Error> {
     }
     let folder = std::env::temp_dir().join(format!("buttress-payments-{run}"));
     fs::create_dir(&folder)
-        .map_err(|error| format!("{} cannot be made: {error}", folder.display()))?;
+        .map_err(|error| format!("{} cannot be created: {error}", folder.display()))?;
     let store = FileStore::open(folder.join("records"))?;
     Ok(Opened::beside_a_bank(store, async move {
         Ok(fs::remove_dir_all(folder)?)

@@ -1,4 +1,4 @@
-//! The store that was asked for, the ledger that goes with it, and how both are cleared away.
+//! The selected store and its ledger, and how both are removed.
 
 #[cfg(feature = "file")]
 mod file;
@@ -22,7 +22,7 @@ use crate::ledger::{Bank, Ledger};
 pub(crate) struct Opened {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) ledger: Ledger,
-    /// Clears away what this run leaves outside of the process.
+    /// Removes the data of this run from the servers.
     pub(crate) clear: Clear,
 }
 
@@ -41,7 +41,7 @@ impl Opened {
     }
 }
 
-/// Opens the store; `run` is a name for what is of this run only.
+/// Opens the store; `run` is part of all names of this run.
 #[cfg_attr(
     not(any(feature = "redis", feature = "postgres")),
     expect(clippy::unused_async, unused_variables, reason = "for servers")

@@ -1,6 +1,6 @@
 //! Payments by sqlx: effect and idempotency record in one transaction.
 //!
-//! Each payment is sent three times at once, with the same key, and once more afterwards. All of them get the same receipt, and
+//! Each payment is sent three times concurrently, with the same key, and once more afterwards. All of them get the same receipt, and
 //! the table has one row for each key.
 //!
 //! ```text

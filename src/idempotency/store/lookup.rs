@@ -154,7 +154,9 @@ pub(super) fn cursor_key(cursor: &str) -> Result<RecordKey, StoreError> {
 
 /// The error for a cursor that the store cannot read.
 pub(super) fn invalid_cursor(cursor: &str) -> StoreError {
-    StoreError::unavailable(format!("`{cursor}` is not a cursor of this store"))
+    StoreError::unavailable(format!(
+        "`{cursor}` is not a cursor of this store; start the scan again without one"
+    ))
 }
 
 impl fmt::Debug for EntryState {
@@ -188,5 +190,7 @@ impl fmt::Debug for Resolve {
 
 /// The error that the default implementations of the look-up methods return.
 pub(super) fn not_supported() -> StoreError {
-    StoreError::unavailable("this store cannot look up records")
+    StoreError::unavailable(
+        "this store cannot look up records; implement `Store::find`, `list` and `resolve`",
+    )
 }

@@ -11,24 +11,23 @@ use hashbrown::HashMap;
 use super::lookup::cursor_key;
 use super::{
     Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
-    full,
+    full, response_len,
 };
 use crate::clock::{Moment, Now};
 use crate::error::ConfigError;
-use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, State, Token};
+use crate::idempotency::record::{self, Begun, Claim, Ended, Record, RecordKey, Token};
 
-/// How many records whose time is over are forgotten at most for each claim.
+/// How many expired records each claim deletes at most.
 const SWEPT: usize = 4;
 
 /// Default of [`MemoryStore::with_max_bytes`].
 const MAX_BYTES: usize = 256 << 20;
 
-/// Records in memory: gone with the process, and unknown to any other. For tests, and for a service whose effects are gone
-/// with it too.
+/// Stores records in the memory of this process. Use it in tests, and for a service whose effects end with the process too.
 ///
-/// It is bounded: what is full refuses new keys, because to forget an answer before its time would be to act twice. Room
-/// comes back as records reach their time. Clones share the records. Leases and times follow tokio's clock. An answer is kept
-/// as it is given: one that is a slice of a larger buffer keeps all of that.
+/// The store is bounded. When it is full it rejects new keys, because deleting a response early could execute an operation
+/// twice. Room becomes free as records expire. Clones share the records. Leases and times to live follow tokio's clock. A response
+/// is stored without a copy: a slice of a larger buffer holds the whole buffer in memory.
 #[derive(Clone)]
 pub struct MemoryStore {
     max_bytes: usize,
@@ -37,16 +36,16 @@ pub struct MemoryStore {
 
 #[derive(Default)]
 struct Records {
-    /// Each place holds a record, but while a rule is applied to it.
-    kept: HashMap<RecordKey, Option<Record>>,
-    /// By the time at which they are forgotten.
+    /// A value is `None` only while a rule is applied to it.
+    by_key: HashMap<RecordKey, Option<Record>>,
+    /// Ordered by expiry.
     by_end: BTreeSet<(Moment, RecordKey)>,
-    /// Of all answers.
+    /// Size of all responses.
     bytes: usize,
 }
 
 impl MemoryStore {
-    /// A store whose records take at most 256 MiB.
+    /// Creates a store with a bound of 256 MiB.
     pub fn new() -> Self {
         Self {
             max_bytes: MAX_BYTES,
@@ -54,11 +53,11 @@ impl MemoryStore {
         }
     }
 
-    /// A store whose records take at most this much memory, in bytes: 512 each and its answer.
+    /// Creates a store whose records take at most `max_bytes`: 512 bytes each, plus the response.
     ///
     /// # Errors
     ///
-    /// It is less than 512.
+    /// `max_bytes` is less than 512.
     pub fn with_max_bytes(max_bytes: usize) -> Result<Self, ConfigError> {
         check_bound("memory", max_bytes as u64)?;
         Ok(Self {
@@ -67,12 +66,12 @@ impl MemoryStore {
         })
     }
 
-    /// How many records it keeps, those included whose time is over and that are not swept yet.
+    /// Number of records, including expired ones that are not deleted yet.
     pub fn len(&self) -> usize {
-        self.lock().kept.len()
+        self.lock().by_key.len()
     }
 
-    /// Whether it keeps none.
+    /// Whether the store is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -85,15 +84,19 @@ impl MemoryStore {
 impl Records {
     fn size(&self) -> usize {
         self.bytes
-            .saturating_add(self.kept.len().saturating_mul(RECORD))
+            .saturating_add(self.by_key.len().saturating_mul(RECORD))
     }
 
     /// Applies a rule to one record.
     fn change<T>(&mut self, key: &RecordKey, rule: impl FnOnce(&mut Option<Record>) -> T) -> T {
-        let place = self.kept.entry(*key).or_default();
-        let before = place.as_ref().map(|record| (record.gone_at, size(record)));
+        let place = self.by_key.entry(*key).or_default();
+        let before = place
+            .as_ref()
+            .map(|record| (record.gone_at, response_len(record)));
         let result = rule(place);
-        let after = place.as_ref().map(|record| (record.gone_at, size(record)));
+        let after = place
+            .as_ref()
+            .map(|record| (record.gone_at, response_len(record)));
         if before != after {
             if let Some((end, size)) = before {
                 self.by_end.remove(&(end, *key));
@@ -105,20 +108,20 @@ impl Records {
             }
         }
         if after.is_none() {
-            self.kept.remove(key);
+            self.by_key.remove(key);
         }
         result
     }
 
     fn entry(&self, key: &RecordKey, now: Moment) -> Option<Entry> {
-        let place = self.kept.get(key)?;
+        let place = self.by_key.get(key)?;
         record::find(place.as_ref(), key, now)
     }
 
     /// A page in the order of the keys.
     fn page(&self, after: Option<RecordKey>, limit: usize, now: Moment) -> Listed {
         let limit = limit.max(1);
-        let keys = self.kept.keys().filter(|key| Some(**key) > after);
+        let keys = self.by_key.keys().filter(|key| Some(**key) > after);
         let mut keys: Vec<RecordKey> = keys.copied().collect();
         let has_more = keys.len() > limit;
         if has_more {
@@ -158,13 +161,6 @@ impl Records {
     }
 }
 
-fn size(record: &Record) -> usize {
-    match &record.state {
-        State::Running { .. } => 0,
-        State::Done { answer } => answer.len(),
-    }
-}
-
 fn ready<'a, T: Send + 'a>(result: Result<T, StoreError>) -> StoreFuture<'a, T> {
     Box::pin(std::future::ready(result))
 }
@@ -191,7 +187,7 @@ impl Store for MemoryStore {
         for _ in 0..SWEPT {
             records.sweep(now);
         }
-        let is_new = !records.kept.contains_key(key);
+        let is_new = !records.by_key.contains_key(key);
         if is_new && !records.has_room(RECORD, self.max_bytes, now) {
             return ready(Err(full(self.max_bytes)));
         }
@@ -229,7 +225,7 @@ impl Store for MemoryStore {
                 .is_some_and(|record| record.takes_answer(token, now))
         };
         if answer.len() > SMALL
-            && records.kept.get(key).is_some_and(takes)
+            && records.by_key.get(key).is_some_and(takes)
             && !records.has_room(answer.len(), self.max_bytes, now)
         {
             return ready(Err(full(self.max_bytes)));
@@ -266,7 +262,7 @@ impl Store for MemoryStore {
         let now = Now::unread().moment();
         let mut records = self.lock();
         if let Some((answer, _)) = &resolve.response {
-            let place = records.kept.get(key).and_then(Option::as_ref);
+            let place = records.by_key.get(key).and_then(Option::as_ref);
             if answer.len() > SMALL
                 && record::resolvable(place, resolve, now) == Resolved::Resolved
                 && !records.has_room(answer.len(), self.max_bytes, now)
@@ -319,11 +315,11 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(5_000))]
 
         #[test]
-        fn what_it_counts_is_what_it_holds_and_nothing_is_forgotten_early(
+        fn its_counts_match_its_records_and_nothing_is_deleted_early(
             ops in proptest::collection::vec(any_op(), 0..40),
         ) {
             let mut records = Records::default();
-            // The same without ever sweeping.
+            // The same records without ever deleting expired ones.
             let mut unswept: [Option<Record>; 4] = Default::default();
             let mut seconds = 0;
             let time = Duration::from_secs;
@@ -331,10 +327,10 @@ mod tests {
                 seconds += passed;
                 let now = Moment::START.after(time(seconds));
                 let mut change = |key: u8, rule: &dyn Fn(&mut Option<Record>) -> String| {
-                    let told = records.change(&RecordKey([key; 32]), rule);
-                    (told, rule(&mut unswept[usize::from(key)]))
+                    let result = records.change(&RecordKey([key; 32]), rule);
+                    (result, rule(&mut unswept[usize::from(key)]))
                 };
-                let (told, expected) = match op {
+                let (result, expected) = match op {
                     Op::Begin(key, who, lease, ttl) => {
                         let claim = Claim {
                             fingerprint: Fingerprint([0; 32]),
@@ -367,9 +363,9 @@ mod tests {
                         Default::default()
                     }
                 };
-                prop_assert_eq!(told, expected);
-                let held = || records.kept.iter().map(|(key, place)| (key, place.as_ref().expect("a record")));
-                prop_assert_eq!(records.bytes, held().map(|(_, record)| size(record)).sum::<usize>());
+                prop_assert_eq!(result, expected);
+                let held = || records.by_key.iter().map(|(key, place)| (key, place.as_ref().expect("a record")));
+                prop_assert_eq!(records.bytes, held().map(|(_, record)| response_len(record)).sum::<usize>());
                 let by_end: BTreeSet<_> = held().map(|(key, record)| (record.gone_at, *key)).collect();
                 prop_assert_eq!(&records.by_end, &by_end);
             }

@@ -1,14 +1,13 @@
-//! Where records are kept.
+//! Stores for the records of operations.
 //!
-//! | store | feature | survives a restart | several processes | exactly once |
+//! | store | feature | survives a restart | several processes | exactly-once execution |
 //! |---|---|---|---|---|
-//! | [`MemoryStore`] | `idempotency` | no | no | while the process lives |
-//! | `FileStore` | `file` | yes | no | but for a crash between effect and record |
-//! | `RedisStore` | `redis` | as Redis is configured | yes | but for a crash between effect and record |
+//! | [`MemoryStore`] | `idempotency` | no | no | until the process ends |
+//! | `FileStore` | `file` | yes | no | except for a crash between effect and record |
+//! | `RedisStore` | `redis` | as Redis is configured | yes | except for a crash between effect and record |
 //! | `PostgresStore` | `postgres` | yes | yes | yes, if effect and record are committed together |
 //!
-//! A store of your own implements [`Store`], and is asked by `testing::check_store` (feature `test-util`) whether it keeps
-//! its promises.
+//! A store of your own implements [`Store`]. `testing::check_store` (feature `test-util`) checks that it fulfills the contract.
 
 #[cfg(feature = "file")]
 mod file;
@@ -30,6 +29,7 @@ pub use self::redis::RedisStore;
 pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 
 use self::future::StoreFuture;
+use super::record::{Record, State};
 
 use std::fmt;
 use std::future::ready;
@@ -40,15 +40,15 @@ use bytes::Bytes;
 
 use crate::error::{BoxError, ConfigError};
 
-/// What a record takes besides its answer, in bytes; measured in memory, and rounded up.
+/// The size of a record without its response, in bytes: measured in memory and rounded up.
 const RECORD: usize = 512;
 
-/// An answer as small as the word that no answer was kept: it has room in the record's own.
+/// A response up to this size, such as the marker for "no response stored", fits into the space of the record itself.
 const SMALL: usize = RECORD / 4;
 
-/// Whether a store of this name may be bounded by this much.
+/// Checks the `max_bytes` setting of the store with this name.
 fn check_bound(store: &'static str, max_bytes: u64) -> Result<(), ConfigError> {
-    let expected = "at least 512, for one record";
+    let expected = "at least 512, the size of one record";
     ConfigError::unless(
         max_bytes >= RECORD as u64,
         "max_bytes",
@@ -58,14 +58,22 @@ fn check_bound(store: &'static str, max_bytes: u64) -> Result<(), ConfigError> {
     .map_err(|error| error.of("store", store))
 }
 
+/// Length of the stored response.
+fn response_len(record: &Record) -> usize {
+    match &record.state {
+        State::Running { .. } => 0,
+        State::Done { answer } => answer.len(),
+    }
+}
+
 fn full(max_bytes: impl fmt::Display) -> StoreError {
     StoreError::Full(format!(
-        "its records take the {max_bytes} bytes of `max_bytes`"
+        "the records take up all {max_bytes} bytes of `max_bytes`; raise it, or store responses for a shorter time"
     ))
 }
 
 pub mod future {
-    //! The future of a store.
+    //! The future that stores return.
 
     use std::future::Future;
     use std::pin::Pin;
@@ -74,37 +82,37 @@ pub mod future {
     use super::Store;
     use super::StoreError;
 
-    /// What a [`Store`] returns: boxed, so that a store can be chosen while the program runs.
+    /// The future of a [`Store`]'s method. It is boxed, because the store is chosen at run time.
     pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 }
 
-/// Keeps the records of an [`IdempotencyLayer`](super::IdempotencyLayer).
+/// Stores the records of an [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
-/// Each method is **atomic**: of two that run at once on the same key, in whatever process, one happens wholly before the
-/// other, and what it wrote is seen by the other. What returned `Ok` **stays**, for as long as the store promises to keep
-/// anything: a store that survives a restart has it on disk by then. What returned an error may have happened or not; each
-/// method may be called again with the same arguments, and then does no more than once would have.
+/// Each method is **atomic**: of two concurrent calls for the same key, in any process, one takes effect completely before
+/// the other, which sees its result. A change that returned `Ok` is **durable**: a store that survives a restart has written it
+/// to disk by then. A call that returned an error may have taken effect or not. Each method is idempotent: calling it again with
+/// the same arguments has no further effect.
 ///
-/// Leases and times to live are measured by **one clock** for all who share the records, which is the store's own: a clock
-/// that is put forward while a lease lasts ends the lease early. They may be as long as `Duration::MAX`: a store cuts them to what
-/// it can count, and does not panic.
+/// Leases and times to live follow **one clock** for all processes that share the records, the store's own. Setting that clock
+/// forward ends leases early. They may be as long as `Duration::MAX`: a store cuts them to the longest time it can represent, and
+/// does not panic.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped may have had its effect or not. The layer drops one that takes longer than its `store_timeout`, but
-/// for a claim, whose end it waits for as long as a lease; and any when the runtime is shut down.
+/// A call whose future is dropped may have taken effect or not. The layer drops a future after its `store_timeout`; a claim it
+/// continues to poll in the background for as long as a lease. All are dropped when the runtime shuts down.
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Claims the record of this key.
     ///
-    /// In one step: where there is no record, or one whose time is over, a new one is made, running, in run 1. A running one
-    /// whose lease is over passes to the claimant, in the next run, if the fingerprints are equal. A claim that is made
-    /// again with the token of the holder is told the same run again, with a new lease. In all other cases nothing changes,
-    /// and the claimant is told why; another fingerprint is told before all else.
+    /// In one step: if there is no record, or it has expired, a new one is created, running, in run 1. A running record whose
+    /// lease has ended passes to the claimant, in the next run, if the fingerprints are equal. A repeated claim with the
+    /// holder's token returns the same run, with a new lease. In all other cases nothing changes, and the result is the reason.
+    /// A different fingerprint takes precedence over all other reasons.
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun>;
 
-    /// Holds a running record for another `lease`, counted from now, and keeps it for `ttl` after that. `false` if it is not
-    /// running, or not held by `token`: then nothing changes. A lease that is over is renewed if nobody has taken the record.
-    /// A `lease` of zero ends the lease at once and keeps the run: the next claim is the run after it.
+    /// Renews the lease of a running record for `lease` from now; the record expires `ttl` after that. Returns `false`, and
+    /// changes nothing, if the record is not running or not held by `token`. A lease that has ended is renewed if nobody has
+    /// taken over the record. A `lease` of zero ends the lease at once; the next claim starts the next run.
     fn renew<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -113,8 +121,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, bool>;
 
-    /// Gives a running record its answer, and keeps it for `ttl` from now, if it is held by `token`, even with its lease
-    /// over. The answer is returned by [`begin`](Self::begin) byte for byte.
+    /// Completes a running record held by `token` with a response, which is stored for `ttl` from now, even if the lease has
+    /// ended. [`begin`](Self::begin) returns the response byte for byte.
     fn complete<'a>(
         &'a self,
         key: &'a RecordKey,
@@ -123,12 +131,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended>;
 
-    /// Gives a running record up, if it is held by `token`. In run 1 it is deleted: the next claim of its key makes a new one. In a
-    /// later run it stays, held by nobody and its lease over, because an earlier run may have acted: the next claim is of the run
-    /// after it.
+    /// Gives up a running record held by `token`. In run 1 the record is deleted, and the next claim of its key creates a new
+    /// one. In a later run it stays, with its lease ended and without a holder, because an earlier run may have had an effect:
+    /// the next claim starts the next run.
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended>;
 
-    /// Looks up a record, with the whole stored response. `None` if there is none, or its time is over.
+    /// Looks up a record, with the whole stored response. `None` if there is none or it has expired.
     ///
     /// The default implementation of this and of the next two methods returns [`StoreError::Unavailable`]: a store without them
     /// works, but its operations cannot be looked up or repaired. `testing::check_lookup` checks them.
@@ -140,7 +148,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Returns one page of all records, starting at the cursor `after` or at the beginning. Responses are cut to their first 16 bytes.
     ///
     /// This is a scan, not a snapshot: each record that exists during the whole scan appears at least once, other records may
-    /// appear or not. `limit` is a hint: a page may be shorter, even empty, or slightly longer. The scan ends with the page
+    /// appear or not. `limit` is approximate: a page may be shorter, even empty, or slightly longer. The scan ends with the page
     /// whose `next` is `None`.
     fn list<'a>(&'a self, after: Option<&'a str>, limit: usize) -> StoreFuture<'a, Listed> {
         let _ = (after, limit);
@@ -207,27 +215,27 @@ impl<S: Store + ?Sized> Store for Arc<S> {
     }
 }
 
-/// Why a store could not do what it was asked for.
+/// Why a call to a store failed.
 ///
-/// The message of [`Unavailable`](Self::Unavailable) includes that of its cause, so the
-/// [`source`](std::error::Error::source) is what is behind the cause.
+/// The message of [`Unavailable`](Self::Unavailable) includes the message of its cause, so
+/// [`source`](std::error::Error::source) returns the source of the cause.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// It cannot be reached, did not answer in time, or failed, because of this cause.
+    /// The store cannot be reached, did not respond in time, or failed.
     Unavailable(BoxError),
-    /// It has no room for this.
+    /// The store has no room for the record or response.
     Full(String),
-    /// What it holds for this key is none of ours, or was written by a newer version.
+    /// The record of this key was written by another program or by a newer version.
     Unreadable(String),
 }
 
 impl fmt::Display for StoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unavailable(cause) => write!(f, "the store cannot be used: {cause}"),
-            Self::Full(why) => write!(f, "the store is full: {why}"),
-            Self::Unreadable(why) => write!(f, "the record cannot be read: {why}"),
+            Self::Unavailable(cause) => write!(f, "idempotency store unavailable: {cause}"),
+            Self::Full(why) => write!(f, "idempotency store full: {why}"),
+            Self::Unreadable(why) => write!(f, "idempotency record unreadable: {why}"),
         }
     }
 }
@@ -235,7 +243,7 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // The message has named the cause itself already.
+            // The message includes the cause itself.
             Self::Unavailable(cause) => cause.source(),
             Self::Full(_) | Self::Unreadable(_) => None,
         }
@@ -243,7 +251,7 @@ impl std::error::Error for StoreError {
 }
 
 impl StoreError {
-    /// It cannot be used, because of this.
+    /// [`Unavailable`](Self::Unavailable) with this cause.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable(source.into())
     }
@@ -255,12 +263,12 @@ mod tests {
     use crate::error::chain;
 
     #[test]
-    fn a_chain_of_errors_prints_the_cause_once() {
+    fn an_error_chain_prints_the_cause_once() {
         let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
         let error = StoreError::unavailable(refused);
         assert_eq!(
             chain(&error),
-            ["the store cannot be used: connection refused"]
+            ["idempotency store unavailable: connection refused"]
         );
         let deeper = StoreError::unavailable(crate::Error::<std::io::Error>::Rejected(
             crate::Rejected::new(crate::Reason::CircuitOpen, "records"),
@@ -268,7 +276,7 @@ mod tests {
         assert_eq!(
             chain(&deeper),
             [
-                "the store cannot be used: call rejected by circuit breaker `records`",
+                "idempotency store unavailable: call rejected by circuit breaker `records`",
                 "circuit breaker `records` is open"
             ]
         );

@@ -1,18 +1,18 @@
-//! Each promise is kept.
+//! Checks each promise with scripted steps.
 
 use bytes::Bytes;
 
 use super::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise, promises};
+use super::step::Outcome::{Already, Done, Lost, Running, Started, Taken};
 use super::step::Request::{Other, This};
-use super::step::Said::{Already, Done, Lost, Running, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete};
 use super::step::{Answer, HOUR, Holders};
 use crate::idempotency::store::Store;
 
 pub(super) async fn check(store: &dyn Store) {
     check_each(store, promises().into_iter().chain(answers())).await;
-    keys_are_apart(store).await;
+    keys_are_independent(store).await;
 }
 
 pub(super) async fn check_each(store: &dyn Store, promises: impl IntoIterator<Item = Promise>) {
@@ -24,14 +24,14 @@ pub(super) async fn check_each(store: &dyn Store, promises: impl IntoIterator<It
             let rule = holders.rule(&mut place, step.clone());
             assert_eq!(
                 rule, expected,
-                "the table contradicts the rules: {}",
-                promise.says
+                "the scripted steps contradict the rules: {}",
+                promise.text
             );
-            let said = holders.ask(store, &key, step.clone()).await;
+            let outcome = holders.execute(store, &key, step.clone()).await;
             assert!(
-                said.as_ref().is_ok_and(|said| *said == expected),
-                "the store breaks a promise: {}.\n{}  {step:?}: {said:?}, but it must be {expected:?}",
-                promise.says,
+                outcome.as_ref().is_ok_and(|outcome| *outcome == expected),
+                "the store violates its contract: {}.\n{}  {step:?}: {outcome:?}, but it must be {expected:?}",
+                promise.text,
                 before.concat()
             );
             before.push(format!("  {step:?}: {expected:?}\n"));
@@ -49,7 +49,7 @@ fn answers() -> impl Iterator<Item = Promise> {
     ];
     answers.into_iter().map(Answer).map(|answer| {
         promise(
-            "an answer is returned byte for byte, be it empty or 1 MiB",
+            "a response is returned byte for byte, whether empty or 1 MiB",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, answer.clone(), HOUR), Taken),
@@ -61,10 +61,10 @@ fn answers() -> impl Iterator<Item = Promise> {
     })
 }
 
-async fn keys_are_apart(store: &dyn Store) {
+async fn keys_are_independent(store: &dyn Store) {
     let first = new_key();
     let mut second = first;
-    // The last byte alone: all of it counts.
+    // The keys differ in the last byte only, because all bytes count.
     second.0[31] ^= 1;
     let holders = Holders::new(2);
     for (key, step, expected) in [
@@ -76,10 +76,10 @@ async fn keys_are_apart(store: &dyn Store) {
         (second, Complete(1, SECOND, HOUR), Taken),
         (first, Begin(1, This, HOUR, HOUR), Done(FIRST)),
     ] {
-        let said = holders.ask(store, &key, step.clone()).await;
+        let outcome = holders.execute(store, &key, step.clone()).await;
         assert!(
-            said.as_ref().is_ok_and(|said| *said == expected),
-            "the store breaks a promise: keys are apart.\n  {step:?}: {said:?}, but it must be {expected:?}"
+            outcome.as_ref().is_ok_and(|outcome| *outcome == expected),
+            "the store violates its contract: keys are independent.\n  {step:?}: {outcome:?}, but it must be {expected:?}"
         );
     }
 }

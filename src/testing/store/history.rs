@@ -1,4 +1,4 @@
-//! Histories that are drawn.
+//! Checks random histories.
 
 use std::time::Duration;
 
@@ -26,18 +26,18 @@ pub(super) async fn check(store: &dyn Store, with_lookups: bool) {
                 dice.step()
             };
             let rule = holders.rule(&mut places[number], step.clone());
-            let said = holders.ask(store, &keys[number], step.clone()).await;
+            let outcome = holders.execute(store, &keys[number], step.clone()).await;
             before.push(format!("  key {number}: {step:?}: {rule:?}\n"));
             assert!(
-                said.as_ref().is_ok_and(|said| *said == rule),
-                "the store breaks the rules: the last of these steps gave {said:?} (history {seed}).\n{}",
+                outcome.as_ref().is_ok_and(|outcome| *outcome == rule),
+                "the store violates its contract: the last of these steps gave {outcome:?} (history {seed}).\n{}",
                 before.concat()
             );
         }
     }
 }
 
-/// A generator of its own, whose histories are the same in every run: splitmix64.
+/// A splitmix64 generator with a fixed seed, so every run checks the same histories.
 struct Dice(u64);
 
 impl Dice {
@@ -76,7 +76,7 @@ impl Dice {
         Step::Resolve(seen, self.time(4), end)
     }
 
-    /// None at all in one of so many.
+    /// Zero in one of `of` cases, otherwise an hour.
     fn time(&mut self, of: usize) -> Duration {
         if self.below(of) == 0 { OVER } else { HOUR }
     }

@@ -1,4 +1,4 @@
-//! Look-up.
+//! Checks look-up.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use super::cases::check_each;
 use super::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise};
 use super::step::FoundState::{Done, Running, Stopped};
+use super::step::Outcome::{Nothing, Renewed, Started, Taken};
 use super::step::Request::This;
-use super::step::Said::{Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
 use super::step::{Answer, HOUR, Holders, OVER, Seen, found};
 use crate::idempotency::store::{Entry, EntryState, RecordKey, Store};
@@ -19,7 +19,7 @@ use crate::idempotency::store::{Entry, EntryState, RecordKey, Store};
 const RECORDS: usize = 120;
 const PAGE: usize = 50;
 
-/// A test takes less, and a store's clock may be as coarse as a second.
+/// Longer than a test takes. The clock of a store may be as coarse as a second.
 const SLACK: Duration = Duration::from_secs(600);
 
 pub(super) async fn check(store: &dyn Store) {
@@ -34,7 +34,7 @@ fn finds() -> Vec<Promise> {
     let large = Answer(every_byte.repeat(4096).into());
     vec![
         promise(
-            "a record is found in the state that it is in",
+            "a record is found in its present state",
             [
                 (Find, Nothing),
                 (Begin(0, This, HOUR, HOUR), Started(1)),
@@ -48,7 +48,7 @@ fn finds() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record that was abandoned in a later run is found stopped, and held by nobody",
+            "a record that was abandoned in a later run is found stopped, without a holder",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
@@ -57,7 +57,7 @@ fn finds() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record whose time is over is not found",
+            "an expired record is not found",
             [(Begin(0, This, OVER, OVER), Started(1)), (Find, Nothing)],
         ),
     ]
@@ -66,7 +66,7 @@ fn finds() -> Vec<Promise> {
 async fn entry(store: &dyn Store, key: &RecordKey) -> Entry {
     match store.find(key).await {
         Ok(Some(entry)) => entry,
-        other => panic!("the store breaks a promise: a record is found: {other:?}"),
+        other => panic!("the store violates its contract: a record is found: {other:?}"),
     }
 }
 
@@ -95,7 +95,7 @@ async fn times_are_right(store: &dyn Store) {
             HOUR,
         ),
     ] {
-        let said = holders.ask(store, &key, step.clone()).await;
+        let outcome = holders.execute(store, &key, step.clone()).await;
         let entry = entry(store, &key).await;
         let state_is_right = match entry.state {
             EntryState::Running { lease: left } => {
@@ -106,7 +106,7 @@ async fn times_are_right(store: &dyn Store) {
         };
         assert!(
             state_is_right && is_about(entry.expires_in, left) && entry.age < SLACK,
-            "the store breaks a promise: an entry has the times of its record: after {step:?}, which gave {said:?}, \
+            "the store violates its contract: an entry has the times of its record; after {step:?}, which gave {outcome:?}, \
              {entry:?}, but its lease must be {lease:?} and it must expire in {left:?}"
         );
     }
@@ -116,12 +116,14 @@ async fn times_are_right(store: &dyn Store) {
 async fn the_age_counts_from_the_first_claim(store: &dyn Store) {
     let ([first, second], holders) = ([new_key(), new_key()], Holders::new(20));
     for key in [&first, &second] {
-        let begun = holders.ask(store, key, Begin(0, This, OVER, HOUR)).await;
+        let begun = holders
+            .execute(store, key, Begin(0, This, OVER, HOUR))
+            .await;
         assert!(begun.is_ok(), "the store fails: {begun:?}");
     }
     for who in 1..20 {
         let taken_over = holders
-            .ask(store, &first, Begin(who, This, OVER, HOUR))
+            .execute(store, &first, Begin(who, This, OVER, HOUR))
             .await;
         assert!(taken_over.is_ok(), "the store fails: {taken_over:?}");
     }
@@ -134,8 +136,8 @@ async fn the_age_counts_from_the_first_claim(store: &dyn Store) {
             "a recorded response",
         ),
     ] {
-        let said = holders.ask(store, &first, step).await;
-        assert!(said.is_ok(), "the store fails: {said:?}");
+        let outcome = holders.execute(store, &first, step).await;
+        assert!(outcome.is_ok(), "the store fails: {outcome:?}");
         is_at_least_as_old(store, &first, &second, what).await;
     }
 }
@@ -145,7 +147,7 @@ async fn is_at_least_as_old(store: &dyn Store, first: &RecordKey, second: &Recor
     let older = entry(store, first).await.age;
     assert!(
         older >= younger,
-        "the store breaks a promise: the age of a record counts from its first claim, and {what} does not reset it: {older:?}, but a \
+        "the store violates its contract: the age of a record counts from its first claim, and {what} does not reset it: {older:?}, but a \
          record that was claimed later is {younger:?} old"
     );
 }
@@ -158,15 +160,15 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         let long = Bytes::from(format!("{number:04}, and more than is listed"));
         let lease = if number % 3 == 0 { OVER } else { HOUR };
         let claim = Begin(0, This, lease, HOUR);
-        let mut said = holders.ask(store, &key, claim).await;
+        let mut outcome = holders.execute(store, &key, claim).await;
         let mut state = if number % 3 == 0 { Stopped } else { Running };
         if number % 3 == 2 {
-            said = holders
-                .ask(store, &key, Complete(0, Answer(long.clone()), HOUR))
+            outcome = holders
+                .execute(store, &key, Complete(0, Answer(long.clone()), HOUR))
                 .await;
             state = Done(Answer(long.slice(..16)));
         }
-        assert!(said.is_ok(), "the store fails: {said:?}");
+        assert!(outcome.is_ok(), "the store fails: {outcome:?}");
         expected.insert(key, found(1, Some(0), state));
     }
     let before_the_scan = expected.clone();
@@ -176,21 +178,21 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         for entry in entries {
             let key = entry.key;
             if let Some(expected) = left.remove(&key) {
-                let said = holders.found(&key, Some(entry));
+                let outcome = holders.found(&key, Some(entry));
                 assert!(
-                    said == expected,
-                    "the store breaks a promise: a scan shows each record as it is, with the first 16 bytes of its response: \
-                     {said:?}, but it must be {expected:?}"
+                    outcome == expected,
+                    "the store violates its contract: a scan shows each record as it is, with the first 16 bytes of its response: \
+                     {outcome:?}, but it must be {expected:?}"
                 );
             }
         }
-        // Records that change while the scan is under way are not skipped.
+        // Records that change during the scan are not skipped.
         if std::mem::take(&mut is_first) {
             for (key, expected) in &mut left {
                 if *expected == found(1, Some(0), Stopped) {
                     let claim = Begin(1, This, HOUR, 2 * HOUR);
-                    let said = holders.ask(store, key, claim).await;
-                    assert!(said.is_ok(), "the store fails: {said:?}");
+                    let outcome = holders.execute(store, key, claim).await;
+                    assert!(outcome.is_ok(), "the store fails: {outcome:?}");
                     *expected = found(2, Some(1), Running);
                 }
             }
@@ -199,14 +201,14 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
     let missing = left.len();
     assert!(
         missing == 0,
-        "the store breaks a promise: each record that exists during the whole scan appears at least once: of {RECORDS}, {missing} \
+        "the store violates its contract: each record that exists during the whole scan appears at least once: of {RECORDS}, {missing} \
          are missing"
     );
-    // RetryAdvice, after some of them were released.
+    // Scans again, after some records were deleted.
     for (key, expected) in &before_the_scan {
         if *expected == found(1, Some(0), Running) {
-            let said = holders.ask(store, key, Abandon(0)).await;
-            assert!(said.is_ok(), "the store fails: {said:?}");
+            let outcome = holders.execute(store, key, Abandon(0)).await;
+            assert!(outcome.is_ok(), "the store fails: {outcome:?}");
         }
     }
     let mut scan = Scan::default();
@@ -214,13 +216,13 @@ async fn a_scan_finds_every_record(store: &dyn Store) {
         for entry in entries {
             assert!(
                 before_the_scan.get(&entry.key) != Some(&found(1, Some(0), Running)),
-                "the store breaks a promise: a record that was deleted before a scan does not appear: {entry:?}"
+                "the store violates its contract: a record that was deleted before a scan does not appear: {entry:?}"
             );
         }
     }
 }
 
-/// Reads page after page.
+/// A scan of all records, page by page.
 #[derive(Debug, Default)]
 struct Scan {
     after: Option<String>,
@@ -239,7 +241,7 @@ impl Scan {
         let next = page.next;
         assert!(
             next.is_none() || next != self.after,
-            "the store breaks a promise: a scan ends, but the cursor `{next:?}` leads to itself"
+            "the store violates its contract: a scan ends, but the cursor `{next:?}` leads to itself"
         );
         self.has_ended = next.is_none();
         self.after = next;

@@ -1,4 +1,4 @@
-//! Whether a store keeps the promises of its trait.
+//! Checks that a store fulfills the contract of its trait.
 
 mod cases;
 mod history;
@@ -15,12 +15,11 @@ use std::task::Poll;
 use crate::chance;
 use crate::idempotency::store::{RecordKey, Store};
 
-/// Checks that this store keeps every promise of [`Store`]: for one of your own.
+/// Checks that a store of your own fulfills the contract of [`Store`].
 ///
-/// It asks some two thousand questions, in scripted cases, in histories that are drawn, and many at once, and compares each
-/// answer with the one that the rules give. All keys are new, so that the store may be in use; what is left of them expires
-/// within an hour. Look-up and repair are checked by [`check_lookup`]. Whether records survive a restart, and what a store does when it is full or cannot be reached, is for
-/// its own tests.
+/// It makes some two thousand calls, in scripted cases, random histories and concurrently, and compares each result with the rules.
+/// All keys are new, so the store may be in use; the records expire within an hour. [`check_lookup`] checks look-up and repair. Test
+/// yourself that records survive a restart, and how the store behaves when it is full or unreachable.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -33,15 +32,14 @@ use crate::idempotency::store::{RecordKey, Store};
 ///
 /// # Panics
 ///
-/// If a promise is broken, or the store returns an error; the message says which, and after which steps.
+/// Panics if the store violates the contract or returns an error. The message names the promise and the steps.
 pub async fn check_store(store: &dyn Store) {
     cases::check(store).await;
     race::check(store).await;
     history::check(store, false).await;
 }
 
-/// Checks that this store keeps the promises of [`Store::find`], [`Store::list`] and [`Store::resolve`], which a store need not
-/// implement.
+/// Checks that a store fulfills the contract of [`Store::find`], [`Store::list`] and [`Store::resolve`], which are optional.
 ///
 /// It claims a few hundred new keys, which expire within an hour, and scans all records of the store twice. The store may be in use.
 ///
@@ -56,8 +54,8 @@ pub async fn check_store(store: &dyn Store) {
 ///
 /// # Panics
 ///
-/// If a promise is broken, or the store returns an error, as a store does that does not implement these methods; the message says
-/// which, and after which steps.
+/// Panics if the store violates the contract or returns an error, including a store that does not implement these methods. The
+/// message names the promise and the steps.
 pub async fn check_lookup(store: &dyn Store) {
     lookup::check(store).await;
     resolve::check(store).await;
@@ -73,7 +71,7 @@ fn new_key() -> RecordKey {
     RecordKey(key)
 }
 
-/// Polls all of them at once, to their end.
+/// Polls all futures concurrently until they end.
 async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
     let mut waiting: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
     let mut ended: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();

@@ -1,27 +1,27 @@
-//! What every store promises, with the steps that show it.
+//! The promises of every store, with the steps that check them.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::step::Outcome::{Already, Done, Lost, Mismatch, Renewed, Running, Started, Taken};
 use super::step::Request::{Other, This};
-use super::step::Said::{Already, Done, Lost, Mismatch, Renewed, Running, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Renew};
-use super::step::{Answer, HOUR, OVER, Said, Step};
+use super::step::{Answer, HOUR, OVER, Outcome, Step};
 
 const EVER: Duration = Duration::MAX;
 pub(super) const FIRST: Answer = Answer(Bytes::from_static(b"first"));
 pub(super) const SECOND: Answer = Answer(Bytes::from_static(b"second"));
 
 pub(super) struct Promise {
-    pub(super) says: &'static str,
-    /// Asked of one key, one after the other.
-    pub(super) steps: Vec<(Step, Said)>,
+    pub(super) text: &'static str,
+    /// Executed one after the other for one key.
+    pub(super) steps: Vec<(Step, Outcome)>,
 }
 
-pub(super) fn promise<const N: usize>(says: &'static str, steps: [(Step, Said); N]) -> Promise {
+pub(super) fn promise<const N: usize>(text: &'static str, steps: [(Step, Outcome); N]) -> Promise {
     Promise {
-        says,
+        text,
         steps: steps.into(),
     }
 }
@@ -36,7 +36,7 @@ pub(super) fn promises() -> Vec<Promise> {
 fn begins() -> Vec<Promise> {
     vec![
         promise(
-            "a running record is its holder's alone",
+            "only the holder changes a running record",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Running),
@@ -48,7 +48,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a claim that is made again is told the same run, with a new lease",
+            "a repeated claim returns the same run, with a new lease",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(0, This, HOUR, HOUR), Started(1)),
@@ -56,7 +56,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a claim that is made again after a takeover is told the run of the takeover",
+            "a repeated claim after a takeover returns the run of the takeover",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
@@ -64,7 +64,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "another fingerprint is told before all else",
+            "a different fingerprint takes precedence over all other reasons",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Begin(1, Other, HOUR, HOUR), Mismatch),
@@ -75,7 +75,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record whose time is over is as if it were not there",
+            "an expired record counts as missing",
             [
                 (Begin(0, This, OVER, OVER), Started(1)),
                 (Renew(0, HOUR, HOUR), Renewed(false)),
@@ -85,7 +85,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a lease lasts even if nothing is to be kept after it",
+            "a lease lasts even if the time to live is zero",
             [
                 (Begin(0, This, HOUR, OVER), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Running),
@@ -93,7 +93,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "what was never begun is nobody's",
+            "a record that was never claimed has no holder",
             [
                 (Renew(0, HOUR, HOUR), Renewed(false)),
                 (Complete(0, FIRST, HOUR), Lost),
@@ -102,7 +102,7 @@ fn begins() -> Vec<Promise> {
             ],
         ),
         promise(
-            "the longest lease and time to live are those without an end",
+            "a lease and time to live may be as long as `Duration::MAX`",
             [
                 (Begin(0, This, EVER, EVER), Started(1)),
                 (Begin(1, This, EVER, EVER), Running),
@@ -118,7 +118,7 @@ fn begins() -> Vec<Promise> {
 fn takeovers() -> Vec<Promise> {
     vec![
         promise(
-            "a record whose lease is over passes to the next claim, in the next run",
+            "a record whose lease has ended passes to the next claim, in the next run",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, OVER, HOUR), Started(2)),
@@ -127,7 +127,7 @@ fn takeovers() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record whose lease is over does not pass to a claim with another fingerprint",
+            "a record whose lease has ended does not pass to a claim with another fingerprint",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, Other, HOUR, HOUR), Mismatch),
@@ -150,7 +150,7 @@ fn takeovers() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a lease that is over can be renewed if nobody has taken the record",
+            "a lease that has ended can be renewed if nobody has taken over the record",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Renew(0, HOUR, HOUR), Renewed(true)),
@@ -167,7 +167,7 @@ fn takeovers() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a renewal with no lease ends it at once, and keeps the run",
+            "a renewal with a lease of zero ends the lease at once and does not change the run",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
@@ -185,7 +185,7 @@ fn takeovers() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record is completed even with its lease over",
+            "a record is completed even after its lease has ended",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),
@@ -198,7 +198,7 @@ fn takeovers() -> Vec<Promise> {
 fn ends() -> Vec<Promise> {
     vec![
         promise(
-            "an answer stands: whoever completes again is told the first",
+            "a stored response is final: a second completion returns the first response",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),
@@ -210,7 +210,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "what is done is neither renewed nor abandoned",
+            "a completed record is neither renewed nor abandoned",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),
@@ -221,7 +221,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "what was abandoned in run 1 begins anew",
+            "a record that was abandoned in run 1 is deleted",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Abandon(0), Taken),
@@ -231,7 +231,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "what was abandoned in a later run is begun in the run after it, for an earlier one may have acted",
+            "a record that was abandoned in a later run starts the next run, because an earlier run may have had an effect",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
@@ -244,7 +244,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record is abandoned even with its lease over",
+            "a record is abandoned even after its lease has ended",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Abandon(0), Taken),
@@ -252,7 +252,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "an answer is forgotten at its time, not at the record's",
+            "a response expires with its own time to live, not with that of the claim",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, FIRST, OVER), Taken),
@@ -261,7 +261,7 @@ fn ends() -> Vec<Promise> {
             ],
         ),
         promise(
-            "an answer is kept for its own time, whatever the record's was",
+            "a response is stored for its own time to live, even if that of the claim was shorter",
             [
                 (Begin(0, This, HOUR, OVER), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),

@@ -1,4 +1,4 @@
-//! Repair.
+//! Checks repair.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use super::cases::check_each;
 use super::promises::{FIRST, Promise, SECOND, promise};
 use super::race::{Pair, check_pairs};
 use super::step::FoundState::{Done, Stopped};
+use super::step::Outcome::{Already, Lost, Mismatch, Nothing, Renewed, Started, Taken};
 use super::step::Request::{Other, This};
-use super::step::Said::{Already, Lost, Mismatch, Nothing, Renewed, Started, Taken};
 use super::step::Step::{Abandon, Begin, Complete, Find, Renew, Resolve};
-use super::step::{Answer, HOUR, OVER, Said, Seen, found};
+use super::step::{Answer, HOUR, OVER, Outcome, Seen, found};
 use crate::idempotency::store::{Resolved, Store};
 
-const RESOLVED: Said = Said::Resolved(Resolved::Resolved);
-const CHANGED: Said = Said::Resolved(Resolved::Changed);
-const IN_USE: Said = Said::Resolved(Resolved::Running);
-const MISSING: Said = Said::Resolved(Resolved::Missing);
+const RESOLVED: Outcome = Outcome::Resolved(Resolved::Resolved);
+const CHANGED: Outcome = Outcome::Resolved(Resolved::Changed);
+const IN_USE: Outcome = Outcome::Resolved(Resolved::Running);
+const MISSING: Outcome = Outcome::Resolved(Resolved::Missing);
 
 pub(super) async fn check(store: &dyn Store) {
     let promises = [releases(), records(), refusals()];
@@ -67,7 +67,7 @@ fn releases() -> Vec<Promise> {
 fn records() -> Vec<Promise> {
     vec![
         promise(
-            "a recorded response is returned to the next claim, and a late holder has lost the record",
+            "the next claim returns a recorded response, and a previous holder has lost the record",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, OVER, HOUR), Started(2)),
@@ -77,7 +77,7 @@ fn records() -> Vec<Promise> {
                 (Complete(1, FIRST, HOUR), Lost),
                 (Abandon(1), Lost),
                 (Begin(2, Other, HOUR, HOUR), Mismatch),
-                (Begin(1, This, HOUR, HOUR), Said::Done(SECOND)),
+                (Begin(1, This, HOUR, HOUR), Outcome::Done(SECOND)),
             ],
         ),
         promise(
@@ -88,13 +88,13 @@ fn records() -> Vec<Promise> {
                 (Complete(0, FIRST, HOUR), Already(FIRST)),
                 (Resolve(Seen::Done(0, 1), HOUR, as_second()), RESOLVED),
                 (Complete(0, FIRST, HOUR), Lost),
-                (Begin(1, This, HOUR, HOUR), Said::Done(SECOND)),
+                (Begin(1, This, HOUR, HOUR), Outcome::Done(SECOND)),
                 (Resolve(Seen::Done(0, 1), OVER, None), CHANGED),
                 (Find, found(1, None, Done(SECOND))),
             ],
         ),
         promise(
-            "a recorded response is stored for its own time",
+            "a recorded response is stored for its own time to live",
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Resolve(Seen::Current, OVER, Some((SECOND, OVER))), RESOLVED),
@@ -108,7 +108,7 @@ fn records() -> Vec<Promise> {
 fn refusals() -> Vec<Promise> {
     vec![
         promise(
-            "a lease in force is never overridden, nor one that was not over for long enough",
+            "a lease in force is never overridden, nor one that ended less than `stopped_for` ago",
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Resolve(Seen::Open(0, 1), OVER, None), IN_USE),
@@ -136,7 +136,7 @@ fn refusals() -> Vec<Promise> {
             ],
         ),
         promise(
-            "a record that is not there is not resolved",
+            "a missing record is not resolved",
             [
                 (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
                 (Resolve(Seen::Current, OVER, None), MISSING),

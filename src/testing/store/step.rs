@@ -1,4 +1,4 @@
-//! One question to a store, what it said, and what the rules say.
+//! One call to a store, its outcome, and the outcome by the rules.
 
 use std::fmt;
 use std::time::Duration;
@@ -15,17 +15,17 @@ pub(super) const OVER: Duration = Duration::ZERO;
 /// Longer than any test.
 pub(super) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Who asks: an index into the tokens.
-pub(super) type Who = usize;
+/// The index of a holder's token.
+pub(super) type Holder = usize;
 
 #[derive(Clone, Debug)]
 pub(super) enum Step {
-    Begin(Who, Request, Duration, Duration),
-    Renew(Who, Duration, Duration),
-    Complete(Who, Answer, Duration),
-    Abandon(Who),
+    Begin(Holder, Request, Duration, Duration),
+    Renew(Holder, Duration, Duration),
+    Complete(Holder, Answer, Duration),
+    Abandon(Holder),
     Find,
-    /// Resolves the record that was seen, once its lease has been over for this long.
+    /// Resolves the record in the state that was seen, if its lease ended at least this long ago.
     Resolve(Seen, Duration, Option<(Answer, Duration)>),
 }
 
@@ -47,12 +47,12 @@ impl fmt::Debug for Answer {
 /// The state that a `Resolve` names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
-    /// The state that a look-up shows right before.
+    /// The state that a look-up returns right before.
     Current,
     /// Running or stopped, held by this holder in this run.
-    Open(Who, u32),
+    Open(Holder, u32),
     /// Completed by this holder in this run.
-    Done(Who, u32),
+    Done(Holder, u32),
 }
 
 /// Requests differ in their fingerprints.
@@ -63,7 +63,7 @@ pub(super) enum Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum Outcome {
     Started(u32),
     Running,
     Done(Answer),
@@ -81,8 +81,8 @@ pub(super) enum Said {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) run: u32,
-    /// `None` if it is nobody that asks here.
-    pub(super) holder: Option<Who>,
+    /// `None` if the token is none of the test's holders.
+    pub(super) holder: Option<Holder>,
     pub(super) state: FoundState,
 }
 
@@ -93,11 +93,11 @@ pub(super) enum FoundState {
     Done(Answer),
 }
 
-pub(super) fn found(run: u32, holder: Option<Who>, state: FoundState) -> Said {
-    Said::Found(Found { run, holder, state })
+pub(super) fn found(run: u32, holder: Option<Holder>, state: FoundState) -> Outcome {
+    Outcome::Found(Found { run, holder, state })
 }
 
-/// Those who ask.
+/// The tokens of a test.
 #[derive(Debug)]
 pub(super) struct Holders(Vec<Token>);
 
@@ -106,10 +106,10 @@ impl Holders {
         Self((0..count).map(|_| Token::new()).collect())
     }
 
-    fn claim(&self, who: Who, request: Request, lease: Duration, ttl: Duration) -> Claim {
+    fn claim(&self, who: Holder, request: Request, lease: Duration, ttl: Duration) -> Claim {
         let fingerprint = match request {
             Request::This => Fingerprint([1; 32]),
-            // The last byte alone: all of it counts.
+            // The fingerprints differ in the last byte only, because all bytes count.
             Request::Other => {
                 let mut other = [1; 32];
                 other[31] = 2;
@@ -124,20 +124,20 @@ impl Holders {
         }
     }
 
-    /// Asks the store.
-    pub(super) async fn ask(
+    /// Executes a step on the store.
+    pub(super) async fn execute(
         &self,
         store: &dyn Store,
         key: &RecordKey,
         step: Step,
-    ) -> Result<Said, StoreError> {
+    ) -> Result<Outcome, StoreError> {
         Ok(match step {
             Step::Begin(who, request, lease, ttl) => store
                 .begin(key, &self.claim(who, request, lease, ttl))
                 .await?
                 .into(),
             Step::Renew(who, lease, ttl) => {
-                Said::Renewed(store.renew(key, self.0[who], lease, ttl).await?)
+                Outcome::Renewed(store.renew(key, self.0[who], lease, ttl).await?)
             }
             Step::Complete(who, answer, ttl) => store
                 .complete(key, self.0[who], answer.0, ttl)
@@ -151,18 +151,18 @@ impl Holders {
                     _ => None,
                 };
                 let resolve = self.resolve(current, seen, stopped_for, end);
-                Said::Resolved(store.resolve(key, &resolve).await?)
+                Outcome::Resolved(store.resolve(key, &resolve).await?)
             }
         })
     }
 
-    pub(super) fn found(&self, key: &RecordKey, entry: Option<Entry>) -> Said {
+    pub(super) fn found(&self, key: &RecordKey, entry: Option<Entry>) -> Outcome {
         let Some(entry) = entry else {
-            return Said::Nothing;
+            return Outcome::Nothing;
         };
         assert_eq!(
             entry.key, *key,
-            "the store breaks a promise: an entry names the key that it was found under"
+            "the store violates its contract: an entry names the key that it was found under"
         );
         let state = match entry.state {
             EntryState::Running { .. } => FoundState::Running,
@@ -196,8 +196,8 @@ impl Holders {
         }
     }
 
-    /// What the rules say, in no time.
-    pub(super) fn rule(&self, place: &mut Option<Record>, step: Step) -> Said {
+    /// The outcome by the rules, at time zero.
+    pub(super) fn rule(&self, place: &mut Option<Record>, step: Step) -> Outcome {
         let (now, key) = (Moment::START, RecordKey([0; 32]));
         let find = |place: &Option<Record>| record::find(place.as_ref(), &key, now);
         match step {
@@ -205,7 +205,7 @@ impl Holders {
                 record::begin(place, &self.claim(who, request, lease, ttl), now).into()
             }
             Step::Renew(who, lease, ttl) => {
-                Said::Renewed(record::renew(place, self.0[who], lease, ttl, now))
+                Outcome::Renewed(record::renew(place, self.0[who], lease, ttl, now))
             }
             Step::Complete(who, answer, ttl) => {
                 record::complete(place, self.0[who], answer.0, ttl, now).into()
@@ -214,13 +214,13 @@ impl Holders {
             Step::Find => self.found(&key, find(place)),
             Step::Resolve(seen, stopped_for, end) => {
                 let resolve = self.resolve(find(place), seen, stopped_for, end);
-                Said::Resolved(record::resolve(place, &resolve, now))
+                Outcome::Resolved(record::resolve(place, &resolve, now))
             }
         }
     }
 }
 
-impl From<Begun> for Said {
+impl From<Begun> for Outcome {
     fn from(begun: Begun) -> Self {
         match begun {
             Begun::Started { run } => Self::Started(run),
@@ -231,7 +231,7 @@ impl From<Begun> for Said {
     }
 }
 
-impl From<Ended> for Said {
+impl From<Ended> for Outcome {
     fn from(ended: Ended) -> Self {
         match ended {
             Ended::Taken => Self::Taken,

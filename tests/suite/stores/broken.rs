@@ -1,14 +1,12 @@
-//! A contract that nothing breaks is none: stores with one fault each, which it must find.
+//! Stores with one fault each, which the check of the contract must find.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, Fingerprint, MemoryStore, RecordKey, Token,
+    Begun, Claim, Ended, Entry, EntryState, Fingerprint, MemoryStore, RecordKey, Store, StoreError,
+    Token,
 };
-use buttress::idempotency::store::{Store, StoreError};
 use buttress::testing::check_store;
 use bytes::Bytes;
 
@@ -20,20 +18,19 @@ enum Fault {
     ChecksThenActs,
     CompletesInTwoSteps,
     IgnoresTheToken,
-    OverwritesAnAnswer,
-    ForgetsTheFingerprint,
-    TellsRunningBeforeMismatch,
+    OverwritesAResponse,
+    IgnoresTheFingerprint,
+    ReportsRunningBeforeMismatch,
     LetsOtherRequestsTakeOver,
     NeverTakesOver,
     CountsNoRuns,
     IgnoresTheTimeToLive,
     RenewsNothingThatIsOver,
     CompletesNothingThatIsOver,
-    ForgetsToAbandon,
     DeniesItsOwnClaim,
-    HasNoEmptyAnswer,
-    CutsAnswers,
-    ReadsAnswersAsText,
+    HasNoEmptyResponse,
+    CutsResponses,
+    ReadsResponsesAsText,
     Overflows,
     MixesKeys,
     Fails,
@@ -44,15 +41,6 @@ enum Fault {
 struct Broken {
     fault: Fault,
     records: MemoryStore,
-    seen: Arc<Mutex<HashMap<RecordKey, Seen>>>,
-}
-
-#[derive(Clone, Debug)]
-struct Seen {
-    token: Token,
-    fingerprint: Fingerprint,
-    lease: Duration,
-    overwritten: Option<Bytes>,
 }
 
 impl Broken {
@@ -60,12 +48,16 @@ impl Broken {
         Self {
             fault,
             records: MemoryStore::new(),
-            seen: Arc::default(),
         }
     }
 
-    fn seen(&self, key: &RecordKey) -> Option<Seen> {
-        self.seen.lock().unwrap().get(key).cloned()
+    async fn entry(&self, key: &RecordKey) -> Option<Entry> {
+        self.records.find(key).await.unwrap()
+    }
+
+    async fn is_stopped(&self, key: &RecordKey) -> bool {
+        let entry = self.entry(key).await;
+        entry.is_some_and(|entry| matches!(entry.state, EntryState::Stopped { .. }))
     }
 
     fn key(&self, key: &RecordKey) -> RecordKey {
@@ -76,9 +68,9 @@ impl Broken {
         mixed
     }
 
-    fn token(&self, key: &RecordKey, token: Token) -> Token {
-        match self.seen(key) {
-            Some(seen) if self.fault == Fault::IgnoresTheToken => seen.token,
+    async fn token(&self, key: &RecordKey, token: Token) -> Token {
+        match self.entry(key).await {
+            Some(entry) if self.fault == Fault::IgnoresTheToken => entry.token,
             _ => token,
         }
     }
@@ -96,7 +88,8 @@ impl Store for Broken {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         Box::pin(async move {
             let key = &self.key(key);
-            let seen = self.seen(key);
+            let before = self.entry(key).await;
+            let is_stopped = self.is_stopped(key).await;
             let mut claim = *claim;
             claim.ttl = self.time(claim.ttl);
             match self.fault {
@@ -104,47 +97,27 @@ impl Store for Broken {
                 Fault::NeverTakesOver if !claim.ttl.is_zero() => {
                     claim.lease = claim.lease.max(Duration::from_secs(60));
                 }
-                Fault::ForgetsTheFingerprint => claim.fingerprint = Fingerprint([0; 32]),
-                Fault::LetsOtherRequestsTakeOver => {
-                    if let Some(seen) = seen.as_ref().filter(|seen| seen.lease.is_zero()) {
-                        claim.fingerprint = seen.fingerprint;
-                    }
-                }
+                Fault::IgnoresTheFingerprint => claim.fingerprint = Fingerprint([0; 32]),
                 Fault::DeniesItsOwnClaim
-                    if seen.as_ref().is_some_and(|s| s.token == claim.token) =>
+                    if before.as_ref().is_some_and(|e| e.token == claim.token) =>
                 {
                     return Ok(Begun::Running);
                 }
-                Fault::ChecksThenActs => {
-                    let free = seen.is_none();
-                    tokio::task::yield_now().await;
-                    if free {
-                        self.note(key, &claim);
-                        let begun = self.records.begin(key, &claim).await?;
-                        return Ok(match begun {
-                            Begun::Running => Begun::Started { run: 1 },
-                            begun => begun,
-                        });
-                    }
-                }
-                Fault::Fails => return Err(StoreError::unavailable("it fell over")),
+                Fault::ChecksThenActs => tokio::task::yield_now().await,
+                Fault::Fails => return Err(StoreError::unavailable("scripted failure")),
                 _ => {}
             }
             let begun = self.records.begin(key, &claim).await?;
-            if matches!(begun, Begun::Started { .. }) {
-                self.note(key, &claim);
-            }
-            Ok(match begun {
-                Begun::Started { .. } if self.fault == Fault::CountsNoRuns => {
+            Ok(match (self.fault, begun) {
+                (Fault::ChecksThenActs, Begun::Running) if before.is_none() => {
                     Begun::Started { run: 1 }
                 }
-                Begun::Mismatch if self.fault == Fault::TellsRunningBeforeMismatch => {
-                    Begun::Running
+                (Fault::CountsNoRuns, Begun::Started { .. }) => Begun::Started { run: 1 },
+                (Fault::ReportsRunningBeforeMismatch, Begun::Mismatch) => Begun::Running,
+                (Fault::LetsOtherRequestsTakeOver, Begun::Mismatch) if is_stopped => {
+                    Begun::Started { run: 2 }
                 }
-                Begun::Done(answer) => {
-                    Begun::Done(self.seen(key).and_then(|s| s.overwritten).unwrap_or(answer))
-                }
-                begun => begun,
+                (_, begun) => begun,
             })
         })
     }
@@ -158,19 +131,11 @@ impl Store for Broken {
     ) -> StoreFuture<'a, bool> {
         Box::pin(async move {
             let key = &self.key(key);
-            let over = self.seen(key).is_some_and(|seen| seen.lease.is_zero());
-            if over && self.fault == Fault::RenewsNothingThatIsOver {
+            if self.fault == Fault::RenewsNothingThatIsOver && self.is_stopped(key).await {
                 return Ok(false);
             }
-            let (token, lease) = (self.token(key, token), self.time(lease));
-            let held = self
-                .records
-                .renew(key, token, lease, self.time(ttl))
-                .await?;
-            if let Some(seen) = self.seen.lock().unwrap().get_mut(key).filter(|_| held) {
-                seen.lease = lease;
-            }
-            Ok(held)
+            let (token, lease) = (self.token(key, token).await, self.time(lease));
+            self.records.renew(key, token, lease, self.time(ttl)).await
         })
     }
 
@@ -178,114 +143,95 @@ impl Store for Broken {
         &'a self,
         key: &'a RecordKey,
         token: Token,
-        answer: Bytes,
+        response: Bytes,
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         Box::pin(async move {
             let key = &self.key(key);
-            let over = self.seen(key).is_some_and(|seen| seen.lease.is_zero());
-            if over && self.fault == Fault::CompletesNothingThatIsOver {
+            if self.fault == Fault::CompletesNothingThatIsOver && self.is_stopped(key).await {
                 return Ok(Ended::Lost);
             }
-            let kept = match self.fault {
-                Fault::CutsAnswers => answer.slice(..answer.len().min(1 << 16)),
-                Fault::ReadsAnswersAsText => String::from_utf8_lossy(&answer).into_owned().into(),
-                Fault::HasNoEmptyAnswer if answer.is_empty() => Bytes::from_static(b"null"),
-                _ => answer.clone(),
+            let stored = match self.fault {
+                Fault::CutsResponses => response.slice(..response.len().min(1 << 16)),
+                Fault::ReadsResponsesAsText => {
+                    String::from_utf8_lossy(&response).into_owned().into()
+                }
+                Fault::HasNoEmptyResponse if response.is_empty() => Bytes::from_static(b"null"),
+                _ => response,
             };
-            let (token, ttl) = (self.token(key, token), self.time(ttl));
+            let (token, ttl) = (self.token(key, token).await, self.time(ttl));
             if self.fault == Fault::CompletesInTwoSteps {
                 let held = self.records.renew(key, token, ttl, ttl).await?;
                 tokio::task::yield_now().await;
                 if held {
-                    self.records.complete(key, token, kept, ttl).await?;
+                    self.records.complete(key, token, stored, ttl).await?;
                     return Ok(Ended::Taken);
                 }
             }
-            let ended = self.records.complete(key, token, kept, ttl).await?;
-            match ended {
-                Ended::Already(_) if self.fault == Fault::OverwritesAnAnswer => {
-                    let mut seen = self.seen.lock().unwrap();
-                    if let Some(seen) = seen.get_mut(key) {
-                        seen.overwritten = Some(answer);
-                    }
-                    Ok(Ended::Taken)
-                }
-                ended => Ok(ended),
-            }
+            let ended = self.records.complete(key, token, stored, ttl).await?;
+            Ok(match ended {
+                Ended::Already(_) if self.fault == Fault::OverwritesAResponse => Ended::Taken,
+                ended => ended,
+            })
         })
     }
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
         Box::pin(async move {
             let key = &self.key(key);
-            if self.fault == Fault::ForgetsToAbandon {
-                return Ok(Ended::Taken);
-            }
-            self.records.abandon(key, self.token(key, token)).await
+            self.records
+                .abandon(key, self.token(key, token).await)
+                .await
         })
     }
 }
 
-impl Broken {
-    fn note(&self, key: &RecordKey, claim: &Claim) {
-        let seen = Seen {
-            token: claim.token,
-            fingerprint: claim.fingerprint,
-            lease: claim.lease,
-            overwritten: None,
-        };
-        self.seen.lock().unwrap().insert(*key, seen);
-    }
-}
-
 #[tokio::test]
-async fn the_contract_names_the_promise_that_a_store_breaks() {
+async fn the_check_names_the_promise_that_a_store_breaks() {
     use Fault::*;
     let verdict = |fault| verdict(async move { check_store(&Broken::new(fault)).await });
     assert_eq!(verdict(None).await, Ok(()));
     for (fault, promise) in [
         (
             ChecksThenActs,
-            "of 32 claims of a new key at once exactly one",
-        ),
-        (CompletesInTwoSteps, "of 32 answers at once one is taken"),
-        (IgnoresTheToken, "a running record is its holder's alone"),
-        (OverwritesAnAnswer, "an answer stands"),
-        (
-            ForgetsTheFingerprint,
-            "another fingerprint is told before all else",
+            "of 32 concurrent claims of a new key exactly one",
         ),
         (
-            TellsRunningBeforeMismatch,
-            "another fingerprint is told before all else",
+            CompletesInTwoSteps,
+            "of 32 concurrent completions one succeeds",
+        ),
+        (IgnoresTheToken, "only the holder changes a running record"),
+        (OverwritesAResponse, "a stored response is final"),
+        (
+            IgnoresTheFingerprint,
+            "a different fingerprint takes precedence",
+        ),
+        (
+            ReportsRunningBeforeMismatch,
+            "a different fingerprint takes precedence",
         ),
         (
             LetsOtherRequestsTakeOver,
             "does not pass to a claim with another fingerprint",
         ),
-        (NeverTakesOver, "told the run of the takeover"),
-        (CountsNoRuns, "told the run of the takeover"),
-        (IgnoresTheTimeToLive, "as if it were not there"),
+        (NeverTakesOver, "returns the run of the takeover"),
+        (CountsNoRuns, "returns the run of the takeover"),
+        (IgnoresTheTimeToLive, "an expired record counts as missing"),
         (
             RenewsNothingThatIsOver,
-            "a lease that is over can be renewed",
+            "a lease that has ended can be renewed",
         ),
         (
             CompletesNothingThatIsOver,
-            "completed even with its lease over",
+            "completed even after its lease has ended",
         ),
-        (ForgetsToAbandon, "a running record is its holder's alone"),
-        (
-            DeniesItsOwnClaim,
-            "a claim that is made again is told the same run",
-        ),
-        (HasNoEmptyAnswer, "byte for byte"),
-        (CutsAnswers, "byte for byte"),
-        (ReadsAnswersAsText, "byte for byte"),
-        (Overflows, "the longest lease and time to live"),
-        (MixesKeys, "keys are apart"),
-        (Fails, "it fell over"),
+        (DeniesItsOwnClaim, "a repeated claim returns the same run"),
+        (HasNoEmptyResponse, "byte for byte"),
+        (CutsResponses, "byte for byte"),
+        (ReadsResponsesAsText, "byte for byte"),
+        (Overflows, "as long as `Duration::MAX`"),
+        (MixesKeys, "keys are independent"),
+        (Fails, "scripted failure"),
     ] {
         let message = verdict(fault)
             .await

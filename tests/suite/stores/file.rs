@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::{LEASE, TTL, claim, fill, is_full, key};
 use crate::common::poll;
 
-/// A folder of this test's own, gone with it.
+/// A folder that is removed when the test ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -40,17 +40,17 @@ impl Drop for Folder {
     }
 }
 
-/// Asked of so many keys at once.
+/// Claims 256 keys concurrently.
 async fn begin_all(store: &FileStore) -> Vec<Result<Begun, StoreError>> {
-    let asked: Vec<_> = (0..=u8::MAX)
+    let claims: Vec<_> = (0..=u8::MAX)
         .map(|number| {
             let store = store.clone();
             tokio::spawn(async move { store.begin(&key(number), &claim()).await })
         })
         .collect();
     let mut begun = Vec::new();
-    for asked in asked {
-        begun.push(asked.await.unwrap());
+    for claim in claims {
+        begun.push(claim.await.unwrap());
     }
     begun
 }
@@ -60,7 +60,7 @@ fn message(path: &Path) -> String {
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract() {
+async fn it_fulfills_the_contract() {
     let folder = Folder::new();
     let store = folder.open();
     check_store(&store).await;
@@ -68,16 +68,16 @@ async fn it_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn what_was_done_is_replayed_after_a_restart_and_what_was_running_is_run_again() {
+async fn a_restart_replays_responses_and_runs_unfinished_operations_again() {
     let folder = Folder::new();
     let store = folder.open();
     let [done, running, given_up] = [claim(), claim(), claim()];
     store.begin(&key(1), &done).await.unwrap();
     store.begin(&key(2), &running).await.unwrap();
     store.begin(&key(3), &given_up).await.unwrap();
-    let answer = Bytes::from(vec![7; 1 << 20]);
+    let response = Bytes::from(vec![7; 1 << 20]);
     store
-        .complete(&key(1), done.token, answer.clone(), TTL)
+        .complete(&key(1), done.token, response.clone(), TTL)
         .await
         .unwrap();
     store.abandon(&key(3), given_up.token).await.unwrap();
@@ -85,7 +85,7 @@ async fn what_was_done_is_replayed_after_a_restart_and_what_was_running_is_run_a
     let store = folder.open();
     assert_eq!(
         store.begin(&key(1), &claim()).await.unwrap(),
-        Begun::Done(answer.clone())
+        Begun::Done(response.clone())
     );
     assert_eq!(
         store.begin(&key(2), &claim()).await.unwrap(),
@@ -98,7 +98,7 @@ async fn what_was_done_is_replayed_after_a_restart_and_what_was_running_is_run_a
     let other = Claim::new(Fingerprint([1; 32]), LEASE, TTL);
     assert_eq!(store.begin(&key(2), &other).await.unwrap(), Begun::Mismatch);
     let late = store
-        .complete(&key(2), running.token, answer, TTL)
+        .complete(&key(2), running.token, response, TTL)
         .await
         .unwrap();
     assert_eq!(late, Ended::Lost);
@@ -115,7 +115,7 @@ async fn a_file_is_for_one_store_at_a_time() {
     let store = folder.open();
     let refused = message(&folder.file());
     assert!(
-        refused.contains("records.redb` is open already"),
+        refused.contains("records.redb` is already open"),
         "{refused}"
     );
     let copy = store.clone();
@@ -126,7 +126,7 @@ async fn a_file_is_for_one_store_at_a_time() {
 }
 
 #[test]
-fn what_is_no_file_of_records_is_refused_and_left_as_it_is() {
+fn another_file_is_rejected_and_left_unchanged() {
     let folder = Folder::new();
     for (name, garbage) in [
         ("short", &b"not a database"[..]),
@@ -146,7 +146,7 @@ fn what_is_no_file_of_records_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
+async fn a_damaged_file_is_an_error_and_no_panic() {
     let folder = Folder::new();
     let store = folder.open();
     for begun in begin_all(&store).await {
@@ -163,7 +163,7 @@ async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
             continue;
         };
         for begun in begin_all(&store).await {
-            // A damaged fingerprint is another one. Whatever is damaged, no operation is taken for a new one.
+            // A damaged fingerprint is a mismatch. No damage makes an operation start in run 1.
             let is_safe = match &begun {
                 Ok(begun) => matches!(begun, Begun::Started { run: 2 } | Begun::Mismatch),
                 Err(_) => true,
@@ -174,11 +174,11 @@ async fn a_file_that_is_damaged_is_an_error_and_no_panic_of_its_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
+async fn a_full_store_rejects_new_keys_until_records_expire() {
     let folder = Folder::new();
     let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
     fill(&store).await;
-    // The bound is kept over a restart.
+    // The bound holds after a restart.
     drop(store);
     let store = FileStore::with_max_bytes(folder.file(), 2 * 512).unwrap();
     assert!(is_full(&store.begin(&key(3), &claim()).await));
@@ -191,7 +191,7 @@ async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_many_ask_at_once_is_all_there_after_a_restart() {
+async fn concurrent_changes_survive_a_restart() {
     let folder = Folder::new();
     let store = folder.open();
     let tasks: Vec<_> = (0..=u8::MAX)
@@ -200,9 +200,9 @@ async fn what_many_ask_at_once_is_all_there_after_a_restart() {
             tokio::spawn(async move {
                 let holder = claim();
                 store.begin(&key(number), &holder).await.unwrap();
-                let answer = vec![number; usize::from(number)].into();
+                let response = vec![number; usize::from(number)].into();
                 let taken = store
-                    .complete(&key(number), holder.token, answer, TTL)
+                    .complete(&key(number), holder.token, response, TTL)
                     .await;
                 assert_eq!(taken.unwrap(), Ended::Taken);
             })
@@ -214,21 +214,21 @@ async fn what_many_ask_at_once_is_all_there_after_a_restart() {
     drop(store);
     let store = folder.open();
     for number in 0..=u8::MAX {
-        let answer = vec![number; usize::from(number)].into();
+        let response = vec![number; usize::from(number)].into();
         let begun = store.begin(&key(number), &claim()).await.unwrap();
-        assert_eq!(begun, Begun::Done(answer));
+        assert_eq!(begun, Begun::Done(response));
     }
 }
 
 #[tokio::test]
-async fn what_was_asked_is_finished_when_the_store_is_dropped() {
+async fn dropping_the_store_finishes_its_calls() {
     let folder = Folder::new();
     let store = folder.open();
     for number in 0..100 {
         let (key, claim) = (key(number), claim());
         store.begin(&key, &claim).await.unwrap();
-        let mut asked = store.complete(&key, claim.token, "yes".into(), claim.ttl);
-        let _ = poll(asked.as_mut());
+        let mut completion = store.complete(&key, claim.token, "yes".into(), claim.ttl);
+        let _ = poll(completion.as_mut());
     }
     drop(store);
     let store = folder.open();
@@ -240,7 +240,7 @@ async fn what_was_asked_is_finished_when_the_store_is_dropped() {
 
 #[cfg(unix)]
 #[test]
-fn nobody_else_may_read_it() {
+fn other_users_cannot_read_the_file() {
     use std::os::unix::fs::PermissionsExt;
     let folder = Folder::new();
     folder.open();
@@ -252,12 +252,12 @@ fn nobody_else_may_read_it() {
 }
 
 #[test]
-fn its_bound_is_checked() {
+fn max_bytes_is_checked() {
     let folder = Folder::new();
     let error = FileStore::with_max_bytes(folder.file(), 511).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the store cannot be used: store `file`: `max_bytes` is 511, but it must be at least 512, for one record"
+        "idempotency store unavailable: store `file`: `max_bytes` is 511, but it must be at least 512, the size of one record"
     );
     assert!(!folder.file().exists());
 }

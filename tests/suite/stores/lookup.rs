@@ -1,4 +1,4 @@
-//! Stores with one fault in their look-up or repair, which the contract must find.
+//! Stores with one fault in look-up or repair, which the check must find.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
 
 use super::verdict;
+use crate::forwarding::forward;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
@@ -27,14 +28,13 @@ enum Fault {
     IgnoresTheToken,
     IgnoresTheState,
     ChecksThenResolves,
-    KeepsTheToken,
-    KeepsTheRecord,
+    DoesNotChangeTheToken,
+    DoesNotDeleteTheRecord,
     IgnoresTheTimeToLive,
     ListsWholeResponses,
     SkipsAPage,
-    ForgetsTheLastPage,
+    OmitsTheLastPage,
     NeverEnds,
-    NotImplemented,
 }
 
 /// Records in memory, with a fault.
@@ -42,8 +42,8 @@ enum Fault {
 struct Faulty {
     fault: Fault,
     records: MemoryStore,
-    /// Tokens of records that were resolved.
-    kept: Mutex<Vec<(RecordKey, Token, Token)>>,
+    /// Old and new tokens of resolved records.
+    renamed: Mutex<Vec<(RecordKey, Token, Token)>>,
 }
 
 impl Faulty {
@@ -51,16 +51,16 @@ impl Faulty {
         Self {
             fault,
             records: MemoryStore::new(),
-            kept: Mutex::default(),
+            renamed: Mutex::default(),
         }
     }
 
     fn token(&self, key: &RecordKey, token: Token) -> Token {
-        let kept = self.kept.lock().unwrap();
-        let same = kept
+        let renamed = self.renamed.lock().unwrap();
+        let same = renamed
             .iter()
             .rev()
-            .find(|(kept, old, _)| kept == key && *old == token);
+            .find(|(renamed, old, _)| renamed == key && *old == token);
         same.map_or(token, |(_, _, new)| *new)
     }
 
@@ -89,18 +89,17 @@ impl Store for Faulty {
         &'a self,
         key: &'a RecordKey,
         token: Token,
-        answer: Bytes,
+        response: Bytes,
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         let token = self.token(key, token);
-        self.records.complete(key, token, answer, ttl)
+        self.records.complete(key, token, response, ttl)
     }
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
         Box::pin(async move {
             match self.fault {
                 Fault::FindsNothing => Ok(None),
-                Fault::NotImplemented => Err(StoreError::unavailable("not implemented")),
                 _ => {
                     let found = self.records.find(key).await?;
                     Ok(found.map(|entry| self.changed(entry)))
@@ -118,7 +117,7 @@ impl Store for Faulty {
                         page.next = self.records.list(Some(second), limit).await?.next;
                     }
                 }
-                Fault::ForgetsTheLastPage if page.next.is_none() => page.entries.clear(),
+                Fault::OmitsTheLastPage if page.next.is_none() => page.entries.clear(),
                 Fault::NeverEnds if page.next.is_none() => page.next = after.map(ToOwned::to_owned),
                 Fault::ListsWholeResponses => {
                     for entry in &mut page.entries {
@@ -160,9 +159,9 @@ impl Store for Faulty {
                         *ttl = Duration::from_secs(3600);
                     }
                 }
-                Fault::KeepsTheRecord if resolve.response.is_none() => {
-                    let answer = Bytes::from_static(b"released");
-                    resolve.response = Some((answer, Duration::from_secs(3600)));
+                Fault::DoesNotDeleteTheRecord if resolve.response.is_none() => {
+                    let response = Bytes::from_static(b"released");
+                    resolve.response = Some((response, Duration::from_secs(3600)));
                 }
                 Fault::ChecksThenResolves => {
                     let same = before.token == resolve.token
@@ -176,10 +175,10 @@ impl Store for Faulty {
                 _ => {}
             }
             let resolved = self.records.resolve(key, &resolve).await?;
-            if self.fault == Fault::KeepsTheToken && resolved == Resolved::Resolved {
+            if self.fault == Fault::DoesNotChangeTheToken && resolved == Resolved::Resolved {
                 if let Some(after) = self.records.find(key).await? {
-                    let mut kept = self.kept.lock().unwrap();
-                    kept.push((*key, resolve.token, after.token));
+                    let mut renamed = self.renamed.lock().unwrap();
+                    renamed.push((*key, resolve.token, after.token));
                 }
             }
             Ok(resolved)
@@ -193,9 +192,9 @@ async fn the_contract_finds_every_fault() {
     let verdict = |fault| verdict(async move { check_lookup(&Faulty::new(fault)).await });
     assert_eq!(verdict(None).await, Ok(()));
     for (fault, named) in [
-        (FindsNothing, "found in the state"),
-        (ShowsAStoppedOneAsRunning, "found in the state"),
-        (CutsTheResponse, "found in the state"),
+        (FindsNothing, "found in its present state"),
+        (ShowsAStoppedOneAsRunning, "found in its present state"),
+        (CutsTheResponse, "found in its present state"),
         (
             ResetsTheAge,
             "the age of a record counts from its first claim",
@@ -206,23 +205,28 @@ async fn the_contract_finds_every_fault() {
         (IgnoresTheRun, "changed since it was seen"),
         (IgnoresTheToken, "abandoned in a later run can be released"),
         (IgnoresTheState, "changed since it was seen"),
-        (ChecksThenResolves, "one happens wholly before the other"),
-        (KeepsTheToken, "a late holder has lost the record"),
-        (KeepsTheRecord, "a released record is gone"),
+        (
+            ChecksThenResolves,
+            "one takes effect completely before the other",
+        ),
+        (
+            DoesNotChangeTheToken,
+            "a previous holder has lost the record",
+        ),
+        (DoesNotDeleteTheRecord, "a released record is gone"),
         (IgnoresTheTimeToLive, "the times of its record"),
         (ListsWholeResponses, "the first 16 bytes"),
         (SkipsAPage, "at least once"),
-        (ForgetsTheLastPage, "at least once"),
+        (OmitsTheLastPage, "at least once"),
         (NeverEnds, "leads to itself"),
-        (NotImplemented, "not implemented"),
     ] {
         let verdict = verdict(fault).await;
-        let message = verdict.expect_err(&format!("{fault:?} goes unnoticed"));
+        let message = verdict.expect_err(&format!("{fault:?} is found"));
         assert!(message.contains(named), "{fault:?}: {message}");
     }
 }
 
-/// Has none of the methods of look-up and repair.
+/// A store without look-up and repair.
 #[derive(Debug)]
 struct Basic(MemoryStore);
 
@@ -231,7 +235,7 @@ impl Store for Basic {
 }
 
 #[tokio::test]
-async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what_it_lacks() {
+async fn a_store_without_look_up_fulfills_the_rest_of_the_contract() {
     let store = Basic(MemoryStore::new());
     check_store(&store).await;
     let key = RecordKey([7; 32]);
@@ -249,9 +253,10 @@ async fn a_store_without_look_up_keeps_the_rest_of_the_contract_and_reports_what
     ];
     for error in errors {
         let message = error.unwrap_err().to_string();
-        let expected = "the store cannot be used: this store cannot look up records";
+        let expected = "idempotency store unavailable: this store cannot look up records; \
+                        implement `Store::find`, `list` and `resolve`";
         assert_eq!(message, expected);
     }
     let verdict = verdict(async move { check_lookup(&store).await }).await;
-    assert!(verdict.is_err(), "a missing look-up is never skipped");
+    assert!(verdict.is_err(), "the check fails without look-up");
 }

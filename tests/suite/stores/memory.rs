@@ -10,20 +10,20 @@ use bytes::Bytes;
 
 use super::{LEASE, TTL, claim, fill, is_full, key};
 
-/// A store for this many records without answers.
+/// A store for this many records without responses.
 fn room_for(records: usize) -> MemoryStore {
     MemoryStore::with_max_bytes(records * 512).unwrap()
 }
 
 #[tokio::test]
-async fn it_keeps_the_contract() {
+async fn it_fulfills_the_contract() {
     let store = MemoryStore::new();
     check_store(&store).await;
     check_lookup(&store).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_one_refuses_new_keys_only_until_records_reach_their_time() {
+async fn a_full_store_rejects_new_keys_until_records_expire() {
     let store = room_for(2);
     fill(&store).await;
     tokio::time::advance(LEASE + Duration::from_millis(1)).await;
@@ -72,7 +72,7 @@ async fn a_cursor_of_another_store_is_an_error() {
 }
 
 #[tokio::test]
-async fn it_shows_how_much_it_holds_and_nothing_of_it() {
+async fn debug_shows_the_number_of_records_and_no_response() {
     let store = MemoryStore::new();
     let holder = claim();
     store.begin(&key(1), &holder).await.unwrap();
@@ -90,10 +90,10 @@ async fn it_shows_how_much_it_holds_and_nothing_of_it() {
 }
 
 #[test]
-fn its_bound_is_checked() {
+fn max_bytes_is_checked() {
     let error = MemoryStore::with_max_bytes(511).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "store `memory`: `max_bytes` is 511, but it must be at least 512, for one record"
+        "store `memory`: `max_bytes` is 511, but it must be at least 512, the size of one record"
     );
 }

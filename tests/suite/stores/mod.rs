@@ -1,41 +1,4 @@
-//! Every store keeps the same contract, and the contract finds those who do not.
-
-/// Methods of a store that forward to the store in this field.
-macro_rules! forward {
-    ($inner:tt: $($method:ident),+) => { $(forward!(@ $inner $method);)+ };
-    (@ $inner:tt begin) => {
-        fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
-            self.$inner.begin(key, claim)
-        }
-    };
-    (@ $inner:tt renew) => {
-        fn renew<'a>(
-            &'a self,
-            key: &'a RecordKey,
-            token: Token,
-            lease: Duration,
-            ttl: Duration,
-        ) -> StoreFuture<'a, bool> {
-            self.$inner.renew(key, token, lease, ttl)
-        }
-    };
-    (@ $inner:tt complete) => {
-        fn complete<'a>(
-            &'a self,
-            key: &'a RecordKey,
-            token: Token,
-            answer: Bytes,
-            ttl: Duration,
-        ) -> StoreFuture<'a, Ended> {
-            self.$inner.complete(key, token, answer, ttl)
-        }
-    };
-    (@ $inner:tt abandon) => {
-        fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-            self.$inner.abandon(key, token)
-        }
-    };
-}
+//! All stores fulfill the same contract, and its checks find stores that do not.
 
 mod broken;
 #[cfg(feature = "file")]
@@ -69,7 +32,7 @@ fn is_full<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Full(_)))
 }
 
-/// The panic of a check, if it fails.
+/// The message of a check that fails.
 async fn verdict(check: impl Future<Output = ()> + Send + 'static) -> Result<(), String> {
     tokio::spawn(check).await.map_err(|error| {
         let panic = error.into_panic();
@@ -77,7 +40,7 @@ async fn verdict(check: impl Future<Output = ()> + Send + 'static) -> Result<(),
     })
 }
 
-/// Fills a store that has room for two records. It refuses new keys and long answers, and nothing else.
+/// Fills a store with room for two records. It rejects new keys and long responses, and nothing else.
 async fn fill(store: &dyn Store) {
     let [first, second] = [claim(), claim()];
     store.begin(&key(1), &first).await.unwrap();
@@ -91,7 +54,7 @@ async fn fill(store: &dyn Store) {
     };
     let refused = complete(1, first.token, &long).await;
     assert!(is_full(&refused), "{refused:?}");
-    // A holder that has lost the record gets that result, full or not.
+    // A holder that has lost the record gets `Lost`, even if the store is full.
     let late = complete(1, claim().token, &long).await;
     assert_eq!(late.unwrap(), Ended::Lost);
     let taken = complete(1, first.token, &word).await;

@@ -11,28 +11,28 @@ use redb::{
 
 use super::encoding::{Session, answer_length, decode, encode};
 use crate::clock::Moment;
-use crate::idempotency::record::{self, Record, RecordKey, State};
-use crate::idempotency::store::{Entry, Listed, RECORD, StoreError};
+use crate::idempotency::record::{self, Record, RecordKey};
+use crate::idempotency::store::{Entry, Listed, RECORD, StoreError, response_len};
 
 pub(super) const RECORDS: TableDefinition<&[u8; 32], &[u8]> = TableDefinition::new("records");
-/// By the time at which they are forgotten.
+/// Ordered by expiry.
 const ENDS: TableDefinition<(u64, &[u8; 32]), ()> = TableDefinition::new("ends");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 
 /// Which opening of the file this is.
 const SESSION: &str = "session";
-/// The latest time that was seen.
+/// The latest time of a write.
 const LATEST: &str = "latest";
-/// Of all records.
+/// Size of all records.
 const BYTES: &str = "bytes";
 
-/// Pages that are kept in memory, in bytes.
+/// Size of the page cache, in bytes.
 const CACHE: usize = 64 << 20;
 
 #[derive(Debug)]
 pub(super) struct File {
     database: Database,
-    session: u64,
+    pub(super) session: u64,
     pub(super) latest: Moment,
     pub(super) bytes: u64,
 }
@@ -45,7 +45,7 @@ pub(super) struct Change {
 }
 
 impl File {
-    /// Begins to use it: in the session of this number, or in a new one.
+    /// Opens the tables, in the session with this number or in a new one.
     pub(super) fn open(database: Database, session: Option<u64>) -> Result<Self, StoreError> {
         let write = database.begin_write().map_err(failed)?;
         let file = {
@@ -67,11 +67,7 @@ impl File {
         })
     }
 
-    pub(super) fn session(&self) -> u64 {
-        self.session
-    }
-
-    /// What stands in the file now.
+    /// A snapshot of the records.
     pub(super) fn view(&self, opened: Moment) -> Result<View, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         Ok(View {
@@ -83,7 +79,7 @@ impl File {
         })
     }
 
-    /// Whether there is a record whose time is over.
+    /// Whether any record has expired.
     pub(super) fn has_ended(&self, now: Moment) -> Result<bool, StoreError> {
         let read = self.database.begin_read().map_err(failed)?;
         let ends = read.open_table(ENDS).map_err(failed)?;
@@ -91,11 +87,11 @@ impl File {
         Ok(first.is_some_and(|(end, _)| Moment::from_nanos(end.value().0) <= now))
     }
 
-    /// Writes all changes at once, and forgets up to `most` records whose time is over. On the disk when it returns.
+    /// Writes all changes in one transaction and deletes up to `max` expired records. They are on disk when this returns.
     pub(super) fn write<'a>(
         &mut self,
         changes: impl IntoIterator<Item = (&'a RecordKey, &'a Change)>,
-        most: usize,
+        max: usize,
         now: Moment,
     ) -> Result<(), StoreError> {
         let write = self.database.begin_write().map_err(failed)?;
@@ -121,7 +117,7 @@ impl File {
                 };
                 bytes = bytes.saturating_sub(old.unwrap_or_default());
             }
-            let freed = sweep(&mut records, &mut ends, most, now)?;
+            let freed = sweep(&mut records, &mut ends, max, now)?;
             bytes = bytes.saturating_sub(freed);
             let mut meta = write.open_table(META).map_err(failed)?;
             meta.insert(BYTES, bytes).map_err(failed)?;
@@ -134,7 +130,7 @@ impl File {
     }
 }
 
-/// The records as they stood at one moment.
+/// A snapshot of the records.
 pub(super) struct View {
     records: ReadOnlyTable<&'static [u8; 32], &'static [u8]>,
     session: Session,
@@ -180,35 +176,32 @@ impl View {
     }
 }
 
-/// What a record takes of the bound.
+/// The size of a record that counts toward `max_bytes`.
 pub(super) fn size(record: &Record) -> u64 {
-    with_answer(match &record.state {
-        State::Running { .. } => 0,
-        State::Done { answer } => answer.len(),
-    })
+    with_response(response_len(record))
 }
 
-/// The same, by its bytes.
+/// The same, from the encoded record.
 fn stored(value: &[u8]) -> u64 {
-    with_answer(answer_length(value))
+    with_response(answer_length(value))
 }
 
-fn with_answer(length: usize) -> u64 {
+fn with_response(length: usize) -> u64 {
     u64::try_from(length.saturating_add(RECORD)).unwrap_or(u64::MAX)
 }
 
 type Records<'a> = Table<'a, &'static [u8; 32], &'static [u8]>;
 type Ends<'a> = Table<'a, (u64, &'static [u8; 32]), ()>;
 
-/// What the forgotten took of the bound.
+/// Deletes expired records and returns their size.
 fn sweep(
     records: &mut Records<'_>,
     ends: &mut Ends<'_>,
-    most: usize,
+    max: usize,
     now: Moment,
 ) -> Result<u64, StoreError> {
     let mut freed = 0_u64;
-    for _ in 0..most {
+    for _ in 0..max {
         let Some((end, key)) = ends.first().map_err(failed)?.map(|(entry, _)| {
             let (end, key) = entry.value();
             (end, *key)
@@ -230,11 +223,11 @@ fn get(meta: &impl ReadableTable<&'static str, u64>, name: &str) -> Result<u64, 
     Ok(value.map_or(0, |value| value.value()))
 }
 
-/// Opens the file, or makes it.
+/// Opens or creates the file.
 pub(super) fn database(path: &Path) -> Result<Database, StoreError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
-    // Answers are nobody else's business.
+    // Responses may be confidential.
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let shown = path.display();
@@ -247,16 +240,16 @@ pub(super) fn database(path: &Path) -> Result<Database, StoreError> {
         .create_with_file_format_v3(true);
     builder.create_file(file).map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::unavailable(format!(
-            "`{shown}` is open already, in this process or in another: a file is for one store at a time"
+            "`{shown}` is already open in this process or in another one; only one store can use a file at a time"
         )),
         DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
-            StoreError::unavailable(format!("`{shown}` is no file of records: {error}"))
+            StoreError::unavailable(format!("`{shown}` is not a file of this store: {error}"))
         }
         error => failed(error),
     })
 }
 
-/// What redb says, in the words of stores.
+/// Maps an error of redb.
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
         redb::Error::Io(error)
@@ -268,7 +261,7 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
             StoreError::Full(error.to_string())
         }
         redb::Error::ValueTooLarge(length) => {
-            StoreError::Full(format!("a record of {length} bytes"))
+            StoreError::Full(format!("a record of {length} bytes is too large"))
         }
         error => StoreError::unavailable(error),
     }

@@ -9,11 +9,11 @@
 //! | 2..6 | run |
 //! | 6..14 | the session that wrote it |
 //! | 14..22 | end of the lease; 0 if done |
-//! | 22..30 | when it is forgotten |
+//! | 22..30 | when it expires |
 //! | 30..62 | fingerprint |
 //! | 62..78 | token |
 //! | 78..86 | when it was first claimed |
-//! | 86.. | answer, if done |
+//! | 86.. | response, if done |
 
 use bytes::Bytes;
 
@@ -32,7 +32,7 @@ pub(super) struct Session {
     pub(super) opened: Moment,
 }
 
-/// Length of the answer in these bytes.
+/// Length of the response in these bytes.
 pub(super) fn answer_length(bytes: &[u8]) -> usize {
     bytes.len().saturating_sub(HEAD)
 }
@@ -55,16 +55,16 @@ pub(super) fn encode(record: &Record, session: u64) -> Vec<u8> {
     bytes
 }
 
-/// The record, as it is for this session: of a session that ended, the holders are gone, and all leases over.
+/// Decodes a record as seen from this session. Leases of an earlier session have ended, because its holders are gone.
 ///
-/// When such a lease ended is not known exactly: at its time, or when the file was opened, whichever was first.
+/// The end of such a lease is not known exactly: it is its own time or the time the file was opened, whichever is first.
 pub(super) fn decode(bytes: &[u8], session: Session) -> Result<Record, StoreError> {
     let unreadable = |why: &str| Err(StoreError::Unreadable(why.to_owned()));
     match bytes.first() {
         Some(&VERSION) => {}
         Some(version) => {
             return Err(StoreError::Unreadable(format!(
-                "it is of version {version}, and this is a program that knows version {VERSION}"
+                "its version is {version}, but this program reads only version {VERSION}; upgrade the program"
             )));
         }
         None => return unreadable("it is empty"),
@@ -95,7 +95,7 @@ pub(super) fn decode(bytes: &[u8], session: Session) -> Result<Record, StoreErro
         Some((state, record))
     })();
     let Some((state, mut record)) = head else {
-        return unreadable("it is cut off");
+        return unreadable("it is truncated");
     };
     match state {
         0 if rest.is_empty() => {}
@@ -180,24 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn the_leases_of_a_session_that_ended_are_over_and_its_answers_stand() {
-        let lease_until = Moment::from_nanos(0x1112_1314_1516_1718);
-        for (opened, expected) in [
-            (lease_until.after(Duration::from_secs(1)), lease_until),
-            (Moment::from_nanos(5), Moment::from_nanos(5)),
-        ] {
-            let session = Session { number: 10, opened };
-            let left = decode(&encode(&running(), 9), session).expect("readable");
-            let lease_until = expected;
-            assert_eq!(left.state, State::Running { lease_until });
-            assert_eq!(left.gone_at, running().gone_at);
-            let read = decode(&encode(&done(), 9), session).expect("readable");
-            assert_eq!(read, done());
-        }
-    }
-
-    #[test]
-    fn what_is_no_record_is_unreadable() {
+    fn other_bytes_are_unreadable() {
         let bytes = encode(&running(), 9);
         for length in 0..bytes.len() {
             let cut = decode(&bytes[..length], session(9));

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::database::File;
-use self::writer::{Command, Opening, Room, Timeline, Work, Writer, same, tell};
+use self::writer::{Command, Opening, Room, Timeline, Work, Writer, same, send_reply};
 use super::lookup::cursor_key;
 use super::{
     Entry, Listed, RECORD, Resolve, Resolved, SMALL, Store, StoreError, StoreFuture, check_bound,
@@ -29,13 +29,12 @@ const LONGEST_PAGE: usize = 1000;
 /// Default of [`FileStore::with_max_bytes`].
 const MAX_BYTES: u64 = 1 << 30;
 
-/// Records in a file, for one process at a time: they survive its end, and a crash of the machine.
+/// Stores records in a file, for one process at a time. They survive a restart and a crash of the machine.
 ///
-/// For a service on one machine. Several processes that share their records need a server for them: Redis or PostgreSQL.
+/// Use it for a service on one machine. To share records between processes, use a server: Redis or PostgreSQL.
 ///
-/// What is answered `Ok` is on the disk. All that is asked while a write is under way is written at once by the next one, so
-/// that a thousand requests a write take hardly longer than one; an answer that changes nothing waits for no write of its
-/// own.
+/// A change is on disk once its call returns `Ok`. The calls made during a write share the next one, so a thousand calls take
+/// hardly longer than one. A call that changes nothing does not wait for a write of its own.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,32 +62,33 @@ const MAX_BYTES: u64 = 1 << 30;
 ///
 /// # After a restart
 ///
-/// Nobody is left who could hold a record: all leases are over once the file is opened, and what was running is taken over by
-/// the next claim, in the next run. After a crash the whole file is checked when it is opened, which takes longer.
+/// Opening the file ends all leases, because their holders are gone: the next claim of a running record takes it over, in the
+/// next run. After a crash the whole file is checked when it is opened, which takes longer.
 ///
 /// # Time
 ///
-/// The wall clock is read once, when the file is opened; from then on the monotonic clock counts. A step of the wall clock
-/// changes nothing while the file is open. Time never goes back: if the wall clock was put back before the file is opened, time
-/// goes on from the last write. If it was put forward, records reach their time early.
+/// The wall clock is read once, when the file is opened; after that the monotonic clock counts, so a step of the wall clock has
+/// no effect while the file is open. If the wall clock was set back before the file is opened, time continues from the last
+/// write. If it was set forward, records expire early.
 ///
 /// # Defaults
 ///
 /// | setting | default | why |
 /// |---|---|---|
-/// | [`max_bytes`](Self::with_max_bytes) | 1 GiB | a million operations with answers of half a kilobyte |
+/// | [`max_bytes`](Self::with_max_bytes) | 1 GiB | a million operations with responses of half a kilobyte |
 ///
 /// # Errors
 ///
-/// [`StoreError::Full`] for a new key, or for an answer of more than 128 bytes, beyond `max_bytes`, or if the disk is full. Room
-/// comes back as records reach their time. [`StoreError::Unavailable`] if the disk fails; the file is opened anew for what is
-/// asked next. [`StoreError::Unreadable`] for a record that is damaged, or of a newer version: it is not run again until
-/// it has reached its time.
+/// [`StoreError::Full`] for a new key, or for a response of more than 128 bytes, beyond `max_bytes`, or if the disk is full. Room
+/// becomes free as records expire. [`StoreError::Unavailable`] if the disk fails; the next call opens the file again.
+/// [`StoreError::Unreadable`] for a record that is damaged or of a newer version: its operation is not executed again until the
+/// record expires.
 ///
 /// # Cancel safety
 ///
-/// A future that is dropped before its first poll does nothing; after that, what it asked for is done, except that a claim
-/// that is dropped before its turn may not be made. Clones share the file. When the last one is dropped, all that was asked is finished and the file closed: that waits for the disk.
+/// A future that is dropped before its first poll does nothing. After that its call is executed, except that a claim may be
+/// skipped if it is dropped before its turn. Clones share the file. Dropping the last one waits for the disk: it finishes all
+/// calls and closes the file.
 #[derive(Clone)]
 pub struct FileStore {
     shared: Arc<Inner>,
@@ -97,23 +97,23 @@ pub struct FileStore {
 struct Inner {
     path: PathBuf,
     max_bytes: u64,
-    /// None only while this is dropped.
+    /// `None` only while this is dropped.
     commands: Option<mpsc::Sender<Command>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FileStore {
-    /// Opens the file, or makes it, for records that take at most 1 GiB. It waits for the disk: open it when the program starts.
+    /// Opens or creates the file, with a bound of 1 GiB. This waits for the disk: call it when the program starts.
     ///
     /// # Errors
     ///
-    /// It cannot be opened or made, is open already in this process or in another, or is no file of records.
+    /// The file cannot be opened or created, is already open in this process or in another one, or is not a file of this store.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StoreError> {
         Self::with_max_bytes(path, MAX_BYTES)
     }
 
-    /// Opens the file, or makes it, for records that take at most `max_bytes`: 512 each and its answer. The file may be twice as
-    /// large, and does not shrink.
+    /// Opens or creates the file, for records that take at most `max_bytes`: 512 bytes each, plus the response. The file may be
+    /// twice as large, and does not shrink.
     ///
     /// # Errors
     ///
@@ -134,11 +134,13 @@ impl FileStore {
         max_bytes: u64,
         wall: SystemTime,
     ) -> Result<Self, StoreError> {
-        // A damaged file makes redb panic in places.
+        // redb may panic on a damaged file.
         let opened = AssertUnwindSafe(|| opening().and_then(|open| File::open(open, None)));
         let file = catch_unwind(opened).unwrap_or_else(|_| {
             let path = path.display();
-            Err(StoreError::unavailable(format!("`{path}` is damaged")))
+            Err(StoreError::unavailable(format!(
+                "`{path}` is damaged; restore it from a backup"
+            )))
         })?;
         let since_1970 = wall.duration_since(SystemTime::UNIX_EPOCH);
         let base = Moment::from_nanos(nanos(since_1970.unwrap_or_default())).max(file.latest);
@@ -148,10 +150,10 @@ impl FileStore {
             latest: base,
         };
         let writer = Writer::new(opening, file, timeline, max_bytes);
-        let (commands, asked) = mpsc::channel();
+        let (commands, received) = mpsc::channel();
         let thread = thread::Builder::new()
             .name("buttress-file".to_owned())
-            .spawn(move || writer.run(&asked))
+            .spawn(move || writer.run(&received))
             .map_err(StoreError::unavailable)?;
         Ok(Self {
             shared: Arc::new(Inner {
@@ -163,46 +165,46 @@ impl FileStore {
         })
     }
 
-    /// Has the writer apply this rule. A claim that nobody waits for any more when its turn comes is not made: while a disk
-    /// hangs, clients leave and come back, and would find their keys held by nobody.
-    async fn ask<T: Send + 'static>(
+    /// Has the writer apply this rule. A claim is skipped if its future was dropped before its turn: while a disk hangs, clients
+    /// give up and retry, and would find their keys held by calls that are gone.
+    async fn apply<T: Send + 'static>(
         &self,
         key: RecordKey,
         is_claim: bool,
         needs: usize,
         rule: impl FnOnce(&mut Option<Record>, Room, Moment) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (reply, told) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         let work: Work = Box::new(move |batch, now| match batch {
             Ok(_) if is_claim && reply.is_closed() => {}
             Ok(batch) => batch.apply(&key, |place, room| rule(place, room, now), reply),
-            Err(error) => tell(reply, Err(same(error))),
+            Err(error) => send_reply(reply, Err(same(error))),
         });
-        self.send(needs, work, told).await
+        self.send(needs, work, result).await
     }
 
     async fn send<T>(
         &self,
         needs: usize,
         work: Work,
-        told: oneshot::Receiver<Result<T, StoreError>>,
+        result: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let command = Command {
-            asked: Now::unread().moment(),
+            sent_at: Now::unread().moment(),
             needs,
             work,
         };
-        let ended = || StoreError::unavailable("the file failed while this was written");
+        let ended = || StoreError::unavailable("the file failed during the write");
         let commands = self.shared.commands.as_ref().ok_or_else(ended)?;
         commands.send(command).map_err(|_| ended())?;
-        told.await.unwrap_or_else(|_| Err(ended()))
+        result.await.unwrap_or_else(|_| Err(ended()))
     }
 }
 
 impl Store for FileStore {
     fn begin<'a>(&'a self, key: &'a RecordKey, claim: &'a Claim) -> StoreFuture<'a, Begun> {
         let claim = *claim;
-        Box::pin(self.ask(*key, true, RECORD, move |place, room, now| {
+        Box::pin(self.apply(*key, true, RECORD, move |place, room, now| {
             if place.is_none() {
                 room.has(RECORD)?;
             }
@@ -217,7 +219,7 @@ impl Store for FileStore {
         lease: Duration,
         ttl: Duration,
     ) -> StoreFuture<'a, bool> {
-        Box::pin(self.ask(*key, false, 0, move |place, _, now| {
+        Box::pin(self.apply(*key, false, 0, move |place, _, now| {
             Ok(record::renew(place, token, lease, ttl, now))
         }))
     }
@@ -230,7 +232,7 @@ impl Store for FileStore {
         ttl: Duration,
     ) -> StoreFuture<'a, Ended> {
         Box::pin(
-            self.ask(*key, false, answer.len(), move |place, room, now| {
+            self.apply(*key, false, answer.len(), move |place, room, now| {
                 let takes = |record: &Record| record.takes_answer(token, now);
                 if answer.len() > SMALL && place.as_ref().is_some_and(takes) {
                     room.has(answer.len())?;
@@ -241,14 +243,14 @@ impl Store for FileStore {
     }
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        Box::pin(self.ask(*key, false, 0, move |place, _, now| {
+        Box::pin(self.apply(*key, false, 0, move |place, _, now| {
             Ok(record::abandon(place, token, now))
         }))
     }
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
         let key = *key;
-        Box::pin(self.ask(key, false, 0, move |place, _, now| {
+        Box::pin(self.apply(key, false, 0, move |place, _, now| {
             Ok(record::find(place.as_ref(), &key, now))
         }))
     }
@@ -258,15 +260,15 @@ impl Store for FileStore {
         let limit = limit.clamp(1, LONGEST_PAGE);
         Box::pin(async move {
             let after = after.map(cursor_key).transpose()?;
-            let (reply, told) = oneshot::channel();
+            let (reply, result) = oneshot::channel();
             let work: Work = Box::new(move |batch, now| {
                 let page = match batch {
-                    Ok(batch) => batch.list(after.as_ref(), limit, now),
+                    Ok(batch) => batch.view.list(after.as_ref(), limit, now),
                     Err(error) => Err(same(error)),
                 };
-                tell(reply, page);
+                send_reply(reply, page);
             });
-            self.send(0, work, told).await
+            self.send(0, work, result).await
         })
     }
 
@@ -280,7 +282,7 @@ impl Store for FileStore {
             .response
             .as_ref()
             .map_or(0, |(answer, _)| answer.len());
-        Box::pin(self.ask(*key, false, needs, move |place, room, now| {
+        Box::pin(self.apply(*key, false, needs, move |place, room, now| {
             let resolved = record::resolvable(place.as_ref(), &resolve, now);
             if needs > SMALL && resolved == Resolved::Resolved {
                 room.has(needs)?;

@@ -1,4 +1,4 @@
-//! What only a test can bring about: clocks that were put back, records that are damaged, disks that fail.
+//! Clocks that were set back, damaged records and failing disks.
 
 use std::future::poll_fn;
 use std::io;
@@ -25,7 +25,7 @@ struct Disk {
     hangs: Hangs,
 }
 
-/// Where a write that hangs meets the test: when it begins to, and when it may go on.
+/// Synchronizes a hanging write with the test: when it starts to hang, and when it may continue.
 #[derive(Clone, Debug)]
 struct Hangs(Arc<Barrier>);
 
@@ -76,7 +76,7 @@ impl StorageBackend for Disk {
         match self.fault.load(Ordering::SeqCst) {
             0 => Ok(()),
             FULL => Err(io::ErrorKind::StorageFull.into()),
-            BROKEN => Err(io::Error::other("it is on fire")),
+            BROKEN => Err(io::Error::other("scripted failure")),
             HANGS => {
                 self.set(0);
                 self.hangs.0.wait();
@@ -126,14 +126,14 @@ const YES: Begun = Begun::Done(Bytes::from_static(b"yes"));
 const NEW: Begun = Begun::Started { run: 1 };
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_that_was_put_back_takes_no_time_back() {
+async fn a_wall_clock_set_back_does_not_turn_time_back() {
     let disk = Disk::default();
     let store = disk.open(day(1000)).unwrap();
     done(&store, 1).await;
     tokio::time::advance(TTL / 2).await;
     done(&store, 2).await;
     drop(store);
-    // Whatever the wall clock shows: time goes on where it was.
+    // Time continues from the last write, whatever the wall clock shows.
     for wall in [day(999), SystemTime::UNIX_EPOCH - SECOND, day(1000)] {
         let store = disk.open(wall).unwrap();
         assert_eq!(begun(&store, 1).await, YES, "{wall:?}");
@@ -173,7 +173,7 @@ async fn age_and_end_of_the_lease_are_known_after_a_restart() {
     // A write, so that the time is on the disk.
     assert_eq!(begun(&store, 2).await, NEW);
     drop(store);
-    // The process ended before the lease: the lease is over once the file is opened.
+    // The process ended before the lease: opening the file ends the lease.
     let store = disk.open(day(1000) + 6 * SECOND).unwrap();
     let entry = found(&store).await;
     assert_eq!((entry.run, entry.age), (1, 6 * SECOND));
@@ -202,7 +202,7 @@ async fn age_and_end_of_the_lease_are_known_after_a_restart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
+async fn an_unreadable_record_is_not_run_again_until_it_expires() {
     let disk = Disk::default();
     let store = disk.open(day(1000)).unwrap();
     done(&store, 1).await;
@@ -237,7 +237,7 @@ async fn a_record_that_cannot_be_read_is_not_run_again_until_its_time() {
     assert_eq!((keys, page.unreadable, page.next), (vec![key(2)], 1, None));
     assert_eq!(begun(&store, 2).await, YES);
     tokio::time::advance(TTL).await;
-    // A write, which forgets what is over.
+    // A write deletes expired records.
     assert_eq!(begun(&store, 3).await, NEW);
     assert_eq!(begun(&store, 1).await, NEW);
 }
@@ -252,7 +252,7 @@ async fn a_disk_that_fails_is_an_error_and_is_used_again_once_it_works() {
         for number in 2..5 {
             let failed = store.begin(&key(number), &claim()).await.unwrap_err();
             let is_full = matches!(failed, StoreError::Full(_));
-            // Only the first is told why: after it, the file cannot even be opened.
+            // Only the first call gets the cause: after it, the file cannot even be opened.
             assert!(
                 is_full == (fault == FULL) || number > 2,
                 "{fault}: {failed}"
@@ -260,7 +260,7 @@ async fn a_disk_that_fails_is_an_error_and_is_used_again_once_it_works() {
         }
         disk.set(0);
         assert_eq!(begun(&store, 1).await, YES);
-        // What failed may have been written or not.
+        // A failed write may have taken effect or not.
         let left = begun(&store, 2).await;
         assert!(left == NEW || left == Begun::Running, "{fault}: {left:?}");
         assert_eq!(begun(&store, 5).await, NEW);
@@ -272,7 +272,7 @@ async fn a_disk_that_fails_is_an_error_and_is_used_again_once_it_works() {
 }
 
 #[tokio::test]
-async fn a_claim_that_nobody_waits_for_when_its_turn_comes_is_not_made() {
+async fn a_claim_dropped_before_its_turn_is_skipped() {
     let disk = Disk::default();
     let store = disk.open(day(1000)).unwrap();
     let (key, claim) = (key(1), claim());
@@ -288,7 +288,7 @@ async fn a_claim_that_nobody_waits_for_when_its_turn_comes_is_not_made() {
     disk.hangs.0.wait();
     assert_eq!(first.await.unwrap(), NEW);
     assert_eq!(begun(&store, 1).await, NEW, "the key is free");
-    // What a holder asks for is done, whether or not he waits for it.
+    // A completion is executed even if its future is dropped.
     let holder = self::claim();
     let key = self::key(3);
     store.begin(&key, &holder).await.unwrap();

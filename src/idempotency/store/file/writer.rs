@@ -1,4 +1,4 @@
-//! The one thread that owns the file.
+//! The thread that owns the file.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,27 +10,27 @@ use tokio::sync::oneshot;
 use super::database::{Change, File, View, size};
 use crate::clock::Moment;
 use crate::idempotency::record::{Record, RecordKey};
-use crate::idempotency::store::{Listed, StoreError, full};
+use crate::idempotency::store::{StoreError, full};
 
-/// How many commands are answered by one write at most, and how many bytes of answers.
+/// The largest batch of one write: in commands, and in bytes of responses.
 const BATCH: usize = 1024;
 const BATCH_BYTES: usize = 16 << 20;
 
-/// How many records whose time is over are forgotten with each write.
+/// How many expired records each write deletes.
 const SWEPT: usize = 256;
 
-/// What is asked of the writer.
+/// A request to the writer.
 pub(super) struct Command {
-    pub(super) asked: Moment,
-    /// The most room that it may need.
+    pub(super) sent_at: Moment,
+    /// The largest number of bytes that it may add.
     pub(super) needs: usize,
     pub(super) work: Work,
 }
 
-/// Does its part in a batch, or tells why there is none.
+/// Runs as part of a batch, or with the error that prevented one.
 pub(super) type Work = Box<dyn FnOnce(Result<&mut Batch, &StoreError>, Moment) + Send>;
 
-/// Told once what it says is on the disk, or why it may not be.
+/// Called once its change is on disk, or with the error of the write.
 type Reply = Box<dyn FnOnce(Option<&StoreError>)>;
 
 pub(super) type Opening = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
@@ -38,13 +38,13 @@ pub(super) type Opening = Box<dyn Fn() -> Result<Database, StoreError> + Send>;
 pub(super) struct Writer {
     opening: Opening,
     session: u64,
-    /// None after it failed: it is opened anew for the next batch.
+    /// `None` after a failure: the next batch opens the file again.
     file: Option<File>,
     timeline: Timeline,
     max_bytes: u64,
 }
 
-/// The file's time: the wall clock's when it was opened, and from then on the monotonic clock's.
+/// The clock of the file: the wall clock when it was opened, advanced by the monotonic clock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeline {
     pub(super) opened: Moment,
@@ -64,14 +64,14 @@ impl Writer {
     pub(super) fn new(opening: Opening, file: File, timeline: Timeline, max_bytes: u64) -> Self {
         Self {
             opening,
-            session: file.session(),
+            session: file.session,
             file: Some(file),
             timeline,
             max_bytes,
         }
     }
 
-    /// Answers until nobody can ask any more.
+    /// Runs until all senders are dropped.
     pub(super) fn run(mut self, commands: &Receiver<Command>) {
         while let Ok(first) = commands.recv() {
             let mut bytes = first.needs;
@@ -83,26 +83,26 @@ impl Writer {
                 bytes = bytes.saturating_add(command.needs);
                 batch.push(command);
             }
-            // A damaged file makes redb panic in places. Whoever waits is told by his channel, which is dropped.
-            let answered = catch_unwind(AssertUnwindSafe(|| self.answer(batch, bytes)));
-            if !matches!(answered, Ok(Ok(()))) {
+            // redb may panic on a damaged file. That drops the reply channels, so each caller gets an error.
+            let processed = catch_unwind(AssertUnwindSafe(|| self.process(batch, bytes)));
+            if !matches!(processed, Ok(Ok(()))) {
                 close(self.file.take());
             }
         }
         close(self.file.take());
     }
 
-    fn answer(&mut self, commands: Vec<Command>, needs: usize) -> Result<(), StoreError> {
+    fn process(&mut self, commands: Vec<Command>, needs: usize) -> Result<(), StoreError> {
         let file = match &mut self.file {
             Some(file) => file,
             closed => match (self.opening)().and_then(|d| File::open(d, Some(self.session))) {
                 Ok(file) => closed.insert(file),
-                Err(error) => return refuse(commands, error),
+                Err(error) => return fail_all(commands, error),
             },
         };
         let mut times = Vec::with_capacity(commands.len());
         for command in &commands {
-            times.push(self.timeline.at(command.asked));
+            times.push(self.timeline.at(command.sent_at));
         }
         let now = self.timeline.latest;
         let needs = u64::try_from(needs).unwrap_or(u64::MAX);
@@ -110,7 +110,7 @@ impl Writer {
             .and_then(|()| file.view(self.timeline.base));
         let view = match view {
             Ok(view) => view,
-            Err(error) => return refuse(commands, error),
+            Err(error) => return fail_all(commands, error),
         };
         let mut batch = Batch {
             view,
@@ -142,7 +142,7 @@ impl Writer {
     }
 }
 
-/// Forgets what it must if this much more may not fit.
+/// Deletes expired records if `needs` more bytes may not fit.
 fn make_room(file: &mut File, needs: u64, max: u64, now: Moment) -> Result<(), StoreError> {
     loop {
         let before = file.bytes;
@@ -159,29 +159,30 @@ fn make_room(file: &mut File, needs: u64, max: u64, now: Moment) -> Result<(), S
     }
 }
 
-/// That too may find damage.
+/// Closing a damaged file may panic too.
 fn close(file: Option<File>) {
     let closed = catch_unwind(AssertUnwindSafe(|| drop(file)));
     drop(closed);
 }
 
-/// Tells all of them why.
-fn refuse(commands: Vec<Command>, error: StoreError) -> Result<(), StoreError> {
+/// Reports the error to all callers of a batch.
+fn fail_all(commands: Vec<Command>, error: StoreError) -> Result<(), StoreError> {
     for command in commands {
         (command.work)(Err(&error), Moment::START);
     }
     Err(error)
 }
 
-/// What is answered by one write.
+/// The commands of one write.
 pub(super) struct Batch {
-    view: View,
+    /// The records on disk, without the changes of this batch.
+    pub(super) view: View,
     changes: HashMap<RecordKey, Change>,
     replies: Vec<Reply>,
     room: Room,
 }
 
-/// How much more may be kept.
+/// The room that is left.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Room {
     bytes: u64,
@@ -199,17 +200,7 @@ impl Room {
 }
 
 impl Batch {
-    /// A page of what is on the disk. Changes of this batch are not in it: their callers get a reply later than this one.
-    pub(super) fn list(
-        &self,
-        after: Option<&RecordKey>,
-        limit: usize,
-        now: Moment,
-    ) -> Result<Listed, StoreError> {
-        self.view.list(after, limit, now)
-    }
-
-    /// Applies a rule to one record, and replies: at once if that changes nothing, else after the write.
+    /// Applies a rule to one record. Replies at once if that changes nothing, otherwise after the write.
     pub(super) fn apply<T: 'static>(
         &mut self,
         key: &RecordKey,
@@ -222,10 +213,10 @@ impl Batch {
         };
         let mut place = match known {
             Ok(place) => place,
-            Err(error) => return tell(reply, Err(error)),
+            Err(error) => return send_reply(reply, Err(error)),
         };
         let before = place.clone();
-        let told = rule(&mut place, self.room);
+        let result = rule(&mut place, self.room);
         let changed = place != before;
         if changed {
             let bytes = self
@@ -239,20 +230,23 @@ impl Batch {
             });
             change.after = place;
         } else if !self.changes.contains_key(key) {
-            return tell(reply, told);
+            return send_reply(reply, result);
         }
         self.replies.push(Box::new(move |failure| {
-            tell(reply, failure.map_or(told, |error| Err(same(error))));
+            send_reply(reply, failure.map_or(result, |error| Err(same(error))));
         }));
     }
 }
 
-/// Whoever does not wait any more need not be told.
-pub(super) fn tell<T>(reply: oneshot::Sender<Result<T, StoreError>>, told: Result<T, StoreError>) {
-    drop(reply.send(told));
+/// Replies to the caller, who may have gone.
+pub(super) fn send_reply<T>(
+    reply: oneshot::Sender<Result<T, StoreError>>,
+    result: Result<T, StoreError>,
+) {
+    drop(reply.send(result));
 }
 
-/// The same error for one more.
+/// A copy of the error for another caller.
 pub(super) fn same(error: &StoreError) -> StoreError {
     match error {
         StoreError::Unavailable(source) => StoreError::unavailable(source.to_string()),

@@ -1,24 +1,25 @@
-//! Why a transaction did not take the record along.
+//! The error of a joined transaction.
 
 use std::fmt;
 
 use crate::error::BoxError;
 
-/// Why effect and record were not committed, or are not known to be.
+/// Why effect and record were not committed, or why that is unknown.
 ///
-/// The message includes that of the cause, so the [`source`](std::error::Error::source) is what is behind the cause.
+/// The message includes the message of the cause, so [`source`](std::error::Error::source) returns the source of the cause.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The record belongs to another holder by now, or is done, or gone. The transaction was rolled back.
+    /// The record was taken over, completed or deleted. The transaction was rolled back.
     Lost,
     /// The response cannot be recorded. The transaction was rolled back.
     Response(BoxError),
     /// The closure of [`joined`](super::PostgresStore::joined) returned this error. The transaction was rolled back.
     Work(BoxError),
-    /// The server refused, or could not be reached before the commit. The transaction was rolled back.
+    /// The server reported an error, or could not be reached before the commit. The transaction was rolled back.
     RolledBack(BoxError),
-    /// The connection was lost during the commit, and the record could not be read since: it may have happened or not.
+    /// The connection was lost during the commit, and the record could not be read afterwards: the transaction may be committed
+    /// or not.
     Unknown(BoxError),
 }
 
@@ -26,7 +27,7 @@ impl fmt::Display for CommitError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Lost => f.write_str(
-                "the operation has passed to another run, so the transaction was rolled back",
+                "another run has taken over the operation, so the transaction was rolled back",
             ),
             Self::Response(cause) => write!(
                 f,
@@ -37,7 +38,7 @@ impl fmt::Display for CommitError {
             }
             Self::Unknown(cause) => write!(
                 f,
-                "it is not known whether the transaction was committed: {cause}"
+                "it is unknown whether the transaction was committed: {cause}"
             ),
         }
     }
@@ -47,7 +48,7 @@ impl std::error::Error for CommitError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Lost => None,
-            // The message has named the cause itself already.
+            // The message includes the cause itself.
             Self::Response(cause)
             | Self::Work(cause)
             | Self::RolledBack(cause)

@@ -1,4 +1,4 @@
-//! The completion of a record, for any client of PostgreSQL to execute in its own transaction.
+//! The completion of a record as a statement that any client of PostgreSQL executes in its own transaction.
 
 use std::fmt;
 use std::sync::Arc;
@@ -55,9 +55,9 @@ impl PostgresStore {
     /// The statement changes one row. If it changes none, the record is not this operation's anymore: `written` returns
     /// [`CommitError::Lost`], and the transaction must be rolled back.
     ///
-    /// From here on, unless `committed` is called, the operation is taken for one that
-    /// [did not happen](Operation::did_not_happen): then the layer asks the store what became of the transaction, and gives
-    /// the answer that was committed, if one was.
+    /// From here on, unless `committed` is called, the operation counts as one that
+    /// [did not happen](Operation::did_not_happen): then the layer reads the outcome of the transaction from the store, and
+    /// returns the response that was committed, if any.
     ///
     /// The statement changes only the record's row, and renewals of the lease never do: at any isolation level it fails with
     /// 40001 only if another run has taken the record.
@@ -85,15 +85,15 @@ impl PostgresStore {
     }
 }
 
-/// A statement that completes a record, and its four parameters. Made by [`PostgresStore::completion`].
-#[must_use = "it does nothing until its statement is executed"]
+/// A statement that completes a record, and its four parameters. Created by [`PostgresStore::completion`].
+#[must_use = "a completion does nothing until its statement is executed"]
 pub struct Completion<B> {
     statements: Arc<Statements>,
     written: Written<B>,
 }
 
 impl<B> Completion<B> {
-    /// The statement. It changes one row, or none if the record is not this operation's any more.
+    /// The statement. It changes one row, or none if the operation no longer holds the record.
     pub fn statement(&self) -> &str {
         &self.statements.completion
     }
@@ -113,17 +113,17 @@ impl<B> Completion<B> {
         &self.written.record
     }
 
-    /// `$4`, a `bigint`: how long the record is kept, in microseconds.
+    /// `$4`, a `bigint`: how long the record is stored, in microseconds.
     pub fn ttl(&self) -> i64 {
         micros(self.written.operation.ttl())
     }
 
-    /// The statement was executed and changed so many rows.
+    /// Reports that the statement was executed and changed this many rows.
     ///
     /// # Errors
     ///
-    /// [`CommitError::Lost`], unless it is one. **Roll the transaction back**: the operation is another's by now, and its effect
-    /// too.
+    /// [`CommitError::Lost`] unless `rows` is 1. **Roll the transaction back**: another run has taken over the operation, and
+    /// produces its effect.
     pub fn written(self, rows: u64) -> Result<Written<B>, CommitError> {
         if rows == 1 {
             Ok(self.written)
@@ -139,8 +139,8 @@ impl<B> fmt::Debug for Completion<B> {
     }
 }
 
-/// A completion that was executed, in a transaction that is not committed yet.
-#[must_use = "once the transaction is committed, say so"]
+/// A completion that was executed in a transaction that is not committed yet.
+#[must_use = "call `committed` once the transaction is committed"]
 pub struct Written<B> {
     operation: Operation,
     record: Bytes,
@@ -148,9 +148,10 @@ pub struct Written<B> {
 }
 
 impl<B> Written<B> {
-    /// The transaction was committed: the response, for the handler to return. The layer gives the caller what was recorded.
+    /// Reports that the transaction was committed. Returns the response for the handler to return; the caller gets what was
+    /// recorded.
     ///
-    /// Where it is not known whether it was committed, drop this, and return an error: the layer finds out.
+    /// If it is unknown whether the transaction was committed, drop this and return an error: the layer reads the record.
     pub fn committed(self) -> Response<StoredBody<B>> {
         self.operation.commit(self.record);
         self.response

@@ -1,4 +1,4 @@
-//! Pools of the store's own.
+//! Connection pools that the store creates.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio_postgres::{Config, NoTls, Socket};
 use super::PostgresStore;
 use crate::error::ConfigError;
 
-/// Each claim holds a connection for one round trip only: these are some thousand claims a second.
+/// Enough for some thousand claims a second, because each holds a connection for one round trip.
 const CONNECTIONS: usize = 10;
 const CONNECT: Duration = Duration::from_secs(2);
-/// Less than the store's own limit: the server gives up first, and says why.
+/// Shorter than the time limit of the store, so the server gives up first and reports why.
 const STATEMENT: &str = "-c statement_timeout=4s -c default_transaction_isolation=read\\ committed";
 
 impl PostgresStore {
@@ -38,7 +38,7 @@ impl PostgresStore {
             || config.get_channel_binding() == ChannelBinding::Require;
         if needs_tls {
             let expected = "an address that does not require TLS; \
-                 `PostgresStore::connect_with(url, tls)` connects with TLS, by a connector such as tokio-postgres-rustls";
+                 use `PostgresStore::connect_with(url, tls)` with a connector such as tokio-postgres-rustls";
             return Err(invalid(expected));
         }
         pooled(config, NoTls)
@@ -105,7 +105,7 @@ where
     // A handler's statements may take as long as they need, at the isolation level of the database.
     let transactions = pool(config.clone(), tls.clone())?;
     let mut config = config;
-    // What comes later wins.
+    // A later option overrides an earlier one.
     let options = match config.get_options() {
         Some(own) => format!("{STATEMENT} {own}"),
         None => STATEMENT.to_owned(),

@@ -1,4 +1,4 @@
-//! Effect and record are committed together.
+//! Commits effect and record in one transaction.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -28,12 +28,12 @@ use crate::error::BoxError;
 use crate::idempotency::server::{Operation, StoredBody, finish};
 use crate::idempotency::store::StoreError;
 
-/// How often a transaction is repeated that was rolled back because of a concurrent one.
-const REPEATS: u32 = 5;
-/// Before the first repetition. It doubles.
+/// How often a transaction is retried that was rolled back because of a concurrent one.
+const RETRIES: u32 = 5;
+/// The pause before the first retry. It doubles.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// A transaction that [`PostgresStore::joined`] has begun, and commits or rolls back.
+/// The transaction of [`PostgresStore::joined`].
 pub struct JoinedTransaction {
     connection: Arc<InUse>,
 }
@@ -52,7 +52,7 @@ impl fmt::Debug for JoinedTransaction {
     }
 }
 
-/// Why an attempt failed, and whether another may succeed.
+/// Why an attempt failed, and whether another one may succeed.
 struct Failure {
     error: CommitError,
     is_conflict: bool,
@@ -68,8 +68,8 @@ impl From<CommitError> for Failure {
 }
 
 impl PostgresStore {
-    /// Runs a closure in a transaction, records its response in the same transaction, and commits: effect and record are both
-    /// there, or neither is. The caller gets what was recorded.
+    /// Runs a closure in a transaction, records its response in the same transaction, and commits both together or neither. The
+    /// caller gets what was recorded.
     ///
     /// ```
     /// use axum::extract::State;
@@ -108,14 +108,14 @@ impl PostgresStore {
     /// The transaction has the methods of [`tokio_postgres::Client`] that need no `&mut` (`execute`, `query`, `batch_execute` and
     /// others), and `prepare_cached`. Do not end it yourself: statements after a `COMMIT` are not part of it.
     ///
-    /// **Only what goes through the transaction is undone and redone with it.** A call to another service may happen again in a
-    /// repetition or in another run.
+    /// **Only changes made through the transaction are rolled back with it.** A call to another service may happen again in a
+    /// retry or in another run.
     ///
     /// The connection comes from a pool of its own, or from [`transaction_pool`](Self::transaction_pool). For another isolation
     /// level than the database's default, execute `SET TRANSACTION ISOLATION LEVEL …` first: renewals of the lease never
     /// conflict with the transaction.
     ///
-    /// # Repetition
+    /// # Retries
     ///
     /// A transaction that fails with 40001 (serialization failure) or 40P01 (deadlock) is rolled back, and the closure called
     /// again, at most five times and not after the [deadline](crate::Deadline). The closure's error counts if a
@@ -141,10 +141,10 @@ impl PostgresStore {
         F: FnMut(JoinedTransaction) -> Fut,
         Fut: Future<Output = Result<Response<B>, BoxError>>,
     {
-        // Every way out of here but a commit is a rollback.
+        // Every return except after a commit is a rollback.
         operation.did_not_happen();
         let mut pause = PAUSE;
-        for _ in 0..REPEATS {
+        for _ in 0..RETRIES {
             match self.attempt(operation, &mut work).await {
                 Err(failure) if failure.is_conflict && !is_late() => {}
                 result => return result.map_err(|failure| failure.error),
@@ -173,7 +173,8 @@ impl PostgresStore {
         };
         let result = work(transaction).await;
         let Some(connection) = Arc::into_inner(connection) else {
-            let why = "the closure has kept its transaction beyond its end";
+            let why =
+                "the closure kept its transaction after it returned; drop every copy of it before";
             return Err(CommitError::Work(why.into()).into());
         };
         let finished = match result {
@@ -268,7 +269,7 @@ impl PostgresStore {
         }
     }
 
-    /// What became of a commit that was not acknowledged. The row lock makes this wait for the transaction's end.
+    /// Reads the outcome of a commit that was not acknowledged. The row lock waits for the end of the transaction.
     async fn outcome(&self, operation: &Operation, why: BoxError) -> Result<(), CommitError> {
         let (key, token) = (&operation.record().0[..], &operation.token().0[..]);
         let outcome = &self.statements.outcome;
@@ -292,7 +293,7 @@ fn is_late() -> bool {
     Deadline::current().is_some_and(|deadline| deadline.is_over(&Now::unread()))
 }
 
-/// Whether the server has rolled back because of a concurrent transaction.
+/// Whether the server rolled back because of a concurrent transaction.
 fn has_conflict(error: &(dyn StdError + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -311,7 +312,7 @@ fn rolled_back(error: Error) -> Failure {
     }
 }
 
-/// What the server refused to commit it has rolled back; but it may as well have been cut off behind the commit.
+/// An error of these classes means that the server rolled back. With any other the connection may have failed after the commit.
 fn not_committed(error: Error) -> Failure {
     let is_refusal = error.code().is_some_and(|code| {
         let class = code.code().get(..2).unwrap_or_default();

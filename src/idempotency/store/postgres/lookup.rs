@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio_postgres::{Row, SimpleQueryRow};
 
 use super::PostgresStore;
-use super::rows::{check, column, micros};
+use super::rows::{check, column, counted, micros};
 use super::session::{self, Parameters, Rows, Statement};
 use super::statements::{VERSION, is_gone, literal};
 use super::table::TableName;
@@ -72,9 +72,9 @@ fn key(row: &Row) -> Result<RecordKey, StoreError> {
 fn fixed<const N: usize>(row: &Row, index: usize) -> Result<[u8; N], StoreError> {
     let bytes: &[u8] = column(row, index)?;
     let length = bytes.len();
-    bytes
-        .try_into()
-        .map_err(|_| StoreError::Unreadable(format!("it has a column of {length} bytes, not {N}")))
+    bytes.try_into().map_err(|_| {
+        StoreError::Unreadable(format!("it has a column of {length} bytes instead of {N}"))
+    })
 }
 
 fn time(micros: i64) -> Duration {
@@ -93,13 +93,10 @@ fn entry(row: &Row) -> Result<Entry, StoreError> {
             since: time(-lease),
         },
     };
-    let run: i32 = column(row, 3)?;
-    let run =
-        u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
     Ok(Entry::new(
         key(row)?,
         Token(fixed(row, 2)?),
-        run,
+        counted(column(row, 3)?)?,
         time(column(row, 4)?),
         state,
         time(column(row, 6)?),
@@ -113,7 +110,7 @@ fn between(start: &str, end: &str) -> String {
     format!("(extract(epoch FROM {end} - {start}) * 1000000)::bigint")
 }
 
-/// The times that count, with a renewed lease.
+/// The times in force, including those of a renewed lease.
 const LEASE: &str = "greatest(held.lease_until, renewed.lease_until)";
 const GONE: &str = "greatest(held.gone_at, renewed.gone_at)";
 
@@ -153,8 +150,8 @@ pub(super) fn list(table: &TableName, leases: &TableName) -> String {
     )
 }
 
-/// Several statements in one round trip and one transaction, as for a takeover: under the lock, the second one sees every
-/// renewal.
+/// Several statements in one round trip and one transaction, as for a takeover: the second one runs under the lock, so it sees
+/// every renewal.
 fn resolution(table: &TableName, leases: &TableName, key: &RecordKey, resolve: &Resolve) -> String {
     let (key, token) = (literal(&key.0), literal(&resolve.token.0));
     let (run, done) = (resolve.run, resolve.done);

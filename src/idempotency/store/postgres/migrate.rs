@@ -6,7 +6,7 @@ use super::{PostgresStore, session};
 use crate::idempotency::store::StoreError;
 
 impl PostgresStore {
-    /// The statements that create the tables, for those who run their migrations themselves. The table's comment holds its
+    /// The statements that create the tables, for your own migrations. The table's comment holds its
     /// version.
     pub fn migration(&self) -> String {
         migration(&self.statements.table)
@@ -63,10 +63,10 @@ impl PostgresStore {
         match version {
             Some(VERSION) => Ok(true),
             Some(version) => Err(StoreError::Unreadable(format!(
-                "the table {table} is of version {version}, and this is version {VERSION}"
+                "the table {table} has version {version}, but this program uses version {VERSION}; use another table"
             ))),
             None => Err(StoreError::Unreadable(format!(
-                "there is a table {table} whose comment is not `{COMMENT}{VERSION}`"
+                "the table {table} was not created by this store (its comment is not `{COMMENT}{VERSION}`); use another name"
             ))),
         }
     }

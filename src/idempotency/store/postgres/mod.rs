@@ -1,4 +1,4 @@
-//! Records in a table of PostgreSQL, beside the data they are about.
+//! Stores records in a table of PostgreSQL.
 
 mod commit_error;
 mod completion;
@@ -23,7 +23,7 @@ use tokio_postgres::types::ToSql;
 
 pub use self::commit_error::CommitError;
 use self::reap::Reaper;
-use self::rows::{Look, micros};
+use self::rows::{Current, micros};
 use self::session::{ATTEMPTS, Statement};
 use self::statements::Statements;
 use self::table::TableName;
@@ -35,12 +35,11 @@ const TABLE: &str = "buttress_idempotency";
 const TIMEOUT: Duration = Duration::from_secs(5);
 const REAP_EVERY: Duration = Duration::from_secs(60);
 
-/// Records in a table of PostgreSQL: they survive restarts, are shared by all processes, and can be committed together
-/// with what the handler did.
+/// Stores records in a table of PostgreSQL. They survive restarts, are shared by all processes, and can be committed together
+/// with the changes of the handler.
 ///
-/// Use it where the effects are in PostgreSQL too: the [joined transaction](Self::joined) makes each happen exactly
-/// once. It serves as well where they are elsewhere, for those who have a PostgreSQL and no Redis. Not for one
-/// process with a disk and nothing else: `FileStore` needs no server.
+/// Use it if your handlers write to the same database: a [joined transaction](Self::joined) gives exactly-once execution. It also
+/// works for other effects if you have PostgreSQL and no Redis. For one process with a disk, `FileStore` needs no server.
 ///
 /// ```no_run
 /// # async fn start() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -51,45 +50,45 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 /// # Ok(()) }
 /// ```
 ///
-/// Clones share connections and reaper. Nothing is connected before the first call.
+/// Clones share their connections and the reaper. The store connects with the first call.
 ///
 /// # Speed
 ///
 /// Each method is one round trip, once the connection has prepared its statement; a duplicate is two, and a takeover three. A
 /// duplicate only reads: it takes no lock and leaves no dead row. No change of a record touches an index as long as its page has room.
 ///
-/// A claim is a commit of its own, for which the server waits for its disk.
+/// A claim is a separate commit, for which the server waits for its disk.
 ///
 /// # Defaults
 ///
 /// | setting | default | why |
 /// |---|---|---|
 /// | [`table`](Self::table) | `buttress_idempotency` | in the first schema of the search path |
-/// | [`timeout`](Self::timeout) | 5 s | a store that is down is answered with 503, and soon |
-/// | [`reap_every`](Self::reap_every) | 60 s, ±50 % | what is over takes room, and nothing else; processes do not reap in step |
+/// | [`timeout`](Self::timeout) | 5 s | a store that is down becomes a 503 soon |
+/// | [`reap_every`](Self::reap_every) | 60 s, ±50 % | expired records only take room; processes do not reap at the same time |
 ///
 /// # Errors
 ///
 /// | | when |
 /// |---|---|
-/// | [`StoreError::Unavailable`] | no connection, no answer in time, a server that is read-only or shuts down, no table: [`migrate`](Self::migrate) creates it |
-/// | [`StoreError::Full`] | the disk is full (53100), an answer is larger than a row may be (54000) |
+/// | [`StoreError::Unavailable`] | no connection, no response in time, a server that is read-only or shuts down, no table: [`migrate`](Self::migrate) creates it |
+/// | [`StoreError::Full`] | the disk is full (53100), a response is larger than a row may be (54000) |
 /// | [`StoreError::Unreadable`] | a row was written by a newer version, or by something else |
 ///
-/// A connection that is found closed, and a conflict of serialization where the database's default isolation is above
-/// `READ COMMITTED`, are not errors: the statement is executed again, up to 8 times within the time limit. The same holder
-/// doing the same twice has done it once.
+/// A closed connection, and a serialization failure if the default isolation of the database is above `READ COMMITTED`, are not
+/// errors: the statement is executed again, up to 8 times within the time limit. Every statement is idempotent for the same
+/// holder.
 ///
 /// # Durability
 ///
-/// As the server's: where `synchronous_commit` is off, the last moments before a crash of the server may be lost, and an
-/// operation of that time may happen again. Where reads go to a standby, point the store to the primary.
+/// Records are as durable as the server: with `synchronous_commit = off`, a crash of the server loses the last moments, and an
+/// operation of that time may be executed again. If reads go to a standby, point the store to the primary.
 ///
-/// At its level *debug*, the crate `tokio-postgres` logs the parameters of each statement, so answers too.
+/// At the level *debug*, the crate `tokio-postgres` logs the parameters of each statement, including responses.
 ///
 /// # Cancel safety
 ///
-/// What is dropped before its end may have had its effect. Its connection is closed, not given back.
+/// A call whose future is dropped may have taken effect. Its connection is closed, not returned to the pool.
 #[derive(Clone)]
 pub struct PostgresStore {
     pool: Pool,
@@ -103,8 +102,7 @@ pub struct PostgresStore {
 impl PostgresStore {
     /// A store that uses the connections of this pool, in its default table, with whatever TLS the pool has.
     ///
-    /// Handlers that take their connections from the same pool keep claims and renewals waiting once they hold all of them. That
-    /// includes the transactions of [`joined`](Self::joined), unless [`transaction_pool`](Self::transaction_pool) names another
+    /// If handlers take all connections of the same pool, claims and renewals wait for them. That includes the transactions of [`joined`](Self::joined), unless [`transaction_pool`](Self::transaction_pool) names another
     /// pool.
     ///
     /// A pool that checks connections before it hands them out adds a round trip to each call: the default of
@@ -144,7 +142,7 @@ impl PostgresStore {
         }
     }
 
-    /// How long a call may take, with waiting for a connection and making one.
+    /// Time limit of a call, including waiting for a connection and opening one.
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         Self {
@@ -154,10 +152,10 @@ impl PostgresStore {
         }
     }
 
-    /// How often a task deletes the records whose time is over, give or take half of it; at least every second. `None`: never,
-    /// and [`reap`](Self::reap) has to be called by something else.
+    /// How often a task deletes expired records: at this interval, at least one second, ±50 %. With `None` there is no task, and you
+    /// call [`reap`](Self::reap) yourself.
     ///
-    /// The task starts with the first claim, and ends with the last clone of the store.
+    /// The task starts with the first claim and ends with the last clone of the store.
     #[must_use]
     pub fn reap_every(self, interval: Option<Duration>) -> Self {
         Self {
@@ -178,7 +176,7 @@ impl PostgresStore {
         session::execute(&self.pool, self.timeout, statement, read).await
     }
 
-    /// Whether there was no record, and there is one now, in run 1.
+    /// Creates the record in run 1. Returns `false` if there is one already.
     async fn insert(&self, key: &RecordKey, claim: &Claim) -> Result<bool, StoreError> {
         let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
         let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
@@ -189,14 +187,14 @@ impl PostgresStore {
             .await
     }
 
-    async fn look(&self, key: &RecordKey, claim: &Claim) -> Result<Option<Look>, StoreError> {
+    async fn current(&self, key: &RecordKey, claim: &Claim) -> Result<Option<Current>, StoreError> {
         let (key, token) = (key.0.as_slice(), claim.token.0.as_slice());
-        let read = |row: Option<&Row>| rows::look(row, claim.fingerprint).map(Some);
-        self.execute(&self.statements.look, &[&key, &token], read)
+        let read = |row: Option<&Row>| rows::current(row, claim.fingerprint).map(Some);
+        self.execute(&self.statements.current, &[&key, &token], read)
             .await
     }
 
-    /// The run in which the record was taken; `None` if another came in between.
+    /// The run in which the record was taken over, or `None` if another claim was faster.
     async fn take(&self, key: &RecordKey, claim: &Claim) -> Result<Option<u32>, StoreError> {
         let sql = self.statements.take(key, claim);
         let read = |rows: &session::Rows| rows::taken(rows.text()).map(Some);
@@ -208,14 +206,14 @@ impl PostgresStore {
             if self.insert(key, claim).await? {
                 return Ok(Begun::Started { run: 1 });
             }
-            match self.look(key, claim).await? {
-                Some(Look::Begun(begun)) => return Ok(begun),
-                Some(Look::Free) => {
+            match self.current(key, claim).await? {
+                Some(Current::Begun(begun)) => return Ok(begun),
+                Some(Current::Free) => {
                     if let Some(run) = self.take(key, claim).await? {
                         return Ok(Begun::Started { run });
                     }
                 }
-                // It has been deleted since.
+                // The record was deleted in between.
                 None => {}
             }
         }
@@ -253,7 +251,7 @@ impl Store for PostgresStore {
             let parameters: session::Parameters<'_> = &[&key, &token, &micros, &ttl];
             let is_held = |row: Option<&Row>| Ok(Some(row.is_some()));
             let Statements { renew, shorten, .. } = &*self.statements;
-            // The lease in force is the later of the two, so a renewal that ends sooner is written into the record.
+            // The later of the two leases is in force, so a renewal that ends earlier is written into the record.
             Ok(
                 (!lease.is_zero() && self.execute(renew, parameters, is_held).await?)
                     || self.execute(shorten, parameters, is_held).await?,
@@ -316,11 +314,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_default_table_has_a_valid_name() {
+    fn table_names_are_checked() {
         let store = PostgresStore::connect("postgres://localhost").expect("a valid address");
-        assert_eq!(
-            store.statements.table,
-            TableName::new(TABLE).expect("a valid name")
+        let same = store.clone().table(TABLE).expect("a valid name");
+        assert_eq!(same.statements.table, store.statements.table);
+        let error = store.table("a; b").expect_err("no name").to_string();
+        assert!(
+            error.starts_with("store `postgres`: `table` is \"a; b\""),
+            "{error}"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Records whose time is over are deleted.
+//! Deletes expired records.
 
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
@@ -16,28 +16,28 @@ use crate::clock::{Now, sleep_until};
 use crate::detach::attend;
 use crate::idempotency::store::StoreError;
 
-/// How many rows one statement deletes: it holds their locks for some milliseconds.
+/// How many rows one statement deletes. It locks them for some milliseconds.
 const BATCH: i64 = 1000;
 const SHORTEST: Duration = Duration::from_secs(1);
 
-/// The task of all clones of a store; it ends with the last of them, when this sender is dropped.
+/// The task that all clones of a store share. Dropping this sender with the last clone ends it.
 #[derive(Debug, Default)]
 pub(super) struct Reaper(OnceLock<Sender<Infallible>>);
 
 impl PostgresStore {
-    /// Deletes all records whose time is over, a thousand at a time, and returns how many. Rows that are locked are left for
-    /// the next time. Several may reap at once.
+    /// Deletes all expired records, a thousand at a time, and returns how many. Locked rows are left for the next time. Several
+    /// processes may reap at the same time.
     ///
-    /// A record is looked at when the time is over that it got from its first claim. Completed sooner for a much shorter time
-    /// to live, it takes room until then.
+    /// A record is checked when the time to live of its first claim ends. If it was completed with a much shorter one, it takes
+    /// room until then.
     ///
     /// # Errors
     ///
-    /// As for any call. What was deleted before stays deleted.
+    /// As for any call. Records deleted before the error stay deleted.
     ///
     /// # Cancel safety
     ///
-    /// What was deleted before stays deleted.
+    /// Records deleted before stay deleted.
     pub async fn reap(&self) -> Result<u64, StoreError> {
         reap(&self.pool, self.timeout, &self.statements).await
     }
@@ -53,7 +53,7 @@ impl PostgresStore {
             attend(async move {
                 tokio::select! {
                     _ = over => {}
-                    never = reap_for_ever(&pool, timeout, &statements, interval) => match never {},
+                    never = reap_periodically(&pool, timeout, &statements, interval) => match never {},
                 }
             });
             store
@@ -61,7 +61,7 @@ impl PostgresStore {
     }
 }
 
-async fn reap_for_ever(
+async fn reap_periodically(
     pool: &Pool,
     timeout: Duration,
     statements: &Statements,
@@ -70,7 +70,7 @@ async fn reap_for_ever(
     loop {
         let pause = draw().spread(interval.max(SHORTEST), 0.5);
         sleep_until(Now::unread().moment().after(pause)).await;
-        // Whoever calls the store is told of a database that is down; the next round finds all that is left.
+        // Callers of the store see an error of the database themselves, and the next round deletes what is left.
         let _ = reap(pool, timeout, statements).await;
     }
 }
@@ -94,8 +94,8 @@ async fn reap_table(pool: &Pool, timeout: Duration, sql: &str) -> Result<u64, St
     }
 }
 
-/// `$1` how many at most. Here the time is that of the statement's start, because an index cannot be searched for the clock's.
-/// Rows that are locked are left for the next time.
+/// `$1` how many at most. This uses the start time of the statement, because an index cannot be searched for
+/// `clock_timestamp()`. Locked rows are left for the next time.
 pub(super) fn records(table: &TableName, leases: &TableName) -> String {
     let gone_at = format!(
         "greatest(held.gone_at, (
@@ -109,7 +109,7 @@ pub(super) fn leases(leases: &TableName) -> String {
     over(leases, "held.gone_at")
 }
 
-/// Deletes the rows whose time is over, and moves the others that were due to the time at which they will be.
+/// Deletes the expired rows, and updates `reap_at` of the other rows that were due.
 fn over(table: &TableName, gone_at: &str) -> String {
     format!(
         "WITH due AS MATERIALIZED (

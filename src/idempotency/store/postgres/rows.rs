@@ -11,10 +11,10 @@ use super::statements::VERSION;
 use crate::idempotency::record::{Begun, Ended, Fingerprint};
 use crate::idempotency::store::StoreError;
 
-/// Some 3170 years: two of them after today are still a date of the server's.
+/// Some 3170 years: today plus two such times is still a valid date of the server.
 const LONGEST: i64 = 100_000_000_000_000_000;
 
-/// In microseconds, the resolution of the server's clock: whatever is not zero is at least one.
+/// A duration in microseconds, the resolution of the server's clock, rounded up.
 pub(super) fn micros(duration: Duration) -> i64 {
     let micros = duration.as_nanos().div_ceil(1000);
     i64::try_from(micros).unwrap_or(i64::MAX).min(LONGEST)
@@ -30,36 +30,36 @@ pub(super) fn check(version: i16) -> Result<(), StoreError> {
         Ok(())
     } else {
         Err(StoreError::Unreadable(format!(
-            "it is of version {version}, and this is a reader of version {VERSION}"
+            "its version is {version}, but this program reads only version {VERSION}; upgrade the program"
         )))
     }
 }
 
 fn missing() -> StoreError {
-    StoreError::Unreadable("the statement returned no row".to_owned())
+    StoreError::Unreadable("PostgreSQL returned no row for it".to_owned())
 }
 
-/// What a claim found.
-pub(super) enum Look {
+/// The present record of a claim that was not inserted.
+pub(super) enum Current {
     Begun(Begun),
-    /// Nobody holds it, or the claimant does: it has to be taken.
+    /// It can be taken over: nobody holds it, or the claimant does.
     Free,
 }
 
-fn counted(run: i32) -> Result<u32, StoreError> {
-    u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))
+pub(super) fn counted(run: i32) -> Result<u32, StoreError> {
+    u32::try_from(run).map_err(|_| StoreError::Unreadable(format!("its run is {run}")))
 }
 
-/// `None` if the record is gone again.
-pub(super) fn look(
+/// `None` if the record was deleted in between.
+pub(super) fn current(
     row: Option<&Row>,
     fingerprint: Fingerprint,
-) -> Result<Option<Look>, StoreError> {
+) -> Result<Option<Current>, StoreError> {
     let Some(row) = row else {
         return Ok(None);
     };
     if column(row, 3)? {
-        return Ok(Some(Look::Free));
+        return Ok(Some(Current::Free));
     }
     check(column(row, 0)?)?;
     let found: &[u8] = column(row, 1)?;
@@ -70,27 +70,27 @@ pub(super) fn look(
         )));
     }
     if found != fingerprint.0 {
-        return Ok(Some(Look::Begun(Begun::Mismatch)));
+        return Ok(Some(Current::Begun(Begun::Mismatch)));
     }
     Ok(Some(match column::<Option<&[u8]>>(row, 2)? {
-        Some(answer) => Look::Begun(Begun::Done(Bytes::copy_from_slice(answer))),
-        None if column(row, 4)? => Look::Begun(Begun::Running),
-        None => Look::Free,
+        Some(answer) => Current::Begun(Begun::Done(Bytes::copy_from_slice(answer))),
+        None if column(row, 4)? => Current::Begun(Begun::Running),
+        None => Current::Free,
     }))
 }
 
-/// The run in which a record was taken, if it was.
+/// The run in which a record was taken over, if it was.
 pub(super) fn taken(row: Option<&SimpleQueryRow>) -> Result<Option<u32>, StoreError> {
     let Some(run) = row.and_then(|row| row.get(0)) else {
         return Ok(None);
     };
     let run = run
         .parse()
-        .map_err(|_| StoreError::Unreadable(format!("it is in run {run}")))?;
+        .map_err(|_| StoreError::Unreadable(format!("its run is {run}")))?;
     counted(run).map(Some)
 }
 
-/// `None` if another came in between.
+/// `None` if a concurrent call changed the record.
 pub(super) fn ended(row: Option<&Row>) -> Result<Option<Ended>, StoreError> {
     let row = row.ok_or_else(missing)?;
     if column::<Option<bool>>(row, 0)?.is_some() {

@@ -1,4 +1,4 @@
-//! One statement on one connection of the pool: time limit, repetition, errors.
+//! Executes one statement on one connection of the pool: time limit, retries, errors.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -12,7 +12,7 @@ use tokio_postgres::{Error, Row, SimpleQueryMessage, SimpleQueryRow};
 use crate::error::BoxError;
 use crate::idempotency::store::StoreError;
 
-/// How often a statement is executed at most: others came in between, or connections were found closed.
+/// How often a statement is executed at most, if concurrent calls interfere or connections are closed.
 pub(super) const ATTEMPTS: usize = 8;
 
 pub(super) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -51,8 +51,7 @@ impl Rows {
     }
 }
 
-/// A connection that leaves the pool unless its statement came to an end: what follows would wait for the answer of that
-/// statement.
+/// A connection that is removed from the pool unless its statement has ended: the next statement would wait for its response.
 pub(super) struct InUse(Option<Object>);
 
 impl InUse {
@@ -60,7 +59,7 @@ impl InUse {
         pool.get().await.map(|connection| Self(Some(connection)))
     }
 
-    async fn ask(&self, statement: Statement<'_>) -> Result<Rows, Error> {
+    async fn run(&self, statement: Statement<'_>) -> Result<Rows, Error> {
         match statement {
             Statement::Prepared(sql, parameters) => {
                 let statement = self.prepare_cached(sql).await?;
@@ -88,7 +87,7 @@ impl Deref for InUse {
 
     fn deref(&self) -> &ClientWrapper {
         let connection = self.0.as_deref();
-        connection.expect("it is there until it is given back or dropped")
+        connection.expect("the connection is present until it is given back or dropped")
     }
 }
 
@@ -100,7 +99,7 @@ impl Drop for InUse {
     }
 }
 
-/// Executes a statement again and again until `read` says what its rows mean.
+/// Executes a statement until `read` returns a result for its rows.
 pub(super) async fn execute<T>(
     pool: &Pool,
     limit: Duration,
@@ -126,10 +125,12 @@ pub(super) async fn execute<T>(
 }
 
 pub(super) fn contended() -> StoreError {
-    StoreError::unavailable(format!("others came in between, {ATTEMPTS} times"))
+    StoreError::unavailable(format!(
+        "concurrent calls changed the record {ATTEMPTS} times in a row; try again"
+    ))
 }
 
-/// Gives up what takes longer.
+/// Ends work that takes longer than the limit.
 pub(super) async fn limited<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, StoreError>>,
@@ -140,7 +141,7 @@ pub(super) async fn limited<T>(
 }
 
 fn late(limit: Duration) -> StoreError {
-    StoreError::unavailable(format!("PostgreSQL did not answer within {limit:?}"))
+    StoreError::unavailable(format!("PostgreSQL did not respond within {limit:?}"))
 }
 
 /// Why an attempt failed.
@@ -154,7 +155,7 @@ async fn attempt(pool: &Pool, statement: Statement<'_>) -> Result<Rows, Trouble>
     let connection = InUse::of(pool)
         .await
         .map_err(|error| Trouble::Lasting(no_connection(error)))?;
-    let error = match connection.ask(statement).await {
+    let error = match connection.run(statement).await {
         Ok(rows) => {
             connection.give_back();
             return Ok(rows);
@@ -164,28 +165,28 @@ async fn attempt(pool: &Pool, statement: Statement<'_>) -> Result<Rows, Trouble>
     Err(after(error, connection))
 }
 
-/// What an error leads to, for the statement and for its connection.
+/// Handles an error: whether to execute the statement again, and whether the connection is still usable.
 pub(super) fn after(error: Error, connection: InUse) -> Trouble {
     let next = Next::after(&error);
-    if matches!(next, Next::RetryAdvice | Next::Fail) {
+    if matches!(next, Next::Retry | Next::Fail) {
         connection.give_back();
     }
     match next {
-        Next::RetryAdvice | Next::Elsewhere => Trouble::Passing(error),
+        Next::Retry | Next::Elsewhere => Trouble::Passing(error),
         Next::Fail | Next::FailAndClose => Trouble::Lasting(failed(error)),
     }
 }
 
-/// What an error leads to.
+/// The reaction to an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// It had no effect, and may have one now.
-    RetryAdvice,
-    /// The connection is of no more use. What was executed may be executed again: it is the same holder's.
+    /// Execute the statement again on the same connection: it had no effect.
+    Retry,
+    /// Execute the statement again on another connection. It is idempotent for the same holder.
     Elsewhere,
-    /// It will not get better.
+    /// Report the error.
     Fail,
-    /// Neither will the connection.
+    /// Report the error and close the connection.
     FailAndClose,
 }
 
@@ -200,7 +201,7 @@ impl Next {
         };
         let code = code.clone();
         if is_conflict(&code) {
-            Self::RetryAdvice
+            Self::Retry
         } else if [
             SqlState::ADMIN_SHUTDOWN,
             SqlState::CRASH_SHUTDOWN,
@@ -221,7 +222,7 @@ impl Next {
     }
 }
 
-/// Whether the same may succeed in another transaction.
+/// Whether the statement may succeed in another transaction.
 pub(super) fn is_conflict(code: &SqlState) -> bool {
     *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED
 }
@@ -233,7 +234,7 @@ pub(super) fn no_connection(error: PoolError) -> StoreError {
     }
 }
 
-/// What an error of the client means for a caller of the store.
+/// Maps an error of the client.
 pub(super) fn failed(error: Error) -> StoreError {
     match error.code() {
         Some(code) if *code == SqlState::DISK_FULL || *code == SqlState::PROGRAM_LIMIT_EXCEEDED => {
@@ -243,16 +244,16 @@ pub(super) fn failed(error: Error) -> StoreError {
     }
 }
 
-/// The error with what the server said, and its code.
+/// The error with the message of the server and its code.
 pub(super) fn explained(error: Error) -> BoxError {
-    let Some(said) = error.as_db_error() else {
+    let Some(reported) = error.as_db_error() else {
         return error.into();
     };
-    let code = said.code();
-    let mut message = format!("{} ({})", said.message(), code.code());
+    let code = reported.code();
+    let mut message = format!("{} ({})", reported.message(), code.code());
     if *code == SqlState::UNDEFINED_TABLE || *code == SqlState::UNDEFINED_COLUMN {
-        message.push_str(": `PostgresStore::migrate` creates the table");
+        message.push_str("; call `PostgresStore::migrate` to create the table");
     }
-    // Not as a source: its message would say the same again.
+    // The error is not the source, because its message would repeat this one.
     message.into()
 }

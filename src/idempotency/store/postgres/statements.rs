@@ -13,17 +13,17 @@ pub(super) const VERSION: i16 = 1;
 /// The claim writes the first lease into the record's row; renewals write into the second table, so that the transaction of a
 /// handler that completes the record never meets a concurrent update, at any isolation level. A renewal counts only for the token
 /// it names. It locks the record's row in share mode, which changes nothing in it, and a takeover locks the row exclusively before
-/// it looks at both leases: of a renewal and a takeover one sees the other.
+/// it reads both leases, so of a renewal and a takeover one sees the other.
 ///
-/// A statement sees the rows as of its start, but a change that has waited for a row's lock applies to the row as it is then.
-/// Where the two contradict each other the statement returns neither, and is executed again. Times come from
+/// A statement sees the rows as of its start, but a change that waited for a row lock applies to the row as it is then. If the two
+/// contradict each other, the statement returns neither and is executed again. Times come from
 /// `clock_timestamp()`, not from the statement's start, because the statement may have waited in between.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
     pub(super) table: TableName,
     leases: TableName,
     pub(super) begin: String,
-    pub(super) look: String,
+    pub(super) current: String,
     pub(super) renew: String,
     pub(super) shorten: String,
     pub(super) complete: String,
@@ -46,7 +46,7 @@ impl Statements {
         let completion = names.completion();
         Self {
             begin: names.begin(),
-            look: names.look(),
+            current: names.current(),
             renew: names.renew(),
             shorten: names.shorten(),
             complete: names.complete(),
@@ -67,10 +67,10 @@ impl Statements {
         }
     }
 
-    /// Takes a record whose lease is over, or that is gone, or the claimant's own.
+    /// Takes over a record that has expired, whose lease has ended, or that the claimant holds.
     ///
-    /// Several statements in one round trip and one transaction. Each sees what was committed before it began, so the second one
-    /// sees every renewal that came before the lock.
+    /// Several statements in one round trip and one transaction. Each sees what was committed before it began, so the one after
+    /// the lock sees every earlier renewal.
     pub(super) fn take(&self, key: &RecordKey, claim: &Claim) -> String {
         let Self { table, leases, .. } = self;
         let (key, token, fingerprint) = (
@@ -106,7 +106,7 @@ impl Statements {
     }
 }
 
-/// Bytes as SQL, whatever the server takes for an escape.
+/// Bytes as an SQL literal that is independent of the escape settings of the server.
 pub(super) fn literal(bytes: &[u8]) -> String {
     use std::fmt::Write;
 
@@ -123,7 +123,7 @@ fn parameter(number: u8) -> String {
     format!("${number}::bigint * interval '1 microsecond'")
 }
 
-/// Whether a renewed lease of the holder satisfies this.
+/// Whether a renewed lease of the holder satisfies this condition.
 fn renewed(leases: &TableName, condition: &str) -> String {
     format!(
         "EXISTS (SELECT FROM {leases} AS renewed
@@ -131,13 +131,13 @@ fn renewed(leases: &TableName, condition: &str) -> String {
     )
 }
 
-/// Whether the record of row `held` has reached its time. The second table is read only if the row's own time is over.
+/// Whether the record of row `held` has expired. The second table is only read if the row itself has.
 pub(super) fn is_gone(leases: &TableName) -> String {
     let renewed = renewed(leases, "gone_at > clock_timestamp()");
     format!("(held.gone_at <= clock_timestamp() AND (held.answer IS NOT NULL OR NOT {renewed}))")
 }
 
-/// Whether a lease of row `held` is in force. The second table is read only if the row's own lease is over.
+/// Whether a lease of row `held` is in force. The second table is only read if the lease in the row has ended.
 fn is_leased(leases: &TableName) -> String {
     let renewed = renewed(leases, "lease_until > clock_timestamp()");
     format!("(held.lease_until > clock_timestamp() OR {renewed})")
@@ -151,8 +151,8 @@ struct Names<'a> {
 impl Names<'_> {
     /// `$1` key, `$2` fingerprint, `$3` token, `$4` lease, `$5` time to live. No row if there is a record.
     ///
-    /// Where there is a record nothing is written, and no lock taken. That is not left to the conflict, which would wait for a
-    /// transaction that is completing the record.
+    /// If there is a record, nothing is written or locked. `ON CONFLICT` alone would wait for a transaction that is completing
+    /// the record.
     fn begin(&self) -> String {
         let (table, lease, ttl) = (self.table, parameter(4), parameter(5));
         format!(
@@ -165,8 +165,8 @@ impl Names<'_> {
         )
     }
 
-    /// `$1` key, `$2` token: the record that a claim did not replace.
-    fn look(&self) -> String {
+    /// `$1` key, `$2` token: the present record, for a claim that was not inserted.
+    fn current(&self) -> String {
         let Self { table, leases } = self;
         let (is_gone, is_leased) = (is_gone(leases), is_leased(leases));
         format!(
@@ -185,8 +185,7 @@ impl Names<'_> {
         )
     }
 
-    /// `$3` lease, `$4` time to live. No row if the record is not held, and none if it would be held for a shorter time than by
-    /// its claim.
+    /// `$3` lease, `$4` time to live. No row if the record is not held, or if the renewal would end before the lease of the claim.
     fn renew(&self) -> String {
         let Self { table, leases } = self;
         let (held, lease, ttl) = (self.held(), parameter(3), parameter(4));
@@ -204,7 +203,7 @@ impl Names<'_> {
         )
     }
 
-    /// A renewal that may end the lease before its time: it is written into the record's own row.
+    /// A renewal that may end the lease early. It is written into the row of the record.
     fn shorten(&self) -> String {
         let Self { table, leases } = self;
         let (held, lease, ttl) = (self.held(), parameter(3), parameter(4));
@@ -220,7 +219,7 @@ impl Names<'_> {
         )
     }
 
-    /// `$3` answer, `$4` time to live.
+    /// `$3` response, `$4` time to live.
     fn complete(&self) -> String {
         let (completion, is_gone) = (self.completion(), is_gone(self.leases));
         self.ended(
@@ -229,8 +228,8 @@ impl Names<'_> {
         )
     }
 
-    /// As the last statement of a transaction that has the effect. A record whose time is over may be completed as long as nobody
-    /// has claimed it since, so this does not look at the second table.
+    /// The last statement of a transaction that has the effect. An expired record can be completed until somebody claims it, so
+    /// this does not read the second table.
     fn completion(&self) -> String {
         let (table, ttl) = (self.table, parameter(4));
         format!(
@@ -247,7 +246,7 @@ impl Names<'_> {
             &format!(
                 "DELETE FROM {table} AS held WHERE {held} AND held.run = 1 RETURNING true AS taken
              ), released AS (
-                 -- An earlier run may have acted, so the record stays. Nobody has this token.
+                 -- An earlier run may have had an effect, so the record stays. Nobody has this token.
                  UPDATE {table} AS held SET token = {nobody}, lease_until = clock_timestamp(),
                      gone_at = greatest(held.gone_at, (SELECT renewed.gone_at FROM {leases} AS renewed
                          WHERE renewed.key = held.key AND renewed.token = held.token))
@@ -260,7 +259,7 @@ impl Names<'_> {
         )
     }
 
-    /// The end of a run: whether it took effect, and else what the record contains.
+    /// The end of a run: whether it took effect, or else the present record.
     fn ended(&self, change: &str, taken: &str) -> String {
         let (table, is_gone) = (self.table, is_gone(self.leases));
         format!(

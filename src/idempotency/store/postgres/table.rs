@@ -7,14 +7,14 @@ use crate::error::ConfigError;
 /// The version of the table's columns.
 pub(super) const VERSION: i16 = 2;
 
-/// What the table's comment begins with; its version follows.
+/// The beginning of the comment of the table, before its version.
 pub(super) const COMMENT: &str = "buttress idempotency, version ";
 
-/// Half of each page is left free when it is filled: completing a record makes it longer, and an update that finds room on
-/// its page changes no index.
+/// Inserts fill half of each page. Completing a record makes it longer, and an update that finds room on the same page changes
+/// no index.
 const FILLFACTOR: u8 = 50;
 
-/// The longest name of a table: 63 bytes, less the longest suffix.
+/// The longest name of a table: 63 bytes minus the longest suffix.
 const LONGEST: usize = 63 - INDEX.len();
 const INDEX: &str = "_reap_at";
 const LEASES: &str = "_leases";
@@ -33,7 +33,7 @@ impl TableName {
             parts.len() <= 2 && parts.iter().all(|part| is_plain(part)),
             "table",
             name,
-            "`name` or `schema.name`, each of 1 to 55 lower-case letters, digits and `_`, and no digit first",
+            "`name` or `schema.name`, each of 1 to 55 lower-case letters, digits and `_`, not starting with a digit",
         )?;
         let (name, schema) = match parts[..] {
             [schema, name] => (name, Some(schema.to_owned())),
@@ -72,7 +72,7 @@ impl fmt::Display for TableName {
     }
 }
 
-/// Lower case only: quoted or not, it is the same name then.
+/// Lower case only, so that the name is the same with and without quotes.
 fn is_plain(part: &str) -> bool {
     let is_start = |byte: &u8| byte.is_ascii_lowercase() || *byte == b'_';
     (1..=LONGEST).contains(&part.len())
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_anything_but_a_name_is_refused() {
+    fn an_invalid_name_is_rejected() {
         let long = "a".repeat(56);
         for name in [
             "", ".", "a.", ".a", "a.b.c", "A", "1a", "a-b", "a b", "a\"", "a;", "ä", "a\0", &long,

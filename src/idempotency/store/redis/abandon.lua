@@ -7,7 +7,7 @@ end
 if record.run == 1 then
   redis.call('DEL', KEYS[1])
 else
-  -- An earlier run may have acted: the next is told. Nobody has this token.
+  -- An earlier run may have had an effect, so the record stays. Nobody has this token.
   redis.call('HSET', KEYS[1], 'token', string.rep('\0', 16), 'lease_until', plain(now))
 end
 return {'taken'}

@@ -17,5 +17,5 @@ local begun_at = record and record.begun_at or now
 local lease_until = now + tonumber(ARGV[3])
 redis.call('HSET', KEYS[1], 'version', '1', 'fingerprint', ARGV[1], 'token', ARGV[2], 'run', plain(run),
   'begun_at', plain(begun_at), 'lease_until', plain(lease_until))
-keep_until(lease_until + tonumber(ARGV[4]))
+expire_at(lease_until + tonumber(ARGV[4]))
 return {'started', run}

@@ -1,4 +1,4 @@
--- ARGV: token, answer, ttl.
+-- ARGV: token, response, ttl.
 if not record or record.token ~= ARGV[1] then
   return {'lost'}
 elseif record.answer then
@@ -6,5 +6,5 @@ elseif record.answer then
 end
 redis.call('HSET', KEYS[1], 'answer', ARGV[2])
 redis.call('HDEL', KEYS[1], 'lease_until')
-keep_until(now + tonumber(ARGV[3]))
+expire_at(now + tonumber(ARGV[3]))
 return {'taken'}

@@ -1,4 +1,4 @@
-//! One connection to a server, however it is reached.
+//! One connection to a server or cluster.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use ::redis::{
 
 /// How long one attempt to connect may take.
 const CONNECT: Duration = Duration::from_secs(1);
-/// How long Redis may take for one answer. With `appendfsync always` it waits for its disk.
+/// How long Redis may take to respond. With `appendfsync always` it waits for its disk.
 const RESPONSE: Duration = Duration::from_secs(2);
-/// After this time without a sign of life of its peer, a connection is lost.
+/// A connection is lost after its peer has acknowledged nothing for this time.
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const DEAD: Duration = Duration::from_secs(10);
 
@@ -28,7 +28,7 @@ pub(super) enum Connection {
     Cluster(ClusterConnection),
 }
 
-/// What is sent at once.
+/// One or several commands, sent together.
 #[derive(Clone, Copy)]
 pub(super) enum Request<'a> {
     Command(&'a Cmd),
@@ -38,7 +38,7 @@ pub(super) enum Request<'a> {
 
 impl Connection {
     pub(super) async fn send(&mut self, request: Request<'_>) -> RedisResult<Vec<Value>> {
-        let answer = match (self, request) {
+        let response = match (self, request) {
             (Self::Single(connection), Request::Command(command)) => {
                 connection.req_packed_command(command).await
             }
@@ -56,11 +56,11 @@ impl Connection {
                 return connection.route_pipeline(pipeline, 0, count, route).await;
             }
         };
-        Ok(vec![answer?.extract_error()?])
+        Ok(vec![response?.extract_error()?])
     }
 }
 
-/// Where a connection leads, which is looked up again for each new one.
+/// The server to connect to. Names are resolved again for each connection.
 pub(super) enum Target {
     Address(Client),
     Sentinel(Sentinels),
@@ -88,7 +88,7 @@ impl Target {
         Ok(Self::Cluster(client))
     }
 
-    /// A new connection, and the name of the server that it leads to.
+    /// Connects. Returns the connection and the name of its server.
     pub(super) async fn connect(&self) -> RedisResult<(Connection, String)> {
         match self {
             Self::Address(client) => {
@@ -98,11 +98,15 @@ impl Target {
             }
             Self::Sentinel(sentinels) => sentinels.connect().await,
             Self::Cluster(client) => {
-                // Nodes that do not answer are tried one after another.
+                // Unresponsive nodes are tried one after another.
                 let connecting = client.get_async_connection();
                 let connection = match tokio::time::timeout(3 * CONNECT, connecting).await {
                     Ok(connection) => connection?,
-                    Err(_) => return Err(too_slow("no node of the cluster answered in time")),
+                    Err(_) => {
+                        return Err(too_slow(
+                            "no node of the Redis cluster responded within 3 s",
+                        ));
+                    }
                 };
                 Ok((Connection::Cluster(connection), "cluster".to_owned()))
             }
@@ -138,7 +142,7 @@ pub(super) fn too_slow(why: &'static str) -> RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, why).into()
 }
 
-/// A connection of the user's own, which reconnects by itself.
+/// A connection supplied by the user, which reconnects by itself.
 pub(super) trait Given: Send + Sync {
     fn copy(&self) -> Box<dyn Given>;
 

@@ -1,4 +1,4 @@
-//! What a store sends its commands over.
+//! The connections that a store sends its commands over.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ impl Connections {
         Self::Own(Arc::new(Reconnecting::new(Arc::new(target), policies)))
     }
 
-    /// The connection in use; none of a user's own.
+    /// The current connection, or `None` if the user supplied it.
     pub(super) async fn current(&self) -> RedisResult<Option<Connection>> {
         match self {
             Self::Own(own) => own
@@ -40,21 +40,21 @@ impl Connections {
     }
 
     pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        let answer = match self {
+        let response = match self {
             Self::Own(own) => {
-                let mut answers = own.send(Request::Command(command)).await?;
-                return Ok(answers.pop().unwrap_or(Value::Nil));
+                let mut responses = own.send(Request::Command(command)).await?;
+                return Ok(responses.pop().unwrap_or(Value::Nil));
             }
             Self::Given(given) => match given.command(command).await {
-                // That the connection is gone shows only when it is used. Every script may be run again.
+                // A lost connection is only noticed when it is used. Every script can be run again.
                 Err(error) if error.is_connection_dropped() => given.command(command).await,
-                answer => answer,
+                response => response,
             },
         };
-        answer.and_then(Value::extract_error)
+        response.and_then(Value::extract_error)
     }
 
-    /// Sends these commands at once, in a cluster to the primary of this key.
+    /// Sends these commands together, in a cluster to the primary of this key.
     pub(super) async fn pipeline(&self, key: &str, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         match self {
             Self::Own(own) => own.send(Request::Pipeline(key, pipeline)).await,
@@ -62,7 +62,7 @@ impl Connections {
         }
     }
 
-    /// A second connection to the same place; `None` for one of a user's own.
+    /// A second connection to the same servers, or `None` if the user supplied the connection.
     pub(super) fn another(&self) -> Option<Self> {
         match self {
             Self::Own(own) => Some(Self::Own(Arc::new(own.another()))),

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::connection::Connection;
 use crate::event::{Event, Source, emit};
 
-/// Longer than this, a connection does not wait for the answer.
+/// How long connecting waits for the check.
 const ENOUGH: Duration = Duration::from_secs(1);
 const SETTING: &str = "maxmemory-policy";
 const NO_EVICTION: &str = "noeviction";
@@ -37,9 +37,9 @@ impl Policies {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the servers behind a new connection, and reports each whose policy was not reported before.
+    /// Reads the policies of the servers behind a new connection, and reports those not reported before.
     pub(super) async fn check(&self, connection: Connection, server: &str) {
-        let now = match timeout(ENOUGH, asked(connection, server)).await {
+        let now = match timeout(ENOUGH, read_policies(connection, server)).await {
             Ok(now) => now,
             Err(_) => BTreeMap::from([(server.to_owned(), None)]),
         };
@@ -59,7 +59,7 @@ impl Policies {
     }
 }
 
-async fn asked(mut connection: Connection, server: &str) -> ByServer {
+async fn read_policies(mut connection: Connection, server: &str) -> ByServer {
     let config = sent(
         &mut connection,
         server,
@@ -68,15 +68,15 @@ async fn asked(mut connection: Connection, server: &str) -> ByServer {
     .await;
     let mut found: ByServer = config
         .into_iter()
-        .map(|(server, answer)| (server, from_config(answer)))
+        .map(|(server, response)| (server, from_config(response)))
         .collect();
     if found.is_empty() || found.values().any(Option::is_none) {
-        // Managed services refuse CONFIG, but not this.
+        // Managed services reject CONFIG, but not INFO.
         let info = sent(&mut connection, server, cmd("INFO").arg("memory")).await;
-        for (server, answer) in info {
+        for (server, response) in info {
             let policy = found.entry(server).or_default();
             if policy.is_none() {
-                *policy = from_info(answer);
+                *policy = from_info(response);
             }
         }
     }
@@ -86,23 +86,23 @@ async fn asked(mut connection: Connection, server: &str) -> ByServer {
     found
 }
 
-/// What each server answers.
+/// The response of each server.
 async fn sent(connection: &mut Connection, server: &str, command: &Cmd) -> Vec<(String, Value)> {
     match connection {
         Connection::Single(connection) => {
-            let answer = connection.req_packed_command(command).await;
+            let response = connection.req_packed_command(command).await;
             let name = server.to_owned();
-            answer
-                .map(|answer| vec![(name, answer)])
+            response
+                .map(|response| vec![(name, response)])
                 .unwrap_or_default()
         }
         Connection::Cluster(connection) => {
             // Replicas too: each may be the next primary.
             let every = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllNodes, None));
             match connection.route_command(command.clone(), every).await {
-                Ok(Value::Map(answers)) => {
-                    let named = |(name, answer)| Some((read::<String>(name)?, answer));
-                    answers.into_iter().filter_map(named).collect()
+                Ok(Value::Map(responses)) => {
+                    let named = |(name, response)| Some((read::<String>(name)?, response));
+                    responses.into_iter().filter_map(named).collect()
                 }
                 _ => Vec::new(),
             }
@@ -114,10 +114,10 @@ fn read<T: FromRedisValue>(value: Value) -> Option<T> {
     from_redis_value(value.extract_error().ok()?).ok()
 }
 
-fn from_config(answer: Value) -> Option<String> {
-    read::<HashMap<String, String>>(answer)?.remove(SETTING)
+fn from_config(response: Value) -> Option<String> {
+    read::<HashMap<String, String>>(response)?.remove(SETTING)
 }
 
-fn from_info(answer: Value) -> Option<String> {
-    read::<InfoDict>(answer)?.get("maxmemory_policy")
+fn from_info(response: Value) -> Option<String> {
+    read::<InfoDict>(response)?.get("maxmemory_policy")
 }

@@ -1,11 +1,11 @@
--- ARGV: how many bytes of the answer are returned at most; -1 for all.
+-- ARGV: the largest number of bytes of the response to return; -1 for all.
 if not record then
   return {'missing'}
 end
 local expires_at = redis.call('PEXPIRETIME', KEYS[1])
 local expires_in = math.max(expires_at * 1000 - now, 0)
 if expires_at < 0 then
-  -- Somebody has persisted it: fifty years.
+  -- Somebody has called PERSIST: report fifty years.
   expires_in = 1576800000000000
 end
 local age = math.max(now - (record.begun_at or now), 0)

@@ -13,13 +13,13 @@ use crate::idempotency::record::{RecordKey, Token};
 use crate::idempotency::store::lookup::{LISTED_BYTES, invalid_cursor};
 use crate::idempotency::store::{Entry, EntryState, Listed, Resolve, Resolved, SMALL, StoreError};
 
-/// The most names that one step of a scan looks at.
+/// The largest number of keys that one step of a scan reads.
 const PAGE: usize = 1_000;
 
 /// Where a scan is.
 #[derive(Debug, PartialEq)]
 struct Position {
-    /// What must not change during a scan: the run of the server, or the epoch of the cluster.
+    /// The run id of the server or the epoch of the cluster. If it changes during a scan, the scan fails.
     version: String,
     /// The cursor of Redis.
     at: u64,
@@ -46,18 +46,18 @@ impl Position {
     }
 }
 
-/// Names, and where the scan goes on.
+/// Keys, and the position of the next step.
 type Step = (Vec<String>, Option<Position>);
 
 impl RedisStore {
-    /// The record, with so many bytes of its response, or all.
+    /// The record, with at most this many bytes of its response.
     pub(super) async fn found(
         &self,
         key: &RecordKey,
         bytes: Option<usize>,
     ) -> Result<Option<Entry>, StoreError> {
         let bytes = bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string());
-        let reply = self.ask(&script::FIND, key, &[bytes.as_bytes()]).await?;
+        let reply = self.run(&script::FIND, key, &[bytes.as_bytes()]).await?;
         reply.found()?.map(|fields| entry(key, fields)).transpose()
     }
 
@@ -78,7 +78,7 @@ impl RedisStore {
             ..Listed::default()
         };
         for name in names {
-            // Others share the prefix, or the beginning of it.
+            // Other keys may start with the same prefix.
             let digits = name.strip_prefix(&*self.prefix).unwrap_or_default();
             let Ok(key) = digits.parse() else { continue };
             match self.found(&key, Some(LISTED_BYTES)).await {
@@ -112,18 +112,18 @@ impl RedisStore {
     ) -> Result<Step, StoreError> {
         let at = after.as_ref().map_or(0, |after| after.at);
         let mut commands = pipe();
-        // At once, so that both are of the same server.
+        // In one pipeline, so both responses come from the same server.
         commands.add_command(scan(at));
         commands.cmd("INFO").arg("server");
         let sent = self.connections.pipeline("", &commands).await;
-        let mut answers = sent.map_err(failed)?.into_iter();
-        let (at, names) = read_names(answers.next())?;
-        let info = answers.next().and_then(|info| info.extract_error().ok());
+        let mut responses = sent.map_err(failed)?.into_iter();
+        let (at, names) = read_names(responses.next())?;
+        let info = responses.next().and_then(|info| info.extract_error().ok());
         let info = info.and_then(|info| from_redis_value::<InfoDict>(info).ok());
         let field = |name| info.as_ref().and_then(|info| info.get::<String>(name));
         if field("redis_mode").is_some_and(|mode| mode == "cluster") {
             return Err(StoreError::unavailable(
-                "a scan of a cluster needs a store that was made by `RedisStore::cluster`",
+                "the server is part of a cluster; use `RedisStore::cluster` to scan it",
             ));
         }
         let version = field("run_id").unwrap_or_default();
@@ -166,11 +166,11 @@ impl RedisStore {
             answer,
             ttl.as_bytes(),
         ];
-        self.ask(script, key, &arguments).await?.resolved()
+        self.run(script, key, &arguments).await?.resolved()
     }
 }
 
-/// One step of a scan, of one primary after another.
+/// One step of a scan, which reads one primary after another.
 async fn scan_cluster(
     mut cluster: ClusterConnection,
     after: Option<Position>,
@@ -207,11 +207,11 @@ async fn primaries(cluster: &mut ClusterConnection) -> Result<(String, Vec<Strin
     info.arg("INFO");
     let every = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
     let answer = cluster.route_command(info, every).await.map_err(failed)?;
-    let answers: Vec<(String, InfoDict)> = from_redis_value(answer)
-        .map_err(|_| StoreError::unavailable("a node of the cluster did not answer"))?;
+    let responses: Vec<(String, InfoDict)> = from_redis_value(answer)
+        .map_err(|_| StoreError::unavailable("a node of the Redis cluster did not respond"))?;
     let epoch = |(_, info): &(String, InfoDict)| info.get::<u64>("cluster_current_epoch");
-    let epoch = answers.iter().filter_map(epoch).max().unwrap_or_default();
-    let mut nodes: Vec<String> = answers.into_iter().map(|(node, _)| node).collect();
+    let epoch = responses.iter().filter_map(epoch).max().unwrap_or_default();
+    let mut nodes: Vec<String> = responses.into_iter().map(|(node, _)| node).collect();
     nodes.sort_unstable();
     Ok((epoch.to_string(), nodes))
 }
@@ -230,7 +230,7 @@ fn read_names(answer: Option<Value>) -> Result<(u64, Vec<String>), StoreError> {
 }
 
 fn changed() -> StoreError {
-    StoreError::unavailable("the servers have changed during the scan: start it again")
+    StoreError::unavailable("the Redis servers changed during the scan; start it again")
 }
 
 fn entry(key: &RecordKey, fields: Vec<Value>) -> Result<Entry, StoreError> {

@@ -1,4 +1,4 @@
-//! Records in Redis.
+//! Stores records in Redis.
 
 mod connection;
 mod connections;
@@ -28,7 +28,7 @@ use crate::idempotency::record::{Begun, Claim, Ended, RecordKey, Token};
 /// The longest prefix.
 const LONGEST_PREFIX: usize = 100;
 
-/// Records in Redis or Valkey, shared by all processes that use the same servers.
+/// Stores records in Redis or Valkey, shared by all processes that use the same servers.
 ///
 /// Use it when several processes serve the same keys and you have a Redis whose data is persisted. If an operation must not
 /// happen twice even when a process dies between the effect and the record, use `PostgresStore`, which commits both together.
@@ -72,13 +72,13 @@ const LONGEST_PREFIX: usize = 100;
 /// A failover is followed without a restart. The connection is replaced when
 ///
 /// - it is closed,
-/// - the server answers that it cannot run the script now: `READONLY`, `MASTERDOWN`, `NOREPLICAS`, `LOADING`, `MISCONF`,
+/// - the server reports that it cannot run the script now: `READONLY`, `MASTERDOWN`, `NOREPLICAS`, `LOADING`, `MISCONF`,
 ///   `CLUSTERDOWN`, `TRYAGAIN`, `MOVED` or `NOAUTH`,
-/// - it received nothing for a second although a call was waiting. In a cluster: when a call got no answer.
+/// - it received nothing for a second although a call was waiting. In a cluster: when a call got no response.
 ///
 /// All calls share the new connection, which resolves the host name again, and commands that were rejected are sent once more over it.
-/// A connection is used for at least 100 ms (in a cluster, for a second) before such an answer replaces it, so a server that stays
-/// read-only is connected to at most ten times a second.
+/// A connection is used for at least 100 ms (in a cluster, for a second) before such an error replaces it, so the store
+/// connects to a server that stays read-only at most ten times a second.
 ///
 /// **Replication is asynchronous: a failover may lose the last writes.** A lost claim or a lost response is an operation that may be
 /// executed again. [`replicas`](Self::replicas) waits until replicas have the claim. To rule out both, commit effect and record
@@ -88,7 +88,7 @@ const LONGEST_PREFIX: usize = 100;
 ///
 /// [`list`](Store::list) scans all keys of the server, in a cluster one primary after another. A page fails if another server has taken
 /// over since the scan began, or if the cluster has assigned slots or primaries anew: start the scan again. Records in a slot that is
-/// being moved at that time may be missed. A connection of your own must lead to a single server.
+/// being migrated at that time may be left out. A connection of your own must lead to a single server.
 ///
 /// # Defaults
 ///
@@ -103,7 +103,7 @@ const LONGEST_PREFIX: usize = 100;
 ///
 /// # Errors
 ///
-/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not answer in time, is loading its data, refuses the
+/// [`Unavailable`](StoreError::Unavailable) if Redis cannot be reached, does not respond in time, is loading its data, refuses the
 /// password or is a replica. [`Full`](StoreError::Full) if `maxmemory` is reached: new keys and responses of more than 128 bytes are
 /// rejected, while running operations are still renewed and stored responses replayed. [`Unreadable`](StoreError::Unreadable) if the
 /// key holds something else or a record of a newer version. It is never overwritten: delete the key if its operation may be executed
@@ -140,8 +140,8 @@ impl RedisStore {
         Self::to(Target::address(url)).map_err(script::failed)
     }
 
-    /// A store that uses the primary that Redis Sentinel names for this service. The sentinels are asked again for each new
-    /// connection, one after another until one answers.
+    /// A store that uses the primary that Redis Sentinel names for this service. The sentinels are queried again for each
+    /// new connection, one after another until one responds.
     ///
     /// `service` is the name that the sentinels know (`sentinel monitor <name>`), or an address with the name in place of the
     /// host, for a primary with a password, a database or TLS: `redis://user:password@name/1`.
@@ -170,7 +170,7 @@ impl RedisStore {
     /// A store that uses a Redis Cluster: some of its nodes, from which the others are found. All have the user, the password
     /// and the TLS of the first address.
     ///
-    /// Name several nodes: a new connection starts at those that answer.
+    /// Name several nodes: a new connection tries one after another.
     ///
     /// ```no_run
     /// # async fn connected() -> Result<(), Box<dyn std::error::Error>> {
@@ -189,8 +189,8 @@ impl RedisStore {
         Self::connected(Target::cluster(&urls)).await
     }
 
-    /// A store that uses this connection, or these. It has to know by itself when to give up waiting and how to connect anew,
-    /// and its servers' eviction policy is not checked.
+    /// A store that uses a connection of your own. The connection must time out and reconnect by itself, and the eviction policy
+    /// of its servers is not checked.
     pub fn with<C: ConnectionLike + Clone + Send + Sync + 'static>(connection: C) -> Self {
         Self::new(Connections::Given(Box::new(connection)))
     }
@@ -234,18 +234,19 @@ impl RedisStore {
             count == 0 || replicas.is_some(),
             "replicas",
             &count,
-            "0 for a store that was made by `with`",
+            "0 for a store created by `with`",
         )
         .map_err(|error| error.of("store", "redis"))?;
         self.replicas = replicas.filter(|_| count > 0).map(Arc::new);
         Ok(self)
     }
 
-    /// What the keys of all records start with. Processes that share records have the same prefix.
+    /// The prefix of the keys of all records. Processes that share records have the same prefix.
     ///
     /// # Errors
     ///
-    /// It is not 1 to 100 visible ASCII characters, or has a brace: Redis Cluster would put all records on one node.
+    /// The prefix is not 1 to 100 visible ASCII characters, or has a brace, with which Redis Cluster would put all records on one
+    /// node.
     pub fn prefix(mut self, prefix: impl AsRef<str>) -> Result<Self, ConfigError> {
         let prefix = prefix.as_ref();
         let fits = (1..=LONGEST_PREFIX).contains(&prefix.len())
@@ -267,7 +268,7 @@ impl RedisStore {
         format!("{}{}", self.prefix, key.to_hex())
     }
 
-    async fn ask(
+    async fn run(
         &self,
         script: &Script,
         key: &RecordKey,
@@ -275,12 +276,12 @@ impl RedisStore {
     ) -> Result<Reply, StoreError> {
         let name = self.name(key);
         let command = script.by_hash(&name, arguments);
-        let mut answer = self.connections.command(&command).await;
-        if answer.as_ref().is_err_and(script::is_unknown) {
+        let mut response = self.connections.command(&command).await;
+        if response.as_ref().is_err_and(script::is_unknown) {
             let command = script.by_code(&name, arguments);
-            answer = self.connections.command(&command).await;
+            response = self.connections.command(&command).await;
         }
-        Reply::read(answer.map_err(script::failed)?)
+        Reply::read(response.map_err(script::failed)?)
     }
 }
 
@@ -303,11 +304,11 @@ impl Store for RedisStore {
                 lease.as_bytes(),
                 ttl.as_bytes(),
             ];
-            let begun = self.ask(&script::BEGIN, key, &arguments).await?.begun()?;
+            let begun = self.run(&script::BEGIN, key, &arguments).await?.begun()?;
             if let (Begun::Started { .. }, Some(replicas)) = (&begun, &self.replicas) {
                 let acknowledged = replicas.acknowledge(&self.name(key), claim).await;
                 if acknowledged.is_err() {
-                    // If this fails too, the lease ends it.
+                    // If this fails too, the claim ends with its lease.
                     let _ = self.abandon(key, claim.token).await;
                 }
                 acknowledged?;
@@ -326,7 +327,7 @@ impl Store for RedisStore {
         Box::pin(async move {
             let (lease, ttl) = (micros(lease), micros(ttl));
             let arguments: [&[u8]; 3] = [&token.0, lease.as_bytes(), ttl.as_bytes()];
-            let ended = self.ask(&script::RENEW, key, &arguments).await?.ended()?;
+            let ended = self.run(&script::RENEW, key, &arguments).await?.ended()?;
             Ok(ended == Ended::Taken)
         })
     }
@@ -346,12 +347,12 @@ impl Store for RedisStore {
             };
             let ttl = micros(ttl);
             let arguments: [&[u8]; 3] = [&token.0, &answer, ttl.as_bytes()];
-            self.ask(script, key, &arguments).await?.ended()
+            self.run(script, key, &arguments).await?.ended()
         })
     }
 
     fn abandon<'a>(&'a self, key: &'a RecordKey, token: Token) -> StoreFuture<'a, Ended> {
-        Box::pin(async move { self.ask(&script::ABANDON, key, &[&token.0]).await?.ended() })
+        Box::pin(async move { self.run(&script::ABANDON, key, &[&token.0]).await?.ended() })
     }
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {

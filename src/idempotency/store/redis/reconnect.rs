@@ -1,7 +1,7 @@
-//! The connection of a store, and when it is replaced.
+//! The connection of a store, and its replacement.
 //!
-//! A connection that is open can still be useless: its server was demoted, is cut off, or does not answer, while the address
-//! leads to another one by now. Only a new connection finds out.
+//! An open connection can be useless: its server was demoted, is cut off or does not respond, and the address already leads to
+//! another server. Only a new connection reaches that one.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,16 +15,15 @@ use super::eviction_policy::Policies;
 use crate::clock::{Moment, Now};
 use crate::detach::attend;
 
-/// A connection that has received nothing for this time, though it was asked, is replaced.
+/// A connection is replaced if it has received nothing for this time although a command was sent.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long a new connection is used at least, whatever its server answers: a server that stays read-only is not to be
-/// connected to for each call.
+/// The shortest time between two connections. Without it, each call would connect anew to a server that stays read-only.
 const PACE: Duration = Duration::from_millis(100);
 
-/// An attempt to connect that has not ended by then never will: its runtime may have stopped.
+/// How long an attempt to connect may take. It never ends if its runtime has stopped.
 const ATTEMPT: Duration = Duration::from_secs(6);
 
-/// Answers of a server that cannot run a script now, while another one at the same address could.
+/// Errors of a server that cannot run scripts now, while another one at the same address could.
 const MISPLACED: &[&str] = &[
     "READONLY",
     "MASTERDOWN",
@@ -40,7 +39,7 @@ const MISPLACED: &[&str] = &[
     "ASK",
 ];
 
-/// One connection for all calls, which is replaced when it is of no use any more.
+/// One connection for all calls, which is replaced when it is useless.
 pub(super) struct Reconnecting {
     target: Arc<Target>,
     policies: Arc<Policies>,
@@ -56,29 +55,29 @@ struct Current {
     number: u64,
     attempt: Option<Attempt>,
     started: Moment,
-    /// When the first command was sent that nothing was received after.
-    unanswered_since: Option<Moment>,
+    /// When the first command was sent after which nothing was received.
+    waiting_since: Option<Moment>,
 }
 
 impl Current {
     fn replace(&mut self) {
         self.number += 1;
         self.attempt = None;
-        self.unanswered_since = None;
+        self.waiting_since = None;
     }
 
     fn is_older_than(&self, age: Duration) -> bool {
         Now::unread().moment().since(self.started) >= age
     }
 
-    /// A failure that nobody waited for says nothing about now.
+    /// Whether the attempt failed while nobody waited for it. Such a failure is out of date, so the next call connects again.
     fn has_failed(&self) -> bool {
         let attempt = self.attempt.as_ref();
         attempt.is_some_and(|attempt| matches!(&*attempt.borrow(), Some(Err(_))))
     }
 
     fn is_silent(&self) -> bool {
-        self.unanswered_since
+        self.waiting_since
             .is_some_and(|since| Now::unread().moment().since(since) >= SILENCE)
     }
 }
@@ -101,12 +100,12 @@ impl Reconnecting {
     }
 
     pub(super) async fn send(&self, request: Request<'_>) -> RedisResult<Vec<Value>> {
-        let mut is_repeated = false;
+        let mut is_resent = false;
         loop {
             let (number, mut connection) = self.connected().await?;
             self.sent(number);
-            let answers = connection.send(request).await;
-            let error = match &answers {
+            let responses = connection.send(request).await;
+            let error = match &responses {
                 Ok(values) => values.iter().find_map(|value| match value {
                     Value::ServerError(error) => Some(error.clone().into()),
                     _ => None,
@@ -114,18 +113,18 @@ impl Reconnecting {
                 Err(error) => Some(error.clone()),
             };
             let Some(error) = error else {
-                self.answered(number);
-                return answers;
+                self.received(number);
+                return responses;
             };
-            // Every script may be run again.
-            if !self.failed(number, &error) || is_repeated {
-                return answers;
+            // Every script can be run again.
+            if !self.failed(number, &error) || is_resent {
+                return responses;
             }
-            is_repeated = true;
+            is_resent = true;
         }
     }
 
-    /// The connection in use, or a new one. All who wait for it share one attempt, and its failure.
+    /// The current connection, or a new one. All callers that wait share one attempt and its failure.
     pub(super) async fn connected(&self) -> RedisResult<(u64, Connection)> {
         let (number, mut attempt) = {
             let mut current = self.current();
@@ -142,7 +141,7 @@ impl Reconnecting {
             };
             (current.number, attempt)
         };
-        // A runtime that is no longer driven never ends its attempt.
+        // An attempt on a runtime that has stopped never ends.
         let connected = match timeout(ATTEMPT, attempt.wait_for(Option::is_some)).await {
             Ok(Ok(connected)) => (*connected).clone(),
             Ok(Err(_)) | Err(_) => None,
@@ -153,13 +152,15 @@ impl Reconnecting {
                 self.replace(number);
                 Err(match failed {
                     Some(Err(error)) => error,
-                    _ => too_slow("the attempt to connect did not end"),
+                    _ => too_slow(
+                        "connecting to Redis did not end within 6 s; its runtime may have stopped",
+                    ),
                 })
             }
         }
     }
 
-    /// Connects on a task of its own: the caller may leave, and others may wait for the same.
+    /// Connects on a separate task, because the caller may be dropped while others wait for the same attempt.
     fn start(&self) -> Attempt {
         let (result, attempt) = watch::channel(None);
         let (target, policies) = (Arc::clone(&self.target), Arc::clone(&self.policies));
@@ -182,33 +183,33 @@ impl Reconnecting {
 
     fn sent(&self, number: u64) {
         let mut current = self.current();
-        // A cluster has several connections: an answer of one node says nothing about another.
+        // A cluster has several connections, and a response of one node does not show that another one is alive.
         if current.number == number && !self.target.is_cluster() {
             let now = || Now::unread().moment();
-            current.unanswered_since.get_or_insert_with(now);
+            current.waiting_since.get_or_insert_with(now);
         }
     }
 
-    fn answered(&self, number: u64) {
+    fn received(&self, number: u64) {
         let mut current = self.current();
         if current.number == number {
-            current.unanswered_since = None;
+            current.waiting_since = None;
         }
     }
 
-    /// Replaces the connection if this error shows that it is of no use. Returns whether the command is worth being sent again.
+    /// Replaces the connection if this error shows that it is useless. Returns whether to send the command again.
     fn failed(&self, number: u64, error: &RedisError) -> bool {
         let mut current = self.current();
         let is_current = current.number == number;
         if error.is_timeout() {
-            // One node in silence is hidden by the others. A connection to the cluster finds the node that took over.
+            // The other nodes hide a silent one. A new connection to the cluster finds the node that took over.
             if is_current && self.target.is_cluster() && current.is_older_than(SILENCE) {
                 current.replace();
             }
             return false;
         }
         if is_current {
-            current.unanswered_since = None;
+            current.waiting_since = None;
         }
         if error.is_io_error() || error.is_unrecoverable_error() {
             if is_current {
@@ -219,7 +220,7 @@ impl Reconnecting {
         if !error.code().is_some_and(|code| MISPLACED.contains(&code)) {
             return false;
         }
-        // A cluster has been asked again before this, and has a connection for each node.
+        // The client has already retried within the cluster, and has a connection for each node.
         let pace = if self.target.is_cluster() {
             SILENCE
         } else {

@@ -4,5 +4,5 @@ if not record or record.token ~= ARGV[1] or record.answer then
 end
 local lease_until = now + tonumber(ARGV[2])
 redis.call('HSET', KEYS[1], 'lease_until', plain(lease_until))
-keep_until(lease_until + tonumber(ARGV[3]))
+expire_at(lease_until + tonumber(ARGV[3]))
 return {'taken'}

@@ -1,4 +1,4 @@
-//! Claims that wait until replicas have them.
+//! Claims that wait until they are replicated.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::idempotency::store::StoreError;
 
 /// How long replicas have to acknowledge a claim.
 const ACKNOWLEDGE: Duration = Duration::from_millis(500);
-/// How many claims wait at once. `WAIT` blocks its connection, so each has one of its own.
+/// How many claims wait at the same time. `WAIT` blocks its connection, so each claim has its own.
 const AT_ONCE: usize = 16;
 
 pub(super) struct Replicas {
@@ -35,23 +35,27 @@ impl Replicas {
         })
     }
 
-    /// Renews the claim that was just made and waits until enough replicas have it.
+    /// Renews the claim that was just made, and waits until enough replicas have it.
     ///
-    /// `WAIT` counts the writes of its own connection. The renewal is such a write, and shows that the claim is on this very
-    /// server: a failover may have taken place since it was made.
+    /// `WAIT` counts writes of its own connection. The renewal is such a write, and confirms that the claim is on this server,
+    /// because a failover may have happened in between.
     pub(super) async fn acknowledge(&self, name: &str, claim: &Claim) -> Result<(), StoreError> {
         if claim.lease.is_zero() && claim.ttl.is_zero() {
-            // Its time is over already: there is nothing that a replica could have.
+            // The record has already expired, so there is nothing to replicate.
             return Ok(());
         }
         let _place = match timeout(ACKNOWLEDGE, self.places.acquire()).await {
             Ok(place) => place.ok(),
-            Err(_) => return Err(self.missing("too many other claims wait for the same")),
+            Err(_) => {
+                return Err(
+                    self.missing(&format!("{AT_ONCE} other claims are waiting for replicas"))
+                );
+            }
         };
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let free = idle().pop();
         let Some(connections) = free.or_else(|| self.connections.another()) else {
-            return Err(self.missing("there is no connection to wait on"));
+            return Err(self.missing("no connection is free to wait on"));
         };
         let acknowledged = self.renewed(&connections, name, claim).await;
         // Not reached if this call is cancelled: then the connection may still be blocked.
@@ -71,21 +75,24 @@ impl Replicas {
         let (lease, ttl) = (micros(claim.lease), micros(claim.ttl));
         let arguments: [&[u8]; 3] = [&claim.token.0, lease.as_bytes(), ttl.as_bytes()];
         let by_hash = self.commands(RENEW.by_hash(name, &arguments));
-        let mut answers = connections.pipeline(name, &by_hash).await;
-        let first = answers.as_ref().ok().and_then(|answers| answers.first());
-        let error = first.and_then(|answer| answer.clone().extract_error().err());
+        let mut responses = connections.pipeline(name, &by_hash).await;
+        let first = responses
+            .as_ref()
+            .ok()
+            .and_then(|responses| responses.first());
+        let error = first.and_then(|response| response.clone().extract_error().err());
         if error.is_some_and(|error| is_unknown(&error)) {
             let by_code = self.commands(RENEW.by_code(name, &arguments));
-            answers = connections.pipeline(name, &by_code).await;
+            responses = connections.pipeline(name, &by_code).await;
         }
-        let mut answers = answers.map_err(failed)?.into_iter();
+        let mut responses = responses.map_err(failed)?.into_iter();
         let mut next = || {
-            let answer = answers.next().unwrap_or(Value::Nil);
-            answer.extract_error().map_err(failed)
+            let response = responses.next().unwrap_or(Value::Nil);
+            response.extract_error().map_err(failed)
         };
         match Reply::read(next()?)?.ended()? {
             Ended::Taken => {}
-            _ => return Err(self.missing("the claim was lost, as in a failover")),
+            _ => return Err(self.missing("the claim was lost, probably in a failover")),
         }
         match next()? {
             Value::Int(count) => Ok(count),
@@ -104,8 +111,6 @@ impl Replicas {
     fn missing(&self, why: &str) -> StoreError {
         let needed = self.needed;
         let replicas = if needed == 1 { "replica" } else { "replicas" };
-        StoreError::unavailable(format!(
-            "a claim must reach {needed} {replicas} before it counts: {why}"
-        ))
+        StoreError::unavailable(format!("a claim must reach {needed} {replicas}: {why}"))
     }
 }

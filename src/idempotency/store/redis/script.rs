@@ -1,4 +1,4 @@
-//! The rules of a record, as scripts that Redis runs in one step, and what they answer.
+//! The rules of a record as Lua scripts, which Redis runs in one step, and their results.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -13,29 +13,30 @@ use crate::idempotency::store::{Resolved, StoreError};
 /// Fifty years in microseconds. A record's time is the sum of three such numbers at most, which a double holds exactly.
 const LONGEST: u64 = 50 * 365 * 24 * 3_600 * 1_000_000;
 
-pub(super) static BEGIN: LazyLock<Script> = LazyLock::new(|| script("", include_str!("begin.lua")));
-pub(super) static RENEW: LazyLock<Script> =
-    LazyLock::new(|| script(THOUGH_FULL, include_str!("renew.lua")));
-pub(super) static COMPLETE: LazyLock<Script> =
-    LazyLock::new(|| script("", include_str!("complete.lua")));
-pub(super) static COMPLETE_SMALL: LazyLock<Script> =
-    LazyLock::new(|| script(THOUGH_FULL, include_str!("complete.lua")));
-pub(super) static ABANDON: LazyLock<Script> =
-    LazyLock::new(|| script(THOUGH_FULL, include_str!("abandon.lua")));
+macro_rules! scripts {
+    ($($name:ident: $flags:expr, $file:literal;)+) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| script($flags, include_str!($file)));)+
+    };
+}
 
-pub(super) static FIND: LazyLock<Script> =
-    LazyLock::new(|| script(READS, include_str!("find.lua")));
-pub(super) static RESOLVE: LazyLock<Script> =
-    LazyLock::new(|| script("", include_str!("resolve.lua")));
-pub(super) static RESOLVE_SMALL: LazyLock<Script> =
-    LazyLock::new(|| script(THOUGH_FULL, include_str!("resolve.lua")));
+scripts! {
+    BEGIN: "", "begin.lua";
+    RENEW: ALLOW_OOM, "renew.lua";
+    COMPLETE: "", "complete.lua";
+    COMPLETE_SMALL: ALLOW_OOM, "complete.lua";
+    ABANDON: ALLOW_OOM, "abandon.lua";
+    FIND: NO_WRITES, "find.lua";
+    RESOLVE: "", "resolve.lua";
+    RESOLVE_SMALL: ALLOW_OOM, "resolve.lua";
+}
 
-/// Lets a script run whatever the state of the memory.
-const READS: &str = "#!lua flags=no-writes\n";
-/// Lets a script write though the memory is full: for what takes no more of it, or nearly none.
-const THOUGH_FULL: &str = "#!lua flags=allow-oom\n";
+/// Lets a script run even if the memory is full: it only reads.
+const NO_WRITES: &str = "#!lua flags=no-writes\n";
+/// Lets a script write even if the memory is full: it needs little or no more of it.
+const ALLOW_OOM: &str = "#!lua flags=allow-oom\n";
 
-/// A script, and the hash that Redis knows it by once it has run.
+/// A script and its hash, by which Redis knows it once it has run.
 pub(super) struct Script {
     code: String,
     hash: String,
@@ -48,12 +49,12 @@ fn script(flags: &str, rule: &str) -> Script {
 }
 
 impl Script {
-    /// Runs it by its hash.
+    /// The command that runs the script by its hash.
     pub(super) fn by_hash(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
         run("EVALSHA", &self.hash, key, arguments)
     }
 
-    /// Runs it where its hash is not known. From then on it is.
+    /// The command that runs the script on a server that does not know its hash, and loads it there.
     pub(super) fn by_code(&self, key: &str, arguments: &[&[u8]]) -> Cmd {
         run("EVAL", &self.code, key, arguments)
     }
@@ -73,12 +74,12 @@ pub(super) fn is_unknown(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT")
 }
 
-/// A time in the scripts' unit. What is not zero stays so.
+/// A duration in microseconds, rounded up.
 pub(super) fn micros(time: Duration) -> String {
     nanos(time).div_ceil(1_000).min(LONGEST).to_string()
 }
 
-/// What a script answered: a word, and what belongs to it.
+/// The result of a script: a word and its value.
 pub(super) struct Reply {
     word: Vec<u8>,
     more: Option<Value>,
@@ -144,14 +145,14 @@ impl Reply {
 }
 
 pub(super) fn strange() -> StoreError {
-    StoreError::Unreadable("what answered is not the script of this store".to_owned())
+    StoreError::Unreadable("the server did not run the script of this store".to_owned())
 }
 
-/// What an error of the client or of the server means here.
+/// Maps an error of the client or the server.
 pub(super) fn failed(error: RedisError) -> StoreError {
     match error.code() {
         Some("OOM") => StoreError::Full(error.to_string()),
-        Some("WRONGTYPE") => StoreError::Unreadable("the key holds no hash".to_owned()),
+        Some("WRONGTYPE") => StoreError::Unreadable("the key does not hold a hash".to_owned()),
         _ => StoreError::unavailable(error),
     }
 }
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_none_of_the_scripts_is_an_error() {
+    fn an_unknown_result_is_an_error() {
         let word = |word: &str| Value::BulkString(word.as_bytes().to_vec());
         for value in [
             Value::Nil,

@@ -15,7 +15,7 @@ pub(super) struct Sentinels {
     service: String,
     /// Everything about the primary but its address.
     primary: ConnectionInfo,
-    /// The sentinel that is asked first: the one that answered last.
+    /// The sentinel to query first: the last one that responded.
     first: AtomicUsize,
 }
 
@@ -39,7 +39,7 @@ impl Sentinels {
             )
         };
         if service.is_empty() {
-            return Err(invalid("the service has no name"));
+            return Err(invalid("the Sentinel service has no name"));
         }
         Ok(Self {
             clients,
@@ -50,7 +50,7 @@ impl Sentinels {
     }
 
     pub(super) async fn connect(&self) -> RedisResult<(Connection, String)> {
-        let mut error = invalid("no sentinel is given");
+        let mut error = invalid("no sentinel address was given");
         let count = self.clients.len();
         let first = self.first.load(Ordering::Relaxed);
         for turn in 0..count {
@@ -62,7 +62,7 @@ impl Sentinels {
                 }
                 Err(failed) => {
                     error = failed;
-                    // If this attempt is given up, the next one goes on with another sentinel.
+                    // If this attempt is dropped, the next one starts with another sentinel.
                     self.first.store((at + 1) % count, Ordering::Relaxed);
                 }
             }
@@ -79,7 +79,7 @@ impl Sentinels {
             .await?;
         let Some((name, port)) = address else {
             let service = self.service.clone();
-            let text = "the sentinel does not know the service";
+            let text = "the sentinel does not know this service";
             return Err((ErrorKind::MasterNameNotFoundBySentinel, text, service).into());
         };
         let mut address = self.primary.addr().clone();
@@ -92,7 +92,7 @@ impl Sentinels {
         let name = address.to_string();
         let primary = client(self.primary.clone().set_addr(address))?;
         let mut connection = connected(&primary).await?;
-        // While a failover lasts, a sentinel may still name the server that is no longer the primary.
+        // During a failover a sentinel may still name the old primary.
         let role: Vec<Value> = cmd("ROLE").query_async(&mut connection).await?;
         match role.first() {
             Some(Value::BulkString(role)) if role == b"master" => {
@@ -108,6 +108,6 @@ fn invalid(why: &'static str) -> RedisError {
 }
 
 fn not_primary(name: String) -> RedisError {
-    let text = "the server that the sentinel named is not the primary";
+    let text = "the server named by the sentinel is not the primary";
     (ErrorKind::Io, text, name).into()
 }

@@ -13,7 +13,7 @@ use buttress::idempotency::store::Store;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 async fn act(payments: &Payments, transaction: &Transaction<'_>, handler: &Handler) {
-    let acted = transaction.batch_execute(&payments.act(handler)).await;
+    let acted = transaction.batch_execute(&payments.effect(handler)).await;
     acted.expect("acted");
 }
 
@@ -59,7 +59,7 @@ async fn any_client_completes_the_record_in_its_transaction_and_duplicates_do_no
 }
 
 #[tokio::test]
-async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
+async fn a_completion_without_committed_is_looked_up() {
     for commits in [true, false] {
         let (payments, call, handler) = Payments::called().await;
         let mut client = connect().await;
@@ -67,7 +67,7 @@ async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
         act(&payments, &transaction, &handler).await;
         drop(written(&payments, &transaction, &handler).await);
         handler.fails();
-        // The layer asks, and the answer waits for the transaction.
+        // The layer reads the record, which waits for the transaction.
         payments.table.somebody_waits().await;
         if commits {
             transaction.commit().await.expect("committed");
@@ -83,7 +83,7 @@ async fn a_completion_that_is_not_said_to_be_committed_is_looked_up() {
 }
 
 #[tokio::test]
-async fn who_would_take_over_waits_for_a_holder_that_is_about_to_commit() {
+async fn a_takeover_waits_for_a_holder_that_is_about_to_commit() {
     for commits in [true, false] {
         let mut payments = Payments::new().await;
         let first = payments.call();

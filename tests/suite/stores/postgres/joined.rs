@@ -1,4 +1,4 @@
-//! The record and what it stands for are committed together.
+//! Effect and record are committed together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,7 +26,7 @@ async fn the_caller_gets_what_was_committed_whatever_the_handler_returns() {
     assert_eq!(payments.effects().await, [1]);
 }
 
-/// Begins, acts, and commits; in between it waits for the test to do something, first with a snapshot and then with its effect.
+/// Begins, executes the effect, and commits. It waits for the test after the snapshot and after the effect.
 async fn pay_around(
     payments: &Payments,
     handler: &Handler,
@@ -34,30 +34,30 @@ async fn pay_around(
     first: impl Future<Output = ()>,
     then: impl Future<Output = ()>,
 ) -> Result<Response<Body>, CommitError> {
-    let (waits, goes_on) = (&Notify::new(), &Notify::new());
+    let (waits, resume) = (&Notify::new(), &Notify::new());
     let begin = &format!("SET TRANSACTION ISOLATION LEVEL {isolation}; SELECT 1");
-    let act = &payments.act(handler);
+    let effect = &payments.effect(handler);
     let joined = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            for sql in [begin, act] {
+            for sql in [begin, effect] {
                 transaction.batch_execute(sql).await?;
                 waits.notify_one();
-                goes_on.notified().await;
+                resume.notified().await;
             }
             Ok(paid())
         });
     let between = async {
         waits.notified().await;
         first.await;
-        goes_on.notify_one();
+        resume.notify_one();
         waits.notified().await;
         then.await;
-        goes_on.notify_one();
-        // A repetition is not waited for.
+        resume.notify_one();
+        // The test does not wait for a retry.
         loop {
             waits.notified().await;
-            goes_on.notify_one();
+            resume.notify_one();
         }
     };
     tokio::select! {
@@ -71,7 +71,7 @@ const ISOLATIONS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABL
 #[tokio::test]
 async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
     for isolation in ISOLATIONS {
-        for point in ["before it begins", "before it acts", "after it has acted"] {
+        for point in ["before it begins", "before the effect", "after the effect"] {
             let mut payments = Payments::new().await;
             let first = payments.call();
             let stale = payments.handler().await;
@@ -84,7 +84,7 @@ async fn a_takeover_before_the_transaction_ends_rolls_it_back() {
                     second = Some(take_over(&mut payments).await);
                     pay_around(&payments, &stale, isolation, async {}, async {}).await
                 }
-                "before it acts" => {
+                "before the effect" => {
                     pay_around(&payments, &stale, isolation, others, async {}).await
                 }
                 _ => pay_around(&payments, &stale, isolation, async {}, others).await,
@@ -115,7 +115,7 @@ async fn take_over(payments: &mut Payments) -> Second {
     (second, holder)
 }
 
-/// What another process does in its takeover.
+/// The takeover by another process.
 fn taking_over(payments: &Payments) -> String {
     let table = &payments.table.name;
     format!("UPDATE {table} SET run = run + 1, token = decode(repeat('22', 16), 'hex')")
@@ -123,7 +123,7 @@ fn taking_over(payments: &Payments) -> String {
 
 #[tokio::test]
 async fn a_claim_that_the_server_has_lost_commits_nothing() {
-    for point in ["before it begins", "after it has acted"] {
+    for point in ["before it begins", "after the effect"] {
         let (mut payments, call, handler) = Payments::called().await;
         let delete = format!("DELETE FROM {}", payments.table.name);
         let client = super::connect().await;
@@ -154,11 +154,11 @@ async fn a_claim_that_the_server_has_lost_commits_nothing() {
 #[tokio::test]
 async fn an_error_of_the_closure_rolls_back_and_frees_the_key() {
     let (mut payments, call, handler) = Payments::called().await;
-    let act = &payments.act(&handler);
+    let effect = &payments.effect(&handler);
     let failed = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
+            transaction.batch_execute(effect).await?;
             Err::<Response<Full<Bytes>>, BoxError>("no money".into())
         });
     let Err(CommitError::Work(why)) = failed.await else {
@@ -174,15 +174,15 @@ async fn an_error_of_the_closure_rolls_back_and_frees_the_key() {
 }
 
 #[tokio::test]
-async fn what_the_server_refuses_to_commit_is_rolled_back_and_not_repeated() {
+async fn a_commit_that_the_server_rejects_is_rolled_back_and_not_retried() {
     let (payments, call, handler) = Payments::called().await;
-    // Twice the same payment: the constraint is checked by the commit.
-    let act = &payments.act(&handler);
+    // The same payment twice: the commit checks the constraint.
+    let effect = &payments.effect(&handler);
     let joined = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
-            transaction.batch_execute(act).await?;
+            transaction.batch_execute(effect).await?;
+            transaction.batch_execute(effect).await?;
             Ok(paid())
         });
     let refused = joined.await;
@@ -194,7 +194,7 @@ async fn what_the_server_refuses_to_commit_is_rolled_back_and_not_repeated() {
     assert_eq!(payments.effects().await, [1]);
 }
 
-/// Calls a closure that fails with this state so often, and counts the calls.
+/// Calls a closure that fails with this state this many times, and counts the calls.
 async fn pay_failing(
     payments: &Payments,
     operation: &Operation,
@@ -215,7 +215,7 @@ async fn pay_failing(
 }
 
 #[tokio::test]
-async fn a_conflict_is_repeated_five_times_and_no_other_error() {
+async fn only_a_conflict_is_retried_five_times() {
     for (state, failures, calls) in [
         ("40001", 1, 2),
         ("40P01", 5, 6),
@@ -237,7 +237,7 @@ async fn a_conflict_is_repeated_five_times_and_no_other_error() {
 }
 
 #[tokio::test]
-async fn after_the_deadline_a_conflict_is_not_repeated() {
+async fn after_the_deadline_a_conflict_is_not_retried() {
     let (payments, call, handler) = Payments::called().await;
     let failing = pay_failing(&payments, &handler.operation, "40001", 1);
     let (paid, calls) = Deadline::after(Duration::ZERO).scope(failing).await;
@@ -289,7 +289,7 @@ async fn a_commit_that_was_not_acknowledged_is_looked_up() {
         let proxy = Proxy::new().await;
         let pool = pool(proxy.url().parse().expect("an address"));
         payments.use_pool(&pool);
-        // The connection has prepared what it needs.
+        // The connection has prepared its statements.
         let call = payments.call();
         let handler = payments.handler().await;
         payments.succeeds(call, handler).await;
@@ -300,7 +300,7 @@ async fn a_commit_that_was_not_acknowledged_is_looked_up() {
 
         let call = payments.call();
         let handler = payments.handler().await;
-        // The beginning, the effect, the record, and the commit.
+        // BEGIN, the effect, the record, and COMMIT.
         proxy.cut(cut(proxy.asked() + 4));
         let result = payments.pay(&handler).await;
         if committed {
@@ -324,7 +324,7 @@ async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() 
     let proxy = Proxy::new().await;
     let through = pool(proxy.url().parse().expect("an address"));
     let store = payments.store.clone().timeout(Duration::from_millis(300));
-    // One that cannot read, since nobody listens there any more.
+    // This store cannot read: nobody listens at its address any more.
     let nowhere = pool(nowhere().await);
     let blind = PostgresStore::with(nowhere)
         .table(&payments.table.name)
@@ -339,7 +339,7 @@ async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() 
     payments.store = store;
     assert_eq!(payments.table.rows().await, 1);
     handler.fails();
-    // The layer reads the record, and gives the caller what was committed.
+    // The layer reads the record and returns the committed response.
     assert_eq!(end(call).await, PAID);
     assert_eq!(payments.effects().await, [1]);
     assert_eq!(end(payments.call()).await, AGAIN);
@@ -348,11 +348,11 @@ async fn a_commit_that_cannot_be_looked_up_stays_unknown_and_releases_nothing() 
 #[tokio::test]
 async fn a_response_that_cannot_be_recorded_commits_nothing() {
     let (payments, call, handler) = Payments::called().await;
-    let act = &payments.act(&handler);
+    let effect = &payments.effect(&handler);
     let joined = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
+            transaction.batch_execute(effect).await?;
             Ok(Response::new(Full::<Bytes>::from(vec![0; (1 << 20) + 1])))
         });
     let refused = joined.await;
@@ -364,37 +364,37 @@ async fn a_response_that_cannot_be_recorded_commits_nothing() {
 }
 
 #[tokio::test]
-async fn a_transaction_that_is_dropped_or_kept_leaves_no_connection_behind() {
+async fn a_dropped_or_leaked_transaction_leaves_no_connection_behind() {
     let (mut payments, call, handler) = Payments::called().await;
     let pool = pool(config());
     payments.use_pool(&pool);
-    let act = &payments.act(&handler);
+    let effect = &payments.effect(&handler);
 
-    let acted = &Notify::new();
+    let executed = &Notify::new();
     let endless = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
-            acted.notify_one();
+            transaction.batch_execute(effect).await?;
+            executed.notify_one();
             std::future::pending::<Result<Response<Body>, BoxError>>().await
         });
     tokio::select! {
         _ = endless => panic!("it does not end"),
-        () = acted.notified() => {}
+        () = executed.notified() => {}
     }
     assert_eq!(pool.status().size, 0);
 
-    let kept = &std::sync::Mutex::new(None);
+    let leaked = &std::sync::Mutex::new(None);
     let joined = payments
         .store
         .joined(&handler.operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
-            *kept.lock().expect("a lock") = Some(transaction);
+            transaction.batch_execute(effect).await?;
+            *leaked.lock().expect("a lock") = Some(transaction);
             Ok(paid())
         });
     let refused = joined.await;
     assert!(matches!(refused, Err(CommitError::Work(_))), "{refused:?}");
-    drop(kept.lock().expect("a lock").take());
+    drop(leaked.lock().expect("a lock").take());
     assert_eq!(pool.status().size, 0);
 
     payments.fails(call, handler).await;
@@ -405,16 +405,16 @@ async fn a_panic_of_the_closure_rolls_back_and_frees_the_key() {
     let (mut payments, call, handler) = Payments::called().await;
     let pool = pool(config());
     payments.use_pool(&pool);
-    let (store, operation, act) = (
+    let (store, operation, effect) = (
         payments.store.clone(),
         handler.operation.clone(),
-        payments.act(&handler),
+        payments.effect(&handler),
     );
     let panicked = tokio::spawn(async move {
-        let act = &act;
+        let effect = &effect;
         let joined = store.joined(&operation, |transaction| async move {
-            transaction.batch_execute(act).await?;
-            if !act.is_empty() {
+            transaction.batch_execute(effect).await?;
+            if !effect.is_empty() {
                 std::panic::resume_unwind(Box::new("planned"));
             }
             Ok(paid())
@@ -426,7 +426,7 @@ async fn a_panic_of_the_closure_rolls_back_and_frees_the_key() {
     payments.fails(call, handler).await;
 }
 
-/// Compiled only: the future can be sent, whatever its closure borrows.
+/// Compiled only: the future is `Send` even if its closure borrows.
 #[allow(dead_code, reason = "it is compiled")]
 fn the_future_is_send(store: PostgresStore, operation: Operation, amount: String) {
     fn send<F: Future + Send>(future: F) -> F {

@@ -1,4 +1,4 @@
-//! Leases that are renewed, and taken over meanwhile.
+//! Renewals and concurrent takeovers of leases.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ async fn a_renewal_leaves_the_record_where_it_is_unless_it_ends_the_lease() {
     assert!(renew(&store, &holder, 3 * MINUTE).await);
     assert_eq!(place(&table).await, (before.clone(), 1));
     assert_eq!(begin(&store, &claim()).await, Begun::Running);
-    // Shorter than what is left.
+    // Shorter than the remaining time.
     assert!(renew(&store, &holder, MINUTE / 2).await);
     assert!(renew(&store, &holder, Duration::ZERO).await);
     let (after, leases) = place(&table).await;
@@ -50,7 +50,7 @@ async fn a_renewed_lease_holds_when_the_first_one_is_over() {
     assert!(renew(&store, &first, MINUTE).await);
     assert_eq!(place(&table).await.1, 1);
     assert_eq!(begin(&store, &claim()).await, Begun::Running);
-    // Nor is the record gone when the time is over that its claim gave it.
+    // Nor has the record expired with the time to live of its claim.
     table
         .execute("UPDATE {} SET gone_at = now(), reap_at = now()")
         .await;
@@ -60,7 +60,7 @@ async fn a_renewed_lease_holds_when_the_first_one_is_over() {
     let done = store.complete(&KEY, first.token, ANSWER, MINUTE).await;
     assert_eq!(done.expect("completed"), Ended::Taken);
     assert_eq!(begin(&store, &claim()).await, Begun::Done(ANSWER));
-    // Once it is done, its own time counts.
+    // After completion its own time to live counts.
     table
         .execute("UPDATE {} SET gone_at = now(), reap_at = now()")
         .await;
@@ -79,7 +79,7 @@ async fn a_lease_counts_for_the_holder_who_renewed_it_only() {
     assert_eq!(begin(&store, &second).await, Begun::Started { run: 2 });
     assert!(!renew(&store, &first, MINUTE).await);
     assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 3 });
-    // A claim made again counts from now, and has no renewed lease.
+    // A repeated claim counts from now, and has no renewed lease.
     assert_eq!(begin(&store, &second).await, Begun::Running);
 }
 
@@ -110,7 +110,7 @@ async fn an_operation_that_is_given_up_leaves_no_lease_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_a_renewal_and_a_takeover_at_once_one_finds_the_other() {
+async fn of_a_concurrent_renewal_and_takeover_one_sees_the_other() {
     let (table, store) = Table::made().await;
     let mut serializable = config();
     serializable.options("-c default_transaction_isolation=serializable");
@@ -122,7 +122,7 @@ async fn of_a_renewal_and_a_takeover_at_once_one_finds_the_other() {
             let (first, second) = (brief(), claim());
             store.begin(&key, &first).await.expect("begun");
             if round % 2 == 0 {
-                // One that is over has been renewed before.
+                // An ended lease that was renewed before.
                 let over = Duration::from_micros(1);
                 store
                     .renew(&key, first.token, over, MINUTE)

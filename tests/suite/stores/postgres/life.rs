@@ -1,4 +1,4 @@
-//! The life of a record, and many who want the same one.
+//! The contract, and concurrent claims of the same record.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use buttress::testing::{check_lookup, check_store};
 use super::{MINUTE, Table, brief, claim, config, pool};
 
 #[tokio::test]
-async fn it_keeps_the_contract() {
+async fn it_fulfills_the_contract() {
     let (table, store) = Table::made().await;
     check_store(&store).await;
     check_lookup(&store).await;
@@ -19,7 +19,7 @@ async fn it_keeps_the_contract() {
     check_lookup(&store).await;
 }
 
-/// All claims at once, of two stores with connections of their own.
+/// Concurrent claims of two stores with separate connections.
 async fn all_at_once(stores: [PostgresStore; 2], key: RecordKey, claims: Vec<Claim>) -> Vec<Begun> {
     let mut calls = Vec::new();
     for (index, claim) in claims.into_iter().enumerate() {
@@ -42,7 +42,7 @@ fn started(all: &[Begun]) -> Vec<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_at_once_no_two_are_in_the_same_run() {
+async fn concurrent_claims_are_in_different_runs() {
     let (table, store) = Table::made().await;
     for round in 0..20 {
         let stores = [store.clone(), table.with(pool(config()))];
@@ -57,7 +57,7 @@ async fn of_many_at_once_no_two_are_in_the_same_run() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_at_once_one_starts_whatever_the_default_isolation() {
+async fn one_of_many_concurrent_claims_starts_at_any_default_isolation() {
     for isolation in [r"read\ committed", r"repeatable\ read", "serializable"] {
         let (table, _) = Table::made().await;
         let mut config = config();

@@ -40,7 +40,7 @@ async fn connect() -> Client {
     client
 }
 
-/// A pool as a user has one.
+/// A pool supplied by a user.
 fn pool(config: Config) -> Pool {
     Pool::builder(Manager::new(config, NoTls))
         .max_size(8)
@@ -49,10 +49,10 @@ fn pool(config: Config) -> Pool {
         .expect("a pool")
 }
 
-/// A table of a test's own, which goes with it.
+/// A table that is dropped when the test ends.
 struct Table {
     name: String,
-    /// A connection beside the store.
+    /// A connection in addition to those of the store.
     client: Client,
 }
 
@@ -82,7 +82,7 @@ impl Table {
         self.at(&url())
     }
 
-    /// A store with connections of its own.
+    /// A store that opens its own connections.
     fn at(&self, url: &str) -> PostgresStore {
         PostgresStore::connect(url)
             .expect("an address")
@@ -91,7 +91,7 @@ impl Table {
             .reap_every(None)
     }
 
-    /// A store with a user's connections.
+    /// A store with connections supplied by the user.
     fn with(&self, pool: Pool) -> PostgresStore {
         PostgresStore::with(pool)
             .table(&self.name)
@@ -160,7 +160,7 @@ fn claim() -> Claim {
     Claim::new(FINGERPRINT, MINUTE, MINUTE)
 }
 
-/// A claim whose lease is over at once.
+/// A claim whose lease ends at once.
 fn brief() -> Claim {
     Claim::new(FINGERPRINT, Duration::ZERO, MINUTE)
 }
@@ -169,7 +169,7 @@ async fn begin(store: &PostgresStore, claim: &Claim) -> Begun {
     store.begin(&KEY, claim).await.expect("begun")
 }
 
-/// The message of what has to be an error of this kind.
+/// The message of an error of this kind.
 async fn unavailable<T: std::fmt::Debug>(
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> String {

@@ -1,4 +1,4 @@
-//! A layer over the store, with handlers that wait for the test.
+//! A layer with a store, and handlers that wait for the test.
 
 use std::convert::Infallible;
 
@@ -28,7 +28,7 @@ impl Handler {
         self.end.send(response).expect("somebody waits");
     }
 
-    /// What a handler makes of a failed commit.
+    /// The response of a handler after a failed commit.
     pub(super) fn fails(self) {
         let mut response = Response::new(Body::default());
         *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
@@ -36,10 +36,10 @@ impl Handler {
     }
 }
 
-/// What a caller was told: status, body, and whether it is said to be a repetition.
+/// The response of a caller: status, body, and whether it is marked as replayed.
 pub(super) type Reported = Result<(u16, Bytes, bool), Reason>;
 
-/// A layer over a store, over handlers that wait for the test.
+/// A layer with a store, around handlers that wait for the test.
 pub(super) struct Payments {
     pub(super) table: Table,
     pub(super) store: PostgresStore,
@@ -67,7 +67,7 @@ impl Payments {
         }
     }
 
-    /// With a call whose handler waits.
+    /// Starts a call whose handler waits.
     pub(super) async fn called() -> (Self, JoinHandle<Reported>, Handler) {
         let mut payments = Self::new().await;
         let call = payments.call();
@@ -132,8 +132,8 @@ impl Payments {
         self.handlers.recv().await.expect("a handler")
     }
 
-    /// What a handler does in its transaction.
-    pub(super) fn act(&self, handler: &Handler) -> String {
+    /// The statements of a handler's transaction.
+    pub(super) fn effect(&self, handler: &Handler) -> String {
         let (table, run) = (&self.table.name, handler.operation.run());
         format!("INSERT INTO {table}_effects VALUES ({run}, 10)")
     }
@@ -145,20 +145,20 @@ impl Payments {
         rows.iter().map(|row| row.get(0)).collect()
     }
 
-    /// Acts and commits, through the store.
+    /// Executes the effect and commits, through the store.
     pub(super) async fn pay(&self, handler: &Handler) -> Result<Response<Body>, CommitError> {
-        let act = &self.act(handler);
+        let effect = &self.effect(handler);
         let joined = self
             .store
             .joined(&handler.operation, |transaction| async move {
-                // Not prepared: what is prepared is closed later, which is counted as a request.
-                transaction.batch_execute(act).await?;
+                // Not prepared, because closing a prepared statement counts as a request.
+                transaction.batch_execute(effect).await?;
                 Ok(paid())
             });
         joined.await
     }
 
-    /// The holder of the record, as the store knows it.
+    /// The holder in the record.
     pub(super) async fn holder(&self) -> (RecordKey, Token) {
         let sql = format!("SELECT key, token FROM {}", self.table.name);
         let row = self.table.client.query_one(&sql, &[]).await.expect("a row");
@@ -170,7 +170,7 @@ impl Payments {
         )
     }
 
-    /// The record's lease is over, as if its process were gone.
+    /// Ends the lease of the record, as if its process had crashed.
     pub(super) async fn expire(&self) {
         self.table
             .execute("UPDATE {} SET lease_until = now(); DELETE FROM {}_leases")

@@ -1,4 +1,4 @@
-//! A server before the server: it counts what is asked, stalls, and goes away.
+//! A proxy that counts requests, stalls, and closes connections.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use tokio_postgres::config::Host;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Forwards,
-    /// Takes what is sent, and forwards nothing.
+    /// Receives data and forwards nothing.
     Stalls,
     /// Closes all connections, and each new one at once.
     Closes,
@@ -27,7 +27,7 @@ pub(super) struct Proxy {
     cut: Arc<Mutex<Option<Cut>>>,
 }
 
-/// Where nobody listens.
+/// An address at which nobody listens.
 pub(super) async fn nowhere() -> tokio_postgres::Config {
     let unused = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = unused.local_addr().expect("an address");
@@ -39,7 +39,7 @@ pub(super) async fn nowhere() -> tokio_postgres::Config {
 #[derive(Clone, Copy)]
 pub(super) enum Cut {
     Before(usize),
-    /// The server does what it was asked for, and nobody hears of it.
+    /// The server executes the request, but its response is dropped.
     Behind(usize),
 }
 
@@ -95,7 +95,7 @@ impl Proxy {
         )
     }
 
-    /// How often a client has waited for an answer: round trips.
+    /// The number of round trips.
     pub(super) fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
     }
@@ -172,7 +172,7 @@ async fn forward(
     }
 }
 
-/// Reads messages: one byte of kind, but for the first one of a client, and four of length.
+/// Reads messages: one byte of kind (except in the first one of a client) and four of length.
 struct Messages {
     count: Arc<AtomicUsize>,
     unread: Vec<u8>,
@@ -183,7 +183,7 @@ struct Messages {
 }
 
 impl Messages {
-    /// Sync and Query are what a server answers with "ready".
+    /// The server responds to Sync and Query with "ready".
     fn requests(count: &Arc<AtomicUsize>) -> Self {
         Self {
             count: Arc::clone(count),

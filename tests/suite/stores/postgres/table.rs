@@ -1,4 +1,4 @@
-//! The table: made, read, and swept.
+//! Creating, reading and reaping the table.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn eight_that_migrate_at_once_make_one_table() {
+async fn eight_concurrent_migrations_create_one_table() {
     let table = Table::named().await;
     let mut calls = Vec::new();
     for _ in 0..8 {
@@ -30,7 +30,7 @@ async fn eight_that_migrate_at_once_make_one_table() {
 }
 
 #[tokio::test]
-async fn a_migration_of_ones_own_makes_the_same_table() {
+async fn a_manual_migration_creates_the_same_table() {
     let table = Table::named().await;
     let store = table.store();
     table.execute(&store.migration()).await;
@@ -40,7 +40,7 @@ async fn a_migration_of_ones_own_makes_the_same_table() {
 }
 
 #[tokio::test]
-async fn a_missing_table_says_what_makes_it() {
+async fn the_error_of_a_missing_table_names_migrate() {
     let table = Table::named().await;
     let message = unavailable(table.store().begin(&KEY, &claim())).await;
     assert!(message.contains("42P01"), "{message}");
@@ -48,7 +48,7 @@ async fn a_missing_table_says_what_makes_it() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_newer_or_another_ones_is_left_alone() {
+async fn a_newer_or_foreign_table_is_left_unchanged() {
     let (table, store) = Table::made().await;
     for version in [1, 3] {
         table
@@ -58,7 +58,7 @@ async fn a_table_that_is_newer_or_another_ones_is_left_alone() {
             .await;
         let message = unreadable(store.migrate()).await;
         assert!(
-            message.contains(&format!("of version {version}")),
+            message.contains(&format!("has version {version}")),
             "{message}"
         );
     }
@@ -69,19 +69,6 @@ async fn a_table_that_is_newer_or_another_ones_is_left_alone() {
     let message = unreadable(store.migrate()).await;
     assert!(message.contains("comment is not"), "{message}");
     unavailable(store.begin(&KEY, &claim())).await;
-}
-
-#[test]
-fn a_name_that_is_none_is_a_mistake_in_the_settings() {
-    let store = PostgresStore::connect("postgres://nobody@localhost").expect("an address");
-    let error = store
-        .table("a; DROP TABLE b")
-        .expect_err("not a name")
-        .to_string();
-    assert!(
-        error.starts_with("store `postgres`: `table` is \"a; DROP TABLE b\""),
-        "{error}"
-    );
 }
 
 /// A row as this version writes it: later versions must still read it.
@@ -107,10 +94,10 @@ async fn rows_of_this_version_are_read() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_an_error_and_never_run_again() {
-    for (change, says) in [
-        ("version = 2", "version 2"),
-        ("version = 0, token = ''", "version 0"),
+async fn an_unreadable_row_is_an_error_and_never_run_again() {
+    for (change, text) in [
+        ("version = 2", "version is 2"),
+        ("version = 0, token = ''", "version is 0"),
         (r"fingerprint = '\x01'", "fingerprint has 1 bytes"),
     ] {
         let (table, store) = Table::made().await;
@@ -118,7 +105,7 @@ async fn what_cannot_be_read_is_an_error_and_never_run_again() {
         begin(&store, &holder).await;
         table.execute(&format!("UPDATE {{}} SET {change}")).await;
         let message = unreadable(store.begin(&KEY, &claim())).await;
-        assert!(message.contains(says), "{message}");
+        assert!(message.contains(text), "{message}");
         assert!(
             !matches!(
                 store
@@ -132,7 +119,7 @@ async fn what_cannot_be_read_is_an_error_and_never_run_again() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_the_last_that_can_be_counted_stays_it() {
+async fn the_largest_run_number_stays() {
     let (table, store) = Table::made().await;
     begin(&store, &brief()).await;
     table.execute("UPDATE {} SET run = 2147483647").await;
@@ -148,7 +135,7 @@ const GONE: &str = "INSERT INTO {} (key, version, fingerprint, token, run, claim
     FROM generate_series(1, 2500) AS n";
 
 #[tokio::test]
-async fn what_is_over_is_deleted_in_batches_and_what_is_locked_is_left() {
+async fn expired_rows_are_deleted_in_batches_and_locked_rows_are_left() {
     let (table, store) = Table::made().await;
     begin(&store, &claim()).await;
     table.execute(GONE).await;
@@ -211,7 +198,7 @@ async fn a_duplicate_only_reads() {
     let (table, store) = Table::made().await;
     let holder = claim();
     begin(&store, &holder).await;
-    // Neither a lock on the row nor a server that lets nobody write is in its way.
+    // It works with a lock on the row and on a read-only server.
     table.execute("BEGIN; SELECT FROM {} FOR UPDATE").await;
     let row = format!(
         "SELECT xmin::text, xmax::text, ctid::text FROM {}",

@@ -12,7 +12,7 @@ use tokio_postgres::tls::{MakeTlsConnect, NoTlsStream, TlsConnect};
 
 use super::{KEY, claim, unavailable};
 
-/// Notes for which hosts it was used, and accepts no certificate.
+/// Records the hosts it was used for, and accepts no certificate.
 #[derive(Clone, Debug, Default)]
 struct Distrustful {
     hosts: Arc<Mutex<Vec<String>>>,
@@ -45,7 +45,7 @@ async fn an_address_that_requires_tls_is_connected_by_the_connector_alone() {
     let port = listener.local_addr().expect("an address").port();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            // It is asked whether it has TLS, and has.
+            // The server reports that it supports TLS.
             let mut request = [0; 8];
             if stream.read_exact(&mut request).await.is_ok() {
                 let _ = stream.write_all(b"S").await;

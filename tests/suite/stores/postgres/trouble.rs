@@ -1,4 +1,4 @@
-//! A server that is down, slow, full, read-only, or none.
+//! A server that is down, slow, full, read-only, or no PostgreSQL.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use super::{KEY, MINUTE, Table, begin, brief, claim, config, pool, unavailable};
 const ANSWER: Bytes = Bytes::from_static(b"paid");
 const SOON: Duration = Duration::from_millis(200);
 
-/// A store behind a proxy, which holds a record.
+/// A store behind a proxy, with a record.
 async fn proxied() -> (Table, Proxy, Pool, PostgresStore) {
     let (table, _) = Table::made().await;
     let proxy = Proxy::new().await;
@@ -65,7 +65,7 @@ async fn each_method_is_one_round_trip_a_duplicate_two_and_a_takeover_three() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_is_an_error_and_back_it_is_used_again() {
+async fn a_server_that_is_down_is_an_error_and_is_used_again_once_it_is_back() {
     let (table, _) = Table::made().await;
     let proxy = Proxy::new().await;
     let store = table.at(&proxy.url());
@@ -93,7 +93,7 @@ async fn connections_that_a_restart_has_ended_are_no_error() {
     let holder = claim();
     begin(&store, &holder).await;
     for _ in 0..10 {
-        // What the server says in the end: terminated by an administrator.
+        // The last message of the server: terminated by an administrator.
         let ended = table
             .client
             .query(
@@ -140,7 +140,7 @@ async fn a_server_that_is_slow_is_an_error_in_time_and_its_connection_is_not_use
     let message = unavailable(late.begin(&KEY, &claim())).await;
     assert!(message.contains("within 200ms"), "{message}");
     assert_eq!(pool.status().size, 0);
-    // A connection that cannot be made is bounded too.
+    // The limit includes connecting.
     unavailable(late.begin(&KEY, &claim())).await;
     proxy.set(Mode::Forwards);
     assert_eq!(begin(&store, &claim()).await, Begun::Running);
@@ -179,7 +179,7 @@ async fn a_call_that_is_dropped_leaves_no_connection_behind() {
 }
 
 #[tokio::test]
-async fn a_server_that_lets_nobody_write_is_an_error_for_what_writes() {
+async fn a_read_only_server_is_an_error_for_writes() {
     let (table, store) = Table::made().await;
     let mut config = config();
     config.options("-c default_transaction_read_only=on");
@@ -206,7 +206,7 @@ async fn a_disk_that_is_full_is_a_full_store() {
     assert!(matches!(&error, StoreError::Full(_)), "{error:?}");
     assert_eq!(
         error.to_string(),
-        "the store is full: could not extend file (53100)"
+        "idempotency store full: could not extend file (53100)"
     );
     table
         .execute("DROP TRIGGER fails ON {}; DROP FUNCTION {}_fails")
@@ -215,7 +215,7 @@ async fn a_disk_that_is_full_is_a_full_store() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_none_or_not_there_is_an_error() {
+async fn another_or_no_server_is_an_error() {
     let nowhere = PostgresStore::with(pool(nowhere().await));
     unavailable(nowhere.begin(&KEY, &claim())).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

@@ -27,7 +27,7 @@ async fn slot(node: &Node, key: &RecordKey) -> u32 {
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_every_promise_on_all_its_nodes() {
+async fn a_cluster_fulfills_the_contract_on_all_its_nodes() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let store = store(&cluster).await;
     check_store(&store).await;
@@ -50,14 +50,14 @@ async fn a_connection_of_the_users_own_leads_to_all_nodes() {
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
     let found = store.find(&key).await.unwrap().expect("an entry");
     assert_eq!((found.token, found.run), (claim.token, 1));
-    // A scan would see one of the nodes.
+    // A scan would only see one of the nodes.
     let error = store.list(None, 10).await.expect_err("several servers");
     assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     println!("{error}");
 }
 
 #[tokio::test]
-async fn scripts_that_one_node_forgets_are_sent_again() {
+async fn scripts_flushed_from_one_node_are_sent_again() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let store = store(&cluster).await;
     for _ in 0..3 {
@@ -71,7 +71,7 @@ async fn scripts_that_one_node_forgets_are_sent_again() {
 }
 
 #[tokio::test]
-async fn a_slot_that_moves_takes_its_records_along() {
+async fn a_migrated_slot_takes_its_records_along() {
     let cluster = Cluster::start(3, 0, &[]).await;
     let store = store(&cluster).await;
     let (key, claim) = (key(), claim());
@@ -162,7 +162,7 @@ async fn a_node_that_evicts_is_found() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_is_not_there_is_an_error_soon() {
+async fn an_unreachable_cluster_is_an_error_soon() {
     let [port] = super::private::free_ports();
     let nowhere = format!("redis://127.0.0.1:{port}");
     for urls in [vec![&*nowhere], vec!["no address"], Vec::new()] {

@@ -1,4 +1,4 @@
-//! Servers that evict records are reported.
+//! Reports of servers that evict records.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ use super::proxy::Proxy;
 use super::{STARTED, claim, key, private_store};
 use crate::log::Log;
 
-/// The policies that are reported of the server at this address.
+/// The policies reported for the server at this address.
 pub(super) struct Reports {
     policies: Arc<Mutex<Vec<Option<String>>>>,
     _subscription: Subscription,
@@ -47,7 +47,7 @@ impl Reports {
 }
 
 #[tokio::test]
-async fn a_policy_that_evicts_or_is_not_known_is_reported_when_a_server_is_connected_to() {
+async fn an_evicting_or_unknown_policy_is_reported_on_connecting() {
     let hidden = "rename-command CONFIG hidden";
     let evicts = Some((Level::WARN, "set `maxmemory-policy` to `noeviction`"));
     for (settings, reported, logged) in [
@@ -62,7 +62,7 @@ async fn a_policy_that_evicts_or_is_not_known_is_reported_when_a_server_is_conne
             Some(Some("volatile-ttl")),
             evicts,
         ),
-        // A server that refuses CONFIG is asked for INFO.
+        // If a server rejects CONFIG, the store reads INFO.
         (
             ["maxmemory-policy allkeys-lfu", hidden],
             Some(Some("allkeys-lfu")),
@@ -86,17 +86,17 @@ async fn a_policy_that_evicts_or_is_not_known_is_reported_when_a_server_is_conne
         lines.retain(|(_, line)| line.contains(&server.socket()));
         let is_logged = match (&lines[..], logged) {
             ([], None) => true,
-            ([(level, line)], Some((expected, says))) => *level == expected && line.contains(says),
+            ([(level, line)], Some((expected, text))) => *level == expected && line.contains(text),
             _ => false,
         };
         assert!(is_logged, "{settings:?}: {lines:?}");
-        // It is a store all the same.
+        // The store works in all cases.
         assert_eq!(store.begin(&key(), &claim()).await.unwrap(), STARTED);
     }
 }
 
 #[tokio::test]
-async fn the_server_of_a_new_connection_is_checked_and_reported_if_its_policy_is_another() {
+async fn a_new_connection_reports_a_different_policy() {
     let mut first = Private::start(&["maxmemory-policy noeviction"]);
     let second = Private::start(&["maxmemory-policy allkeys-lru"]);
     let proxy = Proxy::to(&first).await;

@@ -1,4 +1,4 @@
-//! A server that is no longer the one to use, though its connections are open.
+//! A server that is no longer the primary although its connections are open.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use super::{HOUR, STARTED, begin_at_once, claim, key, unavailable};
 
 const RUNNING: &str = "*1\r\n$7\r\nrunning\r\n";
 
-/// A primary and its replica, which has everything that the primary had so far.
+/// A primary and its replica, which is up to date.
 pub(super) struct Pair {
     pub(super) primary: Private,
     pub(super) replica: Private,
@@ -38,7 +38,7 @@ impl Pair {
         pair
     }
 
-    /// Waits until the replica has what was written.
+    /// Waits until the replica is up to date.
     pub(super) async fn settle(&self) {
         let mut beside = self.primary.connection().await;
         let () = redis::cmd("SET")
@@ -69,7 +69,15 @@ impl Pair {
     }
 }
 
-/// Claims new keys until one is taken. Returns how many were not.
+/// A store that is connected to the primary of a pair through a proxy.
+async fn connected_pair() -> (Pair, Proxy, RedisStore) {
+    let pair = Pair::start().await;
+    let proxy = Proxy::to(&pair.primary).await;
+    let store = RedisStore::connect(proxy.url()).await.unwrap();
+    (pair, proxy, store)
+}
+
+/// Claims new keys until one succeeds. Returns how many failed.
 async fn failures(store: &RedisStore) -> usize {
     for failed in 0..40 {
         match store.begin(&key(), &claim()).await {
@@ -84,23 +92,21 @@ async fn failures(store: &RedisStore) -> usize {
     panic!("the store does not recover");
 }
 
-/// Longer than a connection is used at least.
+/// Longer than the shortest time between two connections.
 async fn connection_is_old() {
     tokio::time::sleep(Duration::from_millis(120)).await;
 }
 
 #[tokio::test]
 async fn a_demoted_primary_is_replaced_within_the_first_call() {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+    let (pair, proxy, store) = connected_pair().await;
     let (key, claim) = (key(), claim());
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
     pair.settle().await;
     connection_is_old().await;
     pair.fail_over().await;
     proxy.switch_to(&pair.replica);
-    // The record came along, and its holder keeps it.
+    // The record was replicated, and its holder still has it.
     assert!(store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
     assert_eq!(proxy.accepted(), 2);
     assert_eq!(failures(&store).await, 0);
@@ -108,9 +114,7 @@ async fn a_demoted_primary_is_replaced_within_the_first_call() {
 
 #[tokio::test]
 async fn many_calls_replace_a_demoted_primary_once() {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+    let (pair, proxy, store) = connected_pair().await;
     connection_is_old().await;
     pair.fail_over().await;
     proxy.switch_to(&pair.replica);
@@ -121,10 +125,8 @@ async fn many_calls_replace_a_demoted_primary_once() {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_demoted_before_the_address_moves_is_left_soon_after() {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+async fn a_primary_demoted_before_the_failover_of_its_address_is_replaced_soon_after() {
+    let (pair, proxy, store) = connected_pair().await;
     connection_is_old().await;
     pair.fail_over().await;
     for _ in 0..20 {
@@ -132,15 +134,13 @@ async fn a_primary_that_is_demoted_before_the_address_moves_is_left_soon_after()
         assert!(matches!(refused, Err(StoreError::Unavailable(_))));
     }
     proxy.switch_to(&pair.replica);
-    // The newest connection may be too young to be replaced at once.
+    // The newest connection may be too young to be replaced.
     assert!(failures(&store).await <= 3);
 }
 
 #[tokio::test]
-async fn a_primary_that_is_frozen_is_replaced_after_one_call_without_an_answer() {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+async fn a_frozen_primary_is_replaced_after_one_call_without_a_response() {
+    let (pair, proxy, store) = connected_pair().await;
     assert_eq!(failures(&store).await, 0);
     pair.settle().await;
     pair.primary.freeze();
@@ -151,11 +151,8 @@ async fn a_primary_that_is_frozen_is_replaced_after_one_call_without_an_answer()
 }
 
 #[tokio::test]
-async fn an_address_that_leads_to_a_frozen_primary_for_a_while_is_used_again_when_it_leads_elsewhere()
- {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+async fn a_new_address_is_used_after_failed_calls_to_a_frozen_primary() {
+    let (pair, proxy, store) = connected_pair().await;
     pair.primary.freeze();
     for _ in 0..3 {
         let silent = store.begin(&key(), &claim()).await;
@@ -167,10 +164,8 @@ async fn an_address_that_leads_to_a_frozen_primary_for_a_while_is_used_again_whe
 }
 
 #[tokio::test]
-async fn calls_that_leave_before_their_time_is_over_show_a_frozen_primary_too() {
-    let pair = Pair::start().await;
-    let proxy = Proxy::to(&pair.primary).await;
-    let store = RedisStore::connect(proxy.url()).await.unwrap();
+async fn dropped_calls_reveal_a_frozen_primary_too() {
+    let (pair, proxy, store) = connected_pair().await;
     pair.primary.freeze();
     pair.promote().await;
     proxy.switch_to(&pair.replica);
@@ -189,8 +184,8 @@ async fn calls_that_leave_before_their_time_is_over_show_a_frozen_primary_too() 
 }
 
 #[tokio::test]
-async fn an_answer_that_another_server_would_not_give_replaces_the_connection() {
-    for answer in [
+async fn an_error_of_a_misplaced_server_replaces_the_connection() {
+    for response in [
         "READONLY You can't write against a read only replica.",
         "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         "LOADING Redis is loading the dataset in memory",
@@ -204,38 +199,38 @@ async fn an_answer_that_another_server_would_not_give_replaces_the_connection() 
         "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
     ] {
         let server = Fake::start(move |connection, _| match connection {
-            1 => Some(format!("-{answer}\r\n")),
+            1 => Some(format!("-{response}\r\n")),
             _ => Some(RUNNING.to_owned()),
         })
         .await;
         let store = RedisStore::connect(&server.url).await.unwrap();
         connection_is_old().await;
         let begun = store.begin(&key(), &claim()).await;
-        assert!(matches!(begun, Ok(Begun::Running)), "{answer}: {begun:?}");
-        assert_eq!(server.accepted(), 2, "{answer}");
-        assert_eq!(server.commands(), ["EVALSHA", "EVALSHA"], "{answer}");
+        assert!(matches!(begun, Ok(Begun::Running)), "{response}: {begun:?}");
+        assert_eq!(server.accepted(), 2, "{response}");
+        assert_eq!(server.commands(), ["EVALSHA", "EVALSHA"], "{response}");
     }
 }
 
 #[tokio::test]
-async fn an_answer_about_the_record_or_the_script_keeps_the_connection() {
-    for answer in [
+async fn an_error_about_the_record_or_the_script_does_not_replace_the_connection() {
+    for response in [
         "OOM command not allowed when used memory > 'maxmemory'.",
         "WRONGTYPE Operation against a key holding the wrong kind of value",
         "ERR the store needs Redis 7.0 or later",
         "BUSY Redis is busy running a script.",
     ] {
-        let server = Fake::start(move |_, _| Some(format!("-{answer}\r\n"))).await;
+        let server = Fake::start(move |_, _| Some(format!("-{response}\r\n"))).await;
         let store = RedisStore::connect(&server.url).await.unwrap();
         connection_is_old().await;
-        store.begin(&key(), &claim()).await.expect_err(answer);
-        assert_eq!(server.accepted(), 1, "{answer}");
-        assert_eq!(server.commands(), ["EVALSHA"], "{answer}");
+        store.begin(&key(), &claim()).await.expect_err(response);
+        assert_eq!(server.accepted(), 1, "{response}");
+        assert_eq!(server.commands(), ["EVALSHA"], "{response}");
     }
 }
 
 #[tokio::test]
-async fn a_server_that_stays_read_only_is_not_connected_to_for_each_call() {
+async fn not_every_call_reconnects_to_a_read_only_server() {
     let read_only = "-READONLY You can't write against a read only replica.\r\n";
     let server = Fake::start(move |_, _| Some(read_only.to_owned())).await;
     let store = RedisStore::connect(&server.url).await.unwrap();
@@ -246,12 +241,12 @@ async fn a_server_that_stays_read_only_is_not_connected_to_for_each_call() {
 }
 
 #[tokio::test]
-async fn a_password_that_is_refused_for_a_while_is_tried_again() {
+async fn a_rejected_password_is_tried_again() {
     let is_refused = Arc::new(AtomicBool::new(false));
     let refuses = Arc::clone(&is_refused);
     let server = Fake::start(move |connection, command| {
         let refused = refuses.load(Ordering::SeqCst);
-        let answer = match command {
+        let response = match command {
             "AUTH" if refused => {
                 "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
             }
@@ -259,7 +254,7 @@ async fn a_password_that_is_refused_for_a_while_is_tried_again() {
             _ if connection == 1 => "-NOAUTH Authentication required.\r\n",
             _ => RUNNING,
         };
-        Some(answer.to_owned())
+        Some(response.to_owned())
     })
     .await;
     let url = server.url.replace("//", "//:secret@");
@@ -297,7 +292,7 @@ async fn many_calls_share_one_attempt_to_connect_and_its_failure() {
 }
 
 #[tokio::test]
-async fn a_store_that_connects_when_it_is_used_needs_no_server_before() {
+async fn a_lazy_store_needs_no_server_before_its_first_call() {
     let server = Fake::start(|_, _| Some(RUNNING.to_owned())).await;
     let store = RedisStore::connect_lazy(&server.url).unwrap();
     assert_eq!(server.accepted(), 0);
@@ -320,10 +315,10 @@ fn a_store_outlives_the_runtime_that_connected() {
     let store = RedisStore::connect_lazy(&server.url).unwrap();
     let begun = || async { store.begin(&key(), &claim()).await };
     for _ in 0..2 {
-        // Each is gone with its connections.
+        // Each runtime ends with its connections.
         assert_eq!(runtime().block_on(begun()).unwrap(), Begun::Running);
     }
-    // One that is still there, but not driven any more.
+    // A runtime that exists but is not driven any more.
     let stopped = runtime();
     assert_eq!(stopped.block_on(begun()).unwrap(), Begun::Running);
     let begun_again = runtime().block_on(async {

@@ -1,4 +1,4 @@
-//! A server that answers as a test wants it to.
+//! A server with scripted responses.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-/// Answers a command of the connection with this number, which counts from 1; `None` leaves it without an answer.
-type Answers = dyn Fn(usize, &str) -> Option<String> + Send + Sync;
+/// The response to a command on the connection with this number, counted from 1. With `None` there is no response.
+type Responses = dyn Fn(usize, &str) -> Option<String> + Send + Sync;
 
 pub(super) struct Fake {
     pub(super) url: String,
@@ -16,22 +16,22 @@ pub(super) struct Fake {
 }
 
 impl Fake {
-    /// `answers` sees the scripts, and what else is no part of connecting.
+    /// `responses` gets every command that is not part of connecting.
     pub(super) async fn start(
-        answers: impl Fn(usize, &str) -> Option<String> + Send + Sync + 'static,
+        responses: impl Fn(usize, &str) -> Option<String> + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("redis://{}", listener.local_addr().unwrap());
         let accepted = Arc::new(AtomicUsize::new(0));
         let commands = Arc::new(Mutex::new(Vec::new()));
-        let answers: Arc<Answers> = Arc::new(answers);
+        let responses: Arc<Responses> = Arc::new(responses);
         let (count, seen) = (Arc::clone(&accepted), Arc::clone(&commands));
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let number = count.fetch_add(1, Ordering::SeqCst) + 1;
-                let (answers, seen) = (Arc::clone(&answers), Arc::clone(&seen));
-                tokio::spawn(serve(stream, number, answers, seen));
+                let (responses, seen) = (Arc::clone(&responses), Arc::clone(&seen));
+                tokio::spawn(serve(stream, number, responses, seen));
             }
         });
         Self {
@@ -45,7 +45,7 @@ impl Fake {
         self.accepted.load(Ordering::SeqCst)
     }
 
-    /// The commands so far, without those of connecting.
+    /// The commands so far that are not part of connecting.
     pub(super) fn commands(&self) -> Vec<String> {
         self.commands.lock().unwrap().clone()
     }
@@ -54,22 +54,22 @@ impl Fake {
 async fn serve(
     stream: TcpStream,
     number: usize,
-    answers: Arc<Answers>,
+    responses: Arc<Responses>,
     seen: Arc<Mutex<Vec<String>>>,
 ) {
     let mut stream = BufReader::new(stream);
     while let Some(command) = read(&mut stream).await {
-        let answer = match &*command {
+        let response = match &*command {
             "CLIENT" => Some("+OK\r\n".to_owned()),
             "CONFIG" => Some("*2\r\n$16\r\nmaxmemory-policy\r\n$10\r\nnoeviction\r\n".to_owned()),
-            "AUTH" => answers(number, &command),
+            "AUTH" => responses(number, &command),
             _ => {
                 seen.lock().unwrap().push(command.clone());
-                answers(number, &command)
+                responses(number, &command)
             }
         };
-        if let Some(answer) = answer {
-            if stream.write_all(answer.as_bytes()).await.is_err() {
+        if let Some(response) = response {
+            if stream.write_all(response.as_bytes()).await.is_err() {
                 return;
             }
         }

@@ -41,7 +41,7 @@ async fn claimed(store: &RedisStore, count: usize) -> HashSet<RecordKey> {
 #[tokio::test]
 async fn a_scan_finds_the_records_of_its_prefix_and_no_others() {
     let (server, store) = started(&[]).await;
-    // Each would match the others if it were taken for a pattern.
+    // As patterns they would match each other.
     let mut all = Vec::new();
     for prefix in ["a", "a*", "a?", "[ab]", "a\\b", "a^", "ab"] {
         let store = store.clone().prefix(prefix).unwrap();
@@ -67,10 +67,10 @@ async fn a_scan_of_a_cluster_goes_through_all_nodes() {
     let (found, pages) = scanned(&store, 20).await;
     assert_eq!(found, keys);
     assert!(pages >= 9, "{pages} pages");
-    // One page a node at least.
+    // At least one page for each node.
     assert_eq!(scanned(&store, usize::MAX).await, (keys, 3));
 
-    // A scan does not go on after the slots have moved, since it would miss records.
+    // A scan fails after slots were migrated, because it would leave out records.
     let page = store.list(None, 20).await.unwrap();
     let epoch: String = cluster.nodes[0].ask("CLUSTER BUMPEPOCH").await;
     println!("the epoch: {epoch}");
@@ -80,7 +80,7 @@ async fn a_scan_of_a_cluster_goes_through_all_nodes() {
 }
 
 #[tokio::test]
-async fn a_scan_does_not_go_on_at_another_server() {
+async fn a_scan_does_not_continue_on_another_server() {
     let (mut first, second) = (Private::start(&[]), Private::start(&[]));
     let proxy = Proxy::to(&first).await;
     let store = RedisStore::connect(proxy.url()).await.unwrap();
@@ -114,8 +114,8 @@ async fn a_full_server_is_looked_up_and_released() {
     let seen = store.find(&key).await.unwrap().expect("an entry");
     assert_eq!(scanned(&store, 100).await.0, HashSet::from([key]));
     let record = |length| {
-        let answer = Bytes::from(vec![b'x'; length]);
-        seen.resolve(Duration::ZERO, Some((answer, HOUR)))
+        let response = Bytes::from(vec![b'x'; length]);
+        seen.resolve(Duration::ZERO, Some((response, HOUR)))
     };
     let refused = store.resolve(&key, &record(1_000)).await;
     assert!(matches!(refused, Err(StoreError::Full(_))), "{refused:?}");

@@ -50,14 +50,14 @@ async fn private_store(server: &Private) -> RedisStore {
         .expect("a store at the private server")
 }
 
-/// A server of the test's own, and a store at it.
+/// A private server and its store.
 async fn started(settings: &[&str]) -> (Private, RedisStore) {
     let server = Private::start(settings);
     let store = private_store(&server).await;
     (server, store)
 }
 
-/// Claims so many new keys at once.
+/// Claims this many new keys concurrently.
 async fn begin_at_once(store: &RedisStore, count: usize) -> Vec<Result<Begun, StoreError>> {
     let claims = (0..count).map(|_| {
         let store = store.clone();
@@ -70,7 +70,7 @@ async fn begin_at_once(store: &RedisStore, count: usize) -> Vec<Result<Begun, St
     results
 }
 
-/// The message of what has to be an error of this kind.
+/// The message of an `Unavailable` error.
 async fn unavailable<T: std::fmt::Debug>(
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> String {
@@ -80,7 +80,7 @@ async fn unavailable<T: std::fmt::Debug>(
     }
 }
 
-/// A store at the shared server, whose records nobody else sees.
+/// A store on the shared server, with a prefix of its own.
 struct Shared {
     store: RedisStore,
     prefix: String,
@@ -95,7 +95,7 @@ impl Shared {
         Self { store, prefix }
     }
 
-    /// Removes its records: some would stay for fifty years.
+    /// Removes its records, some of which would stay for fifty years.
     async fn remove(self) {
         let client = redis::Client::open(REDIS.url()).expect("an address");
         let connection = client.get_multiplexed_async_connection().await;
@@ -119,7 +119,7 @@ impl Shared {
 }
 
 #[tokio::test]
-async fn it_keeps_every_promise_of_a_store() {
+async fn it_fulfills_the_contract() {
     let shared = Shared::connect().await;
     check_store(&shared.store).await;
     check_lookup(&shared.store).await;
@@ -134,11 +134,13 @@ async fn stores_with_the_same_prefix_share_their_records() {
     assert_eq!(one.begin(&key, &claim).await.unwrap(), STARTED);
     let second = Claim::new(claim.fingerprint, HOUR, HOUR);
     assert_eq!(other.begin(&key, &second).await.unwrap(), Begun::Running);
-    let answer = Bytes::from_static(b"done");
-    let completed = one.complete(&key, claim.token, answer.clone(), HOUR).await;
+    let response = Bytes::from_static(b"done");
+    let completed = one
+        .complete(&key, claim.token, response.clone(), HOUR)
+        .await;
     assert_eq!(completed.unwrap(), Ended::Taken);
     let begun = other.begin(&key, &second).await.unwrap();
-    assert_eq!(begun, Begun::Done(answer));
+    assert_eq!(begun, Begun::Done(response));
     let elsewhere = other.prefix("elsewhere:").unwrap();
     assert_eq!(elsewhere.begin(&key, &second).await.unwrap(), STARTED);
 }

@@ -1,4 +1,4 @@
-//! A Redis Cluster of a test's own.
+//! A private Redis Cluster for a test.
 
 use redis::aio::MultiplexedConnection;
 
@@ -45,8 +45,8 @@ impl Node {
         for word in words {
             command.arg(word);
         }
-        let answer = command.query_async(&mut connection).await;
-        answer.unwrap_or_else(|error| panic!("{command:?}: {error}"))
+        let response = command.query_async(&mut connection).await;
+        response.unwrap_or_else(|error| panic!("{command:?}: {error}"))
     }
 }
 
@@ -64,7 +64,7 @@ impl Cluster {
             let () = node
                 .ask(&format!("CLUSTER ADDSLOTSRANGE {first} {last}"))
                 .await;
-            // Else two that meet with the same epoch have to agree on new ones first.
+            // With equal epochs two nodes would have to agree on new ones first.
             let () = node
                 .ask(&format!("CLUSTER SET-CONFIG-EPOCH {}", number + 1))
                 .await;
@@ -96,15 +96,15 @@ impl Cluster {
         self.nodes.iter().map(Node::url).collect()
     }
 
-    /// Waits until every node says so of itself.
-    pub(crate) async fn settle(&self, says: &str) {
+    /// Waits until every node reports this line.
+    pub(crate) async fn settle(&self, text: &str) {
         for node in &self.nodes {
             for turn in 0.. {
                 let info: String = node.ask("CLUSTER INFO").await;
-                if info.lines().any(|line| line == says) {
+                if info.lines().any(|line| line == text) {
                     break;
                 }
-                assert!(turn < 600, "no `{says}` in 30 s: {info}");
+                assert!(turn < 600, "no `{text}` in 30 s: {info}");
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! A Redis of one test's own: to be stopped, filled, paused and listened to.
+//! A private Redis that a test can stop, fill, pause and monitor.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use redis::aio::MultiplexedConnection;
 
-/// "Ready" or "The server is now ready", as its version has it.
+/// "Ready" or "The server is now ready", depending on the version.
 const READY: &str = "eady to accept connections";
 
-/// It is ended, and its folder removed, with this value.
+/// Dropping it ends the server and removes its folder.
 pub(crate) struct Private {
     folder: PathBuf,
     settings: Vec<String>,
@@ -41,7 +41,7 @@ impl Private {
         fs::create_dir(&folder).expect("a new folder");
         let settings: Vec<String> = settings.iter().map(ToString::to_string).collect();
         if is_sentinel {
-            // It rewrites its settings, so they are a file.
+            // A sentinel rewrites its settings, so it needs a file.
             let lines: String = settings.iter().flat_map(|line| [line, "\n"]).collect();
             fs::write(folder.join("sentinel.conf"), lines).expect("a file of settings");
         }
@@ -64,7 +64,7 @@ impl Private {
         self.folder.join("socket").display().to_string()
     }
 
-    /// A connection beside the store's.
+    /// A connection in addition to that of the store.
     pub(super) async fn connection(&self) -> MultiplexedConnection {
         redis::Client::open(self.url())
             .expect("an address")
@@ -73,13 +73,13 @@ impl Private {
             .expect("a connection to the private server")
     }
 
-    /// Ends it as a crash would.
+    /// Ends it like a crash.
     pub(super) fn kill(&mut self) {
         self.child.kill().expect("a server to kill");
         self.child.wait().expect("its end");
     }
 
-    /// It stays as it is, and answers nothing any more. What was sent is still received by the system.
+    /// Stops it from responding. The system still receives what is sent.
     pub(super) fn freeze(&self) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-STOP", &id]).status();
@@ -92,22 +92,22 @@ impl Private {
         self.await_line(READY);
     }
 
-    /// Waits until its log says so.
-    pub(super) fn await_line(&mut self, says: &str) {
+    /// Waits for this text in its log.
+    pub(super) fn await_line(&mut self, text: &str) {
         let mut log = String::new();
-        while !log.ends_with('\n') || !log.lines().last().is_some_and(|line| line.contains(says)) {
+        while !log.ends_with('\n') || !log.lines().last().is_some_and(|line| line.contains(text)) {
             let read = self.log.read_line(&mut log).expect("its log");
             assert!(
                 read > 0,
-                "the private Redis ended before it said `{says}`:\n{log}"
+                "the private Redis ended before it logged `{text}`:\n{log}"
             );
         }
     }
 }
 
-/// Ports of this machine that nobody has at the moment.
+/// Free ports of this machine.
 pub(super) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    // Held at the same time, so that they differ.
+    // All are bound at the same time, so that they differ.
     let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a port"));
     held.map(|listener| listener.local_addr().expect("an address").port())
 }
@@ -143,7 +143,7 @@ fn spawn(
         .unwrap_or_else(|error| {
             panic!(
                 "this test needs the program `redis-server` in its PATH: {error}\n\
-                 `scripts/services.sh` installs it, or says how, if REDIS_URL is not set"
+                 `scripts/services.sh` installs it or explains how, if REDIS_URL is not set"
             )
         });
     let log = child.stdout.take().expect("its log");

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, UnixStream};
 
 use super::private::Private;
 
-/// Connections that exist keep their server; new ones go to the present target.
+/// Existing connections stay with their server; new ones lead to the present target.
 pub(super) struct Proxy {
     url: String,
     target: Arc<Mutex<PathBuf>>,

@@ -1,4 +1,4 @@
-//! What stands in Redis: version 1 of a record, as it has to be read for ever.
+//! Version 1 of a record in Redis, which later versions must still read.
 
 use buttress::idempotency::store::{
     Begun, Claim, Ended, EntryState, Fingerprint, RecordKey, Store as _, StoreError, Token,
@@ -147,7 +147,7 @@ impl ExpireTime for MultiplexedConnection {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_an_error_and_stays_as_it_is() {
+async fn an_unreadable_record_is_an_error_and_stays_unchanged() {
     let server = Private::start(&[]);
     let (store, mut raw) = (private_store(&server).await, server.connection().await);
     let good: [(&str, &[u8]); 5] = [
@@ -170,14 +170,14 @@ async fn what_cannot_be_read_is_an_error_and_stays_as_it_is() {
         ("run", b"99999999999999999999", "run"),
         ("lease_until", b"tomorrow", "neither"),
         ("lease_until", b"-1", "neither"),
-        ("answer", b"", "a lease and an answer"),
+        ("answer", b"", "both a lease and a response"),
     ];
-    for (field, value, says) in wrong {
+    for (field, value, text) in wrong {
         write(&mut raw, &good).await;
         let _: () = raw.hset(NAME, field, value).await.unwrap();
-        all_unreadable(&store, says, &mut raw).await;
+        all_unreadable(&store, text, &mut raw).await;
     }
-    for (field, says) in [
+    for (field, text) in [
         ("version", "no version"),
         ("fingerprint", "fingerprint"),
         ("token", "token"),
@@ -186,15 +186,15 @@ async fn what_cannot_be_read_is_an_error_and_stays_as_it_is() {
     ] {
         write(&mut raw, &good).await;
         let _: () = raw.hdel(NAME, field).await.unwrap();
-        all_unreadable(&store, says, &mut raw).await;
+        all_unreadable(&store, text, &mut raw).await;
     }
     let _: () = raw.set(NAME, "a string").await.unwrap();
-    all_unreadable(&store, "no hash", &mut raw).await;
+    all_unreadable(&store, "not hold a hash", &mut raw).await;
 }
 
 async fn all_unreadable(
     store: &buttress::idempotency::store::RedisStore,
-    says: &str,
+    text: &str,
     raw: &mut MultiplexedConnection,
 ) {
     let before: Vec<u8> = redis::cmd("DUMP").arg(NAME).query_async(raw).await.unwrap();
@@ -215,8 +215,8 @@ async fn all_unreadable(
         store.find(&KEY).await.expect_err("find"),
     ] {
         assert!(
-            matches!(&error, StoreError::Unreadable(why) if why.contains(says)),
-            "{error} does not say `{says}`"
+            matches!(&error, StoreError::Unreadable(why) if why.contains(text)),
+            "{error} does not contain `{text}`"
         );
     }
     let listed = store.list(None, 10).await.unwrap();

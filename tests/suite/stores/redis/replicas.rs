@@ -1,4 +1,4 @@
-//! Claims that wait until replicas have them.
+//! Claims that wait until they are replicated.
 
 use std::time::Duration;
 
@@ -12,8 +12,9 @@ use bytes::Bytes;
 use super::failover::Pair;
 use super::trouble::command;
 use super::{HOUR, STARTED, begin_at_once, claim, key, private_store, unavailable};
+use crate::forwarding::forward;
 
-/// A store whose claims are repeated: on a busy machine a replica may take longer than a claim waits.
+/// A store that retries claims: on a busy machine a replica may take longer than a claim waits.
 #[derive(Debug)]
 pub(super) struct Patient(pub(super) RedisStore);
 
@@ -40,7 +41,7 @@ impl Store for Patient {
 }
 
 #[tokio::test]
-async fn a_store_that_waits_for_its_replica_keeps_every_promise() {
+async fn a_store_that_waits_for_its_replica_fulfills_the_contract() {
     let pair = Pair::start().await;
     let store = Patient::of(&pair).await;
     check_store(&store).await;
@@ -56,7 +57,7 @@ async fn a_claim_that_is_started_is_on_the_replica() {
         assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
         claims.push((key, claim));
     }
-    // No time for anything else: it crashes.
+    // Crashes at once.
     pair.primary.freeze();
     pair.promote().await;
     let after = private_store(&pair.replica).await;
@@ -73,27 +74,29 @@ async fn a_claim_that_too_few_replicas_have_is_given_up() {
     let two = store.clone().replicas(2).unwrap();
     let (key, claim) = (key(), claim());
     let error = unavailable(two.begin(&key, &claim)).await;
-    let says = "must reach 2 replicas before it counts: it reached ";
-    assert!(error.contains(says), "{error}");
-    // Nothing is left of it: the next claim is of the first run.
+    let text = "must reach 2 replicas: it reached ";
+    assert!(error.contains(text), "{error}");
+    // The claim was removed: the next one starts run 1.
     assert!(!store.renew(&key, claim.token, HOUR, HOUR).await.unwrap());
     let one = store.clone().replicas(1).unwrap();
     assert_eq!(Patient(one).begin(&key, &claim).await.unwrap(), STARTED);
-    // What is no new claim does not wait.
+    // Other calls do not wait.
     let second = super::claim();
     assert_eq!(two.begin(&key, &second).await.unwrap(), Begun::Running);
-    let answer = Bytes::from_static(b"answer");
-    let completed = two.complete(&key, claim.token, answer.clone(), HOUR).await;
+    let response = Bytes::from_static(b"response");
+    let completed = two
+        .complete(&key, claim.token, response.clone(), HOUR)
+        .await;
     assert_eq!(completed.unwrap(), Ended::Taken);
     let begun = two.begin(&key, &second).await.unwrap();
-    assert_eq!(begun, Begun::Done(answer));
-    // Off again.
+    assert_eq!(begun, Begun::Done(response));
+    // Without replicas again.
     let none = two.replicas(0).unwrap();
     assert_eq!(none.begin(&super::key(), &second).await.unwrap(), STARTED);
 }
 
 #[tokio::test]
-async fn claims_are_taken_again_when_the_replica_is_back() {
+async fn claims_succeed_again_when_the_replica_is_back() {
     let pair = Pair::start().await;
     let store = private_store(&pair.primary).await.replicas(1).unwrap();
     command(&mut pair.replica.connection().await, "REPLICAOF NO ONE").await;

@@ -26,7 +26,7 @@ impl Sentinel {
         let () = sentinel.ask(&monitor).await;
         let soon = "SENTINEL SET payments down-after-milliseconds 1000 failover-timeout 3000";
         let () = sentinel.ask(soon).await;
-        // It finds the replica by asking the primary, every ten seconds and at the start.
+        // It finds the replica through the primary, at the start and every ten seconds.
         for turn in 0.. {
             let replicas: Vec<redis::Value> = sentinel.ask("SENTINEL REPLICAS payments").await;
             if !replicas.is_empty() {
@@ -46,11 +46,11 @@ impl Sentinel {
         for word in words.split(' ') {
             command.arg(word);
         }
-        let answer = command.query_async(&mut connection).await;
-        answer.unwrap_or_else(|error| panic!("{words}: {error}"))
+        let response = command.query_async(&mut connection).await;
+        response.unwrap_or_else(|error| panic!("{words}: {error}"))
     }
 
-    /// A promoted replica is not a primary to the sentinel at once: it refuses until it has looked.
+    /// A promoted replica is not a primary to the sentinel at once: it rejects the failover until it has checked.
     async fn fail_over(&self) {
         for turn in 0.. {
             let client = redis::Client::open(&*self.url).unwrap();
@@ -66,7 +66,7 @@ impl Sentinel {
     }
 }
 
-/// Claims a key until it is claimed. Returns what came of it, and how many attempts failed.
+/// Claims a key until it succeeds. Returns the result and the number of failed attempts.
 async fn claimed(store: &RedisStore) -> (Begun, usize) {
     for failed in 0..300 {
         match store.begin(&key(), &claim()).await {
@@ -90,7 +90,7 @@ async fn a_failover_by_sentinel_is_followed() {
     assert_eq!(store.begin(&mine, &held).await.unwrap(), STARTED);
     pair.settle().await;
     sentinel.fail_over().await;
-    // Until the replica is promoted, the old primary takes claims: only then is it demoted.
+    // The old primary accepts claims until the replica is promoted.
     let promoted = format!("{}", pair.ports[1]);
     for turn in 0.. {
         let address: Vec<String> = sentinel
@@ -107,7 +107,7 @@ async fn a_failover_by_sentinel_is_followed() {
     let (begun, failed) = claimed(&store).await;
     assert_eq!(begun, STARTED);
     assert!(failed <= 2, "{failed} attempts failed");
-    // The record came along.
+    // The record was replicated.
     assert_eq!(store.begin(&mine, &claim()).await.unwrap(), Begun::Running);
 }
 
@@ -128,7 +128,7 @@ async fn a_service_that_no_sentinel_knows_is_an_error() {
             .expect_err(service);
         assert!(matches!(error, StoreError::Unavailable(_)), "{error}");
     }
-    // A password and a database of the primary's own: the sentinel is asked without.
+    // The password and database are those of the primary; the sentinel has none.
     let secret = "CONFIG SET requirepass secret";
     super::trouble::command(&mut pair.primary.connection().await, secret).await;
     let refused = RedisStore::sentinel([&*sentinel.url], "payments").await;

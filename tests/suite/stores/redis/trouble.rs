@@ -1,4 +1,4 @@
-//! A Redis that is down, slow, full, forgetful, or one of a cluster.
+//! A Redis that is down, slow, full, restarted, or part of a cluster.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, UnixStream};
 use super::private::Private;
 use super::{HOUR, STARTED, claim, key, started, unavailable};
 
-/// The call fails, in a time that no call takes unless it hangs.
+/// Checks that the call fails without hanging.
 async fn fails_in_time<T: std::fmt::Debug>(call: impl Future<Output = Result<T, StoreError>>) {
     let in_time = tokio::time::timeout(Duration::from_secs(60), unavailable(call));
     in_time.await.expect("no hanging");
@@ -27,7 +27,7 @@ pub(super) async fn command(connection: &mut MultiplexedConnection, words: &str)
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_an_error_at_once() {
+async fn an_unreachable_server_is_an_error_at_once() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -41,7 +41,7 @@ async fn a_server_that_is_not_there_is_an_error_at_once() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_reached_and_says_nothing_is_an_error_soon() {
+async fn a_silent_server_is_an_error_soon() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis://{}", silent.local_addr().unwrap());
     fails_in_time(RedisStore::connect(&url)).await;
@@ -57,17 +57,17 @@ async fn a_server_that_goes_down_and_comes_back_is_used_again() {
         fails_in_time(store.begin(&key, &claim)).await;
     }
     server.restart();
-    // The first call is good again, and nothing is forgotten.
-    let answer = Bytes::from_static(b"answer");
+    // The first call succeeds, and no record is lost.
+    let response = Bytes::from_static(b"response");
     let completed = store
-        .complete(&key, claim.token, answer.clone(), HOUR)
+        .complete(&key, claim.token, response.clone(), HOUR)
         .await;
     assert_eq!(completed.unwrap(), Ended::Taken);
     // A restart that no call has noticed.
     server.kill();
     server.restart();
     let begun = store.begin(&key, &claim).await.unwrap();
-    assert_eq!(begun, Begun::Done(answer));
+    assert_eq!(begun, Begun::Done(response));
 }
 
 #[tokio::test]
@@ -78,23 +78,28 @@ async fn a_slow_server_is_an_error_in_time_and_is_used_again() {
     command(&mut beside, "CLIENT PAUSE 600000 WRITE").await;
     fails_in_time(store.begin(&key, &claim)).await;
     command(&mut beside, "CLIENT UNPAUSE").await;
-    // The claim that was not answered was taken: the same holder is told the same again.
+    // The claim without a response had taken effect: repeating it returns the same run.
     assert_eq!(store.begin(&key, &claim).await.unwrap(), STARTED);
 }
 
 #[tokio::test]
-async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
+async fn a_full_server_rejects_new_keys_and_completes_running_ones() {
     let (server, store) = started(&["maxmemory-policy noeviction"]).await;
     let claims: Vec<_> = (0..4).map(|_| (key(), claim())).collect();
     for (key, claim) in &claims {
         assert_eq!(store.begin(key, claim).await.unwrap(), STARTED);
     }
-    let complete = |(key, claim): &(_, buttress::idempotency::store::Claim), answer: &[u8]| {
+    let complete = |(key, claim): &(_, buttress::idempotency::store::Claim), response: &[u8]| {
         let (store, key, token) = (store.clone(), *key, claim.token);
-        let answer = Bytes::copy_from_slice(answer);
-        async move { store.complete(&key, token, answer, HOUR).await }
+        let response = Bytes::copy_from_slice(response);
+        async move { store.complete(&key, token, response, HOUR).await }
     };
     assert_eq!(complete(&claims[0], b"done").await.unwrap(), Ended::Taken);
+    let (later_key, mut stopped, later) = (self::key(), self::claim(), self::claim());
+    stopped.lease = Duration::ZERO;
+    store.begin(&later_key, &stopped).await.unwrap();
+    let begun = store.begin(&later_key, &later).await.unwrap();
+    assert_eq!(begun, Begun::Started { run: 2 });
     command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
 
     let refused = store.begin(&key(), &claim()).await;
@@ -107,6 +112,8 @@ async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
     let (key, claim) = &claims[2];
     let abandoned = store.abandon(key, claim.token).await.unwrap();
     assert_eq!(abandoned, Ended::Taken);
+    let abandoned = store.abandon(&later_key, later.token).await.unwrap();
+    assert_eq!(abandoned, Ended::Taken);
     let (key, claim) = &claims[0];
     let begun = store.begin(key, claim).await.unwrap();
     assert_eq!(begun, Begun::Done(Bytes::from_static(b"done")));
@@ -117,36 +124,22 @@ async fn a_full_server_takes_nothing_new_and_ends_what_it_has() {
 }
 
 #[tokio::test]
-async fn a_full_server_lets_a_later_run_be_given_up() {
-    let (server, store) = started(&["maxmemory-policy noeviction"]).await;
-    let (key, mut first, second) = (key(), claim(), claim());
-    first.lease = Duration::ZERO;
-    assert_eq!(store.begin(&key, &first).await.unwrap(), STARTED);
-    let later = Begun::Started { run: 2 };
-    assert_eq!(store.begin(&key, &second).await.unwrap(), later);
-    command(&mut server.connection().await, "CONFIG SET maxmemory 1000").await;
-    let abandoned = store.abandon(&key, second.token).await.unwrap();
-    assert_eq!(abandoned, Ended::Taken);
-    assert!(!store.renew(&key, second.token, HOUR, HOUR).await.unwrap());
-}
-
-#[tokio::test]
-async fn each_call_is_one_command_and_scripts_that_were_forgotten_are_loaded_again() {
+async fn each_call_is_one_command_and_flushed_scripts_are_loaded_again() {
     let (server, store) = started(&[]).await;
     let mut beside = server.connection().await;
     let one_of_each = async || {
         let (first, second, claim) = (key(), key(), claim());
-        let answer = Bytes::from_static(b"answer");
+        let response = Bytes::from_static(b"response");
         store.begin(&first, &claim).await.unwrap();
         store.renew(&first, claim.token, HOUR, HOUR).await.unwrap();
         store
-            .complete(&first, claim.token, answer, HOUR)
+            .complete(&first, claim.token, response, HOUR)
             .await
             .unwrap();
         store.begin(&second, &claim).await.unwrap();
-        let answer = Bytes::from(vec![b'x'; 1_000]);
+        let response = Bytes::from(vec![b'x'; 1_000]);
         store
-            .complete(&second, claim.token, answer, HOUR)
+            .complete(&second, claim.token, response, HOUR)
             .await
             .unwrap();
         store.abandon(&second, claim.token).await.unwrap();
@@ -179,7 +172,7 @@ async fn sent_while(server: &Private, doing: impl Future<Output = ()>) -> Vec<St
     loop {
         line.clear();
         monitor.read_line(&mut line).await.unwrap();
-        // +1700000000.000000 [0 unix:/path] "EVALSHA" "…": a script's own commands have `lua` for an address.
+        // +1700000000.000000 [0 unix:/path] "EVALSHA" "…": commands of a script have `lua` as their address.
         let (head, words) = line.split_once("] ").expect("an address");
         let word = words.split('"').nth(1).expect("a command");
         match word {
