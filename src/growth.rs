@@ -11,17 +11,17 @@ use std::time::Duration;
 )]
 #[non_exhaustive]
 pub enum Growth {
-    /// They do not: always `base`.
+    /// No growth: every wait is `base`.
     Constant,
     /// By the same step each time: `base + (n − 1) · step`.
     Linear {
-        /// What each wait is longer than the one before it.
+        /// The difference between a wait and the one before it.
         #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
         step: Duration,
     },
     /// By the same factor each time: `base · factor^(n − 1)`.
     Exponential {
-        /// How many times the wait before it each wait is. At least 1.
+        /// The ratio of a wait to the one before it. At least 1.
         factor: f64,
     },
 }
