@@ -398,7 +398,10 @@ mod tests {
         let error = BreakerConfig::default().probes_to_close(Some(4)).validate();
         assert_eq!(
             error.map_err(|error| error.to_string()),
-            Err("`probes_to_close` is 4, but it must be from 1 to 3, the value of `probes`".to_owned())
+            Err(
+                "`probes_to_close` is 4, but it must be from 1 to 3, the value of `probes`"
+                    .to_owned()
+            )
         );
     }
 
