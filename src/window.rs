@@ -90,12 +90,9 @@ impl Rolling {
     }
 }
 
-/// The number of cells of a [`TimeWindow`].
-const CELLS: usize = 10;
-
 /// Counts over a time: the running cell and the ones before it. Cells are aligned to [`Moment::START`].
 #[derive(Clone, Debug)]
-pub(crate) struct TimeWindow {
+pub(crate) struct TimeWindow<const CELLS: usize = 10> {
     /// A ring; cell number `n` lies at `n % CELLS`.
     cells: [Counts; CELLS],
     sum: Counts,
@@ -105,7 +102,7 @@ pub(crate) struct TimeWindow {
     running: u64,
 }
 
-impl TimeWindow {
+impl<const CELLS: usize> TimeWindow<CELLS> {
     pub(crate) fn new(length: Duration) -> Self {
         Self {
             cells: [Counts::default(); CELLS],
@@ -288,15 +285,55 @@ mod tests {
         }
     }
 
-    fn settle(window: &mut TimeWindow, good: u32, failed: u32, now: Moment) -> (u32, u32) {
+    fn settle<const CELLS: usize>(
+        window: &mut TimeWindow<CELLS>,
+        good: u32,
+        failed: u32,
+        now: Moment,
+    ) -> (u32, u32) {
         window.advance(now);
         window.add(counts(good + failed, failed, 0));
         (window.sum.total - window.sum.failed, window.sum.failed)
     }
 
     #[test]
+    fn five_cells_of_a_second_roll() {
+        let mut window = TimeWindow::<5>::new(5000 * MS);
+        let calls = [
+            (0, true, 1, 1),
+            (100, false, 2, 1),
+            (200, false, 3, 1),
+            (1200, false, 4, 1),
+            (2200, false, 5, 1),
+            (3200, true, 6, 2),
+            (4200, false, 7, 2),
+            (5200, false, 5, 1),
+            (6200, false, 5, 1),
+            (11_200, false, 1, 0),
+        ];
+        for (millis, failed, total, failures) in calls {
+            window.advance(at(millis));
+            window.add(Counts::one(failed, false));
+            assert_eq!(window.sum, counts(total, failures, 0), "at {millis}");
+        }
+    }
+
+    #[test]
+    fn cells_are_aligned_and_skipped_ones_are_cleared() {
+        let mut window = TimeWindow::<4>::new(4000 * MS);
+        assert_eq!(settle(&mut window, 10, 40, at(900)), (10, 40));
+        assert_eq!(settle(&mut window, 10, 0, at(1000)), (20, 40));
+        assert_eq!(settle(&mut window, 0, 20, at(2500)), (20, 60));
+        assert_eq!(settle(&mut window, 5, 20, at(3100)), (25, 80));
+        assert_eq!(settle(&mut window, 8, 0, at(5400)), (13, 40));
+        assert_eq!(settle(&mut window, 0, 5, at(7300)), (8, 5));
+        assert_eq!(window.counts_at(at(22_500)), Counts::default());
+        assert_eq!(settle(&mut window, 3, 0, at(23_100)), (3, 0));
+    }
+
+    #[test]
     fn sixty_days_later_nothing_is_left() {
-        let mut window = TimeWindow::new(10 * MS);
+        let mut window = TimeWindow::<10>::new(10 * MS);
         settle(&mut window, 0, 1, at(0));
         let days = 60 * 86_400_000;
         assert_eq!(settle(&mut window, 1, 0, at(days)), (1, 0));
@@ -307,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_result_of_an_earlier_moment_counts_in_the_running_cell() {
-        let mut window = TimeWindow::new(10_000 * MS);
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
         settle(&mut window, 1, 0, at(60_000));
         assert_eq!(settle(&mut window, 0, 1, at(100)), (1, 1));
         assert_eq!(window.counts_at(at(0)), counts(2, 1, 0));
@@ -317,7 +354,7 @@ mod tests {
 
     #[test]
     fn counts_are_clipped_and_recover() {
-        let mut window = TimeWindow::new(10_000 * MS);
+        let mut window = TimeWindow::<10>::new(10_000 * MS);
         for second in 0..3 {
             window.advance(at(second * 1000));
             window.add(Counts::good(u64::MAX));

@@ -323,15 +323,6 @@ mod tests {
     }
 
     #[test]
-    fn a_withdrawal_that_never_started_is_refunded() {
-        let budget = budget(BudgetConfig::new());
-        let paid = budget.try_withdraw();
-        assert!(paid.is_some() && budget.balance() < 1.5);
-        drop(paid);
-        assert!((budget.balance() - 2.0).abs() < 1e-9);
-    }
-
-    #[test]
     fn new_settings_preserve_the_balance_and_count_only_retries_begun_under_them() {
         let budget = budget(BudgetConfig::new());
         let mut before = budget.try_withdraw().expect("two tokens");

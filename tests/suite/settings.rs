@@ -100,7 +100,7 @@ fn an_error_names_the_field() {
         ("attempt = \"forever\"", "or \"none\""),
         ("attempt = 3", "invalid type: integer"),
         ("idempotency_keys = [\"GET /\"]", "`route`"),
-        ("idempotency_keys = \"honored\"", "\"honored\""),
+        ("idempotency_keys = \"honoured\"", "\"honored\""),
         ("deadline_header = \"no name\"", "a header name"),
         ("retry = { max_attempts = -1 }", "-1"),
     ] {

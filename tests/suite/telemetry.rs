@@ -583,7 +583,7 @@ async fn a_series_that_the_exporter_has_deleted_comes_back() {
 fn a_gauge_that_is_slow_to_set_shows_the_newest_state() {
     use metrics::GaugeFn;
 
-    /// Transitions the circuit once more before its first value has arrived.
+    /// Disables the breaker before its first value has arrived.
     struct Slow(Breaker, Mutex<Vec<f64>>);
     impl GaugeFn for Slow {
         fn increment(&self, _: f64) {}

@@ -59,7 +59,7 @@ use crate::error::ConfigError;
 /// let config: ClientConfig = toml::from_str(
 ///     r#"
 ///     attempt = "1s"
-///     keys = ["POST https://api.example.com/v1/charges"]
+///     idempotency_keys = ["POST https://api.example.com/v1/charges"]
 ///     budget = "off"
 ///     [breaker]
 ///     open_for = "5s"
