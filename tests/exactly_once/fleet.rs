@@ -57,8 +57,8 @@ impl Fleet {
         crate::locked(&self.kills).clone()
     }
 
-    /// Kills random processes during the trial, this number of times, and starts another in place of each. `begun` reports the
-    /// progress of the trial, by one entry for each key that was begun.
+    /// Kills a random process after about `every` keys were begun, and starts another in its place. `begun` has an entry for each
+    /// key that was begun.
     pub(crate) async fn kill(
         self,
         spec: Spec,

@@ -310,19 +310,6 @@ async fn a_list_is_filtered_by_state_age_and_prefix_page_by_page() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_released_operation_runs_again_as_run_1() {
-    let mut shop = Shop::new(config());
-    let layer = shop.layer.clone();
-    unknown(&mut shop).await;
-    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Unknown");
-    let seen = found(&layer).await;
-    layer.repair(&seen, Repair::release()).await.unwrap();
-    let (sent, called) = shop.running(payment("10 EUR")).await;
-    assert_eq!(called.operation().run(), 1);
-    called.pays(sent).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_recorded_response_is_sent_to_every_retry() {
     let mut shop = Shop::new(config());
     let layer = shop.layer.clone();

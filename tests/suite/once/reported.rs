@@ -163,13 +163,17 @@ async fn a_refused_run_is_not_reported_as_a_run() {
     let store = Scripted::first("renew", usize::MAX, Fate::Down);
     let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
     let (mut shop, steps) = shop("reported refused", store, config);
-    let (_first, _called) = shop.running(payment("10 EUR")).await;
+    let (first, stale) = shop.running(payment("10 EUR")).await;
     sleep(Duration::from_secs(91)).await;
-    shop.call_with(payment("10 EUR")).await;
+    shop.rejects(payment("10 EUR"), 409, "Unknown").await;
     assert_eq!(
         steps.of_the_operation(),
         ["begun", "completed", "key_outcome_unknown"]
     );
+    let late = stale.finish(first, reply(201, "late")).await;
+    late.assert_problem(409, "Unknown");
+    shop.rejects(payment("10 EUR"), 409, "Unknown").await;
+    shop.assert_not_called().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,26 +199,6 @@ async fn the_log_has_failures_and_no_key() {
             "{line}"
         );
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_observer_that_panics_does_not_end_an_operation() {
-    let panics = |event: &Event<'_>| {
-        let name = event.source().name().as_ref();
-        assert_ne!(name, "reported to one that panics", "scripted panic");
-    };
-    let _subscription = buttress::event::subscribe(panics);
-    let (mut shop, _) = shop(
-        "reported to one that panics",
-        MemoryStore::new(),
-        IdempotencyConfig::default(),
-    );
-    shop.pays(payment("10 EUR")).await;
-    assert_eq!(
-        shop.call_with(payment("10 EUR")).await.of(),
-        (201, true, "paid")
-    );
-    assert_eq!(shop.call_with(payment("11 EUR")).await.problem(), "Reused");
 }
 
 #[tokio::test(start_paused = true)]

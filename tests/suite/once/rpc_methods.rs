@@ -33,7 +33,6 @@ use super::shop::{Fate, Scripted};
 use crate::text::Text;
 
 const PAY: &str = "/shop.Payments/Pay";
-const LOOK: &str = "/shop.Payments/Look";
 const CHAT: &str = "/shop.Payments/Chat";
 
 const KEY: &str = "\"0123456789abcdef\"";
@@ -53,7 +52,6 @@ impl<T> Stream for Received<T> {
 #[derive(Clone, Default)]
 struct Payments {
     runs: Arc<AtomicUsize>,
-    looks: Arc<AtomicUsize>,
     /// A handler waits.
     begun: Arc<Notify>,
     /// The handler may continue.
@@ -88,13 +86,6 @@ where
                 PAY => {
                     let pay = service_fn(move |request: Request<String>| this.clone().pay(request));
                     server.unary(pay, request).await.map(with_trailer)
-                }
-                LOOK => {
-                    let look = service_fn(move |_: Request<String>| {
-                        let look = this.looks.fetch_add(1, Ordering::SeqCst) + 1;
-                        async move { Ok(Response::new(format!("look {look}"))) }
-                    });
-                    server.unary(look, request).await
                 }
                 CHAT => {
                     let chat = service_fn(|request: Request<Streaming<String>>| async {
@@ -187,14 +178,9 @@ fn request<T>(message: T, key: Option<&str>) -> Request<T> {
     request
 }
 
-async fn unary(
-    channel: &Channel,
-    path: &'static str,
-    key: Option<&str>,
-    message: &str,
-) -> Result<String, Status> {
+async fn unary(channel: &Channel, key: Option<&str>, message: &str) -> Result<String, Status> {
     let request = request(message.to_owned(), key);
-    let path = PathAndQuery::from_static(path);
+    let path = PathAndQuery::from_static(PAY);
     let response = client(channel).await.unary(request, path, Text).await;
     response.map(Response::into_inner)
 }
@@ -250,7 +236,7 @@ async fn a_guarded_method_is_executed_once_and_replayed_with_message_and_trailer
 #[tokio::test]
 async fn a_problem_with_a_key_is_a_status() {
     let (channel, payments) = served().await;
-    assert!(unary(&channel, PAY, Some(KEY), "ten").await.is_ok());
+    assert!(unary(&channel, Some(KEY), "ten").await.is_ok());
     for (key, message) in [
         (None, "ten"),
         (Some("\"short\""), "ten"),
@@ -258,7 +244,7 @@ async fn a_problem_with_a_key_is_a_status() {
         // Another request with a used key.
         (Some(KEY), "eleven"),
     ] {
-        let status = unary(&channel, PAY, key, message).await.unwrap_err();
+        let status = unary(&channel, key, message).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{key:?}: {status:?}");
         let names_the_layer = status.message().contains("idempotency `shop`");
         assert!(names_the_layer, "{status:?}");
@@ -277,7 +263,7 @@ fn assert_retry_after(status: &Status, code: Code) {
 async fn a_store_that_is_down_is_unavailable() {
     let down = Scripted::new(|_, _| Fate::Down);
     let (channel, payments) = served_with(down, IdempotencyConfig::default()).await;
-    let status = unary(&channel, PAY, Some(KEY), "ten").await.unwrap_err();
+    let status = unary(&channel, Some(KEY), "ten").await.unwrap_err();
     assert_retry_after(&status, Code::Unavailable);
     assert_eq!(payments.runs.load(Ordering::SeqCst), 0);
 }
@@ -287,12 +273,12 @@ async fn a_second_call_is_aborted_while_the_first_runs() {
     for leaves in [false, true] {
         let (channel, payments) = served().await;
         let caller = channel.clone();
-        let first = tokio::spawn(async move { unary(&caller, PAY, Some(KEY), "waits").await });
+        let first = tokio::spawn(async move { unary(&caller, Some(KEY), "waits").await });
         payments.begun.notified().await;
         if leaves {
             first.abort();
         }
-        let status = unary(&channel, PAY, Some(KEY), "waits").await.unwrap_err();
+        let status = unary(&channel, Some(KEY), "waits").await.unwrap_err();
         assert_retry_after(&status, Code::Aborted);
         payments.resume.notify_one();
         match first.await {
@@ -301,7 +287,7 @@ async fn a_second_call_is_aborted_while_the_first_runs() {
         }
         // The record follows soon.
         let again = loop {
-            match unary(&channel, PAY, Some(KEY), "waits").await {
+            match unary(&channel, Some(KEY), "waits").await {
                 Ok(again) => break again,
                 Err(status) => assert_eq!(status.code(), Code::Aborted),
             }
@@ -328,7 +314,7 @@ async fn stored_codes_follow_the_policy() {
             let key = format!("\"key-of-the-code-{code}\"");
             let before = payments.runs.load(Ordering::SeqCst);
             let pay = async || {
-                let result = unary(&channel, PAY, Some(&key), &code.to_string()).await;
+                let result = unary(&channel, Some(&key), &code.to_string()).await;
                 result.unwrap_err()
             };
             let (first, again) = (pay().await, pay().await);
@@ -378,24 +364,10 @@ async fn a_second_call_without_a_stored_response_depends_on_the_end_of_the_first
     ] {
         let (channel, payments) = served_with(MemoryStore::new(), config).await;
         for code in [first, second] {
-            let result = unary(&channel, PAY, Some(KEY), text).await;
+            let result = unary(&channel, Some(KEY), text).await;
             assert_eq!(result.err().map(|status| status.code()), code, "{text}");
         }
         assert_eq!(payments.runs.load(Ordering::SeqCst), runs, "{text}");
-    }
-}
-
-#[tokio::test]
-async fn another_unary_method_is_executed_as_often_as_it_is_called() {
-    let (channel, _) = served().await;
-    for (look, key) in [
-        (1, None),
-        (2, Some(KEY)),
-        (3, Some(KEY)),
-        (4, Some("short")),
-    ] {
-        let text = unary(&channel, LOOK, key, "").await.unwrap();
-        assert_eq!(text, format!("look {look}"));
     }
 }
 

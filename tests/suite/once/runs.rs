@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use buttress::idempotency::{AfterCrash, IdempotencyConfig, StoragePolicy};
+use buttress::idempotency::{IdempotencyConfig, StoragePolicy};
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use http_body_util::channel::Channel;
@@ -181,21 +181,6 @@ async fn a_run_without_its_lease_is_recorded_if_the_key_was_not_claimed() {
         called.pays(first).await;
         assert!(shop.call_with(payment("10 EUR")).await.replayed());
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_run_that_was_cut_off_is_unknown_if_it_must_not_run_again() {
-    let config = IdempotencyConfig::default().after_crash(AfterCrash::Refuse);
-    let mut shop = Shop::with(holds_no_lease(), config);
-    let (first, stale) = shop.running(payment("10 EUR")).await;
-    sleep(91 * SECOND).await;
-    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Unknown");
-    assert_eq!(
-        stale.finish(first, reply(201, "late")).await.problem(),
-        "Unknown"
-    );
-    assert_eq!(shop.call_with(payment("10 EUR")).await.problem(), "Unknown");
-    shop.assert_not_called().await;
 }
 
 #[tokio::test(start_paused = true)]

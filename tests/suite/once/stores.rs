@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use buttress::idempotency::IdempotencyConfig;
-use buttress::idempotency::store::MemoryStore;
 use tokio::time::{Instant, advance, sleep};
 
-use super::shop::{Fate, KEY, Scripted, Shop, payment, reply, settle, with_header};
+use super::shop::{Fate, Scripted, Shop, payment, reply, settle};
 
 const LONG: Duration = Duration::from_secs(5);
 
@@ -66,18 +65,6 @@ async fn the_number_of_tasks_that_give_up_claims_is_limited() {
     // All of them have ended.
     sleep(Duration::from_secs(3600)).await;
     assert_eq!(store.count("abandon"), asked);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_full_store_rejects_new_keys_and_replays_stored_responses() {
-    let store = MemoryStore::with_max_bytes(512).unwrap();
-    let mut shop = Shop::with(store, IdempotencyConfig::default());
-    shop.served(payment("10 EUR"), reply(201, "paid")).await;
-    let key = KEY.replace('0', "x");
-    let other = with_header(payment("10 EUR"), "idempotency-key", key);
-    shop.rejects(other, 503, "StoreUnavailable").await;
-    shop.assert_not_called().await;
-    assert!(shop.call_with(payment("10 EUR")).await.replayed());
 }
 
 #[tokio::test(start_paused = true)]
