@@ -20,7 +20,7 @@ pub(crate) struct Call {
 pub(crate) enum CallResult {
     Answered,
     Failed,
-    /// Failed, and the client itself said so instead of the dependency.
+    /// Failed with an error of the client, not of the dependency.
     Refused,
 }
 

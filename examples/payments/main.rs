@@ -50,7 +50,7 @@ async fn run(args: &Args) -> Result<ExitCode, Error> {
         eprintln!("the data of this run (with {run} in its name) was not removed: {error}");
     }
     match paid? {
-        Some(report) => tell(args, &report),
+        Some(report) => print_report(args, &report),
         None => Ok(ExitCode::from(INTERRUPTED)),
     }
 }
@@ -84,7 +84,7 @@ async fn pay(args: &Args, opened: &Opened, run: &str) -> Result<Report, Error> {
     })
 }
 
-fn tell(args: &Args, report: &Report) -> Result<ExitCode, Error> {
+fn print_report(args: &Args, report: &Report) -> Result<ExitCode, Error> {
     let text = if args.json {
         report.json()?
     } else {

@@ -82,9 +82,9 @@ fn unreachable(server: &str, variable: &str, error: &StoreError) -> Error {
     let mut why = String::new();
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
-        let said = format!(": {error}");
-        if !why.ends_with(&said) {
-            why += &said;
+        let suffix = format!(": {error}");
+        if !why.ends_with(&suffix) {
+            why += &suffix;
         }
         source = error.source();
     }

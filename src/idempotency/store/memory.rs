@@ -137,7 +137,7 @@ impl Records {
         }
     }
 
-    /// Forgets the record whose time was over first, if there is one.
+    /// Deletes the record that expired first, if any.
     fn sweep(&mut self, now: Moment) -> bool {
         match self.by_end.first() {
             Some(&(end, key)) if end <= now => {
@@ -148,10 +148,10 @@ impl Records {
         }
     }
 
-    /// Whether there is room for this much more, once enough is forgotten whose time is over.
-    fn has_room(&mut self, more: usize, most: usize, now: Moment) -> bool {
+    /// Whether this many more bytes fit. Deletes expired records if necessary.
+    fn has_room(&mut self, more: usize, max: usize, now: Moment) -> bool {
         loop {
-            if self.size().saturating_add(more) <= most {
+            if self.size().saturating_add(more) <= max {
                 return true;
             }
             if !self.sweep(now) {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Begun, Claim, Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved,
-    Store, StoreError, Token,
+    Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved, Store, StoreError,
+    Token,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;

@@ -14,7 +14,7 @@ impl PostgresStore {
 
     /// Creates the store's table and the one for its leases, `<table>_leases`. Their schema has to exist.
     ///
-    /// Call it before the first request, in every process: of several at once one does the work, and the others wait. If the
+    /// Call it before the first request, in every process: of several concurrent calls one does the work, and the others wait. If the
     /// table is there already, `migrate` only reads the table's comment.
     ///
     /// # Errors

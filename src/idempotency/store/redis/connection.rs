@@ -21,7 +21,7 @@ const RESPONSE: Duration = Duration::from_secs(2);
 #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
 const DEAD: Duration = Duration::from_secs(10);
 
-/// A connection that can be used by many calls at once.
+/// A connection that many calls can use concurrently.
 #[derive(Clone)]
 pub(super) enum Connection {
     Single(MultiplexedConnection),

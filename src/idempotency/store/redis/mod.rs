@@ -54,7 +54,7 @@ const LONGEST_PREFIX: usize = 100;
 /// server does not know the script yet. A script touches only the key of its record, so records spread over a cluster.
 ///
 /// Leases and times to live follow the clock of the Redis server, to the microsecond. They are rounded up and cut to fifty years.
-/// Keep the clocks of servers that take over from each other in step.
+/// Synchronize the clocks of servers that take over from each other.
 ///
 /// # Configuring Redis
 ///
@@ -213,15 +213,15 @@ impl RedisStore {
         }
     }
 
-    /// How many replicas must have a claim before the handler is called (`WAIT`). Default 0: replication is not waited for.
+    /// How many replicas must have a claim before the handler is called (`WAIT`). Default 0: claims do not wait for replication.
     ///
     /// If fewer acknowledge it within half a second, the claim is given up and the request is rejected like any other while the
-    /// store is unavailable. A claim takes two round trips to Redis and one to its replicas, over further connections: up to 16
-    /// claims wait at once.
+    /// store is unavailable. A claim takes two round trips to Redis and one to its replicas, over further connections. Up to 16
+    /// claims wait at the same time.
     ///
-    /// A failover to one of these replicas keeps the claim: a request that is repeated afterwards does not start a first run. It
-    /// may still lose the *response* of an operation, whose record then ends with its lease; the next request is the second run,
-    /// or is answered as unknown, as [`after_crash`](crate::idempotency::IdempotencyConfig::after_crash) says. A failover to a
+    /// The claim survives a failover to one of these replicas, so a later retry of the request does not start a first run. The
+    /// *response* of an operation may still be lost; its lease then ends, and the next request starts the second run or gets
+    /// *outcome unknown*, as set by [`after_crash`](crate::idempotency::IdempotencyConfig::after_crash). A failover to a
     /// replica that has not acknowledged loses both: with `n` of more than `n` replicas, Redis chooses the one that is furthest
     /// ahead, if it can reach it.
     ///

@@ -84,12 +84,12 @@ async fn rows_of_this_version_are_read() {
     assert_eq!(begin(&store, &claim()).await, Begun::Done(answer.clone()));
     let other = Claim::new(Fingerprint([2; 32]), MINUTE, MINUTE);
     assert_eq!(begin(&store, &other).await, Begun::Mismatch);
-    let ended = store.abandon(&KEY, Token([9; 16])).await.expect("asked");
+    let ended = store.abandon(&KEY, Token([9; 16])).await.expect("a result");
     assert_eq!(ended, Ended::Already(answer));
     assert_eq!(store.reap().await.expect("reaped"), 0);
     table.execute("UPDATE {} SET answer = NULL").await;
     let renewed = store.renew(&KEY, Token([9; 16]), Duration::ZERO, MINUTE);
-    assert!(renewed.await.expect("asked"));
+    assert!(renewed.await.expect("a result"));
     assert_eq!(begin(&store, &claim()).await, Begun::Started { run: 4 });
 }
 

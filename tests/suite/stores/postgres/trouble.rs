@@ -55,7 +55,7 @@ async fn each_method_is_one_round_trip_a_duplicate_two_and_a_takeover_three() {
             assert_eq!(done.expect("completed"), Ended::Taken);
             count();
             let lost = store.abandon(&KEY, second.token).await;
-            assert_eq!(lost.expect("asked"), Ended::Lost);
+            assert_eq!(lost.expect("a result"), Ended::Lost);
             count();
             assert_eq!(trips, expected);
         }

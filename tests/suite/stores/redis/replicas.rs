@@ -1,11 +1,7 @@
 //! Claims that wait until they are replicated.
 
-use std::time::Duration;
-
 use buttress::idempotency::store::future::StoreFuture;
-use buttress::idempotency::store::{
-    Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError, Token,
-};
+use buttress::idempotency::store::{Begun, Claim, Ended, RecordKey, RedisStore, Store, StoreError};
 use buttress::testing::check_store;
 use bytes::Bytes;
 
