@@ -55,7 +55,7 @@
 //! Outside retry and hedge. Inside, every attempt would get a key of its own, which is worse than none: each is executed.
 //!
 //! reqwest sends the key on to wherever a redirect leads: let its redirect policy stop at another server, as
-//! [`same_server`](crate::reqwest::same_server) does.
+//! [`same_origin_redirects`](crate::reqwest::same_origin_redirects) does.
 //!
 //! # Errors
 //!

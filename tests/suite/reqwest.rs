@@ -43,7 +43,7 @@ async fn a_request_is_sent_through_a_stack() {
         .layer(TimeoutLayer::new("t", Duration::from_secs(60)))
         .map_err(Error::Inner)
         .service(client());
-    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
+    let url = format!("http://{}/", server(Does::Respond(FINE)).await);
     let answer = client().post(&url).body("one of each").send_through(&stack);
     let answer = tokio::spawn(answer).await.unwrap().unwrap();
     assert_eq!(
@@ -89,7 +89,7 @@ async fn a_name_that_does_not_resolve_is_a_failure_that_executed_nothing() {
 
 #[tokio::test]
 async fn what_breaks_after_it_was_sent_may_have_been_executed() {
-    for does in [Does::Close, Does::Reset, Does::Answer(b"nonsense\r\n\r\n")] {
+    for does in [Does::Close, Does::Reset, Does::Respond(b"nonsense\r\n\r\n")] {
         assert_eq!(
             error(client(), does).await.outcome(),
             Outcome::TRANSIENT,
@@ -120,10 +120,10 @@ async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
 #[tokio::test]
 async fn the_callers_own_faults_are_permanent() {
     const LOOP: &[u8] = b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
-    let error = error(client(), Does::Answer(LOOP)).await;
+    let error = error(client(), Does::Respond(LOOP)).await;
     assert!(error.is_redirect());
     assert_eq!(error.outcome(), Outcome::PERMANENT);
-    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
+    let url = format!("http://{}/", server(Does::Respond(FINE)).await);
     let answer = client().get(url).send().await.unwrap();
     let error = answer.json::<u32>().await.unwrap_err();
     assert_eq!(
@@ -136,7 +136,7 @@ async fn the_callers_own_faults_are_permanent() {
 #[tokio::test]
 async fn a_body_that_ends_too_soon_is_the_services_failure() {
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello";
-    let url = format!("http://{}/", server(Does::Answer(SHORT)).await);
+    let url = format!("http://{}/", server(Does::Respond(SHORT)).await);
     let answer = client().get(&url).send().await.unwrap();
     let error = answer.bytes().await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::TRANSIENT);
@@ -151,7 +151,7 @@ async fn a_body_that_ends_too_soon_is_the_services_failure() {
 #[tokio::test]
 async fn an_error_made_of_a_status_means_what_the_status_does() {
     const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n";
-    let url = format!("http://{}/", server(Does::Answer(BAD)).await);
+    let url = format!("http://{}/", server(Does::Respond(BAD)).await);
     let answer = client().get(url).send().await.unwrap();
     assert_eq!(
         answer.error_for_status().unwrap_err().outcome(),
@@ -167,7 +167,7 @@ async fn through_the_standard_stack_a_response_stays_reqwests_own() {
         .unwrap()
         .layer(client());
     is_shared(&stack);
-    let address = server(Does::Answer(missing)).await;
+    let address = server(Does::Respond(missing)).await;
     let url = format!("http://{address}/a?b");
     let answer = client().get(&url).send_through(&stack);
     let answer = tokio::spawn(answer).await.unwrap().unwrap();
@@ -212,7 +212,7 @@ async fn a_body_cut_short_by_a_time_limit_is_a_timeout_to_reqwest() {
         let stack = buttress::http::client("reqwest-cut", config)
             .unwrap()
             .layer(client());
-        let url = format!("http://{}/", server(Does::AnswerAndHang(STALLS)).await);
+        let url = format!("http://{}/", server(Does::RespondAndHang(STALLS)).await);
         let answer = client().get(&url).send_through(&stack).await.unwrap();
         let error = answer.bytes().await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");
