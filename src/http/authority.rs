@@ -1,4 +1,4 @@
-//! Whom a request is addressed to: the key of everything that is kept per server.
+//! The server of a request, the key of policies per server.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -47,8 +47,8 @@ impl Authority {
         self.port
     }
 
-    /// The server that a setting names. Of a request's URI the host and port are taken that a client would use; here nothing
-    /// else may stand there.
+    /// The server that a setting names. Stricter than a request's URI: nothing but a host and a port may
+    /// be in the authority.
     pub(crate) fn of_setting(uri: &Uri) -> Option<Self> {
         let found = AuthorityRef::of_uri(uri);
         let text = uri.authority()?.as_str();
@@ -82,7 +82,7 @@ impl FromStr for Authority {
                 "an absolute URL with a host, such as \"https://api.example.com\"",
             )
         };
-        // The text may hold a password: an error shows it only once its authority is known.
+        // The text may contain a password: an error shows only the authority parsed from it.
         let uri: Uri = url.parse().map_err(|_| invalid("unreadable"))?;
         let shown = || invalid(&Self::from(AuthorityRef::of_uri(&uri)).to_string());
         Self::of_setting(&uri).ok_or_else(shown)
@@ -146,7 +146,7 @@ impl<'a> AuthorityRef<'a> {
         self.port.or_else(|| own_port(self.scheme))
     }
 
-    /// Looked up for every call, so it reads the text once, where `Uri` would search it for each part.
+    /// Needed for every call, so it reads the text once, while `Uri` would search it for each part.
     pub(crate) fn of_uri(uri: &'a Uri) -> Self {
         let text = uri.authority().map_or("", ::http::uri::Authority::as_str);
         let digits = text.bytes().rev().take_while(u8::is_ascii_digit).count();
@@ -173,7 +173,7 @@ impl From<AuthorityRef<'_>> for Authority {
     }
 }
 
-/// `Uri` lets anything stand in brackets.
+/// `Uri` accepts any text in brackets.
 fn is_host(text: &str) -> bool {
     match text.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|address| {
@@ -208,7 +208,7 @@ fn same(a: &str, b: &str) -> bool {
     a == b || a.eq_ignore_ascii_case(b)
 }
 
-/// The bit that makes ASCII letters small. Few other characters of a host differ in it alone, and equality tells those.
+/// The bit that makes ASCII letters small. Few other characters of a host differ in it alone, and equality distinguishes them.
 const SMALL: u64 = 0x2020_2020_2020_2020;
 
 impl Hash for AuthorityRef<'_> {
@@ -222,7 +222,7 @@ impl Hash for AuthorityRef<'_> {
         let mut last = [0; 8];
         last[..words.remainder().len()].copy_from_slice(words.remainder());
         state.write_u64(u64::from_ne_bytes(last) | SMALL);
-        // The lengths tell the known schemes apart, and hosts whose last words look alike.
+        // The lengths distinguish the known schemes, and hosts with equal last words.
         let lengths = (self.host.len() << 4) ^ self.scheme.len();
         state.write_u64((lengths as u64) << 16 | u64::from(self.port.unwrap_or_default()));
     }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_server_is_the_same_key() {
+    fn equal_servers_have_equal_keys() {
         let cases = [
             ("http://Example.COM/a", "http://example.com:80/b"),
             ("https://example.com:443", "HTTPS://EXAMPLE.com"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_shown_without_what_is_secret_or_the_default() {
+    fn it_is_shown_without_secrets_or_the_default_port() {
         assert_eq!(of("http://me:pw@Host:80/path?q").to_string(), "http://host");
         assert_eq!(of("https://[::1]:8443/").to_string(), "https://[::1]:8443");
         assert_eq!(of("/path").to_string(), "");
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_names_a_server_that_there_can_be() {
+    fn a_setting_must_name_a_valid_server() {
         for (url, shown) in [
             ("http://h:0080/", "http://h"),
             ("http://h:65535", "http://h:65535"),
@@ -368,16 +368,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_borrowed_form_hashes_and_compares_like_the_kept_one(
+        fn the_borrowed_form_hashes_and_compares_like_the_owned_one(
             scheme in "(http|HTTPS|ws|x)",
             host in "[a-zA-Z0-9.-]{0,80}",
             port in proptest::option::of(any::<u16>()),
         ) {
             let look = AuthorityRef::new(&scheme, &host, port);
-            let kept = Authority::from(look);
+            let owned = Authority::from(look);
             let hasher = RandomState::new();
-            prop_assert!(look.equivalent(&kept));
-            prop_assert_eq!(hasher.hash_one(look), hasher.hash_one(&kept));
+            prop_assert!(look.equivalent(&owned));
+            prop_assert_eq!(hasher.hash_one(look), hasher.hash_one(&owned));
         }
 
         #[test]

@@ -1,4 +1,4 @@
-//! A response is over when its body is: the permit goes on with the body, and so do the limits.
+//! A response body that carries the permit of its call, with its limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -21,14 +21,15 @@ use crate::gate::{Finish, Permit};
 use crate::outcome::{Classify, Kind, judge};
 use crate::timeout::Limit;
 
-/// Settles a gate's permit when the response is over, and limits the body.
+/// Settles a gate's permit at the end of the response's body, and limits the body.
 ///
-/// A head whose outcome is not a success settles the permit at once. After a successful head the body carries it: it is
-/// settled at the trailers, at the end or at an error. A body that is dropped while its caller waits for the next frame is an
-/// abandoned call; one that is dropped otherwise settles the permit as the head said. A body that sends nothing for the idle limit, or that outlives the task's deadline, ends with an error, however much of it has
-/// come; a stalled body is a failure of the service, a passed deadline is not. What makes the frames sees the deadline.
+/// A head whose outcome is not a success settles the permit at once. After a successful head the body carries the permit
+/// and settles it at the trailers, at its end or at an error. A body that is dropped while its caller waits for the next frame is an
+/// abandoned call; dropped otherwise, it settles the permit with the outcome of the head. A body that sends nothing for the
+/// idle limit, or that outlives the task's deadline, ends with an error; a stalled body is a failure of the service, a passed
+/// deadline is not. The inner body is polled with the deadline in scope.
 ///
-/// [`CallOptions::streams`] switches the limits off for one call, and settles it at the head.
+/// [`CallOptions::streams`] disables the limits for one call and settles it at the head.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,8 +43,8 @@ use crate::timeout::Limit;
 /// # Ok::<(), buttress::ConfigError>(())
 /// ```
 ///
-/// With nothing else to settle, the limits stand alone around a gate that is always open; it reports how long each call took
-/// to the end of its body. The total is the [`DeadlineLayer`](crate::timeout::DeadlineLayer)'s.
+/// Without a breaker, put the limits around an [`ObserveLayer`](crate::telemetry::ObserveLayer), which reports how long each
+/// call took to the end of its body. The [`DeadlineLayer`](crate::timeout::DeadlineLayer) bounds the whole call.
 ///
 /// ```
 /// use std::time::Duration;
@@ -82,7 +83,7 @@ impl AtBodyEnd {
         self.idle.get()
     }
 
-    /// Sets another limit while running, for all clones. Bodies that have begun keep theirs.
+    /// Changes the limit of all clones at run time. A body that has begun is not affected.
     pub fn set_idle(&self, idle: Duration) {
         self.idle.set(idle);
     }
@@ -109,7 +110,7 @@ where
 }
 
 impl AtBodyEnd {
-    /// Settles what the head decides; what it does not goes on with the body.
+    /// Settles the permit if the head decides the outcome; otherwise returns what the body carries.
     pub(crate) fn begin<Res, E, P, C>(
         result: &mut Result<Res, E>,
         mut permit: P,
@@ -135,7 +136,7 @@ impl AtBodyEnd {
                     followers,
                 })
             }
-            // An error has no body to go on with, even if it is taken for a success.
+            // An error has no body to carry the permit, even if it is classified as a success.
             _ => {
                 permit.settle(head, &Now::unread());
                 None
@@ -143,7 +144,7 @@ impl AtBodyEnd {
         }
     }
 
-    /// The body, with what is carried and within its limits.
+    /// The body with its limits and the permit that it carries.
     pub(crate) fn wrap<B: Body, P: Permit, C: ClassifyEnd>(
         &self,
         body: B,
@@ -162,7 +163,7 @@ impl AtBodyEnd {
     }
 }
 
-/// The body of a response that a gate watches to its end. Made by [`AtBodyEnd`].
+/// A response body that settles its gate's permit at its end. Made by [`AtBodyEnd`].
 ///
 /// # Errors
 ///
@@ -176,11 +177,11 @@ pub struct GatedBody<B, P: Permit, C: ClassifyEnd> {
     limits: Option<Limits>,
     /// `None` once it is settled.
     call: Option<Carried<P, C>>,
-    /// Whether a limit has passed: there is nothing more to come.
+    /// Whether a limit has passed and the body has ended.
     cut: bool,
 }
 
-/// An answer of this crate's own: nothing watches it.
+/// A response of this crate's own has no limits and nothing to settle.
 impl<B: From<String>, P: Permit, C: ClassifyEnd> From<String> for GatedBody<B, P, C> {
     fn from(text: String) -> Self {
         Self::free(text.into())
@@ -199,13 +200,13 @@ impl<B, P: Permit, C: ClassifyEnd> GatedBody<B, P, C> {
         }
     }
 
-    /// Nothing more comes, because of this.
+    /// Ends the body with this rejection.
     #[cold]
     fn cut<E>(self: Pin<&mut Self>, rejected: Rejected) -> Error<E> {
         let this = self.project();
         *this.cut = true;
         if rejected.reason == Reason::Deadline {
-            // The caller's time is over: it has left.
+            // A caller whose deadline has passed has left.
             abandon(this.call, this.limits.as_ref());
         } else {
             fail(this.call);
@@ -257,7 +258,7 @@ where
             Some(Ok(_)) if this.body.is_end_stream() => {
                 settle(this.call, BodyEnd::Complete(None));
             }
-            // A body that always has more would never wait for the timer.
+            // A body that always has a frame ready would never poll the timer.
             Some(Ok(_)) => {
                 if let Some(rejected) = late().map(Limits::late) {
                     return Poll::Ready(Some(Err(self.cut(rejected))));
@@ -271,7 +272,7 @@ where
             Some(Err(_)) => fail(this.call),
         }
         if let Some(limits) = this.limits {
-            limits.moved();
+            limits.progressed();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Error::Inner)))
     }
@@ -289,7 +290,7 @@ where
 }
 
 /// A body dropped while its caller waits for a frame is an abandoned call: whether the frame would have come is unknown.
-/// Dropped otherwise, its head has said how the service is.
+/// Dropped otherwise, the head decides the outcome.
 #[pinned_drop]
 impl<B, P: Permit, C: ClassifyEnd> PinnedDrop for GatedBody<B, P, C> {
     fn drop(self: Pin<&mut Self>) {

@@ -1,4 +1,4 @@
-//! What the end of a body means, and the permit that waits for it.
+//! The outcome at the end of a body, and the permit that waits for it.
 
 use ::http::HeaderMap;
 
@@ -8,16 +8,16 @@ use crate::clock::Now;
 use crate::gate::Permit;
 use crate::outcome::Outcome;
 
-/// What the end of a body means, when its head was a success.
+/// Decides the outcome at the end of a body whose head was a success.
 pub trait ClassifyEnd {
-    /// The outcome of a response whose head came to `head` and whose body came to this end.
+    /// The outcome of a response whose head had the outcome `head` and whose body ended this way.
     fn end(&self, head: Outcome, end: BodyEnd<'_>) -> Outcome {
         let _ = end;
         head
     }
 
     /// Whether the outcome of a response with this head is known only at the end of its body, as in gRPC. Retry budgets and
-    /// observers of the standard stack wait for it then. Default: no.
+    /// observers of the standard stack then wait for the end. Default: no.
     fn is_open(&self, head: &Outcome) -> bool {
         let _ = head;
         false
@@ -40,7 +40,7 @@ pub(crate) struct Carried<P, C> {
     pub(super) permit: P,
     pub(super) head: Outcome,
     pub(super) classify: C,
-    /// What waits for the outcome outside the gate, or between it and the service, if the head leaves it open.
+    /// Other layers that wait for the outcome if the head leaves it open.
     pub(super) followers: Option<FinalOutcome>,
 }
 
@@ -54,7 +54,7 @@ impl<P: Permit, C> Carried<P, C> {
     }
 }
 
-/// Settles what is carried, if it still is, at this end.
+/// Settles the permit at this end, unless it is settled already.
 pub(super) fn settle<P: Permit, C: ClassifyEnd>(
     call: &mut Option<Carried<P, C>>,
     end: BodyEnd<'_>,
@@ -65,7 +65,7 @@ pub(super) fn settle<P: Permit, C: ClassifyEnd>(
     }
 }
 
-/// The caller has left, while it waited for a frame or just then.
+/// The caller has left while it waited for a frame.
 #[cold]
 pub(super) fn abandon<P: Permit, C>(call: &mut Option<Carried<P, C>>, limits: Option<&Limits>) {
     if let Some(carried) = call.take() {
@@ -85,7 +85,7 @@ pub(super) fn fail<P: Permit, C>(call: &mut Option<Carried<P, C>>) {
     }
 }
 
-/// Settles what is carried as a failure when the body's `poll_frame` unwinds. Forgotten when it returns.
+/// Settles the permit as a failure when the body's `poll_frame` unwinds. Disarmed when it returns.
 pub(super) struct Unwinding<'a, P: Permit, C>(pub(super) &'a mut Option<Carried<P, C>>);
 
 impl<P: Permit, C> Drop for Unwinding<'_, P, C> {

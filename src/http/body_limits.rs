@@ -37,7 +37,7 @@ impl Limits {
         }
     }
 
-    /// The scope of the call's deadline: what a body does for its next frame is still the call's work.
+    /// The scope of the call's deadline: producing the next frame is still part of the call.
     pub(super) fn enter(&self) -> Option<Entered> {
         self.deadline.map(Deadline::enter)
     }
@@ -48,8 +48,8 @@ impl Limits {
             .is_some_and(|deadline| deadline.is_over(&Now::unread()))
     }
 
-    /// A frame has come, or the end.
-    pub(super) const fn moved(&mut self) {
+    /// A frame or the end of the body has arrived.
+    pub(super) const fn progressed(&mut self) {
         self.since = None;
     }
 
@@ -63,9 +63,9 @@ impl Limits {
         self.since.map(|since| now.moment().since(since))
     }
 
-    /// Nothing has come yet: ready when the first of them has passed.
+    /// Waits for the next frame: ready when the first limit has passed.
     ///
-    /// The timer stays armed from frame to frame, and is set on when it goes off too early: for most bodies it never does.
+    /// The timer stays armed from frame to frame and is extended when it fires too early, which most bodies never see.
     pub(super) fn poll(&mut self, alarm: &mut BodyAlarm, cx: &mut Context<'_>) -> Poll<()> {
         let mut now = Now::unread();
         let since = *self.since.get_or_insert_with(|| now.moment());
@@ -99,7 +99,7 @@ impl Limits {
         }
     }
 
-    /// That time has passed.
+    /// The rejection for the limit that has passed.
     pub(super) fn passed(&self) -> Rejected {
         let idle = self
             .since

@@ -1,4 +1,4 @@
-//! What a response means, by its status and by what the server says about trying again.
+//! The outcome of a response: by its status and the server's retry directives.
 
 use std::time::Duration;
 
@@ -13,30 +13,30 @@ use crate::call::Call;
 use crate::error::BoxError;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
-/// What an HTTP response or error means: the classifier to use unless you know better.
+/// The standard classifier of HTTP responses and errors.
 ///
 /// | status | outcome |
 /// |---|---|
 /// | 1xx, 2xx, 3xx | success |
 /// | 408, 500, 502, 503, 504, 520–527 | transient |
-/// | 429, and 503 that names a wait | overloaded |
+/// | 429, and 503 with a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
-/// | other 5xx, and what is above | transient, never repeated |
-/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be repeated: see [`Replay`](super::Replay) |
-/// | 425: too early for a request that may be a replay | permanent, not executed, repeated once |
-/// | 4xx, 5xx with `Idempotent-Replayed: true` | neutral, never repeated |
+/// | other 5xx and above | transient, never retried |
+/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be retried: see [`Replay`](super::Replay) |
+/// | 425: too early for a request that may be a replay | permanent, not executed, retried once |
+/// | 4xx, 5xx with `Idempotent-Replayed: true` | neutral, never retried |
 ///
-/// The wait is what [`retry_after`] reads. A retry layer waits so long; by choice a circuit that such a failure opens stays
-/// open so long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a repetition with `x-should-retry: false`,
-/// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows one that the status would
-/// not, but never makes an unsafe request safe: that is the business of [`Replay`](super::Replay). What errors mean is
-/// told at [`error_outcome`](super::error_outcome).
+/// [`retry_after`] reads the wait. A retry layer waits that long; a circuit that such a failure opens can stay open that
+/// long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a retry with `x-should-retry: false`,
+/// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows a retry that the status would
+/// not, but never makes an unsafe request safe: [`Replay`](super::Replay) decides that. Errors are classified by
+/// [`error_outcome`](super::error_outcome).
 ///
 /// A response with `Idempotent-Replayed: true` is stored: the server returns it to every request with this idempotency key, so a
-/// retry gets it again. Such a failure is final, whatever else the server says about trying again, and a breaker does not count
+/// retry gets it again. Such a failure is final, whatever the server's other headers, and a breaker does not count
 /// it, because the server may have recovered since. A replayed success is a success.
 ///
-/// Of a 409 only the head is seen: one that names no wait is taken for a conflict that a repetition will not cure.
+/// A 409 without a wait is classified as a conflict that a retry will not resolve.
 ///
 /// ```
 /// use buttress::http::ByStatus;
@@ -49,10 +49,10 @@ use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ByStatus {
-    /// Whether a 429 is a result: overloaded, or else neutral. Default: yes.
+    /// Whether a 429 is overloaded; otherwise it is neutral. Default: yes.
     ///
-    /// Switch it off for a breaker that many callers share, each with a quota of its own: a 429 then says nothing about
-    /// the service. Leave it on for a retry layer, which does not repeat what is neutral.
+    /// Switch it off for a breaker that many callers share, each with its own quota: a 429 then says nothing about
+    /// the service's health. Leave it on for a retry layer, which does not retry neutral outcomes.
     pub count_429: bool,
 }
 
@@ -68,21 +68,21 @@ impl ByStatus {
         Self { count_429: true }
     }
 
-    /// Whether a 429 is a result.
+    /// Whether a 429 is overloaded; otherwise it is neutral.
     #[must_use]
     pub const fn count_429(mut self, count_429: bool) -> Self {
         self.count_429 = count_429;
         self
     }
 
-    /// What this response means.
+    /// The outcome of this response.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let status = response.status();
         if status.as_u16() < 400 {
             return Outcome::SUCCESS;
         }
         let wait = match status {
-            // A quota that is spent says nothing about the operation in progress.
+            // The reset of a quota does not concern the operation in progress.
             StatusCode::CONFLICT => asked(response.headers()),
             _ => retry_after(response),
         };
@@ -94,10 +94,10 @@ impl ByStatus {
         if is_replayed(response.headers()) {
             return REPLAYED_FAILURE;
         }
-        let word = servers_word(response.headers());
+        let directive = retry_directive(response.headers());
         let mut outcome = match of_status(status, wait) {
-            // In so many words, so it need not be guessed that an operation is in progress.
-            _ if status == StatusCode::CONFLICT && word == Some(true) => {
+            // An explicit permission to retry, so the wait does not imply an operation in progress.
+            _ if status == StatusCode::CONFLICT && directive == Some(true) => {
                 Outcome::PERMANENT.wait(wait)
             }
             _ if status == StatusCode::TOO_MANY_REQUESTS && !self.count_429 => {
@@ -106,9 +106,9 @@ impl ByStatus {
             outcome => outcome,
         };
         if mark == Some(&NotExecuted::There) {
-            outcome = refused_there(outcome);
+            outcome = refused_by_server(outcome);
         }
-        match word {
+        match directive {
             Some(true) => outcome.retry(RetryAdvice::Allowed),
             Some(false) => outcome.retry(RetryAdvice::Vetoed),
             None => outcome,
@@ -142,11 +142,11 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
     }
 }
 
-/// The head says it all: the end of a body does not change its meaning.
+/// The head decides the outcome: the end of a body does not change it.
 impl ClassifyEnd for ByStatus {}
 
-/// A server that turns a call away is alive, but limiting. Were it transient, it would be asked again at once and for free.
-pub(super) fn refused_there(outcome: Outcome) -> Outcome {
+/// A server that rejects a call is alive but limiting. A transient outcome would be retried at once, free of charge.
+pub(super) fn refused_by_server(outcome: Outcome) -> Outcome {
     let kind = match outcome.kind {
         Kind::Transient => Kind::Overloaded,
         kind => kind,
@@ -169,7 +169,7 @@ pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
 }
 
 /// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
-/// never does, so a 425 to a retry would come again and again, and is no reason to believe anything.
+/// does not, so a 425 to a retry would repeat forever and does not prove that the request was not executed.
 fn too_early() -> Outcome {
     if Call::current().is_retry() {
         Outcome::PERMANENT.retry(RetryAdvice::Never)
@@ -180,7 +180,7 @@ fn too_early() -> Outcome {
     }
 }
 
-/// A failure that the server has stored for this idempotency key: a repetition gets it again, and it may be hours old.
+/// A failure that the server has stored for this idempotency key: a retry gets it again, and it may be hours old.
 pub(super) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
 /// Whether the server replays a response that it has stored for the idempotency key of this request.
@@ -188,7 +188,7 @@ pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
     has_word(headers, "idempotent-replayed", b"true")
 }
 
-/// Whether one value of this header is this word.
+/// Whether one value of this header equals `word`.
 fn has_word(headers: &HeaderMap, name: &str, word: &[u8]) -> bool {
     let values = headers.get_all(name).iter();
     // A proxy may have made one line of two (RFC 9110 §5.3).
@@ -196,8 +196,8 @@ fn has_word(headers: &HeaderMap, name: &str, word: &[u8]) -> bool {
     words.any(|one| one.trim_ascii().eq_ignore_ascii_case(word))
 }
 
-/// What the server says about trying again; a veto outweighs everything.
-pub(super) fn servers_word(headers: &HeaderMap) -> Option<bool> {
+/// Whether the server permits or vetoes a retry; a veto outweighs a permission.
+pub(super) fn retry_directive(headers: &HeaderMap) -> Option<bool> {
     let either = |word: &[u8]| {
         has_word(headers, SHOULD_RETRY, word) || has_word(headers, "stripe-should-retry", word)
     };
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_its_meaning() {
+    fn every_status_has_its_outcome() {
         let never = Outcome::TRANSIENT.retry(RetryAdvice::Never);
         for (statuses, outcome) in [
             (
@@ -261,12 +261,12 @@ mod tests {
         assert_eq!(
             meaning(503, &[("retry-after", "soon")]),
             Outcome::TRANSIENT,
-            "a wait that cannot be read is none"
+            "a wait that cannot be parsed is ignored"
         );
     }
 
     #[test]
-    fn an_operation_still_running_may_be_asked_again() {
+    fn a_conflict_with_a_wait_may_be_retried() {
         let wait = Some(Duration::from_secs(1));
         assert_eq!(
             meaning(409, &[("retry-after", "1")]),
@@ -275,14 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spent_quota_does_not_make_a_conflict_passing() {
+    fn a_spent_quota_does_not_make_a_conflict_transient() {
         let spent = [("ratelimit", "\"default\";r=0;t=1")];
         assert_eq!(meaning(409, &spent).kind, Kind::Permanent);
         assert_eq!(meaning(503, &spent).kind, Kind::Overloaded);
     }
 
     #[test]
-    fn too_early_is_repeated_once() {
+    fn too_early_is_retried_once() {
         let outcome = Outcome::PERMANENT;
         let once = outcome.not_executed().retry(RetryAdvice::Allowed);
         assert_eq!(meaning(425, &[]), once);
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn the_server_has_the_last_word() {
+    fn the_servers_directive_overrides_the_status() {
         for veto in [
             ("x-should-retry", "false"),
             ("stripe-should-retry", "FALSE"),
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_failure_is_final_and_says_nothing_about_the_server() {
+    fn a_replayed_failure_is_neutral_and_never_retried() {
         let replayed = ("idempotent-replayed", "true");
         let wait = ("retry-after", "1");
         for status in [400, 408, 409, 425, 429, 500, 503, 507, 999] {
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_failure_was_executed_whatever_the_server_claims() {
+    fn a_replayed_failure_was_executed() {
         for (mark, outcome) in [
             (NotExecuted::There, REPLAYED_FAILURE),
             // A refusal by a layer of this process is no replay, whatever headers it has.

@@ -1,4 +1,4 @@
-//! The limit of making a connection.
+//! A time limit for connecting.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,12 +17,12 @@ use crate::timeout::Alarm;
 
 /// Limits how long a client's connector may take: the name, every address, TLS. Default: 1 s.
 ///
-/// It goes around the connector, *inside* the client, so that a server that does not answer costs one second instead of the
-/// attempt's whole limit, and is known not to have executed anything: any request may be sent again. For connectors of
+/// It goes around the connector, *inside* the client. A server that does not accept connections then costs one second instead
+/// of the attempt's whole limit, and the call was certainly not executed, so any request may be retried. For connectors of
 /// hyper-util, of tonic's `Endpoint::connect_with_connector` and of reqwest's `ClientBuilder::connector_layer`.
 ///
 /// A connector that tries several addresses one after the other shares the limit among them; give hyper-util's
-/// `HttpConnector` the same one (`set_connect_timeout`), and it does so fairly.
+/// `HttpConnector` the same limit (`set_connect_timeout`), and it divides the time among the addresses.
 ///
 /// ```
 /// use buttress::http::ConnectTimeoutLayer;
@@ -44,8 +44,8 @@ use crate::timeout::Alarm;
 ///
 /// # Events
 ///
-/// [`Event::Rejected`] of the layer `connect`. There may be one without a failed call: a client that begins to connect, and
-/// then finds another connection free, leaves the new one to whoever comes next.
+/// [`Event::Rejected`] of the layer `connect`. It may occur without a failed call: a client that starts to connect
+/// and then finds an idle connection leaves the new one to the next call.
 #[derive(Clone, Debug)]
 pub struct ConnectTimeoutLayer {
     source: Arc<Source>,
@@ -53,7 +53,7 @@ pub struct ConnectTimeoutLayer {
 }
 
 impl ConnectTimeoutLayer {
-    /// A limit of 1 s for the connections of what is called `name`.
+    /// A limit of 1 s for the connections of the client `name`.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
         Self {
             source: Arc::new(Source::new("connect", name)),
@@ -75,8 +75,7 @@ impl<S> Layer<S> for ConnectTimeoutLayer {
     fn layer(&self, inner: S) -> ConnectTimeout<S> {
         ConnectTimeout {
             inner,
-            source: Arc::clone(&self.source),
-            limit: self.limit,
+            layer: self.clone(),
         }
     }
 }
@@ -85,8 +84,7 @@ impl<S> Layer<S> for ConnectTimeoutLayer {
 #[derive(Clone, Debug)]
 pub struct ConnectTimeout<S> {
     inner: S,
-    source: Arc<Source>,
-    limit: Duration,
+    layer: ConnectTimeoutLayer,
 }
 
 impl<S, Target> Service<Target> for ConnectTimeout<S>
@@ -106,8 +104,7 @@ where
         ConnectTimeoutFuture {
             connecting: self.inner.call(target),
             alarm: None,
-            source: Arc::clone(&self.source),
-            limit: self.limit,
+            layer: self.layer.clone(),
             done: false,
         }
     }
@@ -126,8 +123,7 @@ pub struct ConnectTimeoutFuture<F> {
     connecting: F,
     /// Boxed, since hyper-util takes connectors only if their futures are `Unpin`. A connection is worth an allocation.
     alarm: Option<Pin<Box<Alarm>>>,
-    source: Arc<Source>,
-    limit: Duration,
+    layer: ConnectTimeoutLayer,
     done: bool,
 }
 
@@ -148,20 +144,22 @@ where
             *this.done = true;
             return Poll::Ready(connected.map_err(Into::into));
         }
-        if *this.limit == Duration::MAX {
+        let ConnectTimeoutLayer { source, limit } = &*this.layer;
+        let limit = *limit;
+        if limit == Duration::MAX {
             return Poll::Pending;
         }
         let alarm = this.alarm.get_or_insert_with(|| {
             let mut alarm = Box::pin(Alarm::new());
-            alarm.as_mut().arm(*this.limit, &Now::unread());
+            alarm.as_mut().arm(limit, &Now::unread());
             alarm
         });
         ready!(alarm.as_mut().poll(cx));
         *this.done = true;
-        let reason = Reason::ConnectTimeout { limit: *this.limit };
-        let rejected = Rejected::new(reason, Arc::clone(this.source.name()));
+        let reason = Reason::ConnectTimeout { limit };
+        let rejected = Rejected::new(reason, Arc::clone(source.name()));
         emit(&Event::Rejected {
-            source: this.source,
+            source,
             rejected: &rejected,
         });
         Poll::Ready(Err(rejected.into()))

@@ -1,4 +1,4 @@
-//! The rest of a failed response is read, so that its connection can be used again.
+//! Reads the rest of a failed response, so that its connection can be reused.
 
 use std::fmt;
 use std::future::Future;
@@ -18,11 +18,11 @@ use crate::outcome::Outcome;
 use crate::retry::Discard;
 use crate::timeout::Alarm;
 
-/// Reads what is left of a failed response while the next attempt runs.
+/// Reads the rest of a failed response while the next attempt runs.
 ///
-/// An HTTP/1 connection can be used again only when its response has been read to the end; a response that is dropped
-/// before closes it, and that at a time when many fail. What is larger than the limit, or takes longer, is dropped all the
-/// same, as is what is left when the call ends. Other versions need none of it.
+/// An HTTP/1 connection can be reused only after its response has been read to the end. Dropping the response earlier closes
+/// the connection, and reconnecting adds load while the server is failing. A rest that is larger than the limit, takes longer
+/// or is left when the call ends is dropped. Other HTTP versions do not need this.
 ///
 /// ```
 /// use buttress::http::{ByStatus, Drain, Replay};
@@ -55,7 +55,7 @@ impl Drain {
         }
     }
 
-    /// For how long at most. Default 50 ms; any.
+    /// The longest time to read. Default 50 ms; any.
     #[must_use]
     pub const fn within(mut self, within: Duration) -> Self {
         self.within = within;
@@ -112,7 +112,7 @@ impl<B: Body> Future for Draining<B> {
             match rest.body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     let size = frame.data_ref().map_or(0, Buf::remaining);
-                    // A frame of nothing costs something too.
+                    // An empty frame costs one byte, so that endless empty frames end too.
                     let cost = u64::try_from(size).unwrap_or(u64::MAX).max(1);
                     match rest.drain.bytes.checked_sub(cost) {
                         Some(left) => rest.drain.bytes = left,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn it_reads_to_the_end_within_its_limits() {
+    async fn a_body_is_drained_within_the_limits() {
         let drain = Drain::new();
         let kib = 1024;
         assert_eq!(drained(drain, slow(4, kib, 10 * MS)).await, (40 * MS, 0));
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_worth_it_is_dropped_at_once() {
+    fn an_http2_body_or_one_above_the_limit_is_dropped_at_once() {
         let reads = |version, size| {
             let announced = Full::<Bytes>::from(vec![0; size]);
             Drain::new().rest(version, announced).is_some()

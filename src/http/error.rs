@@ -1,4 +1,4 @@
-//! What a transport error means: whether the service may have acted on the request, and whether it is to blame.
+//! The outcome of a transport error: whether the service may have executed the request, and whether it has failed.
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -16,11 +16,11 @@ use crate::error::{BoxError, Error, Rejected};
 use crate::outcome::Unprocessed;
 use crate::outcome::{Executed, Outcome, RetryAdvice, judge_rejection};
 
-/// An error of an HTTP client that can say what it means for the call.
+/// An error of an HTTP client that has an [`Outcome`].
 ///
 /// Implemented for the errors of `reqwest`, `hyper` and hyper-util's client (each behind its feature), for
-/// [`std::io::Error`], [`BoxError`], [`Error<E>`](crate::Error) and `Infallible`. An application's own error does it in one
-/// line:
+/// [`std::io::Error`], [`BoxError`], [`Error<E>`](crate::Error) and `Infallible`. For an error of your own, one line is
+/// enough:
 ///
 /// ```
 /// # #[derive(Debug, thiserror::Error)]
@@ -31,58 +31,58 @@ use crate::outcome::{Executed, Outcome, RetryAdvice, judge_rejection};
 ///
 /// impl ErrorOutcome for ShopError {
 ///     fn outcome(&self) -> Outcome {
-///         // The error of the same call. `error_outcome(self)` would take it for one that may be about another call.
+///         // The source is the error of the same call. `error_outcome(self)` would treat it as that of another call.
 ///         error_outcome(&self.0)
 ///     }
 /// }
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say what it means for an HTTP call",
-    note = "the errors of reqwest, hyper and hyper-util do with this crate's features `reqwest`, `hyper`",
+    message = "`{Self}` does not implement `ErrorOutcome`, so its outcome is unknown",
+    note = "the errors of reqwest, hyper and hyper-util implement it with this crate's features `reqwest` and `hyper`",
     note = "your own: `impl buttress::http::ErrorOutcome for {Self} {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
     note = "a foreign one: `.map_err(buttress::BoxError::from)` next to the service",
     note = "or classify it yourself: `buttress::classify_fn(|result| …)`"
 )]
 pub trait ErrorOutcome {
-    /// What this error means.
+    /// The outcome of this error.
     fn outcome(&self) -> Outcome;
 
-    /// What it is called in traces, a value of OpenTelemetry's `error.type`. Default: `_OTHER`.
+    /// The value of OpenTelemetry's `error.type` in traces. Default: `_OTHER`.
     fn error_type(&self) -> &'static str {
         "_OTHER"
     }
 }
 
-/// What an error means, found by walking its chain of sources down to the first link that knows.
+/// The outcome of an error, found by walking its chain of sources down to the first known type.
 ///
 /// | what happened | outcome |
 /// |---|---|
 /// | no connection: refused, unreachable, name or TLS failed, connect timeout | transient, not executed |
-/// | the connection closed before the request was written (feature `hyper`) | [unprocessed](Outcome::unprocessed): neutral, not executed, may be repeated |
+/// | the connection closed before the request was written (feature `hyper`) | [unprocessed](Outcome::unprocessed): neutral, not executed, may be retried |
 /// | HTTP/2: refused stream, or one above the last stream of a GOAWAY without an error (feature `http2`) | unprocessed, too |
 /// | HTTP/2: stream above the last one of a GOAWAY with an error | transient (`ENHANCE_YOUR_CALM`: overloaded), not executed |
-/// | reset, closed before the answer was complete, timeout, garbage, anything unknown | transient |
+/// | reset, closed before the response was complete, timeout, garbage, anything unknown | transient |
 /// | a redirect that cannot be followed, an undecodable body | permanent |
-/// | the request cannot be built or sent: a bad URI, an unknown version | neutral, never repeated |
-/// | the request's own body failed, a message is larger than tonic's encode limit | neutral, never repeated |
-/// | the runtime that drove the connection has shut down (feature `hyper`) | neutral, may be repeated |
-/// | refused by tower's `LoadShed` (feature `tower`) | neutral, not executed, never repeated |
-/// | the worker of tower's `Buffer` is gone (feature `tower`) | neutral, never repeated |
-/// | the service inside tower's `Buffer` was not ready (feature `tower`) | as its own error, not executed, never repeated |
-/// | a [`Rejected`] of this crate | as everywhere |
+/// | the request cannot be built or sent: a bad URI, an unknown version | neutral, never retried |
+/// | the request's own body failed, a message is larger than tonic's encode limit | neutral, never retried |
+/// | the runtime that drove the connection has shut down (feature `hyper`) | neutral, may be retried |
+/// | refused by tower's `LoadShed` (feature `tower`) | neutral, not executed, never retried |
+/// | the worker of tower's `Buffer` is gone (feature `tower`) | neutral, never retried |
+/// | the service inside tower's `Buffer` was not ready (feature `tower`) | as its own error, not executed, never retried |
+/// | a [`Rejected`] of this crate | as its reason |
 ///
 /// # Whose error it is
 ///
 /// The chain is followed through the errors of this crate, of reqwest, hyper-util, tonic's channels and tower's `Buffer`, each
-/// behind its feature. Below any other type, an [`io::Error`] included, lies perhaps the error of another call, which a
-/// service made on its own. Its kind still counts, but it never proves that this call was not executed, and it is repeated at
+/// behind its feature. An error below any other type, including [`io::Error`], may belong to another call, which the
+/// service made on its own. Its kind still counts, but it never proves that this call was not executed, and it is retried at
 /// most [by its kind](RetryAdvice::ByKind).
 ///
 /// # Redirects
 ///
-/// An error is about the last request that the client sent. A client that follows redirects hides those before it, so the
-/// connection that was refused may be that to the page which a POST was redirected to. Retries therefore do not trust "not
-/// executed" where redirects may be followed: see [`Redirects`](super::Redirects).
+/// An error concerns the last request that the client sent. After a redirect, the refused connection may be the one to the
+/// target of a POST's redirect. Retries therefore do not trust "not executed" where redirects may be followed: see
+/// [`Redirects`](super::Redirects).
 pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     let mut fallback = Outcome::TRANSIENT;
     // A buffer that has failed never calls its service again.
@@ -106,7 +106,7 @@ pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     fallback
 }
 
-/// What an outcome is worth that was found at this link: below a foreign error, perhaps that of another call.
+/// Weakens an outcome that was found below a foreign error: it may be that of another call.
 fn weighed(mut outcome: Outcome, link: Link<'_>) -> Outcome {
     if !link.certain {
         outcome.executed = Executed::Maybe;
@@ -129,7 +129,7 @@ fn is_failed_buffer(error: &(dyn StdError + 'static)) -> bool {
     false
 }
 
-/// What one link of a chain says.
+/// The outcome of one link of a chain.
 enum Says {
     /// This, whatever is below it.
     This(Outcome),
@@ -143,7 +143,7 @@ enum Says {
 
 fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
     if let Some(rejected) = error.downcast_ref::<Rejected>() {
-        // One that is no result at all must at least not be repeated.
+        // A rejection without an outcome must at least not be retried.
         return Some(Says::This(judge_rejection(rejected).unwrap_or(OWN_FAULT)));
     }
     if let Some(outcome) = of_own(error) {
@@ -159,7 +159,7 @@ fn of_link(error: &(dyn StdError + 'static)) -> Option<Says> {
     }
     #[cfg(feature = "hyper")]
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        // What is below may be the error of another call, which the request's body is the response of.
+        // A source may be the error of another call, whose response is this request's body.
         return Some(Says::This(of_hyper(error)));
     }
     if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -208,14 +208,14 @@ fn of_hyper_util(error: &hyper_util::client::legacy::Error) -> Option<Says> {
     if error.is_connect() {
         return Some(Says::This(of_connecting(error)));
     }
-    // Every failure of a connection has a cause. What has none is a request that the client will not send: a URI that
-    // is not absolute, a version or a method that it does not know.
+    // Every failure of a connection has a cause. An error without a source is a request that the client refuses to
+    // send: a relative URI, an unknown version or method.
     error.source().is_none().then_some(Says::This(OWN_FAULT))
 }
 
 #[cfg(feature = "hyper")]
 fn of_hyper(error: &hyper::Error) -> Outcome {
-    // hyper reports both for requests that their connection never took up.
+    // hyper reports both for requests that were never written to their connection.
     if error.is_canceled() || error.is_closed() {
         return Outcome::unprocessed(Unprocessed::ConnectionClosing);
     }
@@ -281,45 +281,37 @@ by_chain!(hyper::Error);
 by_chain!(hyper_util::client::legacy::Error);
 by_chain!(io::Error);
 by_chain!(Rejected);
-// What is inside a `BoxError`: `boxed.outcome()` works. `BoxError` itself must not implement this, because a stack returns it
-// as it is and maps every error that does to `Error<E>`: see `StackError`.
+// For the error inside a `BoxError`, so that `boxed.outcome()` works. `BoxError` itself must not implement the trait: a stack
+// returns it unchanged and maps every error that implements it to `Error<E>`, see `StackError`.
 by_chain!(dyn StdError + Send + Sync);
 
-impl ErrorOutcome for Error<BoxError> {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::Rejected(rejected) => rejected.outcome(),
-            Self::Inner(error) => error.outcome(),
-        }
-    }
+/// Implements [`ErrorOutcome`] for [`Error`]: `BoxError` does not implement it, but the error inside does.
+macro_rules! by_variant {
+    ($error:ty $(, $param:ident)?) => {
+        impl$(<$param: ErrorOutcome>)? ErrorOutcome for $error {
+            fn outcome(&self) -> Outcome {
+                match self {
+                    Self::Rejected(rejected) => rejected.outcome(),
+                    Self::Inner(error) => error.outcome(),
+                }
+            }
 
-    fn error_type(&self) -> &'static str {
-        match self {
-            Self::Rejected(rejected) => rejected.error_type(),
-            Self::Inner(error) => error.error_type(),
+            fn error_type(&self) -> &'static str {
+                match self {
+                    Self::Rejected(rejected) => rejected.error_type(),
+                    Self::Inner(error) => error.error_type(),
+                }
+            }
         }
-    }
+    };
 }
+
+by_variant!(Error<BoxError>);
+by_variant!(Error<E>, E);
 
 impl ErrorOutcome for Infallible {
     fn outcome(&self) -> Outcome {
         match *self {}
-    }
-}
-
-impl<E: ErrorOutcome> ErrorOutcome for Error<E> {
-    fn outcome(&self) -> Outcome {
-        match self {
-            Self::Rejected(rejected) => rejected.outcome(),
-            Self::Inner(error) => error.outcome(),
-        }
-    }
-
-    fn error_type(&self) -> &'static str {
-        match self {
-            Self::Rejected(rejected) => rejected.error_type(),
-            Self::Inner(error) => error.error_type(),
-        }
     }
 }
 
@@ -343,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_cannot_be_built_says_nothing_about_the_server() {
+    fn a_request_that_cannot_be_built_is_neutral() {
         let uri = "http://a b/".parse::<::http::Uri>().unwrap_err();
         assert_eq!(BoxError::from(uri).outcome(), OWN_FAULT);
         let request = ::http::Request::builder().uri("http://a b/").body(());
@@ -352,7 +344,7 @@ mod tests {
 
     #[cfg(feature = "tower")]
     #[test]
-    fn a_refusal_by_a_foreign_layer_says_nothing_about_the_server() {
+    fn a_refusal_by_a_foreign_layer_is_neutral() {
         let shed: BoxError = ::tower::load_shed::error::Overloaded::new().into();
         assert_eq!(shed.outcome(), OWN_FAULT.not_executed());
         let anothers: BoxError = Box::new(io::Error::other(shed));
@@ -360,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejection_is_judged_as_everywhere() {
+    fn a_rejection_is_judged_by_its_reason() {
         let open = || Rejected::new(Reason::CircuitOpen, "x");
         let refusal = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
         assert_eq!(BoxError::from(open()).outcome(), refusal);

@@ -1,4 +1,4 @@
-//! What an error is called in traces.
+//! The value of `error.type` for an error.
 
 use std::error::Error as StdError;
 use std::io;
@@ -10,19 +10,19 @@ use super::runtime::{is_dispatch_gone, is_runtime_gone};
 use crate::chain::links;
 use crate::error::Rejected;
 
-/// What an error is called in OpenTelemetry's `error.type`: a word of a short list, never a text with an address in it.
+/// The value of OpenTelemetry's `error.type`: one of a short list of words, never a text with an address in it.
 ///
-/// For a rejection of this crate its [reason](crate::Reason::as_str); for what an operating system, hyper or reqwest says,
-/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for a fault of our
-/// own side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
+/// For a rejection of this crate its [reason](crate::Reason::as_str); for an error of the operating system, hyper or reqwest,
+/// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for an error on the
+/// client's side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
 /// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
 pub(super) fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     let mut name = "_OTHER";
     for link in links(error) {
         match of_link(link.error) {
-            // What is below may be an error of another call.
+            // A source may be an error of another call.
             Some(Name::Final(this)) => return this,
-            // The deeper link knows better.
+            // A deeper link is more precise.
             Some(Name::UnlessDeeper(this)) => name = this,
             None => {}
         }
@@ -30,7 +30,7 @@ pub(super) fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     name
 }
 
-/// What one link of a chain is called.
+/// The name of one link of a chain.
 enum Name {
     /// This, whatever is below it.
     #[cfg_attr(

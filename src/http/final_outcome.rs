@@ -1,4 +1,4 @@
-//! The outcome of a call whose head leaves it open, and what waits for it.
+//! The outcome of a call whose head leaves it open, and the layers that wait for it.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ enum State {
     Known(Option<Outcome>),
 }
 
-/// What waits for an outcome.
+/// A layer that waits for an outcome.
 #[derive(Debug)]
 enum Follower {
     Observation(Option<Observation>),
@@ -88,13 +88,13 @@ impl Follower {
     }
 }
 
-/// Hands the deposit of a call to the response, if its outcome is still open. Returns whether it did.
+/// Defers the budget's deposit to the end of the response if its outcome is still open. Returns whether it did.
 pub(crate) fn deposit_later<Res: HttpResponse>(
     response: &Res,
     head: &Outcome,
     budget: &RetryBudget,
 ) -> bool {
-    // An open outcome cannot be repeated any more. Looked at first, because it costs nothing.
+    // A call with an open outcome is never retried. This check is first, because it costs nothing.
     if head.kind != Kind::Success || head.retry == RetryAdvice::ByKind {
         return false;
     }

@@ -1,9 +1,9 @@
 //! Layers around a service that never fails: rejections become responses.
 
-use super::lift::Lift;
 use super::marks::{mark_passed, mark_refused, veto, watch_spent};
 use super::problem::Problem;
 use super::request::HttpRequest;
+use super::stack_error::IntoStackError;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -16,8 +16,8 @@ use tower_service::Service;
 use crate::error::{Error, Rejected};
 use crate::outcome::Executed;
 
-/// Puts layers of this crate around a service whose error is `Infallible`, such as an axum router or handler, and answers
-/// their rejections as responses. The error stays `Infallible`, so axum needs no `HandleErrorLayer`.
+/// Puts layers of this crate around a service whose error is `Infallible`, such as an axum router or handler, and turns their
+/// rejections into responses. The error stays `Infallible`, so axum needs no `HandleErrorLayer`.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -30,26 +30,26 @@ use crate::outcome::Executed;
 /// # let _ = app;
 /// ```
 ///
-/// Several layers go in as one: a tuple, or a `tower::ServiceBuilder`. The first of them is the outermost.
+/// For several layers, pass a tuple or a `tower::ServiceBuilder`. The first of them is the outermost.
 ///
-/// # The answers
+/// # Responses
 ///
 /// | rejection | status |
 /// |---|---|
-/// | an open circuit, a policy that refused | 503 |
+/// | an open circuit, a policy that rejected the call | 503 |
 /// | a quota that is used up | 429, with `RateLimit` and `RateLimit-Policy` |
 /// | a time limit: attempt, connection, head, body, deadline | 504 |
 ///
-/// With `Retry-After` in whole seconds, rounded up and 68 years at most, if the wait is known. The body is
+/// If the wait is known, `Retry-After` has it in whole seconds, rounded up and at most 68 years. The body is
 /// `application/problem+json` (RFC 9457) whose `detail` is the rejection's message: it names the layer and its wait. The
 /// response's body must be `From<String>`, as axum's and `http_body_util::Full` are. The response to a HEAD request has the
 /// `Content-Length` of that body, and no body.
 ///
-/// A rejection that kept the call from being executed is marked as such in the response's extensions, where
-/// [`ByStatus`](super::ByStatus) finds it: a gate further out does not count our own refusals against the service. Clients
-/// are told only by choice: [`HandleRejectionsLayer::not_executed_header`].
+/// The rejection of a call that was not executed is marked in the response's extensions, where [`ByStatus`](super::ByStatus)
+/// finds it: an outer gate does not count it as a failure of the service. To report it to clients, see
+/// [`HandleRejectionsLayer::not_executed_header`].
 ///
-/// An error of the service's own, if it can have one, is passed on untouched.
+/// An error of the service itself is returned unchanged.
 ///
 /// # Cancel safety
 ///
@@ -58,7 +58,7 @@ pub const fn handle_rejections<L>(layers: L) -> HandleRejectionsLayer<L> {
     HandleRejectionsLayer::new(layers, Problem)
 }
 
-/// How a rejection becomes a response. What each responder answers is told where it is made.
+/// How a rejection becomes a response.
 pub trait Respond<B> {
     /// The body of all responses.
     type Body;
@@ -75,14 +75,20 @@ pub trait Respond<B> {
     fn pass(&self, response: Response<B>) -> Response<Self::Body>;
 }
 
-/// Made by [`handle_rejections`].
+/// The layer of [`handle_rejections`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HandleRejectionsLayer<L, R = Problem> {
     layers: L,
+    responder: Responder<R>,
+}
+
+/// Turns rejections into responses.
+#[derive(Clone, Copy, Debug, Default)]
+struct Responder<R> {
     respond: R,
-    /// Whether a refusal says on the wire that nothing was executed.
+    /// Whether `x-buttress-not-executed` is sent.
     marks: bool,
-    /// Whether a failure whose retries are spent asks the client not to retry.
+    /// Whether `x-should-retry: false` is sent.
     should_retry: bool,
 }
 
@@ -90,69 +96,63 @@ impl<L, R> HandleRejectionsLayer<L, R> {
     pub(super) const fn new(layers: L, respond: R) -> Self {
         Self {
             layers,
-            respond,
-            marks: false,
-            should_retry: false,
+            responder: Responder {
+                respond,
+                marks: false,
+                should_retry: false,
+            },
         }
     }
 
-    /// Whether an answer to a call that was not executed says so to the client, as `x-buttress-not-executed: 1`. Default: no.
+    /// Whether the response to a call that was not executed carries `x-buttress-not-executed: 1`. Default: no.
     ///
-    /// Then a client that believes it ([`TrustNotExecutedLayer`](super::TrustNotExecutedLayer)) may repeat even a POST. The header is about one
-    /// hop: one that the service itself has on a response, perhaps from a server further on, is taken off in any case.
+    /// A client that trusts it ([`TrustNotExecutedLayer`](super::TrustNotExecutedLayer)) may then retry even a POST. The header
+    /// concerns one hop: it is always removed from the service's own responses, which may come from another server.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {
-        self.marks = not_executed_header;
+        self.responder.marks = not_executed_header;
         self
     }
 
     /// Whether a response of 500 and above carries `x-should-retry: false` if a retry layer inside, around the calls that the
     /// service makes, has spent its attempts or its budget. Default: no.
     ///
-    /// Three attempts at each of three services in a row are 27 at the last one: one tier that retries is enough. The
-    /// service's own `x-should-retry` stays. A call that the service makes from another task is not seen.
+    /// Three attempts in each of three tiers are 27 attempts at the last one, so only one tier should retry. A
+    /// `x-should-retry` that the service sets is not changed. Calls that the service makes from another task do not count.
     #[must_use]
     pub const fn should_retry_header(mut self, should_retry_header: bool) -> Self {
-        self.should_retry = should_retry_header;
+        self.responder.should_retry = should_retry_header;
         self
     }
 }
 
-impl<S, L: Layer<Lift<S>>, R: Clone> Layer<S> for HandleRejectionsLayer<L, R> {
+impl<S, L: Layer<IntoStackError<S>>, R: Clone> Layer<S> for HandleRejectionsLayer<L, R> {
     type Service = HandleRejections<L::Service, R>;
 
     fn layer(&self, inner: S) -> Self::Service {
         HandleRejections {
-            inner: self.layers.layer(Lift::new(inner)),
-            respond: self.respond.clone(),
-            marks: self.marks,
-            should_retry: self.should_retry,
+            inner: self.layers.layer(IntoStackError::new(inner)),
+            responder: self.responder.clone(),
             refused: None,
         }
     }
 }
 
-/// Answers the rejections of the layers inside. Made by [`handle_rejections`].
+/// A service whose rejections become responses. Made by [`handle_rejections`].
 #[derive(Debug)]
 pub struct HandleRejections<S, R = Problem> {
     inner: S,
-    respond: R,
-    /// Whether a refusal says on the wire that nothing was executed.
-    marks: bool,
-    /// Whether a failure whose retries are spent asks the client not to retry.
-    should_retry: bool,
-    /// What `poll_ready` came to: the answer to the next call.
+    responder: Responder<R>,
+    /// The rejection from `poll_ready`, for the next call.
     refused: Option<Rejected>,
 }
 
-/// A clone was not polled, so it inherits no answer.
+/// A clone was not polled, so it has no rejection.
 impl<S: Clone, R: Clone> Clone for HandleRejections<S, R> {
     fn clone(&self) -> Self {
         Self {
             inner: self.inner.clone(),
-            respond: self.respond.clone(),
-            marks: self.marks,
-            should_retry: self.should_retry,
+            responder: self.responder.clone(),
             refused: None,
         }
     }
@@ -184,10 +184,9 @@ where
                 Some(rejected) => State::Refused(Some(rejected)),
                 None => State::Running(self.inner.call(request)),
             },
-            respond: self.respond.clone(),
-            marks: self.marks,
+            responder: self.responder.clone(),
             is_head,
-            spent_below: self.should_retry.then_some(false),
+            spent_below: false,
         }
     }
 }
@@ -199,13 +198,11 @@ where
 pub struct HandleRejectionsFuture<F, R = Problem> {
     #[pin]
     state: State<F>,
-    respond: R,
-    /// Whether a refusal says on the wire that nothing was executed.
-    marks: bool,
+    responder: Responder<R>,
     /// Whether it is the response to a HEAD request.
     is_head: bool,
-    /// Whether a retry layer inside has given up, if the client is to be asked not to retry then.
-    spent_below: Option<bool>,
+    /// Whether a retry layer inside has given up.
+    spent_below: bool,
 }
 
 #[pin_project(project = Projected)]
@@ -225,17 +222,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let marks = *this.marks;
-        let to = |rejected: &Rejected| respond(this.respond, rejected, marks, *this.is_head);
+        let responder = &*this.responder;
+        let to = |rejected: &Rejected| responder.to(rejected, *this.is_head);
         let mut response = match this.state.as_mut().project() {
             Projected::Refused(rejected) => {
                 let rejected = rejected.take();
                 to(&rejected.expect("`HandleRejectionsFuture` polled after completion"))
             }
             Projected::Running(future) => {
-                let polled = if let Some(spent_below) = this.spent_below {
+                let polled = if responder.should_retry {
                     let (polled, spent) = watch_spent(|| future.poll(cx));
-                    *spent_below |= spent;
+                    *this.spent_below |= spent;
                     polled
                 } else {
                     future.poll(cx)
@@ -244,36 +241,36 @@ where
                 this.state.set(State::Refused(None));
                 match result {
                     Ok(mut response) => {
-                        mark_passed(&mut response, marks);
-                        this.respond.pass(response)
+                        mark_passed(&mut response, responder.marks);
+                        responder.respond.pass(response)
                     }
                     Err(Error::Rejected(rejected)) => to(&rejected),
                     Err(Error::Inner(error)) => return Poll::Ready(Err(error)),
                 }
             }
         };
-        if *this.spent_below == Some(true) {
+        if *this.spent_below {
             veto(&mut response);
         }
         Poll::Ready(Ok(response))
     }
 }
 
-fn respond<B, R: Respond<B>>(
-    respond: &R,
-    rejected: &Rejected,
-    marks: bool,
-    is_head: bool,
-) -> Response<R::Body> {
-    let mut response = if is_head {
-        respond.respond_to_head(rejected)
-    } else {
-        respond.respond(rejected)
-    };
-    if rejected.executed == Executed::No {
-        mark_refused(&mut response, marks);
+impl<R> Responder<R> {
+    fn to<B>(&self, rejected: &Rejected, is_head: bool) -> Response<R::Body>
+    where
+        R: Respond<B>,
+    {
+        let mut response = if is_head {
+            self.respond.respond_to_head(rejected)
+        } else {
+            self.respond.respond(rejected)
+        };
+        if rejected.executed == Executed::No {
+            mark_refused(&mut response, self.marks);
+        }
+        response
     }
-    response
 }
 
 #[cfg(test)]
@@ -287,7 +284,8 @@ mod tests {
     fn only_a_call_that_was_not_executed_is_marked_so() {
         let open = Rejected::new(Reason::CircuitOpen, "orders");
         let meaning = |rejected| {
-            ByStatus::new().response(&respond::<String, _>(&Problem, &rejected, false, false))
+            let response = Responder::<Problem>::default().to::<String>(&rejected, false);
+            ByStatus::new().response(&response)
         };
         let refused = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
         assert_eq!(meaning(open.clone()), refused);

@@ -1,4 +1,4 @@
-//! The limit of a response's head, counted from the request's last byte.
+//! A time limit for the response's head, counted from the request's last byte.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -20,14 +20,14 @@ use crate::event::{Event, Source, emit};
 use crate::outcome::Executed;
 use crate::timeout::Alarm;
 
-/// Limits the time between the end of a request and the head of its response: a slow upload is not the server's fault.
+/// Limits the time between the end of a request and the head of its response, so a slow upload does not count.
 ///
-/// Where uploads may take long, set this and leave the attempt's own limit wide. A request without a body is sent at once.
-/// The last byte counts as sent when the client has taken it out of the body; some of it may still lie in its buffers and
-/// those of the system. A body that fails, or that is dropped because the server would have no more of it, has ended too.
+/// For long uploads, set this limit and a generous limit for the attempt. The last byte counts as sent when the client has
+/// taken it out of the body; it may still be in the buffers of the client and the system. A body that fails or is dropped has
+/// ended too.
 ///
-/// Goes next to the client. The inner service gets a wrapped body; one that insists on its own type of body (tonic's
-/// `Channel`, an axum router) gets that by a `map_request` in between, as here:
+/// Goes next to the client. The inner service gets a wrapped body. For a service with a body type of its own (tonic's
+/// `Channel`, an axum router), convert it with `map_request`:
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,8 +46,8 @@ use crate::timeout::Alarm;
 /// # let _ = tower::Service::call(&mut { uploads }, http::Request::new(Body::empty()));
 /// ```
 ///
-/// reqwest's requests stay reqwest's. One with a body is then a stream to reqwest: it is not sent again by a redirect that
-/// would repeat it (307, 308), but the redirect returned.
+/// It also accepts reqwest's requests. A request with a body then becomes a stream to reqwest, which does not follow a
+/// redirect that would send the body again (307, 308) but returns the redirect.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub struct HeaderTimeoutLayer {
 }
 
 impl HeaderTimeoutLayer {
-    /// A limit for the responses of what is called `name`; `Duration::MAX` is none.
+    /// A limit for the responses of the client `name`; `Duration::MAX` is none.
     pub fn new(name: impl Into<Arc<str>>, limit: Duration) -> Self {
         Self {
             source: Arc::new(Source::new("headers", name)),
@@ -78,8 +78,7 @@ impl<S> Layer<S> for HeaderTimeoutLayer {
     fn layer(&self, inner: S) -> HeaderTimeout<S> {
         HeaderTimeout {
             inner,
-            source: Arc::clone(&self.source),
-            limit: self.limit,
+            layer: self.clone(),
         }
     }
 }
@@ -88,13 +87,12 @@ impl<S> Layer<S> for HeaderTimeoutLayer {
 #[derive(Clone, Debug)]
 pub struct HeaderTimeout<S> {
     pub(crate) inner: S,
-    source: Arc<Source>,
-    limit: Duration,
+    layer: HeaderTimeoutLayer,
 }
 
 impl<S, B> Service<Request<B>> for HeaderTimeout<S>
 where
-    S: Service<Request<WatchedBody<B>>>,
+    S: Service<Request<HeaderTimeoutBody<B>>>,
     S::Error: CallError,
     B: Body,
 {
@@ -114,7 +112,7 @@ where
 }
 
 impl<S> HeaderTimeout<S> {
-    /// Sends a request whose end is in view; `None`, if it has none to wait for.
+    /// Sends a request; the limit begins when `sending` is ready, or at once if it is `None`.
     pub(crate) fn send<Req>(
         &mut self,
         request: Req,
@@ -127,8 +125,7 @@ impl<S> HeaderTimeout<S> {
             response: self.inner.call(request),
             sending,
             alarm: Alarm::new(),
-            source: Arc::clone(&self.source),
-            limit: self.limit,
+            layer: self.layer.clone(),
             done: false,
         }
     }
@@ -137,28 +134,28 @@ impl<S> HeaderTimeout<S> {
 /// Ready when the body has ended, in whatever way.
 pub(crate) type Sending = oneshot::Receiver<()>;
 
-/// The body with its end in view. One that is empty has ended, and costs no allocation.
-pub(crate) fn watch<B: Body>(body: B) -> (WatchedBody<B>, Option<Sending>) {
+/// The body, and a receiver that is ready when the body ends. An empty body has ended and costs no allocation.
+pub(crate) fn watch<B: Body>(body: B) -> (HeaderTimeoutBody<B>, Option<Sending>) {
     let (ended, sending) = if body.is_end_stream() {
         (None, None)
     } else {
         let (ended, sending) = oneshot::channel();
         (Some(ended), Some(sending))
     };
-    (WatchedBody { body, ended }, sending)
+    (HeaderTimeoutBody { body, ended }, sending)
 }
 
-/// A request's body whose end is noticed by [`HeaderTimeoutLayer`]; to the client it is the same.
+/// A request body that reports its end to [`HeaderTimeoutLayer`].
 #[pin_project]
 #[derive(Debug)]
-pub struct WatchedBody<B> {
+pub struct HeaderTimeoutBody<B> {
     #[pin]
     body: B,
-    /// Dropped when the body has ended, which is all the news there is.
+    /// Dropped when the body has ended, which closes the channel.
     ended: Option<oneshot::Sender<()>>,
 }
 
-impl<B: Body> Body for WatchedBody<B> {
+impl<B: Body> Body for HeaderTimeoutBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -168,8 +165,8 @@ impl<B: Body> Body for WatchedBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let mut this = self.project();
         let frame = ready!(this.body.as_mut().poll_frame(cx));
-        let goes_on = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
-        if !goes_on || this.body.is_end_stream() {
+        let continues = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        if !continues || this.body.is_end_stream() {
             *this.ended = None;
         }
         Poll::Ready(frame)
@@ -199,8 +196,7 @@ pub struct HeaderTimeoutFuture<F> {
     sending: Option<Sending>,
     #[pin]
     alarm: Alarm,
-    source: Arc<Source>,
-    limit: Duration,
+    layer: HeaderTimeoutLayer,
     done: bool,
 }
 
@@ -218,24 +214,25 @@ where
             *this.done = true;
             return Poll::Ready(result);
         }
-        if *this.limit == Duration::MAX {
+        let HeaderTimeoutLayer { source, limit } = &*this.layer;
+        let limit = *limit;
+        if limit == Duration::MAX {
             return Poll::Pending;
         }
         if let Some(sending) = this.sending.as_mut() {
-            // However it ended. Outside tokio's cooperative budget, as the alarm.
+            // Outside tokio's cooperative budget, as the alarm.
             let _ = ready!(Pin::new(&mut unconstrained(sending)).poll(cx));
             *this.sending = None;
         }
         if !this.alarm.is_armed() {
-            this.alarm.as_mut().arm(*this.limit, &Now::unread());
+            this.alarm.as_mut().arm(limit, &Now::unread());
         }
         ready!(this.alarm.poll(cx));
         *this.done = true;
-        let reason = Reason::HeaderTimeout { limit: *this.limit };
-        let rejected =
-            Rejected::new(reason, Arc::clone(this.source.name())).executed(Executed::Maybe);
+        let reason = Reason::HeaderTimeout { limit };
+        let rejected = Rejected::new(reason, Arc::clone(source.name())).executed(Executed::Maybe);
         emit(&Event::Rejected {
-            source: this.source,
+            source,
             rejected: &rejected,
         });
         Poll::Ready(Err(rejected.into()))

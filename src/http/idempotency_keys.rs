@@ -10,9 +10,9 @@ use super::authority::Authority;
 use super::request::HttpRequest;
 use crate::error::ConfigError;
 
-/// Which servers make a request with an idempotency key run once, however often it is sent.
+/// Which servers execute a request with an idempotency key once, however often it is sent.
 ///
-/// Say so only of a server whose documentation does. A server that ignores the key runs every repetition.
+/// List only servers that document it. A server that ignores the key executes every retry.
 ///
 /// In a file it is `"unknown"`, `"honored"`, or a list of routes. A route is `[method] [server][path]`:
 /// `https://api.example.com` is all of that server, `POST https://api.example.com/v1/charges` a POST to `/v1/charges` and all
@@ -30,27 +30,27 @@ use crate::error::ConfigError;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IdempotencyKeys {
-    /// Nothing is known: a key that a layer minted makes nothing repeatable.
+    /// Unknown: a generated key does not make a request safe to retry.
     #[default]
     Unknown,
     /// Every server that this client calls honors keys.
     Honored,
-    /// Requests by these routes do.
+    /// Requests that match these routes.
     HonoredBy(Arc<[Route]>),
 }
 
 impl IdempotencyKeys {
-    /// Requests by these routes are run once: [`HonoredBy`](Self::HonoredBy), from text.
+    /// Parses [`HonoredBy`](Self::HonoredBy) from text.
     ///
     /// # Errors
     ///
-    /// One of them is no route.
+    /// An entry is not a route.
     pub fn honored_by<'a>(routes: impl IntoIterator<Item = &'a str>) -> Result<Self, ConfigError> {
         let routes: Result<_, _> = routes.into_iter().map(Route::from_str).collect();
         Ok(Self::HonoredBy(routes?))
     }
 
-    /// Whether the server is known to run this request once, if it carries a key.
+    /// Whether the server is known to execute this request once, if it carries a key.
     pub(crate) fn honor<R: HttpRequest>(&self, request: &R) -> bool {
         match self {
             Self::Unknown => false,
@@ -91,7 +91,7 @@ impl Route {
     }
 }
 
-/// Whether a server may take this path for one that lies elsewhere.
+/// Whether a server may resolve this path to one outside the route.
 fn strays(path: &str) -> bool {
     if !path.contains(['.', '%']) {
         return false;
@@ -107,16 +107,15 @@ impl FromStr for Route {
     type Err = ConfigError;
 
     fn from_str(text: &str) -> Result<Self, ConfigError> {
-        // The text may hold a password: it is not shown.
+        // The text may contain a password, so the error does not show it.
         let invalid = |why: &str| {
-            let allowed = "a server, a path or both, after POST or PATCH if only one of them is meant, such as \
-                           \"POST https://api.example.com/v1/charges\"";
+            let allowed = "`[POST|PATCH] [server][path]`, such as \"POST https://api.example.com/v1/charges\"";
             ConfigError::new("route", why, allowed)
         };
         let (method, place) = match text.split_once(' ') {
             Some(("POST", place)) => (Some(Method::POST), place),
             Some(("PATCH", place)) => (Some(Method::PATCH), place),
-            Some(_) => return Err(invalid("of a method that needs no key")),
+            Some(_) => return Err(invalid("for a method other than POST and PATCH")),
             None => (None, text),
         };
         let uri: Uri = place.parse().map_err(|_| invalid("unreadable"))?;
@@ -128,7 +127,7 @@ impl FromStr for Route {
             return Err(invalid("neither a URL nor a path"));
         }
         if strays(uri.path()) {
-            return Err(invalid("a path that leads elsewhere"));
+            return Err(invalid("a path with dot segments"));
         }
         Ok(Self {
             method,
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_is_a_server_a_path_and_a_method_or_some_of_them() {
+    fn a_route_matches_server_path_and_method() {
         let charge = "https://api.example.com/v1/charges";
         for (route, method, url, covered) in [
             ("https://API.example.com:443", Method::POST, charge, true),
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_may_lead_elsewhere_belongs_to_no_route() {
+    fn a_path_with_dot_segments_matches_no_route_with_a_path() {
         for rest in [
             "/../transfers",
             "/./7",
@@ -290,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_route_is_refused_without_a_secret() {
+    fn an_invalid_route_is_rejected_without_showing_secrets() {
         for text in [
             "",
             "GET /v1",
@@ -340,7 +339,7 @@ mod tests {
             assert_eq!(serde_json::from_str::<IdempotencyKeys>(text).unwrap(), keys);
             assert_eq!(serde_json::to_string(&keys).unwrap(), text);
         }
-        for wrong in [r#""honored""#, r#"["GET /"]"#, "true", "{}"] {
+        for wrong in [r#""Honored""#, r#"["GET /"]"#, "true", "{}"] {
             assert!(
                 serde_json::from_str::<IdempotencyKeys>(wrong).is_err(),
                 "{wrong}"

@@ -1,4 +1,4 @@
-//! What is said of a failed call beyond its status: in this process, and on the wire.
+//! Marks on the response of a failed call, in this process and on the wire.
 
 use ::http::header::HeaderValue;
 use ::http::{Response, StatusCode};
@@ -6,13 +6,13 @@ use ::http::{Response, StatusCode};
 use crate::call::Call;
 pub(super) use crate::outcome::NotExecuted;
 
-/// About this hop only.
+/// Concerns this hop only.
 pub(super) const NOT_EXECUTED: &str = "x-buttress-not-executed";
 pub(super) const SHOULD_RETRY: &str = "x-should-retry";
 
-/// Marks the answer to a call that was not executed; `on_wire`: for the client too.
+/// Marks the response to a call that was not executed; `on_wire`: for the client too.
 pub(super) fn mark_refused<B>(response: &mut Response<B>, on_wire: bool) {
-    // The refusal of a repetition says nothing about the attempt before it.
+    // A rejected retry does not prove that the earlier attempt was not executed.
     if Call::current().is_retry() {
         response.extensions_mut().insert(NotExecuted::HereAgain);
         return;
@@ -24,15 +24,15 @@ pub(super) fn mark_refused<B>(response: &mut Response<B>, on_wire: bool) {
     }
 }
 
-/// Removes the mark from a response that passes through, unless this layer marks responses and one further in has refused
-/// the call.
+/// Removes the mark from a response that passes through, unless this layer marks responses and an inner layer has
+/// rejected the call.
 pub(super) fn mark_passed<B>(response: &mut Response<B>, on_wire: bool) {
     if !on_wire || response.extensions().get() != Some(&NotExecuted::Here) {
         response.headers_mut().remove(NOT_EXECUTED);
     }
 }
 
-/// A retry layer inside has given up: asks the client not to repeat a failure either.
+/// Vetoes retries of the client, after a retry layer inside has given up.
 pub(super) fn veto<B>(response: &mut Response<B>) {
     if response.status() >= StatusCode::INTERNAL_SERVER_ERROR {
         // An error means that there is no room for another header.
@@ -42,11 +42,10 @@ pub(super) fn veto<B>(response: &mut Response<B>) {
     }
 }
 
-/// Runs `act`, and returns whether a retry layer in it has given up. All marks that `act` leaves still reach a layer further
-/// out.
-pub(super) fn watch_spent<T>(act: impl FnOnce() -> T) -> (T, bool) {
+/// Runs `run` and returns whether a retry layer in it has given up. The marks that `run` sets still reach outer layers.
+pub(super) fn watch_spent<T>(run: impl FnOnce() -> T) -> (T, bool) {
     let scope = Call::current().enter();
-    let result = act();
+    let result = run();
     let marks = scope.marks();
     drop(scope);
     marks.publish();

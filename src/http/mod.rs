@@ -1,24 +1,25 @@
-//! HTTP: what a response or an error means, which requests may be sent again, whom they are addressed to.
+//! HTTP: standard stacks for clients and servers, and their parts.
 //!
-//! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. To
-//! call others, begin with [`client()`], to serve with [`server()`]: the standard stacks, in the right order and checked as a whole.
-//! The parts, for a stack of your own:
+//! Everything works for the `http` crate's requests (hyper, axum, tonic) and, with the feature `reqwest`, for reqwest's. Start
+//! with [`client()`] or [`server()`]: the standard stacks, in the right order and validated as a whole. The parts, for a stack
+//! of your own:
 //!
 //! - [`handle_rejections`] lets axum use every layer without `HandleErrorLayer`;
-//! - [`deadline`] carries the time that is left from one service to the next;
-//! - [`ByStatus`] says what a response or an error means for breaker, retry and all others;
-//! - [`retry_after`] reads the wait that a server asks for;
-//! - [`Replay`] says which requests may run twice; with [`map_request_body`](Replay::map_request_body) it sends bodies again that cannot be
-//!   cloned;
-//! - [`Drain`] reads the rest of a failed response, so that its connection can be used again;
-//! - [`ByAuthority`] keeps a policy per server, so that one dead shard leaves the others alone;
-//! - [`grpc`] is the standard stack by gRPC's rules, and [`ByGrpcStatus`], [`Replay::grpc`] and [`handle_grpc_rejections`] are their parts;
-//! - [`AtBodyEnd`] makes a gate wait for the end of the body, and bounds it;
-//! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] bound what comes before it: the connection, and the response's head
-//!   once the request was sent;
+//! - [`deadline`] propagates the remaining time from one service to the next;
+//! - [`ByStatus`] classifies responses and errors for breakers, retries and all other layers;
+//! - [`retry_after`] reads the wait that a server requests;
+//! - [`Replay`] decides which requests are safe to retry, and with [`map_request_body`](Replay::map_request_body) replays bodies
+//!   that cannot be cloned;
+//! - [`Drain`] reads the rest of a failed response, so that its connection can be reused;
+//! - [`ByAuthority`] keys a policy by server, so that one failing server does not affect the others;
+//! - [`grpc`] is the standard stack for gRPC clients; [`ByGrpcStatus`], [`Replay::grpc`] and [`handle_grpc_rejections`] are its
+//!   parts;
+//! - [`AtBodyEnd`] settles a call at the end of its body, and limits the body;
+//! - [`ConnectTimeoutLayer`] and [`HeaderTimeoutLayer`] limit the time to connect, and the time from the end of the
+//!   request to the response's head;
 //! - `AttemptSpanLayer` (feature `tracing`) opens a span for each attempt;
-//! - [`Redirects`] says which redirects the client inside follows, so that an error is not taken for that of another request;
-//! - [`TrustNotExecutedLayer`] believes servers that say that they did not act on a request.
+//! - [`Redirects`] declares which redirects the client inside follows, so that errors are attributed to the right request;
+//! - [`TrustNotExecutedLayer`] trusts servers that report that they did not execute a request.
 //!
 //! ```text
 //!  a call made                                         a call served
@@ -60,18 +61,18 @@
 //!
 //! # Errors
 //!
-//! A stack's own refusals are `Error::Rejected`, on the response or, once the head has come, on its body. The client's
-//! errors are untouched, in `Error::Inner`; what they mean is told at [`error_outcome`].
+//! A rejection of the stack is `Error::Rejected`, from the call or, after the head, from the response's body. The client's
+//! errors are in `Error::Inner`, unchanged; [`error_outcome`] classifies them.
 //!
 //! # Events
 //!
-//! Those of the layers; a body that is cut short is an [`Event::Rejected`](crate::event::Event::Rejected) of the layer `body`. No event shows a
+//! The events of the layers. A body that is cut short is an [`Event::Rejected`](crate::event::Event::Rejected) of the layer `body`. No event shows a
 //! path or a query.
 //!
 //! # Cancel safety
 //!
-//! Dropping a call or its body gives back all that it held. A body dropped while its caller waits for a frame is
-//! an abandoned call; dropped otherwise, it settles its call as the head said.
+//! Dropping a call or its body releases everything that it held. A body dropped while its caller waits for a frame is
+//! an abandoned call; dropped otherwise, it settles its call with the outcome of the head.
 
 mod authority;
 mod body;
@@ -89,7 +90,6 @@ mod grpc;
 mod handle_rejections;
 mod header_timeout;
 mod idempotency_keys;
-mod lift;
 mod marks;
 mod own;
 mod problem;
@@ -104,6 +104,7 @@ pub mod server;
 mod shown;
 #[cfg(feature = "tracing")]
 mod span;
+mod stack_error;
 mod trust_not_executed;
 
 /// The futures of this module's services.
@@ -166,7 +167,7 @@ mod tests {
         fn is_unpin<B: Unpin>() {}
         is_unpin::<Gated<()>>();
         is_unpin::<server::service::ServerBody<()>>();
-        is_unpin::<header_timeout::WatchedBody<()>>();
+        is_unpin::<header_timeout::HeaderTimeoutBody<()>>();
         is_unpin::<ReplayBody<()>>();
         is_unpin::<grpc::GrpcBody<()>>();
         is_unpin::<StoredBody<()>>();

@@ -1,4 +1,4 @@
-//! The answer to a rejected call, as RFC 9457 has it.
+//! The response to a rejected call, as problem details (RFC 9457).
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::handle_rejections::Respond;
 use crate::error::{Quota, Reason, Rejected};
 
-/// Answers with `application/problem+json`.
+/// Responds with `application/problem+json`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Problem;
 
@@ -30,12 +30,12 @@ impl<B: From<String>> Respond<B> for Problem {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if let Reason::QuotaExceeded(quota) = &rejected.reason {
-            tell_quota(headers, &rejected.name, quota, wait);
+            quota_headers(headers, &rejected.name, quota, wait);
         }
         response
     }
 
-    /// hyper sends the body of a response to HEAD over HTTP/2, which clients take for a protocol error.
+    /// hyper would send the body of a response to HEAD over HTTP/2, which clients treat as a protocol error.
     fn respond_to_head(&self, rejected: &Rejected) -> Response<B> {
         let response: Response<String> = self.respond(rejected);
         let (mut head, body) = response.into_parts();
@@ -48,10 +48,10 @@ impl<B: From<String>> Respond<B> for Problem {
     }
 }
 
-/// The response to a rejected call, for a handler that forwards the rejection of a call it made: the status, `Retry-After`
-/// and the `application/problem+json` body that [`handle_rejections`](super::handle_rejections()) gives its own rejections.
+/// The response to a rejected call, with the status, `Retry-After` and `application/problem+json` body of
+/// [`handle_rejections`](super::handle_rejections()). For a handler that forwards the rejection of a call that it made.
 ///
-/// The body's `detail` names the layer, and with a keyed one the server behind it. Remove it where strangers read it.
+/// The body's `detail` names the layer, and for a keyed layer the server behind it. Remove it from responses to untrusted callers.
 ///
 /// ```
 /// use buttress::http::rejection_response;
@@ -85,14 +85,14 @@ fn status(reason: &Reason) -> StatusCode {
     }
 }
 
-/// Never too early, so never rounded down; at most what fits in 31 bits, 68 years: many clients ignore a number that does not.
+/// Rounded up, so that no retry comes too early; at most 31 bits (68 years), because many clients ignore a larger number.
 fn whole_seconds(wait: Duration) -> u64 {
     const LONGEST: u64 = (1 << 31) - 1;
     let begun = u64::from(wait.subsec_nanos() > 0);
     wait.as_secs().saturating_add(begun).min(LONGEST)
 }
 
-/// RFC 9457, with the types of draft-ietf-httpapi-ratelimit-headers §5. Where there is none, the status says it all.
+/// RFC 9457, with the types of draft-ietf-httpapi-ratelimit-headers §5. A problem without a type is described by its status.
 fn body(status: StatusCode, rejected: &Rejected) -> String {
     let (kind, title) = match &rejected.reason {
         Reason::QuotaExceeded(_) => (
@@ -123,7 +123,7 @@ fn body(status: StatusCode, rejected: &Rejected) -> String {
 }
 
 /// `RateLimit-Policy: "name";q=100;w=60` and `RateLimit: "name";r=0;t=12` (draft-ietf-httpapi-ratelimit-headers §3, §4).
-fn tell_quota(headers: &mut HeaderMap, name: &str, quota: &Quota, wait: Option<u64>) {
+fn quota_headers(headers: &mut HeaderMap, name: &str, quota: &Quota, wait: Option<u64>) {
     let name = string(name);
     let mut policy = format!("{name};q={}", quota.limit);
     if let Some(seconds) = quota.window {
@@ -140,7 +140,7 @@ fn tell_quota(headers: &mut HeaderMap, name: &str, quota: &Quota, wait: Option<u
     }
 }
 
-/// A string of a structured field (RFC 9651 §3.3.3): what is not printable ASCII cannot be told.
+/// A string of a structured field (RFC 9651 §3.3.3): other characters than printable ASCII are replaced.
 fn string(text: &str) -> String {
     let mut quoted = String::from('"');
     for letter in text.chars() {
@@ -162,17 +162,17 @@ mod tests {
 
     use super::*;
 
-    fn answer(rejected: &Rejected) -> (Response<String>, Value) {
+    fn problem(rejected: &Rejected) -> (Response<String>, Value) {
         let response: Response<String> = Problem.respond(rejected);
         let body = serde_json::from_str(response.body()).unwrap();
         (response, body)
     }
 
     #[test]
-    fn the_status_and_the_wait_follow_from_the_rejection() {
+    fn status_and_wait_follow_from_the_rejection() {
         let open = Rejected::new(Reason::CircuitOpen, "orders")
             .retry_after(Some(Duration::from_millis(1200)));
-        let (response, body) = answer(&open);
+        let (response, body) = problem(&open);
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "2");
         assert_eq!(
@@ -190,7 +190,7 @@ mod tests {
         );
         let limit = Duration::from_secs(1);
         let late = Rejected::new(Reason::AttemptTimeout { limit }, "orders");
-        let (response, body) = answer(&late);
+        let (response, body) = problem(&late);
         assert_eq!(response.status(), 504);
         assert!(!response.headers().contains_key("retry-after"));
         assert_eq!(
@@ -198,16 +198,16 @@ mod tests {
             (&Value::Null, &"Gateway Timeout".into())
         );
         let never = open.retry_after(Some(Duration::MAX));
-        let (response, _) = answer(&never);
+        let (response, _) = problem(&never);
         assert_eq!(response.headers()["retry-after"], "2147483647");
     }
 
     #[test]
-    fn a_quota_that_is_used_up_is_told_in_full() {
+    fn an_exhausted_quota_is_sent_in_full() {
         let quota = Quota::new(100).remaining(2).window(60);
         let rejected = Rejected::new(Reason::QuotaExceeded(quota), "exports")
             .retry_after(Some(Duration::from_millis(29_001)));
-        let (response, body) = answer(&rejected);
+        let (response, body) = problem(&rejected);
         assert_eq!(response.status(), 429);
         for (header, value) in [
             ("retry-after", "30"),
@@ -227,14 +227,14 @@ mod tests {
             })
         );
         let asked = crate::http::retry_after(&response);
-        assert_eq!(asked, Some(Duration::from_secs(30)), "a client reads it");
+        assert_eq!(asked, Some(Duration::from_secs(30)), "the client reads it");
     }
 
     #[test]
-    fn a_quota_of_any_name_and_any_wait_is_told_in_valid_fields() {
+    fn a_quota_of_any_name_and_wait_has_valid_fields() {
         let rejected = Rejected::new(Reason::QuotaExceeded(Quota::new(0)), "a\"b\\ü\n")
             .retry_after(Some(Duration::MAX));
-        let (response, _) = answer(&rejected);
+        let (response, _) = problem(&rejected);
         assert_eq!(response.headers()["ratelimit-policy"], r#""a\"b\\??";q=0"#);
         assert_eq!(
             response.headers()["ratelimit"],
@@ -246,7 +246,7 @@ mod tests {
     fn a_detail_of_any_text_is_still_json() {
         let why = "a \"quoted\" \\ back\nslash \u{1} ü";
         let rejected = Rejected::new(Reason::Policy(why.into()), "x");
-        let (_, body) = answer(&rejected);
+        let (_, body) = problem(&rejected);
         assert_eq!(body["detail"], format!("`x` rejected the call: {why}"));
     }
 }

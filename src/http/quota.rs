@@ -7,10 +7,10 @@ use ::http::HeaderMap;
 use ::http::header::AGE;
 use sfv::{BareItem, List, ListEntry, Parser};
 
-/// The longest time until a spent policy (`r=0`) resets; if `limited`, and no policy admits to be spent, until any does.
+/// The longest time until a spent policy (`r=0`) resets; if `limited`, and no policy is marked as spent, until any resets.
 ///
-/// A spent policy that does not say when (`t`) resets at the end of its window (`w`) at the latest, if a
-/// `RateLimit-Policy` names one. A response that a cache has kept for a while says nothing about the quota now.
+/// A spent policy without a reset time (`t`) resets at the end of its window (`w`) at the latest, if a
+/// `RateLimit-Policy` names one. The headers of a response from a cache are ignored, because its quota is out of date.
 pub(super) fn reset(headers: &HeaderMap, limited: bool) -> Option<Duration> {
     if headers.get(AGE).is_some_and(|age| age != "0") {
         return None;
@@ -44,7 +44,7 @@ struct Policy {
     seconds: Option<u64>,
 }
 
-/// All lines of a header, which are one list. If one is malformed anywhere, none of them counts.
+/// All lines of a header as one list. If any is malformed, all are ignored.
 fn policies(headers: &HeaderMap, header: &str, units: &str, seconds: &str) -> Option<Vec<Policy>> {
     let mut found = Vec::new();
     for line in headers.get_all(header) {
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_anywhere_is_ignored_whole() {
+    fn a_list_with_a_malformed_item_is_ignored() {
         for header in [
             r#""a";r=0;t=-5"#,
             r#""a";r=0;t=1.5"#,
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(
             seconds(&[policy], true),
             None,
-            "a policy alone says nothing"
+            "a policy without a limit has no reset"
         );
         for malformed in [
             r#""a";w=60"#,
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cache_has_kept_says_nothing_about_now() {
+    fn a_cached_response_is_ignored() {
         for (age, wait) in [("0", Some(30)), ("1", None), ("86400", None), ("old", None)] {
             let lines = [("age", age), ("ratelimit", r#""default";r=0;t=30"#)];
             assert_eq!(seconds(&lines, true), wait, "{age}");

@@ -2,11 +2,11 @@
 
 /// Which redirects the HTTP client below a stack follows by itself.
 ///
-/// The error of a client is about the last request that it sent. If a client follows a redirect, a POST may have been executed
-/// although its error is a refused connection: the one to the page that the redirect named. So where redirects may be followed,
-/// no error proves that a request was not executed, and a request that must not run twice is not repeated.
+/// An error of a client concerns the last request that it sent. After a redirect, a POST may have been executed although its
+/// error is a refused connection: the connection to the target of the redirect. Where redirects may be followed unreported, no
+/// error proves that a request was not executed, and a request that is not safe to replay is sent once.
 ///
-/// Requests that may run twice are repeated in any case.
+/// Requests that are safe to replay are retried in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[cfg_attr(
     feature = "serde",

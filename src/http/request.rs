@@ -1,4 +1,4 @@
-//! What the parts of this module need to know of a request and of a response, whatever library they come from.
+//! Requests and responses of the supported HTTP libraries.
 
 use std::time::Duration;
 
@@ -7,16 +7,16 @@ use ::http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 use super::authority::AuthorityRef;
 use crate::idempotency::KeyedRequest;
 
-/// An HTTP request: of the `http` crate or, with the feature `reqwest`, of reqwest.
+/// An HTTP request of the `http` crate or, with the feature `reqwest`, of reqwest.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not an HTTP request that this crate knows",
-    note = "known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
+    message = "`{Self}` is not a supported HTTP request",
+    note = "supported are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
 )]
 pub trait HttpRequest {
     /// The method.
     fn method(&self) -> &Method;
 
-    /// Whom it is addressed to. Cheap: nothing is copied.
+    /// The server. Cheap: nothing is copied.
     fn authority(&self) -> AuthorityRef<'_>;
 
     /// The path, without the query.
@@ -25,7 +25,7 @@ pub trait HttpRequest {
     /// The headers.
     fn headers(&self) -> &HeaderMap;
 
-    /// The headers, to be changed.
+    /// The headers, mutable.
     fn headers_mut(&mut self) -> &mut HeaderMap;
 
     /// Whether the client that takes these requests follows redirects by default, as reqwest does: see
@@ -39,7 +39,7 @@ pub trait HttpRequest {
         None
     }
 
-    /// The extensions, to be changed; `None` if the type has no public ones, as reqwest's.
+    /// The extensions, mutable; `None` if the type has no public ones, as reqwest's.
     fn extensions_mut(&mut self) -> Option<&mut Extensions> {
         None
     }
@@ -85,7 +85,7 @@ impl<B> HttpRequest for Request<B> {
     }
 }
 
-/// POST and PATCH are the methods that are neither safe nor idempotent by themselves.
+/// POST and PATCH are neither safe nor idempotent.
 impl<R: HttpRequest> KeyedRequest for R {
     fn wants_key(&self) -> bool {
         matches!(*self.method(), Method::POST | Method::PATCH)
@@ -96,10 +96,10 @@ impl<R: HttpRequest> KeyedRequest for R {
     }
 }
 
-/// An HTTP response: of the `http` crate or, with the feature `reqwest`, of reqwest.
+/// An HTTP response of the `http` crate or, with the feature `reqwest`, of reqwest.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is not an HTTP response that this crate knows",
-    note = "known are `http::Response<B>` and, with the feature `reqwest`, `reqwest::Response`"
+    message = "`{Self}` is not a supported HTTP response",
+    note = "supported are `http::Response<B>` and, with the feature `reqwest`, `reqwest::Response`"
 )]
 pub trait HttpResponse {
     /// The status.
@@ -108,13 +108,13 @@ pub trait HttpResponse {
     /// The headers.
     fn headers(&self) -> &HeaderMap;
 
-    /// The headers, to be changed.
+    /// The headers, mutable.
     fn headers_mut(&mut self) -> &mut HeaderMap;
 
-    /// The extensions: what layers below have left there.
+    /// The extensions.
     fn extensions(&self) -> &Extensions;
 
-    /// The extensions, to leave something there.
+    /// The extensions, mutable.
     fn extensions_mut(&mut self) -> &mut Extensions;
 }
 

@@ -1,4 +1,4 @@
-//! How long a server asks to wait: `retry-after-ms`, `Retry-After`, the reset of a spent `RateLimit`.
+//! The wait that a server requests: `retry-after-ms`, `Retry-After`, the reset of a spent `RateLimit`.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,20 +14,20 @@ const RETRY_AFTER_MS: &str = "retry-after-ms";
 /// No wait is longer than this, about 136 years: a number of any length is a wait.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long the server asks to wait before the next attempt.
+/// The wait that the server requests before the next attempt.
 ///
 /// In this order, the first that can be read: `retry-after-ms`; `Retry-After` (RFC 9110 §10.2.3) in whole seconds or as a
 /// date of any of the three forms, which is measured against the response's own `Date`, if it has one, so that a wrong
-/// clock on either side does no harm, and is zero if it has passed; the `t` of a `RateLimit` policy that is spent (`r=0`),
-/// without one the window `w` of the `RateLimit-Policy` of that name, or, in a 429, the `t` of any policy. What cannot be
-/// read is ignored, and so is a `RateLimit` that a cache has kept (`Age`).
+/// clock on either side does no harm, and is zero if it is in the past; the `t` of a `RateLimit` policy that is spent (`r=0`),
+/// without one the window `w` of the `RateLimit-Policy` of that name, or, in a 429, the `t` of any policy. Values
+/// that cannot be parsed are ignored, and so is the `RateLimit` of a response from a cache (`Age`).
 pub fn retry_after<R: HttpResponse>(response: &R) -> Option<Duration> {
     let headers = response.headers();
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
     asked(headers).or_else(|| quota::reset(headers, limited).map(|wait| wait.min(LONGEST)))
 }
 
-/// The wait that the server asks for in so many words, not that of a quota.
+/// The wait that the server requests explicitly, without that of a quota.
 pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
     millis(headers)
         .or_else(|| seconds_or_date(headers))
@@ -98,7 +98,7 @@ fn digits(value: &str) -> Option<u64> {
     Some(value.parse().unwrap_or(u64::MAX))
 }
 
-/// The value of a header that may stand there once.
+/// The value of a header that must not be repeated.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers.get_all(name).iter();
     let value = values.next()?;
@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(
             waits(&[("retry-after", b"5"), ("retry-after", b"6")]),
             None,
-            "a header that may stand there once stands there twice"
+            "a header that must not be repeated"
         );
         assert_eq!(waits(&[("retry-after", b"\xff5")]), None);
     }
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_date_the_wall_clock_is_asked() {
+    fn without_a_date_the_wall_clock_is_used() {
         assert_eq!(
             waits(&[("retry-after", b"Sun, 06 Nov 1994 08:49:37 GMT")]),
             Some(Duration::ZERO)
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn the_more_exact_header_comes_first_and_a_malformed_one_makes_way() {
+    fn the_more_exact_header_takes_precedence_unless_malformed() {
         assert_eq!(
             waits(&[("retry-after-ms", b"1500"), ("retry-after", b"2")]),
             Some(Duration::from_millis(1500))
@@ -308,7 +308,7 @@ mod tests {
         }
 
         #[test]
-        fn what_looks_like_a_date_does_not_make_it_panic(
+        fn no_date_makes_it_panic(
             value in "[MTWFS][a-z]{2,8},? ?[0-9]{1,2}[ -](Jan|Feb|Xyz)[ -][0-9]{2,4} [0-9]{2}:[0-9]{2}:[0-9]{2}( GMT| [0-9]{4})?",
         ) {
             let _ = seconds(&value);

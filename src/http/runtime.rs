@@ -6,20 +6,20 @@ use std::io;
 use crate::chain::{Dyn, links};
 use crate::outcome::{Outcome, RetryAdvice};
 
-/// The runtime that drove the connection has shut down. The server may have acted on the request, so only a request that may
-/// run twice is repeated.
+/// The runtime that drove the connection has shut down. The server may have acted on the request, so only a request that is
+/// safe to replay is retried.
 pub(super) const RUNTIME_GONE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Allowed);
 
-/// Whether this error of hyper says that the task of its connection was dropped with its runtime.
+/// Whether this error of hyper means that the task of its connection was dropped with its runtime.
 ///
-/// hyper has no other way to tell this from a panic in the task, which it reports as an error of the same kind.
+/// Only the text distinguishes this from a panic in the task, which hyper reports as an error of the same kind.
 pub(super) fn is_dispatch_gone(error: &hyper::Error) -> bool {
     let is_dropped = |source: &Dyn| source.to_string() == "runtime dropped the dispatch task";
     error.is_user() && error.source().is_some_and(is_dropped)
 }
 
-/// Whether the cause of this error is a runtime that has shut down: a socket that its driver no longer watches, or a name
-/// whose look-up was cancelled.
+/// Whether the cause of this error is a runtime that has shut down: a socket without a running driver, or a cancelled DNS
+/// lookup.
 pub(super) fn is_runtime_gone(error: &Dyn) -> bool {
     links(error).any(|link| {
         let error = link.error;
@@ -40,7 +40,7 @@ pub(super) fn is_runtime_gone(error: &Dyn) -> bool {
     })
 }
 
-/// tokio tells by this text alone in the versions that this crate supports.
+/// In the supported versions of tokio, only this text identifies the error.
 fn is_driver_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Other
         && error.to_string() == "A Tokio 1.x context was found, but it is being shutdown."

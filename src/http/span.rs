@@ -19,7 +19,7 @@ use crate::outcome::Classify;
 
 /// Opens a `tracing` span for each attempt, with the fields of OpenTelemetry's conventions for HTTP clients.
 ///
-/// Put it innermost, or just outside of the attempt's time limit, so that the span says why it ended. Its parent is the span
+/// Put it innermost, or just outside of the attempt's time limit, so that the span records why it ended. Its parent is the span
 /// in which the call is made, its level `INFO`, its target `buttress`. It is entered whenever the attempt is polled or
 /// dropped, and ends with the response's head.
 ///
@@ -27,13 +27,13 @@ use crate::outcome::Classify;
 /// |---|---|
 /// | `otel.name`, `http.request.method` | the method; `HTTP` and `_OTHER` if it is not one of RFC 9110 or PATCH |
 /// | `otel.kind` | `client` |
-/// | `url.scheme`, `server.address`, `server.port` | whom it is addressed to |
+/// | `url.scheme`, `server.address`, `server.port` | the server of the request |
 /// | `http.request.resend_count` | [`Call::resends`]; absent on the first attempt |
 /// | `http.response.status_code` | the status, if there was a response |
-/// | `error.type` | the status from 400 on, else what the classifier says ([`Classify::error_type`]); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
+/// | `error.type` | the status from 400 on, else the classifier's ([`Classify::error_type`]); `cancelled` if the attempt was dropped, `panic` if it panicked; absent on success |
 /// | `otel.status_code` | `ERROR` with a status from 400 on, an error or a panic |
 ///
-/// Neither path nor query is in it: they hold what must not be logged.
+/// It contains neither path nor query, because they may contain secrets.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,7 +81,7 @@ impl AttemptSpanLayer {
 }
 
 impl<C> AttemptSpanLayer<C> {
-    /// What errors are called is for `classify` to say. Default: [`ByStatus`].
+    /// Sets the classifier that names errors. Default: [`ByStatus`].
     #[must_use]
     pub fn classify<D>(self, classify: D) -> AttemptSpanLayer<D> {
         AttemptSpanLayer {
@@ -104,8 +104,7 @@ impl<S, C: Clone> Layer<S> for AttemptSpanLayer<C> {
     fn layer(&self, inner: S) -> AttemptSpan<S, C> {
         AttemptSpan {
             inner,
-            classify: self.classify.clone(),
-            enabled: self.enabled,
+            layer: self.clone(),
         }
     }
 }
@@ -114,8 +113,7 @@ impl<S, C: Clone> Layer<S> for AttemptSpanLayer<C> {
 #[derive(Clone, Debug)]
 pub struct AttemptSpan<S, C = ByStatus> {
     inner: S,
-    classify: C,
-    enabled: bool,
+    layer: AttemptSpanLayer<C>,
 }
 
 impl<S, C, Req> Service<Req> for AttemptSpan<S, C>
@@ -134,7 +132,7 @@ where
     }
 
     fn call(&mut self, request: Req) -> Self::Future {
-        let span = if self.enabled {
+        let span = if self.layer.enabled {
             open(&request)
         } else {
             Span::none()
@@ -142,14 +140,14 @@ where
         let attempt = span.in_scope(|| self.inner.call(request));
         AttemptSpanFuture {
             attempt: attempt.instrument(span),
-            classify: self.classify.clone(),
+            classify: self.layer.classify.clone(),
             ended: false,
             unwound: false,
         }
     }
 }
 
-/// The span of this request. What its fields are made of is looked at only if somebody wants it.
+/// The span of this request. Its fields are computed only if the span is enabled.
 fn open(request: &impl HttpRequest) -> Span {
     let resends = || Some(Call::current().resends()).filter(|resends| *resends > 0);
     info_span!(
@@ -168,7 +166,7 @@ fn open(request: &impl HttpRequest) -> Span {
     )
 }
 
-/// A method that may be the name of something: others can be made up by whoever sends them.
+/// A known method: callers could use others to create any number of names.
 fn known(method: &Method) -> Option<&str> {
     let known = matches!(
         *method,
@@ -194,7 +192,7 @@ pub struct AttemptSpanFuture<F, C = ByStatus> {
     attempt: Instrumented<F>,
     classify: C,
     ended: bool,
-    /// Whether a poll has begun and not come back.
+    /// Whether a poll has begun and not returned.
     unwound: bool,
 }
 
@@ -217,22 +215,22 @@ where
         let span = this.attempt.span();
         if !span.is_disabled() {
             match &result {
-                Ok(response) => answered(span, response.status()),
-                Err(error) => failed(span, this.classify.error_type(error)),
+                Ok(response) => record_status(span, response.status()),
+                Err(error) => record_failure(span, this.classify.error_type(error)),
             }
         }
         Poll::Ready(result)
     }
 }
 
-fn answered(span: &Span, status: StatusCode) {
+fn record_status(span: &Span, status: StatusCode) {
     span.record("http.response.status_code", status.as_u16());
     if status.as_u16() >= 400 {
-        failed(span, status.as_str());
+        record_failure(span, status.as_str());
     }
 }
 
-fn failed(span: &Span, error_type: &str) {
+fn record_failure(span: &Span, error_type: &str) {
     span.record("error.type", error_type);
     span.record("otel.status_code", "ERROR");
 }
@@ -241,7 +239,7 @@ fn failed(span: &Span, error_type: &str) {
 impl<F, C> PinnedDrop for AttemptSpanFuture<F, C> {
     fn drop(self: Pin<&mut Self>) {
         if self.unwound {
-            failed(self.attempt.span(), "panic");
+            record_failure(self.attempt.span(), "panic");
         } else if !self.ended {
             self.attempt.span().record("error.type", "cancelled");
         }

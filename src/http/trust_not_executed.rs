@@ -1,4 +1,4 @@
-//! Which servers are believed when they say that they did not act on a request.
+//! Trusts some servers that report that they did not execute a request.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,15 +14,15 @@ use super::authority::Authority;
 use super::marks::{NOT_EXECUTED, NotExecuted};
 use super::request::{HttpRequest, HttpResponse};
 
-/// Believes some servers when they say that they did not act on a request; put it next to the client.
+/// Trusts some servers that report that they did not execute a request. Put it next to the client.
 ///
-/// They say so by `x-buttress-not-executed: 1` on a response, as [`handle_rejections`](super::handle_rejections) does with
-/// [`not_executed_header`](super::HandleRejectionsLayer::not_executed_header). [`ByStatus`](super::ByStatus) then takes a failure for
-/// overload, and a retry layer may repeat the request whatever its method. From any other server the header counts for
-/// nothing. It is taken off in either case: it is about this hop only.
+/// They report it with `x-buttress-not-executed: 1`, as [`handle_rejections`](super::handle_rejections) does with
+/// [`not_executed_header`](super::HandleRejectionsLayer::not_executed_header). [`ByStatus`](super::ByStatus) then classifies the failure
+/// as overloaded, and a retry layer may retry the request whatever its method. From any other server, the header is ignored.
+/// It is removed in either case, because it concerns this hop only.
 ///
-/// Name only servers that you are connected to directly: a proxy between you that repeats requests may have had one of
-/// them executed before another was refused.
+/// Name only servers that you are connected to directly: a proxy in between may have retried the request, and an earlier
+/// attempt may have been executed.
 ///
 /// ```
 /// use buttress::http::{Authority, TrustNotExecutedLayer};
@@ -38,7 +38,7 @@ pub struct TrustNotExecutedLayer {
 }
 
 impl TrustNotExecutedLayer {
-    /// Believes these servers, and no others.
+    /// Trusts only these servers.
     pub fn new(servers: impl Into<Arc<[Authority]>>) -> Self {
         Self {
             servers: servers.into(),
@@ -52,16 +52,16 @@ impl<S> Layer<S> for TrustNotExecutedLayer {
     fn layer(&self, inner: S) -> TrustNotExecuted<S> {
         TrustNotExecuted {
             inner,
-            servers: Arc::clone(&self.servers),
+            layer: self.clone(),
         }
     }
 }
 
-/// A client that believes some servers. Made by [`TrustNotExecutedLayer`].
+/// A client that trusts some servers. Made by [`TrustNotExecutedLayer`].
 #[derive(Clone, Debug)]
 pub struct TrustNotExecuted<S> {
     inner: S,
-    servers: Arc<[Authority]>,
+    layer: TrustNotExecutedLayer,
 }
 
 impl<S, Req> Service<Req> for TrustNotExecuted<S>
@@ -80,7 +80,7 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let server = request.authority();
-        let trusted = self.servers.iter().any(|one| server.equivalent(one));
+        let trusted = self.layer.servers.iter().any(|one| server.equivalent(one));
         TrustNotExecutedFuture {
             inner: self.inner.call(request),
             trusted,
@@ -120,9 +120,9 @@ where
         let result = ready!(this.inner.poll(cx));
         *this.done = true;
         let mut response = result?;
-        // Twice is said by more than the one server: no word to rely on.
-        let mut said = response.headers().get_all(NOT_EXECUTED).iter();
-        let one = said.next().is_some_and(|value| value == "1") && said.next().is_none();
+        // A header that occurs twice does not come from one server only.
+        let mut values = response.headers().get_all(NOT_EXECUTED).iter();
+        let one = values.next().is_some_and(|value| value == "1") && values.next().is_none();
         if one && *this.trusted {
             response.extensions_mut().insert(NotExecuted::There);
         }

@@ -1,4 +1,4 @@
-//! The layer that gives calls their keys.
+//! Adds idempotency keys to requests.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::call::CallOptions;
 use crate::error::{CallError, ConfigError, Reason, Rejected};
 use crate::key_problem::KeyProblem;
 
-/// Gives every call that would happen twice if it were sent twice an idempotency key. See the [module](super).
+/// Adds an idempotency key to every call that is not idempotent by itself. See the [module](super).
 #[derive(Clone, Debug)]
 pub struct IdempotencyKeyLayer<M = bool> {
     header: HeaderName,
@@ -41,8 +41,8 @@ impl IdempotencyKeyLayer {
 }
 
 impl<M> IdempotencyKeyLayer<M> {
-    /// Which calls whose callers chose no key are given one: `true`, all of them (the default); `false`, none; or those that
-    /// a function says, for a key is of no use to a server that ignores it.
+    /// Which calls get a generated key if their callers chose none: `true`, all of them (the default); `false`, none; or a
+    /// function of the request, because a key is of no use to a server that ignores it.
     ///
     /// ```
     /// use buttress::idempotency::IdempotencyKeyLayer;
@@ -61,7 +61,7 @@ impl<M> IdempotencyKeyLayer<M> {
         }
     }
 
-    /// The header that carries the key, such as `paypal-request-id`. Tell [`Replay::key_header`] too.
+    /// The header that carries the key, such as `paypal-request-id`. Set [`Replay::key_header`] too.
     ///
     /// # Errors
     ///
@@ -130,7 +130,7 @@ where
                 State::Running(self.inner.call(request))
             }
             Err(reason) => {
-                // The inner service may hold a place for the call that is not made.
+                // The clone releases the readiness of the inner service for a call that is not made.
                 self.inner = self.inner.clone();
                 let name = self.layer.header.as_str();
                 State::Refused(Some(Rejected::new(reason, name)))
@@ -149,7 +149,7 @@ enum Origin {
 }
 
 impl<M> IdempotencyKeyLayer<M> {
-    /// Puts a key into the request, unless it wants none or has one.
+    /// Adds a key to the request, unless it needs none or has one.
     fn equip<R: KeyedRequest>(&self, request: &mut R) -> Result<Origin, Reason>
     where
         M: GenerateKey<R>,

@@ -1,4 +1,4 @@
-//! Which requests can carry a key, and which are given one.
+//! Requests that can carry a key, and which of them get a generated one.
 
 use ::http::HeaderMap;
 
@@ -7,19 +7,19 @@ use ::http::HeaderMap;
 /// Implemented for every [`HttpRequest`](crate::http::HttpRequest).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot carry an idempotency key",
-    note = "known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
+    note = "supported are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`"
 )]
 pub trait KeyedRequest {
-    /// Whether it does something that would happen twice if it were sent twice.
+    /// Whether it is not idempotent without a key.
     fn wants_key(&self) -> bool;
 
-    /// Where the key goes.
+    /// The headers that carry the key.
     fn headers_mut(&mut self) -> &mut HeaderMap;
 }
 
-/// Says which calls are given a key: a `bool` for all of them, or a function of the request.
+/// Decides which calls get a generated key: a `bool` for all of them, or a function of the request.
 pub trait GenerateKey<Req: ?Sized> {
-    /// Whether this request, which wants a key and has none, is given one.
+    /// Whether to generate a key for this request, which has none.
     fn generates(&self, request: &Req) -> bool;
 }
 

@@ -35,7 +35,7 @@ impl ReplayPolicy<Request> for Replay {
             Some(body) if is_stream(body) => request.body_mut().take(),
             _ => None,
         };
-        let saved = self.keep(&request, Request::try_clone);
+        let saved = self.save(&request, Request::try_clone);
         let mut buffer = None;
         if let Some(mut stream) = stream {
             if saved.is_some() {
@@ -61,12 +61,12 @@ impl ReplayPolicy<Request> for Replay {
         if let Some(buffer) = &saved.body {
             *request.body_mut() = Some(Body::wrap(buffer.again()?));
         }
-        Self::repeat_headers(request.headers_mut());
+        Self::replay_headers(request.headers_mut());
         Some(request)
     }
 
     fn is_safe(&self, saved: &SavedRequest, outcome: &Outcome) -> bool {
-        self.may_repeat_kept(&saved.saved, outcome)
+        self.is_safe_to_replay(&saved.saved, outcome)
     }
 
     fn trusts_not_executed(&self, saved: &SavedRequest) -> bool {

@@ -1,6 +1,6 @@
-//! The standard HTTP client stack around a service for other requests.
-//~ `String` is not an HTTP request that this crate knows
-//~ known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
+//! The standard stack of HTTP clients around a service whose requests are not HTTP.
+//~ `String` is not a supported HTTP request
+//~ supported are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
 
 use buttress::ConfigError;
 use buttress::http::{ClientConfig, client};

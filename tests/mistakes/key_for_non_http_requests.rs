@@ -1,6 +1,6 @@
-//! Idempotency keys for requests without headers.
-//~ `String` is not an HTTP request that this crate knows
-//~ known are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
+//! An idempotency key for requests that have no headers.
+//~ `String` is not a supported HTTP request
+//~ supported are `http::Request<B>` and, with the feature `reqwest`, `reqwest::Request`
 
 use buttress::Error;
 use buttress::idempotency::IdempotencyKeyLayer;

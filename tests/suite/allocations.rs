@@ -233,7 +233,7 @@ fn a_grpc_call_with_its_status_in_the_trailers_allocates_a_slot_for_it() {
             std::future::ready(Ok::<_, std::io::Error>(response))
         });
         let layer = grpc("allocations-grpc", ClientConfig::default()).unwrap();
-        let mut stack = layer.repeat(|_| by_clone()).layer(server);
+        let mut stack = layer.replay(|_| by_clone()).layer(server);
         allocations(|| {
             let mut body = now(stack.call(Request::new(()))).unwrap().into_body();
             assert!(poll(pin!(body.frame())).is_ready());

@@ -28,7 +28,7 @@ use crate::common::{MS, SECOND, breaker, three_in_a_row};
 
 // ── bodies ──
 
-/// What comes next of a body.
+/// The next step of a body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Part {
     /// A frame, after this time.
@@ -40,7 +40,7 @@ pub(crate) enum Part {
     Panic,
 }
 
-/// A body that does as its script says.
+/// A body that follows a script.
 #[derive(Debug)]
 pub(crate) struct Parts {
     left: VecDeque<Part>,
@@ -109,7 +109,7 @@ fn get() -> Request<String> {
     Request::new(String::new())
 }
 
-/// Waits so long for all of a response.
+/// Reads the whole response, for at most this time.
 async fn reads<B>(response: Response<B>, patience: Duration) -> bool
 where
     B: Body<Error: std::fmt::Debug>,
@@ -134,7 +134,7 @@ async fn half_open(name: &'static str, config: BreakerConfig) -> Breaker {
 
 // ── callers who leave before the head ──
 
-/// So many callers, one `every`, each of whom leaves after its `patience`.
+/// Callers that arrive at an interval of `every`, and leave after their `patience`.
 async fn callers(
     breaker: &Breaker,
     takes: Duration,
@@ -219,7 +219,7 @@ async fn a_slow_call_rule_does_not_change_how_abandoned_calls_count() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_taken_without_tower_knows_how_long_its_caller_waited() {
+async fn a_permit_without_tower_measures_how_long_its_caller_waited() {
     for (waited, state) in [
         (999 * MS, BreakerState::Closed),
         (SECOND, BreakerState::Open),
@@ -237,7 +237,7 @@ async fn a_permit_taken_without_tower_knows_how_long_its_caller_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_abandoned_late_has_failed_and_one_abandoned_early_gives_its_place_back() {
+async fn a_probe_abandoned_late_has_failed_and_one_abandoned_early_is_released() {
     let late = half_open("late-probe", half_open_config()).await;
     callers(&late, HUNG, SECOND, MS, 1).await;
     assert_eq!(late.state(), BreakerState::Open);
@@ -303,7 +303,7 @@ async fn a_server_that_stalls_opens_the_circuit_though_every_caller_has_a_deadli
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_dropped_between_two_frames_settles_the_call_as_its_head() {
+async fn a_body_dropped_between_frames_settles_the_call_with_its_heads_outcome() {
     let breaker = half_open("between-frames", half_open_config().probes(1)).await;
     let server = serves("text/plain", || [Part::Data(MS), Part::Stall]);
     let stack = BreakerLayer::new(breaker.clone(), ByStatus::new())
@@ -384,7 +384,7 @@ async fn a_probe_that_never_ends_has_succeeded_one_timeout_after_its_head() {
         assert_eq!(breaker.state(), BreakerState::HalfOpen, "{content_type}");
         sleep(2 * SECOND).await;
         assert_eq!(breaker.state(), BreakerState::Closed, "{content_type}");
-        // They end with it, which nobody counts.
+        // They end with the test and do not count.
         streams.shutdown().await;
         assert_eq!(breaker.snapshot().total, 0);
     }
@@ -450,7 +450,7 @@ async fn a_half_open_circuit_opens_again_when_grpc_statuses_are_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_grpc_body_dropped_between_two_messages_says_nothing() {
+async fn a_grpc_body_dropped_between_messages_is_neutral() {
     let breaker = half_open("dropped-grpc", half_open_config().probes(1)).await;
     let stack = BreakerLayer::new(breaker.clone(), ByGrpcStatus::new())
         .finish(AtBodyEnd::new("dropped", 10 * SECOND))
@@ -463,7 +463,7 @@ async fn a_grpc_body_dropped_between_two_messages_says_nothing() {
     assert_eq!(breaker.state(), BreakerState::Closed, "its place is free");
 }
 
-/// What a gRPC call reports as its attempt's and its own outcome, what it reads, and what it leaves in an empty budget, in
+/// The reported outcomes of a gRPC call and its attempt, what it reads, and the balance of a budget that was empty, in
 /// hundredths.
 async fn grpc_call(
     name: &'static str,
@@ -485,7 +485,7 @@ async fn grpc_call(
         .retry(RetryConfig::default());
     let layer = grpc(name, config)
         .unwrap()
-        .repeat(|_| buttress::retry::by_clone());
+        .replay(|_| buttress::retry::by_clone());
     let stack = layer.layer(serves(GRPC, || parts.iter().copied()));
     let response = stack.clone().oneshot(get()).await.unwrap();
     let budget = layer.budgets().unwrap().entries().remove(0).1;
@@ -522,7 +522,7 @@ async fn a_grpc_call_is_judged_at_its_trailers_by_observers_and_the_budget() {
     assert_eq!(
         call,
         (both(Some(Kind::Transient)), 800),
-        "never repeated: no token"
+        "never retried: no token"
     );
 }
 
@@ -550,7 +550,7 @@ async fn a_grpc_stream_is_judged_at_its_head() {
         }
     });
     let layer = grpc("grpc-stream", ClientConfig::default()).unwrap();
-    let layer = layer.repeat(|_| buttress::retry::by_clone());
+    let layer = layer.replay(|_| buttress::retry::by_clone());
     let stack = layer.layer(serves(GRPC, || [Part::Stall]));
     let call = CallOptions::new().streams(true).scope(stack.oneshot(get()));
     let response = call.await.unwrap();

@@ -113,7 +113,7 @@ fn reason<T, E>(result: Result<T, Error<E>>) -> (Reason, Executed) {
 // ── as a whole ──
 
 #[test]
-fn limits_that_contradict_one_another_are_refused_with_their_path() {
+fn contradictory_limits_are_rejected_with_their_path() {
     let short_lease = BreakerConfig::default().probe_idle_timeout(SECOND);
     let short_window = BreakerConfig::default().window(Window::Time(5 * SECOND));
     let config = ClientConfig::default;
@@ -151,7 +151,7 @@ fn limits_that_contradict_one_another_are_refused_with_their_path() {
                 .proxy(true)
                 .idempotency_keys(IdempotencyKeys::Honored),
             "`idempotency_keys` is Honored, but it must be `IdempotencyKeys::Unknown`, as `proxy` is set: \
-             a proxy repeats no such request, with a key or without",
+             a proxy never retries a POST or PATCH",
         ),
         (
             config().retry(RetryConfig::default().max_attempts(0)),
@@ -195,7 +195,7 @@ async fn a_stack_over_boxed_errors_returns_boxed_errors() {
     let refused = boxed(stack).await.unwrap_err();
     let rejected = refused.downcast_ref::<Rejected>().expect("a rejection");
     assert_eq!(rejected.reason, Reason::CircuitOpen);
-    // By hand, with a box inside.
+    // Parts assembled without the standard stack, around a `BoxError`.
     let manual = tower::service_fn(async |_: Request<String>| {
         Err::<Response<String>, _>(Error::Inner(BoxError::from("broken")))
     });
@@ -205,7 +205,7 @@ async fn a_stack_over_boxed_errors_returns_boxed_errors() {
 }
 
 #[test]
-fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
+fn debug_shows_the_parts_in_order_with_their_settings() {
     let config = ClientConfig::default().unquoted_keys(true).budget(None);
     let layer = client("shop", config).unwrap();
     let fields = |shown: &str| -> Vec<String> {
@@ -241,7 +241,7 @@ fn it_shows_its_parts_in_their_order_with_what_they_go_by() {
 }
 
 #[test]
-fn a_duration_of_a_configuration_has_a_unit_and_fits() {
+fn a_duration_in_a_file_has_a_unit_and_fits() {
     let read = |text: &str| {
         let json = serde_json::json!({ "total": text });
         serde_json::from_value::<ClientConfig>(json).map(|config| config.total)
@@ -293,7 +293,7 @@ fn a_duration_of_a_configuration_has_a_unit_and_fits() {
 // ── time ──
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_hangs_is_cut_and_repeated() {
+async fn an_attempt_that_hangs_is_cut_off_and_retried() {
     let server: Server = Strict::new(|call| if call == 0 { Step::Hang } else { status(200) });
     let (_, stack) = stack(ClientConfig::default(), &server);
     let started = tokio::time::Instant::now();
@@ -338,10 +338,10 @@ async fn the_whole_call_ends_with_its_deadline_even_if_an_attempt_has_no_limit()
     assert_eq!(started.elapsed(), 10 * SECOND);
 }
 
-// ── what may run twice ──
+// ── requests that are safe to retry ──
 
 #[tokio::test(start_paused = true)]
-async fn a_post_whose_answer_was_lost_is_charged_once() {
+async fn a_post_whose_response_was_lost_is_sent_once() {
     let server: Server = Strict::new(|_| Step::Hang);
     let (_, stack) = stack(plain().breaker(None), &server);
     let lost = stack.clone().oneshot(post()).await;
@@ -350,12 +350,12 @@ async fn a_post_whose_answer_was_lost_is_charged_once() {
     let sent = server.take_requests().remove(0);
     assert!(
         !sent.headers().contains_key("idempotency-key"),
-        "nobody said that this server reads it"
+        "the server is not known to honor keys"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_keys_are_honored_a_post_is_repeated_with_the_same_key() {
+async fn where_keys_are_honored_a_post_is_retried_with_the_same_key() {
     let server: Server = Strict::new(|call| if call < 2 { status(503) } else { status(201) });
     let (_, stack) = stack(
         plain()
@@ -377,7 +377,7 @@ async fn where_keys_are_honored_a_post_is_repeated_with_the_same_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_the_routes_that_honor_keys_are_given_one_and_repeated() {
+async fn only_routes_that_honor_keys_get_one_and_are_retried() {
     let server: Server = Strict::new(|_| status(503));
     let keys = IdempotencyKeys::honored_by(["POST http://shop.example/orders"]).unwrap();
     let (_, stack) = stack(
@@ -401,7 +401,7 @@ async fn only_the_routes_that_honor_keys_are_given_one_and_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
+async fn a_key_has_the_configured_header_and_form() {
     let server: Server = Strict::new(|_| status(503));
     let config = plain()
         .breaker(None)
@@ -426,7 +426,7 @@ async fn a_key_has_the_header_and_the_form_that_the_server_wants() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_proxy_sends_once_what_is_not_idempotent_and_generates_no_key() {
+async fn a_proxy_generates_no_key_and_retries_no_post() {
     let server: Server = Strict::new(|_| status(503));
     let config = plain().breaker(None).proxy(true);
     let (_, stack) = stack(config, &server);
@@ -445,7 +445,7 @@ async fn a_proxy_sends_once_what_is_not_idempotent_and_generates_no_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_came_too_early_is_repeated_once() {
+async fn a_request_that_was_too_early_is_retried_once() {
     let server: Server = Strict::new(|_| status(425));
     let (_, stack) = stack(plain(), &server);
     let mut early = post();
@@ -454,7 +454,7 @@ async fn a_request_that_came_too_early_is_repeated_once() {
     let early = |sent: &Request<String>| sent.headers().contains_key("early-data");
     let sent: Vec<_> = server.take_requests().iter().map(early).collect();
     assert_eq!(sent, [true, false]);
-    // Whatever the server says: a repetition is not early data.
+    // Even if the server permits a retry: it is not early data.
     let insists: Server = Strict::new(|_| {
         let mut response = Response::new(Parts::of([]));
         *response.status_mut() = http::StatusCode::TOO_EARLY;
@@ -468,10 +468,10 @@ async fn a_request_that_came_too_early_is_repeated_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_in_the_extensions_is_that_of_the_call() {
+async fn the_extensions_carry_the_number_of_the_attempt() {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let reported = Arc::clone(&seen);
-    // Not executed, so repeated uncounted; then a failure that counts.
+    // Not executed, so the first retry is free; the second counts.
     let server: Server = Strict::new(move |call| {
         reported.lock().unwrap().push(Call::current());
         status([425, 503, 200][call])
@@ -488,14 +488,14 @@ async fn the_number_in_the_extensions_is_that_of_the_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_retries_even_what_was_not_executed_is_sent_once() {
+async fn without_retries_an_unexecuted_request_is_sent_once() {
     let server: Server = Strict::new(|_| status(425));
     let (_, stack) = stack(plain().retry(None), &server);
     assert_eq!(stack.oneshot(get()).await.unwrap().status(), 425);
     assert_eq!(server.calls(), 1);
 }
 
-/// Sends text as bytes, as a strategy does that wraps bodies.
+/// A replay policy that changes the type of the body.
 #[derive(Clone)]
 struct AsBytes<R>(R);
 
@@ -520,7 +520,7 @@ where
     }
 }
 
-/// What says that a service is tired is no failure; all else is.
+/// A 500 is a success, and everything else a failure.
 #[derive(Clone)]
 struct Tired;
 
@@ -536,18 +536,18 @@ impl<B, E> Classify<Response<B>, E> for Tired {
 impl ClassifyEnd for Tired {}
 
 #[tokio::test(start_paused = true)]
-async fn how_requests_are_sent_again_and_what_results_mean_can_be_chosen() {
+async fn the_replay_policy_and_the_classifier_can_be_replaced() {
     let server: Strict<Request<Bytes>, Response<Parts>, Broken> =
         Strict::new(|call| status([404, 500, 404, 404, 404][call]));
     let layer = client("shop", plain().breaker(None))
         .unwrap()
-        .repeat(AsBytes)
+        .replay(AsBytes)
         .classify(Tired);
     let stack = layer.layer(server.clone());
     assert_eq!(stack.clone().oneshot(get()).await.unwrap().status(), 500);
-    assert_eq!(server.calls(), 2, "a 404 is repeated, a 500 is not");
+    assert_eq!(server.calls(), 2, "a 404 is retried, a 500 is not");
     assert_eq!(stack.oneshot(post()).await.unwrap().status(), 404);
-    assert_eq!(server.calls(), 3, "the wrapped strategy knows the methods");
+    assert_eq!(server.calls(), 3, "the wrapped policy knows the methods");
     let bodies: Vec<_> = server
         .take_requests()
         .into_iter()
@@ -556,10 +556,10 @@ async fn how_requests_are_sent_again_and_what_results_mean_can_be_chosen() {
     assert!(bodies.iter().all(|body| body == "order"));
 }
 
-// ── whom it calls ──
+// ── policies per authority ──
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_authority_is_not_called_and_the_others_are() {
+async fn a_failing_authority_is_not_called_and_others_are() {
     let server: Server = Strict::new(|call| if call == 0 { status(500) } else { status(200) });
     let (layer, stack) = stack(plain().retry(None), &server);
     let to = |host: &str| {
@@ -577,17 +577,20 @@ async fn a_dead_authority_is_not_called_and_the_others_are() {
         Reason::CircuitOpen,
         "the same authority"
     );
-    assert_eq!(to("well.example").await.unwrap().status(), 200);
+    assert_eq!(to("healthy.example").await.unwrap().status(), 200);
     assert_eq!(server.calls(), 2);
-    let mut kept: Vec<_> = layer
+    let mut authorities: Vec<_> = layer
         .breakers()
         .unwrap()
         .entries()
         .iter()
         .map(|(key, _)| key.to_string())
         .collect();
-    kept.sort();
-    assert_eq!(kept, ["http://dead.example", "http://well.example"]);
+    authorities.sort();
+    assert_eq!(
+        authorities,
+        ["http://dead.example", "http://healthy.example"]
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -610,7 +613,7 @@ async fn each_authority_pays_for_its_own_retries() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quota_is_not_the_services_failure_unless_it_is_said_to_be() {
+async fn a_429_counts_as_a_failure_only_by_setting() {
     for (count_429, expected) in [(false, BreakerState::Closed), (true, BreakerState::Open)] {
         let server: Server = Strict::new(|_| status(429));
         let rate = BreakerConfig::default().min_calls(5).open_jitter(0.0);
@@ -644,7 +647,7 @@ async fn every_part_can_be_left_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_services_own_error_arrives_untouched() {
+async fn the_services_own_error_is_returned_unchanged() {
     let server: Server = Strict::new(|_| Step::Answer(Err(Broken)));
     let (_, stack) = stack(plain().breaker(None), &server);
     match stack.oneshot(get()).await {
@@ -653,10 +656,10 @@ async fn the_services_own_error_arrives_untouched() {
     }
 }
 
-// ── other settings while it runs ──
+// ── changing settings at run time ──
 
 #[tokio::test(start_paused = true)]
-async fn the_next_call_has_the_new_limits_and_one_under_way_keeps_its_own() {
+async fn new_limits_apply_to_the_next_call_only() {
     let server: Server = Strict::new(|_| Step::Hang);
     let (layer, stack) = stack(plain().retry(None).breaker(None), &server);
     let started = tokio::time::Instant::now();
@@ -677,7 +680,7 @@ async fn the_next_call_has_the_new_limits_and_one_under_way_keeps_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_has_the_limit_that_was_in_force_when_it_began() {
+async fn a_new_idle_limit_does_not_apply_to_a_body_in_progress() {
     let server = serves(&[Part::Stall]);
     let (layer, stack) = stack(plain().breaker(None).body_idle(3 * SECOND), &server);
     let call = async || Box::pin(stack.clone().oneshot(get()).await.unwrap().into_body());
@@ -712,7 +715,7 @@ async fn an_open_circuit_stays_open_for_the_rest_of_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_is_first_called_later_has_the_new_settings_too() {
+async fn new_settings_apply_to_servers_called_later() {
     let server: Server = Strict::new(|_| status(500));
     let (layer, stack) = stack(plain(), &server);
     let breaker = layer
@@ -732,7 +735,7 @@ async fn a_server_that_is_first_called_later_has_the_new_settings_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_keeps_its_balance() {
+async fn a_reconfigured_budget_retains_its_balance() {
     let server: Server = Strict::new(|call| status(if call < 3 { 500 } else { 200 }));
     let (layer, stack) = stack(plain().breaker(None), &server);
     let call = || stack.clone().oneshot(get());
@@ -781,7 +784,7 @@ async fn retries_and_keys_may_change() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_work_or_cannot_change_changes_nothing() {
+async fn invalid_or_fixed_settings_change_nothing() {
     let server: Server = Strict::new(|_| Step::Hang);
     let (layer, stack) = stack(plain().retry(None), &server);
     let before = layer.config();
@@ -793,19 +796,19 @@ async fn what_cannot_work_or_cannot_change_changes_nothing() {
         ),
         (
             short().breaker(None),
-            "`breaker` is off, but it must be on as before: it cannot change while the client is in use",
+            "`breaker` is off, but it must be on, because it cannot change while the client is in use",
         ),
         (
             short().retry(RetryConfig::default()),
-            "`retry` is on, but it must be off as before: it cannot change while the client is in use",
+            "`retry` is on, but it must be off, because it cannot change while the client is in use",
         ),
         (
             short().observe(false),
-            "`observe` is false, but it must be true as before: it cannot change while the client is in use",
+            "`observe` is false, but it must be true, because it cannot change while the client is in use",
         ),
         (
             short().key_header("x-key"),
-            "`key_header` is \"x-key\", but it must be \"idempotency-key\" as before: \
+            "`key_header` is \"x-key\", but it must be \"idempotency-key\", because \
              it cannot change while the client is in use",
         ),
     ] {
@@ -864,9 +867,9 @@ async fn evicting_authorities_creates_no_retries() {
     );
 }
 
-// ── what is seen ──
+// ── events ──
 
-/// What the clients of this name report: who, what it came to, after how long.
+/// The reports of the clients of this name: source, outcome and duration.
 fn reports(name: &'static str) -> (Arc<Mutex<Vec<Report>>>, buttress::event::Subscription) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
@@ -884,13 +887,13 @@ type Report = (String, Option<Kind>, Duration);
 
 #[tokio::test(start_paused = true)]
 async fn each_call_and_each_attempt_is_reported_and_one_that_hangs_has_failed() {
-    let (seen, _subscription) = reports("watched");
+    let (seen, _subscription) = reports("observed");
     let server: Server = Strict::new(|call| match call {
         0 => Step::Hang,
         1 => status(404),
         _ => status(200),
     });
-    let stack = client("watched", plain()).unwrap().layer(server.clone());
+    let stack = client("observed", plain()).unwrap().layer(server.clone());
     // The breaker refuses the second attempt.
     stack.clone().oneshot(get()).await.unwrap_err();
     tokio::time::advance(2 * SECOND).await;
@@ -912,10 +915,10 @@ async fn each_call_and_each_attempt_is_reported_and_one_that_hangs_has_failed() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_to_be_observed_is_not() {
-    let (seen, _subscription) = reports("unwatched");
+async fn nothing_is_reported_with_observe_off() {
+    let (seen, _subscription) = reports("unobserved");
     let server: Server = Strict::new(|_| status(200));
-    let layer = client("unwatched", plain().observe(false)).unwrap();
+    let layer = client("unobserved", plain().observe(false)).unwrap();
     layer.layer(server).oneshot(get()).await.unwrap();
     assert_eq!(*seen.lock().unwrap(), []);
 }
@@ -923,7 +926,7 @@ async fn what_is_not_to_be_observed_is_not() {
 // ── the body ──
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_stalls_is_the_services_failure() {
+async fn a_body_that_stalls_is_a_failure_of_the_service() {
     let server = serves(&[DATA, Part::Stall]);
     let (layer, stack) = stack(plain().body_idle(2 * SECOND), &server);
     let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
@@ -936,15 +939,12 @@ async fn a_body_that_stalls_is_the_services_failure() {
     );
     assert_eq!(started.elapsed(), 2 * SECOND);
     assert_eq!(state(&layer), BreakerState::Open);
-    assert!(
-        body.frame().await.is_none(),
-        "who reads on after an error must come to an end"
-    );
+    assert!(body.frame().await.is_none(), "a body ends after its error");
     assert!(body.is_end_stream());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_cut_short_by_the_deadline_says_nothing_about_the_service() {
+async fn a_body_cut_short_by_the_deadline_is_no_failure() {
     let drips: &[Part] = &[
         Part::Data(SECOND),
         Part::Data(SECOND),
@@ -963,7 +963,7 @@ async fn a_body_cut_short_by_the_deadline_says_nothing_about_the_service() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_breaks_is_the_services_failure_and_its_error_stays() {
+async fn a_body_that_breaks_is_a_failure_of_the_service_and_its_error_is_returned() {
     let server = serves(&[DATA, Part::Fail]);
     let (layer, stack) = stack(plain(), &server);
     let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
@@ -977,7 +977,7 @@ async fn a_body_that_breaks_is_the_services_failure_and_its_error_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_panics_is_the_services_failure() {
+async fn a_body_that_panics_is_a_failure_of_the_service() {
     let server = serves(&[Part::Panic]);
     let (layer, stack) = stack(plain(), &server);
     let mut body = Box::pin(stack.oneshot(get()).await.unwrap().into_body());
@@ -1014,12 +1014,12 @@ async fn a_probe_is_decided_when_its_body_ends_and_by_its_head_when_the_body_is_
     assert_eq!(
         state(&layer),
         BreakerState::Closed,
-        "a body that was not wanted is no failure"
+        "a dropped body is no failure"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_on_purpose_has_no_limits_and_is_settled_at_its_head() {
+async fn a_streaming_call_has_no_limits_and_is_settled_at_its_head() {
     const AN_HOUR_LATER: &[Part] = &[Part::Data(Duration::from_secs(3600)), Part::Fail];
     let server = serves(AN_HOUR_LATER);
     let (layer, stack) = stack(plain(), &server);
@@ -1031,8 +1031,8 @@ async fn a_stream_on_purpose_has_no_limits_and_is_settled_at_its_head() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_that_is_taken_for_a_success_is_one() {
-    /// Whatever comes is fine.
+async fn an_error_can_be_classified_as_a_success() {
+    /// Everything is a success.
     #[derive(Clone)]
     struct AllIsWell;
     impl<Res, E> Classify<Res, E> for AllIsWell {
@@ -1046,13 +1046,13 @@ async fn an_error_that_is_taken_for_a_success_is_one() {
         .consecutive_min_span(Duration::ZERO)
         .probes(1)
         .open_jitter(0.0);
-    let breaker = Breaker::new("well", one_failure).unwrap();
+    let breaker = Breaker::new("healthy", one_failure).unwrap();
     breaker.try_acquire().unwrap().settle(Outcome::TRANSIENT);
     tokio::time::advance(2 * SECOND).await;
     let server: Server = Strict::new(|_| Step::Answer(Err(Broken)));
     let lifted = server.clone().map_err(Error::Inner);
     let stack = BreakerLayer::new(breaker.clone(), AllIsWell)
-        .finish(AtBodyEnd::new("well", SECOND))
+        .finish(AtBodyEnd::new("healthy", SECOND))
         .layer(lifted);
     assert!(stack.oneshot(get()).await.is_err());
     assert_eq!(breaker.state(), BreakerState::Closed, "the probe succeeded");

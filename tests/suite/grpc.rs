@@ -9,7 +9,6 @@ use ::tonic::body::Body;
 use ::tonic::client::{Grpc, GrpcService};
 use ::tonic::transport::{Channel, Endpoint, Error as TransportError};
 use ::tonic::{Code, Request, Response, Status};
-use buttress::Error;
 use buttress::backoff::{Backoff, Jitter};
 use buttress::breaker::{BreakerConfig, BreakerLayer};
 use buttress::budget::BudgetConfig;
@@ -18,6 +17,7 @@ use buttress::http::{
 };
 use buttress::retry::RetryConfig;
 use buttress::timeout::TimeoutLayer;
+use buttress::{Error, Rejected};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
@@ -29,7 +29,7 @@ use tower::{Layer, ServiceExt};
 use crate::common::{breaker, three_in_a_row};
 use crate::text::Text;
 
-// ── a server that does as the script says, frame by frame ──
+// ── a server that follows a script, frame by frame ──
 
 /// What the server does with a call.
 #[derive(Clone, Copy)]
@@ -43,19 +43,19 @@ enum Does {
     /// A message, and then nothing.
     Stalls,
     Hangs,
-    /// The stream is refused before anything looks at it.
+    /// The stream is refused before it is processed.
     Refuses,
-    /// Something else answers.
-    Answers(u16),
+    /// A response that is not gRPC.
+    Responds(u16),
 }
 
-/// What the server saw of a call.
+/// A call as the server saw it.
 #[derive(Debug, PartialEq)]
 struct Seen {
     text: String,
     /// `grpc-previous-rpc-attempts`.
     previous: Option<String>,
-    /// Whether it says how much time is left.
+    /// Whether it has a `grpc-timeout`.
     timed: bool,
 }
 
@@ -66,7 +66,7 @@ struct Server {
 }
 
 impl Server {
-    /// The script is asked with the number of the call, from 0.
+    /// The script gets the number of the call, from 0.
     async fn new(script: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -107,8 +107,8 @@ impl Server {
             tokio::spawn(async move {
                 let text = message(request.into_body()).await;
                 seen.lock().unwrap()[number].text.clone_from(&text);
-                // Whoever hung up wants no answer.
-                let _ = answer(respond, does, &text).await;
+                // An error means that the client has left.
+                let _ = respond_with(respond, does, &text).await;
             });
         }
     }
@@ -122,7 +122,7 @@ impl Server {
         self.seen.lock().unwrap().len()
     }
 
-    /// How many attempts each call said there were before it.
+    /// The number of previous attempts that each call sent.
     fn previous(&self) -> Vec<Option<u32>> {
         let seen = self.seen.lock().unwrap();
         seen.iter()
@@ -146,7 +146,7 @@ async fn message(mut body: h2::RecvStream) -> String {
     String::from_utf8_lossy(read.get(5..).unwrap_or_default()).into_owned()
 }
 
-async fn answer(
+async fn respond_with(
     mut respond: h2::server::SendResponse<Bytes>,
     does: Does,
     text: &str,
@@ -187,7 +187,7 @@ async fn answer(
             trailers.insert("grpc-status", status(code));
             body.send_trailers(trailers)?;
         }
-        Does::Answers(status) => {
+        Does::Responds(status) => {
             let mut other = http::Response::new(());
             *other.status_mut() = http::StatusCode::from_u16(status).unwrap();
             respond.send_response(other, true)?;
@@ -197,12 +197,12 @@ async fn answer(
     Ok(())
 }
 
-// ── a client before it ──
+// ── its clients ──
 
 const SAY: &str = "/test.Greeter/Say";
 const PAY: &str = "/test.Till/Pay";
 
-/// Retries without a wait and without an end to their budget; nothing opens.
+/// Retries without waits and without a budget; no breaker.
 fn plain() -> ClientConfig {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     let minute = Duration::from_secs(60);
@@ -225,7 +225,7 @@ fn opens(config: BreakerConfig) -> BreakerConfig {
 type Layers = ClientLayer<Replay, ByGrpcStatus>;
 type Stack = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, Error<TransportError>>;
 
-/// `SAY` may run twice, `PAY` may not.
+/// `SAY` is idempotent, `PAY` is not.
 fn layers(config: ClientConfig) -> Layers {
     grpc("test", config).unwrap().idempotent([SAY]).unwrap()
 }
@@ -248,49 +248,46 @@ where
     let ready = client.ready().await;
     ready.map_err(|error| Status::from_error(error.into()))?;
     let path = PathAndQuery::from_static(method);
-    let answer = client
+    let response = client
         .unary(Request::new(text.to_owned()), path, Text)
         .await;
-    answer.map(Response::into_inner)
+    response.map(Response::into_inner)
 }
 
-/// What a call of each method comes to, and how often the server was asked.
+/// The code of a call of each method, and how often the server was called.
 async fn runs(does: Does) -> [(Code, usize); 2] {
     let mut came = Vec::new();
     for method in [SAY, PAY] {
         let server = Server::new(move |_| does).await;
         let stack = stack(layers(plain()), server.channel());
-        let answer = call(&stack, method, "hello").await;
-        let code = answer.map_or_else(|status| status.code(), |_| Code::Ok);
+        let response = call(&stack, method, "hello").await;
+        let code = response.map_or_else(|status| status.code(), |_| Code::Ok);
         came.push((code, server.count()));
     }
     came.try_into().unwrap()
 }
 
-// ── what is repeated ──
+// ── retries ──
 
 #[tokio::test]
-async fn a_method_that_may_run_twice_is_repeated_and_the_server_told_how_often() {
+async fn an_idempotent_method_is_retried_with_the_number_of_previous_attempts() {
     let server = Server::new(|call| match call {
         0 | 1 => Does::Fails(Code::Unavailable),
         _ => Does::Echo,
     })
     .await;
     let stack = stack(layers(plain()), server.channel());
-    let answer = call(&stack, SAY, "the same text").await.unwrap();
-    assert_eq!(answer, "the same text");
+    let response = call(&stack, SAY, "the same text").await.unwrap();
+    assert_eq!(response, "the same text");
     assert_eq!(server.texts(), ["the same text"; 3]);
     assert_eq!(server.previous(), [None, Some(1), Some(2)]);
     let seen = server.seen.lock().unwrap();
-    assert!(
-        seen.iter().all(|seen| seen.timed),
-        "and how much time is left"
-    );
+    assert!(seen.iter().all(|seen| seen.timed), "and the remaining time");
 }
 
 #[tokio::test]
 async fn the_code_the_pushback_and_the_method_decide() {
-    use Does::{Answers, Fails, Pushes};
+    use Does::{Fails, Pushes, Responds};
     for (does, code, repeated) in [
         (Fails(Code::Unavailable), Code::Unavailable, true),
         (
@@ -321,8 +318,8 @@ async fn the_code_the_pushback_and_the_method_decide() {
             false,
         ),
         // A proxy that knows no gRPC.
-        (Answers(503), Code::Unavailable, true),
-        (Answers(404), Code::Unimplemented, false),
+        (Responds(503), Code::Unavailable, true),
+        (Responds(404), Code::Unimplemented, false),
     ] {
         let attempts = if repeated { 3 } else { 1 };
         assert_eq!(runs(does).await, [(code, attempts), (code, 1)]);
@@ -330,13 +327,13 @@ async fn the_code_the_pushback_and_the_method_decide() {
 }
 
 #[tokio::test]
-async fn a_message_ends_the_repeating() {
+async fn a_message_ends_the_retries() {
     let late = Does::FailsLate(Code::Unavailable);
     assert_eq!(runs(late).await, [(Code::Unavailable, 1); 2]);
 }
 
 #[tokio::test]
-async fn a_refused_stream_is_repeated_once_and_does_not_count() {
+async fn a_refused_stream_is_retried_once_and_does_not_count() {
     let refused_once = |call| if call == 0 { Does::Refuses } else { Does::Echo };
     for method in [SAY, PAY] {
         let server = Server::new(refused_once).await;
@@ -354,19 +351,19 @@ async fn a_refused_stream_is_repeated_once_and_does_not_count() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_hangs_is_repeated_if_it_may_run_twice() {
+async fn an_attempt_that_hangs_is_retried_if_its_method_is_idempotent() {
     for (method, expected) in [(SAY, Ok("hello")), (PAY, Err(Code::DeadlineExceeded))] {
         let hangs_once = |call| if call == 0 { Does::Hangs } else { Does::Echo };
         let server = Server::new(hangs_once).await;
         let short = plain().attempt(Duration::from_millis(500));
         let stack = stack(layers(short), server.channel());
-        let answer = call(&stack, method, "hello").await;
-        let answer = answer.as_deref().map_err(Status::code);
-        assert_eq!(answer, expected);
+        let response = call(&stack, method, "hello").await;
+        let response = response.as_deref().map_err(Status::code);
+        assert_eq!(response, expected);
     }
 }
 
-// ── what the breaker and the throttle see ──
+// ── breaker and throttle ──
 
 #[tokio::test]
 async fn a_breaker_sees_the_status_after_the_message() {
@@ -384,7 +381,7 @@ async fn a_breaker_sees_the_status_after_the_message() {
 }
 
 #[tokio::test]
-async fn the_throttle_counts_what_may_be_repeated_and_what_the_server_forbids() {
+async fn the_throttle_counts_retryable_and_vetoed_failures() {
     use Does::{Echo, Fails, Pushes};
     let tokens = async |does: Does, calls: usize| {
         let server = Server::new(move |_| does).await;
@@ -428,24 +425,43 @@ async fn a_body_that_stalls_ends_with_a_status() {
 }
 
 #[tokio::test]
-async fn other_errors_stay_what_they_are() {
+async fn other_errors_are_returned_unchanged() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();
     drop(nobody);
     let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     let stack = stack(layers(plain()), endpoint.connect_lazy());
     let status = call(&stack, PAY, "hello").await.unwrap_err();
-    let bare = call(&endpoint.connect_lazy(), PAY, "hello")
+    let without = call(&endpoint.connect_lazy(), PAY, "hello")
         .await
         .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     assert_eq!(
         (status.code(), status.message()),
-        (bare.code(), bare.message())
+        (without.code(), without.message())
     );
 }
 
-/// Says what it was told.
+#[tokio::test]
+async fn a_rejection_without_handle_grpc_rejections_is_found_in_the_status() {
+    let server = Server::new(|_| Does::Hangs).await;
+    let limit = TimeoutLayer::new("unwrapped", Duration::from_millis(50));
+    let stack = tower::ServiceBuilder::new()
+        .layer(limit)
+        .map_err(Error::Inner)
+        .service(server.channel());
+    let status = call(&stack, SAY, "hello").await.unwrap_err();
+    let chain = std::iter::successors(Some(&status as &dyn std::error::Error), |error| {
+        error.source()
+    });
+    let mut rejected = chain.filter_map(|error| error.downcast_ref::<Rejected>());
+    assert_eq!(
+        *rejected.next().expect("the timeout's rejection").name,
+        *"unwrapped"
+    );
+}
+
+/// Echoes its request.
 #[derive(Clone)]
 struct Greeter;
 
@@ -463,14 +479,14 @@ impl tower::Service<Request<String>> for Greeter {
 
     fn call(&mut self, request: Request<String>) -> Self::Future {
         std::future::ready(match &**request.get_ref() {
-            "fail" => Err(Status::unavailable("as it was told")),
+            "fail" => Err(Status::unavailable("as requested")),
             _ => Ok(Response::new(request.into_inner())),
         })
     }
 }
 
 #[tokio::test]
-async fn a_server_answers_its_own_refusals_and_does_not_count_them() {
+async fn a_server_turns_its_rejections_into_statuses_and_does_not_count_them() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let inner = breaker("inner", opens(three_in_a_row()));
@@ -499,7 +515,7 @@ async fn a_server_answers_its_own_refusals_and_does_not_count_them() {
     });
     let channel = Endpoint::from_shared(endpoint).unwrap().connect_lazy();
     assert_eq!(call(&channel, SAY, "hello").await.unwrap(), "hello");
-    for message in ["as it was told"; 3] {
+    for message in ["as requested"; 3] {
         let status = call(&channel, SAY, "fail").await.unwrap_err();
         assert_eq!(
             (status.code(), status.message()),

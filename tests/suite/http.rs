@@ -1,4 +1,4 @@
-//! Real clients against real servers on loopback: what each failure means. And axum, whose rejections are answered.
+//! Real clients against real servers on loopback: the outcome of each failure. And rejections in axum.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,23 +23,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tower::{Service, ServiceExt};
 
-/// Not executed, and the service's fault.
+/// Not executed, and a failure of the service.
 pub(crate) const NOT_CONNECTED: Outcome = Outcome::TRANSIENT.not_executed();
-/// Not executed, and nobody's fault.
-/// What a server does with each connection.
+/// How a server treats each connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Does {
-    /// Reads the head of a request and answers with these bytes, then closes.
-    Answer(&'static [u8]),
-    /// Reads the head of a request, answers with these bytes, and sends nothing more.
-    AnswerAndHang(&'static [u8]),
+    /// Reads the head of a request, sends these bytes, and closes.
+    Respond(&'static [u8]),
+    /// Reads the head of a request, sends these bytes, and nothing more.
+    RespondAndHang(&'static [u8]),
     /// Reads the head of a request and closes in good order.
     Close,
     /// Closes without waiting for a request.
     CloseAtOnce,
-    /// Closes while the request lies unread, so that the client's side is reset.
+    /// Closes with the request unread, which resets the connection.
     Reset,
-    /// Reads the head of a request and nothing else, for ever.
+    /// Reads the head of a request and hangs.
     Hang,
     /// HTTP/2: refuses each stream.
     Refuse,
@@ -59,7 +58,7 @@ pub(crate) async fn server(does: Does) -> SocketAddr {
     address
 }
 
-/// An address that nobody listens at.
+/// An address without a listener.
 pub(crate) async fn nobody() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap()
@@ -70,11 +69,11 @@ async fn serve(mut stream: TcpStream, does: Does) -> io::Result<()> {
         Does::CloseAtOnce => {}
         // Closing with bytes unread makes a reset.
         Does::Reset => return stream.peek(&mut [0]).await.map(drop),
-        Does::Answer(bytes) => {
+        Does::Respond(bytes) => {
             read_head(&mut stream).await?;
             stream.write_all(bytes).await?;
         }
-        Does::AnswerAndHang(bytes) => {
+        Does::RespondAndHang(bytes) => {
             read_head(&mut stream).await?;
             stream.write_all(bytes).await?;
             while stream.read_u8().await.is_ok() {}
@@ -98,35 +97,66 @@ async fn read_head(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Just enough of RFC 9113 to answer a stream with `RST_STREAM` or GOAWAY.
 async fn serve_http2(stream: &mut TcpStream, does: Does) -> io::Result<()> {
-    const HEADERS: u8 = 1;
-    const RST_STREAM: u8 = 3;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
-    let mut preface = [0; 24];
-    stream.read_exact(&mut preface).await?;
-    stream.write_all(&frame(SETTINGS, 0, &[])).await?;
+    accept_http2(stream).await?;
+    loop {
+        let Frame { kind, id, .. } = next_frame(stream).await?;
+        if kind == HEADERS {
+            let reply = match does {
+                Does::Refuse => frame(RST_STREAM, id, &7_u32.to_be_bytes()),
+                _ => frame(GOAWAY, 0, &[0; 8]),
+            };
+            stream.write_all(&reply).await?;
+        }
+    }
+}
+
+// ── just enough of HTTP/2 (RFC 9113) for servers that misbehave ──
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PING: u8 = 6;
+pub(crate) const GOAWAY: u8 = 7;
+/// A flag of HEADERS and DATA. The same bit acknowledges SETTINGS and PING.
+pub(crate) const END_STREAM: u8 = 1;
+
+/// A frame from a client.
+pub(crate) struct Frame {
+    pub(crate) kind: u8,
+    pub(crate) flags: u8,
+    pub(crate) id: u32,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Reads the client's connection preface and sends the server's.
+pub(crate) async fn accept_http2(stream: &mut TcpStream) -> io::Result<()> {
+    stream.read_exact(&mut [0; 24]).await?;
+    stream.write_all(&frame(SETTINGS, 0, &[])).await
+}
+
+/// The next frame. SETTINGS and PING are acknowledged and skipped.
+pub(crate) async fn next_frame(stream: &mut TcpStream) -> io::Result<Frame> {
     loop {
         let mut head = [0; 9];
         stream.read_exact(&mut head).await?;
         let [a, b, c, kind, flags, id @ ..] = head;
         let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
         stream.read_exact(&mut payload).await?;
-        let id = u32::from_be_bytes(id);
-        match (kind, does) {
-            (SETTINGS, _) if flags & 1 == 0 => {
-                let mut ack = frame(SETTINGS, 0, &[]);
-                ack[4] = 1;
-                stream.write_all(&ack).await?;
-            }
-            (HEADERS, Does::Refuse) => {
-                stream
-                    .write_all(&frame(RST_STREAM, id, &7_u32.to_be_bytes()))
-                    .await?;
-            }
-            (HEADERS, Does::GoAway) => stream.write_all(&frame(GOAWAY, 0, &[0; 8])).await?,
-            _ => {}
+        if kind != SETTINGS && kind != PING {
+            let id = u32::from_be_bytes(id);
+            return Ok(Frame {
+                kind,
+                flags,
+                id,
+                payload,
+            });
+        }
+        if flags & END_STREAM == 0 {
+            let mut ack = frame(kind, 0, if kind == PING { &payload } else { &[] });
+            ack[4] = END_STREAM;
+            stream.write_all(&ack).await?;
         }
     }
 }
@@ -174,15 +204,15 @@ async fn a_refused_connection_is_a_failure_that_executed_nothing() {
 }
 
 #[tokio::test]
-async fn what_breaks_after_it_was_sent_may_have_been_executed() {
+async fn a_request_that_broke_after_it_was_sent_may_have_been_executed() {
     assert_eq!(meaning(Does::Close).await, Outcome::TRANSIENT);
     assert_eq!(meaning(Does::Reset).await, Outcome::TRANSIENT);
     assert_eq!(
-        meaning(Does::Answer(b"SSH-2.0-nonsense\r\n\r\n")).await,
+        meaning(Does::Respond(b"SSH-2.0-nonsense\r\n\r\n")).await,
         Outcome::TRANSIENT
     );
     assert_eq!(
-        meaning(Does::Answer(b"HTTP/1.1 200 OK\r\nconte")).await,
+        meaning(Does::Respond(b"HTTP/1.1 200 OK\r\nconte")).await,
         Outcome::TRANSIENT
     );
 }
@@ -214,7 +244,7 @@ async fn a_request_that_was_never_written_was_not_executed() {
 }
 
 #[tokio::test]
-async fn the_failure_of_a_requests_own_body_says_nothing_about_the_service() {
+async fn a_failing_request_body_is_not_attributed_to_the_service() {
     // The body fails as the response of another call would, whose connection was refused, or which was rejected. Neither is
     // about this call.
     let uri = format!("http://{}/", nobody().await);
@@ -247,7 +277,7 @@ impl<E: Unpin> futures_core::Stream for FailsOnce<E> {
     }
 }
 
-/// Refuses what asks for it.
+/// Rejects requests with a marker.
 #[derive(Clone, Copy)]
 struct Refuses;
 
@@ -270,7 +300,7 @@ impl Policy<Request> for Refuses {
 }
 
 #[tokio::test]
-async fn axum_answers_a_rejection_without_a_handler_for_errors() {
+async fn a_rejection_becomes_a_response_in_axum() {
     let mut app: axum::Router = axum::Router::new()
         .route("/", get(|| async { "hello" }))
         .layer(handle_rejections((
@@ -301,7 +331,7 @@ async fn axum_answers_a_rejection_without_a_handler_for_errors() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it() {
+async fn a_rejection_from_poll_ready_becomes_a_response_and_a_clone_does_not_inherit_it() {
     /// Not ready for anything.
     #[derive(Clone)]
     struct Shut;
@@ -320,7 +350,7 @@ async fn a_refusal_of_readiness_is_answered_too_and_a_clone_does_not_inherit_it(
             std::future::ready(Ok(http::Response::new("called".to_owned())))
         }
     }
-    // A layer that takes the place of the service.
+    // A layer that replaces the service.
     let layers = tower::layer::layer_fn(|_| Shut);
     let mut service = tower::Layer::layer(&handle_rejections(layers), ());
     let ready: Result<_, Infallible> = service.ready().await;

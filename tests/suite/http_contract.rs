@@ -37,7 +37,7 @@ fn good<E>() -> Step<Response<String>, E> {
     Step::Answer(Ok(Response::new(String::new())))
 }
 
-/// For those whose own error tells that the service is not ready.
+/// For layers that return the service's readiness error.
 async fn keeps_the_contract<L, B, E>(layer: L, fails: impl Fn() -> E)
 where
     E: 'static,
@@ -50,7 +50,7 @@ where
     let ready = poll(pin!(poll_fn(|cx| service.poll_ready(cx))));
     assert!(
         matches!(ready, std::task::Poll::Ready(Err(_))),
-        "it is passed on"
+        "it is returned"
     );
     keeps_the_rest(&layer).await;
 }
@@ -70,7 +70,7 @@ where
         };
         assert!(ready.call(request()).await.is_ok());
     }
-    // What was polled ready can be called although it was cloned meanwhile; the clone is polled by itself.
+    // A ready instance can be called although it was cloned meanwhile; the clone is polled separately.
     assert!(service.ready().await.is_ok());
     let cloned = service.clone();
     assert!(service.call(request()).await.is_ok());
@@ -95,7 +95,7 @@ where
         let breaks = inner(step);
         let service = layer.layer(breaks.clone());
         assert!(panics(|| drop(poll(pin!(service.oneshot(request()))))));
-        assert_eq!(breaks.live(), 0, "a panic goes on, and leaves nothing");
+        assert_eq!(breaks.live(), 0, "a panic propagates and leaks nothing");
     }
 }
 
@@ -104,7 +104,7 @@ fn gone() -> Error<Broken> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_stands_next_to_a_client_keeps_the_contract() {
+async fn layers_next_to_a_client_keep_the_contract() {
     for limit in [Duration::from_secs(1), Duration::MAX] {
         keeps_the_contract(HeaderTimeoutLayer::new("contract", limit), gone).await;
         keeps_the_contract(ConnectTimeoutLayer::new("contract").limit(limit), gone).await;
@@ -124,7 +124,7 @@ async fn what_stands_next_to_a_client_keeps_the_contract() {
     .await;
 }
 
-/// Of what it does not guard: the rest runs in a task of its own.
+/// For unguarded requests: guarded ones run in a separate task.
 #[tokio::test(start_paused = true)]
 async fn an_idempotency_layer_keeps_the_contract() {
     let config = IdempotencyConfig::default();

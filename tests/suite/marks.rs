@@ -1,4 +1,4 @@
-//! What a server says of a failed call beyond its status, and which client believes it.
+//! Marks on the responses of failed calls, and the clients that trust them.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -25,7 +25,7 @@ use crate::common::{Failure, SECOND, three_in_a_row};
 const MARK: &str = "x-buttress-not-executed";
 const SHOULD_RETRY: &str = "x-should-retry";
 
-/// Refuses the calls of these numbers.
+/// Rejects the calls of these numbers.
 #[derive(Clone)]
 struct Refuses(Range<u32>, Arc<AtomicU32>);
 
@@ -53,7 +53,7 @@ impl<Req> Policy<Req> for Refuses {
 
 type Server = BoxCloneSyncService<Request, Response, Infallible>;
 
-/// A handler that answers with this status and these headers, counting its calls.
+/// A handler that responds with this status and these headers, and counts its calls.
 fn handler(
     status: u16,
     headers: &'static [(&'static str, &'static str)],
@@ -97,7 +97,7 @@ where
 }
 
 #[tokio::test]
-async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to() {
+async fn a_rejection_carries_the_not_executed_header_by_setting() {
     let (server, runs) = handler(200, &[]);
     let silent = ask(handle_rejections(refuses(0..1)), server.clone()).await;
     assert_eq!(
@@ -116,7 +116,7 @@ async fn a_refusal_says_on_the_wire_that_nothing_was_executed_if_it_is_told_to()
 }
 
 #[tokio::test]
-async fn the_word_of_a_server_further_on_is_not_passed_on() {
+async fn the_mark_of_an_upstream_is_not_passed_on() {
     let (proxy, _) = handler(503, &[(MARK, "1")]);
     for tells in [false, true] {
         let layers = handle_rejections(refuses(0..0)).not_executed_header(tells);
@@ -125,8 +125,8 @@ async fn the_word_of_a_server_further_on_is_not_passed_on() {
 }
 
 #[tokio::test]
-async fn a_handler_that_proxies_our_own_refusal_passes_no_mark_on_unless_the_layer_marks() {
-    // The response of the handler's own client, which was refused, with all that is in it.
+async fn a_handler_that_forwards_our_own_rejection_passes_no_mark_on_unless_the_layer_marks() {
+    // The response to the rejected call of the handler's own client, extensions included.
     let (server, _) = handler(200, &[]);
     let refused = handle_rejections(refuses(0..1)).not_executed_header(true);
     let refused = ask(refused, server).await;
@@ -140,7 +140,7 @@ async fn a_handler_that_proxies_our_own_refusal_passes_no_mark_on_unless_the_lay
 }
 
 #[tokio::test]
-async fn the_mark_of_an_upstream_is_removed_on_a_path_that_skips_the_server_stack() {
+async fn the_mark_of_an_upstream_is_removed_on_bypassed_paths() {
     let (proxy, _) = handler(503, &[(MARK, "1")]);
     for tells in [false, true] {
         let config = ServerConfig::default()
@@ -153,7 +153,7 @@ async fn the_mark_of_an_upstream_is_removed_on_a_path_that_skips_the_server_stac
 }
 
 #[tokio::test]
-async fn the_mark_of_an_answer_further_in_stays() {
+async fn the_mark_of_an_inner_layer_is_passed_on() {
     let (server, _) = handler(200, &[]);
     let inner = handle_rejections(refuses(0..1))
         .not_executed_header(true)
@@ -162,7 +162,7 @@ async fn the_mark_of_an_answer_further_in_stays() {
     assert_eq!(header(&ask(outer, inner).await, MARK), Some("1"));
 }
 
-/// Whatever is no success is repeated.
+/// Retries everything but successes.
 #[derive(Clone, Copy)]
 struct Again503;
 
@@ -191,16 +191,16 @@ impl buttress::retry::ReplayPolicy<Request> for Plain {
     }
 }
 
-fn retry<R: Clone>(name: &str, repeat: R) -> RetryLayer<R, Again503> {
+fn retry<R: Clone>(name: &str, replay: R) -> RetryLayer<R, Again503> {
     let config = RetryConfig::new().max_attempts(2);
-    RetryLayer::new(name, config, repeat)
+    RetryLayer::new(name, config, replay)
         .unwrap()
         .classify(Again503)
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() {
-    // The first attempt runs and fails, the second is refused.
+async fn a_rejected_retry_is_not_marked_because_of_the_attempt_before_it() {
+    // The first attempt runs and fails, the second is rejected.
     let (server, runs) = handler(500, &[]);
     let inner = handle_rejections(refuses(1..2))
         .not_executed_header(true)
@@ -212,15 +212,15 @@ async fn the_refusal_of_a_repetition_claims_nothing_for_the_attempt_before_it() 
         (response.status().as_u16(), header(&response, MARK)),
         (503, None)
     );
-    // Of this attempt it is known, as of any that we refuse.
+    // The rejected attempt itself was certainly not executed.
     let refused = Outcome::NEUTRAL.not_executed().retry(RetryAdvice::Never);
     assert_eq!(ByStatus::new().response(&response), refused);
 }
 
-/// What a client that believes these servers comes to, and what it makes of the last response.
+/// The response to a client that trusts these servers, and its outcome.
 async fn call(trusted: Vec<Authority>, server: Server) -> (Response, Outcome) {
     let config = RetryConfig::new();
-    let retry = RetryLayer::new("believes", config, Replay::new()).unwrap();
+    let retry = RetryLayer::new("trusts", config, Replay::new()).unwrap();
     let client = ServiceBuilder::new()
         .layer(retry.classify(ByStatus::new()))
         .layer(TrustNotExecutedLayer::new(trusted))
@@ -233,7 +233,7 @@ async fn call(trusted: Vec<Authority>, server: Server) -> (Response, Outcome) {
     (response, outcome)
 }
 
-/// A server whose door refuses the first call, and says so.
+/// A server that rejects the first call with a mark.
 fn refusing() -> (Server, Arc<AtomicU32>) {
     let (server, runs) = handler(201, &[]);
     let layers = handle_rejections(refuses(0..1)).not_executed_header(true);
@@ -257,7 +257,7 @@ async fn a_post_is_retried_if_a_trusted_server_did_not_execute_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_word_of_any_other_server_counts_for_nothing_and_is_taken_off() {
+async fn the_mark_of_any_other_server_is_ignored_and_removed() {
     for trusted in [vec![], vec!["http://orders.internal:8081".parse().unwrap()]] {
         let (server, runs) = refusing();
         let (response, outcome) = call(trusted, server).await;
@@ -295,7 +295,7 @@ async fn a_trusted_server_is_alive_but_limiting() {
     }
 }
 
-/// A handler that calls another service through a retry layer, and answers with this if that fails.
+/// A handler that calls another service through a retry layer, and responds with this if that fails.
 fn caller(
     name: &'static str,
     then: u16,
@@ -318,39 +318,39 @@ fn caller(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_whose_retries_are_spent_says_so_if_it_is_told_to() {
+async fn a_server_whose_retries_are_spent_vetoes_retries_by_setting() {
     let layers = || handle_rejections(refuses(0..0)).should_retry_header(true);
     let spent = |status, headers| caller("spent", status, headers, true);
     let says = async |server| header(&ask(layers(), server).await, SHOULD_RETRY).map(str::to_owned);
     assert_eq!(says(spent(502, &[])).await.as_deref(), Some("false"));
     assert_eq!(says(spent(200, &[])).await, None, "it found another way");
     let own = says(spent(502, &[(SHOULD_RETRY, "true")])).await;
-    assert_eq!(own.as_deref(), Some("true"), "the service's own word");
+    assert_eq!(own.as_deref(), Some("true"), "the handler's own header");
     let once = caller("not spent", 502, &[], false);
-    assert_eq!(says(once).await, None, "nothing was repeated");
+    assert_eq!(says(once).await, None, "nothing was retried");
     let silent = ask(handle_rejections(refuses(0..0)), spent(502, &[])).await;
     assert_eq!(header(&silent, SHOULD_RETRY), None);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_layer_around_the_answer_hears_of_spent_retries_all_the_same() {
+async fn an_outer_retry_layer_is_notified_of_spent_retries() {
     let runs = Arc::new(AtomicU32::new(0));
     let counted = Arc::clone(&runs);
-    let spent = caller("spent and heard", 502, &[], true).map_request(move |request| {
+    let spent = caller("spent below", 502, &[], true).map_request(move |request| {
         counted.fetch_add(1, Ordering::Relaxed);
         request
     });
     let inner = handle_rejections(refuses(0..0))
         .should_retry_header(true)
         .layer(spent);
-    let response = ask(handle_rejections(retry("hears", Plain)), inner).await;
+    let response = ask(handle_rejections(retry("outer", Plain)), inner).await;
     assert_eq!(response.status(), 502);
     assert_eq!(runs.load(Ordering::Relaxed), 1);
 }
 
-// ── its wait, as the time a circuit stays open ──
+// ── the server's wait as the open time of a circuit ──
 
-/// For how long a circuit is open that two of these responses have opened.
+/// The open time of a circuit that two of these responses have opened.
 async fn open_time(
     max_server_wait: Option<Duration>,
     status: u16,
@@ -390,7 +390,7 @@ async fn open_time(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circuit_stays_open_as_long_as_the_server_asks_within_bounds() {
+async fn a_circuit_stays_open_for_the_servers_wait_within_bounds() {
     let half_a_minute = Some(30 * SECOND);
     for (max, status, headers, seconds) in [
         (half_a_minute, 503, &[("retry-after", "7")][..], 7),
@@ -413,11 +413,11 @@ async fn a_circuit_stays_open_as_long_as_the_server_asks_within_bounds() {
             &[("ratelimit", r#""a";r=0;t=9"#), ("retry-after", "12")],
             12,
         ),
-        // Bounded, and never shorter than its own time.
+        // Bounded, and never shorter than `open_for`.
         (half_a_minute, 503, &[("retry-after", "3600")], 30),
         (half_a_minute, 503, &[("retry-after", "1")], 2),
         (half_a_minute, 503, &[("retry-after", "soon")], 2),
-        // By choice.
+        // Off by default.
         (None, 503, &[("retry-after", "7")], 2),
     ] {
         let open = open_time(max, status, headers).await;

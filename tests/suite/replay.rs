@@ -1,5 +1,5 @@
-//! Bodies that are sent again, over real connections: what a server sees of each attempt, and what is not repeated. And
-//! the rest of failed responses, which is read so that connections are used again.
+//! Replayed bodies over real connections: each attempt as a server sees it, and bodies that are not replayed. And draining of
+//! failed responses, so that connections are reused.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -37,7 +37,7 @@ use crate::http::nobody;
 
 type Sent = UnsyncBoxBody<Bytes, BoxError>;
 
-/// The body as it is, with no type of its own.
+/// The boxed body.
 fn body<B>(body: B) -> Sent
 where
     B: Body<Data = Bytes> + Send + 'static,
@@ -91,10 +91,10 @@ where
     Client::builder(TokioExecutor::new()).build_http()
 }
 
-type Repeating = BoxService<Request<Sent>, Response<Incoming>, Error<ClientError>>;
+type Retrying = BoxService<Request<Sent>, Response<Incoming>, Error<ClientError>>;
 
-/// A hyper client whose requests are repeated.
-fn repeating(name: &str, replay: Replay) -> Repeating {
+/// A hyper client with retries.
+fn retrying(name: &str, replay: Replay) -> Retrying {
     let layer = retry(name, replay.map_request_body(std::convert::identity));
     BoxService::new(layer.layer(hyper().map_err(Error::Inner)))
 }
@@ -127,7 +127,7 @@ async fn read_request(stream: &mut TcpStream) -> io::Result<Raw> {
     Ok((head, body))
 }
 
-/// What a server has seen of each request.
+/// The requests that a server has received.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<Raw>>>);
 
@@ -140,8 +140,8 @@ impl Log {
     }
 }
 
-/// A server that reads each request to its end and gives these answers in turn, the last one for ever.
-async fn answering(answers: &'static [&'static [u8]]) -> (SocketAddr, Log) {
+/// A server that reads each request to its end and sends these responses in turn, then the last one again.
+async fn responding(responses: &'static [&'static [u8]]) -> (SocketAddr, Log) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let log = Log::default();
@@ -156,8 +156,8 @@ async fn answering(answers: &'static [&'static [u8]]) -> (SocketAddr, Log) {
                         requests.push(request);
                         requests.len() - 1
                     };
-                    let answer = answers[number.min(answers.len() - 1)];
-                    stream.write_all(answer).await?;
+                    let response = responses[number.min(responses.len() - 1)];
+                    stream.write_all(response).await?;
                 }
                 io::Result::Ok(())
             });
@@ -175,10 +175,10 @@ async fn every_attempt_is_the_same_on_the_wire() {
         (body(Frames::new(&[])), Some(chunked)),
         (body(Empty::new()), None),
     ] {
-        let (address, log) = answering(&[BUSY, BUSY, FINE]).await;
-        let service = repeating("replay: wire", Replay::new());
-        let answer = service.oneshot(put(address, sent)).await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let (address, log) = responding(&[BUSY, BUSY, FINE]).await;
+        let service = retrying("replay: wire", Replay::new());
+        let response = service.oneshot(put(address, sent)).await.unwrap();
+        assert_eq!(response.status(), 200);
         let seen = log.requests();
         assert_eq!(seen.len(), 3);
         assert_eq!((&seen[1], &seen[2]), (&seen[0], &seen[0]));
@@ -190,13 +190,13 @@ async fn every_attempt_is_the_same_on_the_wire() {
 
 #[tokio::test]
 async fn a_body_larger_than_the_limit_is_sent_once() {
-    let (address, log) = answering(&[BUSY, FINE]).await;
+    let (address, log) = responding(&[BUSY, FINE]).await;
     let listener = Listener::new("replay: overflow");
     let replay = Replay::new().buffer_limit(10);
-    let service = repeating("replay: overflow", replay);
+    let service = retrying("replay: overflow", replay);
     let sent = body(Frames::new(&["one ", "of each"]));
-    let answer = service.oneshot(put(address, sent)).await.unwrap();
-    assert_eq!(answer.status(), 503);
+    let response = service.oneshot(put(address, sent)).await.unwrap();
+    assert_eq!(response.status(), 503);
     let stopped = Reported::RetryStopped(RetryStop::BodyNotReplayable);
     assert_eq!(listener.take(), [stopped]);
     let (_, whole) = log.requests().pop().unwrap();
@@ -209,7 +209,7 @@ async fn a_body_larger_than_the_limit_is_sent_once() {
 
 #[tokio::test]
 async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
-    let (address, log) = answering(&[FINE]).await;
+    let (address, log) = responding(&[FINE]).await;
     let dead = nobody().await;
     let connects = Arc::new(AtomicUsize::new(0));
     let connector = service_fn(move |_: http::Uri| {
@@ -231,7 +231,7 @@ async fn a_body_of_which_nothing_was_read_goes_to_the_next_attempt() {
 // ── reqwest ──
 
 #[tokio::test]
-async fn what_reqwest_streams_is_sent_again_by_the_standard_client() {
+async fn the_standard_client_replays_reqwests_streaming_bodies() {
     use buttress::reqwest::SendThrough;
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     let config = ClientConfig::default().retry(RetryConfig::new().backoff(at_once));
@@ -239,7 +239,7 @@ async fn what_reqwest_streams_is_sent_again_by_the_standard_client() {
         ::reqwest::Body::wrap(Frames::new(&["one ", "of each"])),
         ::reqwest::Body::wrap("one of each".to_owned()),
     ] {
-        let (address, log) = answering(&[BUSY, FINE]).await;
+        let (address, log) = responding(&[BUSY, FINE]).await;
         let reqwest = ::reqwest::Client::builder()
             .retry(::reqwest::retry::never())
             .build()
@@ -255,12 +255,12 @@ async fn what_reqwest_streams_is_sent_again_by_the_standard_client() {
     }
 }
 
-// ── what is left of a failed response ──
+// ── the rest of a failed response ──
 
-/// A response's body that says when it is dropped.
-struct Watched<B>(B, Arc<Notify>);
+/// A response's body that reports when it is dropped.
+struct Reporting<B>(B, Arc<Notify>);
 
-impl<B: Body + Unpin> Body for Watched<B> {
+impl<B: Body + Unpin> Body for Reporting<B> {
     type Data = B::Data;
     type Error = B::Error;
 
@@ -280,7 +280,7 @@ impl<B: Body + Unpin> Body for Watched<B> {
     }
 }
 
-impl<B> Drop for Watched<B> {
+impl<B> Drop for Reporting<B> {
     fn drop(&mut self) {
         self.1.notify_one();
     }
@@ -288,18 +288,18 @@ impl<B> Drop for Watched<B> {
 
 const LARGE: usize = 40 * 1024;
 
-/// What the server of the next test is told.
+/// The signals for the server of the next test.
 #[derive(Default)]
 struct Cues {
-    /// The second request has come.
+    /// The second request has arrived.
     second: Notify,
-    /// The body of the first response is nobody's any more.
+    /// The body of the first response was dropped.
     over: Arc<Notify>,
     requests: AtomicUsize,
 }
 
-/// Answers the first request with a large 503 in two halves, the second half when the second request is there; the second
-/// when the first one's body is done with; and the two after it once both have come.
+/// Responds to the first request with a large 503 in two halves, the second half when the second request arrives; to the
+/// second when the first response's body was dropped; and to the next two once both have arrived.
 async fn in_two_halves(
     mut stream: TcpStream,
     cues: Arc<Cues>,
@@ -329,7 +329,7 @@ async fn in_two_halves(
     }
 }
 
-/// How many connections it takes to make a call whose first attempt fails like that, then two calls at once.
+/// The number of connections used by a call whose first attempt fails like that, then two calls at once.
 async fn connections(drain: Drain) -> usize {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri = format!("http://{}/", listener.local_addr().unwrap());
@@ -352,7 +352,7 @@ async fn connections(drain: Drain) -> usize {
     let service = ServiceBuilder::new()
         .layer(layer)
         .map_response(move |response: Response<Incoming>| {
-            response.map(|body| Watched(body, Arc::clone(&over)))
+            response.map(|body| Reporting(body, Arc::clone(&over)))
         })
         .map_err(Error::<ClientError>::Inner)
         .service(hyper::<Empty<Bytes>>());
@@ -367,13 +367,13 @@ async fn connections(drain: Drain) -> usize {
 }
 
 #[tokio::test]
-async fn a_failed_responses_connection_is_used_again() {
+async fn a_failed_responses_connection_is_reused() {
     let patient = Drain::new().within(Duration::from_secs(60));
     assert_eq!(connections(patient).await, 2);
     assert_eq!(
         connections(Drain::new().within(Duration::ZERO)).await,
         3,
-        "without, it is closed"
+        "without draining it is closed"
     );
 }
 
@@ -413,14 +413,14 @@ async fn the_standard_client_drains_a_failed_response_once_the_next_attempt_has_
     let get = Request::get("http://shop.example/")
         .body(String::new())
         .unwrap();
-    let answer = stack.layer(server).oneshot(get).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    let response = stack.layer(server).oneshot(get).await.unwrap();
+    assert_eq!(response.status(), 200);
     let expected = [Did::Called(0), Did::Called(1), Did::Read(0), Did::Read(0)];
     assert_eq!(*did.lock().unwrap(), expected);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_being_drained_is_dropped_when_the_call_ends() {
+async fn draining_ends_with_the_call() {
     struct Endless(Option<Arc<AtomicUsize>>);
     impl Body for Endless {
         type Data = Bytes;
@@ -463,12 +463,12 @@ async fn what_is_being_drained_is_dropped_when_the_call_ends() {
             .unwrap();
         let mut call = Box::pin(ready.call(get));
         let began = tokio::time::Instant::now();
-        let answer = (&mut call).await.unwrap();
-        assert_eq!(answer.status(), last);
+        let response = (&mut call).await.unwrap();
+        assert_eq!(response.status(), last);
         assert_eq!(
             began.elapsed(),
             Duration::from_millis(20),
-            "never waited for"
+            "the call does not wait for it"
         );
         assert_eq!(dropped.load(Ordering::SeqCst), 1);
         drop(call);

@@ -51,7 +51,7 @@ async fn a_name_that_does_not_resolve_is_not_executed() {
 
 #[tokio::test]
 async fn a_request_that_fails_after_it_was_sent_may_have_been_executed() {
-    for does in [Does::Close, Does::Reset, Does::Answer(b"nonsense\r\n\r\n")] {
+    for does in [Does::Close, Does::Reset, Does::Respond(b"nonsense\r\n\r\n")] {
         assert_eq!(
             error(client(), does).await.outcome(),
             Outcome::TRANSIENT,
@@ -82,10 +82,10 @@ async fn a_stream_that_the_server_did_not_process_is_unprocessed() {
 #[tokio::test]
 async fn errors_of_the_caller_are_permanent() {
     const LOOP: &[u8] = b"HTTP/1.1 302 Found\r\nlocation: /\r\ncontent-length: 0\r\n\r\n";
-    let error = error(client(), Does::Answer(LOOP)).await;
+    let error = error(client(), Does::Respond(LOOP)).await;
     assert!(error.is_redirect());
     assert_eq!(error.outcome(), Outcome::PERMANENT);
-    let url = format!("http://{}/", server(Does::Answer(FINE)).await);
+    let url = format!("http://{}/", server(Does::Respond(FINE)).await);
     let response = client().get(url).send().await.unwrap();
     let error = response.json::<u32>().await.unwrap_err();
     assert_eq!(
@@ -98,7 +98,7 @@ async fn errors_of_the_caller_are_permanent() {
 #[tokio::test]
 async fn a_body_that_ends_too_soon_is_a_failure_of_the_service() {
     const SHORT: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 500\r\n\r\nhello";
-    let url = format!("http://{}/", server(Does::Answer(SHORT)).await);
+    let url = format!("http://{}/", server(Does::Respond(SHORT)).await);
     let response = client().get(&url).send().await.unwrap();
     let error = response.bytes().await.unwrap_err();
     assert_eq!(error.outcome(), Outcome::TRANSIENT);
@@ -113,7 +113,7 @@ async fn a_body_that_ends_too_soon_is_a_failure_of_the_service() {
 #[tokio::test]
 async fn an_error_from_a_status_has_the_outcome_of_the_status() {
     const BAD: &[u8] = b"HTTP/1.1 502 Bad\r\ncontent-length: 0\r\n\r\n";
-    let url = format!("http://{}/", server(Does::Answer(BAD)).await);
+    let url = format!("http://{}/", server(Does::Respond(BAD)).await);
     let response = client().get(url).send().await.unwrap();
     assert_eq!(
         response.error_for_status().unwrap_err().outcome(),
@@ -129,7 +129,7 @@ async fn the_standard_stack_preserves_responses_of_reqwest() {
         .unwrap()
         .layer(client());
     is_shared(&stack);
-    let address = server(Does::Answer(missing)).await;
+    let address = server(Does::Respond(missing)).await;
     let url = format!("http://{address}/a?b");
     let response = client().get(&url).send_through(&stack);
     let response = tokio::spawn(response).await.unwrap().unwrap();
@@ -177,7 +177,7 @@ async fn a_body_that_a_limit_ends_is_a_timeout_to_reqwest() {
         let stack = buttress::http::client("reqwest-cut", config)
             .unwrap()
             .layer(client());
-        let url = format!("http://{}/", server(Does::AnswerAndHang(STALLS)).await);
+        let url = format!("http://{}/", server(Does::RespondAndHang(STALLS)).await);
         let response = client().get(&url).send_through(&stack).await.unwrap();
         let error = response.bytes().await.unwrap_err();
         assert!(error.is_timeout(), "{error:?}");

@@ -1,6 +1,6 @@
 //! Clients of a server that restarts again and again, over real HTTP on loopback: no call is lost, none is executed twice.
 //!
-//! The restarts take as many seconds as `RESTART_SECONDS` says, 3 by default; `scripts/test.sh` runs them for longer.
+//! The restarts take `RESTART_SECONDS`, 3 by default; `scripts/test.sh` runs them for longer.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -25,7 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
@@ -33,15 +33,17 @@ use tokio::time::{Instant, sleep, timeout};
 use tower::{Layer, Service, ServiceExt};
 
 use crate::common::{Listener, MS, Reported, SECOND};
-use crate::http::frame;
+use crate::http::{
+    DATA, END_STREAM, Frame, GOAWAY, HEADERS, RST_STREAM, accept_http2, frame, next_frame,
+};
 
 /// How long a server lives.
 const LIFE: Duration = Duration::from_millis(200);
 /// How many requests it executes at least, which takes longer on a busy machine: a server that stops before it has done
 /// anything is an outage, not a restart.
 const WORK: usize = 150;
-/// How long a server that has stopped goes on reading from its connections.
-const READS_ON: Duration = SECOND;
+/// How long a stopped server reads from its connections before it closes them.
+const LINGER: Duration = SECOND;
 const CALLERS: usize = 100;
 
 fn restarts_for() -> Duration {
@@ -130,12 +132,12 @@ async fn serve(
     mut stopped: watch::Receiver<()>,
     executions: Executions,
 ) {
-    let (near, far) = tokio::io::duplex(64 * 1024);
+    let (local, far) = tokio::io::duplex(64 * 1024);
     let service = service_fn(move |request: Request<Incoming>| {
         let executions = Arc::clone(&executions);
         async move { Ok::<_, Infallible>(execute(request, &executions).await) }
     });
-    let pumped = tokio::spawn(pump(stream, near));
+    let pumped = tokio::spawn(pump(stream, local));
     macro_rules! until_stopped {
         ($connection:expr) => {{
             let mut connection = std::pin::pin!($connection);
@@ -176,9 +178,9 @@ async fn execute(request: Request<Incoming>, executions: &Executions) -> Respons
 }
 
 /// Carries bytes between a socket and a connection. When the connection has ended, what still comes is read and dropped.
-async fn pump(stream: TcpStream, near: tokio::io::DuplexStream) {
+async fn pump(stream: TcpStream, local: tokio::io::DuplexStream) {
     let (mut from_client, mut to_client) = stream.into_split();
-    let (mut from_server, mut to_server) = tokio::io::split(near);
+    let (mut from_server, mut to_server) = tokio::io::split(local);
     let ended = tokio::sync::Notify::new();
     let out = async {
         let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
@@ -193,7 +195,7 @@ async fn pump(stream: TcpStream, near: tokio::io::DuplexStream) {
         let _ = to_server.shutdown().await;
         let mut sink = tokio::io::sink();
         let rest = tokio::io::copy(&mut from_client, &mut sink);
-        let _ = timeout(READS_ON, rest).await;
+        let _ = timeout(LINGER, rest).await;
     };
     tokio::join!(out, into);
 }
@@ -222,7 +224,7 @@ fn multi_thread() -> Runtime {
         .unwrap()
 }
 
-/// What the calls of all callers came to.
+/// The results of the calls of all callers.
 #[derive(Default)]
 struct Outcomes {
     succeeded: usize,
@@ -350,7 +352,7 @@ fn judge(
 ) {
     let reported = listener.take();
     let failed = &outcomes.failed;
-    let moved: Vec<_> = reported
+    let transitions: Vec<_> = reported
         .iter()
         .filter(|reported| matches!(reported, Reported::Transition(..)))
         .collect();
@@ -381,12 +383,15 @@ fn judge(
     );
     assert!(server.restarts.load(Ordering::Relaxed) > 1, "{name}");
     assert_eq!(server.executed_twice(), Vec::<String>::new(), "{name}");
-    assert!(moved.is_empty(), "{name}: the circuit moved: {moved:?}");
+    assert!(
+        transitions.is_empty(),
+        "{name}: state transitions: {transitions:?}"
+    );
     if protocol == Protocol::Http2 {
         assert!(failed.is_empty(), "{name}: {failed:?}");
         return;
     }
-    // Over HTTP/1 a server may close a connection just as a request comes: nobody can know whether it was executed.
+    // Over HTTP/1 a server may close a connection just as a request comes: whether it was executed is unknown.
     let mut gets = 0;
     for (path, method, executed, error) in failed {
         println!("    {method} {path}: {error}");
@@ -428,8 +433,8 @@ enum Does {
     Serve,
     /// Resets the stream with `REFUSED_STREAM`.
     Refuse,
-    /// Serves it, then sends GOAWAY with this error code and serves no stream above the last one it has served. What comes
-    /// is still read.
+    /// Serves it, then sends GOAWAY with this error code and serves no stream above the last one it has served. It still
+    /// reads incoming frames.
     GoAway(u32),
 }
 
@@ -477,43 +482,30 @@ impl Scripted {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-
-/// Just enough of RFC 9113. A stream is served when its body has ended; its text says which request it is.
+/// Serves each stream when its body has ended. The body identifies the request.
 async fn follow(
     mut stream: TcpStream,
     does: impl Fn(usize) -> Does,
     executions: Executions,
     arrived: Arc<AtomicUsize>,
 ) -> std::io::Result<()> {
-    stream.read_exact(&mut [0; 24]).await?;
-    stream.write_all(&frame(SETTINGS, 0, &[])).await?;
+    accept_http2(&mut stream).await?;
     let mut texts: HashMap<u32, Vec<u8>> = HashMap::new();
     let (mut number, mut served, mut last) = (0, 0, u32::MAX);
     loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await?;
-        let [a, b, c, kind, flags, id @ ..] = head;
-        let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-        stream.read_exact(&mut payload).await?;
-        let id = u32::from_be_bytes(id);
+        let Frame {
+            kind,
+            flags,
+            id,
+            payload,
+        } = next_frame(&mut stream).await?;
         match kind {
-            SETTINGS | PING if flags & 1 == 0 => {
-                let mut ack = frame(kind, 0, if kind == PING { &payload } else { &[] });
-                ack[4] = 1;
-                stream.write_all(&ack).await?;
-            }
             HEADERS | DATA if id <= last => {
                 let text = texts.entry(id).or_default();
                 if kind == DATA {
                     text.extend(payload);
                 }
-                if flags & 1 == 0 {
+                if flags & END_STREAM == 0 {
                     continue;
                 }
                 arrived.fetch_add(1, Ordering::SeqCst);
@@ -544,7 +536,7 @@ async fn follow(
     }
 }
 
-/// So many POSTs at once, the results of which are returned: whether each succeeded.
+/// Sends `size` POSTs at once, and returns whether each succeeded.
 async fn burst<S, B>(stack: &S, address: SocketAddr, name: &str, size: usize) -> Vec<bool>
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Future: Send> + Clone + Send + 'static,
@@ -555,7 +547,7 @@ where
     results.iter().map(|(_, error)| error.is_none()).collect()
 }
 
-/// So many POSTs at once: the body of each, and its error.
+/// Sends `size` POSTs at once, and returns the body and the error of each.
 async fn errors_of_burst<S, B>(
     stack: &S,
     address: SocketAddr,
@@ -592,8 +584,8 @@ fn state(breakers: Option<&Keyed<Authority, ByAuthority, Breaker>>) -> Vec<Break
 
 /// Fifteen bursts of forty requests; in each, the server sends one GOAWAY when it has served a few of them.
 ///
-/// On a multi-threaded runtime, hyper-util's client (0.1.21) now and then leaves requests waiting that meet a GOAWAY, whether
-/// this crate is in front of it or not: rarely with one GOAWAY a burst, often with several. Up to `hung` requests may
+/// On a multi-threaded runtime, hyper-util's client (0.1.21) sometimes leaves requests waiting when a GOAWAY arrives, with or
+/// without this crate: rarely with one GOAWAY a burst, often with several. Up to `hung` requests may
 /// therefore run into the limit of their attempt, if they never reached the server.
 async fn bursts_over_goaways<S, B>(hung: usize, stack: impl FnOnce(SocketAddr) -> S)
 where
@@ -637,7 +629,7 @@ fn bursts_that_meet_a_goaway_lose_no_call_and_leave_the_circuit_closed() {
         ("goaway-current", 0, current_thread()),
         ("goaway-multi", 6, multi_thread()),
     ] {
-        // hyper-util's client repeats requests that were never written, unless it is told not to.
+        // By default, hyper-util's client retries requests that were never written.
         for hyper_resends in [true, false] {
             let layer = client(name, ClientConfig::default()).unwrap();
             let client = Client::builder(TokioExecutor::new())
@@ -667,7 +659,7 @@ fn bursts_over_tonic_that_meet_a_goaway_lose_no_call_and_leave_the_circuit_close
 }
 
 #[tokio::test]
-async fn a_goaway_that_asks_for_calm_counts_as_overload_and_is_not_repeated_at_once() {
+async fn a_goaway_with_enhance_your_calm_counts_as_overload_and_is_retried_after_a_wait() {
     let server = Scripted::start(|_, stream| match stream {
         0 => Does::GoAway(ENHANCE_YOUR_CALM),
         _ => Does::Serve,
@@ -728,7 +720,7 @@ async fn attempts_over_refusals(name: &'static str, refused: usize) -> (usize, u
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn free_repetitions_of_refused_streams_add_at_most_a_tenth_to_the_load() {
+async fn free_retries_of_refused_streams_add_at_most_a_tenth_to_the_load() {
     for (name, refused) in [
         ("refused-30", 30),
         ("refused-50", 50),
@@ -745,7 +737,7 @@ async fn free_repetitions_of_refused_streams_add_at_most_a_tenth_to_the_load() {
     }
 }
 
-/// Passes bytes on to a server, until its connections are frozen: then nothing comes through any more, and nothing is closed.
+/// Passes bytes on to a server, until its connections are frozen: then it passes nothing on and closes nothing.
 struct Relay {
     address: SocketAddr,
     frozen: watch::Sender<usize>,
@@ -760,7 +752,7 @@ impl Relay {
         let connections = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&connections);
         tokio::spawn(async move {
-            while let Ok((mut near, _)) = listener.accept().await {
+            while let Ok((mut local, _)) = listener.accept().await {
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let mut freezes = freezes.clone();
                 tokio::spawn(async move {
@@ -768,11 +760,11 @@ impl Relay {
                     let freeze =
                         async { freezes.wait_for(|frozen| number < *frozen).await.is_ok() };
                     let is_frozen = tokio::select! {
-                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => false,
+                        _ = tokio::io::copy_bidirectional(&mut local, &mut far) => false,
                         is_frozen = freeze => is_frozen,
                     };
                     if is_frozen {
-                        // Both stay open, and nobody reads.
+                        // Both stay open and unread.
                         std::future::pending::<()>().await;
                     }
                 });
@@ -815,7 +807,7 @@ async fn an_http2_connection_that_died_silently_is_found_by_keep_alive() {
     let mut lost = 0;
     while burst(&stack, relay.address, &format!("{lost}"), 1).await != [true] {
         lost += 1;
-        assert!(lost < 50, "the connection that died is never given up");
+        assert!(lost < 50, "the dead connection is still in use");
     }
     assert_eq!(relay.connections.load(Ordering::SeqCst), 2);
 }

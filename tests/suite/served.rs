@@ -1,4 +1,4 @@
-//! The standard server stack behind real sockets: what HTTP makes of it.
+//! The standard server stack behind real sockets.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -37,13 +37,13 @@ async fn serve(app: Router) -> SocketAddr {
     address
 }
 
-/// Sends these bytes, and nothing after them; all that is answered until the server closes.
+/// Sends these bytes, and returns all that the server sends until it closes.
 async fn raw(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    answer
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 fn has_deadline() -> String {
@@ -71,13 +71,13 @@ async fn an_upgraded_connection_is_left_alone() {
         .layer(stack("served.upgrade"));
     let request =
         "GET /echo HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\nping";
-    let answer = raw(serve(app).await, request).await;
-    assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-    assert!(answer.ends_with("\r\n\r\nping"), "{answer}");
+    let response = raw(serve(app).await, request).await;
+    assert!(response.starts_with("HTTP/1.1 101 "), "{response}");
+    assert!(response.ends_with("\r\n\r\nping"), "{response}");
 }
 
 #[tokio::test]
-async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
+async fn a_deadline_applies_to_one_request_and_not_to_its_connection() {
     let forever = ServerConfig::default()
         .timeout(Duration::MAX)
         .deadline(ExtractDeadlineConfig::new().trust(Trust::Everyone));
@@ -90,7 +90,7 @@ async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
         .route("/panics", get(panics))
         .layer(server("served.connection", forever).unwrap());
     let address = serve(app).await;
-    let answer = raw(
+    let response = raw(
         address,
         "GET / HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 10S\r\n\r\n\
          GET / HTTP/1.1\r\nhost: x\r\n\r\n\
@@ -98,38 +98,38 @@ async fn a_deadline_is_of_one_request_and_not_of_its_connection() {
          GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     )
     .await;
-    let answers: Vec<_> = answer.split("HTTP/1.1 ").skip(1).collect();
-    for (answer, (status, ends)) in answers.iter().zip([
+    let responses: Vec<_> = response.split("HTTP/1.1 ").skip(1).collect();
+    for (response, (status, ends)) in responses.iter().zip([
         ("200", "\r\n\r\ntrue"),
         ("200", "\r\n\r\nfalse"),
         ("504", "}"),
         ("200", "\r\n\r\nfalse"),
     ]) {
         assert!(
-            answer.starts_with(status) && answer.ends_with(ends),
-            "{answer}"
+            response.starts_with(status) && response.ends_with(ends),
+            "{response}"
         );
     }
-    assert_eq!(answers.len(), 4);
-    let answer = raw(
+    assert_eq!(responses.len(), 4);
+    let response = raw(
         address,
         "GET /panics HTTP/1.1\r\nhost: x\r\ngrpc-timeout: 10S\r\n\r\n",
     )
     .await;
-    assert_eq!(answer, "");
-    let answer = raw(
+    assert_eq!(response, "");
+    let response = raw(
         address,
         "GET /panics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     )
     .await;
-    assert!(answer.ends_with("none"), "{answer}");
+    assert!(response.ends_with("none"), "{response}");
 }
 
-/// Status and length of the head, and the body, of the answer to a request with this first line and these further headers.
-async fn answer(address: SocketAddr, line: &str, headers: &str) -> (String, String, String) {
+/// The status, the content length and the body of the response to a request with this first line and these headers.
+async fn respond(address: SocketAddr, line: &str, headers: &str) -> (String, String, String) {
     let request = format!("{line}\r\nhost: x\r\nconnection: close\r\n{headers}\r\n");
-    let answer = raw(address, &request).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let response = raw(address, &request).await;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     let status = head.split(' ').nth(1).unwrap().to_owned();
     let length = head
         .lines()
@@ -141,7 +141,7 @@ async fn answer(address: SocketAddr, line: &str, headers: &str) -> (String, Stri
 const OVER: &str = "grpc-timeout: 0n\r\n";
 
 #[tokio::test]
-async fn every_request_has_an_answer_that_http_allows() {
+async fn every_request_gets_a_response_that_http_allows() {
     let status = |code: u16| async move { StatusCode::from_u16(code).unwrap() };
     let app = Router::new()
         .route("/", get(async || "text"))
@@ -149,7 +149,7 @@ async fn every_request_has_an_answer_that_http_allows() {
         .route("/304", get(move || status(304)))
         .layer(stack("served.any"));
     let address = serve(app).await;
-    let problem = answer(address, "GET / HTTP/1.1", OVER).await.2;
+    let problem = respond(address, "GET / HTTP/1.1", OVER).await.2;
     assert!(problem.contains("\"status\":504"), "{problem}");
     let length = problem.len().to_string();
     for (line, headers, status, known_length, body) in [
@@ -169,12 +169,12 @@ async fn every_request_has_an_answer_that_http_allows() {
         ),
     ] {
         let expected = (status.into(), known_length.into(), body.into());
-        assert_eq!(answer(address, line, headers).await, expected, "{line}");
+        assert_eq!(respond(address, line, headers).await, expected, "{line}");
     }
 }
 
 #[tokio::test]
-async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
+async fn a_health_check_is_recognized_by_its_path_only() {
     let app = Router::new()
         .fallback(async || "reached")
         .layer(stack("served.health"));
@@ -194,7 +194,7 @@ async fn a_health_check_is_known_by_its_path_and_by_nothing_else() {
         ("GET /?/livez HTTP/1.1", "504"),
         ("OPTIONS * HTTP/1.1", "504"),
     ] {
-        assert_eq!(answer(address, line, OVER).await.0, status, "{line}");
+        assert_eq!(respond(address, line, OVER).await.0, status, "{line}");
     }
 }
 
@@ -255,7 +255,7 @@ async fn without_axum_and_over_http_2_each_stream_has_its_own_deadline() {
 }
 
 #[tokio::test]
-async fn a_refused_head_request_over_http_2_has_no_body() {
+async fn the_response_to_a_rejected_head_request_over_http_2_has_no_body() {
     let handler = service_fn(async |_: http::Request<Incoming>| {
         Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::from("fine")))
     });

@@ -57,7 +57,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_is_answered_for_and_dropped() {
+async fn a_handler_that_hangs_is_dropped_and_the_caller_gets_a_504() {
     let reported = Listener::new("server.hangs");
     let handler: Handler = Strict::new(|_| Step::Hang);
     let service = stack("server.hangs", config()).layer(handler.clone());
@@ -91,7 +91,7 @@ async fn a_handler_that_hangs_is_answered_for_and_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
+async fn a_passed_deadline_gets_a_504_and_is_no_failure() {
     let reported = Listener::new("server.late");
     let handler: Handler = Strict::new(|_| Step::Hang);
     let service = stack("server.late", config()).layer(handler.clone());
@@ -112,7 +112,7 @@ async fn a_caller_whose_time_is_over_is_answered_and_that_is_no_failure() {
     let tells = stack("server.tells", config().not_executed_header(true)).layer(handler.clone());
     let response = tells.oneshot(within("0n")).await.unwrap();
     assert_eq!(response.headers()["x-buttress-not-executed"], "1");
-    assert_eq!(handler.calls(), 1, "what comes too late is not executed");
+    assert_eq!(handler.calls(), 1, "a late call is not executed");
     assert!(matches!(
         reported.take()[..],
         [
@@ -146,7 +146,7 @@ async fn the_handlers_own_calls_end_with_the_earlier_of_timeout_and_deadline() {
     assert_eq!(left(forever, to("/livez")).await, "None");
 }
 
-/// A body that sends a frame after this time, and then nothing, for ever.
+/// A body that sends a frame after this time and then stalls.
 fn stalls(after: Duration) -> Channel<bytes::Bytes> {
     let (mut send, body) = Channel::new(1);
     tokio::spawn(async move {
@@ -158,7 +158,7 @@ fn stalls(after: Duration) -> Channel<bytes::Bytes> {
     body
 }
 
-/// When the body of a call with these settings was cut short, and why.
+/// The reason and time at which the body of a call with these settings was cut short.
 async fn cut(config: ServerConfig, request: Request<()>, frame: Duration) -> (Reason, Duration) {
     let handler =
         service_fn(
@@ -215,7 +215,7 @@ async fn a_health_check_skips_every_part() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_instance_that_was_polled_ready_is_called_and_a_health_check_gives_its_place_back() {
+async fn the_ready_instance_is_called_and_a_health_check_releases_it() {
     let handler: Handler = Strict::new(|_| fine());
     let mut service = stack("server.contract", config()).layer(handler.clone());
     let before = handler.clones();
@@ -234,8 +234,8 @@ async fn the_instance_that_was_polled_ready_is_called_and_a_health_check_gives_i
 
 #[tokio::test(start_paused = true)]
 async fn every_part_can_be_left_out() {
-    let reported = Listener::new("server.bare");
-    let bare = ServerConfig::default()
+    let reported = Listener::new("server.off");
+    let off = ServerConfig::default()
         .bypass([""; 0])
         .observe(false)
         .deadline(None)
@@ -243,14 +243,14 @@ async fn every_part_can_be_left_out() {
         .body_idle(Duration::MAX);
     let slow = || Step::After(9999 * SECOND, Ok(Response::new("fine".into())));
     let handler: Handler = Strict::new(move |_| slow());
-    let service = stack("server.bare", bare).layer(handler);
+    let service = stack("server.off", off).layer(handler);
     let response = service.oneshot(within("1S")).await.unwrap();
     assert_eq!(read(response).await, (200, "fine".into()));
     assert_eq!(reported.take(), []);
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_goes_into_axums_layers_as_it_is() {
+async fn it_is_a_layer_for_axum() {
     let hang = get(async || std::future::pending::<()>().await);
     let app: Router = Router::new()
         .route("/fine", get(async || "fine"))
@@ -274,23 +274,23 @@ async fn it_goes_into_axums_layers_as_it_is() {
 }
 
 #[test]
-fn its_debug_prints_the_order_and_the_settings() {
+fn debug_shows_the_parts_in_order_with_their_settings() {
     let config = ServerConfig::default().bypass(["/livez"]);
     assert_eq!(
         format!("{:?}", stack("server.debug", config)),
         "ServerLayer { name: \"server.debug\", bypass: [\"/livez\"], not_executed_header: false, should_retry_header: false, observe: true, body_idle: 30s, deadline: Some(ExtractDeadlineConfig { \
-         headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, most: \
+         headers: [GrpcTimeout, EnvoyExpectedTimeout], trust: Nobody, max: \
          18446744073709551615.999999999s }), timeout: 30s, .. }"
     );
 }
 
 #[test]
-fn a_setting_that_cannot_work_is_named_with_its_path() {
+fn an_invalid_setting_is_rejected_with_its_path() {
     let error = |config: ServerConfig| server("orders", config).unwrap_err().to_string();
-    let most = ExtractDeadlineConfig::new().most(Duration::ZERO);
+    let max = ExtractDeadlineConfig::new().max(Duration::ZERO);
     assert_eq!(
-        error(config().deadline(most)),
-        "server `orders`: `deadline.most` is 0ns, but it must be more than 0"
+        error(config().deadline(max)),
+        "server `orders`: `deadline.max` is 0ns, but it must be more than 0"
     );
     assert_eq!(
         error(config().timeout(Duration::ZERO)),
@@ -312,24 +312,24 @@ fn a_setting_that_cannot_work_is_named_with_its_path() {
         assert_eq!(
             error(config().bypass([path])),
             format!(
-                "server `orders`: `bypass` is {path:?}, but it must be paths, which begin with `/` and have no query"
+                "server `orders`: `bypass` is {path:?}, but it must be a path that begins with `/` and has no query"
             )
         );
     }
 }
 
 #[test]
-fn it_is_read_with_serde() {
+fn it_is_deserialized_with_serde() {
     let config: ServerConfig = serde_json::from_str(
         r#"{"bypass": ["/ping"], "timeout": "5s", "deadline":
-            {"trust": "everyone", "headers": ["grpc-timeout", "x-left-ms"], "most": "1m"}}"#,
+            {"trust": "everyone", "headers": ["grpc-timeout", "x-left-ms"], "max": "1m"}}"#,
     )
     .unwrap();
     let own: DeadlineHeader = "x-left-ms".parse().unwrap();
     let deadline = ExtractDeadlineConfig::new()
         .trust(Trust::Everyone)
         .headers([DeadlineHeader::GrpcTimeout, own])
-        .most(60 * SECOND);
+        .max(60 * SECOND);
     let expected = ServerConfig::default()
         .bypass(["/ping"])
         .timeout(5 * SECOND)
@@ -341,7 +341,7 @@ fn it_is_read_with_serde() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn services_made_by_one_layer_share_nothing_but_their_name() {
+async fn services_of_one_layer_are_independent() {
     fn is_shared<S: Clone + Send + Sync + 'static>(_: &S) {}
     let reported = Arc::new(Listener::new("server.twice"));
     let layer = stack("server.twice", config());
@@ -356,7 +356,7 @@ async fn services_made_by_one_layer_share_nothing_but_their_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
+async fn the_whole_path_is_compared_wherever_axum_mounts_it() {
     async fn slow() -> &'static str {
         sleep(90 * SECOND).await;
         "slow"
@@ -373,7 +373,7 @@ async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
         .route("/bare", get(slow))
         .merge(routes().route_layer(stack()));
     let fallback = Router::new().fallback_service(stack().layer(routes()));
-    for (mounted, app, answers) in [
+    for (mounted, app, paths) in [
         (
             "nested",
             nested,
@@ -391,7 +391,7 @@ async fn wherever_axum_mounts_it_the_whole_path_that_it_sees_is_compared() {
             [("/livez", 200), ("/orders/livez", 504)],
         ),
     ] {
-        for (path, status) in answers {
+        for (path, status) in paths {
             let request = Request::get(path).body(Body::empty()).unwrap();
             let response = app.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status().as_u16(), status, "{mounted}: {path}");
@@ -407,8 +407,8 @@ async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
     });
     let client = stack("server.upstream", config()).layer(upstream);
     let proxy = service_fn(move |request| {
-        let answer = client.clone().oneshot(request);
-        async { Ok::<_, Infallible>(answer.await?.map(Body::new)) }
+        let response = client.clone().oneshot(request);
+        async { Ok::<_, Infallible>(response.await?.map(Body::new)) }
     });
     let response = stack("server.proxy", config())
         .layer(proxy)
@@ -419,7 +419,7 @@ async fn a_body_cut_short_further_in_by_the_same_deadline_is_no_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_leaves_takes_everything_with_it() {
+async fn a_caller_that_leaves_cancels_the_handler() {
     let reported = Listener::new("server.leaves");
     let handler: Handler = Strict::new(|call| match call {
         0..3 => Step::Hang,
@@ -464,7 +464,7 @@ async fn a_caller_that_leaves_takes_everything_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn behind_a_buffer_it_is_the_same() {
+async fn it_works_behind_a_buffer() {
     let handler: Handler = Strict::new(|_| Step::Hang);
     let service = stack("server.buffer", config()).layer(handler.clone());
     let buffered = Buffer::new(service, 2);
@@ -478,8 +478,8 @@ async fn behind_a_buffer_it_is_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_in_the_same_process_lifts_no_limit_of_the_server() {
-    let service = stack("server.lifted", config()).layer(Strict::new(
+async fn call_options_of_a_caller_in_the_same_process_do_not_apply() {
+    let service = stack("server.options", config()).layer(Strict::new(
         |_| -> Step<Response<Text>, Infallible> { Step::Hang },
     ));
     let hour = 3600 * SECOND;

@@ -1,10 +1,10 @@
-//! Where the servers are that tests need.
-#![allow(dead_code, reason = "what is used depends on the features")]
+//! The addresses of servers that tests need.
+#![allow(dead_code, reason = "the use depends on the features")]
 
 use std::env;
 use std::fmt::Display;
 
-/// A server that runs already.
+/// A running server.
 pub(crate) struct Server {
     name: &'static str,
     variable: &'static str,
@@ -24,12 +24,12 @@ pub(crate) const POSTGRES: Server = Server {
 };
 
 impl Server {
-    /// Where it is: as its variable says, else here at its usual port.
+    /// Its URL: from its variable, or the usual local port.
     pub(crate) fn url(&self) -> String {
         env::var(self.variable).unwrap_or_else(|_| self.local.to_owned())
     }
 
-    /// What came of connecting, or a failure that says what to do.
+    /// The connection, or a panic that explains how to start the server.
     pub(crate) fn reached<T, E: Display>(&self, connected: Result<T, E>) -> T {
         let Self {
             name,

@@ -276,7 +276,7 @@ async fn reqwests_errors_and_hypers_have_names_too() {
         (nobody().await, "connection_refused"),
         (server(Does::Close).await, "incomplete_message"),
         (
-            server(Does::Answer(b"HTTP/1.1 nonsense\r\n\r\n")).await,
+            server(Does::Respond(b"HTTP/1.1 nonsense\r\n\r\n")).await,
             "invalid_response",
         ),
     ] {

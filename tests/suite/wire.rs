@@ -1,4 +1,4 @@
-//! Deadlines on the wire: what is written, what is read, and what is left three hops on.
+//! Deadlines on the wire: written and read headers.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use crate::common::{MS, SECOND, rejection};
 
 const GRPC: DeadlineHeader = DeadlineHeader::GrpcTimeout;
 
-/// Answers with the headers that it was called with.
+/// Responds with the headers of its request.
 fn echo()
 -> impl Service<Request<()>, Response = HeaderMap, Error = Infallible, Future: Send> + Clone {
     service_fn(async |request: Request<()>| Ok(request.into_parts().0.headers))
@@ -46,7 +46,7 @@ fn asking(values: &[&'static str]) -> Request<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_left_is_the_least_of_all_limits() {
+async fn the_smallest_limit_is_sent() {
     let plain = PropagateDeadlineLayer::new(GRPC);
     let within = plain.clone().inside(&TimeoutLayer::new("t", 3 * SECOND));
     let none: [&str; 0] = [];
@@ -79,7 +79,7 @@ async fn what_is_left_is_the_least_of_all_limits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_the_callers_own_value_and_ours_the_smaller_stands() {
+async fn the_smaller_of_the_callers_value_and_ours_is_sent() {
     let layer = PropagateDeadlineLayer::new(GRPC);
     for (theirs, sent) in [
         (&["500m"][..], &["500m"][..]),
@@ -99,7 +99,7 @@ async fn of_the_callers_own_value_and_ours_the_smaller_stands() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_attempt_is_told_what_is_left_then_and_never_more() {
+async fn every_attempt_sends_the_time_left_and_never_more() {
     let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     let failing = service_fn(move |request: Request<()>| {
         let left = request.headers()["x-left-ms"].to_str().unwrap().to_owned();
@@ -131,7 +131,7 @@ async fn every_attempt_is_told_what_is_left_then_and_never_more() {
     assert_eq!(all, ["1000", "1000", "398"]);
 }
 
-/// What a handler behind these settings has left, or why it was not called.
+/// The time that a handler behind these settings has left, or why it was not called.
 async fn left(
     config: ExtractDeadlineConfig,
     headers: &[(&'static str, &'static str)],
@@ -156,7 +156,7 @@ fn trusting() -> ExtractDeadlineConfig {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_earliest_of_all_headers_counts_and_what_is_malformed_does_not() {
+async fn the_earliest_valid_header_counts() {
     for (headers, time) in [
         (&[][..], None),
         (&[("grpc-timeout", "3S")], Some(3 * SECOND)),
@@ -180,9 +180,9 @@ async fn the_earliest_of_all_headers_counts_and_what_is_malformed_does_not() {
     ] {
         assert_eq!(left(trusting(), headers).await, Ok(time), "{headers:?}");
     }
-    let most = trusting().most(SECOND);
+    let max = trusting().max(SECOND);
     let longer = &[("grpc-timeout", "99999999H")];
-    assert_eq!(left(most, longer).await, Ok(Some(SECOND)));
+    assert_eq!(left(max, longer).await, Ok(Some(SECOND)));
     let none = trusting().headers([]);
     assert_eq!(left(none, longer).await, Ok(None));
 }
@@ -203,20 +203,20 @@ async fn no_caller_is_trusted_by_default() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_header_never_puts_a_deadline_off() {
+async fn a_header_never_extends_a_deadline() {
     let longer = [("grpc-timeout", "9S")];
     let inside = Deadline::after(SECOND).scope(left(trusting(), &longer));
     assert_eq!(inside.await, Ok(Some(SECOND)));
-    let most = ExtractDeadlineConfig::new().most(Duration::ZERO);
-    let error = ExtractDeadlineLayer::new("wire.in", most).unwrap_err();
+    let max = ExtractDeadlineConfig::new().max(Duration::ZERO);
+    let error = ExtractDeadlineLayer::new("wire.in", max).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "deadline `wire.in`: `most` is 0ns, but it must be more than 0"
+        "deadline `wire.in`: `max` is 0ns, but it must be more than 0"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_standard_stacks_begin_nothing_in_a_scope_that_is_over() {
+async fn the_standard_stacks_start_nothing_after_the_deadline() {
     let never = service_fn(
         async |_: Request<()>| -> Result<Response<Full<Bytes>>, Infallible> { panic!("it began") },
     );

@@ -1,4 +1,4 @@
-//! Other settings for a stack that is in use.
+//! Changes the settings of a stack that is in use.
 
 use std::fmt;
 use std::sync::Arc;
@@ -30,14 +30,14 @@ impl LiveConfig {
 }
 
 impl<R, C, M> ClientLayer<R, C, M> {
-    /// Takes new settings over while running, for all clones of this layer and all clients they have made.
+    /// Changes the settings at run time, for all clones of this layer and all clients made by them.
     ///
-    /// State is kept: an open circuit stays open for the rest of its time, a budget keeps its balance, keys stay known. The next
-    /// call goes by the new settings. A call under way keeps its limits; its retries go by the new settings from its next
-    /// failure on, and its body by the idle limit that was in force when it began.
+    /// State is preserved: an open circuit stays open for the rest of its time, and a budget retains its balance. The next call
+    /// uses the new settings. The limits of a call in progress do not change; its retries use the new settings from its next
+    /// failure on, and its body the idle limit that was set when the body began.
     ///
     /// `attempt`, `total`, `body_idle`, `authorities`, `idempotency_keys` and the settings of `retry`, `budget` and `breaker` may change.
-    /// What a part is and whether it is there may not: make another client for that.
+    /// Other settings cannot, and no part can be added or removed: create another client for that.
     ///
     /// ```
     /// use std::time::Duration;
@@ -57,7 +57,7 @@ impl<R, C, M> ClientLayer<R, C, M> {
             .validate()
             .and_then(|()| self.parts.config.change(config))
             .map_err(|error| error.of("client", &self.parts.name))?;
-        // Not under the lock, for observers are told. If another one came meanwhile, its settings are the last word.
+        // Not under the lock, because observers are called. If another change came meanwhile, apply its settings too.
         loop {
             let (config, changes) = self.parts.config.now();
             self.apply(&config)?;
@@ -67,7 +67,7 @@ impl<R, C, M> ClientLayer<R, C, M> {
         }
     }
 
-    /// Every setting was looked at before: none is refused.
+    /// Every setting was validated before, so none is rejected here.
     fn apply(&self, config: &ClientConfig) -> Result<(), ConfigError> {
         let parts = &self.parts;
         parts.deadline.set_total(config.total);
@@ -92,7 +92,7 @@ impl<R, C, M> ClientLayer<R, C, M> {
 }
 
 impl ClientConfig {
-    /// Whether a client that goes by these settings may go by `other` ones.
+    /// Whether these settings may change to `other`.
     fn may_become(&self, other: &Self) -> Result<(), ConfigError> {
         let part = |field, old, new| stays(field, &Part(old), &Part(new));
         part("retry", self.retry.is_some(), other.retry.is_some())?;
@@ -115,11 +115,11 @@ fn stays<T: PartialEq + fmt::Debug>(
     old: &T,
     new: &T,
 ) -> Result<(), ConfigError> {
-    let allowed = format!("{old:?} as before: it cannot change while the client is in use");
+    let allowed = format!("{old:?}, because it cannot change while the client is in use");
     ConfigError::unless(old == new, field, new, allowed)
 }
 
-/// Whether a part is there.
+/// Shows whether a part is enabled.
 #[derive(PartialEq)]
 struct Part(bool);
 

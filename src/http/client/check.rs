@@ -1,4 +1,4 @@
-//! How the settings of the standard client stack must fit together.
+//! Validation of the settings of the standard client stack.
 
 use std::time::Duration;
 
@@ -28,11 +28,11 @@ impl ClientConfig {
             !self.proxy || self.idempotency_keys == IdempotencyKeys::Unknown,
             "idempotency_keys",
             &self.idempotency_keys,
-            "`IdempotencyKeys::Unknown`, as `proxy` is set: a proxy repeats no such request, with a key or without",
+            "`IdempotencyKeys::Unknown`, because `proxy` is set: a proxy never retries a POST or PATCH",
         )?;
-        let most = format!("at most `total`, which is {:?}", self.total);
+        let max = format!("at most `total`, which is {:?}", self.total);
         let attempt = Shown(self.attempt);
-        ConfigError::unless(self.attempt <= self.total, "attempt", &attempt, most)?;
+        ConfigError::unless(self.attempt <= self.total, "attempt", &attempt, max)?;
         self.authorities
             .validate()
             .map_err(|error| error.within("authorities"))?;
@@ -53,8 +53,8 @@ impl ClientConfig {
         breaker.validate()?;
         if self.total != Duration::MAX {
             let least = format!("at least the client's `total`, which is {:?}", self.total);
-            let lease = breaker.probe_idle_timeout;
-            ConfigError::unless(lease >= self.total, "probe_idle_timeout", &lease, least)?;
+            let idle = breaker.probe_idle_timeout;
+            ConfigError::unless(idle >= self.total, "probe_idle_timeout", &idle, least)?;
         }
         match breaker.window {
             Window::Time(window) if self.attempt != Duration::MAX => {

@@ -13,8 +13,8 @@ use crate::retry::RetryConfig;
 
 /// The settings of the standard [`client`](fn@crate::http::client) stack.
 ///
-/// In a file, what is `None` here is `"off"`: `breaker = "off"` in TOML leaves the breaker out. What is not named has its default;
-/// an unknown name is an error.
+/// In a file, what is `None` here is `"off"`: `breaker = "off"` in TOML leaves the breaker out. A setting that is not named has its
+/// default; an unknown name is an error.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -29,46 +29,45 @@ pub struct ClientConfig {
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub attempt: Duration,
     /// The limit of the whole call, its body included. Default 10 s; more than 0, and at most the breaker's `probe_idle_timeout`: for
-    /// more than 10 s, set a longer lease. `Duration::MAX`, or `"none"` in a file, is none.
+    /// more than 10 s, set a longer `probe_idle_timeout`. `Duration::MAX`, or `"none"` in a file, is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub total: Duration,
     /// The longest time between two frames of a body. Default 10 s; more than 0. `Duration::MAX`, or `"none"` in a file, is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub body_idle: Duration,
-    /// How calls are repeated; `None`: never.
+    /// How calls are retried; `None`: never.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub retry: Option<RetryConfig>,
-    /// What pays for retries, for each authority; `None`: nothing but the attempts bounds them, so that a failing service
-    /// gets `max_attempts` times its load.
+    /// The retry budget of each authority; `None`: only `max_attempts` limits retries, and a failing service gets up to
+    /// `max_attempts` times its load.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub budget: Option<BudgetConfig>,
-    /// When an authority is not called any more; `None`: it always is.
+    /// The circuit breaker of each authority; `None`: it is always called.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub breaker: Option<BreakerConfig>,
-    /// How many authorities are remembered, and for how long.
+    /// How many authorities have their own breaker and budget, and when they are evicted.
     pub authorities: KeyedConfig,
-    /// Which servers honor idempotency keys. Default: none is known to. It takes more than a key to repeat a POST: the
-    /// server must be known to run it once.
+    /// Which servers honor idempotency keys. Default: unknown. A POST with a generated key is retried only if its server is
+    /// known to honor keys.
     pub idempotency_keys: IdempotencyKeys,
     /// The header that carries the key. Default `idempotency-key`; any header name.
     pub key_header: Cow<'static, str>,
-    /// Whether the key is sent bare, for services that take the quotes of the draft's form for a part of it. Default: no.
+    /// Whether the key is sent without quotes, for services that treat the quotes as part of the key. Default: no.
     pub unquoted_keys: bool,
-    /// Whether it forwards for others. Then no key is minted, and a request whose method is not idempotent is sent once,
-    /// whatever happens: a proxy does not know what it forwards. Default: no.
+    /// Proxy mode: never generates idempotency keys and never retries non-idempotent methods (RFC 9110 §9.2.2). Default: no.
     pub proxy: bool,
-    /// Which redirects the client inside follows by itself. Default: as the client does by default, which is to follow them for
-    /// reqwest's requests and none for others. Where redirects may be followed unseen, no error proves that a POST was not
-    /// executed, and it is sent once.
+    /// Which redirects the client inside follows by itself. Default: the client's default, which is to follow them for reqwest
+    /// and none for others. Where redirects may be followed unreported, no error proves that a POST was not executed, and it
+    /// is sent once.
     pub redirects: Redirects,
-    /// The header that tells the server on each attempt how much time is left. Default: none.
+    /// The header that sends the remaining time to the server on each attempt. Default: none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub deadline_header: Option<DeadlineHeader>,
     /// Whether each call and each attempt is reported when it ends, as `name.call` and `name.attempt`. Default: yes.
     pub observe: bool,
     /// Whether each attempt is a span, with the feature `tracing`: see `AttemptSpanLayer`. Default: yes.
     pub spans: bool,
-    /// Whether a 429 counts for the breaker. Default: no. It speaks of this caller's quota, not of the service.
+    /// Whether a 429 counts for the breaker. Default: no, because it concerns this caller's quota, not the service's health.
     pub count_429: bool,
 }
 

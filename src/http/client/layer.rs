@@ -19,9 +19,9 @@ use crate::gate::{GateLayer, Keyed};
 use crate::http::AttemptSpanLayer;
 use crate::http::Drain;
 use crate::http::deadline::PropagateDeadlineLayer;
-use crate::http::lift::Lift;
 use crate::http::replay::{Replay, ReplayAs};
 use crate::http::shown::Shown;
+use crate::http::stack_error::IntoStackError;
 use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::live_names::register_stack;
@@ -35,19 +35,19 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
 /// [`client`](fn@crate::http::client).
 ///
-/// `R` is how requests are sent again, `C` what results mean: [`repeat`](Self::repeat) and [`classify`](Self::classify) change
-/// them. `M` maps the errors of the service: `ByStatus` returns a [`BoxError`](crate::BoxError) as it is and, like `ByGrpcStatus`,
+/// `R` decides how requests are replayed, `C` classifies results: [`replay`](Self::replay) and [`classify`](Self::classify)
+/// replace them. `M` maps the errors of the service: `ByStatus` returns a [`BoxError`](crate::BoxError) as it is and, like `ByGrpcStatus`,
 /// maps any other error to [`Error::Inner`](crate::Error::Inner).
 #[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Inner,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
-    /// What results mean for all others.
+    /// The classifier of all parts but the retries.
     classify: C,
     error: PhantomData<fn() -> M>,
 }
 
-/// What does not depend on how requests are sent again, and on what results mean.
+/// The parts that depend neither on the replay policy nor on the classifier.
 #[derive(Clone)]
 pub(super) struct Inner {
     pub(super) name: Arc<str>,
@@ -127,22 +127,22 @@ impl ClientLayer {
 }
 
 impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
-    /// Sends requests again in the way that `make` makes of the one it has: wraps it, or puts another in its place. What may
-    /// run twice is then for that one to say; [`idempotency_keys`](ClientConfig::idempotency_keys) is known to the one that is wrapped.
+    /// Replaces the replay policy with the one that `make` returns, which may wrap the present one. The new policy decides
+    /// which requests are safe to retry; [`idempotency_keys`](ClientConfig::idempotency_keys) applies to the present one.
     ///
     /// ```
     /// use buttress::http::{ClientConfig, client};
     /// use buttress::retry::by_clone_if;
     /// use http::{Method, Request};
     ///
-    /// // A search that is asked for by POST may well run twice.
+    /// // A search by POST is safe to execute twice.
     /// let reads = by_clone_if(|request: &Request<String>| request.uri().path() == "/search");
-    /// let search = client("search", ClientConfig::default())?.repeat(|_| reads);
+    /// let search = client("search", ClientConfig::default())?.replay(|_| reads);
     /// # let _ = search;
     /// # Ok::<(), buttress::ConfigError>(())
     /// ```
     #[must_use]
-    pub fn repeat<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C, M> {
+    pub fn replay<T>(self, make: impl FnOnce(R) -> T) -> ClientLayer<T, C, M> {
         ClientLayer {
             parts: self.parts,
             retry: self.retry.replay(make),
@@ -151,8 +151,7 @@ impl<R: Clone, C: Clone, M> ClientLayer<R, C, M> {
         }
     }
 
-    /// What results mean is for `classify` to say, for all parts of the stack: a 429 then counts as it says, whatever
-    /// [`count_429`](ClientConfig::count_429) is.
+    /// Replaces the classifier of all parts of the stack. [`count_429`](ClientConfig::count_429) then has no effect.
     #[must_use]
     pub fn classify<D: Clone>(self, classify: D) -> ClientLayer<R, D, M> {
         ClientLayer {
@@ -178,7 +177,7 @@ impl<C: Clone, M> ClientLayer<Replay, C, M> {
     /// For requests whose body cannot be cloned: see [`Replay::map_request_body`].
     #[must_use]
     pub fn map_request_body<W>(self, wrap: W) -> ClientLayer<ReplayAs<W>, C, M> {
-        self.repeat(|replay| replay.map_request_body(wrap))
+        self.replay(|replay| replay.map_request_body(wrap))
     }
 }
 
@@ -189,7 +188,7 @@ impl<R, C, M> ClientLayer<R, C, M> {
         self
     }
 
-    /// The breakers, one per authority: to look at, or to act on one by hand. `None` if they were left out.
+    /// The breakers, one per authority, for inspection and manual control. `None` if they were left out.
     pub const fn breakers(&self) -> Option<&Keyed<Authority, ByAuthority, Breaker>> {
         self.parts.breakers.as_ref()
     }
@@ -233,13 +232,13 @@ impl<R, C, M> ClientLayer<R, C, M> {
         }
     }
 
-    /// The settings it goes by now.
+    /// The present settings.
     pub fn config(&self) -> ClientConfig {
         self.parts.config.now().0
     }
 }
 
-/// The parts in their order, outermost first, each with the settings it goes by now.
+/// The parts in their order, outermost first, each with its present settings.
 impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = &self.parts;
@@ -271,21 +270,21 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
 
     fn layer(&self, inner: S) -> ClientService<S, R, C, M> {
         let parts = &self.parts;
-        let watched = |by: &Option<Observed>| {
+        let observed = |by: &Option<Observed>| {
             GateLayer::new(by.clone(), self.classify.clone()).finish(AtFinalOutcome)
         };
         let breaker = GateLayer::new(parts.breakers.clone(), self.classify.clone())
             .finish(parts.body.clone());
-        let inner = parts.out.layer(Lift::mapped(inner));
+        let inner = parts.out.layer(IntoStackError::mapped(inner));
         let limited = parts.timeout.layer(inner);
         #[cfg(feature = "tracing")]
         let limited = AttemptSpanLayer::new()
             .classify(self.classify.clone())
             .enabled(parts.spans)
             .layer(limited);
-        let attempt = watched(&parts.attempt).layer(limited);
+        let attempt = observed(&parts.attempt).layer(limited);
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
-        let stack = watched(&parts.call).layer(parts.deadline.untimed(calls));
+        let stack = observed(&parts.call).layer(parts.deadline.untimed(calls));
         ClientService::new(stack, parts.out.clone())
     }
 }

@@ -11,7 +11,7 @@ use crate::call_scope::{self, CallScope};
 use crate::deadline::Deadline;
 use crate::gate::Gate;
 use crate::http::deadline::{PropagateDeadline, PropagateDeadlineLayer};
-use crate::http::lift::Lift;
+use crate::http::stack_error::IntoStackError;
 use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Replay};
 use crate::idempotency::client::IdempotencyKey;
 use crate::retry::Retry;
@@ -19,16 +19,16 @@ use crate::telemetry::Observed;
 use crate::timeout::{DeadlineService, Timeout};
 
 /// The parts, outermost first.
-pub(super) type Stack<S, R, C, M> = Watched<DeadlineService<Keyed<Repeated<S, R, C, M>>>, C>;
+pub(super) type Stack<S, R, C, M> = Observing<DeadlineService<Keyed<Retried<S, R, C, M>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
-type Repeated<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
+type Retried<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>;
 #[cfg(feature = "tracing")]
-type Attempted<S, C, M> = Watched<crate::http::span::AttemptSpan<Limited<S, M>, C>, C>;
+type Attempted<S, C, M> = Observing<crate::http::span::AttemptSpan<Limited<S, M>, C>, C>;
 #[cfg(not(feature = "tracing"))]
-type Attempted<S, C, M> = Watched<Limited<S, M>, C>;
-type Limited<S, M> = Timeout<PropagateDeadline<Lift<S, M>>>;
-type Watched<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
+type Attempted<S, C, M> = Observing<Limited<S, M>, C>;
+type Limited<S, M> = Timeout<PropagateDeadline<IntoStackError<S, M>>>;
+type Observing<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](crate::http::ClientLayer).
 #[derive(Clone)]
@@ -64,10 +64,10 @@ where
     }
 
     fn call(&mut self, mut request: Req) -> Self::Future {
-        // A handler that forwards its request: what is refused here was not refused in front of the handler.
+        // A handler may forward its request: a rejection here must not count as one in front of the handler.
         #[cfg(feature = "idempotency")]
         crate::idempotency::remove_ticket(request.extensions_mut());
-        // Taken out: they are the options of this call, and not of one that its server makes with what it was sent.
+        // Removed, so that an in-process server that forwards the request does not apply them to its own call.
         let options = request.extensions_mut().and_then(Extensions::remove);
         let deadline = self.out.callers_deadline(&request);
         let _entered = deadline.map(Deadline::enter);

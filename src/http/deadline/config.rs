@@ -1,11 +1,11 @@
-//! What is read of a request's headers.
+//! The settings of `ExtractDeadlineLayer`.
 
 use std::time::Duration;
 
 use super::{DeadlineHeader, Trust};
 use crate::error::ConfigError;
 
-/// Which headers say how much time a call has, and who is believed.
+/// Which headers carry the remaining time of a call, and which callers are trusted.
 #[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -17,11 +17,11 @@ pub struct ExtractDeadlineConfig {
     /// The headers that are read; of several the earliest time counts. Default: `grpc-timeout` and
     /// `x-envoy-expected-rq-timeout-ms`.
     pub headers: Vec<DeadlineHeader>,
-    /// Whose headers are believed. Default: nobody's.
+    /// Which callers' deadline headers to honor. Default: no caller's.
     pub trust: Trust,
-    /// The most that a header can give: what asks for more gets this. Default `Duration::MAX`; more than 0.
+    /// The longest time that a header can set; longer values are reduced to it. Default `Duration::MAX`; more than 0.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
-    pub most: Duration,
+    pub max: Duration,
 }
 
 impl Default for ExtractDeadlineConfig {
@@ -32,13 +32,13 @@ impl Default for ExtractDeadlineConfig {
                 DeadlineHeader::EnvoyExpectedTimeout,
             ],
             trust: Trust::Nobody,
-            most: Duration::MAX,
+            max: Duration::MAX,
         }
     }
 }
 
 impl ExtractDeadlineConfig {
-    /// The two well-known headers, and nobody is believed.
+    /// The two well-known headers, from no caller.
     pub fn new() -> Self {
         Self::default()
     }
@@ -46,7 +46,7 @@ impl ExtractDeadlineConfig {
     setters! {
         into headers: Vec<DeadlineHeader>,
         mut trust: Trust,
-        mut most: Duration,
+        mut max: Duration,
     }
 
     /// Checks every setting.
@@ -55,6 +55,6 @@ impl ExtractDeadlineConfig {
     ///
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        ConfigError::unless(!self.most.is_zero(), "most", &self.most, "more than 0")
+        ConfigError::unless(!self.max.is_zero(), "max", &self.max, "more than 0")
     }
 }

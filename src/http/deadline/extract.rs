@@ -1,4 +1,4 @@
-//! The time that is left, heard from the caller.
+//! Reads the remaining time from the caller's headers.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,11 +14,10 @@ use crate::http::HttpRequest;
 use crate::timeout::future::DeadlineFuture;
 use crate::timeout::{DeadlineLayer, DeadlineService};
 
-/// Sets the [`Deadline`] of each call served to the time that its caller says is left.
+/// Sets the [`Deadline`] of each served call to the remaining time of its caller.
 ///
-/// Everything inside sees it: the handler's own calls through this crate end with it, with no line of code. A call whose time
-/// is over is refused and not executed; one that is cut short is dropped at once. A deadline that is in force already is never
-/// put off. See [the page](super).
+/// The handler's own calls through this crate end with it. A call whose time is over is rejected and not executed; a call
+/// whose deadline passes is dropped at once. An earlier deadline of the task is never extended. See [the module](super).
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -37,7 +36,7 @@ pub struct ExtractDeadlineLayer {
 }
 
 impl ExtractDeadlineLayer {
-    /// Reads the headers of what is called `name`.
+    /// Reads the deadline of calls to the service `name`.
     ///
     /// # Errors
     ///
@@ -57,26 +56,26 @@ impl ExtractDeadlineLayer {
         })
     }
 
-    /// The settings it was made with.
+    /// The settings of this layer.
     pub fn config(&self) -> &ExtractDeadlineConfig {
         &self.config
     }
 }
 
 impl ExtractDeadlineConfig {
-    /// The deadline that a request brings: its headers', if they are believed, or one in its extensions.
+    /// The deadline of a request: from its headers if they are trusted, or from its extensions.
     pub(crate) fn deadline(&self, request: &impl HttpRequest) -> Option<Deadline> {
-        let said = self
+        let sent = self
             .headers
             .iter()
             .filter_map(|header| header.read(request.headers()))
             .min()
             .filter(|_| self.trust.holds(request))
-            .map(|left| Deadline::after(left.min(self.most)));
+            .map(|left| Deadline::after(left.min(self.max)));
         let own = request
             .extensions()
             .and_then(|of| of.get::<Deadline>().copied());
-        said.into_iter().chain(own).min()
+        sent.into_iter().chain(own).min()
     }
 }
 
@@ -91,7 +90,7 @@ impl<S> Layer<S> for ExtractDeadlineLayer {
     }
 }
 
-/// A service whose callers say how much time is left. Made by [`ExtractDeadlineLayer`].
+/// A service that reads its callers' deadlines. Made by [`ExtractDeadlineLayer`].
 #[derive(Clone, Debug)]
 pub struct ExtractDeadline<S> {
     service: DeadlineService<S>,

@@ -10,7 +10,7 @@ use super::wire;
 use crate::error::ConfigError;
 use crate::idempotency::header_name;
 
-/// A header that says how much time a call has left.
+/// A header with the remaining time of a call.
 ///
 /// Read from text it is the header's name, in `serde` too: `"grpc-timeout"`, `"x-envoy-expected-rq-timeout-ms"`, or a name of
 /// your own.
@@ -57,10 +57,10 @@ impl DeadlineHeader {
         }
     }
 
-    /// The time that a value of this header stands for; `None` if it is malformed.
+    /// The time that a value of this header encodes; `None` if it is malformed.
     ///
-    /// Nothing is forgiven: no sign, no fraction, no space; for `grpc-timeout` no ninth digit. Milliseconds that do not fit a
-    /// `u64` are the most that do.
+    /// Parsing is strict: no sign, no fraction, no space; for `grpc-timeout` no ninth digit. Milliseconds that do not fit a
+    /// `u64` become `u64::MAX`.
     pub fn parse(&self, value: &[u8]) -> Option<Duration> {
         match self {
             Self::GrpcTimeout => wire::parse_grpc(value),
@@ -68,7 +68,7 @@ impl DeadlineHeader {
         }
     }
 
-    /// The value that stands for this time, rounded down: for `grpc-timeout` in the smallest unit that fits in its eight
+    /// The value that encodes this time, rounded down: for `grpc-timeout` in the smallest unit that fits in its eight
     /// digits, and at most `99999999H`.
     pub fn format(&self, time: Duration) -> HeaderValue {
         match self {
@@ -89,7 +89,8 @@ impl DeadlineHeader {
 }
 
 fn grpc(time: Duration) -> HeaderValue {
-    HeaderValue::try_from(wire::format_grpc(time)).expect("digits and a letter")
+    HeaderValue::try_from(wire::format_grpc(time))
+        .expect("digits and a letter are a valid header value")
 }
 
 impl FromStr for DeadlineHeader {
@@ -97,8 +98,8 @@ impl FromStr for DeadlineHeader {
 
     fn from_str(name: &str) -> Result<Self, ConfigError> {
         let name = header_name("header", name)?;
-        // A slip such as `grpc` would make a header that nobody reads.
-        let allowed = "`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`, or a name of your own that has a hyphen in it";
+        // A typo such as `grpc` would become a header that no server reads.
+        let allowed = "`grpc-timeout`, `x-envoy-expected-rq-timeout-ms`, or another header name that contains a hyphen";
         ConfigError::unless(name.as_str().contains('-'), "header", &name, allowed)?;
         Ok(if name == GRPC_TIMEOUT {
             Self::GrpcTimeout
@@ -157,11 +158,11 @@ mod tests {
             "`header` is \"no name\", but it must be a header name"
         );
         let slip = "EnvoyExpectedTimeout".parse::<DeadlineHeader>();
-        assert!(slip.unwrap_err().to_string().ends_with("a hyphen in it"));
+        assert!(slip.unwrap_err().to_string().ends_with("contains a hyphen"));
     }
 
     #[test]
-    fn a_header_that_stands_there_twice_or_is_malformed_says_nothing() {
+    fn a_repeated_or_malformed_header_is_ignored() {
         let header = DeadlineHeader::GrpcTimeout;
         let mut headers = HeaderMap::new();
         assert_eq!(header.read(&headers), None);

@@ -1,14 +1,14 @@
-//! The time that a call has left, on its way from one process to the next.
+//! Propagates the remaining time of a call from one process to the next.
 //!
-//! A [`Deadline`](crate::Deadline) is carried with the task. These two layers carry it on over HTTP: [`PropagateDeadlineLayer`] writes
-//! what is left into a header of every attempt, [`ExtractDeadlineLayer`] reads it and sets the deadline of the call served. So the
-//! time shrinks from hop to hop, nobody works for a caller who has given up, and no handler has a line of code for it.
+//! A [`Deadline`](crate::Deadline) belongs to a task. Two layers propagate it over HTTP: [`PropagateDeadlineLayer`] writes the
+//! remaining time into a header of every attempt, and [`ExtractDeadlineLayer`] reads it and sets the deadline of the served
+//! call. No service works for a caller who has given up, and handlers need no code for it.
 //!
-//! A time that is left, not an instant, travels: clocks need not agree. What the way itself takes is not counted, so the caller
-//! gives up a moment before the service does.
+//! The header carries a duration, not an instant, so clocks need not be synchronized. Network latency is not counted, so the
+//! caller gives up slightly before the service does.
 //!
-//! Not for services whose callers you do not know, unless you name those that are believed ([`Trust`]). Not for work that must
-//! be done whoever waits for it: spawn that.
+//! For a service with unknown callers, restrict the callers that you trust ([`Trust`]). Spawn work that must finish even if the
+//! caller leaves.
 //!
 //! ```text
 //!  caller, 3 s          service a                                  service b
@@ -26,13 +26,13 @@
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let header: DeadlineHeader = "x-time-left-ms".parse()?;
 //!
-//! // The service believes whoever can connect.
+//! // The service trusts everyone who can connect.
 //! let config = ExtractDeadlineConfig::new().headers([header.clone()]).trust(Trust::Everyone);
 //! let orders: Router = Router::new()
 //!     .route("/", get(|| async { format!("{:?}", buttress::Deadline::current().is_some()) }))
 //!     .layer(handle_rejections(ExtractDeadlineLayer::new("orders", config)?));
 //!
-//! // The client says what is left of its 3 s.
+//! // The client sends the rest of its 3 s.
 //! let client = ServiceBuilder::new()
 //!     .layer(buttress::timeout::DeadlineLayer::new("orders", Duration::from_secs(3)))
 //!     .layer(PropagateDeadlineLayer::new(header))
@@ -48,32 +48,32 @@
 //! | setting | default | why |
 //! |---|---|---|
 //! | `ExtractDeadlineConfig::headers` | `grpc-timeout`, `x-envoy-expected-rq-timeout-ms` | what gRPC clients and Envoy send |
-//! | `trust` | nobody | a stranger must not say when work is dropped half-way |
-//! | `most` | no limit | [`server`](fn@super::server) bounds the wait by its own timeout |
+//! | `trust` | no caller | an untrusted caller must not decide when work is dropped |
+//! | `max` | no limit | [`server`](fn@super::server) bounds the wait by its own timeout |
 //!
 //! # Order
 //!
-//! Out goes innermost, inside the retry and the attempt's timeout: further out, all attempts would be told the same time. In goes
-//! outside everything that spends time: limits, queues, timeouts.
+//! `PropagateDeadlineLayer` goes innermost, inside the retry and the attempt's timeout: further out, all attempts would send
+//! the same time. `ExtractDeadlineLayer` goes outside everything that takes time: limits, queues, timeouts.
 //!
 //! # The headers
 //!
-//! A value is what its format allows or it is ignored, and so is a header that stands there twice; the earliest of several
-//! counts. A value can only bring a deadline forward. What is written is rounded down, so a last fraction of a millisecond is
-//! `0`, which says that the time is over. (An Envoy that is told to respect its header takes 0 for no limit.)
+//! A malformed value or a repeated header is ignored; of several headers, the earliest deadline counts. A value can only bring
+//! a deadline forward. Values are rounded down, so a last fraction of a millisecond becomes `0`, which means that the time is
+//! over. (An Envoy that is configured to respect its header treats 0 as no limit.)
 //!
 //! # Errors
 //!
-//! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over when the call came, which
-//! [`handle_rejections`](super::handle_rejections) makes a 504. Out has none.
+//! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over when the call arrived.
+//! [`handle_rejections`](super::handle_rejections) turns it into a 504. `PropagateDeadlineLayer` has no errors.
 //!
 //! # Events
 //!
-//! [`Event::Rejected`](crate::event::Event::Rejected) of the layer `deadline` for each call refused or cut short.
+//! [`Event::Rejected`](crate::event::Event::Rejected) of the layer `deadline` for each call that is rejected or cut short.
 //!
 //! # Cancel safety
 //!
-//! Dropping a call drops what is inside, which sees the deadline even then.
+//! Dropping a call drops the inner call, with the deadline in scope.
 
 mod config;
 mod extract;

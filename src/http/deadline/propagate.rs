@@ -14,19 +14,19 @@ use crate::deadline::Deadline;
 use crate::http::HttpRequest;
 use crate::timeout::TimeoutLayer;
 
-/// Tells the service how much time is left: on every attempt the time until the deadline or the attempt's own limit, whichever
-/// is less, never rounded up.
+/// Propagates the remaining time to the server in a request header: on every attempt the time until the deadline or the
+/// attempt's own limit, whichever is less, rounded down.
 ///
-/// It goes innermost, inside retry and attempt timeout. A value that the caller has written into the header stays if it is
-/// less. A call without any limit is sent as it is. An `http::Request` may carry a [`Deadline`] of its own in its extensions;
+/// It goes innermost, inside retry and attempt timeout. A smaller value that the caller has set in the header is not
+/// changed. A call without any limit is sent unchanged. An `http::Request` may carry a [`Deadline`] of its own in its extensions;
 /// the earliest counts.
 ///
-/// A time limit of the request itself, which reqwest enforces, is shortened to the time left until the deadline. Without that
-/// it would start again with every attempt. It includes the response's body, so that of a call whose response
-/// [streams](CallOptions::streams) is left alone.
+/// A time limit of the request itself, which reqwest enforces, is shortened to the time left until the deadline. Otherwise
+/// it would restart with every attempt. It covers the response's body, so it is not changed for a call whose response
+/// [streams](CallOptions::streams).
 ///
 /// The time is that of the call's task when the service is called: a `Buffer` between the deadline and this layer hides it. A
-/// client inside that follows redirects or repeats by itself sends the same value again.
+/// client inside that follows redirects or retries sends the same value again.
 ///
 /// ```
 /// use std::time::Duration;
@@ -49,7 +49,7 @@ use crate::timeout::TimeoutLayer;
 /// ```
 #[derive(Clone, Debug)]
 pub struct PropagateDeadlineLayer {
-    /// `None`: nothing is written. Shared, for the service is cloned with every call that may be repeated.
+    /// `None`: nothing is written. Shared, because the service is cloned with every call that may be retried.
     out: Option<Arc<Out>>,
 }
 
@@ -169,7 +169,7 @@ impl<S> Layer<S> for PropagateDeadlineLayer {
     }
 }
 
-/// A service that is told how much time is left. Made by [`PropagateDeadlineLayer`].
+/// A service that receives the remaining time. Made by [`PropagateDeadlineLayer`].
 #[derive(Clone, Debug)]
 pub struct PropagateDeadline<S> {
     inner: S,

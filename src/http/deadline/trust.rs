@@ -1,15 +1,15 @@
-//! Whose word counts.
+//! Which callers' deadline headers to honor.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::http::HttpRequest;
 
-/// Whose headers are believed.
+/// Which callers' deadline headers to honor.
 ///
-/// A stranger who may say how long a call lasts can have every call of his cut short half-way, after its work was done and
-/// before it was told; so nobody is believed unless somebody says so. Say [`Everyone`](Trust::Everyone) where only your own
-/// services can connect: in a mesh, behind a gateway that strips the headers, with mutual TLS.
+/// A caller that sets the deadline can cut each of its calls short halfway, for example after the work was done and before it
+/// was reported, so no caller is trusted by default. Use [`Everyone`](Trust::Everyone) where only your own services can
+/// connect: in a mesh, behind a gateway that strips the headers, or with mutual TLS.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -17,11 +17,11 @@ use crate::http::HttpRequest;
 /// use buttress::http::deadline::Trust;
 ///
 /// // Of axum: `into_make_service_with_connect_info::<SocketAddr>()` leaves the peer's address in the extensions.
-/// let from_here = Trust::when(|request| {
+/// let local = Trust::when(|request| {
 ///     let peer = request.extensions().and_then(|of| of.get::<ConnectInfo<SocketAddr>>());
 ///     peer.is_some_and(|ConnectInfo(address)| address.ip().is_loopback())
 /// });
-/// # let _ = from_here;
+/// # let _ = local;
 /// ```
 #[derive(Clone, Default)]
 #[cfg_attr(
@@ -31,12 +31,12 @@ use crate::http::HttpRequest;
 )]
 #[non_exhaustive]
 pub enum Trust {
-    /// Nobody's.
+    /// No caller's.
     #[default]
     Nobody,
-    /// Those of everyone who can connect.
+    /// The headers of everyone who can connect.
     Everyone,
-    /// Those of requests for which this holds. Not for `serde`.
+    /// The headers of requests for which this holds. Not for `serde`.
     #[cfg_attr(feature = "serde", serde(skip))]
     When(Arc<Holds>),
 }
@@ -44,13 +44,13 @@ pub enum Trust {
 type Holds = dyn Fn(&dyn HttpRequest) -> bool + Send + Sync;
 
 impl Trust {
-    /// Those of requests for which this holds: by a header that a gateway sets, by what a server leaves in the extensions
-    /// about its peer.
+    /// The headers of requests for which this holds, decided for example by a header that a gateway sets, or by the peer's
+    /// address in the extensions.
     pub fn when(holds: impl Fn(&dyn HttpRequest) -> bool + Send + Sync + 'static) -> Self {
         Self::When(Arc::new(holds))
     }
 
-    /// Whether this request's headers are believed.
+    /// Whether this request's headers are trusted.
     pub fn holds<R: HttpRequest>(&self, request: &R) -> bool {
         match self {
             Self::Nobody => false,
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_word_says_whom() {
+    fn serde_reads_a_word() {
         let everyone: Trust = serde_json::from_str("\"everyone\"").unwrap();
         assert_eq!(everyone, Trust::Everyone);
         assert_eq!(serde_json::to_string(&Trust::Nobody).unwrap(), "\"nobody\"");

@@ -1,4 +1,4 @@
-//! The forms in which a time travels. Pure: bytes in, a time out, and back.
+//! Encoding and decoding of times in headers.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(super) fn parse_grpc(value: &[u8]) -> Option<Duration> {
     Some(Duration::new(seconds, below))
 }
 
-/// The time in the smallest unit in which it fits into eight digits, rounded down; what is longer than the longest is that.
+/// The time in the smallest unit in which it fits into eight digits, rounded down, and at most the longest that fits.
 pub(super) fn format_grpc(time: Duration) -> String {
     let nanos = time.as_nanos();
     for (unit, size) in UNITS {
@@ -170,7 +170,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read_and_never_longer(time in any_time()) {
+        fn a_formatted_time_is_parsed_and_never_longer(time in any_time()) {
             let text = format_grpc(time);
             prop_assert!(text.len() <= 9);
             let read = parse_grpc(text.as_bytes()).unwrap();
@@ -183,7 +183,7 @@ mod tests {
         }
 
         #[test]
-        fn a_value_of_the_right_form_is_what_it_says(
+        fn a_valid_value_is_parsed_exactly(
             number in 0_u64..=99_999_999, unit in 0_usize..6, width in 1_usize..=8,
         ) {
             let (letter, nanos) = UNITS[unit];

@@ -1,4 +1,4 @@
-//! What the end of a gRPC call means: the status in the head, in the trailers, or the one that HTTP's stands for.
+//! The outcome of a gRPC call: from the status in the head or the trailers, or mapped from the HTTP status.
 
 use std::error::Error as StdError;
 
@@ -8,7 +8,7 @@ use ::http::{Extensions, HeaderMap, StatusCode};
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
 use crate::http::body_end::{BodyEnd, ClassifyEnd};
-use crate::http::classify::{REPLAYED_FAILURE, is_replayed, refused_there};
+use crate::http::classify::{REPLAYED_FAILURE, is_replayed, refused_by_server};
 use crate::http::error::error_outcome;
 use crate::http::error_type::error_type;
 use crate::http::marks::NotExecuted;
@@ -17,35 +17,35 @@ use crate::http::request::HttpResponse;
 use crate::http::retry_after::retry_after;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
-/// What a gRPC response or error means, for every gRPC client and server whose messages are `http` responses, such as tonic's.
+/// Classifies gRPC responses and errors, for every gRPC client and server that uses `http` responses, such as tonic's.
 ///
 /// | status | outcome |
 /// |---|---|
 /// | `OK` | success |
 /// | `UNAVAILABLE` | transient |
 /// | `RESOURCE_EXHAUSTED` | overloaded |
-/// | `DEADLINE_EXCEEDED`, `UNKNOWN`, `DATA_LOSS`, `INTERNAL` | transient, never repeated |
+/// | `DEADLINE_EXCEEDED`, `UNKNOWN`, `DATA_LOSS`, `INTERNAL` | transient, never retried |
 /// | `CANCELLED` | neutral |
-/// | `DEADLINE_EXCEEDED` in the last millisecond of the caller's deadline | neutral, never repeated |
+/// | `DEADLINE_EXCEEDED` in the last millisecond of the caller's deadline | neutral, never retried |
 /// | all others | permanent |
 ///
-/// The status stands in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
-/// response without messages, where a retry sees it too: a call is over for a retry once the headers of its response came. A
+/// The status is in the trailers, which a breaker sees through [`AtBodyEnd`](super::super::AtBodyEnd), or in the head of a
+/// response without messages, which a retry sees too: retries end when the headers of a response arrive. A
 /// response that is dropped before its trailers is neutral. A status that is missing at the end of a response or that cannot
 /// be read is `UNKNOWN`; a response of gRPC-Web without trailers is neutral, because its status may be part of the body. A
-/// response without one that is not gRPC has that of its HTTP status
+/// response that is not gRPC gets the status that its HTTP status maps to
 /// ([the mapping](https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md)).
 ///
-/// `grpc-retry-pushback-ms` is the wait of a failure, and starts the waits of a retry over; if it is negative or cannot be
-/// read, the failure is not repeated. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
+/// `grpc-retry-pushback-ms` sets the wait of a failure and restarts the backoff. If it is negative or cannot be parsed, the
+/// failure is not retried. `x-should-retry: false` and `x-envoy-ratelimited` are vetoes too.
 ///
-/// A failure with the metadata `idempotent-replayed: true` is neutral and never repeated, as for [`ByStatus`](super::super::ByStatus).
+/// A failure with the metadata `idempotent-replayed: true` is neutral and never retried, as for [`ByStatus`](super::super::ByStatus).
 ///
-/// An interceptor of tonic that refuses a call makes the response itself. Where the server is [`remote`](Self::remote), such a
-/// refusal is neutral and never repeated (feature `tonic`).
+/// An interceptor of tonic that refuses a call creates the response itself. With [`remote`](Self::remote) set, such a
+/// response is neutral and never retried (feature `tonic`).
 ///
-/// Errors are what [`error_outcome`](super::super::error_outcome) says, but for streams that were reset, whose reason
-/// [stands for a status](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) (feature `http2`).
+/// Errors are classified by [`error_outcome`](super::super::error_outcome), except for streams that were reset, whose reason
+/// [maps to a status](https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors) (feature `http2`).
 ///
 /// ```
 /// use buttress::http::ByGrpcStatus;
@@ -58,16 +58,16 @@ use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ByGrpcStatus {
-    /// Whether the server is another process. Default: no. [`grpc`](super::super::grpc) says yes.
+    /// Whether the server is another process. Default: no. [`grpc`](super::super::grpc) sets it.
     ///
-    /// Then a response that carries a `tonic::Status` in its extensions comes from an interceptor, and says nothing about the
-    /// server. Leave it off in front of a service of this process, whose own failures carry one, too.
+    /// If set, a response with a `tonic::Status` in its extensions is attributed to a local interceptor, not to the server.
+    /// Leave it unset in front of a service of the same process: its failures carry a `tonic::Status` too.
     pub remote: bool,
 }
 
-/// The status is yet to come, and the call cannot be repeated any more.
+/// The status comes later, and the call can no longer be retried.
 const OPEN: Outcome = Outcome::SUCCESS.retry(RetryAdvice::Never);
-/// The same in gRPC-Web, which may put the status into the body: trailers that are missing mean nothing.
+/// The same in gRPC-Web, where the status may be in the body: missing trailers are not a failure.
 const OPEN_WEB: Outcome = Outcome::SUCCESS.retry(RetryAdvice::Vetoed);
 
 /// The same for a stored response, distinguished by a flag that has no meaning for a success.
@@ -75,7 +75,7 @@ const fn replayed(open: Outcome) -> Outcome {
     open.restarts_backoff()
 }
 
-/// A stored response is final, and a stored failure says nothing about the server.
+/// A stored response is final, and a breaker does not count a stored failure.
 fn of_replay(outcome: Outcome) -> Outcome {
     match outcome.kind {
         Kind::Success => outcome,
@@ -96,7 +96,7 @@ impl ByGrpcStatus {
         self
     }
 
-    /// What the head of this response means.
+    /// The outcome of this response's head.
     pub fn response<R: HttpResponse>(self, response: &R) -> Outcome {
         let headers = response.headers();
         let is_replayed = is_replayed(headers);
@@ -121,12 +121,12 @@ impl ByGrpcStatus {
                 refused.wait(outcome.wait)
             }
             _ if is_replayed => of_replay(outcome),
-            Some(NotExecuted::There) => refused_there(outcome),
+            Some(NotExecuted::There) => refused_by_server(outcome),
             None => outcome,
         }
     }
 
-    /// What this error means.
+    /// The outcome of this error.
     pub fn error(self, error: &(dyn StdError + 'static)) -> Outcome {
         let outcome = error_outcome(error);
         #[cfg(feature = "http2")]
@@ -137,7 +137,7 @@ impl ByGrpcStatus {
     }
 }
 
-/// Whether tonic made this response in this process.
+/// Whether tonic created this response in this process.
 #[cfg(feature = "tonic")]
 fn is_made_here(extensions: &Extensions) -> bool {
     extensions.get::<::tonic::Status>().is_some()
@@ -148,7 +148,7 @@ const fn is_made_here(_: &Extensions) -> bool {
     false
 }
 
-/// A response that says that it is something else comes from something that knows no gRPC.
+/// A response with another content type does not come from a gRPC server.
 fn may_be_grpc(headers: &HeaderMap) -> bool {
     !headers.contains_key(CONTENT_TYPE) || may_be(headers, GRPC)
 }
@@ -169,7 +169,7 @@ fn is_late(headers: &HeaderMap) -> bool {
 const GRPC: &[u8] = b"application/grpc";
 const GRPC_WEB: &[u8] = b"application/grpc-web";
 
-/// Why the server reset the stream of this call, if that is what happened.
+/// The reason for which the server reset the stream of this call, if it did.
 #[cfg(feature = "http2")]
 fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
     let mut link = Some(error);
@@ -187,7 +187,7 @@ fn reset(error: &(dyn StdError + 'static)) -> Option<h2::Reason> {
 impl<Res: HttpResponse, E: StdError + 'static> Classify<Res, E> for ByGrpcStatus {
     fn classify(&self, result: Result<&Res, &E>) -> Outcome {
         match result {
-            // The server knows the deadline, and gives up when the caller does.
+            // The server has the same deadline and gives up when it passes.
             Ok(response) if is_late(response.headers()) && Deadline::is_current_due() => {
                 Outcome::NEUTRAL.retry(RetryAdvice::Never)
             }
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_without_a_status_has_that_of_http() {
+    fn a_response_without_a_status_is_mapped_from_http() {
         assert_eq!(head(503, &[]), Outcome::TRANSIENT);
         assert_eq!(head(500, &[]), NEVER);
         assert_eq!(head(404, &[]), Outcome::PERMANENT);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replayed_failure_is_final_and_says_nothing_about_the_server() {
+    fn a_replayed_failure_is_neutral_and_never_retried() {
         let replayed = ("idempotent-replayed", "true");
         let pushback = ("grpc-retry-pushback-ms", "1000");
         for code in ["1", "4", "8", "10", "13", "14", "fourteen"] {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_without_messages_that_went_well_is_a_success_without_trailers() {
+    fn a_successful_response_without_messages_needs_no_trailers() {
         let complete = head(200, &[("grpc-status", "0")]);
         let end = BodyEnd::Complete(None);
         assert!(!ByGrpcStatus::new().is_open(&complete));
@@ -348,7 +348,7 @@ mod tests {
 
     #[cfg(feature = "tonic")]
     #[test]
-    fn a_refusal_by_an_interceptor_says_nothing_about_a_remote_server() {
+    fn a_refusal_by_an_interceptor_is_not_attributed_to_a_remote_server() {
         let refusal = ::tonic::Status::unavailable("no token").into_http::<()>();
         let remote = ByGrpcStatus::new().remote(true);
         assert_eq!(remote.response(&refusal), OWN_FAULT);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_mean_what_they_always_do() {
+    fn errors_are_classified_as_for_http() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert_eq!(
             ByGrpcStatus::new().error(&refused),

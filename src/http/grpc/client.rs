@@ -6,11 +6,12 @@ use crate::http::deadline::DeadlineHeader;
 use crate::http::replay::Replay;
 use crate::http::{ClientConfig, ClientLayer, client};
 
-/// The standard stack in front of a gRPC client: [`client`](fn@crate::http::client) by gRPC's rules. What results mean is told at
-/// [`ByGrpcStatus`], what may run twice at [`Replay::grpc`].
+/// The standard stack in front of a gRPC client: [`client`](fn@crate::http::client) with gRPC's rules. [`ByGrpcStatus`]
+/// classifies results, and [`Replay::grpc`] decides which calls are retried.
 ///
-/// No method may run twice until it is [named](ClientLayer::idempotent). tonic's bodies need to be [wrapped](ClientLayer::map_request_body),
-/// and its clients want statuses instead of errors: that is [`handle_grpc_rejections`](super::super::handle_grpc_rejections).
+/// No method is retried until it is [named as idempotent](ClientLayer::idempotent). tonic's bodies need
+/// [`map_request_body`](ClientLayer::map_request_body), and its clients expect statuses instead of errors: add
+/// [`handle_grpc_rejections`](super::super::handle_grpc_rejections).
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,19 +31,19 @@ use crate::http::{ClientConfig, ClientLayer, client};
 /// # Ok(()) }
 /// ```
 ///
-/// With tonic, turn the feature `tonic` on: without it, tonic's own errors are foreign ones, and no refused connection proves that
-/// a call was not executed. A refusal by an interceptor of tonic is not the server's failure then, either.
+/// With tonic, enable the feature `tonic`. Without it, tonic's errors are foreign errors: a refused connection does not prove
+/// that a call was not executed, and a call refused by an interceptor counts as a failure of the server.
 ///
-/// A stream of messages is a body: it is bounded by `total` and `body_idle`, unless the call says that it
-/// [streams](crate::CallOptions::streams).
+/// A stream of messages is a body: `total` and `body_idle` bound it, unless the call is marked as
+/// [streaming](crate::CallOptions::streams).
 ///
 /// A call is judged by its status, which most responses carry in the trailers: the breaker, the retry budget and what
 /// [`observe`](ClientConfig::observe) reports wait for it. Retries do not: they end when the response begins.
 ///
 /// A client that tonic generated names no authority in its requests, so all the calls of a layer share one breaker and one
-/// budget: give each server a layer of its own, or make the clients `with_origin`. gRPC's throttle instead of the standard
-/// budget is `config.budget(BudgetConfig::throttle(10, 0.1))`. `idempotency_keys` and `count_429` play no part. The server is told how much
-/// time is left in `grpc-timeout`, unless the settings name another header. A `grpc-timeout` in the request, which
+/// budget: create a layer for each server, or the clients `with_origin`. For gRPC's throttle instead of the standard
+/// budget, set `config.budget(BudgetConfig::throttle(10, 0.1))`. `idempotency_keys` and `count_429` have no effect. The remaining time is
+/// sent in `grpc-timeout`, unless the settings name another header. A `grpc-timeout` in the request, which
 /// `tonic::Request::set_timeout` sets, shortens `total` in either case, and each attempt carries what is left of it.
 ///
 /// # Errors
@@ -64,18 +65,18 @@ pub fn grpc(
 }
 
 impl<M> ClientLayer<Replay, ByGrpcStatus, M> {
-    /// The gRPC methods that may run twice, and no others: see [`Replay::grpc`]. Call it before
+    /// The gRPC methods that are safe to retry: see [`Replay::grpc`]. Call it before
     /// [`map_request_body`](Self::map_request_body).
     ///
     /// # Errors
     ///
-    /// One of them is no method.
+    /// An entry is not a method path.
     pub fn idempotent<N: AsRef<str>>(
         mut self,
         methods: impl IntoIterator<Item = N>,
     ) -> Result<Self, ConfigError> {
         let mut result = Ok(());
-        self = self.repeat(|replay| {
+        self = self.replay(|replay| {
             let by_methods = replay.clone().grpc(methods);
             by_methods.unwrap_or_else(|error| {
                 result = Err(error);

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_method_is_refused() {
+    fn an_invalid_method_path_is_rejected() {
         for bad in [
             "",
             "/",

@@ -1,10 +1,10 @@
-//! What a gRPC status means, and what the server says with it about trying again.
+//! The outcome of a gRPC status, and the server's retry directives.
 
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::http::classify::servers_word;
+use crate::http::classify::retry_directive;
 use crate::outcome::{Outcome, RetryAdvice};
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -41,11 +41,11 @@ impl Code {
             [b'1', digit @ b'0'..=b'6'] => 10 + digit - b'0',
             _ => return Some(Self::UNKNOWN),
         };
-        // A status may stand there once.
+        // A status that occurs twice is malformed.
         Some(values.next().map_or(Self(code), |_| Self::UNKNOWN))
     }
 
-    /// The code of a response that names none, because something that knows no gRPC has answered.
+    /// The code of a response without a status, sent by a proxy or a server that does not speak gRPC.
     ///
     /// <https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>
     pub(super) const fn of_http(status: StatusCode) -> Self {
@@ -74,14 +74,14 @@ impl Code {
         }
     }
 
-    /// What the code alone means.
+    /// The outcome of the code alone.
     pub(super) const fn outcome(self) -> Outcome {
         match self {
             Self::OK => Outcome::SUCCESS,
             Self::CANCELLED => Outcome::NEUTRAL,
             Self::UNAVAILABLE => Outcome::TRANSIENT,
             Self::RESOURCE_EXHAUSTED => Outcome::OVERLOADED,
-            // The deadline of a call is that of all its attempts; after the others nobody knows what has happened.
+            // The deadline of a call is that of all its attempts; after the others, whether the call was executed is unknown.
             Self::DEADLINE_EXCEEDED | Self::UNKNOWN | Self::INTERNAL | Self::DATA_LOSS => {
                 Outcome::TRANSIENT.retry(RetryAdvice::Never)
             }
@@ -95,12 +95,12 @@ pub(super) fn of_headers(headers: &HeaderMap) -> Option<Outcome> {
     Code::of(headers).map(|code| heeding(code.outcome(), headers))
 }
 
-/// The same outcome, and what the server says about trying again.
+/// The same outcome with the server's retry directives applied.
 pub(super) fn heeding(outcome: Outcome, headers: &HeaderMap) -> Outcome {
     if outcome == Outcome::SUCCESS {
         return outcome;
     }
-    if servers_word(headers) == Some(false) {
+    if retry_directive(headers) == Some(false) {
         return outcome.retry(RetryAdvice::Vetoed);
     }
     match Pushback::of(headers) {
@@ -110,17 +110,17 @@ pub(super) fn heeding(outcome: Outcome, headers: &HeaderMap) -> Outcome {
     }
 }
 
-/// What a `grpc-retry-pushback-ms` asks for.
+/// The value of `grpc-retry-pushback-ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Pushback {
-    /// Not before this time is over.
+    /// Retry after this time.
     Wait(Duration),
-    /// Not at all.
+    /// Do not retry.
     Stop,
 }
 
 impl Pushback {
-    /// A signed integer of 32 bits without unnecessary zeros; a server whose wish cannot be read is left alone.
+    /// A signed integer of 32 bits without unnecessary zeros; a value that cannot be parsed stops retries.
     fn of(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(PUSHBACK).iter();
         let value = values.next()?.as_bytes();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_its_meaning() {
+    fn every_code_has_its_outcome() {
         let never = Outcome::TRANSIENT.retry(RetryAdvice::Never);
         let permanent = Outcome::PERMANENT;
         for (code, outcome) in [
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pushback_changes_when_and_whether_but_not_what() {
+    fn a_pushback_changes_the_wait_and_the_advice_but_not_the_kind() {
         let meaning = |code: &[u8], pushback: &[u8]| {
             let fields = [("grpc-status", code), ("grpc-retry-pushback-ms", pushback)];
             of_headers(&headers(&fields)).unwrap()
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_has_its_say_too() {
+    fn retry_directives_of_a_proxy_apply_to_grpc() {
         let limited = headers(&[("grpc-status", b"14"), ("x-envoy-ratelimited", b"true")]);
         let vetoed = Outcome::TRANSIENT.retry(RetryAdvice::Vetoed);
         assert_eq!(of_headers(&limited), Some(vetoed));

@@ -13,30 +13,30 @@ use super::buffer::{Buffer, Piece, Source};
 use crate::error::BoxError;
 use crate::sync::Mutex;
 
-/// A request's body, as one attempt sends it: any body, whether it can be cloned or not.
+/// The body of one attempt of a request, whether the original can be cloned or not.
 ///
-/// The first attempt that reads it streams the original, and what passes is kept for further attempts: by reference,
-/// without a copy, if its data are `Bytes`. Past the limit nothing is kept any more, what was kept is let go, and the
-/// body streams on, to be sent once. Trailers are kept too, and [`size_hint`](Body::size_hint) is the original's on
-/// every attempt, so that what has a `content-length` has it again and what is chunked is chunked again.
+/// The first attempt that reads it streams the original and buffers its frames for further attempts: by reference, without a
+/// copy, if the data are `Bytes`. Past the limit, the buffer is dropped, and the body is streamed and sent once. Trailers are
+/// buffered too, and [`size_hint`](Body::size_hint) is the original's on every attempt, so every attempt has the same
+/// `content-length` or is chunked.
 ///
-/// A body that is wholly kept may be read by several attempts at the same time. One of which nothing was read goes to the
-/// newest attempt as it is. Anything in between belongs to the attempt that began to read it.
+/// Several attempts may read a fully buffered body at the same time. An unread body goes to the newest attempt. A partly read
+/// body belongs to the attempt that reads it.
 ///
 /// # Errors
 ///
-/// The original's own, boxed; another one if another attempt has taken its place.
+/// The original's error, boxed; or an error that a newer attempt has superseded this one.
 #[pin_project(PinnedDrop, project = Projected)]
 pub struct ReplayBody<B> {
-    /// `None` before it is this attempt that reads it, and after its end.
+    /// `Some` while this attempt reads it.
     #[pin]
     original: Option<B>,
-    /// What came after all the bytes that were announced.
+    /// The frame after the last announced byte, read ahead.
     ahead: Option<Box<Read>>,
     reads: Reads,
-    /// `None` once neither this attempt needs it nor it this attempt.
+    /// `None` once this attempt neither reads nor fills the buffer.
     shared: Option<Arc<Mutex<Inner<B>>>>,
-    /// Of what is not the original.
+    /// The size hint of a replayed body.
     hint: SizeHint,
 }
 
@@ -49,19 +49,19 @@ enum Reads {
     Original,
     /// The buffer, from here.
     Buffer(usize),
-    /// Nothing, and never will.
+    /// Nothing: a newer attempt has the body.
     Nothing,
 }
 
-/// The body that an attempt was sending is now another attempt's.
+/// The body now belongs to a newer attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("another attempt has taken the place of the one that this body belongs to")]
+#[error("the body of this attempt is used by a newer attempt of the call")]
 #[non_exhaustive]
 pub(super) struct Superseded;
 
 impl<B: Body> ReplayBody<B> {
-    /// The body for the first attempt, and what makes those for others. At most `limit` bytes are kept, in at most 1024
-    /// pieces.
+    /// The body for the first attempt, and the buffer that makes those for others. It holds at most `limit` bytes in at
+    /// most 1024 pieces.
     pub(crate) fn new(body: B, limit: usize) -> (Self, BodyBuffer<B>) {
         let buffer = BodyBuffer::new(body, limit);
         (buffer.body(1), buffer)
@@ -106,7 +106,7 @@ where
             Reads::Original => {
                 self.ahead.is_none() && self.original.as_ref().is_none_or(Body::is_end_stream)
             }
-            // What is not empty from the start may turn out to be, and is announced as the original was.
+            // A body that may turn out to be empty is announced like the original.
             Reads::NotYet(_) | Reads::Buffer(_) | Reads::Nothing => false,
         }
     }
@@ -161,7 +161,7 @@ where
             return Poll::Ready(Some(*ahead));
         }
         let read = ready!(this.pull(cx));
-        // A client that has sent all the bytes that were announced may never ask for the end.
+        // A client that has sent all announced bytes may never poll for the end.
         if this.shared.is_some() && this.all_sent() {
             if let Poll::Ready(Some(next)) = this.pull(cx) {
                 *this.ahead = Some(Box::new(next));
@@ -175,7 +175,7 @@ impl<B: Body> Projected<'_, B>
 where
     B::Error: Into<BoxError>,
 {
-    /// The original's next frame, kept if anything is.
+    /// The original's next frame, which is buffered.
     fn pull(&mut self, cx: &mut Context<'_>) -> Poll<Option<Read>> {
         let Some(original) = self.original.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
@@ -186,7 +186,7 @@ where
         };
         let to_bytes = |mut data: B::Data| data.copy_to_bytes(data.remaining());
         let read = read.map(|frame| frame.map_data(to_bytes));
-        self.keep(read.as_ref().ok());
+        self.save(read.as_ref().ok());
         let last = match &read {
             Ok(frame) => frame.is_trailers() || self.original_is_over(),
             Err(_) => false,
@@ -209,8 +209,8 @@ where
         self.original.as_ref().get_ref().as_ref().is_some_and(is)
     }
 
-    /// Buffers a frame. An error loses the whole buffer.
-    fn keep(&mut self, frame: Option<&Frame<Bytes>>) {
+    /// Buffers a frame; `None`, for an error, drops the buffer.
+    fn save(&mut self, frame: Option<&Frame<Bytes>>) {
         let Some(shared) = &self.shared else { return };
         let frame = frame.map(|frame| (frame.data_ref(), frame.trailers_ref()));
         let buffered = {
@@ -258,7 +258,7 @@ impl<B> Projected<'_, B> {
     }
 }
 
-/// What is left of an announced size.
+/// The rest of an announced size.
 fn less(hint: &SizeHint, sent: usize) -> SizeHint {
     let sent = u64::try_from(sent).unwrap_or(u64::MAX);
     let mut left = SizeHint::new();
@@ -269,7 +269,7 @@ fn less(hint: &SizeHint, sent: usize) -> SizeHint {
     left
 }
 
-/// Left before its end, the original is nobody's any more.
+/// An original that is dropped before its end cannot be replayed.
 #[pinned_drop]
 impl<B> PinnedDrop for ReplayBody<B> {
     fn drop(self: Pin<&mut Self>) {
@@ -289,14 +289,14 @@ impl<B> fmt::Debug for ReplayBody<B> {
     }
 }
 
-/// Makes further attempts of a body. Made by [`ReplayBody::new`]; when it is dropped, nothing more is kept.
+/// Makes the bodies of further attempts. Made by [`ReplayBody::new`]; when it is dropped, buffering ends.
 pub(crate) struct BodyBuffer<B> {
     /// `None` if the body is empty.
     shared: Option<Arc<Mutex<Inner<B>>>>,
     hint: SizeHint,
 }
 
-/// What all attempts of a body share.
+/// The state shared by all attempts of a body.
 struct Inner<B> {
     buffer: Buffer,
     /// Until it is read.
@@ -317,7 +317,7 @@ impl<B: Body> BodyBuffer<B> {
 }
 
 impl<B> BodyBuffer<B> {
-    /// The body for another attempt; `None` if there can be none now.
+    /// The body for another attempt; `None` if there can be none.
     ///
     /// From then on only this attempt may begin to read the original.
     pub(crate) fn again(&self) -> Option<ReplayBody<B>> {
@@ -328,7 +328,7 @@ impl<B> BodyBuffer<B> {
         Some(self.body(attempt))
     }
 
-    /// Whether there can be another attempt now: nothing was read of the body, or all of it, and it was not too large.
+    /// Whether there can be another attempt: the body is unread, or fully buffered.
     pub(crate) fn is_replayable(&self) -> bool {
         self.shared
             .as_ref()
@@ -398,9 +398,9 @@ mod tests {
     #[derive(Debug)]
     struct Script {
         steps: VecDeque<Step>,
-        /// Whether it says how long it is.
+        /// Whether it announces its length.
         announced: bool,
-        /// Whether it knows its end as soon as it is there.
+        /// Whether it reports its end after the last frame.
         knows_its_end: bool,
         #[pin]
         pinned: PhantomPinned,
@@ -470,7 +470,7 @@ mod tests {
         }
     }
 
-    /// What a reader sees of a frame.
+    /// A frame as a reader sees it.
     #[derive(Debug, PartialEq)]
     enum Seen {
         Data(Bytes),
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn every_attempt_sends_the_same() {
+    fn every_attempt_sends_the_same_body() {
         let steps = || [data("one "), data("of each"), Step::Trailers];
         for body in [
             script(steps()).announced(),
@@ -563,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_replayed_is_not_copied() {
+    fn replayed_data_are_not_copied() {
         let long = Bytes::from(vec![7; LIMIT]);
         let (mut first, buffer) = replayed(script([Step::Data(long.clone())]));
         for seen in [next(&mut first), {
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_limit_it_streams_on_and_lets_go_of_what_it_kept() {
+    fn past_the_limit_the_buffer_is_dropped_and_the_body_is_streamed() {
         let pieces: Vec<Bytes> = (0..5).map(|piece| vec![piece; 8].into()).collect();
         let (mut first, buffer) = replayed(script(pieces.iter().cloned().map(Step::Data)));
         for freed in [0, 0, 3, 4, 5] {
@@ -612,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_says_it_is_too_large_is_not_kept_but_goes_to_the_next_attempt_unread() {
+    fn an_announced_body_above_the_limit_is_not_buffered_but_goes_unread_to_the_next_attempt() {
         let large = script([Step::Data(vec![7; LIMIT + 1].into())]).announced();
         let (first, buffer) = replayed(large);
         drop(first);
@@ -625,14 +625,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_was_waited_for_was_begun() {
+    fn a_pending_body_has_begun() {
         let (mut first, buffer) = replayed(script([Step::Wait, data("late")]));
         assert_eq!(next(&mut first), Seen::Waits);
         assert!(!buffer.is_replayable());
     }
 
     #[test]
-    fn an_older_attempt_ends_in_an_error_and_never_in_its_end() {
+    fn an_older_attempt_ends_with_an_error() {
         let (mut first, buffer) = replayed(script([data("one "), data("of each")]));
         let mut second = again(&buffer);
         for _ in 0..2 {
@@ -655,13 +655,13 @@ mod tests {
         assert_eq!(
             next(&mut first),
             Seen::End,
-            "what the original says after it"
+            "the original continues after its error"
         );
         assert!(!buffer.is_replayable());
     }
 
     #[test]
-    fn when_all_announced_bytes_were_sent_nobody_need_ask_for_the_end() {
+    fn a_body_is_replayable_once_all_announced_bytes_were_sent() {
         let (mut first, buffer) = replayed(script([data("one of each")]).announced());
         assert_eq!(next(&mut first), of("one of each"));
         drop(first);
@@ -693,7 +693,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_that_nobody_can_need() {
+    fn the_buffer_is_dropped_when_no_attempt_can_need_it() {
         let held = Bytes::from(vec![7; 8]);
         let steps = || [Step::Data(held.clone()), Step::Wait];
         let (mut first, buffer) = replayed(script(steps()));
@@ -702,7 +702,7 @@ mod tests {
         drop(buffer);
         assert_eq!(next(&mut first), Seen::Waits);
         assert!(held.is_unique(), "there will be no further attempt");
-        assert_eq!(next(&mut first), Seen::End, "but this one goes on");
+        assert_eq!(next(&mut first), Seen::End, "the first attempt continues");
 
         let (mut first, buffer) = replayed(script([Step::Data(held.clone())]));
         read(&mut first);
@@ -715,11 +715,11 @@ mod tests {
         let (mut first, buffer) = replayed(script(steps()));
         drop(buffer);
         drop(next(&mut first));
-        assert!(held.is_unique(), "not even begun to be kept");
+        assert!(held.is_unique(), "never buffered");
     }
 
     #[test]
-    fn a_body_that_is_sent_once_passes_as_it_is() {
+    fn a_body_without_a_buffer_is_unchanged() {
         let steps = [data("one "), Step::Trailers];
         let mut once: Reader = Box::pin(ReplayBody::without_buffer(script(steps).announced()));
         assert_eq!(read(&mut once).0, [of("one "), Seen::Trailers]);
@@ -727,13 +727,13 @@ mod tests {
         assert!(body.is_end_stream());
     }
 
-    /// What happens to the attempts of a body, of which at most four are there.
+    /// An action on the attempts of a body.
     #[derive(Clone, Debug)]
     enum Act {
         Poll(usize),
         Drop(usize),
-        RetryAdvice,
-        /// There will be no further one.
+        Again,
+        /// No further attempts.
         Done,
     }
 
@@ -741,7 +741,7 @@ mod tests {
         let act = prop_oneof![
             8 => (0..4_usize).prop_map(Act::Poll),
             1 => (0..4_usize).prop_map(Act::Drop),
-            2 => Just(Act::RetryAdvice),
+            2 => Just(Act::Again),
             1 => Just(Act::Done),
         ];
         proptest::collection::vec(act, 0..60)
@@ -770,7 +770,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(1024))]
 
         #[test]
-        fn whatever_happens_an_attempt_that_ends_has_sent_all_of_it_and_only_one_reads_on(
+        fn an_attempt_that_ends_has_sent_the_whole_body(
             body in scripts(),
             acts in acts(),
         ) {
@@ -788,7 +788,7 @@ mod tests {
             let mut attempts = vec![Some((first, Vec::new(), false))];
             for act in acts {
                 match act {
-                    Act::RetryAdvice => {
+                    Act::Again => {
                         if let Some(next) = buffer.as_ref().and_then(BodyBuffer::again) {
                             attempts.push(Some((Box::pin(next), Vec::new(), false)));
                         }

@@ -1,12 +1,12 @@
-//! The rules of a body that may be read more than once: what is kept of it, and who may read it.
+//! The state of a body that may be read more than once: its buffer, and which attempt reads the original.
 
 use ::http::HeaderMap;
 use bytes::Bytes;
 
-/// The most pieces a body is kept in: many small ones must not cost more than the limit of their bytes suggests.
-const MOST_PIECES: usize = 1024;
+/// The largest number of pieces in a buffer: many small pieces must not exceed the memory that the byte limit suggests.
+const MAX_PIECES: usize = 1024;
 
-/// What is kept of a body.
+/// The buffer of a body.
 #[derive(Debug)]
 pub(super) struct Buffer {
     limit: usize,
@@ -20,19 +20,19 @@ pub(super) struct Buffer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Nothing was read: the newest attempt may read the original, and what it reads is kept.
+    /// Nothing was read: the newest attempt may read the original, which is then buffered.
     Unread,
-    /// The same, but nothing will be kept.
+    /// The same, but nothing will be buffered.
     UnreadAndUnbuffered,
     /// An attempt reads the original.
     Filling,
-    /// All of it is here.
+    /// The whole body is buffered.
     Whole,
-    /// Read by one attempt, and not here: nobody else can.
+    /// Read by one attempt and not buffered: no other attempt can read it.
     Gone,
 }
 
-/// The pieces of a body. What is taken out of a buffer is to be dropped outside its lock.
+/// The pieces of a body. Removed pieces must be dropped outside the lock.
 #[derive(Debug, Default)]
 pub(super) struct Buffered {
     pieces: Vec<Bytes>,
@@ -42,7 +42,7 @@ pub(super) struct Buffered {
 /// Where an attempt reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Source {
-    /// The original; `buffered`: what it reads is to be told.
+    /// The original; `buffered`: its frames must be passed to the buffer.
     Original { buffered: bool },
     /// The buffer, from its start.
     Buffer,
@@ -50,7 +50,7 @@ pub(super) enum Source {
     Nowhere,
 }
 
-/// The next piece of what is kept.
+/// The next piece of a buffer.
 #[derive(Debug)]
 pub(super) enum Piece {
     Data(Bytes),
@@ -59,7 +59,7 @@ pub(super) enum Piece {
 }
 
 impl Buffer {
-    /// For a body of which at most `limit` bytes are kept, and `least` of which are known to come.
+    /// Buffers at most `limit` bytes of a body that announces at least `least`.
     pub(super) fn new(limit: usize, least: u64) -> Self {
         let fits = usize::try_from(least).is_ok_and(|least| least <= limit);
         Self {
@@ -108,20 +108,20 @@ impl Buffer {
         source
     }
 
-    /// The attempt that reads the original came to these bytes. Whether they were kept; if not, nothing is any more.
+    /// Buffers data of the original. An error drops the buffer.
     pub(super) fn data(&mut self, data: &Bytes) -> Result<(), Buffered> {
         if data.is_empty() && self.state == State::Filling {
             return Ok(());
         }
         self.grow(data.len())?;
-        if self.buffered.pieces.len() == MOST_PIECES {
+        if self.buffered.pieces.len() == MAX_PIECES {
             return Err(self.lose());
         }
         self.buffered.pieces.push(data.clone());
         Ok(())
     }
 
-    /// It came to these trailers, after which there is nothing.
+    /// Buffers the trailers, which end the body.
     pub(super) fn trailers(&mut self, trailers: &HeaderMap) -> Result<(), Buffered> {
         let size = |(name, value): (&::http::HeaderName, &::http::HeaderValue)| {
             name.as_str().len() + value.len()
@@ -132,21 +132,21 @@ impl Buffer {
         Ok(())
     }
 
-    /// It came to the end.
+    /// The original has ended.
     pub(super) fn end(&mut self) {
         if self.state == State::Filling {
             self.state = State::Whole;
         }
     }
 
-    /// It failed, or left before the end.
+    /// The original failed, or was dropped before its end.
     pub(super) fn lose(&mut self) -> Buffered {
         self.state = State::Gone;
         self.size = 0;
         std::mem::take(&mut self.buffered)
     }
 
-    /// There will be no further attempt: only those that were begun may still read.
+    /// There will be no further attempt.
     pub(super) fn unneeded(&mut self) -> Buffered {
         match self.state {
             State::Unread => {
@@ -221,7 +221,7 @@ mod tests {
         )])
     }
 
-    /// What has happened, and what follows from it, counted anew each time.
+    /// A model that derives the state from all past actions each time.
     #[derive(Default)]
     struct Naive {
         happened: Vec<Act>,
@@ -280,7 +280,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(10_000))]
 
         #[test]
-        fn it_agrees_with_a_model_that_recounts_what_has_happened(
+        fn the_buffer_agrees_with_the_model(
             limit in 0_usize..16,
             least in 0_usize..20,
             acts in proptest::collection::vec(any_act(), 1..16),
@@ -312,7 +312,7 @@ mod tests {
                             continue;
                         }
                     }
-                    // The reader tells for as long as anything is kept.
+                    // The reader passes frames for as long as anything is buffered.
                     Act::Data(size) if sent => drop(buffer.data(&Bytes::from(vec![7; size]))),
                     Act::Trailers if sent => drop(buffer.trailers(&trailers())),
                     Act::End if sent => buffer.end(),
@@ -342,7 +342,7 @@ mod tests {
                     }
                     prop_assert!(rest.is_empty());
                 } else if buffer.state != State::Filling {
-                    prop_assert!(buffer.buffered.pieces.is_empty(), "what nobody can need is let go");
+                    prop_assert!(buffer.buffered.pieces.is_empty(), "a buffer that is not needed is dropped");
                     prop_assert!(buffer.buffered.trailers.is_none());
                 } else {
                     prop_assert!(buffer.size <= limit);
@@ -352,19 +352,19 @@ mod tests {
     }
 
     #[test]
-    fn many_small_pieces_do_not_cost_more_than_the_limit_suggests() {
+    fn the_number_of_pieces_is_limited() {
         let mut buffer = Buffer::new(1 << 20, 0);
         buffer.begin(1);
         let byte = Bytes::from_static(b"x");
-        for _ in 0..MOST_PIECES {
+        for _ in 0..MAX_PIECES {
             assert!(buffer.data(&byte).is_ok());
         }
         let freed = buffer.data(&byte).unwrap_err();
-        assert_eq!(freed.pieces.len(), MOST_PIECES);
+        assert_eq!(freed.pieces.len(), MAX_PIECES);
         assert!(!buffer.is_replayable());
         let mut buffer = Buffer::new(0, 0);
         buffer.begin(1);
-        for _ in 0..=MOST_PIECES {
+        for _ in 0..=MAX_PIECES {
             assert!(buffer.data(&Bytes::new()).is_ok(), "nothing costs nothing");
         }
         buffer.end();

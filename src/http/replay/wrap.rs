@@ -10,13 +10,12 @@ use super::{Replay, Saved};
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
-/// Repeats HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::map_request_body`].
+/// Replays HTTP requests whose body cannot be cloned, by the same rules as [`Replay`]. Made by [`Replay::map_request_body`].
 ///
-/// Every attempt's body is a [`ReplayBody`], turned into what the inner service takes. A request is repeated only if its
-/// body is at hand: wholly read and kept, or not read at all. If the answer came before the body was read to its end, if
-/// the body was larger than [`buffer_limit`](Replay::buffer_limit), or if it failed itself, the call is not repeated,
-/// whatever came of it ([`RetryStop::BodyNotReplayable`](crate::event::RetryStop::BodyNotReplayable)). A body that streams
-/// is sent in any case.
+/// Every attempt's body is a [`ReplayBody`], mapped to the body type of the inner service. A request is retried only if its
+/// body is fully buffered or unread. It is not retried if the response came before the body was read to its end, if the body
+/// is larger than [`buffer_limit`](Replay::buffer_limit), or if the body failed
+/// ([`RetryStop::BodyNotReplayable`](crate::event::RetryStop::BodyNotReplayable)). Its first attempt is sent in any case.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,7 +54,7 @@ impl<W> fmt::Debug for ReplayAs<W> {
     }
 }
 
-/// What [`ReplayAs`] keeps of a request.
+/// A request saved by [`ReplayAs`].
 #[derive(Debug)]
 pub struct SavedAs<B> {
     head: Saved<Request<()>>,
@@ -71,7 +70,7 @@ where
     type Saved = SavedAs<B>;
 
     fn first(&self, mut request: Request<B>) -> (Request<B2>, Option<SavedAs<B>>) {
-        let head = self.replay.keep(&request, |request| Some(head_of(request)));
+        let head = self.replay.save(&request, |request| Some(head_of(request)));
         Replay::begin(&mut request, head.is_some());
         let (parts, body) = request.into_parts();
         let (body, saved) = match head {
@@ -92,12 +91,12 @@ where
     fn again(&self, saved: &mut SavedAs<B>) -> Option<Request<B2>> {
         let body = saved.body.again()?;
         let mut head = head_of(saved.head.request());
-        self.replay.repeat(&mut head);
+        self.replay.replay_head(&mut head);
         Some(head.map(|()| (self.wrap)(body)))
     }
 
     fn is_safe(&self, saved: &SavedAs<B>, outcome: &Outcome) -> bool {
-        self.replay.may_repeat_kept(&saved.head, outcome)
+        self.replay.is_safe_to_replay(&saved.head, outcome)
     }
 
     fn trusts_not_executed(&self, saved: &SavedAs<B>) -> bool {

@@ -16,25 +16,25 @@ use crate::http::deadline::ExtractDeadlineConfig;
 )]
 #[non_exhaustive]
 pub struct ServerConfig {
-    /// The paths that skip every part: health checks. Compared as a whole, with the path that the layer sees (inside a nested
-    /// router, what is left of it). Default `/livez`, `/readyz`, `/healthz`; each begins with `/` and has no query.
+    /// The paths that skip every part: health checks. The whole path must match, as this layer sees it (inside a nested router,
+    /// without the nested prefix). Default `/livez`, `/readyz`, `/healthz`; each begins with `/` and has no query.
     pub bypass: Vec<String>,
     /// Whether each call is reported as [`Event::Finished`](crate::event::Event::Finished). Default: yes.
     pub observe: bool,
-    /// How the caller's deadline is read from its headers; `None`: it is not. Default: nobody is believed.
+    /// How the caller's deadline is read from its headers; `None` ignores them. Default: no caller is trusted.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::off"))]
     pub deadline: Option<ExtractDeadlineConfig>,
-    /// The longest that a caller waits for the head of a response. Default 30 s; more than 0. `Duration::MAX` is none.
+    /// The longest time until the head of a response. Default 30 s; more than 0. `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub timeout: Duration,
     /// The longest time that the handler's body may send nothing while the caller waits for it. Default 30 s; more than 0.
     /// `Duration::MAX` is none.
     #[cfg_attr(feature = "serde", serde(with = "crate::text::limit"))]
     pub body_idle: Duration,
-    /// Whether callers are told that a call was not executed:
+    /// Whether responses report that a call was not executed:
     /// [`not_executed_header`](crate::http::HandleRejectionsLayer::not_executed_header). Default: no.
     pub not_executed_header: bool,
-    /// Whether callers are asked not to repeat calls that the handler's own retries have given up on:
+    /// Whether responses ask callers not to retry calls that the handler's own retries have given up on:
     /// [`should_retry_header`](crate::http::HandleRejectionsLayer::should_retry_header). Default: no.
     pub should_retry_header: bool,
 }
@@ -77,7 +77,7 @@ impl ServerConfig {
     /// The first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
         for path in &self.bypass {
-            // What is no path is the path of no request: it would silently let nothing through.
+            // An entry that is not a path would match no request, and the health check would not bypass the stack.
             let is_path = path
                 .parse::<PathAndQuery>()
                 .is_ok_and(|parsed| path.starts_with('/') && parsed.path() == path);
@@ -85,7 +85,7 @@ impl ServerConfig {
                 is_path,
                 "bypass",
                 path,
-                "paths, which begin with `/` and have no query",
+                "a path that begins with `/` and has no query",
             )?;
         }
         for (field, limit) in [("timeout", &self.timeout), ("body_idle", &self.body_idle)] {

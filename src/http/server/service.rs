@@ -22,35 +22,35 @@ use crate::gate::future::GateFuture;
 use crate::http::body::{AtBodyEnd, GatedBody};
 use crate::http::classify::ByStatus;
 use crate::http::handle_rejections::{HandleRejections, HandleRejectionsFuture};
-use crate::http::lift::{Lift, LiftFuture};
 use crate::http::marks::NOT_EXECUTED;
+use crate::http::stack_error::{IntoStackError, IntoStackErrorFuture};
 use crate::telemetry::{Observation, Observed};
 use crate::timeout::future::{DeadlineFuture, TimeoutFuture};
 use crate::timeout::{DeadlineService, Timeout};
 
 /// What is around a handler, from the outside in.
-type Stack<S> = HandleRejections<Guards<Lift<S>>>;
+type Stack<S> = HandleRejections<Guards<IntoStackError<S>>>;
 
 pub(super) type Guards<S> =
     Gate<DeadlineService<Timeout<Within<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
 
 type Guarded<F> = HandleRejectionsFuture<
     GateFuture<
-        DeadlineFuture<TimeoutFuture<DeadlineScope<LiftFuture<F>>>>,
+        DeadlineFuture<TimeoutFuture<DeadlineScope<IntoStackErrorFuture<F>>>>,
         Option<Observation>,
         ByStatus,
         AtBodyEnd,
     >,
 >;
 
-/// The body of a response of [`ServerService`]: the handler's, within its limits, or the text of an answer.
+/// The response body of [`ServerService`]: the handler's body with its limits, or the text of a rejection.
 pub(crate) type ServerBody<B> = GatedBody<B, Option<Observation>, ByStatus>;
 
 /// A service behind the standard server stack. Made by [`ServerLayer`](crate::http::ServerLayer).
 #[derive(Clone)]
 pub struct ServerService<S> {
     pub(super) stack: Stack<S>,
-    /// For what skips the stack.
+    /// For requests that bypass the stack.
     pub(super) handler: S,
     pub(super) config: Arc<ServerConfig>,
 }
@@ -75,20 +75,20 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        // The options of a caller in the same process are about its call. They lift no limit here, and no call of the handler
-        // has them.
+        // The options of a caller in the same process apply to its call only: not to the limits here, nor to the handler's
+        // own calls.
         request.extensions_mut().remove::<CallOptions>();
         let _hidden = CallOptions::hide_all();
         let path = request.uri().path();
         if self.config.bypass.iter().any(|bypass| bypass == path) {
-            // The readiness that is not used is given back, or the handler might wait for it.
+            // The clone releases the readiness of the stack, which the handler might otherwise wait for.
             self.stack = self.stack.clone();
             return ServerFuture {
                 state: State::Waiting(self.handler.clone(), Some(request)),
             };
         }
-        let brought = self.config.deadline.as_ref();
-        let deadline = brought
+        let config = self.config.deadline.as_ref();
+        let deadline = config
             .and_then(|config| config.deadline(&request))
             .unwrap_or(Deadline::at(Moment::FAR));
         let future = {
@@ -127,9 +127,9 @@ impl<S: Service<Req>, Req> fmt::Debug for ServerFuture<S, Req> {
 )]
 enum State<S, Req, F> {
     Guarded(#[pin] DeadlineScope<Guarded<F>>),
-    /// Past the stack: until the handler is ready. The request is there until it was handed over.
+    /// Bypasses the stack, until the handler is ready. The request is `Some` until then.
     Waiting(S, Option<Req>),
-    Bare(#[pin] F),
+    Bypassed(#[pin] F),
     Done,
 }
 
@@ -149,13 +149,13 @@ where
                 StateNow::Waiting(handler, request) => {
                     ready!(handler.poll_ready(cx))?;
                     let request = request.take();
-                    let bare = handler.call(request.expect("it is handed over once"));
-                    state.set(State::Bare(bare));
+                    let future = handler.call(request.expect("the request is taken once"));
+                    state.set(State::Bypassed(future));
                 }
-                StateNow::Bare(future) => {
+                StateNow::Bypassed(future) => {
                     let mut response = ready!(future.poll(cx))?;
                     state.set(State::Done);
-                    // No refusal of this stack: whoever has set it speaks of another hop.
+                    // Only this stack may set it: from the handler, it would be about another hop.
                     response.headers_mut().remove(NOT_EXECUTED);
                     return Poll::Ready(Ok(response.map(GatedBody::free)));
                 }

@@ -1,4 +1,4 @@
-//! The standard stack for what is served.
+//! The standard stack for servers.
 
 use std::fmt;
 use std::panic::Location;
@@ -21,24 +21,24 @@ use crate::live_names::register_stack;
 use crate::telemetry::Observed;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
-/// The standard stack around what an HTTP server serves: an axum router or a handler, or any service of `http::Request`s whose
-/// error is `Infallible`. It stays so: what the stack refuses or cuts short is answered, so axum needs no `HandleErrorLayer`.
+/// The standard stack around an axum router or handler, or any service of `http::Request`s whose error is `Infallible`. The
+/// error stays `Infallible`, because rejections become responses: axum needs no `HandleErrorLayer`.
 ///
-/// From the outside in, each part with its reason:
+/// From the outside in:
 ///
 /// ```text
-/// bypass            health checks skip all that follows: a busy service is not a dead one
-/// answers           what is refused or cut short is a response, never an error
-/// observe           each call's outcome and duration, its body included
-/// deadline in       the time that a trusted caller has left; a call that comes too late is answered 504, not executed
-/// timeout     30 s  a handler that hangs is answered for with 504, and dropped
-/// your handler      its own calls through this crate end with the earlier of the two, with no line of code
+/// bypass            health checks skip everything below, so a busy process is not restarted
+/// rejections        a rejection is a response, never an error
+/// observe           reports each call's outcome and duration, including its body
+/// deadline in       the remaining time of a trusted caller; a late call gets a 504 and is not executed
+/// timeout     30 s  a handler that hangs is dropped, and the caller gets a 504
+/// your handler      its own calls through this crate end with the earlier of the two
 /// ```
 ///
-/// The caller's deadline bounds the body, too; the timeout does not, so that a download may take its time. A body that sends
+/// The caller's deadline also bounds the body. The timeout does not, so a download may take longer. A body that sends
 /// nothing for 30 s while the caller waits for it is cut short.
 ///
-/// The answers are those of [`handle_rejections`](super::super::handle_rejections()): 504 as `application/problem+json`.
+/// Rejections become the responses of [`handle_rejections`](super::super::handle_rejections()): 504 as `application/problem+json`.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -63,35 +63,35 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 ///
 /// | setting | default | why |
 /// |---|---|---|
-/// | `bypass` | `/livez`, `/readyz`, `/healthz` | what Kubernetes' probes ask for by custom: a probe that is refused gets a busy process killed |
-/// | `observe` | yes | rate, errors and duration of what is served |
-/// | `deadline` | the well-known headers, nobody believed | a stranger must not say when work is dropped half-way |
-/// | `timeout` | 30 s | three times what a standard client waits, and less than the 60 s after which proxies give up by custom |
-/// | `not_executed_header`, `should_retry_header` | no | they tell clients about the services behind this one |
-/// | `body_idle` | 30 s | twice the 15 s after which a stream of events usually sends a sign of life |
+/// | `bypass` | `/livez`, `/readyz`, `/healthz` | the customary paths of Kubernetes' probes: a rejected probe gets a busy process killed |
+/// | `observe` | yes | rate, errors and duration of the served calls |
+/// | `deadline` | the well-known headers, from no caller | an untrusted caller must not decide when work is dropped |
+/// | `timeout` | 30 s | three times the standard client's `total`, and less than the 60 s after which proxies usually give up |
+/// | `not_executed_header`, `should_retry_header` | no | they reveal the state of the services behind this one |
+/// | `body_idle` | 30 s | twice the usual 15 s keep-alive interval of event streams |
 ///
 /// `None`, no paths, `false` and `Duration::MAX` leave a part out.
 ///
 /// # Order
 ///
-/// Around everything that the handler's calls go through, and inside what must always run, such as a layer that traces. The
-/// paths of `bypass` are seen by this layer only: mount other layers so that they let health checks through, too.
+/// Put it inside layers that must always run, such as tracing, and outside everything else. `bypass` applies to this layer
+/// only: mount other layers so that they let health checks through, too.
 ///
-/// A task that the handler spawns has no deadline, unless [`Deadline::scope`](crate::Deadline::scope) takes it there: work that
-/// must be done whoever waits for it belongs there.
+/// A task that the handler spawns has no deadline, unless it is wrapped in [`Deadline::scope`](crate::Deadline::scope): spawn
+/// work that must finish even if the caller leaves.
 ///
-/// The [`CallOptions`](crate::CallOptions) of a caller in the same process end here: they lift none of these limits, and the
-/// handler's own calls do not have them. Its [`Deadline`](crate::Deadline) stays in force.
+/// The [`CallOptions`](crate::CallOptions) of a caller in the same process do not change these limits and do not apply to
+/// the handler's own calls. Its [`Deadline`](crate::Deadline) stays in force.
 ///
 /// # Errors
 ///
-/// A setting that cannot work, with its path: `deadline.most`. A name that is empty or has control
+/// A setting that cannot work, with its path: `deadline.max`. A name that is empty or has control
 /// characters.
 ///
 /// # Events
 ///
 /// [`Event::Finished`](crate::event::Event::Finished) of each call, at the end of its body; as abandoned if the caller left before the
-/// head, or its time was over;
+/// head or its deadline passed;
 /// [`Event::Rejected`](crate::event::Event::Rejected) of the layers `deadline`, `timeout` and `body`.
 ///
 /// # Cancel safety
@@ -149,7 +149,7 @@ impl ServerLayer {
         }
     }
 
-    /// The settings it was made with.
+    /// The settings of this layer.
     pub fn config(&self) -> &ServerConfig {
         &self.config
     }
@@ -176,18 +176,18 @@ impl<S: Clone> Layer<S> for ServerLayer {
     type Service = ServerService<S>;
 
     fn layer(&self, handler: S) -> ServerService<S> {
-        let answers = handle_rejections(Guarding(self))
+        let rejections = handle_rejections(Guarding(self))
             .not_executed_header(self.config.not_executed_header)
             .should_retry_header(self.config.should_retry_header);
         ServerService {
-            stack: answers.layer(handler.clone()),
+            stack: rejections.layer(handler.clone()),
             handler,
             config: Arc::clone(&self.config),
         }
     }
 }
 
-/// What is between the answers and the handler.
+/// The layers between the handling of rejections and the handler.
 struct Guarding<'a>(&'a ServerLayer);
 
 impl<S> Layer<S> for Guarding<'_> {

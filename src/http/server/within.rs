@@ -1,4 +1,4 @@
-//! The handler's own calls end when the server stops waiting for it.
+//! Ends the handler's own calls when its timeout passes.
 
 use std::task::{Context, Poll};
 
@@ -7,7 +7,7 @@ use tower_service::Service;
 use crate::deadline::{Deadline, DeadlineScope};
 use crate::timeout::TimeoutLayer;
 
-/// Stands inside a timeout and makes its limit a deadline of what is inside.
+/// Sets the limit of the timeout around it as the deadline of the inner service.
 #[derive(Clone, Debug)]
 pub(super) struct Within<S> {
     inner: S,

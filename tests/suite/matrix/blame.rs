@@ -1,5 +1,5 @@
-//! Who is at fault: failures that our own side has made, over HTTP/1 and HTTP/2. Each row says what the breaker counts, what
-//! the budget does and how often the request was sent. A deadline of the caller's own belongs here, too.
+//! Attribution of failures on the client's side, over HTTP/1 and HTTP/2: the results that the breaker counts, the balance of the
+//! budget, and the number of attempts.
 
 mod own;
 mod peers;
@@ -23,10 +23,10 @@ use tokio::sync::{Notify, Semaphore};
 use tower::ServiceBuilder;
 use tower::util::MapRequest;
 
-/// What a stack has made of its calls.
+/// The effects of calls on a stack.
 #[derive(Debug, PartialEq)]
 struct Saw {
-    /// How often the client inside was called.
+    /// The number of calls of the inner client.
     attempts: usize,
     /// The results that the breakers have counted.
     counted: u32,
@@ -37,7 +37,7 @@ struct Saw {
 }
 
 impl Saw {
-    /// Nothing was counted, nothing was paid, nothing was repeated.
+    /// Nothing was counted, no token was spent, nothing was retried.
     const fn nothing_in(calls: usize) -> Self {
         Self {
             attempts: calls,
@@ -87,7 +87,7 @@ impl Attempts {
     }
 }
 
-/// Repeats at once, and limits nothing that a busy machine could reach.
+/// Retries at once, with limits that a busy machine does not reach.
 fn config() -> ClientConfig {
     let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
     let minute = Duration::from_secs(60);
@@ -113,7 +113,7 @@ struct Server {
     release: Arc<Semaphore>,
 }
 
-/// Starts a server that answers 200, but the first `held` requests only once they are released.
+/// Starts a server that responds with 200, but to the first `held` requests only once they are released.
 async fn server(http2: bool, held: usize) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server {
@@ -123,7 +123,7 @@ async fn server(http2: bool, held: usize) -> Server {
     };
     let (holding, release) = (Arc::clone(&server.holding), Arc::clone(&server.release));
     let requests = Arc::new(AtomicUsize::new(0));
-    let answer = move |request: Request<Incoming>| {
+    let respond = move |request: Request<Incoming>| {
         let number = requests.fetch_add(1, Ordering::Relaxed);
         let (holding, release) = (Arc::clone(&holding), Arc::clone(&release));
         async move {
@@ -138,15 +138,15 @@ async fn server(http2: bool, held: usize) -> Server {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let stream = TokioIo::new(stream);
-            let answer = hyper::service::service_fn(answer.clone());
+            let respond = hyper::service::service_fn(respond.clone());
             tokio::spawn(async move {
                 // Clients that go away are a part of these tests.
                 let _ = if http2 {
                     let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                    server.serve_connection(stream, answer).await
+                    server.serve_connection(stream, respond).await
                 } else {
                     let server = hyper::server::conn::http1::Builder::new();
-                    server.serve_connection(stream, answer).await
+                    server.serve_connection(stream, respond).await
                 };
             });
         }

@@ -1,5 +1,5 @@
-//! What is sent how often: methods × outcomes × what is known to have happened, against real HTTP/1 and HTTP/2 servers that
-//! fail on command. The table is `matrix.json`.
+//! How often each kind of request is sent after each kind of failure, against real HTTP/1 and HTTP/2 servers that fail on
+//! command. The table is `matrix.json`.
 
 mod blame;
 mod server;
@@ -36,7 +36,7 @@ struct Table {
     rows: Vec<Row>,
 }
 
-/// Requests that are treated alike.
+/// A class of requests with the same rules.
 #[derive(Deserialize)]
 struct Class {
     name: String,
@@ -51,7 +51,7 @@ struct Class {
     streamed: bool,
 }
 
-/// Where a request's idempotency key comes from.
+/// The origin of a request's idempotency key.
 #[derive(Clone, Copy, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 enum Key {
@@ -63,19 +63,19 @@ enum Key {
 struct Row {
     fault: Fault,
     protocols: Vec<String>,
-    /// What is known of the first request once it has failed.
+    /// Whether the first request may have been executed.
     state: String,
-    /// How often each class is sent, by its name. Without those for which it is up to chance: how much of a streamed body
-    /// was read when an early answer comes.
+    /// How often each class is sent, by its name. Without classes that depend on timing: how much of a streamed body was read
+    /// when an early response arrives.
     sent: BTreeMap<String, usize>,
-    /// What a call comes to that is not repeated; one that is repeated comes to 200.
+    /// The result of a call that is not retried; a retried call gets a 200.
     alone: String,
-    /// How many connections a repeated call takes.
+    /// The number of connections of a retried call.
     connections: usize,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_request_is_sent_as_often_as_it_may_be() {
+async fn every_request_is_sent_as_often_as_the_table_says() {
     let table: Table = serde_json::from_str(include_str!("matrix.json")).unwrap();
     let mut calls = tokio::task::JoinSet::new();
     // A few at a time: a machine that is too busy to answer looks like a server that stalls.
@@ -137,13 +137,13 @@ async fn every_request_is_sent_as_often_as_it_may_be() {
     );
 }
 
-/// What a call came to.
+/// The result of a call.
 #[derive(Debug, PartialEq)]
 struct Came {
     sent: usize,
     to: String,
     connections: usize,
-    /// Whether every request that was seen whole was the same, key and body included.
+    /// Whether all complete requests were equal, key and body included.
     alike: bool,
 }
 
@@ -189,7 +189,7 @@ impl Case {
         let order = Full::new(Bytes::from("two apples"));
         let to = if self.streamed {
             let stack = layer
-                .repeat(|replay| replay.map_request_body(identity))
+                .replay(|replay| replay.map_request_body(identity))
                 .layer(self.hyper(&server));
             let order = UnsyncBoxBody::new(order);
             outcome(key.layer(stack).oneshot(self.request(&server, order)).await).await

@@ -1,4 +1,4 @@
-//! A server that fails on command: the first request it sees, and no other.
+//! A server that fails its first request on command.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,25 +9,27 @@ use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::http::{frame, nobody};
+use crate::http::{
+    DATA, END_STREAM, Frame, GOAWAY, HEADERS, RST_STREAM, accept_http2, frame, next_frame, nobody,
+};
 
-/// What the server does with the first request.
+/// The treatment of the first request.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Fault {
     /// Nothing listens yet.
     Refuse,
-    /// Answers with this status and these headers.
+    /// Responds with this status and these headers.
     Answer(u16, Vec<(String, String)>),
-    /// Answers with this status before the body has come.
+    /// Responds with this status before the body has arrived.
     AnswerEarly(u16),
-    /// Answers with half of a body, and closes.
+    /// Responds with half of a body, and closes.
     HalfAnswer,
     /// Reads the request and closes in good order.
     Close,
     /// Closes with the request unread, which resets the connection.
     Reset,
-    /// Reads the request and never answers.
+    /// Reads the request and never responds.
     Stall,
     /// HTTP/2: resets the stream for this reason.
     ResetStream(u32),
@@ -37,7 +39,7 @@ pub(super) enum Fault {
     GoAwayAfter,
 }
 
-/// What the server has seen.
+/// The requests that the server has received.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) connections: usize,
@@ -47,7 +49,7 @@ pub(super) struct Seen {
 
 pub(super) struct Server {
     pub(super) address: SocketAddr,
-    /// Where the first connection is made to: for a refused one, not the server's address.
+    /// The address of the first connection; not the server's if it is to be refused.
     pub(super) first: SocketAddr,
     pub(super) seen: Arc<Mutex<Seen>>,
 }
@@ -115,16 +117,16 @@ impl Connection {
                 let Some(Fault::AnswerEarly(status)) = self.sees(request.clone()) else {
                     unreachable!();
                 };
-                self.answer1(&request, status, &[]).await?;
+                self.respond1(&request, status, &[]).await?;
                 self.body(&request).await?;
                 continue;
             }
             let body = self.body(&request).await?;
             let head = request.clone();
             match self.sees(request + &body) {
-                None => self.answer1(&head, 200, &[]).await?,
+                None => self.respond1(&head, 200, &[]).await?,
                 Some(Fault::Answer(status, headers)) => {
-                    self.answer1(&head, status, &headers).await?;
+                    self.respond1(&head, status, &headers).await?;
                 }
                 Some(Fault::HalfAnswer) => {
                     let half = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf";
@@ -148,21 +150,21 @@ impl Connection {
         Ok(String::from_utf8(body).unwrap())
     }
 
-    async fn answer1(
+    async fn respond1(
         &mut self,
         request: &str,
         status: u16,
         headers: &[(String, String)],
     ) -> io::Result<()> {
-        let mut answer = format!("HTTP/1.1 {status} Said\r\ncontent-length: 2\r\n");
+        let mut response = format!("HTTP/1.1 {status} Said\r\ncontent-length: 2\r\n");
         for (name, value) in headers {
-            answer.extend([name, ": ", value, "\r\n"]);
+            response.extend([name, ": ", value, "\r\n"]);
         }
-        answer += "\r\n";
+        response += "\r\n";
         if !request.starts_with("HEAD") {
-            answer += "ok";
+            response += "ok";
         }
-        self.stream.write_all(answer.as_bytes()).await
+        self.stream.write_all(response.as_bytes()).await
     }
 
     async fn until_closed(&mut self) -> io::Result<()> {
@@ -170,37 +172,26 @@ impl Connection {
         Ok(())
     }
 
-    /// Just enough of RFC 9113. A stream is served when the client has ended it.
+    /// A stream is served when the client has ended it.
     async fn http2(mut self) -> io::Result<()> {
         if matches!(*self.fault.lock().unwrap(), Some(Fault::Reset)) {
             self.stream.peek(&mut [0]).await?;
             self.sees(String::new());
             return Ok(());
         }
-        self.stream.read_exact(&mut [0; 24]).await?;
-        self.stream.write_all(&frame(SETTINGS, 0, &[])).await?;
+        accept_http2(&mut self.stream).await?;
         let mut served = 0;
         loop {
-            let mut head = [0; 9];
-            self.stream.read_exact(&mut head).await?;
-            let [a, b, c, kind, flags, id @ ..] = head;
-            let mut payload = vec![0; u32::from_be_bytes([0, a, b, c]) as usize];
-            self.stream.read_exact(&mut payload).await?;
-            let id = u32::from_be_bytes(id);
+            let Frame {
+                kind, flags, id, ..
+            } = next_frame(&mut self.stream).await?;
             let early = matches!(*self.fault.lock().unwrap(), Some(Fault::AnswerEarly(_)));
-            match kind {
-                SETTINGS | PING if flags & ACK == 0 => {
-                    let mut ack = frame(kind, 0, if kind == PING { &payload } else { &[] });
-                    ack[4] = ACK;
-                    self.stream.write_all(&ack).await?;
+            let is_served = id > served && (flags & END_STREAM != 0 || early);
+            if is_served && matches!(kind, HEADERS | DATA) {
+                served = id;
+                if self.stream2(id).await?.is_break() {
+                    return self.stream.shutdown().await;
                 }
-                HEADERS | DATA if id > served && (flags & END_STREAM != 0 || early) => {
-                    served = id;
-                    if self.stream2(id).await?.is_break() {
-                        return self.stream.shutdown().await;
-                    }
-                }
-                _ => {}
             }
         }
     }
@@ -208,15 +199,15 @@ impl Connection {
     async fn stream2(&mut self, id: u32) -> io::Result<ControlFlow<()>> {
         let goaway = |last: u32| frame(GOAWAY, 0, &[last.to_be_bytes(), [0; 4]].concat());
         let (bytes, then) = match self.sees(String::new()) {
-            None => (answer2(id, 200, &[]), ControlFlow::Continue(())),
+            None => (response2(id, 200, &[]), ControlFlow::Continue(())),
             Some(Fault::Answer(status, headers)) => {
-                (answer2(id, status, &headers), ControlFlow::Continue(()))
+                (response2(id, status, &headers), ControlFlow::Continue(()))
             }
             Some(Fault::AnswerEarly(status)) => {
-                (answer2(id, status, &[]), ControlFlow::Continue(()))
+                (response2(id, status, &[]), ControlFlow::Continue(()))
             }
             Some(Fault::HalfAnswer) => {
-                let mut half = answer2(id, 200, &[]);
+                let mut half = response2(id, 200, &[]);
                 half[4] = END_HEADERS;
                 half.extend(frame(DATA, id, b"half"));
                 (half, ControlFlow::Break(()))
@@ -236,18 +227,10 @@ impl Connection {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// A whole answer without a body: header fields as literals that are not indexed (RFC 7541 §6.2.2).
-fn answer2(id: u32, status: u16, headers: &[(String, String)]) -> Vec<u8> {
+/// A response without a body: header fields as literals that are not indexed (RFC 7541 §6.2.2).
+fn response2(id: u32, status: u16, headers: &[(String, String)]) -> Vec<u8> {
     let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     // `:status` is the eighth name of the static table.
     let mut block = vec![8];
@@ -257,7 +240,7 @@ fn answer2(id: u32, status: u16, headers: &[(String, String)]) -> Vec<u8> {
         block.extend(text(name));
         block.extend(text(value));
     }
-    let mut answer = frame(HEADERS, id, &block);
-    answer[4] = END_STREAM | END_HEADERS;
-    answer
+    let mut response = frame(HEADERS, id, &block);
+    response[4] = END_STREAM | END_HEADERS;
+    response
 }

@@ -1,4 +1,4 @@
-//! What our own side does wrong: the request's body, a message that is too large, a runtime that shuts down.
+//! Failures on the client's side: of the request's body, of a message that is too large, of a runtime that shuts down.
 
 use std::io;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use tower::{Layer, Service, ServiceExt};
 use super::{Attempts, Saw, config, server};
 use crate::text::Text;
 
-/// A body that fails halfway. A copy of it does, too.
+/// A body that fails halfway, as do its clones.
 #[derive(Clone, Copy, Default)]
 struct Fails {
     sent: bool,
@@ -36,7 +36,7 @@ impl Body for Fails {
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
         if self.sent {
-            // As a response of another call would, whose connection is reset.
+            // Like the response of another call whose connection is reset.
             let error = io::Error::from(io::ErrorKind::ConnectionReset);
             return Poll::Ready(Some(Err(error)));
         }
@@ -70,7 +70,7 @@ where
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_body_that_fails_says_nothing_about_the_server() {
+async fn a_failing_request_body_is_neutral() {
     for http2 in [false, true] {
         let server = server(http2, 0).await;
         let (layer, attempts) = (client("own body", config()).unwrap(), Attempts::default());
@@ -83,8 +83,8 @@ async fn a_request_body_that_fails_says_nothing_about_the_server() {
             .map_request_body(std::convert::identity);
         let attempts = Attempts::default();
         let stack = layer.layer(attempts.of(hyper(http2)));
-        let kept = || server.request("PUT", Fails::default().boxed_unsync());
-        ten_fail(stack, kept).await;
+        let buffered = || server.request("PUT", Fails::default().boxed_unsync());
+        ten_fail(stack, buffered).await;
         assert_eq!(attempts.saw(&layer), Saw::nothing_in(10), "http2: {http2}");
 
         let reqwest = reqwest::Client::builder().retry(reqwest::retry::never());
@@ -106,7 +106,7 @@ async fn a_request_body_that_fails_says_nothing_about_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
+async fn a_message_above_our_own_encode_limit_is_neutral() {
     let server = server(true, 0).await;
     let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.address));
     let layer = grpc("encode limit", config())
@@ -128,7 +128,7 @@ async fn a_message_above_our_own_encode_limit_says_nothing_about_the_server() {
 }
 
 #[tokio::test]
-async fn a_request_that_the_client_cannot_send_says_nothing_about_the_server() {
+async fn a_request_that_the_client_cannot_send_is_neutral() {
     let (layer, attempts) = (client("uri", config()).unwrap(), Attempts::default());
     let stack = layer.layer(attempts.of(hyper(false)));
     for _ in 0..10 {
@@ -141,7 +141,7 @@ async fn a_request_that_the_client_cannot_send_says_nothing_about_the_server() {
 
 // ── a runtime that shuts down ──
 
-/// The runtime that connections are made and driven by, which may change.
+/// The runtime that makes and drives connections, which may change.
 #[derive(Clone)]
 struct On(Arc<Mutex<Handle>>);
 
@@ -176,7 +176,7 @@ impl Service<Uri> for On {
     }
 }
 
-/// What lives in the runtime that shuts down.
+/// The part that runs in the runtime that shuts down.
 #[derive(Clone, Copy, Debug)]
 enum Loses {
     /// The task that drives the connection.
@@ -185,8 +185,7 @@ enum Loses {
     Socket,
 }
 
-/// What becomes of a request that is under way when a runtime shuts down: whether it got a response, and what the error of a
-/// single attempt is called.
+/// The result of a request during which a runtime shuts down, with the `error.type` of its attempt.
 async fn shut_down(http2: bool, loses: Loses, method: &str) -> (Result<(), &'static str>, Saw) {
     let server = server(http2, 1).await;
     let dying: Runtime = Builder::new_multi_thread()
@@ -224,7 +223,7 @@ async fn shut_down(http2: bool, loses: Loses, method: &str) -> (Result<(), &'sta
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_runtime_that_shuts_down_is_not_the_servers_fault_and_a_safe_request_is_repeated() {
+async fn a_runtime_that_shuts_down_is_neutral_and_a_safe_request_is_retried() {
     for http2 in [false, true] {
         for loses in [Loses::Task, Loses::Socket] {
             let repeated = Saw {
@@ -242,7 +241,7 @@ async fn a_runtime_that_shuts_down_is_not_the_servers_fault_and_a_safe_request_i
     }
 }
 
-/// Makes its first connection in this runtime, all others in the one that it is called in.
+/// Makes its first connection in this runtime, all others in the caller's.
 #[derive(Clone)]
 struct FirstOn(Arc<Mutex<Option<Handle>>>);
 
@@ -263,7 +262,7 @@ impl Service<Uri> for FirstOn {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_a_runtime_no_longer_makes_is_not_the_servers_fault() {
+async fn a_connect_cancelled_by_a_runtime_shutdown_is_neutral() {
     let server = server(false, 0).await;
     let dying = Builder::new_current_thread().build().unwrap();
     let connector = FirstOn(Arc::new(Mutex::new(Some(dying.handle().clone()))));
@@ -283,7 +282,7 @@ async fn a_connection_that_a_runtime_no_longer_makes_is_not_the_servers_fault() 
     assert_eq!(attempts.saw(&layer), free);
 }
 
-/// A body that panics as soon as it is read.
+/// A body that panics when it is read.
 #[derive(Clone, Copy)]
 struct Panics;
 
@@ -300,7 +299,7 @@ impl Body for Panics {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_whose_body_panics_is_not_repeated() {
+async fn a_request_whose_body_panics_is_not_retried() {
     let server = server(false, 0).await;
     let (layer, attempts) = (client("panics", config()).unwrap(), Attempts::default());
     let stack = layer.layer(attempts.of(hyper(false)));

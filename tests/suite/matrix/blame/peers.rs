@@ -1,4 +1,4 @@
-//! Refusals by layers of others inside the stack.
+//! Rejections by foreign layers inside the stack.
 
 use std::io;
 use std::task::{Context, Poll};
@@ -18,7 +18,7 @@ use super::{Attempts, Saw, config, server};
 use crate::text::Text;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_shed_inside_the_stack_says_nothing_about_the_server() {
+async fn a_load_shed_inside_the_stack_is_neutral() {
     for http2 in [false, true] {
         let server = server(http2, 2).await;
         let hyper = Client::builder(TokioExecutor::new())
@@ -48,7 +48,7 @@ async fn a_load_shed_inside_the_stack_says_nothing_about_the_server() {
 }
 
 #[tokio::test]
-async fn a_buffer_whose_worker_is_gone_says_nothing_about_the_server() {
+async fn a_buffer_whose_worker_is_gone_is_neutral() {
     let server = server(false, 0).await;
     let hyper = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let (buffer, worker) = Buffer::pair(hyper, 1);
@@ -65,7 +65,7 @@ async fn a_buffer_whose_worker_is_gone_says_nothing_about_the_server() {
     assert_eq!(attempts.saw(&layer), Saw::nothing_in(1));
 }
 
-/// A client that never gets a connection, and says so in its readiness.
+/// A client that never becomes ready because it cannot connect.
 struct NotReady;
 
 impl<R> Service<R> for NotReady {
@@ -104,7 +104,7 @@ async fn a_buffer_whose_service_has_failed_counts_as_that_failure_and_is_not_cal
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_interceptor_that_refuses_says_nothing_about_the_server() {
+async fn a_rejection_by_an_interceptor_is_neutral() {
     for status in [Status::unavailable("no token"), Status::unauthenticated("")] {
         let server = server(true, 0).await;
         let endpoint =

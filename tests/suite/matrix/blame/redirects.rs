@@ -1,4 +1,4 @@
-//! Errors of a request that was redirected, which the client reports as if it were the first one.
+//! Errors of a request that was redirected, which the client reports as those of the first request.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,8 +17,7 @@ use tower::Layer;
 use super::{Attempts, Saw, config};
 use crate::http::nobody;
 
-/// A shop whose `/orders` leads to a host that is gone, and whose `/early` leads to a page that is too early. And how often
-/// either was called.
+/// A shop that redirects `/orders` to a dead host and `/early` to a 425, and how often either was called.
 async fn shop() -> (String, Arc<AtomicUsize>) {
     let calls = Arc::new(AtomicUsize::new(0));
     let dead = format!("http://{}/orders/7", nobody().await);
@@ -49,7 +48,7 @@ async fn sent(redirects: Redirects, policy: Policy, method: Method, url: &str) -
     attempts.saw(&layer)
 }
 
-/// A refused connection: one attempt that is free, then two that are paid for.
+/// A refused connection: one free retry, then two that cost a token.
 const REPEATED: Saw = Saw {
     attempts: 4,
     counted: 4,
@@ -78,7 +77,7 @@ async fn a_post_that_may_have_been_redirected_to_a_dead_host_is_executed_once() 
 }
 
 #[tokio::test]
-async fn nor_is_one_repeated_that_was_redirected_to_a_page_that_did_not_process_it() {
+async fn a_post_that_was_redirected_to_an_unprocessed_page_is_sent_once() {
     let (url, calls) = shop().await;
     let url = format!("{url}/early");
     sent(
@@ -100,7 +99,7 @@ async fn nor_is_one_repeated_that_was_redirected_to_a_page_that_did_not_process_
 }
 
 #[tokio::test]
-async fn a_post_whose_connection_is_refused_is_repeated_if_no_redirect_is_followed_unseen() {
+async fn a_post_whose_connection_is_refused_is_retried_if_no_redirect_is_followed_unreported() {
     let dead = format!("http://{}/", nobody().await);
     for (redirects, policy, expected) in [
         (Redirects::None, Policy::none(), REPEATED),

@@ -1,4 +1,4 @@
-//! The innermost part of a stack: an error that can hold a rejection.
+//! The innermost part of a stack: maps the service's error to one that can hold a rejection.
 
 use std::future::Future;
 use std::marker::PhantomData;
@@ -23,7 +23,7 @@ use crate::error::{BoxError, CallError, Error};
 ///
 /// Behind [`ByGrpcStatus`] every error becomes [`Error<E>`](crate::Error).
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` does not say what a `Result<_, {E}>` of the service means",
+    message = "`{Self}` cannot classify a `Result<_, {E}>` of the service",
     label = "this stack accepts errors that implement `buttress::http::ErrorOutcome`, and `buttress::BoxError`",
     note = "your own error: `impl buttress::http::ErrorOutcome for YourError {{ fn outcome(&self) -> buttress::Outcome {{ buttress::http::error_outcome(self) }} }}`",
     note = "a foreign one: `.map_err(buttress::BoxError::from)` next to the service"
@@ -72,25 +72,23 @@ impl<E> StackError<E> for AnyError {
     }
 }
 
-/// Gives a service an error that can hold a [`Rejected`](crate::Rejected): its own one, untouched, in
-/// [`Error::Inner`]. What `.map_err(Error::Inner)` does, as a type that a stack can name.
-///
-/// `C` maps the error: see [`StackError`].
+/// Maps the error of a service with `C`, see [`StackError`]. Does what `.map_err(Error::Inner)` does, as a type that a stack
+/// can name.
 #[derive(Clone, Copy, Debug)]
-pub struct Lift<S, C = AnyError> {
+pub struct IntoStackError<S, C = AnyError> {
     inner: S,
     error: PhantomData<fn() -> C>,
 }
 
-impl<S> Lift<S> {
-    /// Lifts this service.
+impl<S> IntoStackError<S> {
+    /// Maps the service's error to [`Error<E>`](crate::Error).
     pub const fn new(inner: S) -> Self {
         Self::mapped(inner)
     }
 }
 
-impl<S, C> Lift<S, C> {
-    /// Lifts this service; `C` maps its error.
+impl<S, C> IntoStackError<S, C> {
+    /// Maps the service's error with `C`.
     pub(super) const fn mapped(inner: S) -> Self {
         Self {
             inner,
@@ -99,14 +97,14 @@ impl<S, C> Lift<S, C> {
     }
 }
 
-impl<S, C, Req> Service<Req> for Lift<S, C>
+impl<S, C, Req> Service<Req> for IntoStackError<S, C>
 where
     S: Service<Req>,
     C: StackError<S::Error>,
 {
     type Response = S::Response;
     type Error = C::Error;
-    type Future = LiftFuture<S::Future, C>;
+    type Future = IntoStackErrorFuture<S::Future, C>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         self.inner.poll_ready(cx).map_err(C::inner)
@@ -114,24 +112,24 @@ where
 
     fn call(&mut self, request: Req) -> Self::Future {
         let _hidden = CallOptions::hide_all();
-        LiftFuture {
+        IntoStackErrorFuture {
             inner: self.inner.call(request),
             error: PhantomData,
         }
     }
 }
 
-/// The future of [`Lift`].
+/// The future of [`IntoStackError`].
 #[pin_project]
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
-pub struct LiftFuture<F, C = AnyError> {
+pub struct IntoStackErrorFuture<F, C = AnyError> {
     #[pin]
     inner: F,
     error: PhantomData<fn() -> C>,
 }
 
-impl<F, C, T, E> Future for LiftFuture<F, C>
+impl<F, C, T, E> Future for IntoStackErrorFuture<F, C>
 where
     F: Future<Output = Result<T, E>>,
     C: StackError<E>,
@@ -139,7 +137,7 @@ where
     type Output = Result<T, C::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // The innermost part of a stack: the calls that the service makes itself have options of their own.
+        // The innermost part of a stack: the options of this call do not apply to calls that the service makes.
         let _hidden = CallOptions::hide_all();
         self.project().inner.poll(cx).map_err(C::inner)
     }
