@@ -15,10 +15,10 @@ use crate::error::ConfigError;
 /// List only servers that document it. A server that ignores the key executes every retry.
 ///
 /// In a file it is `"unknown"`, `"honored"`, or a list of routes. A route is `[method] [server][path]`:
-/// `https://api.example.com` is all of that server, `POST https://api.example.com/v1/charges` a POST to `/v1/charges` and all
-/// below it (`/v1/charges/42`, not `/v1/chargesheets`), and `/v1/charges` that path on every server of the client. Paths are
-/// compared as they are written. One with a dot segment (`..`) belongs to no route but a whole server, for it may lead out of
-/// any other.
+/// `https://api.example.com` matches every request to that server, `POST https://api.example.com/v1/charges` a POST to
+/// `/v1/charges` and below (`/v1/charges/42`, not `/v1/chargesheets`), and `/v1/charges` that path on every server. Paths are
+/// compared without normalization. A path with a dot segment (`..`) matches only routes without a path, because it may lead
+/// out of any other.
 ///
 /// ```
 /// use buttress::http::IdempotencyKeys;
