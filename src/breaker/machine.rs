@@ -82,7 +82,7 @@ impl Machine {
                 self.half_open(before.saturating_add(1), draw, &mut transitions);
             }
             State::ForcedOpen { until } if now >= until => {
-                self.half_open(0, draw, &mut transitions)
+                self.half_open(0, draw, &mut transitions);
             }
             _ => {}
         }

@@ -99,7 +99,7 @@ impl Recording<'_> {
                 self.histogram(RETRY_WAIT, &[]).record(wait.as_secs_f64());
             }
             Event::RetryStopped { why, .. } => {
-                self.count(RETRY_STOPPED, &[("reason", why.as_str())])
+                self.count(RETRY_STOPPED, &[("reason", why.as_str())]);
             }
             Event::Budget { balance, .. } => self.show_balance(balance),
             Event::BudgetExhausted { balance, .. } => {
