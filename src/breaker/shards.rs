@@ -131,8 +131,9 @@ impl Inner {
             // First, because an observer may panic.
             self.transition.notify_waiters();
             if let Some(sender) = self.watch.get() {
+                // Read under the lock of the channel, so that the last value sent is the newest.
                 sender.send_modify(|state| {
-                    *state = self.with_state(|locked| locked.machine.last_state())
+                    *state = self.with_state(|locked| locked.machine.last_state());
                 });
             }
             let parent = self.source.parent();
