@@ -224,7 +224,7 @@ async fn an_unreadable_record_is_not_run_again_until_it_expires() {
     let token = claim().token;
     let read = store.begin(&key(1), &claim()).await.unwrap_err();
     assert!(
-        matches!(&read, StoreError::Unreadable(why) if why.contains("version 3")),
+        matches!(&read, StoreError::Unreadable(why) if why.contains("version is 3")),
         "{read}"
     );
     let ended = store.complete(&key(1), token, "no".into(), TTL).await;
