@@ -58,7 +58,7 @@ pub struct CallOptions {
     /// and a breaker records the call at the response's head. Default: no.
     pub streams: bool,
     /// The idempotency key of this call, instead of a generated one.
-    pub key: Option<Arc<str>>,
+    pub idempotency_key: Option<Arc<str>>,
 }
 
 /// Without the key, which is a secret.
@@ -80,7 +80,7 @@ impl Default for CallOptions {
             attempt_timeout: None,
             retry: true,
             streams: false,
-            key: None,
+            idempotency_key: None,
         }
     }
 }
@@ -127,14 +127,14 @@ impl CallOptions {
     /// scope: with a `Buffer`, pass the options in the extensions of the request or set the header.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<Arc<str>>) -> Self {
-        self.key = Some(key.into());
+        self.idempotency_key = Some(key.into());
         self
     }
 
     /// A future in which these options are in force. They replace all options of an outer scope, and do not cross
     /// `tokio::spawn`.
     ///
-    /// `timeout` and `key` are read when the service is called. Call it inside the scope, as `oneshot` and
+    /// `timeout` and `idempotency_key` are read when the service is called. Call it inside the scope, as `oneshot` and
     /// `async { service.call(request).await }` do.
     pub fn scope<F: Future>(self, future: F) -> Scoped<Option<Box<OptionsScope>>, F> {
         Scoped::new(Some(Box::new(OptionsScope::new(self))), future)

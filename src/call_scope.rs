@@ -120,7 +120,7 @@ pub struct OptionsScope {
 
 impl OptionsScope {
     pub(crate) fn new(options: CallOptions) -> Self {
-        let key = options.key.map(|text| ScopedKey {
+        let key = options.idempotency_key.map(|text| ScopedKey {
             text,
             used: AtomicBool::new(false),
         });

@@ -67,7 +67,7 @@ pub(crate) async fn drive(at: &str, case: Case) {
         let mut reported = sink.lock().unwrap();
         match event {
             Event::BreakerTransition { transition, .. } => {
-                reported.causes.push(transition.cause.as_str())
+                reported.causes.push(transition.cause.as_str());
             }
             Event::Rejected { .. } => reported.rejections += 1,
             Event::WouldReject { .. } => reported.would_reject += 1,

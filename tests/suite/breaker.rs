@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer, BreakerState, Cause, Window};
+use buttress::event::{Event, subscribe};
 use buttress::testing::{Step, seed};
 use buttress::timeout::{DeadlineLayer, TimeoutLayer};
 use buttress::{Error, ErrorIsTransient, Executed, Outcome, Reason, classify_fn};
@@ -793,4 +794,19 @@ fn handles_permits_and_futures_go_to_other_threads() {
     let key = buttress::gate::by(String::len);
     let keys = buttress::gate::KeyedConfig::default();
     anywhere(Breaker::keyed::<usize, _>("anywhere", three_in_a_row(), keys, key).unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_observer_may_use_the_breaker_whose_event_it_receives() {
+    let breaker = breaker("reentrant", three_in_a_row());
+    let seen = breaker.clone();
+    let subscription = subscribe(move |event: &Event<'_>| {
+        let is_transition = matches!(event, Event::BreakerTransition { .. });
+        if is_transition && &**event.source().name() == "reentrant" {
+            let _ = (seen.state(), seen.snapshot(), seen.try_acquire().is_ok());
+        }
+    });
+    settle(&breaker, 3, Outcome::TRANSIENT);
+    drop(subscription);
+    assert_eq!(breaker.state(), Open);
 }

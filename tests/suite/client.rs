@@ -150,7 +150,7 @@ fn contradictory_limits_are_rejected_with_their_path() {
             config()
                 .proxy(true)
                 .idempotency_keys(IdempotencyKeys::Honored),
-            "`idempotency_keys` is Honored, but it must be `IdempotencyKeys::Unknown`, as `proxy` is set: \
+            "`idempotency_keys` is Honored, but it must be `IdempotencyKeys::Unknown`, because `proxy` is set: \
              a proxy never retries a POST or PATCH",
         ),
         (
@@ -223,7 +223,7 @@ fn debug_shows_the_parts_in_order_with_their_settings() {
     for part in [
         "observe_call: Some(\"shop.call\")",
         "deadline: 10s",
-        "form: Raw",
+        "form: Unquoted",
         "max_attempts: 3",
         "budget: None",
         "probe_idle_timeout: 10s",

@@ -589,3 +589,28 @@ async fn the_standard_stacks_hold_no_place_for_a_call_that_they_reject() {
     let other = tokio::time::timeout(SECOND, limited.oneshot(post())).await;
     assert!(other.is_ok(), "the deadline holds it");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_is_not_cloned_when_an_open_circuit_rejects() {
+    let inner: Inner = Inner::new(|_| good());
+    let handle = breaker("cloned", three_in_a_row());
+    let mut service = BreakerLayer::new(handle.clone(), ErrorIsTransient).layer(inner.clone());
+    service.ready().await.unwrap().call(()).await.unwrap();
+    assert_eq!(inner.clones(), 1, "by the test itself");
+    handle.isolate();
+    for _ in 0..9 {
+        rejection(service.ready().await.unwrap().call(()).await);
+    }
+    assert_eq!(inner.clones(), 1, "the inner service was not polled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_infallible_service_keeps_its_error_type() {
+    let hangs = service_fn(async |_: http::Request<String>| {
+        std::future::pending::<()>().await;
+        Ok::<http::Response<String>, Infallible>(http::Response::default())
+    });
+    let stack = handle_rejections(TimeoutLayer::new("infallible", SECOND)).layer(hangs);
+    let Ok(response) = stack.oneshot(post()).await;
+    assert_eq!(response.status(), 504);
+}

@@ -302,6 +302,11 @@ async fn trailers_end_a_body() {
 
 #[tokio::test(start_paused = true)]
 async fn a_body_that_fails_or_is_dropped_early_has_ended() {
+    async fn drops(request: Request<impl Body>) -> Result<Response<()>, Failing> {
+        tokio::time::sleep(SECOND).await;
+        drop(request);
+        pending().await
+    }
     let inner = service_fn(|request| takes_all(request, None));
     let (sender, request) = upload();
     tokio::spawn(async move {
@@ -312,11 +317,6 @@ async fn a_body_that_fails_or_is_dropped_early_has_ended() {
     is_late(result);
     assert_eq!(took, SECOND + LIMIT);
 
-    async fn drops(request: Request<impl Body>) -> Result<Response<()>, Failing> {
-        tokio::time::sleep(SECOND).await;
-        drop(request);
-        pending().await
-    }
     let (sender, request) = upload();
     let (result, took) = timed(headers().layer(service_fn(drops)).oneshot(request)).await;
     is_late(result);
@@ -326,6 +326,9 @@ async fn a_body_that_fails_or_is_dropped_early_has_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn an_endless_upload_is_not_limited() {
+    async fn early(_: Request<impl Body>) -> Result<Response<()>, Failing> {
+        Ok(Response::new(()))
+    }
     let inner = service_fn(|request| takes_all(request, None));
     let (sender, request) = upload();
     let call = headers().layer(inner).oneshot(request);
@@ -333,9 +336,6 @@ async fn an_endless_upload_is_not_limited() {
     assert!(waited.is_err());
     drop(sender);
     // An early response is a response.
-    async fn early(_: Request<impl Body>) -> Result<Response<()>, Failing> {
-        Ok(Response::new(()))
-    }
     let (_sender, request) = upload();
     headers()
         .layer(service_fn(early))

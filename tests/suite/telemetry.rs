@@ -539,7 +539,9 @@ async fn neither_a_key_nor_a_path_or_query_is_logged_or_recorded() {
 }
 
 /// A recorder that gets its gauges and counters from a closure.
-struct Delegate(Box<dyn Fn(&metrics::Key) -> (metrics::Gauge, metrics::Counter)>);
+struct Delegate(Box<Registers>);
+
+type Registers = dyn Fn(&metrics::Key) -> (metrics::Gauge, metrics::Counter);
 
 impl metrics::Recorder for Delegate {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}

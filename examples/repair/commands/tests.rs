@@ -122,7 +122,7 @@ async fn a_repair_names_the_run_and_waits_for_the_longest_run() {
     let error = repair(&store, "release abababab --run 1")
         .await
         .unwrap_err();
-    assert!(error.contains("may still be at work"), "{error}");
+    assert!(error.contains("may still be running"), "{error}");
     let short = "--max-run 1s release abababab --run 1";
     assert!(repair(&store, short).await.is_err());
     tokio::time::advance(Duration::from_secs(1)).await;
@@ -159,7 +159,7 @@ async fn a_request_is_found_and_its_repetition_gets_the_recorded_response() {
         id.unwrap()
     );
     let error = repair(&store, &record).await.unwrap_err();
-    assert!(error.contains("only a forced repair"), "{error}");
+    assert!(error.contains("force the repair"), "{error}");
     repair(&store, &format!("{record} --force")).await.unwrap();
     let response = pay().await;
     assert_eq!(response.status(), 201);

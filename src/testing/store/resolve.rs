@@ -23,9 +23,7 @@ pub(super) async fn check(store: &dyn Store) {
     check_pairs(store, pairs).await;
 }
 
-fn as_second() -> Option<(Answer, Duration)> {
-    Some((SECOND, HOUR))
-}
+const AS_SECOND: Option<(Answer, Duration)> = Some((SECOND, HOUR));
 
 fn releases() -> Vec<Promise> {
     vec![
@@ -71,7 +69,7 @@ fn records() -> Vec<Promise> {
             [
                 (Begin(0, This, OVER, HOUR), Started(1)),
                 (Begin(1, This, OVER, HOUR), Started(2)),
-                (Resolve(Seen::Open(1, 2), OVER, as_second()), RESOLVED),
+                (Resolve(Seen::Open(1, 2), OVER, AS_SECOND), RESOLVED),
                 (Find, found(2, None, Done(SECOND))),
                 (Renew(1, HOUR, HOUR), Renewed(false)),
                 (Complete(1, FIRST, HOUR), Lost),
@@ -86,7 +84,7 @@ fn records() -> Vec<Promise> {
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Complete(0, FIRST, HOUR), Taken),
                 (Complete(0, FIRST, HOUR), Already(FIRST)),
-                (Resolve(Seen::Done(0, 1), HOUR, as_second()), RESOLVED),
+                (Resolve(Seen::Done(0, 1), HOUR, AS_SECOND), RESOLVED),
                 (Complete(0, FIRST, HOUR), Lost),
                 (Begin(1, This, HOUR, HOUR), Outcome::Done(SECOND)),
                 (Resolve(Seen::Done(0, 1), OVER, None), CHANGED),
@@ -112,10 +110,10 @@ fn refusals() -> Vec<Promise> {
             [
                 (Begin(0, This, HOUR, HOUR), Started(1)),
                 (Resolve(Seen::Open(0, 1), OVER, None), IN_USE),
-                (Resolve(Seen::Current, OVER, as_second()), IN_USE),
+                (Resolve(Seen::Current, OVER, AS_SECOND), IN_USE),
                 (Renew(0, OVER, HOUR), Renewed(true)),
                 (Resolve(Seen::Open(0, 1), HOUR, None), IN_USE),
-                (Resolve(Seen::Open(0, 1), HOUR, as_second()), IN_USE),
+                (Resolve(Seen::Open(0, 1), HOUR, AS_SECOND), IN_USE),
                 (Resolve(Seen::Open(0, 1), Duration::MAX, None), IN_USE),
                 (Find, found(1, Some(0), Stopped)),
                 (Complete(0, FIRST, HOUR), Taken),
@@ -129,20 +127,20 @@ fn refusals() -> Vec<Promise> {
                 (Resolve(Seen::Open(0, 2), OVER, None), CHANGED),
                 (Resolve(Seen::Done(0, 1), OVER, None), CHANGED),
                 (Begin(1, This, HOUR, HOUR), Started(2)),
-                (Resolve(Seen::Open(0, 1), OVER, as_second()), CHANGED),
+                (Resolve(Seen::Open(0, 1), OVER, AS_SECOND), CHANGED),
                 (Complete(1, FIRST, HOUR), Taken),
-                (Resolve(Seen::Open(1, 2), OVER, as_second()), CHANGED),
+                (Resolve(Seen::Open(1, 2), OVER, AS_SECOND), CHANGED),
                 (Find, found(2, Some(1), Done(FIRST))),
             ],
         ),
         promise(
             "a missing record is not resolved",
             [
-                (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
+                (Resolve(Seen::Open(0, 1), OVER, AS_SECOND), MISSING),
                 (Resolve(Seen::Current, OVER, None), MISSING),
                 (Find, Nothing),
                 (Begin(0, This, OVER, OVER), Started(1)),
-                (Resolve(Seen::Open(0, 1), OVER, as_second()), MISSING),
+                (Resolve(Seen::Open(0, 1), OVER, AS_SECOND), MISSING),
                 (Begin(0, This, HOUR, HOUR), Started(1)),
             ],
         ),
@@ -153,7 +151,7 @@ fn pairs() -> Vec<Pair> {
     let begin = |who: usize| Begin(who, This, HOUR, HOUR);
     let left = Begin(0, This, OVER, HOUR);
     let release = Resolve(Seen::Open(0, 1), OVER, None);
-    let record = Resolve(Seen::Open(0, 1), OVER, as_second());
+    let record = Resolve(Seen::Open(0, 1), OVER, AS_SECOND);
     [
         (release.clone(), begin(1)),
         (release.clone(), Renew(0, HOUR, HOUR)),

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use buttress::idempotency::store::future::StoreFuture;
 use buttress::idempotency::store::{
-    Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved, Store, StoreError,
-    Token,
+    Ended, Entry, EntryState, Listed, MemoryStore, RecordKey, Resolve, Resolved, Store, Token,
 };
 use buttress::testing::{check_lookup, check_store};
 use bytes::Bytes;
@@ -98,13 +97,11 @@ impl Store for Faulty {
 
     fn find<'a>(&'a self, key: &'a RecordKey) -> StoreFuture<'a, Option<Entry>> {
         Box::pin(async move {
-            match self.fault {
-                Fault::FindsNothing => Ok(None),
-                _ => {
-                    let found = self.records.find(key).await?;
-                    Ok(found.map(|entry| self.changed(entry)))
-                }
+            if self.fault == Fault::FindsNothing {
+                return Ok(None);
             }
+            let found = self.records.find(key).await?;
+            Ok(found.map(|entry| self.changed(entry)))
         })
     }
 

@@ -67,6 +67,6 @@ async fn fill(store: &dyn Store) {
     assert_eq!(running.unwrap(), Begun::Running);
     let renewed = store.renew(&key(2), second.token, LEASE, TTL).await;
     assert!(renewed.unwrap());
-    tokio::time::advance(TTL - Duration::from_millis(1)).await;
+    tokio::time::advance(TTL.saturating_sub(Duration::from_millis(1))).await;
     assert!(is_full(&store.begin(&key(3), &claim()).await));
 }

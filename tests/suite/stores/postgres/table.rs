@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use buttress::idempotency::store::Store;
 use buttress::idempotency::store::{Begun, Claim, Ended, Fingerprint, Token};
-use buttress::idempotency::store::{PostgresStore, Store};
 use bytes::Bytes;
 
 use super::{
