@@ -137,7 +137,9 @@ pub use self::idempotency_keys::IdempotencyKeys;
 pub use self::problem::rejection_response;
 pub use self::redirects::Redirects;
 pub use self::replay::{Replay, ReplayBody};
-pub(crate) use self::request::{HttpRequest, HttpResponse};
+pub(crate) use self::request::HttpRequest;
+#[cfg(feature = "reqwest")]
+pub(crate) use self::request::HttpResponse;
 pub use self::retry_after::retry_after;
 pub use self::server::config::ServerConfig;
 pub use self::server::stack::{ServerLayer, server};
