@@ -39,7 +39,7 @@ pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
 /// let result = CallOptions::new()
 ///     .timeout(Duration::from_millis(200))
 ///     .retry(false)
-///     .key("order-4711-attempt-of-the-user")
+///     .idempotency_key("order-4711-attempt-of-the-user")
 ///     .scope(async { 42 })
 ///     .await;
 /// # assert_eq!(result, 42);
