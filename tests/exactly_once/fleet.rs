@@ -127,6 +127,11 @@ impl Process {
         })
     }
 
+    /// Ends it after its handlers have ended, so that none of their effects is missed.
+    pub(crate) async fn finish(mut self) -> io::Result<()> {
+        self.child.wait().await.map(drop)
+    }
+
     fn name(&self) -> String {
         name(self.place, self.generation)
     }

@@ -8,6 +8,7 @@ use buttress::idempotency::store::MemoryStore;
 use buttress::idempotency::store::Store;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 
 use crate::ledger::Pen;
 use crate::shop::{Shop, Till};
@@ -39,12 +40,14 @@ pub(crate) enum Records {
     Postgres { url: String, name: String },
 }
 
-/// Serves until it is killed, or its parent is.
+/// Serves until it is killed, or until its input is closed and its handlers have ended. The input closes when the parent waits for
+/// this process, or is killed.
 pub(crate) fn serve(spec: &str) -> io::Result<()> {
     let spec: Spec = serde_json::from_str(spec)?;
+    let (close, closed) = oneshot::channel();
     std::thread::spawn(|| {
         let _ = io::stdin().read_to_end(&mut Vec::new());
-        std::process::exit(0);
+        close.send(())
     });
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -56,7 +59,13 @@ pub(crate) fn serve(spec: &str) -> io::Result<()> {
             println!("{}", listener.local_addr()?);
             io::stdout().flush()?;
             let shop = Shop::new(spec.seed, spec.name, till);
-            shop.serve(store, listener).await
+            let served = shop.clone().serve(store, listener);
+            tokio::select! {
+                served = served => return served,
+                _ = closed => {}
+            }
+            drop(shop.running.write().await);
+            Ok(())
         })
 }
 

@@ -142,8 +142,10 @@ async fn tortured(
     let every = usize::try_from(size.keys)? / (size.kills + 1);
     let killing = tokio::spawn(fleet.clone().kill(spec, processes, every, beginning));
     let took = crowd.run(begun).await?;
-    // They live until here, so no effect comes later.
-    drop(killing.await??);
+    // Handlers whose clients disconnected may still be running. Their effects count too.
+    for process in killing.await?? {
+        process.finish().await?;
+    }
     Ok(Heard {
         crowd,
         kills: fleet.kills(),
