@@ -167,7 +167,7 @@ mod view;
 
 pub use self::config::{Abandoned, BreakerConfig, Window};
 pub use self::permit::BreakerPermit;
-pub use self::policy::Breaker;
+pub use self::policy::{Breaker, StateWatch};
 pub use self::view::Snapshot;
 pub use crate::transition::{BreakerState, Cause};
 

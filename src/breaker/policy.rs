@@ -5,10 +5,12 @@ use std::hash::Hash;
 use std::panic::Location;
 use std::sync::{Arc, OnceLock, Weak};
 
+use tokio::sync::watch;
+
 use super::config::BreakerConfig;
 use super::permit::BreakerPermit;
 use super::shard::Shard;
-use super::shards::Inner;
+use super::shards::{Inner, Newest};
 use super::ticket::Transitions;
 use super::view::Snapshot;
 use crate::clock::Now;
@@ -214,22 +216,20 @@ impl Breaker {
             .with_state_mut(|locked, _| (locked.machine.snapshot(now), Transitions::default()))
     }
 
-    /// The state after the last transition, to wait for the next one. Of several transitions only the newest state is
-    /// received. Waiting ends with an error when all handles are dropped and no call is in flight.
+    /// Waits for state transitions, from now on.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), buttress::ConfigError> {
     /// use buttress::breaker::{Breaker, BreakerConfig, BreakerState};
     ///
     /// let breaker = Breaker::new("payments", BreakerConfig::default())?;
-    /// let mut state = breaker.watch();
+    /// let mut states = breaker.watch();
     /// breaker.isolate();
-    /// assert!(state.changed().await.is_ok());
-    /// assert_eq!(*state.borrow(), BreakerState::Isolated);
+    /// assert_eq!(states.changed().await, Some(BreakerState::Isolated));
     /// # Ok(()) }
     /// ```
-    pub fn watch(&self) -> tokio::sync::watch::Receiver<BreakerState> {
-        self.shared().watch()
+    pub fn watch(&self) -> StateWatch {
+        StateWatch(self.shared().watch())
     }
 
     #[inline]
@@ -300,5 +300,24 @@ impl fmt::Debug for Breaker {
             .field("name", self.name())
             .field("state", &self.state())
             .finish_non_exhaustive()
+    }
+}
+
+/// Waits for the state transitions of a breaker. Made by [`Breaker::watch`].
+///
+/// It returns copies of the state: a reference into the channel would block the next transition, and the call that causes it.
+#[derive(Clone, Debug)]
+pub struct StateWatch(watch::Receiver<Newest>);
+
+impl StateWatch {
+    /// Waits for the next transition and returns the state after it. Of several transitions since the last call, only the newest
+    /// state is returned. `None`: all handles are dropped and no call is in flight, so no transition follows.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the next call returns the same transition.
+    pub async fn changed(&mut self) -> Option<BreakerState> {
+        self.0.changed().await.ok()?;
+        Some(self.0.borrow_and_update().1)
     }
 }

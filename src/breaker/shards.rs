@@ -20,6 +20,9 @@ use crate::event::{BreakerState, Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
+/// The number of a transition, and the state after it.
+pub(super) type Newest = (u64, BreakerState);
+
 /// The state that all handles and permits of a circuit share.
 pub(super) struct Inner {
     pub(super) source: Source,
@@ -31,8 +34,8 @@ pub(super) struct Inner {
     slow_call: AtomicU64,
     locked: Mutex<Locked>,
     pub(super) transition: Notify,
-    /// Created by the first call of `watch`.
-    watch: OnceLock<watch::Sender<BreakerState>>,
+    /// The newest transition: its number and the state after it. Created by the first call of `watch`.
+    watch: OnceLock<watch::Sender<Newest>>,
 }
 
 pub(super) struct Locked {
@@ -131,10 +134,7 @@ impl Inner {
             // First, because an observer may panic.
             self.transition.notify_waiters();
             if let Some(sender) = self.watch.get() {
-                // Read under the lock of the channel, so that the last value sent is the newest.
-                sender.send_modify(|state| {
-                    *state = self.with_state(|locked| locked.machine.last_state());
-                });
+                self.send_newest(sender);
             }
             let parent = self.source.parent();
             let all = || transitions.into_iter().chain(further);
@@ -159,12 +159,23 @@ impl Inner {
         result
     }
 
-    pub(super) fn watch(&self) -> watch::Receiver<BreakerState> {
-        let last = || self.with_state(|locked| locked.machine.last_state());
-        let sender = self.watch.get_or_init(|| watch::Sender::new(last()));
+    pub(super) fn watch(&self) -> watch::Receiver<Newest> {
+        let sender = self.watch.get_or_init(|| watch::Sender::new(self.newest()));
         // A transition while the channel was being created was not sent.
-        sender.send_if_modified(|state| std::mem::replace(state, last()) != *state);
+        self.send_newest(sender);
         sender.subscribe()
+    }
+
+    /// Sends the newest transition unless it was sent. It is read under the lock of the channel, so that no older one follows.
+    fn send_newest(&self, sender: &watch::Sender<Newest>) {
+        sender.send_if_modified(|last| {
+            let newest = self.newest();
+            std::mem::replace(last, newest).0 != newest.0
+        });
+    }
+
+    fn newest(&self) -> Newest {
+        self.with_state(|locked| (locked.machine.sequence, locked.machine.last_state()))
     }
 
     /// Wakes services that wait for a place of a probe: giving one back may cause no transition.
@@ -216,8 +227,7 @@ impl Inner {
 
 impl Refresh for Inner {
     fn refresh(&self) {
-        let (sequence, state) =
-            self.with_state(|locked| (locked.machine.sequence, locked.machine.last_state()));
+        let (sequence, state) = self.newest();
         emit(&Event::BreakerState {
             source: &self.source,
             sequence,

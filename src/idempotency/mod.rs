@@ -93,8 +93,8 @@ pub use self::server::lookup;
 pub(crate) use self::server::remove_ticket;
 #[cfg(feature = "idempotency")]
 pub use self::server::{
-    AfterCrash, HeaderPolicy, Idempotency, IdempotencyConfig, IdempotencyLayer, Normalize,
-    Operation, OperationRejection, Scope, StoragePolicy, StoredBody,
+    AfterCrash, HeaderPolicy, IdempotencyConfig, IdempotencyLayer, Normalize, Operation,
+    OperationRejection, Scope, StoragePolicy, StoredBody,
 };
 
 /// Futures of the services in this module.

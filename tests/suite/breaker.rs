@@ -489,24 +489,18 @@ async fn every_transition_is_reported_with_its_number_and_its_cause() {
     );
 }
 
-/// The state after the next transition; `None` if there will be none.
-async fn next(states: &mut tokio::sync::watch::Receiver<BreakerState>) -> Option<BreakerState> {
-    states.changed().await.ok()?;
-    Some(*states.borrow())
-}
-
 #[tokio::test(start_paused = true)]
 async fn watch_waits_for_the_next_transition() {
     let breaker = breaker("awaited", three_in_a_row());
     let mut states = breaker.watch();
     assert!(poll(pin!(states.changed())).is_pending());
     let mut elsewhere = breaker.watch();
-    let waiting = tokio::spawn(async move { next(&mut elsewhere).await });
+    let waiting = tokio::spawn(async move { elsewhere.changed().await });
     tokio::task::yield_now().await;
     settle(&breaker, 3, Outcome::TRANSIENT);
     assert_eq!(waiting.await.unwrap(), Some(Open));
     assert_eq!(
-        next(&mut states).await,
+        states.changed().await,
         Some(Open),
         "though a wait was dropped"
     );
@@ -516,7 +510,7 @@ async fn watch_waits_for_the_next_transition() {
         "there was no call"
     );
     settle(&breaker, 1, Outcome::SUCCESS);
-    assert_eq!(next(&mut states).await, Some(Closed), "the newest of two");
+    assert_eq!(states.changed().await, Some(Closed), "the newest of two");
     assert!(poll(pin!(states.changed())).is_pending());
 }
 
@@ -527,8 +521,8 @@ async fn waiting_for_a_transition_ends_when_all_handles_are_dropped() {
     let mut unseen = breaker.watch();
     let (clone, permit) = (breaker.clone(), breaker.try_acquire().unwrap());
     let waiting = tokio::spawn(async move {
-        assert_eq!(next(&mut states).await, Some(Isolated));
-        next(&mut states).await
+        assert_eq!(states.changed().await, Some(Isolated));
+        states.changed().await
     });
     tokio::task::yield_now().await;
     breaker.isolate();
@@ -538,8 +532,8 @@ async fn waiting_for_a_transition_ends_when_all_handles_are_dropped() {
     drop(clone);
     permit.settle(Outcome::TRANSIENT);
     assert_eq!(waiting.await.unwrap(), None);
-    assert_eq!(next(&mut unseen).await, Some(Isolated));
-    assert_eq!(next(&mut unseen).await, None);
+    assert_eq!(unseen.changed().await, Some(Isolated));
+    assert_eq!(unseen.changed().await, None);
 }
 
 // ── manual ──

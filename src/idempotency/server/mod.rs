@@ -41,7 +41,7 @@ pub use self::config::{AfterCrash, IdempotencyConfig};
 pub use self::future::IdempotencyFuture;
 #[cfg(feature = "postgres")]
 pub(in crate::idempotency) use self::joined::finish;
-pub use self::layer::{Idempotency, IdempotencyLayer};
+pub use self::layer::IdempotencyLayer;
 pub use self::normalize::Normalize;
 pub(crate) use self::operation::remove_ticket;
 pub use self::operation::{Operation, OperationRejection};
