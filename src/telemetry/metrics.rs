@@ -135,7 +135,7 @@ impl Recording<'_> {
                 // Without the name: a flood of keys would leave a series for each.
                 self.count_unnamed(EVICTED, Label::from_static_parts("layer", layer.1));
                 // The facade cannot delete a series, but 0 is not wrong.
-                if let Server::Own(_) = self.series.server {
+                if self.series.is_shown.swap(false, Ordering::AcqRel) {
                     let name = if layer.1 == "budget" { BALANCE } else { STATE };
                     self.gauge(name, &[]).set(0.0);
                     // If the key comes back, its transitions are numbered from the start.
@@ -150,6 +150,7 @@ impl Recording<'_> {
     /// Of a keyed breaker, only labeled servers have a state of their own.
     fn show_state(&self, sequence: u64, state: BreakerState) {
         if self.source.key().is_none() || matches!(self.series.server, Server::Own(_)) {
+            self.shown();
             let gauge = self.gauge(STATE, &[]);
             self.series.show(&gauge, sequence, state);
         }
@@ -157,7 +158,15 @@ impl Recording<'_> {
 
     fn show_balance(&self, balance: f64) {
         if !matches!(self.series.server, Server::Other) {
+            self.shown();
             self.gauge(BALANCE, &[]).set(balance);
+        }
+    }
+
+    /// Only labeled servers: the eviction of any other key says nothing about the gauge that it shared.
+    fn shown(&self) {
+        if let Server::Own(_) = self.series.server {
+            self.series.is_shown.store(true, Ordering::Release);
         }
     }
 

@@ -1,7 +1,7 @@
 //! The series of each source: its labels, and the newest state in its gauge.
 
 use std::borrow::Cow;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hashbrown::HashMap;
@@ -20,8 +20,12 @@ pub(super) struct Series {
     keys: [OnceLock<Key>; FREQUENT.len()],
     /// 0, or one more than: the number of the newest transition, and below it, in [`LEVEL_BITS`], the level it led to.
     pub(super) newest: AtomicU64,
+    /// Whether the gauge of a labeled server was written, so that its eviction has something to reset.
+    pub(super) is_shown: AtomicBool,
     /// The series of the keys with a label of their own.
     servers: Mutex<HashMap<Box<str>, Arc<Series>>>,
+    /// The series of all other keys.
+    other: OnceLock<Arc<Series>>,
 }
 
 /// The metrics that come with each call, by the value of their last label. Their keys are cached: a successful call
@@ -72,18 +76,17 @@ impl Series {
         if let Some(known) = servers.get(key) {
             return Arc::clone(known);
         }
-        let is_full = servers.len() >= max;
-        let series = Arc::new(Self {
-            server: if is_full {
-                Server::Other
-            } else {
-                Server::Own(key.into())
-            },
-            ..Self::default()
-        });
-        if !is_full {
-            servers.insert(key.into(), Arc::clone(&series));
+        let new = |server| {
+            Arc::new(Self {
+                server,
+                ..Self::default()
+            })
+        };
+        if servers.len() >= max {
+            return Arc::clone(self.other.get_or_init(|| new(Server::Other)));
         }
+        let series = new(Server::Own(key.into()));
+        servers.insert(key.into(), Arc::clone(&series));
         series
     }
 
