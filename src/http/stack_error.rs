@@ -74,10 +74,17 @@ impl<E> StackError<E> for AnyError {
 
 /// Maps the error of a service with `C`, see [`StackError`]. Does what `.map_err(Error::Inner)` does, as a type that a stack
 /// can name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct IntoStackError<S, C = AnyError> {
     inner: S,
     error: PhantomData<fn() -> C>,
+}
+
+/// Not derived: the mapping `C` need not be `Clone`.
+impl<S: Clone, C> Clone for IntoStackError<S, C> {
+    fn clone(&self) -> Self {
+        Self::mapped(self.inner.clone())
+    }
 }
 
 impl<S> IntoStackError<S> {

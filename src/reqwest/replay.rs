@@ -61,7 +61,7 @@ impl ReplayPolicy<Request> for Replay {
         if let Some(buffer) = &saved.body {
             *request.body_mut() = Some(Body::wrap(buffer.again()?));
         }
-        Self::replay_headers(request.headers_mut());
+        self.replay_headers(request.headers_mut());
         Some(request)
     }
 

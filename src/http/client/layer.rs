@@ -38,13 +38,24 @@ pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 /// `R` decides how requests are replayed, `C` classifies results: [`replay`](Self::replay) and [`classify`](Self::classify)
 /// replace them. `M` maps the errors of the service: `ByStatus` returns a [`BoxError`](crate::BoxError) as it is and, like `ByGrpcStatus`,
 /// maps any other error to [`Error::Inner`](crate::Error::Inner).
-#[derive(Clone)]
 pub struct ClientLayer<R = Replay, C = ByStatus, M = C> {
     pub(super) parts: Inner,
     pub(super) retry: RetryLayer<R, C, Option<Budgets>, Drain>,
     /// The classifier of all parts but the retries.
     classify: C,
     error: PhantomData<fn() -> M>,
+}
+
+/// Not derived: the replay policy need not be `Clone`.
+impl<R, C: Clone, M> Clone for ClientLayer<R, C, M> {
+    fn clone(&self) -> Self {
+        Self {
+            parts: self.parts.clone(),
+            retry: self.retry.clone(),
+            classify: self.classify.clone(),
+            error: PhantomData,
+        }
+    }
 }
 
 /// The parts that depend neither on the replay policy nor on the classifier.

@@ -31,11 +31,17 @@ type Limited<S, M> = Timeout<PropagateDeadline<IntoStackError<S, M>>>;
 type Observing<S, C> = Gate<S, Option<Observed>, C, AtFinalOutcome>;
 
 /// A client behind the standard stack. Made by [`ClientLayer`](crate::http::ClientLayer).
-#[derive(Clone)]
 pub struct ClientService<S, R = Replay, C = ByStatus, M = C> {
     stack: Stack<S, R, C, M>,
     /// Where the caller's deadline is found in a request.
     out: PropagateDeadlineLayer,
+}
+
+/// Not derived: the replay policy need not be `Clone`.
+impl<S: Clone, R, C: Clone, M> Clone for ClientService<S, R, C, M> {
+    fn clone(&self) -> Self {
+        Self::new(self.stack.clone(), self.out.clone())
+    }
 }
 
 impl<S, R, C, M> ClientService<S, R, C, M> {

@@ -64,7 +64,7 @@ pub fn grpc(
         .idempotent(no_method)
 }
 
-impl<M> ClientLayer<Replay, ByGrpcStatus, M> {
+impl<C: Clone, M> ClientLayer<Replay, C, M> {
     /// The gRPC methods that are safe to retry: see [`Replay::grpc`]. Call it before
     /// [`map_request_body`](Self::map_request_body).
     ///

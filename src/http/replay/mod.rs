@@ -234,20 +234,18 @@ impl Replay {
 
     /// Prepares the head of a further attempt.
     fn replay_head<B>(&self, request: &mut Request<B>) {
-        let call = Call::current();
-        Self::replay_headers(request.headers_mut());
-        // A free retry of an attempt that was not executed has the number of that attempt.
-        let previous = call.attempt.saturating_sub(1);
-        if self.grpc.is_some() && previous > 0 {
-            let headers = request.headers_mut();
-            headers.insert(PREVIOUS_ATTEMPTS, previous.into());
-        }
-        request.extensions_mut().insert(call);
+        self.replay_headers(request.headers_mut());
+        request.extensions_mut().insert(Call::current());
     }
 
     /// Prepares the headers of a further attempt.
-    pub(crate) fn replay_headers(headers: &mut HeaderMap) {
+    pub(crate) fn replay_headers(&self, headers: &mut HeaderMap) {
         headers.remove(EARLY_DATA);
+        // A free retry of an attempt that was not executed has the number of that attempt.
+        let previous = Call::current().attempt.saturating_sub(1);
+        if self.grpc.is_some() && previous > 0 {
+            headers.insert(PREVIOUS_ATTEMPTS, previous.into());
+        }
     }
 
     /// Whether a saved request is safe to send again after a failure that the service may have acted on. The key is parsed
