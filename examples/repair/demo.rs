@@ -231,7 +231,7 @@ async fn repair(file: &Path, line: &str) -> Result<String, Error> {
     let done = commands::run(&layer, cli.command).await;
     let text = match &done {
         Ok(text) => text.clone(),
-        Err(error) => format!("error: {error}"),
+        Err(error) => format!("error: {}", crate::chain(&**error)),
     };
     for line in text.lines() {
         println!("   {line}");

@@ -64,8 +64,8 @@ pub enum RepairError {
         max: usize,
     },
     /// The store failed. The repair may have been applied: look up the record again.
-    #[error("the repair failed and may have been applied, so look up the record again: {0}")]
-    Store(StoreError),
+    #[error("the repair failed and may have been applied: look up the record again")]
+    Store(#[source] StoreError),
 }
 
 impl Repair {
