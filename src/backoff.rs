@@ -34,7 +34,10 @@ use crate::clock::nanos;
 use crate::error::ConfigError;
 use crate::growth::Growth;
 
-/// A schedule of waits.
+/// A schedule of waits, made by [`constant`](Self::constant), [`linear`](Self::linear) or [`exponential`](Self::exponential).
+/// Default: exponential, twice as long each time.
+///
+/// In a file, `growth` is `"constant"`, `{ linear = { step = "1s" } }` or `{ exponential = { factor = 2.0 } }`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[cfg_attr(
     feature = "serde",
@@ -43,10 +46,7 @@ use crate::growth::Growth;
 )]
 #[non_exhaustive]
 pub struct Backoff {
-    /// How the waits grow from one retry to the next: [`constant`](Self::constant), [`linear`](Self::linear) or
-    /// [`exponential`](Self::exponential). In a file: `"constant"`, `{ linear = { step = "1s" } }` or
-    /// `{ exponential = { factor = 2.0 } }`. Default: twice as long each time.
-    pub growth: Growth,
+    growth: Growth,
     /// The wait before the first retry, jitter aside. From 0 to `cap`. Default 50 ms.
     #[cfg_attr(feature = "serde", serde(with = "humantime_serde"))]
     pub base: Duration,
@@ -105,18 +105,23 @@ impl Backoff {
 
     /// Waits that grow by `step`, starting from `base`.
     pub fn linear(base: Duration, step: Duration) -> Self {
-        Self::default().growth(Growth::Linear { step }).base(base)
+        Self {
+            growth: Growth::Linear { step },
+            base,
+            ..Self::default()
+        }
     }
 
     /// Waits that are `factor` times as long as the one before, starting from `base`.
     pub fn exponential(base: Duration, factor: f64) -> Self {
-        Self::default()
-            .growth(Growth::Exponential { factor })
-            .base(base)
+        Self {
+            growth: Growth::Exponential { factor },
+            base,
+            ..Self::default()
+        }
     }
 
     setters! {
-        growth: Growth,
         base: Duration,
         cap: Duration,
         jitter: Jitter,

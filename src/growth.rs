@@ -10,7 +10,7 @@ use std::time::Duration;
     serde(rename_all = "snake_case")
 )]
 #[non_exhaustive]
-pub enum Growth {
+pub(crate) enum Growth {
     /// No growth: every wait is `base`.
     Constant,
     /// By the same step each time: `base + (n − 1) · step`.

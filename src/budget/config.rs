@@ -43,7 +43,7 @@ pub struct BudgetConfig {
 #[cfg_attr(
     feature = "serde",
     derive(serde::Serialize, serde::Deserialize),
-    serde(rename_all = "snake_case")
+    serde(rename_all = "snake_case", deny_unknown_fields)
 )]
 #[non_exhaustive]
 pub enum Rule {
@@ -131,11 +131,11 @@ impl BudgetConfig {
             Rule::InFlight { ratio, floor } => {
                 ConfigError::unless(
                     RATIOS.contains(&ratio),
-                    "in_flight.ratio",
+                    "rule.in_flight.ratio",
                     &ratio,
                     "from 0.001 to 10",
                 )?;
-                ConfigError::unless(floor >= 1, "in_flight.floor", &floor, "at least 1")
+                ConfigError::unless(floor >= 1, "rule.in_flight.floor", &floor, "at least 1")
             }
         }
     }
@@ -180,11 +180,11 @@ mod tests {
             (ok.ttl(Duration::ZERO), "ttl"),
             (ok.cost(0), "cost"),
             (ok.cost(11), "cost"),
-            (BudgetConfig::concurrent(0.2, 0), "in_flight.floor"),
+            (BudgetConfig::concurrent(0.2, 0), "rule.in_flight.floor"),
         ];
         for bad in [0.0, -1.0, 0.0001, 10.1, f64::NAN, f64::INFINITY] {
             rows.push((ok.ratio(bad), "ratio"));
-            rows.push((BudgetConfig::concurrent(bad, 3), "in_flight.ratio"));
+            rows.push((BudgetConfig::concurrent(bad, 3), "rule.in_flight.ratio"));
             rows.push((BudgetConfig::throttle(10, bad), "ratio"));
         }
         for bad in [0.0, -1.0, 1e7, f64::NAN, f64::INFINITY] {

@@ -95,6 +95,10 @@ fn an_error_names_the_field() {
         ("atempt = \"1s\"", "unknown field `atempt`"),
         ("[breaker]\nopen = \"1s\"", "unknown field `open`"),
         ("[retry.backoff]\nbsae = \"1s\"", "unknown field `bsae`"),
+        (
+            "[budget]\nrule = { in_flight = { ratio = 0.1, flor = 1 } }",
+            "flor, available keys: ratio, floor",
+        ),
         ("breaker = \"of\"", "string \"of\""),
         ("breaker = true", "boolean `true`"),
         ("attempt = \"forever\"", "or \"none\""),
@@ -131,9 +135,9 @@ fn maybe<T: std::fmt::Debug>(of: impl Strategy<Value = T>) -> impl Strategy<Valu
 
 fn retry() -> impl Strategy<Value = RetryConfig> {
     let growth = prop_oneof![
-        Just(Backoff::constant(Duration::ZERO).growth),
-        time().prop_map(|step| Backoff::linear(Duration::ZERO, step).growth),
-        number().prop_map(|factor| Backoff::exponential(Duration::ZERO, factor).growth),
+        Just(Backoff::constant(Duration::ZERO)),
+        time().prop_map(|step| Backoff::linear(Duration::ZERO, step)),
+        number().prop_map(|factor| Backoff::exponential(Duration::ZERO, factor)),
     ];
     let jitter = prop_oneof![
         Just(Jitter::None),
@@ -141,10 +145,8 @@ fn retry() -> impl Strategy<Value = RetryConfig> {
         Just(Jitter::Equal),
         Just(Jitter::Decorrelated),
     ];
-    let backoff = (growth, time(), time(), jitter).prop_map(|(growth, base, cap, jitter)| {
-        let backoff = Backoff::default().growth(growth).base(base);
-        backoff.cap(cap).jitter(jitter)
-    });
+    let backoff = (growth, time(), time(), jitter)
+        .prop_map(|(growth, base, cap, jitter)| growth.base(base).cap(cap).jitter(jitter));
     (
         any::<u32>(),
         backoff,
