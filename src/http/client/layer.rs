@@ -18,15 +18,15 @@ use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
 use crate::http::Drain;
+use crate::http::client::stack_error::IntoStackError;
 use crate::http::deadline::PropagateDeadlineLayer;
-use crate::http::replay::{Replay, ReplayAs};
-use crate::http::shown::Shown;
-use crate::http::stack_error::IntoStackError;
+use crate::http::replay::{map_body::ReplayAs, policy::Replay};
 use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::live_names::register_stack;
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
+use crate::timeout::ShownLimit;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
 pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
@@ -260,17 +260,17 @@ impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
         f.debug_struct("ClientLayer")
             .field("name", &parts.name)
             .field("observe_call", &observed(&parts.call))
-            .field("deadline", &Shown(parts.deadline.total()))
+            .field("deadline", &ShownLimit(parts.deadline.total()))
             .field("idempotency_key", &parts.key)
             .field("retry", &config.retry.map(|_| self.retry.config()))
             .field("budget", &first_budget.map(RetryBudget::config))
             .field("breaker", &first_breaker.map(Breaker::config))
             .field("authorities", &config.authorities)
             .field("count_429", &config.count_429)
-            .field("body_idle", &Shown(parts.body.idle()))
+            .field("body_idle", &ShownLimit(parts.body.idle()))
             .field("observe_attempt", &observed(&parts.attempt))
             .field("attempt_span", &config.spans)
-            .field("attempt", &Shown(parts.timeout.limit()))
+            .field("attempt", &ShownLimit(parts.timeout.limit()))
             .field("deadline_header", &parts.out.header())
             .finish_non_exhaustive()
     }

@@ -6,8 +6,8 @@ use ::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY
 use ::http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
-use super::handle_rejections::Respond;
 use crate::error::{Quota, Reason, Rejected};
+use crate::http::reject::layer::Respond;
 
 /// Responds with `application/problem+json`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,7 +49,7 @@ impl<B: From<String>> Respond<B> for Problem {
 }
 
 /// The response to a rejected call, with the status, `Retry-After` and `application/problem+json` body of
-/// [`handle_rejections`](super::handle_rejections()). For a handler that forwards the rejection of a call that it made.
+/// [`handle_rejections`](crate::http::handle_rejections()). For a handler that forwards the rejection of a call that it made.
 ///
 /// The body's `detail` names the layer, and for a keyed layer the server behind it. Remove it from responses to untrusted callers.
 ///

@@ -5,8 +5,9 @@ use std::fmt;
 use ::http::Request;
 use http_body::Body;
 
-use super::body::{BodyBuffer, ReplayBody};
-use super::{Replay, Saved};
+use crate::http::replay::body::{BodyBuffer, ReplayBody};
+use crate::http::replay::policy::Replay;
+use crate::http::replay::safety::Saved;
 use crate::outcome::Outcome;
 use crate::retry::ReplayPolicy;
 
@@ -40,9 +41,18 @@ pub struct ReplayAs<W> {
     wrap: W,
 }
 
-impl<W> ReplayAs<W> {
-    pub(super) const fn new(replay: Replay, wrap: W) -> Self {
-        Self { replay, wrap }
+impl Replay {
+    /// For requests whose body cannot be cloned: every attempt's body is a [`ReplayBody`], which `wrap` maps to the
+    /// body type of the inner service.
+    ///
+    /// | inner service | `wrap` |
+    /// |---|---|
+    /// | tonic's `Channel` | `tonic::body::Body::new` |
+    /// | an axum `Router` | `axum::body::Body::new` |
+    /// | hyper's client, or any that takes every body | `std::convert::identity`: it takes `Request<ReplayBody<B>>` |
+    #[must_use]
+    pub fn map_request_body<W>(self, wrap: W) -> ReplayAs<W> {
+        ReplayAs { replay: self, wrap }
     }
 }
 

@@ -9,18 +9,18 @@ use crate::timeout::TimeoutLayer;
 
 /// Sets the limit of the timeout around it as the deadline of the inner service.
 #[derive(Clone, Debug)]
-pub(super) struct Within<S> {
+pub(in crate::http::server) struct HandlerDeadline<S> {
     inner: S,
     timeout: TimeoutLayer,
 }
 
-impl<S> Within<S> {
-    pub(super) const fn new(inner: S, timeout: TimeoutLayer) -> Self {
+impl<S> HandlerDeadline<S> {
+    pub(in crate::http::server) const fn new(inner: S, timeout: TimeoutLayer) -> Self {
         Self { inner, timeout }
     }
 }
 
-impl<S: Service<Req>, Req> Service<Req> for Within<S> {
+impl<S: Service<Req>, Req> Service<Req> for HandlerDeadline<S> {
     type Response = S::Response;
     type Error = S::Error;
     type Future = DeadlineScope<S::Future>;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use ::http::{Method, Uri};
 
-use super::authority::Authority;
-use super::request::HttpRequest;
 use crate::error::ConfigError;
+use crate::http::authority::Authority;
+use crate::http::request::HttpRequest;
 
 /// Which servers execute a request with an idempotency key once, however often it is sent.
 ///

@@ -7,10 +7,10 @@ use crate::chain::Dyn;
 use crate::outcome::{Outcome, RetryAdvice};
 
 /// The request, its body or a setting of the client is at fault. Another attempt would fail in the same way.
-pub(super) const OWN_FAULT: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
+pub(in crate::http) const OWN_FAULT: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
 /// The outcome of an error of this type, if it was caused on the client's side.
-pub(super) fn of_own(error: &Dyn) -> Option<Outcome> {
+pub(in crate::http) fn of_own(error: &Dyn) -> Option<Outcome> {
     #[cfg(feature = "tower")]
     if error.is::<::tower::load_shed::error::Overloaded>() {
         return Some(OWN_FAULT.not_executed());
@@ -37,7 +37,7 @@ pub(super) fn of_own(error: &Dyn) -> Option<Outcome> {
 /// Whether the client's side has caused this: hyper resets a stream whose request body has failed, and h2 refuses requests
 /// that it cannot send.
 #[cfg(feature = "http2")]
-pub(super) fn is_users(error: &h2::Error) -> bool {
+pub(in crate::http) fn is_users(error: &h2::Error) -> bool {
     // An error that consists of a reason alone does not reveal its side.
     let is_bare_reason = error.reason().is_some() && !error.is_reset() && !error.is_go_away();
     !(error.is_remote() || error.is_library() || error.is_io() || is_bare_reason)

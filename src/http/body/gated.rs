@@ -9,15 +9,15 @@ use ::http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
-use super::body_end::{BodyEnd, Carried, ClassifyEnd, Unwinding, abandon, fail, settle};
-use super::body_limits::{BodyAlarm, Limits};
-use super::final_outcome::FinalOutcome;
-use super::request::HttpResponse;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::{CallError, Error, Reason, Rejected};
 use crate::event::Source;
 use crate::gate::{Finish, Permit};
+use crate::http::body::end::{BodyEnd, Carried, ClassifyEnd, Unwinding, abandon, fail, settle};
+use crate::http::body::final_outcome::FinalOutcome;
+use crate::http::body::limits::{BodyAlarm, Limits};
+use crate::http::request::HttpResponse;
 use crate::outcome::{Classify, Kind, judge};
 use crate::timeout::Limit;
 

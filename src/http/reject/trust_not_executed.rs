@@ -10,14 +10,14 @@ use pin_project::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::authority::Authority;
-use super::marks::{NOT_EXECUTED, NotExecuted};
-use super::request::{HttpRequest, HttpResponse};
+use crate::http::authority::Authority;
+use crate::http::reject::retry_headers::{NOT_EXECUTED, NotExecuted};
+use crate::http::request::{HttpRequest, HttpResponse};
 
 /// Trusts some servers that report that they did not execute a request. Put it next to the client.
 ///
-/// They report it with `x-buttress-not-executed: 1`, as [`handle_rejections`](super::handle_rejections) does with
-/// [`not_executed_header`](super::HandleRejectionsLayer::not_executed_header). [`ByStatus`](super::ByStatus) then classifies the failure
+/// They report it with `x-buttress-not-executed: 1`, as [`handle_rejections`](crate::http::handle_rejections) does with
+/// [`not_executed_header`](crate::http::HandleRejectionsLayer::not_executed_header). [`ByStatus`](crate::http::ByStatus) then classifies the failure
 /// as overloaded, and a retry layer may retry the request whatever its method. From any other server, the header is ignored.
 /// It is removed in either case, because it concerns this hop only.
 ///

@@ -11,7 +11,7 @@ use sfv::{BareItem, List, ListEntry, Parser};
 ///
 /// A spent policy without a reset time (`t`) resets at the end of its window (`w`) at the latest, if a
 /// `RateLimit-Policy` names one. The headers of a response from a cache are ignored, because its quota is out of date.
-pub(super) fn reset(headers: &HeaderMap, limited: bool) -> Option<Duration> {
+pub(in crate::http) fn reset(headers: &HeaderMap, limited: bool) -> Option<Duration> {
     if headers.get(AGE).is_some_and(|age| age != "0") {
         return None;
     }

@@ -1,9 +1,9 @@
 //! Layers around a service that never fails: rejections become responses.
 
-use super::marks::{mark_passed, mark_refused, veto, watch_spent};
-use super::problem::Problem;
-use super::request::HttpRequest;
-use super::stack_error::IntoStackError;
+use crate::http::client::stack_error::IntoStackError;
+use crate::http::reject::problem::Problem;
+use crate::http::reject::retry_headers::{mark_passed, mark_refused, veto, watch_spent};
+use crate::http::request::HttpRequest;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -45,7 +45,7 @@ use crate::outcome::Executed;
 /// response's body must be `From<String>`, as axum's and `http_body_util::Full` are. The response to a HEAD request has the
 /// `Content-Length` of that body, and no body.
 ///
-/// The rejection of a call that was not executed is marked in the response's extensions, where [`ByStatus`](super::ByStatus)
+/// The rejection of a call that was not executed is marked in the response's extensions, where [`ByStatus`](crate::http::ByStatus)
 /// finds it: an outer gate does not count it as a failure of the service. To report it to clients, see
 /// [`HandleRejectionsLayer::not_executed_header`].
 ///
@@ -93,7 +93,7 @@ struct Responder<R> {
 }
 
 impl<L, R> HandleRejectionsLayer<L, R> {
-    pub(super) const fn new(layers: L, respond: R) -> Self {
+    pub(in crate::http) const fn new(layers: L, respond: R) -> Self {
         Self {
             layers,
             responder: Responder {
@@ -106,7 +106,7 @@ impl<L, R> HandleRejectionsLayer<L, R> {
 
     /// Whether the response to a call that was not executed carries `x-buttress-not-executed: 1`. Default: no.
     ///
-    /// A client that trusts it ([`TrustNotExecutedLayer`](super::TrustNotExecutedLayer)) may then retry even a POST. The header
+    /// A client that trusts it ([`TrustNotExecutedLayer`](crate::http::TrustNotExecutedLayer)) may then retry even a POST. The header
     /// concerns one hop: it is always removed from the service's own responses, which may come from another server.
     #[must_use]
     pub const fn not_executed_header(mut self, not_executed_header: bool) -> Self {

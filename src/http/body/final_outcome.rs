@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use ::http::Extensions;
 
-use super::body_end::ClassifyEnd;
-use super::request::HttpResponse;
 use crate::budget::RetryBudget;
 use crate::call::CallOptions;
 use crate::clock::Now;
 use crate::error::CallError;
 use crate::gate::{AtResult, Finish, Permit};
+use crate::http::body::end::ClassifyEnd;
+use crate::http::request::HttpResponse;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 use crate::sync::Mutex;
 use crate::telemetry::Observation;

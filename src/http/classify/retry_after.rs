@@ -5,9 +5,9 @@ use std::time::{Duration, SystemTime};
 use ::http::StatusCode;
 use ::http::header::{DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 
-use super::quota;
-use super::request::HttpResponse;
 use crate::clock::wall;
+use crate::http::classify::rate_limit;
+use crate::http::request::HttpResponse;
 
 const RETRY_AFTER_MS: &str = "retry-after-ms";
 
@@ -24,11 +24,11 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 pub fn retry_after<R: HttpResponse>(response: &R) -> Option<Duration> {
     let headers = response.headers();
     let limited = response.status() == StatusCode::TOO_MANY_REQUESTS;
-    asked(headers).or_else(|| quota::reset(headers, limited).map(|wait| wait.min(LONGEST)))
+    asked(headers).or_else(|| rate_limit::reset(headers, limited).map(|wait| wait.min(LONGEST)))
 }
 
 /// The wait that the server requests explicitly, without that of a quota.
-pub(super) fn asked(headers: &HeaderMap) -> Option<Duration> {
+pub(in crate::http) fn asked(headers: &HeaderMap) -> Option<Duration> {
     millis(headers)
         .or_else(|| seconds_or_date(headers))
         .map(|wait| wait.min(LONGEST))

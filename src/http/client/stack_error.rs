@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use super::classify::ByStatus;
-use super::error::ErrorOutcome;
-use super::grpc::ByGrpcStatus;
 use crate::call::CallOptions;
 use crate::error::{BoxError, CallError, Error};
+use crate::http::classify::errors::ErrorOutcome;
+use crate::http::classify::status::ByStatus;
+use crate::http::grpc::ByGrpcStatus;
 
 /// Maps the error of a service to the error of the stack around it. Implemented by the classifier of the stack.
 ///

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, StatusCode};
 
-use super::body_end::ClassifyEnd;
-use super::error::ErrorOutcome;
-use super::marks::{NotExecuted, SHOULD_RETRY};
-use super::request::HttpResponse;
-use super::retry_after::{asked, retry_after};
 use crate::call::Call;
 use crate::error::BoxError;
+use crate::http::body::end::ClassifyEnd;
+use crate::http::classify::errors::ErrorOutcome;
+use crate::http::classify::retry_after::{asked, retry_after};
+use crate::http::reject::retry_headers::{NotExecuted, SHOULD_RETRY};
+use crate::http::request::HttpResponse;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
 /// The standard classifier of HTTP responses and errors.
@@ -22,15 +22,15 @@ use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 /// | 429, and 503 with a wait | overloaded |
 /// | 501, 505, 511, other 4xx | permanent |
 /// | other 5xx and above | transient, never retried |
-/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be retried: see [`Replay`](super::Replay) |
+/// | 409 with `Retry-After`: the operation of this key is still running | neutral, may be retried: see [`Replay`](crate::http::Replay) |
 /// | 425: too early for a request that may be a replay | permanent, not executed, retried once |
 /// | 4xx, 5xx with `Idempotent-Replayed: true` | neutral, never retried |
 ///
 /// [`retry_after`] reads the wait. A retry layer waits that long; a circuit that such a failure opens can stay open that
 /// long, too ([`max_server_wait`](crate::breaker::BreakerConfig::max_server_wait)). A server may veto a retry with `x-should-retry: false`,
 /// `stripe-should-retry: false` or `x-envoy-ratelimited`; `true` in one of the first two allows a retry that the status would
-/// not, but never makes an unsafe request safe: [`Replay`](super::Replay) decides that. Errors are classified by
-/// [`error_outcome`](super::error_outcome).
+/// not, but never makes an unsafe request safe: [`Replay`](crate::http::Replay) decides that. Errors are classified by
+/// [`error_outcome`](crate::http::error_outcome).
 ///
 /// A response with `Idempotent-Replayed: true` is stored: the server returns it to every request with this idempotency key, so a
 /// retry gets it again. Such a failure is final, whatever the server's other headers, and a breaker does not count
@@ -146,7 +146,7 @@ impl<Res: HttpResponse, E: ErrorOutcome> Classify<Res, E> for ByStatus {
 impl ClassifyEnd for ByStatus {}
 
 /// A server that rejects a call is alive but limiting. A transient outcome would be retried at once, free of charge.
-pub(super) fn refused_by_server(outcome: Outcome) -> Outcome {
+pub(in crate::http) fn refused_by_server(outcome: Outcome) -> Outcome {
     let kind = match outcome.kind {
         Kind::Transient => Kind::Overloaded,
         kind => kind,
@@ -154,7 +154,7 @@ pub(super) fn refused_by_server(outcome: Outcome) -> Outcome {
     Outcome { kind, ..outcome }.not_executed()
 }
 
-pub(super) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
+pub(in crate::http) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
     let outcome = match status.as_u16() {
         ..400 => Outcome::SUCCESS,
         409 if wait.is_some() => Outcome::NEUTRAL.retry(RetryAdvice::Allowed),
@@ -181,10 +181,10 @@ fn too_early() -> Outcome {
 }
 
 /// A failure that the server has stored for this idempotency key: a retry gets it again, and it may be hours old.
-pub(super) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
+pub(in crate::http) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
 /// Whether the server replays a response that it has stored for the idempotency key of this request.
-pub(super) fn is_replayed(headers: &HeaderMap) -> bool {
+pub(in crate::http) fn is_replayed(headers: &HeaderMap) -> bool {
     has_word(headers, "idempotent-replayed", b"true")
 }
 
@@ -197,7 +197,7 @@ fn has_word(headers: &HeaderMap, name: &str, word: &[u8]) -> bool {
 }
 
 /// Whether the server permits or vetoes a retry; a veto outweighs a permission.
-pub(super) fn retry_directive(headers: &HeaderMap) -> Option<bool> {
+pub(in crate::http) fn retry_directive(headers: &HeaderMap) -> Option<bool> {
     let either = |word: &[u8]| {
         has_word(headers, SHOULD_RETRY, word) || has_word(headers, "stripe-should-retry", word)
     };

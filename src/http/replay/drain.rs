@@ -11,9 +11,9 @@ use bytes::Buf;
 use http_body::Body;
 use pin_project::pin_project;
 
-use super::final_outcome::deposit_later;
 use crate::budget::RetryBudget;
 use crate::clock::Now;
+use crate::http::body::final_outcome::deposit_later;
 use crate::outcome::Outcome;
 use crate::retry::Discard;
 use crate::timeout::Alarm;

@@ -2,10 +2,10 @@
 
 use ::http::HeaderMap;
 
-use super::body_limits::Limits;
-use super::final_outcome::FinalOutcome;
 use crate::clock::Now;
 use crate::gate::Permit;
+use crate::http::body::final_outcome::FinalOutcome;
+use crate::http::body::limits::Limits;
 use crate::outcome::Outcome;
 
 /// Decides the outcome at the end of a body whose head was a success.

@@ -8,19 +8,19 @@ use crate::outcome::{Outcome, RetryAdvice};
 
 /// The runtime that drove the connection has shut down. The server may have acted on the request, so only a request that is
 /// safe to replay is retried.
-pub(super) const RUNTIME_GONE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Allowed);
+pub(in crate::http) const RUNTIME_GONE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Allowed);
 
 /// Whether this error of hyper means that the task of its connection was dropped with its runtime.
 ///
 /// Only the text distinguishes this from a panic in the task, which hyper reports as an error of the same kind.
-pub(super) fn is_dispatch_gone(error: &hyper::Error) -> bool {
+pub(in crate::http) fn is_dispatch_gone(error: &hyper::Error) -> bool {
     let is_dropped = |source: &Dyn| source.to_string() == "runtime dropped the dispatch task";
     error.is_user() && error.source().is_some_and(is_dropped)
 }
 
 /// Whether the cause of this error is a runtime that has shut down: a socket without a running driver, or a cancelled DNS
 /// lookup.
-pub(super) fn is_runtime_gone(error: &Dyn) -> bool {
+pub(in crate::http) fn is_runtime_gone(error: &Dyn) -> bool {
     links(error).any(|link| {
         let error = link.error;
         #[cfg(feature = "http2")]

@@ -3,20 +3,20 @@
 use std::error::Error as StdError;
 use std::io;
 
-#[cfg(feature = "http2")]
-use super::own::is_users;
-#[cfg(feature = "hyper")]
-use super::runtime::{is_dispatch_gone, is_runtime_gone};
 use crate::chain::links;
 use crate::error::Rejected;
+#[cfg(feature = "http2")]
+use crate::http::classify::client_fault::is_users;
+#[cfg(feature = "hyper")]
+use crate::http::classify::runtime_shutdown::{is_dispatch_gone, is_runtime_gone};
 
 /// The value of OpenTelemetry's `error.type`: one of a short list of words, never a text with an address in it.
 ///
 /// For a rejection of this crate its [reason](crate::Reason::as_str); for an error of the operating system, hyper or reqwest,
 /// `connection_refused`, `connection_reset`, `timeout`, `incomplete_message`, `refused_stream` and the like; for an error on the
 /// client's side `invalid_request`, `load_shed`, `buffer_closed` or `runtime_shutdown`; found as
-/// [`error_outcome`](super::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
-pub(super) fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
+/// [`error_outcome`](crate::http::error_outcome) does, by walking down the chain of sources. `_OTHER` for everything else.
+pub(in crate::http) fn error_type(error: &(dyn StdError + 'static)) -> &'static str {
     let mut name = "_OTHER";
     for link in links(error) {
         match of_link(link.error) {

@@ -4,14 +4,14 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 
-use super::error_type::error_type;
-#[cfg(feature = "http2")]
-use super::own::is_users;
-use super::own::{OWN_FAULT, of_own};
-#[cfg(feature = "hyper")]
-use super::runtime::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
 use crate::chain::{Link, links};
 use crate::error::{BoxError, Error, Rejected};
+#[cfg(feature = "http2")]
+use crate::http::classify::client_fault::is_users;
+use crate::http::classify::client_fault::{OWN_FAULT, of_own};
+use crate::http::classify::error_type::error_type;
+#[cfg(feature = "hyper")]
+use crate::http::classify::runtime_shutdown::{RUNTIME_GONE, is_dispatch_gone, is_runtime_gone};
 #[cfg(feature = "hyper")]
 use crate::outcome::Unprocessed;
 use crate::outcome::{Executed, Outcome, RetryAdvice, judge_rejection};
@@ -82,7 +82,7 @@ pub trait ErrorOutcome {
 ///
 /// An error concerns the last request that the client sent. After a redirect, the refused connection may be the one to the
 /// target of a POST's redirect. Retries therefore do not trust "not executed" where redirects may be followed: see
-/// [`Redirects`](super::Redirects).
+/// [`Redirects`](crate::http::Redirects).
 pub fn error_outcome(error: &(dyn StdError + 'static)) -> Outcome {
     let mut fallback = Outcome::TRANSIENT;
     // A buffer that has failed never calls its service again.
@@ -189,7 +189,9 @@ fn of_connecting(error: &(dyn StdError + 'static)) -> Outcome {
 #[cfg(feature = "reqwest")]
 fn of_reqwest(error: &::reqwest::Error) -> Option<Says> {
     if let Some(status) = error.status() {
-        return Some(Says::This(super::classify::of_status(status, None)));
+        return Some(Says::This(crate::http::classify::status::of_status(
+            status, None,
+        )));
     }
     if error.is_builder() {
         return Some(Says::This(OWN_FAULT));

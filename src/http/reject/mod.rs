@@ -1,0 +1,6 @@
+//! Rejections as responses, and the headers that report them to the client.
+
+pub(super) mod layer;
+pub(super) mod problem;
+pub(super) mod retry_headers;
+pub(super) mod trust_not_executed;
