@@ -1,26 +1,31 @@
-//! The breaker's handle. The fast path that avoids its lock is in `shards`.
+//! The breaker's handle, its manual control, and the layer that is not ready while the circuit is open.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::hash::Hash;
 use std::panic::Location;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tower_layer::Layer;
+use tower_service::Service;
 
 use super::config::BreakerConfig;
-use super::permit::BreakerPermit;
-use super::shard::Shard;
-use super::shards::{Inner, Newest};
-use super::ticket::Transitions;
-use super::view::Snapshot;
-use crate::clock::Now;
-use crate::error::{CallError, ConfigError, Rejected};
+use super::machine::{Machine, Transitions};
+use super::manual::Snapshot;
+use super::shards::{Inner, Newest, Shard};
+use crate::clock::{Moment, Now, sleep_until};
+use crate::error::ConfigError;
 use crate::event::{BreakerState, Observe, Refresh, Source, register_refresh};
-use crate::gate::future::GateFuture;
-use crate::gate::{AtResult, Evict, EvictionCost, Internal, Keyed, KeyedConfig, Permit};
+use crate::gate::{Evict, EvictionCost, Gate, GateLayer, Internal, Keyed, KeyedConfig};
 use crate::live_names::register;
-use crate::outcome::{Classify, ErrorIsTransient};
 use crate::sync::{shard_count, shard_index};
+
+/// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
+pub type BreakerLayer<C, P = Breaker> = GateLayer<P, C>;
 
 /// A circuit breaker: a named handle, cheap to clone; all clones are the same circuit. See [the page](crate::breaker).
 pub struct Breaker {
@@ -144,65 +149,6 @@ impl Breaker {
         self.shared().with_state(|locked| locked.machine.config)
     }
 
-    /// Admits or rejects a call, without tower. Settle the permit with the call's outcome. Dropping it counts the call as
-    /// abandoned, by a caller that has waited since it was admitted.
-    ///
-    /// # Errors
-    ///
-    /// The rejection, with the time until the next probe.
-    pub fn try_acquire(&self) -> Result<BreakerPermit, Rejected> {
-        let now = Now::unread();
-        let mut permit = self.admit_at(&now)?;
-        // No gate polls this call, so nothing else reports that it is pending.
-        permit.pending(&now);
-        Ok(permit)
-    }
-
-    /// Runs a call without tower. It is rejected while the circuit is open. An `Err` counts as a failure, and so does a panic.
-    ///
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # async fn query() -> Result<u32, std::io::Error> { Ok(42) }
-    /// use buttress::Error;
-    /// use buttress::breaker::{Breaker, BreakerConfig};
-    ///
-    /// let breaker = Breaker::new("database", BreakerConfig::default())?;
-    /// let value = breaker.run(async || query().await.map_err(Error::Inner)).await?;
-    /// # assert_eq!(value, 42);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// A [`Rejected`] while the circuit is open, else the call's own error.
-    pub async fn run<T, E, F>(&self, call: impl FnOnce() -> F) -> Result<T, E>
-    where
-        F: Future<Output = Result<T, E>>,
-        E: CallError,
-    {
-        self.run_classified(ErrorIsTransient, call).await
-    }
-
-    /// Runs a call without tower, with a classifier for its results.
-    ///
-    /// # Errors
-    ///
-    /// A [`Rejected`] while the circuit is open, else the call's own error.
-    pub async fn run_classified<T, E, F>(
-        &self,
-        classify: impl Classify<T, E>,
-        call: impl FnOnce() -> F,
-    ) -> Result<T, E>
-    where
-        F: Future<Output = Result<T, E>>,
-        E: CallError,
-    {
-        let permit = self.admit_at(&Now::unread())?;
-        // The closure runs inside the future, so that its panic counts too.
-        let future = async { call().await };
-        GateFuture::running(future, Some(permit), classify, AtResult).await
-    }
-
     /// The state that a call would find now. Reading it causes no state transition.
     pub fn state(&self) -> BreakerState {
         let now = Now::unread().moment();
@@ -319,5 +265,201 @@ impl StateWatch {
     pub async fn changed(&mut self) -> Option<BreakerState> {
         self.0.changed().await.ok()?;
         Some(self.0.borrow_and_update().1)
+    }
+}
+
+impl Breaker {
+    /// Opens the circuit for this time, whatever the results are. Then it probes.
+    pub fn force_open(&self, time: Duration) {
+        self.manual(|machine, now| machine.force_open(time, now));
+    }
+
+    /// Opens the circuit until [`release`](Self::release).
+    pub fn isolate(&self) {
+        self.manual(|machine, _| machine.isolate());
+    }
+
+    /// Ends [`force_open`](Self::force_open), [`isolate`](Self::isolate) or [`disable`](Self::disable): the circuit is closed,
+    /// with nothing counted.
+    pub fn release(&self) {
+        self.manual(|machine, _| machine.release());
+    }
+
+    /// Switches the breaker off: every call passes and nothing is counted, until [`release`](Self::release).
+    pub fn disable(&self) {
+        self.manual(|machine, _| machine.disable());
+    }
+
+    /// Closes the circuit, with nothing counted.
+    pub fn reset(&self) {
+        self.manual(|machine, _| machine.reset());
+    }
+
+    /// Changes the settings while running. The counts, the state and its remaining wait stay; a change between a window over
+    /// time and one over calls empties the window.
+    ///
+    /// # Errors
+    ///
+    /// The first invalid setting. Nothing was changed then.
+    pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
+        let now = Now::unread().moment();
+        let dry_run = config.dry_run;
+        self.shared()
+            .with_state_mut(|locked, _| match locked.machine.reconfigure(config, now) {
+                Ok(transitions) => {
+                    locked.dry_run = dry_run;
+                    (Ok(()), transitions)
+                }
+                Err(error) => (Err(error), Transitions::default()),
+            })
+    }
+
+    fn manual(&self, transition: impl FnOnce(&mut Machine, Moment) -> Transitions) {
+        let now = Now::unread().moment();
+        self.shared()
+            .with_state_mut(|locked, _| ((), transition(&mut locked.machine, now)));
+    }
+}
+
+impl<K, B> Keyed<K, B, Breaker>
+where
+    K: Hash + Eq + Clone + fmt::Display,
+{
+    /// Changes the settings of all keys while running: see [`Breaker::reconfigure`]. On a handle of [`Breaker::keyed`], new
+    /// keys get them too.
+    ///
+    /// # Errors
+    ///
+    /// The first invalid setting. Nothing was changed then.
+    pub fn reconfigure(&self, config: BreakerConfig) -> Result<(), ConfigError> {
+        self.change_each(|breaker| breaker.reconfigure(config))
+    }
+
+    /// Sends the events of the circuits of all keys to `observer` too, for as long as this handle lives. For a handle of
+    /// [`Keyed::new`], attach it to each breaker instead: see [`Breaker::observe_with`].
+    pub fn observe_with(&self, observer: impl Observe + 'static) {
+        self.observe_all(Arc::new(observer));
+    }
+}
+
+impl<C, H> GateLayer<Breaker, C, H> {
+    /// Makes the service pending instead of rejecting calls: `poll_ready` is pending while the circuit is open, and until a
+    /// half-open circuit has a place for a probe.
+    ///
+    /// For a load balancer, which sends a call to an endpoint that is ready. One that rejects its calls at once is always
+    /// ready and looks idle, so `tower::balance` would send it most of the calls.
+    ///
+    /// If no endpoint is ready, callers wait in `poll_ready`. Bound that: put a `Buffer` in front of the balancer, and a
+    /// deadline in front of the buffer. A call may still be rejected if the circuit opens, or another service of the same
+    /// breaker takes the last probe, between `poll_ready` and `call`.
+    ///
+    /// ```
+    /// use buttress::breaker::{Breaker, BreakerConfig, BreakerLayer};
+    /// use buttress::ErrorIsTransient;
+    ///
+    /// // One breaker for each endpoint.
+    /// let breaker = Breaker::new("orders/10.0.0.7:80", BreakerConfig::default())?;
+    /// let endpoint = BreakerLayer::new(breaker, ErrorIsTransient).not_ready_while_open();
+    /// # let _ = endpoint;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    pub fn not_ready_while_open(self) -> NotReadyWhileOpenLayer<C, H> {
+        NotReadyWhileOpenLayer { gate: self }
+    }
+}
+
+/// Applies a [`Breaker`] that is not ready while it is open. Made by
+/// [`not_ready_while_open`](BreakerLayer::not_ready_while_open).
+#[derive(Clone, Debug)]
+pub struct NotReadyWhileOpenLayer<C, H> {
+    gate: GateLayer<Breaker, C, H>,
+}
+
+impl<S, C: Clone, H: Clone> Layer<S> for NotReadyWhileOpenLayer<C, H> {
+    type Service = NotReadyWhileOpen<S, C, H>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        NotReadyWhileOpen {
+            breaker: self.gate.policy().clone(),
+            gate: self.gate.layer(inner),
+            waiting: None,
+        }
+    }
+}
+
+/// A service behind a [`Breaker`] that is not ready while it is open. Made by
+/// [`not_ready_while_open`](BreakerLayer::not_ready_while_open).
+pub struct NotReadyWhileOpen<S, C, H> {
+    gate: Gate<S, Breaker, C, H>,
+    breaker: Breaker,
+    /// Boxed when the circuit is first found open.
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl<S: Clone, C: Clone, H: Clone> Clone for NotReadyWhileOpen<S, C, H> {
+    fn clone(&self) -> Self {
+        Self {
+            gate: self.gate.clone(),
+            breaker: self.breaker.clone(),
+            waiting: None,
+        }
+    }
+}
+
+impl<S, C, H> fmt::Debug for NotReadyWhileOpen<S, C, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NotReadyWhileOpen")
+            .field("breaker", &self.breaker)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, C, H, Req> Service<Req> for NotReadyWhileOpen<S, C, H>
+where
+    Gate<S, Breaker, C, H>: Service<Req>,
+{
+    type Response = <Gate<S, Breaker, C, H> as Service<Req>>::Response;
+    type Error = <Gate<S, Breaker, C, H> as Service<Req>>::Error;
+    type Future = <Gate<S, Breaker, C, H> as Service<Req>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            if self.breaker.refuses(&Now::unread()).is_none() {
+                return self.gate.poll_ready(cx);
+            }
+            self.waiting = Some(Box::pin(admits(self.breaker.clone())));
+        }
+    }
+
+    fn call(&mut self, request: Req) -> Self::Future {
+        self.gate.call(request)
+    }
+}
+
+/// Waits until the breaker admits a call. No timer of the circuit would wake it: this has one of its own.
+async fn admits(breaker: Breaker) {
+    loop {
+        // Registered before the look, so that a transition between the two is not missed.
+        let mut transition = pin!(breaker.shared().transition.notified());
+        transition.as_mut().enable();
+        let Some(rejected) = breaker.refuses(&Now::unread()) else {
+            return;
+        };
+        let Some(wait) = rejected.retry_after else {
+            transition.await;
+            continue;
+        };
+        let mut timer = pin!(sleep_until(Now::unread().moment().after(wait)));
+        poll_fn(|cx| {
+            if transition.as_mut().poll(cx).is_ready() || timer.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
