@@ -100,7 +100,7 @@ pub mod future {
     pub use super::span::AttemptSpanFuture;
 }
 
-pub use self::authority::{Authority, ByAuthority};
+pub use self::authority::Authority;
 pub use self::body::end::{BodyEnd, ClassifyEnd};
 pub(crate) use self::body::final_outcome::AtFinalOutcome;
 pub use self::body::gated::AtBodyEnd;
@@ -121,6 +121,7 @@ pub use self::replay::drain::Drain;
 pub use self::replay::idempotency_keys::IdempotencyKeys;
 pub use self::replay::policy::Replay;
 pub use self::replay::redirects::Redirects;
+pub use self::request::ByAuthority;
 pub(crate) use self::request::HttpRequest;
 #[cfg(feature = "reqwest")]
 pub(crate) use self::request::HttpResponse;

@@ -5,3 +5,4 @@ pub(super) mod final_outcome;
 pub(super) mod gated;
 pub(super) mod header_timeout;
 pub(super) mod limits;
+mod permit;

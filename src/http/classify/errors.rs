@@ -189,7 +189,7 @@ fn of_connecting(error: &(dyn StdError + 'static)) -> Outcome {
 #[cfg(feature = "reqwest")]
 fn of_reqwest(error: &::reqwest::Error) -> Option<Says> {
     if let Some(status) = error.status() {
-        return Some(Says::This(crate::http::classify::status::of_status(
+        return Some(Says::This(crate::http::classify::status_code::of_status(
             status, None,
         )));
     }

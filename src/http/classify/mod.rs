@@ -8,3 +8,4 @@ pub(super) mod retry_after;
 #[cfg(feature = "hyper")]
 pub(super) mod runtime_shutdown;
 pub(super) mod status;
+mod status_code;

@@ -1,14 +1,12 @@
 //! The outcome of a response: by its status and the server's retry directives.
 
-use std::time::Duration;
-
 use ::http::{HeaderMap, StatusCode};
 
-use crate::call::Call;
 use crate::error::BoxError;
 use crate::http::body::end::ClassifyEnd;
 use crate::http::classify::errors::ErrorOutcome;
 use crate::http::classify::retry_after::{asked, retry_after};
+use crate::http::classify::status_code::of_status;
 use crate::http::reject::retry_headers::{NotExecuted, SHOULD_RETRY};
 use crate::http::request::HttpResponse;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
@@ -154,32 +152,6 @@ pub(in crate::http) fn refused_by_server(outcome: Outcome) -> Outcome {
     Outcome { kind, ..outcome }.not_executed()
 }
 
-pub(in crate::http) fn of_status(status: StatusCode, wait: Option<Duration>) -> Outcome {
-    let outcome = match status.as_u16() {
-        ..400 => Outcome::SUCCESS,
-        409 if wait.is_some() => Outcome::NEUTRAL.retry(RetryAdvice::Allowed),
-        425 => too_early(),
-        429 => Outcome::OVERLOADED,
-        503 if wait.is_some() => Outcome::OVERLOADED,
-        408 | 500 | 502 | 503 | 504 | 520..=527 => Outcome::TRANSIENT,
-        400..500 | 501 | 505 | 511 => Outcome::PERMANENT,
-        _ => Outcome::TRANSIENT.retry(RetryAdvice::Never),
-    };
-    outcome.wait(wait)
-}
-
-/// RFC 8470 §5.2: the server did not process the request, because it came in early data and may be a replay. A retry
-/// does not, so a 425 to a retry would repeat forever and does not prove that the request was not executed.
-fn too_early() -> Outcome {
-    if Call::current().is_retry() {
-        Outcome::PERMANENT.retry(RetryAdvice::Never)
-    } else {
-        Outcome::PERMANENT
-            .not_executed()
-            .retry(RetryAdvice::Allowed)
-    }
-}
-
 /// A failure that the server has stored for this idempotency key: a retry gets it again, and it may be hours old.
 pub(in crate::http) const REPLAYED_FAILURE: Outcome = Outcome::NEUTRAL.retry(RetryAdvice::Never);
 
@@ -211,10 +183,12 @@ pub(in crate::http) fn retry_directive(headers: &HeaderMap) -> Option<bool> {
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::time::Duration;
 
     use ::http::Response;
 
     use super::*;
+    use crate::call::Call;
 
     fn meaning(status: u16, headers: &[(&'static str, &'static str)]) -> Outcome {
         let mut response = Response::builder().status(status);

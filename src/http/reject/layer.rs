@@ -2,6 +2,7 @@
 
 use crate::http::client::stack_error::IntoStackError;
 use crate::http::reject::problem::Problem;
+use crate::http::reject::respond::Respond;
 use crate::http::reject::retry_headers::{mark_passed, mark_refused, veto, watch_spent};
 use crate::http::request::HttpRequest;
 use std::future::Future;
@@ -56,23 +57,6 @@ use crate::outcome::Executed;
 /// Dropping the future drops the call inside.
 pub const fn handle_rejections<L>(layers: L) -> HandleRejectionsLayer<L> {
     HandleRejectionsLayer::new(layers, Problem)
-}
-
-/// How a rejection becomes a response.
-pub trait Respond<B> {
-    /// The body of all responses.
-    type Body;
-
-    /// The response to a call that was rejected.
-    fn respond(&self, rejected: &Rejected) -> Response<Self::Body>;
-
-    /// The response to a HEAD request that was rejected: the same, without a body.
-    fn respond_to_head(&self, rejected: &Rejected) -> Response<Self::Body> {
-        self.respond(rejected)
-    }
-
-    /// The service's own response.
-    fn pass(&self, response: Response<B>) -> Response<Self::Body>;
 }
 
 /// The layer of [`handle_rejections`].

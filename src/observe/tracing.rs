@@ -2,8 +2,8 @@
 
 use tracing::{debug, info, warn};
 
+use crate::event::BuiltAt;
 use crate::event::{Event, Observe, OperationId, OperationStep};
-use crate::live_names::BuiltAt;
 
 /// The observer of the feature `tracing`.
 #[derive(Debug)]

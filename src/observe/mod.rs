@@ -1,24 +1,27 @@
-//! Who receives events.
+//! Sends events to observers: those of the features `metrics` and `tracing`, and those of the application.
 
-use std::fmt;
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "metrics")]
+mod names;
+#[cfg(feature = "metrics")]
+mod series;
+#[cfg(feature = "tracing")]
+mod tracing;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use crate::event::Event;
+use crate::event::{Event, Observe, Source};
 
-/// Receives events. Called after every lock is released, on the task the event happened in: it must be quick and must not
-/// block. A panic of an observer reaches the panic hook only and fails no call.
-pub trait Observe: Send + Sync {
-    /// Handles an event.
-    fn on_event(&self, event: &Event<'_>);
-}
-
-impl<F: Fn(&Event<'_>) + Send + Sync> Observe for F {
-    fn on_event(&self, event: &Event<'_>) {
-        self(event);
-    }
-}
+/// The observers that come with features.
+const BUILT_IN: &[&dyn Observe] = &[
+    #[cfg(feature = "metrics")]
+    &metrics::Metrics,
+    #[cfg(feature = "tracing")]
+    &tracing::Tracing,
+];
 
 /// A list is never changed, only replaced, so that no lock is held while observers are called.
 static SUBSCRIBERS: RwLock<Option<Arc<[Subscriber]>>> = RwLock::new(None);
@@ -84,7 +87,7 @@ fn replace_subscribers(change: impl FnOnce(&[Subscriber]) -> Arc<[Subscriber]>) 
 /// Sends an event to all observers. Never called under a lock.
 pub(crate) fn emit(event: &Event<'_>) {
     contain(|| {
-        for observer in crate::BUILT_IN_OBSERVERS {
+        for observer in BUILT_IN {
             observer.on_event(event);
         }
     });
@@ -112,64 +115,21 @@ fn contain(observe: impl FnOnce()) {
     }
 }
 
-/// The observers of one handle. They are only ever added, so that an event reads them without a lock.
-#[derive(Default)]
-pub(crate) struct ObserverList(OnceLock<Box<Node>>);
-
-struct Node {
-    observer: Arc<dyn Observe>,
-    next: ObserverList,
-}
-
-impl ObserverList {
-    pub(crate) fn push(&self, observer: Arc<dyn Observe>) {
-        let mut node = Box::new(Node {
-            observer,
-            next: Self::default(),
-        });
-        let mut end = self;
-        while let Err(back) = end.0.set(node) {
-            node = back;
-            match end.0.get() {
-                Some(taken) => end = &taken.next,
-                None => return,
-            }
-        }
-    }
-
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(&dyn Observe)) {
-        let mut at = self;
-        while let Some(node) = at.0.get() {
-            visit(&*node.observer);
-            at = &node.next;
-        }
-    }
-}
-
-/// A copy with the same observers, which later changes do not share.
-impl Clone for ObserverList {
-    fn clone(&self) -> Self {
-        let copy = Self::default();
-        let mut at = self;
-        while let Some(node) = at.0.get() {
-            copy.push(Arc::clone(&node.observer));
-            at = &node.next;
-        }
-        copy
-    }
-}
-
-impl fmt::Debug for ObserverList {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ObserverList").finish_non_exhaustive()
-    }
-}
-
 /// A handle whose gauges show more than its last event: the balance of a budget that successes fill, the state of a breaker
 /// that was built before the recorder was installed.
 pub(crate) trait Refresh: Send + Sync {
     /// Emits the event that carries the present value.
     fn refresh(&self);
+}
+
+/// Emits the counts of a keyed breaker again.
+impl Refresh for Source {
+    fn refresh(&self) {
+        emit(&Event::Circuits {
+            source: self,
+            counts: self.circuits(),
+        });
+    }
 }
 
 static REFRESHABLE: Mutex<Vec<Weak<dyn Refresh>>> = Mutex::new(Vec::new());

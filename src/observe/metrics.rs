@@ -11,8 +11,8 @@ use super::names::{
     TRANSITIONS, Type, WAITING, WOULD_REJECT,
 };
 use super::series::{Labels, Series, Server, with_series};
+use crate::event::CircuitCounts;
 use crate::event::{BreakerState, Event, Observe, Source};
-use crate::source::CircuitCounts;
 
 /// The observer of the feature `metrics`.
 #[derive(Debug)]
@@ -53,7 +53,12 @@ fn describe(recorder: &dyn Recorder) {
     }
 }
 
-static METADATA: Metadata<'static> = Metadata::new("buttress", Level::INFO, Some(module_path!()));
+// The module of the public documentation, whatever file this is in: recorders may filter by it.
+static METADATA: Metadata<'static> = Metadata::new(
+    "buttress",
+    Level::INFO,
+    Some("buttress::telemetry::metrics"),
+);
 
 /// One event on its way to a recorder. Handles are registered for each event and not cached: an exporter may drop an idle
 /// series, and a handle registered before would still write to the dropped series.
