@@ -81,14 +81,6 @@ fn state(all: &[Series], name: &str) -> f64 {
 
 /// Causes every event of every layer.
 async fn everything() {
-    #[cfg(feature = "redis")]
-    {
-        // A real server takes real time.
-        tokio::time::resume();
-        crate::stores::redis::connect_to_a_server_that_evicts().await;
-        tokio::time::pause();
-    }
-
     let observe = ObserveLayer::new(Observed::new("all"), ErrorIsTransient);
     let deadline = DeadlineLayer::new("all", SECOND);
     let hanging: Inner = Inner::new(|_| Step::Hang);
@@ -142,7 +134,6 @@ async fn the_documented_metrics_and_labels_are_the_recorded_ones() {
         .lines()
         .filter_map(|line| line.strip_prefix("| `"))
         .filter_map(|line| line.split('`').next())
-        .filter(|name| cfg!(feature = "redis") || !name.ends_with(".evicting_servers_total"))
         .collect();
     let (snapshotter, guard) = record();
     everything().await;
