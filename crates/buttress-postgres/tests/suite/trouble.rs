@@ -148,6 +148,25 @@ async fn a_server_that_is_slow_is_an_error_in_time_and_its_connection_is_not_use
 }
 
 #[tokio::test]
+async fn a_row_that_is_locked_for_too_long_is_an_error_in_time() {
+    let (table, store) = Table::made().await;
+    let holder = claim();
+    begin(&store, &holder).await;
+    table.execute("BEGIN; SELECT FROM {} FOR UPDATE").await;
+    let late = store.clone().timeout(SOON);
+    let message = unavailable(late.complete(&KEY, holder.token, ANSWER, MINUTE)).await;
+    assert!(message.contains("within 200ms"), "{message}");
+    table.execute("COMMIT").await;
+    // The server may have executed the first statement nevertheless, once the lock was released.
+    let done = store.complete(&KEY, holder.token, ANSWER, MINUTE).await;
+    let done = done.expect("completed");
+    assert!(
+        [Ended::Taken, Ended::Already(ANSWER)].contains(&done),
+        "{done:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_pool_that_has_no_connection_left_is_an_error_in_time() {
     let (table, _) = Table::made().await;
     let pool = pool(config());
