@@ -124,6 +124,13 @@ fn only_the_clock_reads_the_clock_and_only_chance_draws() {
 }
 
 #[test]
+fn the_crate_depends_on_no_store_crate() {
+    let manifest = include_str!("../../Cargo.toml");
+    let dependency = manifest.lines().find(|line| line.starts_with("buttress-"));
+    assert_eq!(dependency, None);
+}
+
+#[test]
 fn files_stay_small() {
     for (name, code) in files() {
         // Compiled for tests only.

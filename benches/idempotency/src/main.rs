@@ -1,6 +1,6 @@
 //! The cost of exactly-once execution: each available store, and the layer around a service that responds immediately.
 //!
-//! `cargo bench --all-features --bench idempotency` prints tables and writes `target/idempotency.json`; `-- --quick` only
+//! `cargo bench -p idempotency_bench` prints tables and writes `target/idempotency.json`; `-- --quick` only
 //! shows that it runs. Redis and `PostgreSQL` are those of `REDIS_URL` and `DATABASE_URL`, else the local ones.
 
 #![allow(missing_docs, reason = "a benchmark has no public items")]

@@ -1,4 +1,9 @@
-//! Stores records in a table of PostgreSQL.
+// The first of two definitions of a link applies: these point the README's links to the items.
+#![doc = "[`PostgresStore`]: crate::PostgresStore"]
+#![doc = "[`PostgresStore::joined`]: crate::PostgresStore::joined"]
+#![doc = "[`PostgresStore::completion`]: crate::PostgresStore::completion"]
+#![doc = "[`CommitError`]: crate::CommitError"]
+#![doc = include_str!("../README.md")]
 
 mod commit_error;
 mod completion;
@@ -85,10 +90,7 @@ const REAP_EVERY: Duration = Duration::from_secs(60);
 ///
 /// # Durability
 ///
-/// Records are as durable as the server: with `synchronous_commit = off`, a crash of the server loses the last moments, and an
-/// operation of that time may be executed again. If reads go to a standby, point the store to the primary.
-///
-/// At the level *debug*, the crate `tokio-postgres` logs the parameters of each statement, including responses.
+/// Records are as durable as the server. The crate page lists the [settings of PostgreSQL](crate#configuring-postgresql).
 ///
 /// # Cancel safety
 ///

@@ -50,10 +50,7 @@ impl Policies {
 }
 
 /// An operation whose record was evicted is executed again.
-#[cfg_attr(
-    not(any(feature = "metrics", feature = "tracing")),
-    expect(unused_variables)
-)]
+#[cfg_attr(not(feature = "tracing"), expect(unused_variables))]
 fn report_eviction(server: &str, policy: &str) {
     #[cfg(feature = "metrics")]
     {

@@ -1,4 +1,6 @@
-//! Stores records in Redis.
+// The first of two definitions of a link applies: this one points the README's link to the item.
+#![doc = "[`RedisStore`]: crate::RedisStore"]
+#![doc = include_str!("../README.md")]
 
 mod connection;
 mod connections;
@@ -61,16 +63,7 @@ const LONGEST_PREFIX: usize = 100;
 /// Leases and times to live follow the clock of the Redis server, to the microsecond. They are rounded up and cut to fifty years.
 /// Synchronize the clocks of servers that take over from each other.
 ///
-/// # Configuring Redis
-///
-/// Redis 7.0 or later, or Valkey. A record is only as safe as the data of the server:
-///
-/// | setting | value | otherwise |
-/// |---|---|---|
-/// | `maxmemory-policy` | `noeviction` | **an evicted record is an operation that is executed again**; reported in the log and as the metric `buttress.idempotency.evicting_servers_total` |
-/// | `appendonly` | `yes` | a restart loses the records since the last snapshot, or all of them |
-/// | `appendfsync` | `always` | a crash of the machine loses the records of the last second (`everysec`) |
-/// | `min-replicas-to-write`, `min-replicas-max-lag` | 1 or more, with replicas | a primary that is cut off continues to accept records that a failover loses |
+/// A record is only as safe as the data of the server. The crate page lists the [settings of Redis](crate#configuring-redis).
 ///
 /// # Failover
 ///

@@ -1,7 +1,7 @@
 //! Watch a dependency break, once behind a naive client and once behind `buttress`.
 //!
 //! In one process, over real HTTP on loopback: two equal copies of a dependency, the same load to each, the
-//! same fault in both. `cargo run --release --example outage -- --help` lists the options.
+//! same fault in both. `cargo run --release -p outage -- --help` lists the options.
 #![expect(
     clippy::disallowed_methods,
     reason = "an application may read the clock"

@@ -45,11 +45,11 @@ pub(crate) struct Args {
 pub(crate) enum Kind {
     /// The memory of the process
     Memory,
-    /// A file, for one process (feature `file`)
+    /// A file, for one process
     File,
-    /// Redis (feature `redis`)
+    /// Redis
     Redis,
-    /// A table of `PostgreSQL`; record and payment are committed together (feature `postgres`)
+    /// A table of `PostgreSQL`; record and payment are committed together
     Postgres,
 }
 

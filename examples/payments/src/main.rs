@@ -1,7 +1,7 @@
 //! Pay through a network that loses, delays and duplicates, to a service that pays once.
 //!
 //! In one process, over real HTTP on loopback: clients behind the standard stack, a proxy as the network, an axum service
-//! behind the idempotency layer. `cargo run --release --all-features --example payments -- --help` lists the options;
+//! behind the idempotency layer. `cargo run --release -p payments -- --help` lists the options;
 //! `--ignore-key` shows the same without the layer.
 
 mod args;

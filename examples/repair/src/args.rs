@@ -56,11 +56,11 @@ pub(crate) struct Layer {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// A file (feature `file`)
+    /// A file
     File,
-    /// Redis (feature `redis`)
+    /// Redis
     Redis,
-    /// A table of `PostgreSQL` (feature `postgres`)
+    /// A table of `PostgreSQL`
     Postgres,
 }
 

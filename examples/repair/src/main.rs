@@ -1,8 +1,8 @@
 //! Look up operations with an idempotency key, and resolve those that stopped without a result.
 //!
-//! `cargo run --all-features --example repair -- demo` shows it with a service that is killed in its handler.
-//! `… -- --store postgres --name payments list --state unknown` lists the operations that need a decision, and
-//! `… -- --help` explains how to decide.
+//! `cargo run -p repair -- demo` shows it with a service that is killed in its handler.
+//! `cargo run -p repair -- --store postgres --name payments list --state unknown` lists the operations that need a decision, and
+//! `cargo run -p repair -- --help` explains how to decide.
 
 mod args;
 mod commands;

@@ -1,8 +1,8 @@
 //! The torture test: thousands of operations, each sent many times concurrently, over connections that break, to handlers that
 //! panic, in server processes that are killed. Each must be executed once, and all its requests must get the same response.
 //!
-//! `scripts/torture.sh` runs it at full size, `cargo test` a small one. The variable `TORTURE_KEYS` sets the number of keys, each
-//! of which is sent 32 times. `SEED` repeats the random draws of a run, but not its timing.
+//! `scripts/torture.sh` runs it at full size, `cargo test -p exactly_once` a small one. The variable `TORTURE_KEYS`
+//! sets the number of keys, each of which is sent 32 times. `SEED` repeats the random draws of a run, but not its timing.
 
 #![allow(
     clippy::disallowed_methods,
