@@ -8,8 +8,8 @@ cd "$(dirname "$0")/.."
 fault=${1:-hang}
 seed=${2:-1}
 
-cargo build --quiet --release --example outage
-outage="${CARGO_TARGET_DIR:-target}/release/examples/outage"
+cargo build --quiet --release -p outage
+outage="${CARGO_TARGET_DIR:-target}/release/outage"
 for try in 1 2 3; do
     if report=$("$outage" --fault "$fault" --seed "$seed" --quick --json 2>"$outage.log"); then
         break

@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Runs the payments example with every store and judges its figures: each order is paid once with the layer, and some are
 # paid twice without it. With a Redis and a PostgreSQL of its own: scripts/services.sh scripts/payments.sh [seed]
+# PAYMENTS is the path of the program; if it is not set, the program is built first.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seed=${1:-1}
+if [ -z "${PAYMENTS:-}" ]; then
+    cargo build --quiet --release -p payments
+    PAYMENTS="${CARGO_TARGET_DIR:-target}/release/payments"
+fi
 
 # Sets orders, replayed and executed.
 run() {
     local report figures
-    report=$(cargo run --quiet --release --all-features --example payments -- --quick --json --seed "$seed" "$@")
+    report=$("$PAYMENTS" --quick --json --seed "$seed" "$@")
     echo "$report"
     figures='^\{"store":"[a-z]+","orders":([0-9]+),"requests_sent":[0-9]+,"replayed":([0-9]+),"conflicts":[0-9]+,"executed":([0-9]+)\}$'
     [[ $report =~ $figures ]] || { echo "payments $*: other figures than those promised" >&2; exit 1; }

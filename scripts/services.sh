@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs a command with a Redis and a PostgreSQL for it: scripts/services.sh cargo test --all-features
+# Runs a command with a Redis and a PostgreSQL for it: scripts/services.sh cargo test -p buttress-redis -p buttress-postgres
 # With --nats in front of the command also with a nats-server with JetStream, which few commands need.
 #
 # The command finds them by REDIS_URL, DATABASE_URL and NATS_URL. A variable that is set already is checked and passed on. Else a

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 
 keys=${1:-10000}
 [ $# -eq 0 ] || shift
-TORTURE_KEYS=$keys exec scripts/services.sh cargo test --release --all-features --test exactly_once -- "$@"
+TORTURE_KEYS=$keys exec scripts/services.sh cargo test --release -p exactly_once -- "$@"

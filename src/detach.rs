@@ -8,9 +8,3 @@ pub(crate) fn detach(future: impl Future<Output = ()> + Send + 'static) {
     let future = tracing::Instrument::in_current_span(future);
     tokio::spawn(future);
 }
-
-/// Spawns the future outside any tracing span, because it serves no single caller.
-#[cfg(any(feature = "postgres", feature = "redis"))]
-pub(crate) fn attend(future: impl Future<Output = ()> + Send + 'static) {
-    tokio::spawn(future);
-}

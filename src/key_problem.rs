@@ -152,3 +152,54 @@ impl fmt::Display for KeyFault {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The name of each variant, which clients may compare. A new variant does not compile until it is listed here.
+    const fn name(problem: KeyProblem) -> &'static str {
+        match problem {
+            KeyProblem::Missing => "Missing",
+            KeyProblem::Malformed(_) => "Malformed",
+            KeyProblem::NoTenant => "NoTenant",
+            KeyProblem::Incomplete => "Incomplete",
+            KeyProblem::TooSlow => "TooSlow",
+            KeyProblem::TooLarge(_) => "TooLarge",
+            KeyProblem::SecondCall => "SecondCall",
+            KeyProblem::Reused => "Reused",
+            KeyProblem::InProgress => "InProgress",
+            KeyProblem::NotStored => "NotStored",
+            KeyProblem::Unknown => "Unknown",
+            KeyProblem::Failed => "Failed",
+            KeyProblem::NotExecuted => "NotExecuted",
+            KeyProblem::TooManyOperations => "TooManyOperations",
+            KeyProblem::StoreUnavailable => "StoreUnavailable",
+        }
+    }
+
+    #[test]
+    fn the_problem_types_do_not_change() {
+        for problem in [
+            KeyProblem::Missing,
+            KeyProblem::Malformed(KeyFault::TooShort(8)),
+            KeyProblem::NoTenant,
+            KeyProblem::Incomplete,
+            KeyProblem::TooSlow,
+            KeyProblem::TooLarge(None),
+            KeyProblem::TooLarge(Some(1000)),
+            KeyProblem::SecondCall,
+            KeyProblem::Reused,
+            KeyProblem::InProgress,
+            KeyProblem::NotStored,
+            KeyProblem::Unknown,
+            KeyProblem::Failed,
+            KeyProblem::NotExecuted,
+            KeyProblem::TooManyOperations,
+            KeyProblem::StoreUnavailable,
+        ] {
+            let page = "https://docs.rs/buttress/latest/buttress/enum.KeyProblem.html";
+            assert_eq!(problem.uri(), format!("{page}#variant.{}", name(problem)));
+        }
+    }
+}

@@ -1,7 +1,5 @@
 //! Compiles the examples of the pages in `docs`.
 
-// The examples of this page need all features.
-#[cfg(feature = "postgres")]
 #[doc = include_str!("../docs/idempotency.md")]
 mod idempotency {}
 #[doc = include_str!("../docs/recipes/reqwest.md")]

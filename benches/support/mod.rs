@@ -13,6 +13,7 @@
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::hint::{black_box, spin_loop};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -282,7 +283,7 @@ impl Table {
         println!("{name:44} {:>9}", allocated.unsigned_abs() / things);
     }
 
-    /// Writes all rows to `target/` below the package, as JSON.
+    /// Writes all rows to the folder of build results, as JSON.
     pub(crate) fn finish(self, file: &str) {
         let rows: Vec<String> = self
             .rows
@@ -298,15 +299,20 @@ impl Table {
     }
 }
 
-/// Writes rows to a file in `target/` below the package, as JSON.
+/// The folder of build results, `target` unless set otherwise. A benchmark runs in `target/release/deps`.
+pub(crate) fn target() -> PathBuf {
+    let program = std::env::current_exe().expect("the path of this program");
+    let target = program.ancestors().nth(3).expect("a program of cargo");
+    target.to_owned()
+}
+
+/// Writes rows to a file in the folder of build results, as JSON.
 pub(crate) fn write(file: &str, rows: &[String]) {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/target");
-    let path = format!("{folder}/{file}");
-    let written = std::fs::create_dir_all(folder)
-        .and_then(|()| std::fs::write(&path, format!("[{}]\n", rows.join(",\n "))));
+    let path = target().join(file);
+    let written = std::fs::write(&path, format!("[{}]\n", rows.join(",\n ")));
     match written {
-        Ok(()) => println!("\nwritten to {path}"),
-        Err(error) => eprintln!("cannot write {path}: {error}"),
+        Ok(()) => println!("\nwritten to {}", path.display()),
+        Err(error) => eprintln!("cannot write {}: {error}", path.display()),
     }
 }
 

@@ -134,16 +134,6 @@ pub enum Event<'a> {
         /// Why.
         error: &'a (dyn StdError + 'static),
     },
-    /// A server of an idempotency store evicts records when its memory is full, or does not report whether it does. An
-    /// operation whose record was evicted is executed again.
-    EvictionPolicy {
-        /// The store.
-        source: &'a Source,
-        /// The address of the server.
-        server: &'a str,
-        /// Its policy, such as `"allkeys-lru"`; `None` if the server does not report it.
-        policy: Option<&'a str>,
-    },
     /// A key was evicted to make room or because it was idle.
     KeyEvicted {
         /// The policy of that key.
@@ -186,7 +176,6 @@ impl Event<'_> {
             | Self::Operation { source, .. }
             | Self::InProgress { source, .. }
             | Self::StoreFailed { source, .. }
-            | Self::EvictionPolicy { source, .. }
             | Self::BreakerState { source, .. }
             | Self::Circuits { source, .. }
             | Self::KeyEvicted { source }

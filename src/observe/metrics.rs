@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder};
 
 use super::names::{
-    BALANCE, CALLS, CIRCUITS, EVICTED, EVICTION_POLICY, EXHAUSTED, OLDEST, OPERATIONS, OVERFLOW,
-    RECORDED, REJECTED, RETRIES, RETRY_STOPPED, RETRY_WAIT, RUNNING, STATE, STORE_FAILURES,
-    TRANSITIONS, Type, WAITING, WOULD_REJECT,
+    BALANCE, CALLS, CIRCUITS, EVICTED, EXHAUSTED, OLDEST, OPERATIONS, OVERFLOW, RECORDED, REJECTED,
+    RETRIES, RETRY_STOPPED, RETRY_WAIT, RUNNING, STATE, STORE_FAILURES, TRANSITIONS, Type, WAITING,
+    WOULD_REJECT,
 };
 use super::series::{Labels, Series, Server, with_series};
 use crate::event::CircuitCounts;
@@ -130,12 +130,6 @@ impl Recording<'_> {
                 self.gauge(OLDEST, &[]).set(oldest.as_secs_f64());
             }
             Event::StoreFailed { .. } => self.count(STORE_FAILURES, &[]),
-            Event::EvictionPolicy { policy, .. } => {
-                // Without the name: it is a server that has the policy.
-                if let Some(policy) = policy {
-                    self.count_unnamed(EVICTION_POLICY, Label::new("policy", policy.to_owned()));
-                }
-            }
             Event::KeyEvicted { .. } => {
                 // Without the name: a flood of keys would leave a series for each.
                 self.count_unnamed(EVICTED, Label::from_static_parts("layer", layer.1));

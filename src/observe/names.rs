@@ -101,12 +101,6 @@ pub(super) const RECORDED: &[(&str, Type, Unit, &str)] = &[
         "failed operations of an idempotency store; label name",
     ),
     (
-        EVICTION_POLICY,
-        Type::Counter,
-        Unit::Count,
-        "servers that evict idempotency records when their memory is full; label policy",
-    ),
-    (
         EVICTED,
         Type::Counter,
         Unit::Count,
@@ -133,7 +127,6 @@ pub(super) const RUNNING: &str = "buttress.idempotency.running";
 pub(super) const WAITING: &str = "buttress.idempotency.waiting";
 pub(super) const OLDEST: &str = "buttress.idempotency.oldest_seconds";
 pub(super) const STORE_FAILURES: &str = "buttress.idempotency.store_failures_total";
-pub(super) const EVICTION_POLICY: &str = "buttress.idempotency.evicting_servers_total";
 pub(super) const BALANCE: &str = "buttress.budget.balance";
 pub(super) const EXHAUSTED: &str = "buttress.budget.exhausted_total";
 pub(super) const CALLS: &str = "buttress.call.duration_seconds";

@@ -81,9 +81,6 @@ impl Observe for Tracing {
             Event::StoreFailed { error, .. } => {
                 warn!(target: "buttress", layer, name, error, "idempotency store `{name}` failed: {error}");
             }
-            Event::EvictionPolicy { server, policy, .. } => {
-                log_policy(layer, name, server, policy);
-            }
             Event::KeyEvicted { .. } => {
                 debug!(target: "buttress", layer, name, "key `{name}` was evicted");
             }
@@ -94,28 +91,6 @@ impl Observe for Tracing {
             ),
             Event::NameInUse { existing, new, .. } => log_name_in_use(layer, name, existing, new),
         }
-    }
-}
-
-fn log_policy(layer: &str, name: &str, server: &str, policy: Option<&str>) {
-    if let Some(policy) = policy {
-        warn!(
-            target: "buttress",
-            layer,
-            name,
-            server,
-            policy,
-            "server `{server}` evicts idempotency records when its memory is full (`{policy}`), and their operations may be \
-             executed again: set `maxmemory-policy` to `noeviction`"
-        );
-    } else {
-        debug!(
-            target: "buttress",
-            layer,
-            name,
-            server,
-            "server `{server}` does not report its `maxmemory-policy`: check that it is `noeviction`"
-        );
     }
 }
 

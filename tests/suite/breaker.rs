@@ -514,6 +514,36 @@ async fn watch_waits_for_the_next_transition() {
     assert!(poll(pin!(states.changed())).is_pending());
 }
 
+#[test]
+fn a_task_waiting_for_a_transition_is_woken_although_an_observer_panics() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Poll, Wake};
+
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let breaker = breaker("panicking-observer", three_in_a_row());
+    let mut states = breaker.watch();
+    let mut changed = pin!(states.changed());
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = Arc::clone(&woken).into();
+    let mut cx = Context::from_waker(&waker);
+    assert!(changed.as_mut().poll(&mut cx).is_pending());
+    let subscription = subscribe(|event: &Event<'_>| {
+        let name = &**event.source().name();
+        assert!(name != "panicking-observer", "scripted panic");
+    });
+    breaker.isolate();
+    drop(subscription);
+    assert!(woken.0.load(Ordering::SeqCst));
+    assert_eq!(changed.poll(&mut cx), Poll::Ready(Some(Isolated)));
+}
+
 #[tokio::test(start_paused = true)]
 async fn waiting_for_a_transition_ends_when_all_handles_are_dropped() {
     let breaker = breaker("dropped", three_in_a_row());

@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use ::tonic::body::Body;
@@ -15,18 +17,19 @@ use buttress::budget::BudgetConfig;
 use buttress::http::{
     ByGrpcStatus, ClientConfig, ClientLayer, Replay, grpc, handle_grpc_rejections,
 };
-use buttress::retry::RetryConfig;
+use buttress::retry::{ReplayPolicy, RetryConfig, RetryLayer};
 use buttress::timeout::TimeoutLayer;
-use buttress::{Error, Rejected};
+use buttress::{Error, Outcome, Rejected, classify_fn};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue};
+use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::{TcpListener, TcpStream};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, ServiceExt};
 
-use crate::common::{breaker, three_in_a_row};
+use crate::common::{breaker, poll, three_in_a_row};
 use crate::text::Text;
 
 // ── a server that follows a script, frame by frame ──
@@ -440,6 +443,63 @@ async fn other_errors_are_returned_unchanged() {
         (status.code(), status.message()),
         (without.code(), without.message())
     );
+}
+
+/// Replays unary calls: their body is complete when the call begins, although it is not `Clone`.
+#[derive(Clone, Copy)]
+struct Unary;
+
+impl ReplayPolicy<http::Request<Body>> for Unary {
+    type Attempt = http::Request<Body>;
+    type Saved = http::Request<Bytes>;
+
+    fn first(&self, request: http::Request<Body>) -> (Self::Attempt, Option<Self::Saved>) {
+        let (parts, body) = request.into_parts();
+        let Poll::Ready(Ok(collected)) = poll(pin!(body.collect())) else {
+            panic!("the body of a unary call is not complete")
+        };
+        let saved = http::Request::from_parts(parts, collected.to_bytes());
+        (to_attempt(&saved), Some(saved))
+    }
+
+    fn again(&self, saved: &mut Self::Saved) -> Option<Self::Attempt> {
+        Some(to_attempt(saved))
+    }
+}
+
+fn to_attempt(saved: &http::Request<Bytes>) -> http::Request<Body> {
+    saved.clone().map(|bytes| Body::new(Full::new(bytes)))
+}
+
+#[tokio::test]
+async fn a_custom_replay_policy_retries_over_a_channel() {
+    let unavailable = |call| [Does::Fails(Code::Unavailable), Does::Echo][usize::from(call >= 2)];
+    let server = Server::new(unavailable).await;
+    let at_once = Backoff::constant(Duration::ZERO).jitter(Jitter::None);
+    let config = RetryConfig::new().backoff(at_once);
+    // The server sends this status without a message, so the head of the response has it.
+    let by_head = classify_fn(
+        |result: Result<&http::Response<Body>, &Error<TransportError>>| {
+            let status = result.map(|response| Status::from_header_map(response.headers()));
+            match status {
+                Ok(Some(status)) if status.code() == Code::Unavailable => Outcome::TRANSIENT,
+                Ok(_) => Outcome::SUCCESS,
+                Err(_) => Outcome::TRANSIENT,
+            }
+        },
+    );
+    let retry = RetryLayer::new("unary", config, Unary).unwrap();
+    let service = tower::ServiceBuilder::new()
+        .layer(retry.classify(by_head))
+        .layer(BreakerLayer::new(
+            breaker("unary", three_in_a_row()),
+            by_head,
+        ))
+        .layer(TimeoutLayer::new("unary", Duration::from_secs(60)))
+        .map_err(Error::Inner)
+        .service(server.channel());
+    assert_eq!(call(&service, SAY, "text").await.unwrap(), "text");
+    assert_eq!(server.texts(), ["text"; 3]);
 }
 
 #[tokio::test]

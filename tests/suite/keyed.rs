@@ -380,6 +380,31 @@ async fn a_flood_of_new_keys_evicts_no_open_circuit_and_no_call() {
 }
 
 #[test]
+fn many_threads_and_many_keys_stay_within_the_cap() {
+    let keyed = per_number("crowd", three_in_a_row(), at_most(64));
+    get(&keyed, 0).isolate();
+    let in_flight = get(&keyed, 1).try_acquire().unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..8_u32 {
+            let keyed = &keyed;
+            scope.spawn(move || {
+                for call in 0..2_000_u32 {
+                    let key = 2 + (call.wrapping_mul(2_654_435_761) >> 7) % 500;
+                    let outcome = [Outcome::SUCCESS, Outcome::PERMANENT][(call % 2) as usize];
+                    settle(&get(keyed, key), 1, outcome);
+                    assert!(get(keyed, 0).try_acquire().is_err(), "thread {thread}");
+                    assert!(keyed.len() <= 64);
+                }
+            });
+        }
+    });
+    assert!(keys_of(&keyed).starts_with(&[0, 1]));
+    get(&keyed, 1).force_open(SECOND);
+    in_flight.settle(Outcome::SUCCESS);
+    assert_eq!(get(&keyed, 1).state(), BreakerState::ForcedOpen);
+}
+
+#[test]
 fn make_may_use_the_map() {
     use std::sync::{OnceLock, mpsc};
     static MAP: OnceLock<PerNumber> = OnceLock::new();

@@ -38,7 +38,6 @@ mod restart;
 mod retry;
 mod served;
 mod server;
-mod servers;
 mod settings;
 mod spans;
 mod stores;

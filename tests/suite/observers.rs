@@ -136,6 +136,37 @@ fn an_observer_may_subscribe_unsubscribe_emit_and_own_a_subscription() {
     assert_eq!((count("`subscribes`"), count("`emits`")), (7, 14));
 }
 
+#[test]
+fn an_event_at_the_end_of_a_thread_is_received() {
+    use std::cell::RefCell;
+
+    struct Emits(Breaker);
+    impl Drop for Emits {
+        fn drop(&mut self) {
+            self.0.isolate();
+        }
+    }
+    thread_local! {
+        static HELD: RefCell<Option<Emits>> = const { RefCell::new(None) };
+    }
+    let notes = Notes::default();
+    let subscription = subscribe(notes.observer());
+    // A thread destroys its thread-locals in the reverse order of their first use: `HELD` after those that an event uses.
+    let thread = std::thread::spawn(|| {
+        HELD.set(None);
+        let breaker = breaker("thread-end", three_in_a_row());
+        HELD.set(Some(Emits(breaker)));
+    });
+    thread.join().unwrap();
+    drop(subscription);
+    let own = |note: &String| note == "breaker `thread-end`";
+    assert_eq!(
+        notes.take().into_iter().filter(own).count(),
+        2,
+        "created and isolated"
+    );
+}
+
 // ── one handle ──
 
 #[tokio::test(start_paused = true)]

@@ -309,6 +309,20 @@ async fn jitter_is_drawn_afresh_for_every_wait_and_inside_the_cap() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_failed_together_do_not_come_back_together() {
+    let retry = layer("together", RetryConfig::new().max_attempts(2)).without_budget();
+    let mut waits = Vec::new();
+    for _ in 0..20 {
+        let inner = Scripted::new([err(BAD)]);
+        let _ = send(&retry.layer(inner.clone()), 1).await;
+        waits.extend(inner.waits());
+    }
+    waits.sort_unstable();
+    waits.dedup();
+    assert!(waits.len() > 5, "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn permanent_and_neutral_results_are_retried_only_if_the_outcome_allows_it() {
     for (outcome, attempts) in [
         (Outcome::PERMANENT, 1),

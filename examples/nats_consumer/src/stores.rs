@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use buttress::idempotency::store::{FileStore, PostgresStore, RedisStore, Store};
+use buttress::idempotency::store::{FileStore, Store};
+use buttress_postgres::PostgresStore;
+use buttress_redis::RedisStore;
 
 use crate::Error;
 use crate::args::{Args, Kind};

@@ -52,8 +52,8 @@ pub struct Fingerprint(pub [u8; 32]);
 pub struct Token(pub [u8; 16]);
 
 impl Token {
-    /// The holder of a record that was abandoned in a later run.
-    pub(crate) const NOBODY: Self = Self([0; 16]);
+    /// The holder that [`Store::abandon`](super::super::store::Store::abandon) leaves in a record of a later run. No claim has this token.
+    pub const NOBODY: Self = Self([0; 16]);
 
     /// A new random token.
     pub fn new() -> Self {

@@ -26,7 +26,7 @@ use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
 use crate::key_problem::KeyProblem;
 
-/// The future of [`Idempotency`](super::Idempotency).
+/// The future of the service of [`IdempotencyLayer`](super::IdempotencyLayer).
 ///
 /// # Cancel safety
 ///

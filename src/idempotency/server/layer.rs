@@ -72,7 +72,7 @@ use crate::refused::drop_refused;
 /// that share the store. All later requests get the recorded response, byte for byte. A caller that leaves, or a time limit
 /// further out, ends the wait but not the operation. **If a process dies between the effect and its record,** it is unknown whether
 /// the operation happened, and [`AfterCrash`](super::AfterCrash) decides whether it runs again. Only a handler that commits its
-/// effect in the same transaction as the record closes this gap (`PostgresStore`).
+/// effect in the same transaction as the record closes this gap (`PostgresStore` of the crate `buttress-postgres`).
 ///
 /// # Defaults
 ///

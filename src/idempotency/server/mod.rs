@@ -23,8 +23,7 @@ mod ending;
 mod engine;
 mod future;
 mod handler;
-#[cfg(feature = "postgres")]
-mod joined;
+pub(super) mod joined;
 mod layer;
 pub mod lookup;
 mod normalize;
@@ -39,8 +38,6 @@ mod without_http;
 pub use self::body::StoredBody;
 pub use self::config::{AfterCrash, IdempotencyConfig};
 pub use self::future::IdempotencyFuture;
-#[cfg(feature = "postgres")]
-pub(in crate::idempotency) use self::joined::finish;
 pub use self::layer::IdempotencyLayer;
 pub use self::normalize::Normalize;
 pub(crate) use self::operation::remove_ticket;

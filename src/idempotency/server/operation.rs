@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-#[cfg(feature = "postgres")]
-use std::time::Duration;
 
 use ::http::Extensions;
 use bytes::Bytes;
@@ -243,8 +241,7 @@ impl Operation {
     }
 
     /// Sets the record that was committed together with the effect. Its response is sent, whatever the handler returns.
-    #[cfg(feature = "postgres")]
-    pub(in crate::idempotency) fn commit(&self, record: Bytes) {
+    pub(super) fn commit(&self, record: Bytes) {
         let _ = self.inner.committed.set(record);
     }
 
@@ -269,18 +266,12 @@ impl Operation {
         engine.report(step, record, Some(*run));
     }
 
-    pub(in crate::idempotency) fn record(&self) -> &RecordKey {
+    pub(super) fn record(&self) -> &RecordKey {
         &self.inner.record
     }
 
-    pub(in crate::idempotency) fn token(&self) -> Token {
+    pub(super) fn token(&self) -> Token {
         self.inner.token
-    }
-
-    /// How long the response is stored.
-    #[cfg(feature = "postgres")]
-    pub(in crate::idempotency) fn ttl(&self) -> Duration {
-        self.inner.engine.config.ttl
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {

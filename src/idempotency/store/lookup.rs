@@ -10,9 +10,6 @@ use super::Store;
 use super::StoreError;
 use crate::idempotency::record::{ByLength, RecordKey, Token};
 
-/// How many bytes of a stored response [`Store::list`] returns: enough for the status.
-pub(crate) const LISTED_BYTES: usize = 16;
-
 /// A record as a look-up found it.
 ///
 /// [`Store::find`] returns it with the whole stored response, [`Store::list`] with the first 16 bytes of it.
@@ -64,6 +61,11 @@ pub struct Listed {
     /// The cursor that the next page starts at, or `None` after the last page. It is opaque, and only valid for the store that
     /// returned it.
     pub next: Option<String>,
+}
+
+impl Listed {
+    /// How many bytes of a stored response a page contains: enough for the status.
+    pub const RESPONSE_BYTES: usize = 16;
 }
 
 /// A request to end an operation that will not end by itself.
@@ -141,7 +143,7 @@ impl Entry {
     pub(crate) fn shortened(mut self) -> Self {
         if let EntryState::Done { answer } = &mut self.state {
             // A copy: a slice would hold the whole response in memory.
-            *answer = Bytes::copy_from_slice(&answer[..answer.len().min(LISTED_BYTES)]);
+            *answer = Bytes::copy_from_slice(&answer[..answer.len().min(Listed::RESPONSE_BYTES)]);
         }
         self
     }
@@ -149,14 +151,9 @@ impl Entry {
 
 /// The key that the page starts after, for a store that lists its records in the order of the keys.
 pub(super) fn cursor_key(cursor: &str) -> Result<RecordKey, StoreError> {
-    cursor.parse().map_err(|_| invalid_cursor(cursor))
-}
-
-/// The error for a cursor that the store cannot read.
-pub(super) fn invalid_cursor(cursor: &str) -> StoreError {
-    StoreError::unavailable(format!(
-        "`{cursor}` is not a cursor of this store; start the scan again without one"
-    ))
+    cursor
+        .parse()
+        .map_err(|_| StoreError::invalid_cursor(cursor))
 }
 
 impl fmt::Debug for EntryState {

@@ -1,11 +1,11 @@
 //! Stores for the records of operations.
 //!
-//! | store | feature | survives a restart | several processes | exactly-once execution |
+//! | store | from | survives a restart | several processes | exactly-once execution |
 //! |---|---|---|---|---|
-//! | [`MemoryStore`] | `idempotency` | no | no | until the process ends |
-//! | `FileStore` | `file` | yes | no | except for a crash between effect and record |
-//! | `RedisStore` | `redis` | as Redis is configured | yes | except for a crash between effect and record |
-//! | `PostgresStore` | `postgres` | yes | yes | yes, if effect and record are committed together |
+//! | [`MemoryStore`] | feature `idempotency` | no | no | until the process ends |
+//! | `FileStore` | feature `file` | yes | no | except for a crash between effect and record |
+//! | `RedisStore` | crate `buttress-redis` | as Redis is configured | yes | except for a crash between effect and record |
+//! | `PostgresStore` | crate `buttress-postgres` | yes | yes | yes, if effect and record are committed together |
 //!
 //! A store of your own implements [`Store`]. `testing::check_store` (feature `test-util`) checks that it fulfills the contract.
 
@@ -13,19 +13,11 @@
 mod file;
 mod lookup;
 mod memory;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "redis")]
-mod redis;
 
 #[cfg(feature = "file")]
 pub use self::file::FileStore;
 pub use self::lookup::{Entry, EntryState, Listed, Resolve, Resolved};
 pub use self::memory::MemoryStore;
-#[cfg(feature = "postgres")]
-pub use self::postgres::{CommitError, PostgresStore};
-#[cfg(feature = "redis")]
-pub use self::redis::RedisStore;
 pub use super::record::{Begun, Claim, Ended, Fingerprint, RecordKey, Token};
 
 use self::future::StoreFuture;
@@ -70,6 +62,11 @@ fn full(max_bytes: impl fmt::Display) -> StoreError {
     StoreError::Full(format!(
         "the records take up all {max_bytes} bytes of `max_bytes`; raise it, or store responses for a shorter time"
     ))
+}
+
+/// For stores that commit a record in the same transaction as the effect of the handler, as `PostgresStore` does.
+pub mod joined {
+    pub use crate::idempotency::server::joined::Finished;
 }
 
 pub mod future {
@@ -254,6 +251,13 @@ impl StoreError {
     /// [`Unavailable`](Self::Unavailable) with this cause.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable(source.into())
+    }
+
+    /// The error of [`Store::list`] for a cursor that the store cannot read.
+    pub fn invalid_cursor(cursor: &str) -> Self {
+        Self::unavailable(format!(
+            "`{cursor}` is not a cursor of this store; start the scan again without one"
+        ))
     }
 }
 

@@ -5,10 +5,6 @@ mod broken;
 mod file;
 mod lookup;
 mod memory;
-#[cfg(feature = "postgres")]
-mod postgres;
-#[cfg(feature = "redis")]
-pub(crate) mod redis;
 
 use std::time::Duration;
 
