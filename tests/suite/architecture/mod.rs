@@ -65,12 +65,13 @@ fn home(file: &str) -> &str {
     first.trim_end_matches(".rs")
 }
 
+fn is_foundation(home: &str) -> bool {
+    home != "gate" && home != "lib" && !PATTERNS.contains(&home) && !EDGES.contains(&home)
+}
+
 /// Whether the layers allow this dependency.
 fn points_down(dependency: &Dependency) -> bool {
     let (from, to) = (home(&dependency.from), home(&dependency.to));
-    let is_foundation = |home: &str| {
-        home != "gate" && home != "lib" && !PATTERNS.contains(&home) && !EDGES.contains(&home)
-    };
     if from == to || from == "lib" || EDGES.contains(&from) {
         return to != "lib" || from == "lib";
     }
@@ -142,46 +143,43 @@ fn no_files_depend_on_each_other() {
     assert!(shown.is_empty(), "{shown}");
 }
 
-const MACHINES: &[&str] = &["machine.rs", "config.rs"];
-
-/// Whether a file of a pattern holds its plain rules.
-fn is_pure(file: &str) -> bool {
-    let name = file.rsplit('/').next().expect("a path");
-    PATTERNS.contains(&home(file)) && MACHINES.contains(&name)
+/// Whether this is a file of a pattern with this name.
+fn is_named(file: &str, name: &str) -> bool {
+    let rest = file.strip_suffix(name);
+    PATTERNS.contains(&home(file)) && rest.is_some_and(|folder| folder.ends_with('/'))
 }
 
 #[test]
-fn machines_and_configs_depend_on_foundations_and_their_own_rules_only() {
+fn machines_and_configs_depend_on_foundations_and_their_own_pattern_only() {
     let dependencies = Crate::of_folder(&root()).dependencies();
-    let mut open: Vec<&str> = dependencies
-        .iter()
-        .filter(|dependency| is_pure(&dependency.from))
-        .map(|dependency| &*dependency.from)
-        .collect();
+    let is_pure = |file: &str| is_named(file, "machine.rs") || is_named(file, "config.rs");
+    for it in dependencies.iter().filter(|it| is_pure(&it.from)) {
+        let (from, to) = (home(&it.from), home(&it.to));
+        assert!(
+            from == to || is_foundation(to),
+            "{} uses {}",
+            it.from,
+            it.path
+        );
+    }
+}
+
+/// A machine is split into files, such as the breaker's trip rule: each of them is as pure as the machine.
+#[test]
+fn all_parts_of_a_machine_are_pure() {
+    let dependencies = Crate::of_folder(&root()).dependencies();
+    let code: BTreeMap<String, String> = files().into_iter().collect();
+    let machines = code.keys().filter(|file| is_named(file, "machine.rs"));
+    let mut open: Vec<&str> = machines.map(String::as_str).collect();
     let mut seen = BTreeSet::new();
     while let Some(file) = open.pop() {
-        if !seen.insert(file) {
-            continue;
+        if seen.insert(file) {
+            assert_no_runtime(file, &code[file]);
+            let used = dependencies.iter().filter(|it| it.from == file && !it.test);
+            open.extend(used.map(|it| &*it.to).filter(|to| home(to) == home(file)));
         }
-        for it in dependencies.iter().filter(|it| it.from == file && !it.test) {
-            let to = home(&it.to);
-            let is_above = to == "gate" || EDGES.contains(&to) || PATTERNS.contains(&to);
-            assert!(
-                !is_above || to == home(file),
-                "{file} uses {} of {}",
-                it.path,
-                it.to
-            );
-            if is_above {
-                open.push(&it.to);
-            }
-        }
-        let (_, code) = files()
-            .into_iter()
-            .find(|(name, _)| name == file)
-            .expect(file);
-        assert_no_runtime(file, &code);
     }
+    assert!(seen.contains("breaker/trip.rs"), "{seen:?}");
 }
 
 fn assert_no_runtime(name: &str, code: &str) {
@@ -204,10 +202,8 @@ fn assert_no_runtime(name: &str, code: &str) {
 #[test]
 fn machines_and_configs_use_no_runtime_no_lock_and_no_clock() {
     for (name, code) in files() {
-        let file = name.rsplit('/').next().expect("a path");
-        if (MACHINES.contains(&file) && name.contains('/'))
-            || ["window.rs", "backoff.rs"].contains(&&*name)
-        {
+        let is_plain = name.ends_with("/machine.rs") || name.ends_with("/config.rs");
+        if is_plain || ["window.rs", "backoff.rs"].contains(&&*name) {
             assert_no_runtime(&name, &code);
         }
     }
@@ -229,6 +225,13 @@ fn only_the_clock_reads_the_clock_and_only_chance_draws() {
             );
         }
     }
+}
+
+#[test]
+fn the_crate_depends_on_no_store_crate() {
+    let manifest = include_str!("../../../Cargo.toml");
+    let dependency = manifest.lines().find(|line| line.starts_with("buttress-"));
+    assert_eq!(dependency, None);
 }
 
 #[test]

@@ -16,17 +16,18 @@ use pin_project::pin_project;
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::StoredBody;
-use super::caller::Caller;
-use super::engine::Engine;
-use super::progress::Running;
-use super::run::{RunArgs, run};
 use crate::detach::detach;
 use crate::error::{BoxError, CallError, Reason, Rejected};
 use crate::idempotency::record::RecordKey;
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::execution::caller::Caller;
+use crate::idempotency::server::execution::progress::Running;
+use crate::idempotency::server::execution::run::run;
+use crate::idempotency::server::operation::RunArgs;
+use crate::idempotency::server::response::body::StoredBody;
 use crate::key_problem::KeyProblem;
 
-/// The future of the service of [`IdempotencyLayer`](super::IdempotencyLayer).
+/// The future of the service of [`IdempotencyLayer`](crate::idempotency::server::IdempotencyLayer).
 ///
 /// # Cancel safety
 ///
@@ -69,17 +70,17 @@ impl<S, B, Res> IdempotencyFuture<S, B, Res>
 where
     S: Service<Request<StoredBody<B>>>,
 {
-    pub(super) fn passing(future: S::Future) -> Self {
+    pub(in crate::idempotency::server) fn passing(future: S::Future) -> Self {
         let state = State::Passing(future);
         Self { state }
     }
 
-    pub(super) fn refused(rejected: Rejected) -> Self {
+    pub(in crate::idempotency::server) fn refused(rejected: Rejected) -> Self {
         let state = State::Refused(Some(rejected));
         Self { state }
     }
 
-    pub(super) fn reading(
+    pub(in crate::idempotency::server) fn reading(
         engine: Arc<Engine>,
         inner: S,
         parts: Parts,

@@ -7,34 +7,22 @@ use bytes::Bytes;
 use http_body::Body;
 use tower_service::Service;
 
-use super::body::StoredBody;
-use super::caller::Caller;
-use super::claim::{ClaimError, claim, give_up, hold};
-use super::config::AfterCrash;
-use super::ending::close;
-use super::engine::Engine;
-use super::handler::{HandlerOutcome, handle, unprotected};
-use super::operation::{Operation, Ticket};
-use super::progress::Running;
-use super::storage::StoragePolicy;
 use crate::error::CallError;
 use crate::event::OperationStep;
-use crate::idempotency::record::{Begun, Claim, Fingerprint, RecordKey};
+use crate::idempotency::record::{Begun, Claim};
+use crate::idempotency::server::config::AfterCrash;
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::execution::caller::Caller;
+use crate::idempotency::server::execution::claim::{ClaimError, claim, give_up, hold};
+use crate::idempotency::server::execution::ending::close;
+use crate::idempotency::server::execution::handler::{HandlerOutcome, handle, unprotected};
+use crate::idempotency::server::execution::progress::Running;
+use crate::idempotency::server::operation::{Operation, RunArgs, Ticket};
+use crate::idempotency::server::response::body::StoredBody;
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 
-/// The identity of an operation, and the settings that apply to it.
-pub(super) struct RunArgs {
-    pub(super) key: String,
-    pub(super) record: RecordKey,
-    pub(super) fingerprint: Fingerprint,
-    /// Which responses are stored.
-    pub(super) storage: StoragePolicy,
-    /// Whether the handler runs without protection if the store fails.
-    pub(super) fail_open: bool,
-}
-
-pub(super) async fn run<S, B, Res>(
+pub(in crate::idempotency::server) async fn run<S, B, Res>(
     engine: Arc<Engine>,
     inner: S,
     mut request: Request<StoredBody<B>>,

@@ -7,21 +7,23 @@ use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
 use tokio::time::sleep;
 
-use super::body::StoredBody;
-use super::caller::{Caller, REPLAYED};
-use super::claim::{SOON, give_up, limited, longer};
-use super::config::IdempotencyConfig;
-use super::engine::Engine;
-use super::handler::{HandlerOutcome, was_never_taken};
-use super::operation::Operation;
-use super::recorded::{StoredResponse, problem_record};
-use super::storage::{EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored};
 use crate::chance::draw;
 use crate::clock::{Now, wall};
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
 use crate::event::OperationStep;
 use crate::idempotency::record::{Begun, Claim, Ended};
+use crate::idempotency::server::config::IdempotencyConfig;
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::execution::caller::{Caller, REPLAYED};
+use crate::idempotency::server::execution::claim::{SOON, give_up, limited, longer};
+use crate::idempotency::server::execution::handler::{HandlerOutcome, was_never_taken};
+use crate::idempotency::server::operation::Operation;
+use crate::idempotency::server::response::body::StoredBody;
+use crate::idempotency::server::response::recorded::{StoredResponse, problem_record};
+use crate::idempotency::server::response::storage::{
+    EXPIRES, OK, StoragePolicy, Stored, UNKNOWN, grpc_status, headers, stored,
+};
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 use crate::outcome::Executed;
@@ -30,7 +32,7 @@ use crate::outcome::Executed;
 type FirstResult<Res, E> = Result<Result<Response<StoredBody<Res>>, E>, KeyProblem>;
 
 /// Records the result of the handler or releases the key, and then responds to the caller.
-pub(super) async fn close<Res, E: CallError>(
+pub(in crate::idempotency::server) async fn close<Res, E: CallError>(
     operation: &Operation,
     claim: Claim,
     outcome: HandlerOutcome<Res, E>,
@@ -289,7 +291,7 @@ fn judge<Res, E: CallError>(
 }
 
 /// The record of a response. Adds `Idempotency-Expires` to the response if that is configured.
-pub(super) fn recorded(
+pub(in crate::idempotency::server) fn recorded(
     config: &IdempotencyConfig,
     head: &mut Parts,
     body: &Bytes,

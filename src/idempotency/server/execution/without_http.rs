@@ -11,17 +11,18 @@ use http_body_util::{BodyExt, Empty, Full};
 use tokio::sync::oneshot;
 use tower_service::Service;
 
-use super::body::StoredBody;
-use super::caller::Caller;
-use super::engine::digest;
-use super::layer::IdempotencyLayer;
-use super::lookup::RecordOf;
-use super::operation::Operation;
-use super::run::{RunArgs, run};
-use super::storage::StoragePolicy;
 use crate::detach::detach;
 use crate::error::{CallError, Reason, Rejected};
 use crate::idempotency::record::Fingerprint;
+use crate::idempotency::server::digest::digest;
+use crate::idempotency::server::execution::caller::Caller;
+use crate::idempotency::server::execution::run::run;
+use crate::idempotency::server::layer::IdempotencyLayer;
+use crate::idempotency::server::lookup::RecordOf;
+use crate::idempotency::server::operation::Operation;
+use crate::idempotency::server::operation::RunArgs;
+use crate::idempotency::server::response::body::StoredBody;
+use crate::idempotency::server::response::storage::StoragePolicy;
 use crate::key_problem::KeyProblem;
 
 impl IdempotencyLayer {
@@ -62,7 +63,7 @@ impl IdempotencyLayer {
     /// # Errors
     ///
     /// - The operation's own error. It is not stored, and it does not prove that nothing happened: the next call with the key runs
-    ///   the operation again as run 2, or fails with `Unknown`, depending on [`AfterCrash`](super::AfterCrash). Call
+    ///   the operation again as run 2, or fails with `Unknown`, depending on [`AfterCrash`](crate::idempotency::server::AfterCrash). Call
     ///   [`did_not_happen`](Operation::did_not_happen) before to release the key, or [`happened`](Operation::happened) to store the
     ///   failure.
     /// - A [`Rejected`] with [`Reason::Key`]: `InProgress` while another call executes the operation (leave the message in the queue),

@@ -15,9 +15,9 @@ use ::http::header::{HeaderMap, HeaderName, HeaderValue};
 use ::http::{Response, StatusCode};
 use bytes::Bytes;
 
-use super::body::StoredBody;
-use super::lookup::OperationState;
 use crate::idempotency::record::ByLength;
+use crate::idempotency::server::lookup::OperationState;
+use crate::idempotency::server::response::body::StoredBody;
 use crate::idempotency::store::StoreError;
 use crate::key_problem::KeyProblem;
 
@@ -26,11 +26,11 @@ const VERSION: u8 = b'1';
 
 /// A response in a record.
 #[derive(Clone)]
-pub(super) struct StoredResponse {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) trailers: HeaderMap,
-    pub(super) body: Bytes,
+pub(in crate::idempotency::server) struct StoredResponse {
+    pub(in crate::idempotency::server) status: StatusCode,
+    pub(in crate::idempotency::server) headers: HeaderMap,
+    pub(in crate::idempotency::server) trailers: HeaderMap,
+    pub(in crate::idempotency::server) body: Bytes,
 }
 
 /// The content of a completed record.
@@ -39,14 +39,14 @@ pub(super) struct StoredResponse {
     clippy::large_enum_variant,
     reason = "it is taken apart where it is made"
 )]
-pub(super) enum Recorded {
+pub(in crate::idempotency::server) enum Recorded {
     Response(StoredResponse),
     /// No response was stored.
     Problem(KeyProblem),
 }
 
 /// The state of a record and the status of its response, from the whole record or its first 16 bytes.
-pub(super) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
+pub(in crate::idempotency::server) fn peek(record: &[u8]) -> (OperationState, Option<StatusCode>) {
     let state = match record {
         b"1N" => OperationState::NotStored,
         b"1F" => OperationState::Failed,
@@ -77,7 +77,7 @@ impl fmt::Debug for StoredResponse {
 }
 
 /// The record of an operation without a response.
-pub(super) fn problem_record(problem: KeyProblem) -> Bytes {
+pub(in crate::idempotency::server) fn problem_record(problem: KeyProblem) -> Bytes {
     Bytes::from_static(match problem {
         KeyProblem::NotStored => b"1N",
         KeyProblem::Failed => b"1F",
@@ -86,7 +86,7 @@ pub(super) fn problem_record(problem: KeyProblem) -> Bytes {
 }
 
 impl StoredResponse {
-    pub(super) fn encode(&self) -> Bytes {
+    pub(in crate::idempotency::server) fn encode(&self) -> Bytes {
         let mut text = vec![VERSION, b'A'];
         text.extend_from_slice(b"HTTP/1.1 ");
         text.extend_from_slice(self.status.as_str().as_bytes());
@@ -105,7 +105,7 @@ impl StoredResponse {
     }
 
     /// The response to send again.
-    pub(super) fn into_response<B>(self) -> Response<StoredBody<B>> {
+    pub(in crate::idempotency::server) fn into_response<B>(self) -> Response<StoredBody<B>> {
         let trailers = Some(self.trailers).filter(|trailers| !trailers.is_empty());
         let mut response = Response::new(StoredBody::whole(self.body, trailers));
         *response.status_mut() = self.status;
@@ -115,7 +115,7 @@ impl StoredResponse {
 }
 
 impl Recorded {
-    pub(super) fn decode(record: &Bytes) -> Result<Self, StoreError> {
+    pub(in crate::idempotency::server) fn decode(record: &Bytes) -> Result<Self, StoreError> {
         match &record[..] {
             b"1N" => Ok(Self::Problem(KeyProblem::NotStored)),
             b"1F" => Ok(Self::Problem(KeyProblem::Failed)),

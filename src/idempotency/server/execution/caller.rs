@@ -4,19 +4,21 @@ use ::http::{HeaderValue, Response};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::body::StoredBody;
-use super::engine::Engine;
-use super::recorded::Recorded;
 use crate::error::CallError;
 use crate::event::OperationStep;
 use crate::idempotency::record::RecordKey;
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::response::body::StoredBody;
+use crate::idempotency::server::response::recorded::Recorded;
 use crate::key_problem::KeyProblem;
 
 /// The result that the caller waits for.
 type CallerResult<Res, E> = Result<Response<StoredBody<Res>>, E>;
 
 /// Sends one result to the caller, if it still waits.
-pub(super) struct Caller<Res, E>(Option<oneshot::Sender<CallerResult<Res, E>>>);
+pub(in crate::idempotency::server) struct Caller<Res, E>(
+    Option<oneshot::Sender<CallerResult<Res, E>>>,
+);
 
 impl<Res, E: CallError> Caller<Res, E> {
     pub(super) const fn new(caller: oneshot::Sender<CallerResult<Res, E>>) -> Self {
@@ -74,4 +76,4 @@ impl<Res, E: CallError> Caller<Res, E> {
 }
 
 /// Marks a response that was replayed from its record.
-pub(super) const REPLAYED: &str = "idempotent-replayed";
+pub(in crate::idempotency::server) const REPLAYED: &str = "idempotent-replayed";

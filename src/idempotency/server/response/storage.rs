@@ -4,22 +4,20 @@ use ::http::StatusCode;
 use ::http::header::{self, HeaderMap, HeaderName};
 use ::http::response::Parts;
 
-use super::engine::StoreWhen;
-
 /// Which responses are stored, to be replayed.
 ///
-/// Without a stored response, it is unknown whether the operation happened. [`AfterCrash`](super::AfterCrash) decides about the next request with
-/// the key: by default it runs the operation again, as the next [run](super::Operation::run).
+/// Without a stored response, it is unknown whether the operation happened. [`AfterCrash`](crate::idempotency::server::AfterCrash) decides about the next request with
+/// the key: by default it runs the operation again, as the next [run](crate::idempotency::server::Operation::run).
 ///
 /// Whatever the policy:
 ///
-/// - After [`Operation::happened`](super::Operation::happened), every response is stored.
+/// - After [`Operation::happened`](crate::idempotency::server::Operation::happened), every response is stored.
 /// - The key is released, and the next request is a first run, if nothing happened for certain: the handler called
-///   [`did_not_happen`](super::Operation::did_not_happen), a layer of this crate rejected the request, or the response came before
-///   a handler [took its operation](super::IdempotencyConfig::handlers_take_operation).
+///   [`did_not_happen`](crate::idempotency::server::Operation::did_not_happen), a layer of this crate rejected the request, or the response came before
+///   a handler [took its operation](crate::idempotency::server::IdempotencyConfig::handlers_take_operation).
 /// - 408 means that a time limit inside has cut the handler off. The outcome is stored as unknown, as after
-///   [`max_run`](super::IdempotencyConfig::max_run).
-/// - [`store_when`](super::IdempotencyLayer::store_when) takes precedence over the policy and over the rule for 408.
+///   [`max_run`](crate::idempotency::server::IdempotencyConfig::max_run).
+/// - [`store_when`](crate::idempotency::server::IdempotencyLayer::store_when) takes precedence over the policy and over the rule for 408.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(
     feature = "serde",
@@ -97,7 +95,11 @@ const NEVER_STORED_PREFIXES: [&str; 6] = [
 ];
 
 /// The headers that are stored. `Trailer` only with trailers: HTTP/1.1 cannot send trailers without it.
-pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool) -> HeaderMap {
+pub(in crate::idempotency::server) fn headers(
+    of: &HeaderMap,
+    policy: &HeaderPolicy,
+    has_trailers: bool,
+) -> HeaderMap {
     let listed: Vec<&str> = of
         .get_all(header::CONNECTION)
         .iter()
@@ -125,9 +127,12 @@ pub(super) fn headers(of: &HeaderMap, policy: &HeaderPolicy, has_trailers: bool)
     stored
 }
 
+/// The rule of [`store_when`](crate::idempotency::IdempotencyLayer::store_when).
+pub(in crate::idempotency::server) type StoreWhen = dyn Fn(&Parts) -> Option<bool> + Send + Sync;
+
 /// Which record a response leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stored {
+pub(in crate::idempotency::server) enum Stored {
     Response,
     /// The outcome is unknown: a time limit inside has cut off the handler (408), which may have acted.
     Unknown,
@@ -135,7 +140,7 @@ pub(super) enum Stored {
 }
 
 /// The record for a response with this head.
-pub(super) fn stored(
+pub(in crate::idempotency::server) fn stored(
     policy: StoragePolicy,
     store_when: Option<&StoreWhen>,
     head: &Parts,
@@ -183,16 +188,21 @@ fn stores(policy: StoragePolicy, head: &Parts, grpc: Option<u8>) -> bool {
 }
 
 /// The header with the time at which a record expires.
-pub(super) const EXPIRES: HeaderName = HeaderName::from_static("idempotency-expires");
+pub(in crate::idempotency::server) const EXPIRES: HeaderName =
+    HeaderName::from_static("idempotency-expires");
 
 /// gRPC's code for a success.
-pub(super) const OK: u8 = 0;
+pub(in crate::idempotency::server) const OK: u8 = 0;
 /// The code that clients assume for a response without one.
-pub(super) const UNKNOWN: u8 = 2;
+pub(in crate::idempotency::server) const UNKNOWN: u8 = 2;
 
 /// The code of a gRPC response, from its trailers or headers, or else `default`. `None` if it is not gRPC, or gRPC-Web,
 /// whose code is in the body.
-pub(super) fn grpc_status(head: &Parts, trailers: Option<&HeaderMap>, default: u8) -> Option<u8> {
+pub(in crate::idempotency::server) fn grpc_status(
+    head: &Parts,
+    trailers: Option<&HeaderMap>,
+    default: u8,
+) -> Option<u8> {
     let kind = head.headers.get(header::CONTENT_TYPE)?.as_bytes();
     let rest = kind.strip_prefix(b"application/grpc")?;
     if head.status != StatusCode::OK || !matches!(rest.first(), None | Some(b'+' | b';')) {

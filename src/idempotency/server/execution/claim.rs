@@ -7,23 +7,23 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
-use super::caller::Caller;
-use super::engine::Engine;
-use super::operation::Operation;
-use super::progress::Running;
 use crate::chance::draw;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::detach::detach;
 use crate::error::CallError;
 use crate::idempotency::record::{Begun, Claim, RecordKey, Token};
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::execution::caller::Caller;
+use crate::idempotency::server::execution::progress::Running;
+use crate::idempotency::server::operation::Operation;
 use crate::idempotency::store::StoreError;
 
 /// The first pause between two calls to a store.
-pub(super) const SOON: Duration = Duration::from_millis(50);
+pub(in crate::idempotency::server) const SOON: Duration = Duration::from_millis(50);
 
 /// The reason why a key was not claimed.
-pub(super) enum ClaimError {
+pub(in crate::idempotency::server) enum ClaimError {
     Store(StoreError),
     /// The key was claimed after a wait, but too many operations are running. The claim must be given up.
     TooMany,
@@ -36,7 +36,7 @@ impl From<StoreError> for ClaimError {
 }
 
 /// Claims the key. While another request holds it, tries again for `wait`.
-pub(super) async fn claim<Res, E: CallError>(
+pub(in crate::idempotency::server) async fn claim<Res, E: CallError>(
     engine: &Arc<Engine>,
     record: RecordKey,
     claim: Claim,
@@ -75,7 +75,7 @@ pub(super) async fn claim<Res, E: CallError>(
     }
 }
 
-pub(super) fn longer(pause: Duration) -> Duration {
+pub(in crate::idempotency::server) fn longer(pause: Duration) -> Duration {
     (pause * 2).min(Duration::from_secs(1))
 }
 
@@ -112,7 +112,11 @@ async fn begin(engine: &Arc<Engine>, record: RecordKey, claim: Claim) -> Result<
 }
 
 /// Abandons a claim as soon as the store is available. If it is not within the lease, the claim ends with its lease.
-pub(super) async fn give_up(engine: &Engine, record: &RecordKey, token: Token) {
+pub(in crate::idempotency::server) async fn give_up(
+    engine: &Engine,
+    record: &RecordKey,
+    token: Token,
+) {
     let until = Deadline::after(engine.config.lease);
     let mut pause = SOON;
     while limited(engine, engine.store.abandon(record, token))
@@ -129,7 +133,7 @@ pub(super) async fn give_up(engine: &Engine, record: &RecordKey, token: Token) {
 }
 
 /// Calls the store, for at most `store_timeout`.
-pub(super) async fn limited<T>(
+pub(in crate::idempotency::server) async fn limited<T>(
     engine: &Engine,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
@@ -145,7 +149,10 @@ fn too_slow(limit: Duration) -> StoreError {
 }
 
 /// Renews the lease until this future is dropped.
-pub(super) async fn hold(operation: &Operation, claim: &Claim) -> Infallible {
+pub(in crate::idempotency::server) async fn hold(
+    operation: &Operation,
+    claim: &Claim,
+) -> Infallible {
     let engine = operation.engine();
     let (store, record, lease) = (&engine.store, operation.record(), claim.lease);
     let mut pause = lease / 3;

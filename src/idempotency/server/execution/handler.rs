@@ -17,17 +17,17 @@ use pin_project::pin_project;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::body::StoredBody;
-use super::caller::Caller;
-use super::config::IdempotencyConfig;
-use super::engine::Engine;
-use super::operation::Operation;
 use crate::deadline::Deadline;
 use crate::error::{CallError, Reason, Rejected};
+use crate::idempotency::server::config::IdempotencyConfig;
+use crate::idempotency::server::engine::Engine;
+use crate::idempotency::server::execution::caller::Caller;
+use crate::idempotency::server::operation::Operation;
+use crate::idempotency::server::response::body::StoredBody;
 use crate::key_problem::KeyProblem;
 
 /// The result of the handler.
-pub(super) enum HandlerOutcome<Res, E> {
+pub(in crate::idempotency::server) enum HandlerOutcome<Res, E> {
     /// A response whose body was read.
     Response {
         head: Parts,
@@ -46,7 +46,7 @@ pub(super) enum HandlerOutcome<Res, E> {
 }
 
 /// Runs the handler, for at most `max_run`.
-pub(super) async fn handle<S, B, Res>(
+pub(in crate::idempotency::server) async fn handle<S, B, Res>(
     operation: &Operation,
     inner: S,
     request: Request<StoredBody<B>>,
@@ -74,7 +74,7 @@ where
 }
 
 /// Runs the handler without a record, for at most `max_run`.
-pub(super) async fn unprotected<S, B, Res>(
+pub(in crate::idempotency::server) async fn unprotected<S, B, Res>(
     engine: &Engine,
     mut inner: S,
     request: Request<StoredBody<B>>,
@@ -110,7 +110,7 @@ async fn bounded<T>(
 
 /// Whether the handler has certainly not acted, because all handlers take their operation and this one has not. It cannot take
 /// it after this.
-pub(super) fn was_never_taken(operation: &Operation) -> bool {
+pub(in crate::idempotency::server) fn was_never_taken(operation: &Operation) -> bool {
     operation.engine().config.handlers_take_operation && operation.revoke()
 }
 
@@ -162,7 +162,7 @@ fn streams<B>(response: &Response<B>) -> bool {
 }
 
 /// Reads the response's body, unless it streams or is larger than `max`.
-pub(super) async fn read<Res: Body<Data = Bytes>, E>(
+pub(in crate::idempotency::server) async fn read<Res: Body<Data = Bytes>, E>(
     response: Response<Res>,
     max: usize,
 ) -> HandlerOutcome<Res, E> {

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::config::IdempotencyConfig;
 use crate::clock::{Moment, Now};
 use crate::event::{Event, Refresh, Source, emit, register_refresh};
+use crate::idempotency::server::config::IdempotencyConfig;
 
 /// The operations of one layer that are in progress.
-pub(super) struct InProgress {
+pub(in crate::idempotency::server) struct InProgress {
     source: Arc<Source>,
     counts: Mutex<Counts>,
     /// Notified when the last operation ends.
@@ -58,7 +58,7 @@ impl Refresh for InProgress {
 
 impl InProgress {
     /// Starts without operations. The gauges are refreshed until this is dropped.
-    pub(super) fn new(source: Arc<Source>) -> Arc<Self> {
+    pub(in crate::idempotency::server) fn new(source: Arc<Source>) -> Arc<Self> {
         let new = Arc::new(Self {
             source,
             counts: Mutex::default(),
@@ -73,7 +73,7 @@ impl InProgress {
     }
 
     /// Begins an operation of this tenant, unless there are too many.
-    pub(super) fn begin(
+    pub(in crate::idempotency::server) fn begin(
         self: &Arc<Self>,
         tenant: &str,
         config: &IdempotencyConfig,
@@ -106,21 +106,21 @@ impl InProgress {
         })
     }
 
-    pub(super) fn running(&self) -> usize {
+    pub(in crate::idempotency::server) fn running(&self) -> usize {
         self.counts().running.len()
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    pub(in crate::idempotency::server) fn waiting(&self) -> usize {
         self.counts().waiting
     }
 
     /// How long ago the oldest operation began.
-    pub(super) fn oldest(&self) -> Option<Duration> {
+    pub(in crate::idempotency::server) fn oldest(&self) -> Option<Duration> {
         let began = *self.counts().running.first_key_value()?.1;
         Some(Now::unread().moment().since(began))
     }
 
-    pub(super) async fn idle(&self) {
+    pub(in crate::idempotency::server) async fn idle(&self) {
         loop {
             let mut ended = std::pin::pin!(self.idle.notified());
             ended.as_mut().enable();
@@ -133,7 +133,7 @@ impl InProgress {
 }
 
 /// An operation in progress, until this is dropped.
-pub(super) struct Running {
+pub(in crate::idempotency::server) struct Running {
     all: Arc<InProgress>,
     number: u64,
     /// `None` if tenants are not limited.

@@ -30,7 +30,7 @@ enum Rest<B> {
 }
 
 impl<B> StoredBody<B> {
-    pub(super) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+    pub(in crate::idempotency::server) fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
         let data = if data.is_empty() {
             VecDeque::new()
         } else {
@@ -43,7 +43,7 @@ impl<B> StoredBody<B> {
         }
     }
 
-    pub(super) fn passing(body: B) -> Self {
+    pub(in crate::idempotency::server) fn passing(body: B) -> Self {
         Self {
             data: VecDeque::new(),
             trailers: None,
@@ -52,7 +52,10 @@ impl<B> StoredBody<B> {
     }
 
     /// The part that was read, followed by the rest.
-    pub(super) fn resumed(data: VecDeque<Bytes>, rest: Pin<Box<B>>) -> Self {
+    pub(in crate::idempotency::server) fn resumed(
+        data: VecDeque<Bytes>,
+        rest: Pin<Box<B>>,
+    ) -> Self {
         Self {
             data,
             trailers: None,
