@@ -7,6 +7,7 @@ mod circuits;
 mod reason;
 mod source;
 
+#[cfg(feature = "metrics")]
 pub(crate) use self::circuits::CircuitCounts;
 pub use self::reason::{OperationStep, RetryStop};
 pub(crate) use self::source::BuiltAt;

@@ -1,4 +1,4 @@
-//! Words of events: the reasons and steps that they report.
+//! The reasons and steps that events report.
 
 /// Why a failed call is not retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

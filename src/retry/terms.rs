@@ -1,4 +1,4 @@
-//! What a call needs from its retry layer.
+//! The settings and the state that a call shares with its retry layer.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What lasts until the end of a body: the permit of the call, time limits, and the final outcome.
+//! Response bodies: the permit that is held to the end, time limits, and the final outcome.
 
 pub(super) mod end;
 pub(super) mod final_outcome;

@@ -1,4 +1,4 @@
-//! What a response or an error says about the call: its [`Outcome`](crate::Outcome) and its `error.type`.
+//! Classifies responses and errors: the [`Outcome`](crate::Outcome) of a call, and its `error.type`.
 
 pub(super) mod client_fault;
 pub(super) mod error_type;

@@ -1,4 +1,4 @@
-//! Marks on the response of a failed call, in this process and on the wire.
+//! Headers and extensions of the response to a failed call that report whether it was executed and may be retried.
 
 use ::http::header::HeaderValue;
 use ::http::{Response, StatusCode};

@@ -1,4 +1,4 @@
-//! What is stored of a response, and the responses that are sent.
+//! Stored responses: which are stored, their format, and the body type.
 
 pub(super) mod body;
 pub(super) mod recorded;
