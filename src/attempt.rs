@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::ops::BitOrAssign;
 
-use crate::outcome::{Executed, Kind, Outcome};
-
 thread_local! {
     static SCOPE: Cell<Scope> = const { Cell::new(Call::new(1, true).scope()) };
 }
@@ -59,16 +57,6 @@ impl AttemptReason {
             Self::NotExecuted => "not_executed",
             Self::Allowed => "allowed",
             Self::Rejected => "rejected",
-        }
-    }
-
-    /// The reason for an attempt after this outcome.
-    pub(crate) const fn after(outcome: &Outcome) -> Self {
-        match (outcome.executed, outcome.kind) {
-            (Executed::No, _) => Self::NotExecuted,
-            (_, Kind::Transient) => Self::Transient,
-            (_, Kind::Overloaded) => Self::Overloaded,
-            _ => Self::Allowed,
         }
     }
 }

@@ -1,14 +1,13 @@
 //! The options of one call.
 
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crate::call_scope::{self, Hidden, OptionsScope, hide};
-#[cfg(feature = "http")]
-use crate::call_scope::{InForce, KeyState, ScopedKey};
-use crate::scoped::Scoped;
+use crate::scoped::{Context, Scoped};
 
 pub use crate::attempt::{AttemptReason, Call};
 pub(crate) use crate::attempt::{EnteredCall, Marks, Scope};
@@ -142,17 +141,17 @@ impl CallOptions {
 
     /// The time limit of the whole call, if the options in force set one.
     pub(crate) fn current_timeout() -> Option<Duration> {
-        call_scope::in_force().timeout
+        in_force().timeout
     }
 
     /// The time limit of each attempt, if the options in force set one.
     pub(crate) fn current_attempt_timeout() -> Option<Duration> {
-        call_scope::in_force().attempt_timeout
+        in_force().attempt_timeout
     }
 
     /// Whether the call may be retried.
     pub(crate) fn current_retry() -> bool {
-        call_scope::in_force().retry
+        in_force().retry
     }
 
     /// Hides the time limit of the whole call from everything inside, until the guard is dropped.
@@ -175,17 +174,17 @@ impl CallOptions {
 impl CallOptions {
     /// Whether the response is intentionally long-lived.
     pub(crate) fn current_streams() -> bool {
-        call_scope::in_force().streams
+        in_force().streams
     }
 
     /// Whether the options in force have an idempotency key, used or not.
     pub(crate) fn has_key() -> bool {
-        call_scope::in_force().key != KeyState::None
+        in_force().key != KeyState::None
     }
 
     /// The idempotency key for a call that needs one and has none.
     pub(crate) fn current_key() -> Option<Arc<ScopedKey>> {
-        call_scope::key()
+        key()
     }
 
     /// Hides the idempotency key.
@@ -206,6 +205,183 @@ impl CallOptions {
     pub(crate) fn hide_all() -> Hidden {
         hide(|of| *of = InForce::NONE)
     }
+}
+
+// The options in force: set around every poll, and hidden by the layers that apply them.
+
+thread_local! {
+    static OPTIONS: Cell<InForce> = const { Cell::new(InForce::NONE) };
+    static KEY: RefCell<Option<Arc<ScopedKey>>> = const { RefCell::new(None) };
+}
+
+/// The idempotency key of a scope.
+#[derive(Debug)]
+#[cfg_attr(
+    not(feature = "http"),
+    expect(dead_code, reason = "the key layer comes with HTTP")
+)]
+pub(crate) struct ScopedKey {
+    text: Arc<str>,
+    used: AtomicBool,
+}
+
+#[cfg(feature = "http")]
+impl ScopedKey {
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Takes the key for one call. `false`: another call has it.
+    pub(crate) fn claim(&self) -> bool {
+        !self.used.swap(true, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// The state of the scope's key, as the layers see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyState {
+    /// There is none.
+    None,
+    /// There is one, for the next call that needs one.
+    Free,
+    /// The request under way carries it.
+    #[cfg(feature = "http")]
+    Taken,
+}
+
+/// The options in force, without the text of the key, because only `Copy` values fit in a `Cell`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct InForce {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) retry: bool,
+    pub(crate) streams: bool,
+    pub(crate) key: KeyState,
+}
+
+impl InForce {
+    pub(crate) const NONE: Self = Self {
+        timeout: None,
+        attempt_timeout: None,
+        retry: true,
+        streams: false,
+        key: KeyState::None,
+    };
+}
+
+/// The options in force on this thread.
+#[inline]
+pub(crate) fn in_force() -> InForce {
+    OPTIONS.get()
+}
+
+/// The key of the scope in force, unless a layer outside has hidden it.
+#[cfg(feature = "http")]
+pub(crate) fn key() -> Option<Arc<ScopedKey>> {
+    if in_force().key != KeyState::Free {
+        return None;
+    }
+    KEY.try_with(|key| key.borrow().clone()).ok().flatten()
+}
+
+/// Restores the options that were in force before.
+#[must_use]
+pub(crate) struct Hidden(Option<InForce>);
+
+/// Changes the options in force until the guard is dropped. Writes nothing if there is no change, as for most calls.
+#[inline]
+pub(crate) fn hide(clear: impl FnOnce(&mut InForce)) -> Hidden {
+    let before = OPTIONS.get();
+    let mut options = before;
+    clear(&mut options);
+    if options == before {
+        return Hidden(None);
+    }
+    OPTIONS.set(options);
+    Hidden(Some(before))
+}
+
+impl Drop for Hidden {
+    #[inline]
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            OPTIONS.set(before);
+        }
+    }
+}
+
+/// The options of one call, ready to be put in force at every poll.
+pub struct OptionsScope {
+    options: InForce,
+    key: Option<Arc<ScopedKey>>,
+}
+
+impl OptionsScope {
+    pub(crate) fn new(options: CallOptions) -> Self {
+        let key = options.idempotency_key.map(|text| ScopedKey {
+            text,
+            used: AtomicBool::new(false),
+        });
+        Self {
+            options: InForce {
+                timeout: options.timeout,
+                attempt_timeout: options.attempt_timeout,
+                retry: options.retry,
+                streams: options.streams,
+                key: match key {
+                    Some(_) => KeyState::Free,
+                    None => KeyState::None,
+                },
+            },
+            key: key.map(Arc::new),
+        }
+    }
+}
+
+/// Without the key, which is a secret.
+impl fmt::Debug for OptionsScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.options.fmt(f)
+    }
+}
+
+impl Context for OptionsScope {
+    fn enter(&self) -> impl Sized {
+        EnteredOptions {
+            options: OPTIONS.replace(self.options),
+            key: replace_key(self.key.clone()),
+        }
+    }
+}
+
+struct EnteredOptions {
+    options: InForce,
+    key: Option<Arc<ScopedKey>>,
+}
+
+impl Drop for EnteredOptions {
+    fn drop(&mut self) {
+        OPTIONS.set(self.options);
+        drop(replace_key(self.key.take()));
+    }
+}
+
+/// Puts another key in force. A thread that ends may drop its calls after its key.
+fn replace_key(key: Option<Arc<ScopedKey>>) -> Option<Arc<ScopedKey>> {
+    KEY.try_with(|current| current.replace(key)).ok().flatten()
+}
+
+#[cfg(feature = "http")]
+pub(crate) type CallScope<F> = Scoped<Option<Box<OptionsScope>>, F>;
+
+/// The future that `call` makes, with these options in force in both, if there are any.
+#[cfg(feature = "http")]
+pub(crate) fn with<F>(options: Option<CallOptions>, call: impl FnOnce() -> F) -> CallScope<F> {
+    let scope = options.map(|options| Box::new(OptionsScope::new(options)));
+    let entered = scope.enter();
+    let future = call();
+    drop(entered);
+    Scoped::new(scope, future)
 }
 
 #[cfg(all(test, feature = "http"))]
@@ -242,18 +418,18 @@ mod tests {
             .timeout(limit)
             .streams(true)
             .scope(async {
-                let before = call_scope::in_force();
+                let before = in_force();
                 {
                     let _timeout = CallOptions::hide_timeout();
                     assert_eq!(CallOptions::current_timeout(), None);
                     let _retry = CallOptions::hide_retry();
                     assert!(CallOptions::current_streams());
                     let _all = CallOptions::hide_all();
-                    assert_eq!(call_scope::in_force(), InForce::NONE);
+                    assert_eq!(in_force(), InForce::NONE);
                 }
-                assert_eq!(call_scope::in_force(), before);
+                assert_eq!(in_force(), before);
             })
             .await;
-        assert_eq!(call_scope::in_force(), InForce::NONE);
+        assert_eq!(in_force(), InForce::NONE);
     }
 }

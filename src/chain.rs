@@ -8,7 +8,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::iter;
 
-use crate::error::{Error, REJECTION};
+use crate::error::{BoxError, CallError, Error, REJECTION, Rejected};
 
 /// Any error that can be downcast.
 pub(crate) type Dyn = dyn StdError + 'static;
@@ -34,6 +34,14 @@ pub(crate) fn links(error: &Dyn) -> impl Iterator<Item = Link<'_>> {
             certain: link.certain && same_call,
         })
     })
+}
+
+impl CallError for BoxError {
+    fn rejected(&self) -> Option<&Rejected> {
+        links(&**self)
+            .take_while(|link| link.certain)
+            .find_map(|link| link.error.downcast_ref())
+    }
 }
 
 /// The next error, and whether it certainly concerns the same call.
@@ -120,7 +128,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
 
-    use crate::error::{BoxError, Reason, Rejected};
+    use crate::error::Reason;
 
     #[derive(Clone, Debug, thiserror::Error)]
     #[error("foreign")]

@@ -5,7 +5,6 @@ use std::fmt;
 
 use thiserror::Error as ThisError;
 
-use crate::chain::links;
 pub use crate::rejected::{Quota, Reason, Rejected};
 
 /// The error of a service that can hold a [`Rejected`]. The layers require it.
@@ -53,14 +52,6 @@ impl CallError for Rejected {
 
 /// Any error, boxed: the error of tower's own `Buffer` and `Timeout`.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
-
-impl CallError for BoxError {
-    fn rejected(&self) -> Option<&Rejected> {
-        links(&**self)
-            .take_while(|link| link.certain)
-            .find_map(|link| link.error.downcast_ref())
-    }
-}
 
 /// A rejection, or the unchanged error of the service.
 ///

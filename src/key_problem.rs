@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::outcome::Executed;
+use crate::executed::Executed;
 
 /// Why an [`IdempotencyLayer`](crate::idempotency::IdempotencyLayer) rejects a request.
 ///
@@ -48,73 +48,43 @@ pub enum KeyProblem {
 }
 
 impl KeyProblem {
-    /// The label, status and title of the problem, and whether the operation may have been executed.
-    const fn facts(&self) -> (&'static str, u16, &'static str, Executed) {
-        use Executed::{Maybe, No};
-        match self {
-            Self::Missing => ("key_missing", 400, "Idempotency key missing", No),
-            Self::Malformed(_) => ("key_malformed", 400, "Idempotency key malformed", No),
-            Self::NoTenant => ("key_no_tenant", 403, "Idempotency key owner unknown", No),
-            Self::Incomplete => ("key_body_incomplete", 400, "Request incomplete", No),
-            Self::TooSlow => ("key_body_too_slow", 408, "Request too slow", No),
-            Self::TooLarge(_) => ("key_body_too_large", 413, "Request too large", No),
-            Self::SecondCall => (
-                "key_second_call",
-                500,
-                "Idempotency key used by another call",
-                No,
-            ),
-            Self::Reused => (
-                "key_reused",
-                422,
-                "Idempotency key used for another request",
-                No,
-            ),
-            Self::InProgress => ("key_in_progress", 409, "Operation in progress", Maybe),
-            Self::NotStored => ("key_response_not_stored", 409, "Response not stored", Maybe),
-            Self::Unknown => ("key_outcome_unknown", 409, "Outcome unknown", Maybe),
-            Self::Failed => ("key_failed", 500, "Operation failed", Maybe),
-            Self::NotExecuted => ("key_not_executed", 503, "Operation not executed", No),
-            Self::TooManyOperations => (
-                "key_too_many_operations",
-                503,
-                "Too many operations in progress",
-                No,
-            ),
-            Self::StoreUnavailable => (
-                "key_store_unavailable",
-                503,
-                "Idempotency store unavailable",
-                No,
-            ),
-        }
-    }
-
     /// The problem as a label of metrics and logs.
     pub const fn as_str(&self) -> &'static str {
-        self.facts().0
-    }
-
-    /// The `type` of the problem: the address of its variant's documentation.
-    pub fn uri(&self) -> String {
-        let name = format!("{self:?}");
-        let name = name.split('(').next().unwrap_or_default();
-        format!("https://docs.rs/buttress/latest/buttress/enum.KeyProblem.html#variant.{name}")
-    }
-
-    /// The status of the response (from draft-ietf-httpapi-idempotency-key-header §2.7 where it defines one).
-    pub const fn status(&self) -> u16 {
-        self.facts().1
-    }
-
-    /// The title of the problem, which is constant per variant.
-    pub const fn title(&self) -> &'static str {
-        self.facts().2
+        match self {
+            Self::Missing => "key_missing",
+            Self::Malformed(_) => "key_malformed",
+            Self::NoTenant => "key_no_tenant",
+            Self::Incomplete => "key_body_incomplete",
+            Self::TooSlow => "key_body_too_slow",
+            Self::TooLarge(_) => "key_body_too_large",
+            Self::SecondCall => "key_second_call",
+            Self::Reused => "key_reused",
+            Self::InProgress => "key_in_progress",
+            Self::NotStored => "key_response_not_stored",
+            Self::Unknown => "key_outcome_unknown",
+            Self::Failed => "key_failed",
+            Self::NotExecuted => "key_not_executed",
+            Self::TooManyOperations => "key_too_many_operations",
+            Self::StoreUnavailable => "key_store_unavailable",
+        }
     }
 
     /// Whether the operation of the key may have been executed.
     pub const fn executed(&self) -> Executed {
-        self.facts().3
+        match self {
+            Self::Missing
+            | Self::Malformed(_)
+            | Self::NoTenant
+            | Self::Incomplete
+            | Self::TooSlow
+            | Self::TooLarge(_)
+            | Self::SecondCall
+            | Self::Reused
+            | Self::NotExecuted
+            | Self::TooManyOperations
+            | Self::StoreUnavailable => Executed::No,
+            Self::InProgress | Self::NotStored | Self::Unknown | Self::Failed => Executed::Maybe,
+        }
     }
 }
 

@@ -28,7 +28,6 @@ mod allowance;
 mod attempt;
 pub mod backoff;
 mod call;
-mod call_scope;
 mod chain;
 mod chance;
 pub mod clock;
@@ -37,6 +36,7 @@ mod deadline;
 mod detach;
 mod error;
 pub mod event;
+mod executed;
 mod growth;
 mod key_problem;
 mod live_names;
@@ -46,7 +46,6 @@ mod outcome;
 mod refused;
 mod rejected;
 mod scoped;
-mod source;
 mod sync;
 #[cfg(feature = "serde")]
 mod text;
@@ -89,11 +88,3 @@ pub use crate::verify::verify;
 pub mod future {
     pub use crate::scoped::Scoped;
 }
-
-/// The observers that come with features.
-const BUILT_IN_OBSERVERS: &[&dyn event::Observe] = &[
-    #[cfg(feature = "metrics")]
-    &telemetry::metrics::Metrics,
-    #[cfg(feature = "tracing")]
-    &telemetry::tracing::Tracing,
-];

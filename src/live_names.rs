@@ -7,22 +7,11 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use hashbrown::{Equivalent, HashMap};
 
-use crate::event::Event;
+use crate::event::{BuiltAt, Event, Source};
 use crate::observe::emit;
-use crate::source::Source;
 
 /// Names beyond these are not registered.
 const MAX_NAMES: usize = 10_000;
-
-/// Where a handle was built, and with which settings.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct BuiltAt<'a> {
-    /// The line that built it.
-    pub location: &'static Location<'static>,
-    /// The settings it was built with.
-    pub settings: &'a (dyn fmt::Debug + Send + Sync),
-}
 
 type ShownConfig = Arc<dyn fmt::Debug + Send + Sync>;
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::call::Marks;
 use crate::error::{CallError, Reason, Rejected};
+pub use crate::executed::Executed;
 use crate::key_problem::KeyProblem;
 
 /// The classification of a finished call: the state of the service, and whether to retry.
@@ -83,16 +84,6 @@ pub enum RetryAdvice {
     Vetoed,
     /// Retry, even if the kind would not be retried.
     Allowed,
-}
-
-/// Whether the service may have acted on a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Executed {
-    /// It may have: the call reached the service.
-    Maybe,
-    /// It certainly has not.
-    No,
 }
 
 impl Outcome {

@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::executed::Executed;
 use crate::key_problem::KeyProblem;
-use crate::outcome::Executed;
 
 /// A call that a layer of this crate rejected or ended: the layer, the reason, and when to retry.
 ///

@@ -3,14 +3,13 @@
 use std::time::Duration;
 
 use super::config::{Abandoned, BreakerConfig};
-use super::probes::{ProbeResult, Probes};
-use super::ticket::{Epoch, Ticket, Transitions, Verdict};
+use super::probes::{Decision, ProbeResult, Probes};
 use super::trip::Tally;
 use crate::allowance::Allowance;
 use crate::chance::Draw;
 use crate::clock::Moment;
 use crate::error::{ConfigError, Reason};
-use crate::event::{BreakerState, Cause};
+use crate::event::{BreakerState, Cause, StateTransition};
 use crate::outcome::{Kind, Outcome};
 
 /// The state of the circuit, with its counts.
@@ -254,6 +253,217 @@ impl Machine {
             _ => {}
         }
         transitions
+    }
+}
+
+/// State transitions.
+impl Machine {
+    /// Fails the probes whose idle timeout has passed: there is no timer that would.
+    pub(super) fn give_up_lost_probes(&mut self, now: Moment, transitions: &mut Transitions) {
+        let until = self.lost_until(now);
+        if let State::HalfOpen { probes, before, .. } = &mut self.state {
+            if let Some(until) = until {
+                let before = *before;
+                self.enter(State::Open { until, before }, Cause::ProbeLost, transitions);
+            } else {
+                probes.expire(self.config.probe_idle_timeout, now);
+            }
+        }
+    }
+
+    /// Until when the circuit is open again because its probes are lost.
+    pub(super) fn lost_until(&self, now: Moment) -> Option<Moment> {
+        match &self.state {
+            State::HalfOpen {
+                probes,
+                before,
+                draw,
+            } => probes
+                .lost(&self.config, now)
+                .map(|admitted| admitted.after(self.config.open_time(*before, *draw, None))),
+            _ => None,
+        }
+    }
+
+    /// Ends the half-open state if the results so far decide it.
+    pub(super) fn decide(
+        &mut self,
+        wait: Option<Duration>,
+        now: Moment,
+        cause: Option<Cause>,
+        transitions: &mut Transitions,
+    ) {
+        let State::HalfOpen {
+            probes,
+            before,
+            draw,
+        } = &self.state
+        else {
+            return;
+        };
+        match probes.decision(&self.config) {
+            None => {}
+            Some(Decision::Close) => {
+                let tally = Tally::new(&self.config).ramping_up(&self.config, now);
+                self.enter(
+                    State::Closed(tally),
+                    cause.unwrap_or(Cause::ProbesSucceeded),
+                    transitions,
+                );
+            }
+            Some(decision @ (Decision::Open | Decision::GiveUp)) => {
+                let opened = match decision {
+                    Decision::GiveUp => Cause::Abandoned,
+                    _ => Cause::ProbeFailed,
+                };
+                let before = *before;
+                let until = now.after(self.config.open_time(before, *draw, wait));
+                self.enter(
+                    State::Open { until, before },
+                    cause.unwrap_or(opened),
+                    transitions,
+                );
+            }
+        }
+    }
+
+    /// Begins to probe, having opened `before` times since the last close.
+    pub(super) fn half_open(&mut self, before: u32, draw: Draw, transitions: &mut Transitions) {
+        let probes = Probes::default();
+        self.enter(
+            State::HalfOpen {
+                probes,
+                before,
+                draw,
+            },
+            Cause::OpenForOver,
+            transitions,
+        );
+    }
+
+    /// Every state begins a new epoch: results of calls admitted before it change nothing.
+    pub(super) fn enter(&mut self, state: State, cause: Cause, transitions: &mut Transitions) {
+        let (from, to) = (self.state.name(), state.name());
+        self.state = state;
+        self.epoch = self.epoch.next();
+        if from != to {
+            self.sequence += 1;
+            transitions.push(self.sequence, StateTransition::new(from, to, cause));
+        }
+    }
+}
+
+/// Counts the states a machine has been in. 31 bits; it wraps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Epoch(u32);
+
+impl Epoch {
+    pub(super) const FIRST: Self = Self(0);
+    /// Not one of the 31-bit values, so no machine is ever in it.
+    const NONE: Self = Self(u32::MAX);
+    const MASK: u32 = u32::MAX >> 1;
+
+    /// The epoch with these 31 bits.
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits & Self::MASK)
+    }
+
+    /// Its 31 bits.
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(super) const fn next(self) -> Self {
+        Self::from_bits(self.0.wrapping_add(1))
+    }
+}
+
+/// Identifies an admitted call to the machine when it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(super) epoch: Epoch,
+    /// Its place among the probes, or [`NOT_A_PROBE`].
+    place: u32,
+}
+
+const NOT_A_PROBE: u32 = u32::MAX;
+
+impl Ticket {
+    /// Of a call whose result is ignored.
+    pub(crate) const IGNORED: Self = Self::call(Epoch::NONE);
+
+    /// Of a call admitted by a circuit that was closed in this epoch.
+    pub(crate) const fn call(epoch: Epoch) -> Self {
+        Self {
+            epoch,
+            place: NOT_A_PROBE,
+        }
+    }
+
+    pub(super) const fn probe(epoch: Epoch, place: u16) -> Self {
+        Self {
+            epoch,
+            place: place as u32,
+        }
+    }
+
+    /// All of it in one number.
+    pub(crate) fn bits(self) -> u64 {
+        u64::from(self.place) << 32 | u64::from(self.epoch.0)
+    }
+
+    /// The ticket with these [`bits`](Self::bits).
+    #[expect(clippy::cast_possible_truncation, reason = "each half is wanted")]
+    pub(crate) const fn from_bits(bits: u64) -> Self {
+        Self {
+            epoch: Epoch(bits as u32),
+            place: (bits >> 32) as u32,
+        }
+    }
+
+    pub(crate) const fn is_probe(self) -> bool {
+        self.place != NOT_A_PROBE
+    }
+
+    /// Its place among the probes, if it is one.
+    pub(super) fn place(self) -> Option<u16> {
+        u16::try_from(self.place).ok()
+    }
+}
+
+/// Whether a call may pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Admit(Ticket),
+    Refuse {
+        reason: Reason,
+        retry_after: Option<Duration>,
+    },
+}
+
+/// The state transitions of one step, each with its number. There are two at most: a probe is found lost, and the open time
+/// that follows is already over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Transitions([Option<(u64, StateTransition)>; 2]);
+
+impl Transitions {
+    pub(super) fn push(&mut self, sequence: u64, transition: StateTransition) {
+        if let Some(free) = self.0.iter_mut().find(|slot| slot.is_none()) {
+            *free = Some((sequence, transition));
+        }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0[0].is_none()
+    }
+}
+
+impl IntoIterator for Transitions {
+    type Item = (u64, StateTransition);
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<(u64, StateTransition)>, 2>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().flatten()
     }
 }
 

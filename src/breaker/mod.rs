@@ -145,31 +145,19 @@
 //! The permit is a value. Dropping a call drops its permit unsettled, which counts as *abandoned*. A panic in the inner service
 //! counts as a failure and propagates.
 
-mod admission;
 mod config;
-mod control;
-#[cfg(all(test, buttress_loom))]
-mod loom;
+mod handle;
 mod machine;
 mod manual;
 #[cfg(test)]
 mod model;
 mod permit;
-mod policy;
 mod probes;
-mod ready;
-mod shard;
 mod shards;
-mod ticket;
-mod transitions;
 mod trip;
-mod view;
 
 pub use self::config::{Abandoned, BreakerConfig, Window};
+pub use self::handle::{Breaker, BreakerLayer, StateWatch};
+pub use self::manual::Snapshot;
 pub use self::permit::BreakerPermit;
-pub use self::policy::{Breaker, StateWatch};
-pub use self::view::Snapshot;
 pub use crate::transition::{BreakerState, Cause};
-
-/// Puts a [`Breaker`], or a [`Keyed`](crate::gate::Keyed) one, in front of a service.
-pub type BreakerLayer<C, P = Breaker> = crate::gate::GateLayer<P, C>;

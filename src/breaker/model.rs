@@ -5,8 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::config::{Abandoned, BreakerConfig, Window};
-use super::machine::Machine;
-use super::ticket::{Ticket, Transitions, Verdict};
+use super::machine::{Machine, Ticket, Transitions, Verdict};
 use crate::chance::Draw;
 use crate::clock::{Moment, nanos};
 use crate::error::Reason;

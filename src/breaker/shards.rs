@@ -10,11 +10,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use super::config::BreakerConfig;
-use super::machine::Machine;
-use super::shard::{COUNT, Mode, Published, Shard, epoch};
-use super::ticket::{Ticket, Transitions};
+use super::machine::{Epoch, Machine, Ticket, Transitions};
 use crate::chance::{Draw, draw};
-use crate::clock::{Moment, Now};
+use crate::clock::{Moment, Now, nanos};
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{BreakerState, Event, Refresh, Source, emit};
 use crate::outcome::Outcome;
@@ -280,6 +278,143 @@ impl Locked {
     }
 }
 
+/// The fast path of one core.
+pub(super) struct Shard {
+    /// The tag, the [`DECIDE`] bit, and below them how many successes were counted here since the last fold.
+    word: AtomicU64,
+    /// When the grant ends, in nanoseconds; `u64::MAX`: never. Written under the lock, before the word.
+    until: AtomicU64,
+    pub(super) shared: Arc<Inner>,
+}
+
+/// The upper half of a shard's word, its tag: the epoch and one bit for the grant. Without that bit every call takes the
+/// lock.
+const TAG: u64 = !0 << 32;
+const GRANTED: u64 = 1 << 32;
+/// Set if admission needs more than the shard: a rule measures how long calls take, or a ramp-up admits a share of them.
+const DECIDE: u64 = 1 << 31;
+const COUNT: u64 = DECIDE - 1;
+
+const fn granted(epoch: Epoch) -> u64 {
+    (epoch.bits() as u64) << 33 | GRANTED
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the bits above the shift are wanted, and no epoch has more"
+)]
+const fn epoch(word: u64, shift: u32) -> Epoch {
+    Epoch::from_bits((word >> shift) as u32)
+}
+
+impl Shard {
+    /// The epoch in which a call is admitted, if that takes neither clock nor lock.
+    #[inline]
+    pub(super) fn admits(&self) -> Option<Epoch> {
+        let word = self.word.load(Ordering::Acquire);
+        (word & (GRANTED | DECIDE) == GRANTED).then(|| epoch(word, 33))
+    }
+
+    /// Counts a success without the lock, if the grant of this epoch allows it now.
+    #[inline]
+    pub(super) fn count(&self, epoch: Epoch, now: &Now) -> bool {
+        loop {
+            let word = self.word.load(Ordering::Acquire);
+            if word & TAG != granted(epoch) || word & COUNT == COUNT {
+                return false;
+            }
+            let until = self.until.load(Ordering::Acquire);
+            if until != u64::MAX && now.moment().as_nanos() >= until {
+                return false;
+            }
+            if self
+                .word
+                .compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
+                return true;
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard").finish_non_exhaustive()
+    }
+}
+
+/// The state published to calls that avoid the lock.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Published {
+    pub(super) mode: Mode,
+    pub(super) refused_until: u64,
+    pub(super) slow_call: u64,
+    pub(super) word: u64,
+    pub(super) until: u64,
+}
+
+/// How a call is admitted: the lowest two bits of the mode word. While closed, the epoch is above them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// The machine decides, under the lock.
+    Decide,
+    /// Admit, in this epoch.
+    Closed(Epoch),
+    /// Admit, and ignore the result.
+    Disabled,
+    /// Reject until `refused_until`, then let the machine decide.
+    Open,
+}
+
+impl Mode {
+    pub(super) fn pack(self) -> u64 {
+        match self {
+            Self::Decide => 0,
+            Self::Closed(epoch) => 1 | u64::from(epoch.bits()) << 32,
+            Self::Disabled => 2,
+            Self::Open => 3,
+        }
+    }
+
+    pub(super) fn unpack(word: u64) -> Self {
+        match word & 3 {
+            0 => Self::Decide,
+            1 => Self::Closed(epoch(word, 32)),
+            2 => Self::Disabled,
+            _ => Self::Open,
+        }
+    }
+}
+
+impl Published {
+    pub(super) fn of(machine: &Machine, dry_run: bool) -> Self {
+        let mode = match machine.last_state() {
+            BreakerState::Disabled => Mode::Disabled,
+            _ if machine.admits_all() => Mode::Closed(machine.epoch()),
+            BreakerState::Open if !dry_run => Mode::Open,
+            _ => Mode::Decide,
+        };
+        let decide = machine.slow_call().is_some() || !machine.admits_all();
+        let grant = machine.grant();
+        Self {
+            mode,
+            // Only for an open circuit: a call that read that mode a moment ago must not find the end of another state.
+            refused_until: machine
+                .refused_until()
+                .filter(|_| mode == Mode::Open)
+                .unwrap_or(Moment::START)
+                .as_nanos(),
+            slow_call: machine.slow_call().map_or(u64::MAX, nanos),
+            word: match grant {
+                Some(_) => granted(machine.epoch()) | if decide { DECIDE } else { 0 },
+                None => 0,
+            },
+            until: grant.unwrap_or(Moment::START).as_nanos(),
+        }
+    }
+}
+
 #[cfg(all(test, not(buttress_loom)))]
 mod tests {
     use super::super::Breaker;
@@ -295,5 +430,158 @@ mod tests {
         }
         breaker.force_open(Duration::MAX);
         assert_eq!(breaker.shared().refused_until(), Moment::START);
+    }
+}
+
+/// The handle under every order of events: nothing is lost, nothing is counted twice, nothing is counted too late.
+#[cfg(all(test, buttress_loom))]
+mod loom {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use ::loom::thread;
+
+    use super::super::permit::BreakerPermit;
+    use super::super::{Breaker, BreakerConfig, Window};
+    use crate::clock::{Moment, Now};
+    use crate::event::BreakerState;
+    use crate::gate::{Evict, Internal, Permit, Policy};
+    use crate::outcome::Outcome;
+
+    fn now() -> Now {
+        Now::at(Moment::from_nanos(1))
+    }
+
+    /// Opens after so many failures in a row; counts the last 100 calls.
+    fn breaker(consecutive_failures: u32) -> Breaker {
+        let config = BreakerConfig::default()
+            .consecutive_failures(Some(consecutive_failures))
+            .consecutive_min_span(Duration::ZERO)
+            .failure_rate(Some(1.0))
+            .min_calls(100)
+            .window(Window::Calls(100));
+        Breaker::new("loom", config).expect("a valid configuration")
+    }
+
+    /// Admits through a shard of its own.
+    fn admit(local: &Breaker) -> BreakerPermit {
+        local.admit(&(), &now()).expect("closed")
+    }
+
+    fn settle(permit: BreakerPermit, outcome: Outcome) {
+        Permit::settle(permit, outcome, &now());
+    }
+
+    fn counted(breaker: &Breaker) -> (u32, u32) {
+        let snapshot = breaker.snapshot();
+        (snapshot.total, snapshot.failed)
+    }
+
+    #[test]
+    fn successes_and_a_failure_are_each_counted_once() {
+        loom::model(|| {
+            let breaker = breaker(5);
+            let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+            let good = thread::spawn(move || {
+                settle(admit(&local), Outcome::SUCCESS);
+                settle(admit(&local), Outcome::SUCCESS);
+                local
+            });
+            settle(admit(&other), Outcome::TRANSIENT);
+            let _local = good.join().expect("a thread");
+            assert_eq!(counted(&breaker), (3, 1));
+        });
+    }
+
+    #[test]
+    fn two_threads_of_one_shard_count_both() {
+        loom::model(|| {
+            let breaker = breaker(5);
+            let local = Arc::new(breaker.local(Internal));
+            let same = Arc::clone(&local);
+            let good = thread::spawn(move || settle(admit(&same), Outcome::SUCCESS));
+            settle(admit(&local), Outcome::SUCCESS);
+            good.join().expect("a thread");
+            assert_eq!(counted(&breaker), (2, 0));
+        });
+    }
+
+    #[test]
+    fn a_shard_added_late_loses_nothing() {
+        loom::model(|| {
+            let breaker = breaker(5);
+            let late = breaker.clone();
+            let good = thread::spawn(move || {
+                let local = late.local(Internal);
+                settle(admit(&local), Outcome::SUCCESS);
+                local
+            });
+            let permit = breaker.local(Internal);
+            settle(admit(&permit), Outcome::TRANSIENT);
+            let _local = good.join().expect("a thread");
+            assert_eq!(counted(&breaker), (2, 1));
+        });
+    }
+
+    #[test]
+    fn a_success_of_an_epoch_that_is_over_changes_nothing() {
+        loom::model(|| {
+            let breaker = breaker(1);
+            let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+            let (old, bad) = (admit(&local), admit(&other));
+            let good = thread::spawn(move || settle(old, Outcome::SUCCESS));
+            settle(bad, Outcome::TRANSIENT);
+            // Closed again, as new: the success belongs to the time before, whenever it comes.
+            breaker.reset();
+            good.join().expect("a thread");
+            assert_eq!(counted(&breaker), (0, 0));
+        });
+    }
+
+    #[test]
+    fn a_success_ends_a_run_of_failures_exactly_if_it_came_between() {
+        loom::model(|| {
+            let breaker = breaker(2);
+            let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+            settle(admit(&other), Outcome::TRANSIENT);
+            let (old, bad) = (admit(&local), admit(&other));
+            let good = thread::spawn(move || {
+                settle(old, Outcome::SUCCESS);
+                local
+            });
+            settle(bad, Outcome::TRANSIENT);
+            let _local = good.join().expect("a thread");
+            match breaker
+                .shared()
+                .with_state(|locked| locked.machine.last_state())
+            {
+                // It came first: one failure since.
+                BreakerState::Closed => assert_eq!(counted(&breaker), (3, 2)),
+                // It came too late: it belongs to an epoch that is over.
+                state => assert_eq!(state, BreakerState::Open),
+            }
+        });
+    }
+
+    #[test]
+    fn a_success_counted_as_its_grant_ends_is_still_judged() {
+        loom::model(|| {
+            let config = BreakerConfig::default()
+                .consecutive_failures(None)
+                .failure_rate(Some(0.5))
+                .min_calls(2)
+                .window(Window::Calls(2));
+            let breaker = Breaker::new("loom", config).expect("a valid configuration");
+            let (local, other) = (breaker.local(Internal), breaker.local(Internal));
+            let (good, bad) = (admit(&local), admit(&other));
+            let good = thread::spawn(move || settle(good, Outcome::SUCCESS));
+            settle(bad, Outcome::TRANSIENT);
+            good.join().expect("a thread");
+            // In either order one of two has failed.
+            let state = breaker
+                .shared()
+                .with_state(|locked| locked.machine.last_state());
+            assert_eq!(state, BreakerState::Open);
+        });
     }
 }

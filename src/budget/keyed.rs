@@ -109,3 +109,75 @@ impl Evict for RetryBudget {
         shared.allowance.without_refused();
     }
 }
+
+#[cfg(all(test, not(buttress_loom)))]
+mod tests {
+    use std::sync::{Arc, Mutex as StdMutex};
+
+    use super::super::{BudgetConfig, RetryBudget};
+    use crate::clock::Now;
+    use crate::error::ConfigError;
+    use crate::event::Source;
+    use crate::gate::{KeyBy, Keyed, KeyedConfig, by};
+
+    type Slot = Arc<StdMutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+    /// Budgets, and what is done once while the next one is being made.
+    fn budgets(
+        bound: KeyedConfig,
+    ) -> (
+        Keyed<u32, impl KeyBy<u32, Key = u32> + Clone + use<>, RetryBudget>,
+        Slot,
+    ) {
+        let meanwhile = Slot::default();
+        let slot = Arc::clone(&meanwhile);
+        let like = move |source: Source, like: &RetryBudget| -> Result<_, ConfigError> {
+            let made = RetryBudget::new(source.name().clone(), like.config());
+            let act = slot.lock().unwrap().take();
+            if let Some(act) = act {
+                act();
+            }
+            made
+        };
+        let first = RetryBudget::new("first", BudgetConfig::new()).unwrap();
+        let shop = Arc::new(Source::new("budget", "shop"));
+        let keyed = Keyed::named(shop, by(|key: &u32| *key), bound, first, like).unwrap();
+        (keyed, meanwhile)
+    }
+
+    #[test]
+    fn one_that_is_made_while_the_settings_change_is_made_again() {
+        for bound in [KeyedConfig::default(), KeyedConfig::default().max_keys(1)] {
+            let (budgets, meanwhile) = budgets(bound);
+            let handle = budgets.clone();
+            let ratio = |ratio| BudgetConfig::new().ratio(ratio);
+            *meanwhile.lock().unwrap() =
+                Some(Box::new(move || handle.reconfigure(ratio(0.5)).unwrap()));
+            let made = budgets.get(&1, &Now::unread());
+            assert_eq!(made.config(), ratio(0.5));
+            assert_eq!(&**made.name(), "shop/1");
+            // The one key that a full map has room for is in use, so this is the overflow's.
+            let held = budgets.get(&2, &Now::unread());
+            budgets.reconfigure(ratio(0.7)).unwrap();
+            for key in [1, 2, 3] {
+                assert_eq!(budgets.get(&key, &Now::unread()).config(), ratio(0.7));
+            }
+            assert_eq!(held.config(), ratio(0.7));
+        }
+    }
+
+    #[test]
+    fn a_smaller_bound_holds_from_the_next_new_key_on() {
+        let (budgets, _) = budgets(KeyedConfig::default());
+        for key in [1, 2, 3, 4] {
+            let _ = budgets.get(&key, &Now::unread());
+        }
+        budgets.bound(KeyedConfig::default().max_keys(2)).unwrap();
+        let wrong = budgets.bound(KeyedConfig::default().max_keys(0));
+        assert_eq!(wrong.unwrap_err().field, "max_keys");
+        assert_eq!((budgets.len(), budgets.config().max_keys), (4, 2));
+        let new = budgets.get(&5, &Now::unread());
+        assert_eq!(&**new.name(), "shop/5");
+        assert_eq!(budgets.len(), 2);
+    }
+}

@@ -82,7 +82,7 @@ mod config;
 mod keyed;
 mod machine;
 mod policy;
-pub(crate) mod withdrawal;
 
 pub use self::config::{BudgetConfig, Rule};
 pub use self::policy::RetryBudget;
+pub(crate) use self::policy::{CallUnderWay, Withdrawal};

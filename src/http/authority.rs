@@ -8,9 +8,7 @@ use std::str::FromStr;
 use ::http::Uri;
 use hashbrown::Equivalent;
 
-use super::request::HttpRequest;
 use crate::error::ConfigError;
-use crate::gate::KeyBy;
 
 /// A server: scheme, lower-case host, and the port unless it is the scheme's own. Never a user name or a password.
 ///
@@ -234,30 +232,6 @@ impl Equivalent<Authority> for AuthorityRef<'_> {
     }
 }
 
-/// A policy per server: the key of a request is its [`Authority`].
-///
-/// Requests without an absolute URI share one key.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ByAuthority;
-
-// So that the error names other keys.
-#[diagnostic::do_not_recommend]
-impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
-    type Key = Authority;
-    type Lookup<'a>
-        = AuthorityRef<'a>
-    where
-        Req: 'a;
-
-    fn lookup<'a>(&self, request: &'a Req) -> AuthorityRef<'a> {
-        request.authority()
-    }
-
-    fn to_key(&self, lookup: &AuthorityRef<'_>) -> Authority {
-        (*lookup).into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::hash::{BuildHasher, RandomState};
@@ -265,6 +239,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    #[cfg(feature = "reqwest")]
+    use crate::http::HttpRequest;
 
     fn of(url: &str) -> Authority {
         AuthorityRef::of_uri(&url.parse().unwrap()).into()

@@ -76,84 +76,68 @@
 
 mod authority;
 mod body;
-mod body_end;
-mod body_limits;
 mod classify;
 pub mod client;
 mod connect;
 pub mod deadline;
-mod drain;
-mod error;
-mod error_type;
-mod final_outcome;
 mod grpc;
-mod handle_rejections;
-mod header_timeout;
-mod idempotency_keys;
-mod marks;
-mod own;
-mod problem;
-mod quota;
-mod redirects;
+mod reject;
 mod replay;
 mod request;
-mod retry_after;
-#[cfg(feature = "hyper")]
-mod runtime;
 pub mod server;
-mod shown;
 #[cfg(feature = "tracing")]
 mod span;
-mod stack_error;
-mod trust_not_executed;
 
 /// The futures of this module's services.
 pub mod future {
+    pub use super::body::header_timeout::HeaderTimeoutFuture;
     pub use super::connect::ConnectTimeoutFuture;
-    pub use super::drain::Draining;
-    pub use super::handle_rejections::HandleRejectionsFuture;
-    pub use super::header_timeout::HeaderTimeoutFuture;
+    pub use super::reject::layer::HandleRejectionsFuture;
+    pub use super::reject::trust_not_executed::TrustNotExecutedFuture;
+    pub use super::replay::drain::Draining;
     pub use super::server::service::ServerFuture;
     #[cfg(feature = "tracing")]
     pub use super::span::AttemptSpanFuture;
-    pub use super::trust_not_executed::TrustNotExecutedFuture;
 }
 
-pub use self::authority::{Authority, ByAuthority};
-pub use self::body::AtBodyEnd;
-pub use self::body_end::{BodyEnd, ClassifyEnd};
-pub use self::classify::ByStatus;
+pub use self::authority::Authority;
+pub use self::body::end::{BodyEnd, ClassifyEnd};
+pub(crate) use self::body::final_outcome::AtFinalOutcome;
+pub use self::body::gated::AtBodyEnd;
+pub use self::body::header_timeout::HeaderTimeoutLayer;
+pub use self::classify::errors::{ErrorOutcome, error_outcome};
+pub use self::classify::retry_after::retry_after;
+pub use self::classify::status::ByStatus;
 pub use self::client::config::ClientConfig;
 pub use self::client::layer::ClientLayer;
 pub use self::client::stack::client;
 pub use self::connect::{ConnectTimeout, ConnectTimeoutLayer};
-pub use self::drain::Drain;
-pub use self::error::{ErrorOutcome, error_outcome};
-pub(crate) use self::final_outcome::AtFinalOutcome;
 pub use self::grpc::{ByGrpcStatus, grpc, handle_grpc_rejections};
-pub use self::handle_rejections::{HandleRejectionsLayer, handle_rejections};
-pub use self::header_timeout::HeaderTimeoutLayer;
-pub use self::idempotency_keys::IdempotencyKeys;
-pub use self::problem::rejection_response;
-pub use self::redirects::Redirects;
-pub use self::replay::{Replay, ReplayBody};
+pub use self::reject::layer::{HandleRejectionsLayer, handle_rejections};
+pub use self::reject::problem::rejection_response;
+pub use self::reject::trust_not_executed::TrustNotExecutedLayer;
+pub use self::replay::body::ReplayBody;
+pub use self::replay::drain::Drain;
+pub use self::replay::idempotency_keys::IdempotencyKeys;
+pub use self::replay::policy::Replay;
+pub use self::replay::redirects::Redirects;
+pub use self::request::ByAuthority;
 pub(crate) use self::request::HttpRequest;
 #[cfg(feature = "reqwest")]
 pub(crate) use self::request::HttpResponse;
-pub use self::retry_after::retry_after;
 pub use self::server::config::ServerConfig;
 pub use self::server::stack::{ServerLayer, server};
 #[cfg(feature = "tracing")]
 pub use self::span::AttemptSpanLayer;
-pub use self::trust_not_executed::TrustNotExecutedLayer;
 
 #[cfg(feature = "reqwest")]
 pub(crate) use self::{
     authority::AuthorityRef,
-    drain::Draining,
-    final_outcome::deposit_later,
-    header_timeout::{HeaderTimeout, HeaderTimeoutFuture, watch},
-    replay::{BodyBuffer, Saved},
+    body::final_outcome::deposit_later,
+    body::header_timeout::{HeaderTimeout, HeaderTimeoutFuture, watch},
+    replay::body::BodyBuffer,
+    replay::drain::Draining,
+    replay::safety::Saved,
 };
 
 #[cfg(test)]
@@ -162,14 +146,14 @@ mod tests {
     use crate::breaker::BreakerPermit;
     use crate::idempotency::StoredBody;
 
-    type Gated<B> = body::GatedBody<B, Option<BreakerPermit>, ByStatus>;
+    type Gated<B> = body::gated::GatedBody<B, Option<BreakerPermit>, ByStatus>;
 
     #[test]
     fn bodies_are_unpin_where_their_inner_body_is() {
         fn is_unpin<B: Unpin>() {}
         is_unpin::<Gated<()>>();
         is_unpin::<server::service::ServerBody<()>>();
-        is_unpin::<header_timeout::HeaderTimeoutBody<()>>();
+        is_unpin::<body::header_timeout::HeaderTimeoutBody<()>>();
         is_unpin::<ReplayBody<()>>();
         is_unpin::<grpc::GrpcBody<()>>();
         is_unpin::<StoredBody<()>>();

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use ::http::{Extensions, HeaderMap, Method, Request, Response, StatusCode};
 
-use super::authority::AuthorityRef;
+use super::authority::{Authority, AuthorityRef};
+use crate::gate::KeyBy;
 use crate::idempotency::KeyedRequest;
 
 /// An HTTP request of the `http` crate or, with the feature `reqwest`, of reqwest.
@@ -137,5 +138,29 @@ impl<B> HttpResponse for Response<B> {
 
     fn extensions_mut(&mut self) -> &mut Extensions {
         self.extensions_mut()
+    }
+}
+
+/// A policy per server: the key of a request is its [`Authority`].
+///
+/// Requests without an absolute URI share one key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ByAuthority;
+
+// So that the error names other keys.
+#[diagnostic::do_not_recommend]
+impl<Req: HttpRequest> KeyBy<Req> for ByAuthority {
+    type Key = Authority;
+    type Lookup<'a>
+        = AuthorityRef<'a>
+    where
+        Req: 'a;
+
+    fn lookup<'a>(&self, request: &'a Req) -> AuthorityRef<'a> {
+        request.authority()
+    }
+
+    fn to_key(&self, lookup: &AuthorityRef<'_>) -> Authority {
+        (*lookup).into()
     }
 }

@@ -12,9 +12,9 @@ use tracing::field::Empty;
 use tracing::instrument::{Instrument, Instrumented};
 use tracing::{Span, info_span};
 
-use super::classify::ByStatus;
 use super::request::{HttpRequest, HttpResponse};
 use crate::call::Call;
+use crate::http::classify::status::ByStatus;
 use crate::outcome::Classify;
 
 /// Opens a `tracing` span for each attempt, with the fields of OpenTelemetry's conventions for HTTP clients.

@@ -8,6 +8,7 @@
 //!         abandon, in run 1
 //! ```
 
+mod by_length;
 mod ids;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+pub(crate) use self::by_length::ByLength;
 pub use self::ids::{Fingerprint, RecordKey, Token};
 use super::store::{Entry, EntryState, Resolve, Resolved};
 use crate::clock::Moment;
@@ -89,15 +91,6 @@ pub(crate) struct Record {
 pub(crate) enum State {
     Running { lease_until: Moment },
     Done { answer: Bytes },
-}
-
-/// Shows the length of a stored response in place of its bytes, which may be confidential.
-pub(crate) struct ByLength<'a>(pub(crate) &'a Bytes);
-
-impl fmt::Debug for ByLength<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
 }
 
 impl fmt::Debug for Begun {

@@ -9,7 +9,7 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::call::CallOptions;
-use crate::call_scope::CallScope;
+use crate::call::CallScope;
 use crate::error::{CallError, Error};
 
 /// A request that could not be built is an error of the service, not a rejection.

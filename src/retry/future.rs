@@ -10,12 +10,12 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use super::attempt::{Attempt, Judging};
-use super::between::Between;
 use super::discard::Discard;
-use super::layer::Inner;
 use super::machine::Refusal;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
+use super::terms::Inner;
+use super::wait::Between;
 use crate::budget::RetryBudget;
 use crate::call::{Call, Marks};
 use crate::error::CallError;

@@ -103,7 +103,6 @@
 //! the budget. An attempt that has begun has spent its token.
 
 mod attempt;
-mod between;
 mod budgets;
 mod config;
 mod discard;
@@ -113,6 +112,8 @@ mod machine;
 mod progress;
 mod replay;
 mod service;
+mod terms;
+mod wait;
 
 pub use self::config::RetryConfig;
 #[cfg(feature = "http")]

@@ -2,18 +2,17 @@
 
 use std::time::Duration;
 
-use super::layer::Rules;
 use super::machine::{Finished, Machine, Refusal, Step};
+use super::terms::Rules;
 use crate::budget::RetryBudget;
-use crate::budget::withdrawal::CallUnderWay;
-use crate::budget::withdrawal::Withdrawal;
+use crate::budget::{CallUnderWay, Withdrawal};
 use crate::call::{AttemptReason, Call, CallOptions, Marks};
 use crate::chance;
 use crate::clock::Now;
 use crate::deadline::Deadline;
 use crate::error::CallError;
 use crate::event::{Event, RetryStop, emit};
-use crate::outcome::{Executed, Outcome};
+use crate::outcome::{Executed, Kind, Outcome};
 
 pub(super) struct Progress {
     caller: Option<CallerOptions>,
@@ -238,7 +237,7 @@ impl Course {
         self.counted = counted;
         self.reason = match finished.refusal {
             Some(_) => AttemptReason::Rejected,
-            None => AttemptReason::after(&outcome),
+            None => reason_after(&outcome),
         };
         emit(&Event::Retry {
             source: rules.source(),
@@ -276,5 +275,15 @@ impl Course {
             attempts,
             why,
         });
+    }
+}
+
+/// The reason for an attempt after this outcome.
+const fn reason_after(outcome: &Outcome) -> AttemptReason {
+    match (outcome.executed, outcome.kind) {
+        (Executed::No, _) => AttemptReason::NotExecuted,
+        (_, Kind::Transient) => AttemptReason::Transient,
+        (_, Kind::Overloaded) => AttemptReason::Overloaded,
+        _ => AttemptReason::Allowed,
     }
 }

@@ -9,9 +9,9 @@ use super::attempt::Attempt;
 use super::budgets::Budgets;
 use super::discard::Discard;
 use super::future::{Further, RetryFuture};
-use super::layer::Inner;
 use super::progress::Progress;
 use super::replay::ReplayPolicy;
+use super::terms::Inner;
 use crate::error::CallError;
 use crate::outcome::{Classify, ErrorIsTransient};
 

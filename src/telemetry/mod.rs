@@ -35,15 +35,7 @@
 //! # Ok(()) }
 //! ```
 
-#[cfg(feature = "metrics")]
-pub(crate) mod metrics;
-#[cfg(feature = "metrics")]
-mod names;
 mod observe;
-#[cfg(feature = "metrics")]
-mod series;
-#[cfg(feature = "tracing")]
-pub(crate) mod tracing;
 
 #[cfg(feature = "http")]
 pub(crate) use self::observe::Observation;

@@ -55,3 +55,17 @@ pub(crate) const fn duration(nanos: u64) -> Duration {
         Duration::from_nanos(nanos)
     }
 }
+
+/// A limit in `Debug` output; `Duration::MAX` is none.
+#[cfg(feature = "http")]
+pub(crate) struct ShownLimit(pub(crate) Duration);
+
+#[cfg(feature = "http")]
+impl std::fmt::Debug for ShownLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Duration::MAX => f.write_str("none"),
+            limit => limit.fmt(f),
+        }
+    }
+}

@@ -61,7 +61,7 @@ mod total;
 pub(crate) use self::alarm::Alarm;
 pub use self::attempt::{Timeout, TimeoutLayer};
 #[cfg(feature = "http")]
-pub(crate) use self::limit::{Limit, duration};
+pub(crate) use self::limit::{Limit, ShownLimit, duration};
 pub use self::total::{DeadlineLayer, DeadlineService};
 
 /// The futures of the services.

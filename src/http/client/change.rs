@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::config::ClientConfig;
-use super::layer::ClientLayer;
 use crate::error::ConfigError;
 use crate::sync::Mutex;
 
@@ -21,72 +20,10 @@ impl LiveConfig {
         self.0.lock().clone()
     }
 
-    fn change(&self, config: ClientConfig) -> Result<(), ConfigError> {
+    pub(super) fn change(&self, config: ClientConfig) -> Result<(), ConfigError> {
         let mut now = self.0.lock();
         now.0.may_become(&config)?;
         *now = (config, now.1 + 1);
-        Ok(())
-    }
-}
-
-impl<R, C, M> ClientLayer<R, C, M> {
-    /// Changes the settings at run time, for all clones of this layer and all clients made by them.
-    ///
-    /// State is preserved: an open circuit stays open for the rest of its time, and a budget retains its balance. The next call
-    /// uses the new settings. The limits of a call in progress do not change; its retries use the new settings from its next
-    /// failure on, and its body the idle limit that was set when the body began.
-    ///
-    /// `attempt`, `total`, `body_idle`, `authorities`, `idempotency_keys` and the settings of `retry`, `budget` and `breaker` may change.
-    /// Other settings cannot, and no part can be added or removed: create another client for that.
-    ///
-    /// ```
-    /// use std::time::Duration;
-    /// use buttress::http::{ClientConfig, client};
-    ///
-    /// let search = client("search", ClientConfig::default())?;
-    /// // … clients are made and used …
-    /// search.reconfigure(search.config().attempt(Duration::from_secs(1)))?;
-    /// # Ok::<(), buttress::ConfigError>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// A setting that cannot work, alone or with the others, or that cannot change. Nothing was changed then.
-    pub fn reconfigure(&self, config: ClientConfig) -> Result<(), ConfigError> {
-        config
-            .validate()
-            .and_then(|()| self.parts.config.change(config))
-            .map_err(|error| error.of("client", &self.parts.name))?;
-        // Not under the lock, because observers are called. If another change came meanwhile, apply its settings too.
-        loop {
-            let (config, changes) = self.parts.config.now();
-            self.apply(&config)?;
-            if self.parts.config.now().1 == changes {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Every setting was validated before, so none is rejected here.
-    fn apply(&self, config: &ClientConfig) -> Result<(), ConfigError> {
-        let parts = &self.parts;
-        parts.deadline.set_total(config.total);
-        parts.timeout.set_limit(config.attempt);
-        parts.body.set_idle(config.body_idle);
-        parts
-            .replay
-            .set_idempotency_keys(config.idempotency_keys.clone());
-        if let Some(retry) = config.retry {
-            self.retry.reconfigure(retry)?;
-        }
-        if let (Some(budgets), Some(budget)) = (&parts.budgets, config.budget) {
-            budgets.bound(config.authorities)?;
-            budgets.reconfigure(budget)?;
-        }
-        if let (Some(breakers), Some(breaker)) = (&parts.breakers, config.breaker) {
-            breakers.bound(config.authorities)?;
-            breakers.reconfigure(breaker)?;
-        }
         Ok(())
     }
 }

@@ -6,8 +6,8 @@ use super::config::ClientConfig;
 use crate::breaker::{BreakerConfig, Window};
 use crate::error::ConfigError;
 use crate::http::IdempotencyKeys;
-use crate::http::shown::Shown;
 use crate::idempotency::header_name;
+use crate::timeout::ShownLimit;
 
 impl ClientConfig {
     /// Checks every setting, alone and together with the others.
@@ -31,7 +31,7 @@ impl ClientConfig {
             "`IdempotencyKeys::Unknown`, because `proxy` is set: a proxy never retries a POST or PATCH",
         )?;
         let max = format!("at most `total`, which is {:?}", self.total);
-        let attempt = Shown(self.attempt);
+        let attempt = ShownLimit(self.attempt);
         ConfigError::unless(self.attempt <= self.total, "attempt", &attempt, max)?;
         self.authorities
             .validate()

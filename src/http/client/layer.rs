@@ -9,7 +9,7 @@ use tower_layer::Layer;
 
 use super::change::LiveConfig;
 use super::config::ClientConfig;
-use super::service::ClientService;
+use super::service::{Breakers, Budgets, ClientService};
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;
 use crate::error::ConfigError;
@@ -18,19 +18,16 @@ use crate::gate::{GateLayer, Keyed};
 #[cfg(feature = "tracing")]
 use crate::http::AttemptSpanLayer;
 use crate::http::Drain;
+use crate::http::client::stack_error::IntoStackError;
 use crate::http::deadline::PropagateDeadlineLayer;
-use crate::http::replay::{Replay, ReplayAs};
-use crate::http::shown::Shown;
-use crate::http::stack_error::IntoStackError;
+use crate::http::replay::{map_body::ReplayAs, policy::Replay};
 use crate::http::{AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus};
 use crate::idempotency::{IdempotencyKeyLayer, header_name};
 use crate::live_names::register_stack;
 use crate::retry::RetryLayer;
 use crate::telemetry::Observed;
+use crate::timeout::ShownLimit;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
-
-pub(super) type Breakers = Keyed<Authority, ByAuthority, Breaker>;
-pub(super) type Budgets = Keyed<Authority, ByAuthority, RetryBudget>;
 
 /// The standard stack, as a layer. Clones, and the clients they make, share its breakers, its budgets and its settings. Made by
 /// [`client`](fn@crate::http::client).
@@ -260,17 +257,17 @@ impl<R, C, M> fmt::Debug for ClientLayer<R, C, M> {
         f.debug_struct("ClientLayer")
             .field("name", &parts.name)
             .field("observe_call", &observed(&parts.call))
-            .field("deadline", &Shown(parts.deadline.total()))
+            .field("deadline", &ShownLimit(parts.deadline.total()))
             .field("idempotency_key", &parts.key)
             .field("retry", &config.retry.map(|_| self.retry.config()))
             .field("budget", &first_budget.map(RetryBudget::config))
             .field("breaker", &first_breaker.map(Breaker::config))
             .field("authorities", &config.authorities)
             .field("count_429", &config.count_429)
-            .field("body_idle", &Shown(parts.body.idle()))
+            .field("body_idle", &ShownLimit(parts.body.idle()))
             .field("observe_attempt", &observed(&parts.attempt))
             .field("attempt_span", &config.spans)
-            .field("attempt", &Shown(parts.timeout.limit()))
+            .field("attempt", &ShownLimit(parts.timeout.limit()))
             .field("deadline_header", &parts.out.header())
             .finish_non_exhaustive()
     }
@@ -297,5 +294,67 @@ impl<S, R, C: Clone, M> Layer<S> for ClientLayer<R, C, M> {
         let calls = parts.key.layer(self.retry.layer(breaker.layer(attempt)));
         let stack = observed(&parts.call).layer(parts.deadline.untimed(calls));
         ClientService::new(stack, parts.out.clone())
+    }
+}
+
+impl<R, C, M> ClientLayer<R, C, M> {
+    /// Changes the settings at run time, for all clones of this layer and all clients made by them.
+    ///
+    /// State is preserved: an open circuit stays open for the rest of its time, and a budget retains its balance. The next call
+    /// uses the new settings. The limits of a call in progress do not change; its retries use the new settings from its next
+    /// failure on, and its body the idle limit that was set when the body began.
+    ///
+    /// `attempt`, `total`, `body_idle`, `authorities`, `idempotency_keys` and the settings of `retry`, `budget` and `breaker` may change.
+    /// Other settings cannot, and no part can be added or removed: create another client for that.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use buttress::http::{ClientConfig, client};
+    ///
+    /// let search = client("search", ClientConfig::default())?;
+    /// // … clients are made and used …
+    /// search.reconfigure(search.config().attempt(Duration::from_secs(1)))?;
+    /// # Ok::<(), buttress::ConfigError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// A setting that cannot work, alone or with the others, or that cannot change. Nothing was changed then.
+    pub fn reconfigure(&self, config: ClientConfig) -> Result<(), ConfigError> {
+        config
+            .validate()
+            .and_then(|()| self.parts.config.change(config))
+            .map_err(|error| error.of("client", &self.parts.name))?;
+        // Not under the lock, because observers are called. If another change came meanwhile, apply its settings too.
+        loop {
+            let (config, changes) = self.parts.config.now();
+            self.apply(&config)?;
+            if self.parts.config.now().1 == changes {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Every setting was validated before, so none is rejected here.
+    fn apply(&self, config: &ClientConfig) -> Result<(), ConfigError> {
+        let parts = &self.parts;
+        parts.deadline.set_total(config.total);
+        parts.timeout.set_limit(config.attempt);
+        parts.body.set_idle(config.body_idle);
+        parts
+            .replay
+            .set_idempotency_keys(config.idempotency_keys.clone());
+        if let Some(retry) = config.retry {
+            self.retry.reconfigure(retry)?;
+        }
+        if let (Some(budgets), Some(budget)) = (&parts.budgets, config.budget) {
+            budgets.bound(config.authorities)?;
+            budgets.reconfigure(budget)?;
+        }
+        if let (Some(breakers), Some(breaker)) = (&parts.breakers, config.breaker) {
+            breakers.bound(config.authorities)?;
+            breakers.reconfigure(breaker)?;
+        }
+        Ok(())
     }
 }

@@ -6,5 +6,6 @@ pub(super) mod config;
 pub(super) mod layer;
 mod service;
 pub(super) mod stack;
+pub(super) mod stack_error;
 
 pub use self::service::ClientService;

@@ -6,13 +6,16 @@ use std::task::{Context, Poll};
 use ::http::Extensions;
 use tower_service::Service;
 
-use super::layer::{Breakers, Budgets};
-use crate::call_scope::{self, CallScope};
+use crate::breaker::Breaker;
+use crate::budget::RetryBudget;
+use crate::call::{self, CallScope};
 use crate::deadline::Deadline;
-use crate::gate::Gate;
+use crate::gate::{self, Gate};
+use crate::http::client::stack_error::IntoStackError;
 use crate::http::deadline::{PropagateDeadline, PropagateDeadlineLayer};
-use crate::http::stack_error::IntoStackError;
-use crate::http::{AtBodyEnd, AtFinalOutcome, ByStatus, Drain, HttpRequest, Replay};
+use crate::http::{
+    AtBodyEnd, AtFinalOutcome, Authority, ByAuthority, ByStatus, Drain, HttpRequest, Replay,
+};
 use crate::idempotency::client::IdempotencyKey;
 use crate::retry::Retry;
 use crate::telemetry::Observed;
@@ -21,6 +24,8 @@ use crate::timeout::{DeadlineService, Timeout};
 /// The parts, outermost first.
 pub(super) type Stack<S, R, C, M> = Observing<DeadlineService<Keyed<Retried<S, R, C, M>>>, C>;
 type Keyed<S> = IdempotencyKey<S, Replay>;
+pub(super) type Breakers = gate::Keyed<Authority, ByAuthority, Breaker>;
+pub(super) type Budgets = gate::Keyed<Authority, ByAuthority, RetryBudget>;
 type Retried<S, R, C, M> = Retry<Guarded<S, C, M>, R, C, Option<Budgets>, Drain>;
 type Guarded<S, C, M> = Gate<Attempted<S, C, M>, Option<Breakers>, C, AtBodyEnd>;
 #[cfg(feature = "tracing")]
@@ -77,6 +82,6 @@ where
         let options = request.extensions_mut().and_then(Extensions::remove);
         let deadline = self.out.callers_deadline(&request);
         let _entered = deadline.map(Deadline::enter);
-        call_scope::with(options, || self.stack.call(request))
+        call::with(options, || self.stack.call(request))
     }
 }

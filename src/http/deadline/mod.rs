@@ -65,7 +65,7 @@
 //! # Errors
 //!
 //! [`Reason::Deadline`](crate::Reason::Deadline): not executed if the time was over when the call arrived.
-//! [`handle_rejections`](super::handle_rejections) turns it into a 504. `PropagateDeadlineLayer` has no errors.
+//! [`handle_rejections`](crate::http::handle_rejections) turns it into a 504. `PropagateDeadlineLayer` has no errors.
 //!
 //! # Events
 //!

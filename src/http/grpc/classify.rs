@@ -7,14 +7,14 @@ use ::http::{Extensions, HeaderMap, StatusCode};
 
 use super::status::{Code, STATUS, heeding, of_headers};
 use crate::deadline::Deadline;
-use crate::http::body_end::{BodyEnd, ClassifyEnd};
-use crate::http::classify::{REPLAYED_FAILURE, is_replayed, refused_by_server};
-use crate::http::error::error_outcome;
-use crate::http::error_type::error_type;
-use crate::http::marks::NotExecuted;
-use crate::http::own::OWN_FAULT;
+use crate::http::body::end::{BodyEnd, ClassifyEnd};
+use crate::http::classify::client_fault::OWN_FAULT;
+use crate::http::classify::error_type::error_type;
+use crate::http::classify::errors::error_outcome;
+use crate::http::classify::retry_after::retry_after;
+use crate::http::classify::status::{REPLAYED_FAILURE, is_replayed, refused_by_server};
+use crate::http::reject::retry_headers::NotExecuted;
 use crate::http::request::HttpResponse;
-use crate::http::retry_after::retry_after;
 use crate::outcome::{Classify, Kind, Outcome, RetryAdvice};
 
 /// Classifies gRPC responses and errors, for every gRPC client and server that uses `http` responses, such as tonic's.

@@ -3,7 +3,7 @@
 use super::classify::ByGrpcStatus;
 use crate::error::ConfigError;
 use crate::http::deadline::DeadlineHeader;
-use crate::http::replay::Replay;
+use crate::http::replay::policy::Replay;
 use crate::http::{ClientConfig, ClientLayer, client};
 
 /// The standard stack in front of a gRPC client: [`client`](fn@crate::http::client) with gRPC's rules. [`ByGrpcStatus`]

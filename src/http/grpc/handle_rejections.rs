@@ -12,7 +12,8 @@ use pin_project::pin_project;
 
 use super::status::{Code, MESSAGE, PUSHBACK, STATUS};
 use crate::error::{BoxError, CallError, Reason, Rejected};
-use crate::http::handle_rejections::{HandleRejectionsLayer, Respond};
+use crate::http::reject::layer::HandleRejectionsLayer;
+use crate::http::reject::respond::Respond;
 use crate::key_problem::KeyProblem;
 
 /// Puts layers of this crate around a gRPC client or server and turns their rejections into gRPC statuses instead of errors.
@@ -53,7 +54,7 @@ use crate::key_problem::KeyProblem;
 /// A known wait is sent as `grpc-retry-pushback-ms`, rounded up. A rejection before the response has begun becomes a response
 /// of headers only. A response that is cut short ends with the status in its trailers. The `grpc-message` is the rejection's
 /// message: it names the layer and the wait. A rejection of a call that was not executed is marked in the response's
-/// extensions, as with [`handle_rejections`](super::super::handle_rejections).
+/// extensions, as with [`handle_rejections`](crate::http::handle_rejections).
 ///
 /// # Cancel safety
 ///

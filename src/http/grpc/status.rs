@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, StatusCode};
 
-use crate::http::classify::retry_directive;
+use crate::http::classify::status::retry_directive;
 use crate::outcome::{Outcome, RetryAdvice};
 
 pub(super) const STATUS: HeaderName = HeaderName::from_static("grpc-status");

@@ -9,8 +9,8 @@ use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::{pin_project, pinned_drop};
 
-use super::buffer::{Buffer, Piece, Source};
 use crate::error::BoxError;
+use crate::http::replay::buffer::{Buffer, Piece, Source};
 use crate::sync::Mutex;
 
 /// The body of one attempt of a request, whether the original can be cloned or not.

@@ -13,17 +13,17 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use super::config::ServerConfig;
-use super::within::Within;
 use crate::call::CallOptions;
 use crate::clock::Moment;
 use crate::deadline::{Deadline, DeadlineScope};
 use crate::gate::Gate;
 use crate::gate::future::GateFuture;
-use crate::http::body::{AtBodyEnd, GatedBody};
-use crate::http::classify::ByStatus;
-use crate::http::handle_rejections::{HandleRejections, HandleRejectionsFuture};
-use crate::http::marks::NOT_EXECUTED;
-use crate::http::stack_error::{IntoStackError, IntoStackErrorFuture};
+use crate::http::body::gated::{AtBodyEnd, GatedBody};
+use crate::http::classify::status::ByStatus;
+use crate::http::client::stack_error::{IntoStackError, IntoStackErrorFuture};
+use crate::http::reject::layer::{HandleRejections, HandleRejectionsFuture};
+use crate::http::reject::retry_headers::NOT_EXECUTED;
+use crate::http::server::handler_deadline::HandlerDeadline;
 use crate::telemetry::{Observation, Observed};
 use crate::timeout::future::{DeadlineFuture, TimeoutFuture};
 use crate::timeout::{DeadlineService, Timeout};
@@ -32,7 +32,7 @@ use crate::timeout::{DeadlineService, Timeout};
 type Stack<S> = HandleRejections<Guards<IntoStackError<S>>>;
 
 pub(super) type Guards<S> =
-    Gate<DeadlineService<Timeout<Within<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
+    Gate<DeadlineService<Timeout<HandlerDeadline<S>>>, Option<Observed>, ByStatus, AtBodyEnd>;
 
 type Guarded<F> = HandleRejectionsFuture<
     GateFuture<

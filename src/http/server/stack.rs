@@ -9,16 +9,16 @@ use tower_layer::Layer;
 
 use super::config::ServerConfig;
 use super::service::{Guards, ServerService};
-use super::within::Within;
 use crate::error::ConfigError;
 use crate::event::{Observe, Source};
 use crate::gate::GateLayer;
-use crate::http::body::AtBodyEnd;
-use crate::http::classify::ByStatus;
-use crate::http::handle_rejections::handle_rejections;
-use crate::http::shown::Shown;
+use crate::http::body::gated::AtBodyEnd;
+use crate::http::classify::status::ByStatus;
+use crate::http::reject::layer::handle_rejections;
+use crate::http::server::handler_deadline::HandlerDeadline;
 use crate::live_names::register_stack;
 use crate::telemetry::Observed;
+use crate::timeout::ShownLimit;
 use crate::timeout::{DeadlineLayer, TimeoutLayer};
 
 /// The standard stack around an axum router or handler, or any service of `http::Request`s whose error is `Infallible`. The
@@ -38,7 +38,7 @@ use crate::timeout::{DeadlineLayer, TimeoutLayer};
 /// The caller's deadline also bounds the body. The timeout does not, so a download may take longer. A body that sends
 /// nothing for 30 s while the caller waits for it is cut short.
 ///
-/// Rejections become the responses of [`handle_rejections`](super::super::handle_rejections()): 504 as `application/problem+json`.
+/// Rejections become the responses of [`handle_rejections`](crate::http::handle_rejections()): 504 as `application/problem+json`.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -165,9 +165,9 @@ impl fmt::Debug for ServerLayer {
             .field("not_executed_header", &config.not_executed_header)
             .field("should_retry_header", &config.should_retry_header)
             .field("observe", &config.observe)
-            .field("body_idle", &Shown(config.body_idle))
+            .field("body_idle", &ShownLimit(config.body_idle))
             .field("deadline", &config.deadline)
-            .field("timeout", &Shown(config.timeout))
+            .field("timeout", &ShownLimit(config.timeout))
             .finish_non_exhaustive()
     }
 }
@@ -195,7 +195,7 @@ impl<S> Layer<S> for Guarding<'_> {
 
     fn layer(&self, handler: S) -> Guards<S> {
         let Self(layer) = self;
-        let handler = Within::new(handler, layer.timeout.clone());
+        let handler = HandlerDeadline::new(handler, layer.timeout.clone());
         let timeout = layer.timeout.layer(handler);
         GateLayer::new(layer.observe.clone(), ByStatus::new())
             .finish(layer.body.clone())

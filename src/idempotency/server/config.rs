@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use ::http::Method;
 
-use super::storage::{HeaderPolicy, StoragePolicy};
 use crate::error::ConfigError;
 use crate::idempotency::key::{MAX_LEN as MAX_KEY_LEN, header_name};
+use crate::idempotency::server::response::storage::{HeaderPolicy, StoragePolicy};
 
 /// The settings of an [`IdempotencyLayer`](super::IdempotencyLayer).
 #[derive(Clone, Debug, PartialEq, Eq)]

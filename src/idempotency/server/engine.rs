@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::request::Parts;
-use ::http::{Extensions, HeaderName, Method, Uri, response};
+use ::http::{Extensions, HeaderName, Method, Uri};
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use super::config::IdempotencyConfig;
+use super::digest::digest;
 use super::lookup::{Route as RouteOf, record_key};
 use super::normalize::Normalize;
-use super::progress::InProgress;
+use super::response::storage::StoreWhen;
 use super::scope::Scope;
 use crate::error::{ConfigError, Reason, Rejected};
 use crate::event::{Event, OperationStep, Source, emit};
 use crate::idempotency::key;
 use crate::idempotency::record::{Fingerprint, RecordKey};
+use crate::idempotency::server::execution::progress::InProgress;
 use crate::idempotency::store::{Store, StoreError};
 use crate::key_problem::KeyProblem;
 
@@ -51,7 +52,6 @@ pub(super) struct Engine {
 
 pub(super) type Guards = dyn Fn(&Parts) -> bool + Send + Sync;
 pub(super) type Route = dyn Fn(&Parts) -> String + Send + Sync;
-pub(super) type StoreWhen = dyn Fn(&response::Parts) -> Option<bool> + Send + Sync;
 pub(super) type FingerprintFn = dyn Fn(&Parts, &Bytes) -> Vec<u8> + Send + Sync;
 
 /// How two requests with one key are compared.
@@ -212,14 +212,4 @@ fn original(extensions: &Extensions) -> Option<Uri> {
 #[cfg(not(feature = "axum"))]
 const fn original(_: &Extensions) -> Option<Uri> {
     None
-}
-
-/// SHA-256 over these parts. Each part is preceded by its length, which makes the encoding unambiguous.
-pub(super) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }

@@ -9,12 +9,12 @@ use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
 
-use super::body::StoredBody;
-use super::ending::recorded;
-use super::handler::{HandlerOutcome, read};
 use super::operation::Operation;
 use crate::error::BoxError;
 use crate::idempotency::record::{RecordKey, Token};
+use crate::idempotency::server::execution::ending::recorded;
+use crate::idempotency::server::execution::handler::{HandlerOutcome, read};
+use crate::idempotency::server::response::body::StoredBody;
 
 /// A finished operation whose record is committed by the store, in the transaction that has the effect.
 ///

@@ -12,13 +12,13 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::body::StoredBody;
 use super::config::IdempotencyConfig;
 use super::engine::{Compared, Engine};
-use super::future::IdempotencyFuture;
 use super::normalize::Normalize;
 use super::scope::Scope;
 use crate::error::{BoxError, CallError, ConfigError};
+use crate::idempotency::server::execution::future::IdempotencyFuture;
+use crate::idempotency::server::response::body::StoredBody;
 use crate::idempotency::store::Store;
 use crate::key_problem::KeyProblem;
 use crate::refused::drop_refused;

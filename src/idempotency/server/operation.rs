@@ -8,12 +8,23 @@ use ::http::Extensions;
 use bytes::Bytes;
 use uuid::Builder;
 
-use super::engine::{Engine, digest};
-use super::run::RunArgs;
-use super::storage::StoragePolicy;
+use super::digest::digest;
+use super::engine::Engine;
 use crate::event::{OperationId, OperationStep};
-use crate::idempotency::record::{RecordKey, Token};
+use crate::idempotency::record::{Fingerprint, RecordKey, Token};
+use crate::idempotency::server::response::storage::StoragePolicy;
 use crate::refused::is_refusing;
+
+/// The identity of an operation, and the settings that apply to it.
+pub(super) struct RunArgs {
+    pub(super) key: String,
+    pub(super) record: RecordKey,
+    pub(super) fingerprint: Fingerprint,
+    /// Which responses are stored.
+    pub(super) storage: StoragePolicy,
+    /// Whether the handler runs without protection if the store fails.
+    pub(super) fail_open: bool,
+}
 
 /// The operation that a handler is running. Take it from the request's extensions with [`take`](Self::take), or use it as an
 /// axum extractor (feature `axum`).

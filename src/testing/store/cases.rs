@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::new_key;
+use super::new_key::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise, promises};
 use super::step::Outcome::{Already, Done, Lost, Running, Started, Taken};
 use super::step::Request::{Other, This};

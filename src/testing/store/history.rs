@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::new_key;
+use super::new_key::new_key;
 use super::step::{Answer, HOUR, Holders, OVER, Request, Seen, Step};
 use crate::chance::Draw;
 use crate::idempotency::store::{RecordKey, Store};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cases::check_each;
-use super::new_key;
+use super::new_key::new_key;
 use super::promises::{FIRST, Promise, SECOND, promise};
 use super::step::FoundState::{Done, Running, Stopped};
 use super::step::Outcome::{Nothing, Renewed, Started, Taken};

@@ -3,17 +3,13 @@
 mod cases;
 mod history;
 mod lookup;
+mod new_key;
 mod promises;
 mod race;
 mod resolve;
 mod step;
 
-use std::future::{Future, poll_fn};
-use std::pin::Pin;
-use std::task::Poll;
-
-use crate::chance;
-use crate::idempotency::store::{RecordKey, Store};
+use crate::idempotency::store::Store;
 
 /// Checks that a store of your own fulfills the contract of [`Store`].
 ///
@@ -60,35 +56,4 @@ pub async fn check_lookup(store: &dyn Store) {
     lookup::check(store).await;
     resolve::check(store).await;
     history::check(store, true).await;
-}
-
-/// A key that nobody has used.
-fn new_key() -> RecordKey {
-    let mut key = [0; 32];
-    for part in key.chunks_exact_mut(8) {
-        part.copy_from_slice(&chance::unseeded().bits().to_le_bytes());
-    }
-    RecordKey(key)
-}
-
-/// Polls all futures concurrently until they end.
-async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
-    let mut waiting: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
-    let mut ended: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
-    poll_fn(|cx| {
-        for (future, end) in waiting.iter_mut().zip(&mut ended) {
-            if end.is_none() {
-                if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                    *end = Some(output);
-                }
-            }
-        }
-        if ended.iter().all(Option::is_some) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
-    ended.into_iter().flatten().collect()
 }

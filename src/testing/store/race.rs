@@ -3,7 +3,11 @@
 use super::step::Request::This;
 use super::step::Step::{Abandon, Begin, Complete, Renew};
 use super::step::{Answer, HOUR, Holders, OVER, Outcome, Step};
-use super::{all, new_key};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+
+use super::new_key::new_key;
 use crate::idempotency::store::Store;
 
 const AT_ONCE: usize = 32;
@@ -144,4 +148,26 @@ async fn concurrent_calls_are_atomic(store: &dyn Store, pair: Pair) {
         "the store violates its contract: of two concurrent calls one takes effect completely before the other.\n  {before:?}, then concurrently \
          {one:?} and {other:?}, then {after:?}: {outcome:?}, but it must be {forward:?} or {backward:?}"
     );
+}
+
+/// Polls all futures concurrently until they end.
+async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut waiting: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut ended: Vec<Option<F::Output>> = waiting.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (future, end) in waiting.iter_mut().zip(&mut ended) {
+            if end.is_none() {
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    *end = Some(output);
+                }
+            }
+        }
+        if ended.iter().all(Option::is_some) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    ended.into_iter().flatten().collect()
 }

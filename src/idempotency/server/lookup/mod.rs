@@ -42,16 +42,18 @@
 mod found;
 mod record_of;
 mod repair;
+mod state;
 
 use self::found::FoundPage;
-pub use self::found::{Found, ListFilter, OperationState};
+pub use self::found::{Found, ListFilter};
 pub use self::record_of::RecordOf;
 pub(super) use self::record_of::{Route, record_key};
 pub use self::repair::{Repair, RepairError};
+pub use self::state::OperationState;
 
-use super::claim::limited;
 use super::layer::IdempotencyLayer;
 use crate::idempotency::record::RecordKey;
+use crate::idempotency::server::execution::claim::limited;
 use crate::idempotency::store::StoreError;
 
 /// Look-up and repair: see [`lookup`](self).

@@ -5,7 +5,7 @@ use std::fmt;
 use ::http::Method;
 
 use crate::idempotency::record::RecordKey;
-use crate::idempotency::server::engine::digest;
+use crate::idempotency::server::digest::digest;
 
 /// The parts of a request that identify its record: tenant, method, path and key.
 #[derive(Clone, PartialEq, Eq)]

@@ -6,12 +6,13 @@ use std::time::Duration;
 use ::http::{HeaderMap, Response, header};
 use bytes::Bytes;
 
-use super::found::{Found, OperationState};
+use super::found::Found;
+use super::state::OperationState;
 use crate::event::OperationStep;
-use crate::idempotency::server::claim::limited;
+use crate::idempotency::server::execution::claim::limited;
 use crate::idempotency::server::layer::IdempotencyLayer;
-use crate::idempotency::server::recorded::StoredResponse;
-use crate::idempotency::server::storage::{HeaderPolicy, headers};
+use crate::idempotency::server::response::recorded::StoredResponse;
+use crate::idempotency::server::response::storage::{HeaderPolicy, headers};
 use crate::idempotency::store::{Resolved, StoreError};
 
 /// A decision about an operation: see [`IdempotencyLayer::repair`].

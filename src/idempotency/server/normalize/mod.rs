@@ -11,7 +11,7 @@ use ::http::header::{HOST, HeaderValue};
 use ::http::request::Parts;
 
 use self::content_type::ContentType;
-use super::engine::digest;
+use super::digest::digest;
 
 /// Normalizes requests before two with the same key are compared, for clients that write the same request in more than one way.
 ///
