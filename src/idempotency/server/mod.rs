@@ -10,6 +10,8 @@
 //! joined             the seam for stores that commit a record together with the effect of the handler
 //! ```
 
+#[cfg(feature = "axum")]
+mod axum;
 mod config;
 mod digest;
 mod engine;
