@@ -3,17 +3,18 @@
 //! Events are reported after every lock is released, on the task they happened in. The observers of the features
 //! `metrics` and `tracing` see every event; your own see them after [`subscribe`].
 
+mod built_at;
 mod circuits;
 mod reason;
 
 use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
-use std::panic::Location;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+pub(crate) use self::built_at::BuiltAt;
 pub(crate) use self::circuits::CircuitCounts;
 pub use self::reason::{OperationStep, RetryStop};
 use crate::error::Rejected;
@@ -191,16 +192,6 @@ impl Event<'_> {
             | Self::NameInUse { source, .. } => source,
         }
     }
-}
-
-/// Where a handle was built, and with which settings.
-#[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
-pub struct BuiltAt<'a> {
-    /// The line that built it.
-    pub location: &'static Location<'static>,
-    /// The settings it was built with.
-    pub settings: &'a (dyn fmt::Debug + Send + Sync),
 }
 
 /// Where an event comes from: the kind of layer, the name of the handle, and the key if the handle has an entry per key.
