@@ -117,6 +117,12 @@ impl Crate {
         self.modules.insert(path, module);
     }
 
+    /// The files of all modules.
+    pub(super) fn files(&self) -> BTreeSet<&str> {
+        let modules = self.modules.values();
+        modules.map(|module| &*module.file).collect()
+    }
+
     /// Every use of an item that another file of the crate defines.
     pub(super) fn dependencies(&self) -> BTreeSet<Dependency> {
         let mut found = BTreeSet::new();

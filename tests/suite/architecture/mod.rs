@@ -123,6 +123,13 @@ fn show_cycle(cycle: &BTreeSet<&str>, dependencies: &BTreeSet<Dependency>) -> St
 }
 
 #[test]
+fn every_file_is_a_module_of_the_crate() {
+    let all = files();
+    let listed: BTreeSet<&str> = all.iter().map(|(name, _)| &**name).collect();
+    assert_eq!(Crate::of_folder(&root()).files(), listed);
+}
+
+#[test]
 fn modules_depend_on_lower_layers_only() {
     let dependencies = Crate::of_folder(&root()).dependencies();
     let backward: String = dependencies
