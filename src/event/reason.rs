@@ -42,7 +42,7 @@ impl RetryStop {
     }
 }
 
-/// A step of an operation with an idempotency key. A rejected request is reported as [`Event::Rejected`].
+/// A step of an operation with an idempotency key. A rejected request is reported as [`Event::Rejected`](super::Event::Rejected).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OperationStep {

@@ -45,7 +45,7 @@ impl StoreError {
         Self::Unavailable(source.into())
     }
 
-    /// The error of [`Store::list`] for a cursor that the store cannot read.
+    /// The error of [`Store::list`](super::Store::list) for a cursor that the store cannot read.
     pub fn invalid_cursor(cursor: &str) -> Self {
         Self::unavailable(format!(
             "`{cursor}` is not a cursor of this store; start the scan again without one"
