@@ -97,6 +97,20 @@ check_services() { # The tests of all other packages, with a Redis, a PostgreSQL
     scripts/services.sh --nats cargo test --workspace --exclude buttress --all-features
 }
 
+check_package() { # The published packages can be packaged and built from their packages, and the tests of buttress pass in its own.
+    local version
+    cargo package "${select_published[@]}"
+    version=$(table Cargo.toml package | sed -nE 's/^version *= *"(.*)"/\1/p')
+    # Tests of the repository itself read files that are not packaged.
+    (cd "$target/package/buttress-$version" && CARGO_TARGET_DIR="$target" cargo test --all-features -- \
+        --skip readme:: --skip architecture:: --skip mistakes::)
+}
+
+check_outside() { # The fuzz targets and the comparison with other crates compile. Both have a workspace of their own.
+    (cd fuzz && RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR="$target/fuzz" cargo check --locked)
+    (cd benches/peers && CARGO_TARGET_DIR="$target/peers" cargo check --locked)
+}
+
 check_msrv() { # The published packages compile with the minimum supported Rust version and the committed Cargo.lock.
     local version
     version=$(table Cargo.toml workspace.package | sed -nE 's/^rust-version *= *"(.*)"/\1/p')
