@@ -17,6 +17,7 @@ run() {
     echo "$report"
     figures='^\{"store":"[a-z]+","orders":([0-9]+),"requests_sent":[0-9]+,"replayed":([0-9]+),"conflicts":[0-9]+,"executed":([0-9]+)\}$'
     [[ $report =~ $figures ]] || { echo "payments $*: other figures than those promised" >&2; exit 1; }
+    # shellcheck disable=SC2034 # The conditions of `judged` use them.
     orders=${BASH_REMATCH[1]} replayed=${BASH_REMATCH[2]} executed=${BASH_REMATCH[3]}
 }
 

@@ -18,22 +18,12 @@ step() {
 }
 trap 'printf "\n%s%5d s  in total\n" "$durations" "$SECONDS"' EXIT
 
-step cargo fmt --all --check
-step cargo clippy --workspace --all-targets --all-features -- -D warnings
-# Features gate dependencies only; each combination that a user may pick has to build.
-for features in "" metrics tracing http hyper http2 reqwest serde test-util idempotency file axum tower tonic; do
-    step cargo clippy -p buttress --lib --no-default-features --features "$features" -- -D warnings
-done
-for features in "" metrics tracing; do
-    step cargo clippy -p buttress-redis --lib --no-default-features --features "$features" -- -D warnings
-done
-RUSTDOCFLAGS="-D warnings" step cargo doc --no-deps -p buttress -p buttress-redis -p buttress-postgres --all-features
-RUSTDOCFLAGS="-D warnings" step scripts/surface.sh --check
+for check in format clippy features docs; do step scripts/check.sh "$check"; done
 
 # Servers restart for 20 s a test.
-RESTART_SECONDS="${RESTART_SECONDS:-20}" step cargo test -p buttress --all-features
-# The others need a Redis, a PostgreSQL and a NATS: those of REDIS_URL, DATABASE_URL and NATS_URL, or of their own.
-step scripts/services.sh --nats cargo test --workspace --exclude buttress --all-features
+RESTART_SECONDS="${RESTART_SECONDS:-20}" step scripts/check.sh tests
+# With a Redis, a PostgreSQL and a NATS: those of REDIS_URL, DATABASE_URL and NATS_URL, or started for the tests.
+step scripts/check.sh services
 # The handles under every interleaving. A folder of its own: the flag rebuilds everything.
 RUSTFLAGS="--cfg buttress_loom" CARGO_TARGET_DIR="$target/loom" step cargo test --lib loom
 

@@ -28,13 +28,13 @@ mod allowance;
 mod attempt;
 pub mod backoff;
 mod call;
-mod chain;
 mod chance;
 pub mod clock;
 mod deadline;
 #[cfg(feature = "idempotency")]
 mod detach;
 mod error;
+mod error_chain;
 pub mod event;
 mod executed;
 mod growth;
@@ -64,10 +64,10 @@ pub mod timeout;
 pub mod gate;
 
 // ── edges: protocols, telemetry, testing ──
+#[cfg(doctest)]
+mod doc_pages;
 #[cfg(feature = "http")]
 pub mod http;
-#[cfg(doctest)]
-mod pages;
 #[cfg(feature = "reqwest")]
 pub mod reqwest;
 pub mod telemetry;

@@ -15,7 +15,8 @@ fuzz_target!(|text: &str| {
     };
     let mut request = Request::new(());
     *request.uri_mut() = uri.clone();
-    let of_request = ByAuthority.to_key(&ByAuthority.lookup(&request));
+    let lookup = KeyBy::<Request<()>>::lookup(&ByAuthority, &request);
+    let of_request = KeyBy::<Request<()>>::to_key(&ByAuthority, &lookup);
     if let Ok(setting) = setting {
         assert_eq!(setting, of_request);
         assert_eq!(setting.host(), uri.host().unwrap().to_ascii_lowercase());

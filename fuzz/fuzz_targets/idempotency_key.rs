@@ -7,10 +7,10 @@ use std::future::ready;
 use std::time::Duration;
 
 use buttress::http::Replay;
-use buttress::idempotency::{Idempotency, IdempotencyConfig, IdempotencyLayer, StoredBody, Operation, Scope};
 use buttress::idempotency::store::MemoryStore;
-use buttress::{Error, KeyProblem, Outcome, Reason};
+use buttress::idempotency::{IdempotencyConfig, IdempotencyLayer, Operation, Scope, StoredBody};
 use buttress::retry::ReplayPolicy;
+use buttress::{Error, KeyProblem, Outcome, Reason};
 use buttress_fuzz::lines;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body_util::{BodyExt, Empty, Full};
@@ -88,9 +88,10 @@ fn string(text: &[u8]) -> Option<String> {
 
 type Handled = std::future::Ready<Result<Response<Answered>, Error<Infallible>>>;
 type Handler = fn(Request<StoredBody<Asked>>) -> Handled;
+type Server = <IdempotencyLayer as Layer<ServiceFn<Handler>>>::Service;
 
 thread_local! {
-    static SERVER: (tokio::runtime::Runtime, Idempotency<ServiceFn<Handler>>) = {
+    static SERVER: (tokio::runtime::Runtime, Server) = {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let config = IdempotencyConfig::default().min_key_len(1).ttl(Duration::from_millis(1));
         let layer = IdempotencyLayer::new("fuzz", MemoryStore::new(), Scope::Global, config).unwrap();
@@ -100,8 +101,10 @@ thread_local! {
 
 /// Responds with the key.
 fn handler(request: Request<StoredBody<Asked>>) -> Handled {
-    let key = Operation::of(request.extensions())
-        .unwrap()
+    let operation = Operation::take(request.extensions());
+    let key = operation
+        .expect("an operation that has not ended")
+        .expect("a guarded request")
         .key()
         .to_owned();
     ready(Ok(Response::new(Full::from(key))))

@@ -74,6 +74,8 @@
 //! Dropping a call or its body releases everything that it held. A body dropped while its caller waits for a frame is
 //! an abandoned call; dropped otherwise, it settles its call with the outcome of the head.
 
+#[cfg(feature = "tracing")]
+mod attempt_span;
 mod authority;
 mod body;
 mod classify;
@@ -85,21 +87,21 @@ mod reject;
 mod replay;
 mod request;
 pub mod server;
-#[cfg(feature = "tracing")]
-mod span;
 
 /// The futures of this module's services.
 pub mod future {
+    #[cfg(feature = "tracing")]
+    pub use super::attempt_span::AttemptSpanFuture;
     pub use super::body::header_timeout::HeaderTimeoutFuture;
     pub use super::connect::ConnectTimeoutFuture;
     pub use super::reject::layer::HandleRejectionsFuture;
     pub use super::reject::trust_not_executed::TrustNotExecutedFuture;
     pub use super::replay::drain::Draining;
     pub use super::server::service::ServerFuture;
-    #[cfg(feature = "tracing")]
-    pub use super::span::AttemptSpanFuture;
 }
 
+#[cfg(feature = "tracing")]
+pub use self::attempt_span::AttemptSpanLayer;
 pub use self::authority::Authority;
 pub use self::body::end::{BodyEnd, ClassifyEnd};
 pub(crate) use self::body::final_outcome::AtFinalOutcome;
@@ -127,8 +129,6 @@ pub(crate) use self::request::HttpRequest;
 pub(crate) use self::request::HttpResponse;
 pub use self::server::config::ServerConfig;
 pub use self::server::stack::{ServerLayer, server};
-#[cfg(feature = "tracing")]
-pub use self::span::AttemptSpanLayer;
 
 #[cfg(feature = "reqwest")]
 pub(crate) use self::{

@@ -250,7 +250,7 @@ fn warnings(name: &'static str) -> (Notes, Subscription) {
         } = event
         {
             if &**source.name() == name {
-                let here = |file: &str| file.contains("tests/suite/");
+                let here = |file: &str| file.replace('\\', "/").contains("tests/suite/");
                 assert!(here(existing.location.file()) && here(new.location.file()));
                 let layer = source.layer();
                 sink.add(format!(

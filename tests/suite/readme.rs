@@ -50,7 +50,7 @@ fn pages() -> Vec<String> {
 
 #[test]
 fn every_page_with_code_is_compiled() {
-    let compiled = read("src/pages.rs");
+    let compiled = read("src/doc_pages.rs");
     for page in pages() {
         let has_code = read(&page).contains("```rust");
         let is_compiled = compiled.contains(&format!("include_str!(\"../{page}\")"));

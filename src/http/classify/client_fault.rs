@@ -3,7 +3,7 @@
 #[cfg(feature = "tonic")]
 use std::error::Error as _;
 
-use crate::chain::Dyn;
+use crate::error_chain::Dyn;
 use crate::outcome::{Outcome, RetryAdvice};
 
 /// The request, its body or a setting of the client is at fault. Another attempt would fail in the same way.

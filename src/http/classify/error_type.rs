@@ -3,8 +3,8 @@
 use std::error::Error as StdError;
 use std::io;
 
-use crate::chain::links;
 use crate::error::Rejected;
+use crate::error_chain::links;
 #[cfg(feature = "http2")]
 use crate::http::classify::client_fault::is_users;
 #[cfg(feature = "hyper")]

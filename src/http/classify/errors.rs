@@ -4,8 +4,8 @@ use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::io;
 
-use crate::chain::{Link, links};
 use crate::error::{BoxError, Error, Rejected};
+use crate::error_chain::{Link, links};
 #[cfg(feature = "http2")]
 use crate::http::classify::client_fault::is_users;
 use crate::http::classify::client_fault::{OWN_FAULT, of_own};

@@ -3,7 +3,7 @@
 use std::error::Error as _;
 use std::io;
 
-use crate::chain::{Dyn, links};
+use crate::error_chain::{Dyn, links};
 use crate::outcome::{Outcome, RetryAdvice};
 
 /// The runtime that drove the connection has shut down. The server may have acted on the request, so only a request that is

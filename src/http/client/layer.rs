@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use tower_layer::Layer;
 
-use super::change::LiveConfig;
 use super::config::ClientConfig;
+use super::reconfigure::LiveConfig;
 use super::service::{Breakers, Budgets, ClientService};
 use crate::breaker::Breaker;
 use crate::budget::RetryBudget;

@@ -1,7 +1,6 @@
-//! The claim of a key, the renewal of its lease, and the wait for the result of another request.
+//! The claim of a key, and the wait for the result of another request.
 
-use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use crate::idempotency::record::{Begun, Claim, RecordKey, Token};
 use crate::idempotency::server::engine::Engine;
 use crate::idempotency::server::execution::caller::Caller;
 use crate::idempotency::server::execution::progress::Running;
-use crate::idempotency::server::operation::Operation;
 use crate::idempotency::store::StoreError;
 
 /// The first pause between two calls to a store.
@@ -146,41 +144,4 @@ pub(in crate::idempotency::server) async fn limited<T>(
 
 fn too_slow(limit: Duration) -> StoreError {
     StoreError::unavailable(format!("no response within {limit:?} (`store_timeout`)"))
-}
-
-/// Renews the lease until this future is dropped.
-pub(in crate::idempotency::server) async fn hold(
-    operation: &Operation,
-    claim: &Claim,
-) -> Infallible {
-    let engine = operation.engine();
-    let (store, record, lease) = (&engine.store, operation.record(), claim.lease);
-    let mut pause = lease / 3;
-    loop {
-        sleep(pause).await;
-        if operation.committed().is_some() {
-            return pending().await;
-        }
-        let held = match limited(engine, store.renew(record, claim.token, lease, claim.ttl)).await {
-            // A record that was deleted too early is claimed again, before another request claims it.
-            Ok(false) => limited(engine, store.begin(record, claim))
-                .await
-                .map(|begun| matches!(begun, Begun::Started { .. })),
-            held => held,
-        };
-        pause = match held {
-            Ok(true) => lease / 3,
-            // The handler continues, because stopping it halfway would be worse. Its result cannot be recorded.
-            Ok(false) => {
-                if operation.committed().is_none() {
-                    operation.lost();
-                }
-                return pending().await;
-            }
-            Err(error) => {
-                engine.store_failed(&error);
-                lease / 10
-            }
-        };
-    }
 }

@@ -4,7 +4,8 @@
 //! future             the caller's side: reads the body, starts the task, waits
 //! progress           the operations in progress, and the limits on them
 //! run                the task: claim ─► handler, while its lease is renewed ─► ending
-//! claim              claims a key, renews its lease, waits for another request's result
+//! claim              claims a key, waits for another request's result
+//! lease              renews the lease while the handler runs
 //! handler            calls the handler and reads its response
 //! ending             how an operation ends: stored, released or neither
 //! caller             sends the result of the task to the caller
@@ -16,6 +17,7 @@ pub(super) mod claim;
 pub(super) mod ending;
 pub(super) mod future;
 pub(super) mod handler;
+mod lease;
 pub(super) mod progress;
 pub(super) mod run;
 mod without_http;

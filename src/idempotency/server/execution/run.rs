@@ -13,9 +13,10 @@ use crate::idempotency::record::{Begun, Claim};
 use crate::idempotency::server::config::AfterCrash;
 use crate::idempotency::server::engine::Engine;
 use crate::idempotency::server::execution::caller::Caller;
-use crate::idempotency::server::execution::claim::{ClaimError, claim, give_up, hold};
+use crate::idempotency::server::execution::claim::{ClaimError, claim, give_up};
 use crate::idempotency::server::execution::ending::close;
 use crate::idempotency::server::execution::handler::{HandlerOutcome, handle, unprotected};
+use crate::idempotency::server::execution::lease::renew;
 use crate::idempotency::server::execution::progress::Running;
 use crate::idempotency::server::operation::{Operation, RunArgs, Ticket};
 use crate::idempotency::server::response::body::StoredBody;
@@ -72,7 +73,7 @@ pub(in crate::idempotency::server) async fn run<S, B, Res>(
         tokio::select! {
             biased;
             outcome = handle(&operation, inner, request, &mut caller) => outcome,
-            never = hold(&operation, &new_claim) => match never {},
+            never = renew(&operation, &new_claim) => match never {},
         }
     };
     close(&operation, new_claim, outcome, &mut caller).await;
