@@ -144,7 +144,9 @@ check_semver() { # No breaking change since the newest release (or SEMVER_BASELI
     local baseline="${SEMVER_BASELINE:-}"
     if [ -z "$baseline" ]; then baseline=$(git tag --list 'v[0-9]*' --sort=-version:refname | head -n 1); fi
     if [ -z "$baseline" ]; then
-        say "NOT CHECKED: there is no release yet (no tag v*), so there is nothing to compare with"
+        local reason="semver is NOT CHECKED: there is no release yet (no tag v*), so there is nothing to compare with"
+        say "$reason"
+        [ -z "${GITHUB_ACTIONS:-}" ] || echo "::warning::$reason"
         return
     fi
     need_tool cargo-semver-checks 0.51.0
