@@ -16,12 +16,11 @@ use axum::http::StatusCode;
 use axum::response::Redirect;
 use axum::routing::get;
 use buttress::breaker::BreakerConfig;
-use buttress::http::{ClientConfig, IdempotencyKeys, Redirects, client};
-use buttress::reqwest::{SendThrough, same_origin_redirects};
+use buttress::http::{ClientConfig, IdempotencyKeys};
+use buttress::reqwest::Client;
 use buttress::{BoxError, Error};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
-use tower::Layer;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
@@ -30,25 +29,16 @@ async fn main() -> Result<(), BoxError> {
     let shop = Shop::default();
     let url = serve(shop.clone()).await?;
 
-    let reqwest = reqwest::Client::builder()
-        .no_proxy()
-        .connect_timeout(Duration::from_secs(1))
-        // Finds connections that died silently.
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .http2_keep_alive_timeout(Duration::from_secs(5))
-        .http2_keep_alive_while_idle(true)
-        // Its own retries would multiply with ours.
-        .retry(reqwest::retry::never())
-        // A redirect would forward the idempotency key to another server, and hide that the POST was executed.
-        .redirect(same_origin_redirects())
-        .build()?;
     let config = ClientConfig::default()
-        .redirects(Redirects::Marked)
         .idempotency_keys(IdempotencyKeys::HonoredBy([url.parse()?].into()))
         .breaker(BreakerConfig::default().open_for(open_for));
-    let stack = client("shop", config)?.layer(reqwest.clone());
-    let get = |path: &str| reqwest.get(format!("{url}{path}")).send_through(&stack);
-    let post = |path: &str| reqwest.post(format!("{url}{path}")).send_through(&stack);
+    let client = Client::builder("shop")
+        .config(config)
+        .base_url(url)
+        .reqwest(reqwest::ClientBuilder::no_proxy)
+        .build()?;
+    let get = |path| client.get(path).send();
+    let post = |path| client.post(path).send();
 
     println!("A GET fails once and is retried:");
     shop.fail(1);

@@ -31,6 +31,7 @@ mod observers;
 mod once;
 mod payment;
 mod peers;
+mod protected_client;
 mod readme;
 mod replay;
 mod reqwest;
