@@ -116,7 +116,7 @@ pub use self::client::stack::client;
 pub use self::connect::{ConnectTimeout, ConnectTimeoutLayer};
 pub use self::grpc::{ByGrpcStatus, grpc, handle_grpc_rejections};
 pub use self::reject::layer::{HandleRejectionsLayer, handle_rejections};
-pub use self::reject::problem::rejection_response;
+pub use self::reject::response::rejection_response;
 pub use self::reject::trust_not_executed::TrustNotExecutedLayer;
 pub use self::replay::body::ReplayBody;
 pub use self::replay::drain::Drain;

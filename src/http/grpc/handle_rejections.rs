@@ -12,8 +12,8 @@ use pin_project::pin_project;
 
 use super::status::{Code, MESSAGE, PUSHBACK, STATUS};
 use crate::error::{BoxError, CallError, Reason, Rejected};
+use crate::http::reject::Respond;
 use crate::http::reject::layer::HandleRejectionsLayer;
-use crate::http::reject::respond::Respond;
 use crate::key_problem::KeyProblem;
 
 /// Puts layers of this crate around a gRPC client or server and turns their rejections into gRPC statuses instead of errors.

@@ -1,8 +1,8 @@
 //! Layers around a service that never fails: rejections become responses.
 
 use crate::http::client::stack_error::IntoStackError;
-use crate::http::reject::problem::Problem;
-use crate::http::reject::respond::Respond;
+use crate::http::reject::Respond;
+use crate::http::reject::response::Problem;
 use crate::http::reject::retry_headers::{mark_passed, mark_refused, veto, watch_spent};
 use crate::http::request::HttpRequest;
 use std::future::Future;

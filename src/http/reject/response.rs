@@ -7,7 +7,7 @@ use ::http::{Response, StatusCode};
 use serde_json::{Map, Value};
 
 use crate::error::{Quota, Reason, Rejected};
-use crate::http::reject::respond::Respond;
+use crate::http::reject::Respond;
 
 /// Responds with `application/problem+json`.
 #[derive(Clone, Copy, Debug, Default)]
