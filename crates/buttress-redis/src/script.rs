@@ -19,14 +19,14 @@ macro_rules! scripts {
 }
 
 scripts! {
-    BEGIN: "", "begin.lua";
-    RENEW: ALLOW_OOM, "renew.lua";
-    COMPLETE: "", "complete.lua";
-    COMPLETE_SMALL: ALLOW_OOM, "complete.lua";
-    ABANDON: ALLOW_OOM, "abandon.lua";
-    FIND: NO_WRITES, "find.lua";
-    RESOLVE: "", "resolve.lua";
-    RESOLVE_SMALL: ALLOW_OOM, "resolve.lua";
+    BEGIN: "", "lua/begin.lua";
+    RENEW: ALLOW_OOM, "lua/renew.lua";
+    COMPLETE: "", "lua/complete.lua";
+    COMPLETE_SMALL: ALLOW_OOM, "lua/complete.lua";
+    ABANDON: ALLOW_OOM, "lua/abandon.lua";
+    FIND: NO_WRITES, "lua/find.lua";
+    RESOLVE: "", "lua/resolve.lua";
+    RESOLVE_SMALL: ALLOW_OOM, "lua/resolve.lua";
 }
 
 /// Lets a script run even if the memory is full: it only reads.
@@ -41,7 +41,7 @@ pub(super) struct Script {
 }
 
 fn script(flags: &str, rule: &str) -> Script {
-    let code = format!("{flags}{}{rule}", include_str!("record.lua"));
+    let code = format!("{flags}{}{rule}", include_str!("lua/record.lua"));
     let hash = ::redis::Script::new(&code).get_hash().to_owned();
     Script { code, hash }
 }
