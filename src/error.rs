@@ -209,7 +209,7 @@ fn whose(owner: Option<&str>) -> String {
 }
 
 /// The messages of an error and all its sources.
-#[cfg(test)]
+#[cfg(any(test, feature = "reqwest"))]
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)

@@ -11,7 +11,7 @@ use tower_layer::Layer;
 
 use super::redirect::same_origin_redirects;
 use super::request_builder::RequestBuilder;
-use super::stack::ClientStack;
+use super::stack::{ClientStack, shown};
 use super::tls;
 #[allow(unused_imports, reason = "unused if reqwest has HTTP/2")]
 use super::tls::Http2 as _;
@@ -173,7 +173,7 @@ impl Client {
 /// Shows the settings of the stack.
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let base_url = self.0.base_url.as_ref().map(Url::as_str);
+        let base_url = self.0.base_url.as_ref().map(|url| shown(url.as_str()));
         f.debug_struct("Client")
             .field("base_url", &base_url)
             .field("stack", &self.0.layer)
@@ -241,7 +241,8 @@ impl ClientBuilder {
             .redirect(redirects)
             .build();
         let reqwest = reqwest.map_err(|error| {
-            ConfigError::new("reqwest", &error, "settings that reqwest accepts")
+            let causes = crate::error::chain(&error).join(": ");
+            ConfigError::new("reqwest", &causes, "settings that reqwest accepts")
                 .of("client", &self.name)
         })?;
         Ok(Client(Arc::new(ClientStack {
@@ -259,13 +260,13 @@ impl fmt::Debug for ClientBuilder {
         f.debug_struct("ClientBuilder")
             .field("name", &self.name)
             .field("config", &self.config)
-            .field("base_url", &self.base_url)
+            .field("base_url", &self.base_url.as_deref().map(shown))
             .finish_non_exhaustive()
     }
 }
 
 fn base_url(text: &str) -> Result<Url, ConfigError> {
-    let error = |allowed| ConfigError::new("base_url", text, allowed);
+    let error = |allowed| ConfigError::new("base_url", shown(text), allowed);
     let Ok(mut url) = Url::parse(text) else {
         return Err(error(
             "an absolute URL, such as \"https://api.example.com/v1\"",

@@ -39,7 +39,8 @@ impl ClientStack {
         // A query may be confidential.
         let path = url.split(['?', '#']).next().unwrap_or_default();
         Err(self.rejected(format!(
-            "`{path}` is a relative URL; write the whole URL, or set `Client::builder(…).base_url(\"https://…\")`"
+            "`{}` is a relative URL; write the whole URL, or set `Client::builder(…).base_url(\"https://…\")`",
+            shown(path)
         )))
     }
 
@@ -67,4 +68,13 @@ impl ClientStack {
 
 fn is_relative(text: &str) -> bool {
     Url::parse("http://base").is_ok_and(|base| base.join(text).is_ok())
+}
+
+/// The text of a URL, unless it may contain a password.
+pub(super) fn shown(url: &str) -> &str {
+    if url.contains('@') {
+        "(not shown)"
+    } else {
+        url
+    }
 }

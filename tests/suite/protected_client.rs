@@ -234,11 +234,30 @@ fn a_base_url_is_checked() {
         assert_eq!(error.owner.as_deref(), Some("client `based`"));
         assert!(error.to_string().contains(expected), "{error}");
     }
+    let secret = Client::builder("secret").base_url("http://me:secret@h/");
+    let shown = format!(
+        "{secret:?} {:?}",
+        Client::builder("secret")
+            .base_url("http://me:secret@h/")
+            .build()
+    );
+    assert!(
+        shown.contains("(not shown)") && !shown.contains("me:secret"),
+        "{shown}"
+    );
+    let error = Client::builder("secret")
+        .base_url("ftp://me:secret@h/")
+        .build();
+    assert!(!error.unwrap_err().to_string().contains("me:secret"));
     let error = Client::new("", ClientConfig::default()).unwrap_err();
     assert_eq!(error.field, "name");
     let agent = |reqwest: reqwest::ClientBuilder| reqwest.user_agent("\n");
     let error = Client::builder("agent").reqwest(agent).build().unwrap_err();
     assert_eq!(error.field, "reqwest");
+    assert_eq!(
+        error.value,
+        "\"builder error: failed to parse header value\""
+    );
 }
 
 #[tokio::test]
@@ -263,6 +282,11 @@ async fn a_request_that_cannot_be_sent_says_what_to_write() {
             other @ Error::Inner(_) => panic!("{url}: {other:?}"),
         }
     }
+    let error = client.get("//me:secret@h/").send().await.unwrap_err();
+    assert!(
+        matches!(&error, Error::Rejected(it) if !it.to_string().contains("secret")),
+        "{error:?}"
+    );
     for url in ["localhost:8080/a", "http://[", "http:///"] {
         let error = client.get(url).send().await.unwrap_err();
         assert!(
