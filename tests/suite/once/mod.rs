@@ -4,6 +4,7 @@ mod around;
 mod bodies;
 mod edges;
 mod fingerprints;
+mod joined;
 mod keys;
 mod limits;
 mod model;
